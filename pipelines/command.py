@@ -1,0 +1,161 @@
+"""The frame of every stage: its words, its tables and progress bars, and how its errors reach the person."""
+
+import argparse
+import errno
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipelines.core.errors import UserError
+from pipelines.core.layout import Layout
+from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_competition, load_settings, run_name
+
+Item = TypeVar("Item")
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class Words(argparse.Namespace):
+    """What the person typed: the same words mean the same in every stage."""
+
+    competition: str
+    recipe: str
+    run: str
+    set: list[str]
+    archive: Path | None
+    solution: Path | None
+
+    def settings(self) -> Settings:
+        return load_settings(self.competition, self.recipe, self.set)
+
+    def layout(self) -> Layout:
+        """The files of the competition below the working folder."""
+        return Layout(Path.cwd(), find_competition(self.competition).stem)
+
+    def run_name(self) -> str:
+        """The run that is meant: the one named, or the one that recipe and overrides lead to."""
+        return self.run or run_name(self.recipe, self.set)
+
+    def repeat(self, stage: str) -> str:
+        """The make command that calls `stage` with the same words."""
+        words = [f"make {stage}", f"COMP={self.competition}"]
+        words += [f"RECIPE={self.recipe}"] if self.recipe != DEFAULT_RECIPE else []
+        words += [f"RUN={self.run}"] if self.run else []
+        words += [f'SET="{" ".join(self.set)}"'] if self.set else []
+        return " ".join(words)
+
+
+def parser(doc: str, stage: str) -> argparse.ArgumentParser:
+    """Return the parser of the words that all stages share; `doc` is the stage's module docstring."""
+    result = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{stage}",
+        description=textwrap.dedent(doc),
+        epilog="settings for --set, with their defaults:\n" + describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("competition", help="name of a competition, or the path of its TOML")
+    result.add_argument("--recipe", default=DEFAULT_RECIPE, help="named recipe of the competition's TOML")
+    result.add_argument("--run", default="", type=_plain_name, help="name of the run; default: the recipe's")
+    result.add_argument(
+        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting: train.epochs=5"
+    )
+    return result
+
+
+def _plain_name(text: str) -> str:
+    if text and (Path(text).name != text or text.startswith(".")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name; a run is a folder name without slashes")
+    return text
+
+
+def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
+    """Call a stage's `main` and return its exit status.
+
+    A `UserError`, a full disk or a forbidden path ends in one message on stderr and status 2; an interrupt in status
+    130.  Any other exception is our own mistake and keeps its traceback.
+    """
+    try:
+        main(arguments)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nInterrupted. Type the same command again to go on.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(
+                f"The disk is full{_place(error)}. Nothing half-written was kept. Free space and type it again."
+            )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return _fail(
+                f"No permission{_place(error)}: {error.strerror}. Change the permissions, or work in another folder."
+            )
+        raise
+    return 0
+
+
+def _fail(message: str) -> int:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _place(error: OSError) -> str:
+    return f" at {error.filename}" if error.filename else ""
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterator[Item]:
+    """Yield `items` behind a progress bar: what, how many, how fast, how long still.  Quiet when not a terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=what, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True)
+
+
+class Columns:
+    """An aligned table, printed row by row, for numbers that come in over time.
+
+    `columns` maps each heading to the format of its values; a heading is as wide as its widest expected value.
+    """
+
+    def __init__(self, columns: dict[str, str], minimum_width: int = 7) -> None:
+        self.formats = columns
+        self.widths = {name: max(minimum_width, len(name)) for name in columns}
+
+    def header(self) -> str:
+        return "  ".join(name.rjust(self.widths[name]) for name in self.formats)
+
+    def row(self, values: dict[str, Any]) -> str:
+        cells = []
+        for name, form in self.formats.items():
+            value = values[name]
+            text = "-" if value is None else format(value, form)
+            cells.append(text.rjust(self.widths[name]))
+        return "  ".join(cells)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return an aligned table: the first column to the left, the others to the right."""
+    cells = [[str(value) for value in row] for row in (headings, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    lines = []
+    for first, *others in cells:
+        padded = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

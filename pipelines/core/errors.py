@@ -1,0 +1,18 @@
+"""The one exception for what a person can mend."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in the input or the settings, or something missing, that the person at the keyboard can mend.
+
+    Its message stands alone: it names the file, row or key, what was expected, and what to do.  A stage prints it
+    without a traceback and exits with status 2.
+    """
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest of `valid`, or an empty string when none is near."""
+    matches = get_close_matches(name, list(valid), n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

@@ -1,0 +1,112 @@
+"""Where everything of a competition lies, so that no other module spells out a path."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders and files of one competition below the working folder `root`."""
+
+    root: Path
+    competition: str
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data" / self.competition
+
+    @property
+    def raw(self) -> Path:
+        """What Kaggle gave, unpacked; never touched after the download."""
+        return self.data / "raw"
+
+    @property
+    def held_back(self) -> Path:
+        """True labels of test images, where they are known; only `score` reads them."""
+        return self.data / "held_back" / "labels.csv"
+
+    @property
+    def split_csv(self) -> Path:
+        return self.data / "split.csv"
+
+    @property
+    def split_record(self) -> Path:
+        """The settings and inputs that `split_csv` was made from."""
+        return self.data / "split.json"
+
+    @property
+    def tree(self) -> Path:
+        return self.data / "train_valid_test"
+
+    @property
+    def cache(self) -> Path:
+        return self.data / "cache"
+
+    @property
+    def submissions(self) -> Path:
+        return self.root / "submissions" / self.competition
+
+    def run(self, name: str) -> "RunLayout":
+        return RunLayout(self.root / "runs" / self.competition / name, self.submissions / f"{name}.csv")
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The files of one training run, and the submission it leads to."""
+
+    folder: Path
+    submission: Path
+
+    @property
+    def settings(self) -> Path:
+        """The resolved settings, written before the first epoch."""
+        return self.folder / "settings.json"
+
+    @property
+    def trained(self) -> Path:
+        """Written when training ended: the best epoch, its score, and where it was measured."""
+        return self.folder / "train.json"
+
+    @property
+    def retrained(self) -> Path:
+        return self.folder / "retrain.json"
+
+    @property
+    def predicted(self) -> Path:
+        return self.folder / "predict.json"
+
+    @property
+    def history(self) -> Path:
+        return self.folder / "history.csv"
+
+    @property
+    def retrain_history(self) -> Path:
+        return self.folder / "retrain_history.csv"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.pt"
+
+    @property
+    def retrain_last(self) -> Path:
+        return self.folder / "retrain_last.pt"
+
+    @property
+    def final(self) -> Path:
+        return self.folder / "final.pt"
+
+    @property
+    def curves(self) -> Path:
+        return self.folder / "curves.png"
+
+    @property
+    def mistakes(self) -> Path:
+        return self.folder / "mistakes.png"
+
+    @property
+    def confusion(self) -> Path:
+        return self.folder / "confusion.png"

@@ -1,0 +1,405 @@
+"""A competition's settings: TOML in, frozen dataclasses out, every mistake named.
+
+The defaults live here, in the dataclasses; a TOML states only what differs, and so does each of its recipes
+(`[recipes.<name>]`).  An override (`train.epochs=5`) has the last word.
+"""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pipelines.core.errors import UserError, did_you_mean
+
+COMPETITIONS = Path(__file__).parent.parent / "competitions"
+DEFAULT_RECIPE = "default"
+
+
+def _option(default: Any, help: str, **bounds: float) -> Any:
+    """A dataclass field with its line of help and, for numbers, `minimum`, `maximum`, `above` or `below`."""
+    return dataclasses.field(default=default, metadata={"help": help, **bounds})
+
+
+@dataclasses.dataclass(frozen=True)
+class CompetitionSettings:
+    """What is being competed in."""
+
+    title: str = _option("", "the competition's name, for people")
+    slug: str = _option("", "its name in Kaggle's addresses; empty: the TOML's own name")
+    source: Literal["kaggle", "digits"] = _option(
+        "kaggle", "where `download` gets it; digits: bundled scikit-learn data"
+    )
+    metric: Literal["accuracy", "log_loss", "f1_macro", "f1_micro"] = _option("accuracy", "what Kaggle scores by")
+    submission: Literal["labels", "probabilities"] = _option(
+        "labels", "a label, or a probability per class, for each id"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Where things lie inside the raw folder."""
+
+    labels: str = _option("", "CSV of the labelled images; empty: one folder per class inside train_images")
+    id_column: str = _option("", "its column of image ids; empty: the first")
+    label_column: str = _option("", "its column of labels; empty: the second")
+    train_images: str = _option("train", "folder of the labelled images")
+    test_images: str = _option("test", "folder of the test images")
+    test_table: str = _option(
+        "", "CSV that lists the test ids; empty: those of sample_submission, or all of test_images"
+    )
+    sample_submission: str = _option("", "Kaggle's example of a submission; empty: there is none")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSettings:
+    """How labelled rows are divided into train and valid; the same for all recipes, so that their scores compare."""
+
+    method: Literal["stratified", "equal-per-class"] = _option(
+        "stratified", "each class in proportion, or (the textbook's) the same number of valid images from each class"
+    )
+    valid_ratio: float = _option(0.1, "share of the labelled rows that goes to valid", above=0, below=1)
+    folds: int = _option(0, "number of folds; valid is then fold 0, and valid_ratio is not used; 0: none", minimum=0)
+    group_column: str = _option("", "column of the labels CSV whose rows of one value never straddle train and valid")
+    seed: int = _option(0, "another seed, another split", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSettings:
+    """How an image becomes a tensor of 3 x size x size."""
+
+    source: Literal["packed", "photos"] = _option(
+        "packed", "packed: small images, decoded once into one array; photos: decoded anew for each epoch"
+    )
+    size: int = _option(32, "height and width in pixels that the network sees", minimum=4, maximum=2048)
+    resize: int = _option(0, "photos: shorter side before the centre crop of evaluation; 0: 8/7 of size", minimum=0)
+    mean: tuple[float, ...] = _option((0.5, 0.5, 0.5), "subtracted from red, green and blue on a scale of 0 to 1")
+    std: tuple[float, ...] = _option((0.25, 0.25, 0.25), "and divided by this")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    """How training images are varied; nothing by default."""
+
+    flip: bool = _option(False, "mirror half of the images")
+    translate: int = _option(0, "shift by up to this many pixels, borders reflected", minimum=0)
+    resize: int = _option(0, "enlarge to this many pixels before the random crop; 0: not", minimum=0)
+    crop_scale: tuple[float, ...] = _option((1.0, 1.0), "random resized crop: share of the area, least and most")
+    crop_ratio: tuple[float, ...] = _option((1.0, 1.0), "random resized crop: width over height, least and most")
+    colour_jitter: float = _option(
+        0.0, "brightness, contrast and saturation times 1 - x to 1 + x", minimum=0, maximum=1
+    )
+    cutout: int = _option(0, "side in pixels of a square that is greyed out", minimum=0)
+    mixup: float = _option(0.0, "alpha of mixup (arXiv 1710.09412); 0: off", minimum=0)
+    cutmix: float = _option(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Which network."""
+
+    name: str = _option("convnet", "convnet, resnet18-small (3x3 stem for small images), or a torchvision classifier")
+    widths: tuple[int, ...] = _option((64, 128, 256), "convnet: channels of its blocks; each block halves the image")
+    dropout: float = _option(0.0, "convnet: dropout before the last layer", minimum=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """How it learns.  Losses are means over images, so lr does not depend on the batch size's unit."""
+
+    epochs: int = _option(10, "passes over the training images", minimum=1)
+    batch_size: int = _option(256, "images in a step, at most", minimum=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = _option("sgd", "torch's optimiser of that name")
+    lr: float = _option(0.1, "peak learning rate for the mean loss", above=0)
+    momentum: float = _option(0.9, "of sgd", minimum=0, below=1)
+    nesterov: bool = _option(False, "Nesterov momentum for sgd")
+    weight_decay: float = _option(0.0, "as torch's optimiser of that name applies it", minimum=0)
+    decay_norms_and_biases: bool = _option(True, "false: weight decay spares norms and biases")
+    schedule: Literal["constant", "step", "multistep", "exponential", "cosine", "linear"] = _option(
+        "constant", "how lr falls after the warm-up"
+    )
+    warmup_epochs: float = _option(0.0, "epochs in which lr rises from 0 to its peak", minimum=0)
+    step_epochs: int = _option(1, "step: epochs between two falls", minimum=1)
+    milestones: tuple[int, ...] = _option((), "multistep: the epochs after which lr falls")
+    gamma: float = _option(
+        0.1, "step, multistep, exponential: lr is multiplied by this at each fall", above=0, maximum=1
+    )
+    clip_norm: float = _option(0.0, "largest norm of the gradient; 0: no clipping", minimum=0)
+    label_smoothing: float = _option(0.0, "share of the target spread over all classes", minimum=0, below=1)
+    ema_decay: float = _option(
+        0.0, "decay per step of the averaged weights that are validated and kept; 0: off", minimum=0, below=1
+    )
+    patience: int = _option(0, "stop after this many epochs without a better score; 0: never", minimum=0)
+    limit: int = _option(0, "use only the first n rows of the labels CSV; 0: all", minimum=0)
+    fold: int = _option(0, "the fold that validates, where the split has folds", minimum=0)
+    seed: int = _option(0, "of weights, shuffling and augmentation", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictSettings:
+    """How test images are predicted.  Not part of a run's identity: a run can be predicted in several ways."""
+
+    checkpoint: Literal["final", "best"] = _option(
+        "final", "final: retrained on all labelled rows; best: by validation"
+    )
+    mirror: bool = _option(False, "test-time augmentation: average over each image and its mirror")
+    shift: int = _option(0, "test-time augmentation: average over shifts by this many pixels; 0: none", minimum=0)
+    batch_size: int = _option(512, "images in a step", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareSettings:
+    """What it runs on.  Not part of a run's identity."""
+
+    device: str = _option("auto", "auto: cuda, else cpu; or any torch device name, such as cuda:1 or mps")
+    precision: Literal["auto", "float32", "bfloat16"] = _option(
+        "auto", "auto: bfloat16 where the hardware multiplies it fast"
+    )
+    workers: int = _option(2, "processes that decode photos; 0: in the main process", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that is set for one competition and recipe."""
+
+    name: str
+    recipe: str = DEFAULT_RECIPE
+    competition: CompetitionSettings = CompetitionSettings()
+    data: DataSettings = DataSettings()
+    split: SplitSettings = SplitSettings()
+    input: InputSettings = InputSettings()
+    augment: AugmentSettings = AugmentSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+    hardware: HardwareSettings = HardwareSettings()
+
+
+SECTIONS: dict[str, type] = {
+    field.name: type(field.default) for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.default)
+}
+SHARED_BY_RECIPES = ("competition", "data", "split")
+OUTSIDE_A_RUN = ("predict", "hardware")
+
+
+def _fields(section: type) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(section)}
+
+
+def load_settings(
+    competition: str, recipe: str = DEFAULT_RECIPE, overrides: Sequence[str] = (), folder: Path = COMPETITIONS
+) -> Settings:
+    """Return the settings of `competition`: a name in `folder`, or the path of a TOML anywhere.
+
+    Raises `UserError` for an unknown competition, recipe, section or key (with the near ones) and for a value of the
+    wrong type or out of range.
+    """
+    path = find_competition(competition, folder)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}.") from None
+    recipes = content.pop("recipes", {})
+    if not isinstance(recipes, dict) or not all(isinstance(value, dict) for value in recipes.values()):
+        raise UserError(f"{path}: recipes are tables, written [recipes.<name>].")
+    settings = merge(Settings(name=path.stem, recipe=recipe), content, str(path))
+    for name, changes in recipes.items():  # all of them, so that a mistake shows before its recipe is wanted
+        where = f"{path}, recipe {name!r}"
+        if name == DEFAULT_RECIPE:
+            raise UserError(f"{where}: the recipe of that name is what stands outside all recipes; rename this one.")
+        if fixed := [section for section in SHARED_BY_RECIPES if section in changes]:
+            raise UserError(f"{where}: [{fixed[0]}] is the same for all recipes; move it out of the recipe.")
+        changed = merge(settings, changes, where)
+        if name == recipe:
+            chosen = changed
+    if recipe == DEFAULT_RECIPE:
+        chosen = settings
+    elif recipe not in recipes:
+        known = [DEFAULT_RECIPE, *recipes]
+        raise UserError(
+            f"{path.stem} has no recipe {recipe!r}.{did_you_mean(recipe, known)} It has: {', '.join(known)}."
+        )
+    chosen = merge(chosen, parse_overrides(overrides), "--set")
+    if not chosen.competition.slug:
+        chosen = merge(chosen, {"competition": {"slug": path.stem}}, str(path))
+    return chosen
+
+
+def find_competition(competition: str, folder: Path = COMPETITIONS) -> Path:
+    """Return the TOML of a competition given by name or by path.  Raises `UserError` when there is none."""
+    path = Path(competition) if competition.endswith(".toml") else folder / f"{competition}.toml"
+    if path.is_file():
+        return path
+    if competition.endswith(".toml"):
+        raise UserError(f"There is no file {competition}. A competition is the name of one, or the path of its TOML.")
+    known = sorted(file.stem for file in folder.glob("*.toml"))
+    raise UserError(
+        f"There is no competition {competition!r}.{did_you_mean(competition, known)} There are: {', '.join(known)}. "
+        f"To add one, write {folder / competition}.toml (README: Adding a competition)."
+    )
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Turn `["train.epochs=5", …]` into `{"train": {"epochs": 5}, …}`; a value that is not TOML is taken as text."""
+    parsed: dict[str, dict[str, Any]] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot):
+            raise UserError(f"--set {override!r} is not of the form section.key=value, such as train.epochs=5.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        parsed.setdefault(section, {})[name] = value
+    return parsed
+
+
+def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Settings:
+    """Return `settings` with `changes` (`{section: {key: value}}`) applied; `where` names their origin in errors."""
+    sections: dict[str, Any] = {}
+    for name, values in changes.items():
+        if name not in SECTIONS:
+            raise UserError(
+                f"{where}: unknown section [{name}].{did_you_mean(name, SECTIONS)} Valid: {', '.join(SECTIONS)}."
+            )
+        if not isinstance(values, Mapping):
+            raise UserError(
+                f"{where}: [{name}] is a section of keys, not a value; write [{name}] and its keys below it."
+            )
+        types_of = get_type_hints(SECTIONS[name])
+        checked: dict[str, Any] = {}
+        for key, value in values.items():
+            if key not in types_of:
+                raise UserError(
+                    f"{where}: unknown key {name}.{key}.{did_you_mean(key, types_of)} Valid: {', '.join(types_of)}."
+                )
+            field = _fields(SECTIONS[name])[key]
+            checked[key] = _checked(value, types_of[key], field.metadata, f"{where}: {name}.{key}")
+        sections[name] = dataclasses.replace(getattr(settings, name), **checked)
+    merged = dataclasses.replace(settings, **sections)
+    _check_together(merged, where)
+    return merged
+
+
+def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> Any:
+    """Return `value` as the type `expected`, or raise a `UserError` that names `key` and what was expected."""
+    if get_origin(expected) is Literal:
+        if value not in get_args(expected):
+            choices = [str(choice) for choice in get_args(expected)]
+            raise UserError(f"{key} is {value!r}.{did_you_mean(str(value), choices)} Valid: {', '.join(choices)}.")
+        return value
+    if get_origin(expected) is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise UserError(f"{key} is {value!r}; expected a list of {get_args(expected)[0].__name__}, such as [1, 2].")
+        return tuple(_checked(item, get_args(expected)[0], bounds, key) for item in value)
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:  # not isinstance: True must not pass for the number 1
+        raise UserError(f"{key} is {value!r}, a {type(value).__name__}; expected {_TYPE_NAMES[expected]}.")
+    if expected in (int, float):
+        rules = {
+            "minimum": (lambda bound: value >= bound, "at least"),
+            "maximum": (lambda bound: value <= bound, "at most"),
+            "above": (lambda bound: value > bound, "more than"),
+            "below": (lambda bound: value < bound, "less than"),
+        }
+        for rule, (holds, words) in rules.items():
+            if rule in bounds and not holds(bounds[rule]):
+                raise UserError(f"{key} is {value}; it must be {words} {bounds[rule]:g}.")
+    return value
+
+
+_TYPE_NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
+
+
+def _check_together(settings: Settings, where: str) -> None:
+    """Raise a `UserError` for values that are each valid but contradict one another."""
+    for key, values, count in (
+        ("input.mean", settings.input.mean, 3),
+        ("input.std", settings.input.std, 3),
+        ("augment.crop_scale", settings.augment.crop_scale, 2),
+        ("augment.crop_ratio", settings.augment.crop_ratio, 2),
+    ):
+        if len(values) != count:
+            raise UserError(f"{where}: {key} has {len(values)} numbers; it takes {count}.")
+    if min(settings.input.std) <= 0:
+        raise UserError(f"{where}: input.std is {list(settings.input.std)}; each number must be more than 0.")
+    for key, (least, most) in (
+        ("augment.crop_scale", settings.augment.crop_scale),
+        ("augment.crop_ratio", settings.augment.crop_ratio),
+    ):
+        if not 0 < least <= most:
+            raise UserError(
+                f"{where}: {key} is [{least:g}, {most:g}]; the first must be above 0 and not above the second."
+            )
+    if settings.augment.crop_scale[1] > 1:
+        raise UserError(f"{where}: augment.crop_scale is a share of the area; at most 1.")
+    if settings.augment.mixup and settings.augment.cutmix:
+        raise UserError(f"{where}: augment.mixup and augment.cutmix are both on; choose one.")
+    if not settings.model.widths or min(settings.model.widths) < 1:
+        raise UserError(
+            f"{where}: model.widths is {list(settings.model.widths)}; it takes one or more positive numbers."
+        )
+    if settings.split.folds == 1:
+        raise UserError(f"{where}: split.folds is 1; it takes 0 (none) or at least 2.")
+    if settings.train.fold >= max(1, settings.split.folds):
+        raise UserError(
+            f"{where}: train.fold is {settings.train.fold}, but the split has "
+            f"{f'folds 0 to {settings.split.folds - 1}' if settings.split.folds else 'no folds (split.folds is 0)'}."
+        )
+
+
+def run_name(recipe: str, overrides: Sequence[str]) -> str:
+    """Return the name of the run that `recipe` and `overrides` lead to, the same each time.
+
+    It is the recipe's own name, with a short hash behind it when overrides change what is trained.
+    """
+    changes = {k: v for k, v in parse_overrides(overrides).items() if k not in OUTSIDE_A_RUN}
+    return recipe + _short_hash(changes)
+
+
+def submission_name(run: str, overrides: Sequence[str]) -> str:
+    """Return the name, without extension, of the submission of `run` under overrides of how to predict."""
+    return run + _short_hash({k: v for k, v in parse_overrides(overrides).items() if k == "predict"})
+
+
+def _short_hash(changes: Mapping[str, Any]) -> str:
+    return "-" + hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:6] if changes else ""
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """Return `settings` as plain values that JSON and checkpoints can hold."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def from_dict(values: Mapping[str, Any], where: str) -> Settings:
+    """Return the settings that `to_dict` took apart; `where` names their origin in errors."""
+    sections = {key: value for key, value in values.items() if key not in ("name", "recipe")}
+    return merge(Settings(name=values["name"], recipe=values["recipe"]), sections, where)
+
+
+def differences(ours: Settings, theirs: Settings, sections: Sequence[str]) -> list[str]:
+    """Return a line `section.key: ours, theirs` for each key of `sections` in which the two differ."""
+    lines = []
+    for section in sections:
+        for key in _fields(SECTIONS[section]):
+            mine, other = getattr(getattr(ours, section), key), getattr(getattr(theirs, section), key)
+            if mine != other:
+                lines.append(f"{section}.{key}: {mine!r} now, {other!r} then")
+    return lines
+
+
+def describe() -> str:
+    """Return all settings with their defaults and meaning, a line each, for `--help`."""
+    lines = []
+    for section, kind in SECTIONS.items():
+        lines.append(f"[{section}]  {kind.__doc__.splitlines()[0]}")  # type: ignore[union-attr]
+        for field in dataclasses.fields(kind):
+            default = json.dumps(field.default)
+            choices = get_type_hints(kind)[field.name]
+            names = f" ({' | '.join(get_args(choices))})" if get_origin(choices) is Literal else ""
+            lines.append(f"  {field.name} = {default}{names}: {field.metadata['help']}")
+    return "\n".join(lines)
