@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,6 +139,27 @@ class Columns:
             text = "-" if value is None else format(value, form)
             cells.append(text.rjust(self.widths[name]))
         return "  ".join(cells)
+
+
+def print_epochs(
+    new: Iterable[dict[str, Any]], earlier: Sequence[dict[str, Any]], epochs: int, metric: str
+) -> list[dict[str, Any]]:
+    """Print one aligned row per epoch as it ends, and return all rows; `earlier` ones were trained before."""
+    rows = list(earlier)
+    columns: Columns | None = None
+    for row in chain(rows, new):
+        if columns is None:
+            scored = {"valid_loss": ".4f", metric: ".4f"} if metric in row else {}
+            columns = Columns({"epoch": "", "train_loss": ".4f", **scored, "lr": ".2g", "images/s": ",.0f", "left": ""})
+            print(columns.header())
+        if row["epoch"] > len(rows):
+            rows.append(row)
+        left = duration((epochs - row["epoch"]) * (sum(each["seconds"] for each in rows) / len(rows)))
+        epoch = f"{row['epoch']}/{epochs}"
+        print(columns.row(row | {"epoch": epoch, "images/s": row["images_per_second"], "left": left}), flush=True)
+    if earlier and len(earlier) < len(rows):
+        print(f"Went on after epoch {len(earlier)}.")
+    return rows
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

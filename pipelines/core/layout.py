@@ -42,25 +42,23 @@ class Layout:
     def cache(self) -> Path:
         return self.data / "cache"
 
-    @property
-    def submissions(self) -> Path:
-        return self.root / "submissions" / self.competition
+    def submission(self, name: str) -> Path:
+        return self.root / "submissions" / self.competition / f"{name}.csv"
 
     def run(self, name: str) -> "RunLayout":
-        return RunLayout(self.root / "runs" / self.competition / name, self.submissions / f"{name}.csv")
+        return RunLayout(self.root / "runs" / self.competition / name)
 
 
 @dataclass(frozen=True)
 class RunLayout:
-    """The files of one training run, and the submission it leads to."""
+    """The files of one training run."""
 
     folder: Path
-    submission: Path
 
     @property
-    def settings(self) -> Path:
-        """The resolved settings, written before the first epoch."""
-        return self.folder / "settings.json"
+    def record(self) -> Path:
+        """The resolved settings and what they were applied to, written before the first epoch."""
+        return self.folder / "run.json"
 
     @property
     def trained(self) -> Path:
@@ -69,10 +67,12 @@ class RunLayout:
 
     @property
     def retrained(self) -> Path:
+        """Written when retraining ended."""
         return self.folder / "retrain.json"
 
     @property
     def predicted(self) -> Path:
+        """What was predicted from this run: one entry per submission."""
         return self.folder / "predict.json"
 
     @property

@@ -1,0 +1,78 @@
+# Every recipe is one `python -m pipelines.<stage> …`, which works by itself with the same words.
+
+COMP ?= digits
+RECIPE ?= default
+RUN ?=
+SET ?=
+ARCHIVE ?=
+SOLUTION ?=
+PYTHON ?= python3
+
+VENV := .venv
+RUNNER := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+WORDS := $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $(SET))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help install demo download split train retrain predict score all test test-slow lint bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  COMP=digits        competition: a name in pipelines/competitions, or the path of a TOML'
+	@echo '  RECIPE=default     recipe of the competition'
+	@echo '  RUN=               name of the run; empty: the recipe'\''s name'
+	@echo '  SET="train.epochs=5 train.lr=1e-3"   settings to override (python -m pipelines.train --help lists them)'
+	@echo '  ARCHIVE=           download: an archive or folder to take instead of Kaggle'
+	@echo '  SOLUTION=          score: CSV of true labels'
+
+install: $(INSTALLED)  ## set up .venv with everything that is needed
+
+$(INSTALLED): requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUNNER) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: override COMP := digits
+demo: all score  ## all stages on the bundled digits, in a minute: submission, score and pictures
+	@echo
+	@echo 'Next: make help, or your own competition: README.md, "From a Kaggle archive to a submission".'
+
+download: $(INSTALLED)  ## get the competition's data into data/<c>/raw
+	$(RUNNER) -m pipelines.download $(WORDS) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
+
+split: $(INSTALLED)  ## divide the labelled rows: data/<c>/split.csv and train_valid_test/
+	$(RUNNER) -m pipelines.split $(WORDS)
+
+train: $(INSTALLED)  ## train and validate: runs/<c>/<run>/
+	$(RUNNER) -m pipelines.train $(WORDS)
+
+retrain: $(INSTALLED)  ## train again on all labelled rows: final.pt
+	$(RUNNER) -m pipelines.retrain $(WORDS)
+
+predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
+	$(RUNNER) -m pipelines.predict $(WORDS)
+
+score: $(INSTALLED)  ## score the submission where true labels are known
+	$(RUNNER) -m pipelines.score $(WORDS) $(if $(SOLUTION),--solution "$(SOLUTION)")
+
+all: download split train retrain predict  ## download, split, train, retrain and predict
+
+test: $(INSTALLED)  ## run the tests (under 5 minutes)
+	$(RUNNER) -m pytest -q
+
+test-slow: $(INSTALLED)  ## run the long trials
+	$(RUNNER) -m pytest -q -m slow
+
+lint: $(INSTALLED)  ## check style and types
+	$(RUNNER) -m ruff check .
+	$(RUNNER) -m ruff format --check .
+	$(RUNNER) -m mypy
+
+bench: $(INSTALLED)  ## measure what the README claims; writes benchmarks/RESULTS.md
+	$(RUNNER) -m benchmarks
+
+clean:  ## remove caches and compiled files; never raw data, runs or submissions
+	rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache
+	find pipelines tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,284 @@
+"""The two sources of batches behind one small interface: packed arrays, and photos decoded by worker processes.
+
+The engine cannot tell which it got.  Every batch says which images it holds, so that nothing depends on order.
+Randomness comes from (seed, epoch) alone: an epoch can be repeated, whatever came before it and however many workers
+there are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipelines.core import images
+from pipelines.core.augment import augment, normalise, to_float
+from pipelines.core.errors import UserError
+from pipelines.core.layout import Layout
+from pipelines.core.packed import pack
+from pipelines.core.seeds import derive_seed
+from pipelines.core.settings import Settings
+from pipelines.core.watch import Watch, unwatched
+
+Ids = npt.NDArray[Any]
+CENTRE_MARGIN = 8 / 7  # resize to 256 for a centre crop of 224: the usual margin in evaluation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images ready for the network, and which ones they are.
+
+    images: float32 (N, 3, H, W), normalised, on the device.  positions: int64 (N,), their places in the source.
+    labels: int64 (N,), or float (N, K) where images were mixed, on the device; empty where labels are unknown.
+    """
+
+    images: Tensor
+    labels: Tensor
+    positions: Tensor
+
+
+class BatchSource(Protocol):
+    """What the engine asks of a source of batches."""
+
+    @property
+    def ids(self) -> Ids:
+        """The id of each image, (N,)."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield every image once; in the order of `epoch` when training, in the order of `ids` otherwise."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a source turns pixels into batches: what the two kinds of source have in common."""
+
+    settings: Settings
+    batch_size: int
+    classes: int
+    device: torch.device
+    training: bool
+
+    def divide(self, count: int, epoch: int) -> list[Tensor]:
+        """Return the positions of each batch of `epoch`.
+
+        Training shuffles and makes batches whose sizes differ by one at most: none is dropped, and none is so small
+        that batch statistics fail.
+        """
+        if not self.training:
+            return list(torch.arange(count).split(self.batch_size))
+        order = torch.randperm(count, generator=self.generator("order", epoch))
+        return list(order.tensor_split(self.steps(count)))
+
+    def steps(self, count: int) -> int:
+        return -(-count // self.batch_size)
+
+    def generator(self, purpose: str, epoch: int) -> torch.Generator:
+        """A random generator for one epoch, on the CPU whatever the device, so that all devices draw the same."""
+        return torch.Generator().manual_seed(derive_seed(self.settings.train.seed, purpose, epoch))
+
+    def finish(
+        self, pixels: Tensor, labels: Tensor, positions: Tensor, generator: torch.Generator, crop: bool
+    ) -> Batch:
+        """Move uint8 (N, H, W, 3) to the device, vary it when training, and normalise it."""
+        settings = self.settings
+        pixels, labels = pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        if self.training:
+            varied = augment(pixels, settings.augment, settings.input.size, generator, crop)
+        else:
+            varied = to_float(pixels)
+        varied = normalise(varied, settings.input.mean, settings.input.std)
+        if self.training and (settings.augment.mixup or settings.augment.cutmix):
+            varied, labels = self._mix(varied, labels)
+        return Batch(varied, labels, positions)
+
+    def _mix(self, varied: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix pairs of images; labels become (N, K).  torchvision draws from torch's global generator, which the
+        engine seeds at the start of each epoch."""
+        from torchvision.transforms import v2
+
+        augment = self.settings.augment
+        if augment.mixup:
+            mixing: Any = v2.MixUp(alpha=augment.mixup, num_classes=self.classes)
+        else:
+            mixing = v2.CutMix(alpha=augment.cutmix, num_classes=self.classes)
+        mixed_images, mixed_labels = mixing(varied, labels)
+        return mixed_images, mixed_labels
+
+
+class PackedBatches:
+    """Batches from one array of equal-sized images, augmented a whole batch at a time on the device."""
+
+    def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
+        """pixels: uint8 (M, H, W, 3).  places: int64 (N,), where each image of this source lies in `pixels`.
+        labels: int64 (N,), or (0,) where they are unknown."""
+        self.ids = ids
+        self.pixels = pixels
+        self.places = places
+        self.labels = labels
+        self.loading = loading
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def steps(self) -> int:
+        return self.loading.steps(len(self))
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        generator = self.loading.generator("augmentation", epoch)
+        for positions in self.loading.divide(len(self), epoch):
+            pixels = self.pixels[self.places[positions]]
+            labels = self.labels[positions] if len(self.labels) else self.labels
+            yield self.loading.finish(pixels, labels, positions, generator, crop=True)
+
+
+class PhotoBatches:
+    """Batches of photos, decoded and cropped by worker processes; the rest is done per batch on the device."""
+
+    def __init__(self, rows: pd.DataFrame, raw: Path, labels: Tensor, loading: Loading, workers: int) -> None:
+        """rows: a split table's `id` and `path` below `raw`.  labels: as for `PackedBatches`."""
+        self.ids = rows["id"].to_numpy()
+        self.labels = labels
+        self.loading = loading
+        self.order = _EpochOrder(loading, len(rows))
+        self.loader: DataLoader[Any] = DataLoader(
+            _Photos(rows, raw, loading),
+            batch_sampler=self.order,
+            num_workers=workers,
+            collate_fn=_collate,
+            persistent_workers=workers > 0,
+            pin_memory=loading.device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def steps(self) -> int:
+        return len(self.order)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        self.order.epoch = epoch
+        generator = self.loading.generator("augmentation", epoch)
+        for item in self.loader:
+            if isinstance(item, UserError):
+                raise item
+            pixels, positions = item
+            labels = self.labels[positions] if len(self.labels) else self.labels
+            yield self.loading.finish(pixels, labels, positions, generator, crop=False)
+
+
+class _EpochOrder(Sampler[list[tuple[int, int]]]):
+    """Yields the batches of the current epoch as lists of (position, epoch): a worker lives through all epochs, and
+    only what it is asked for can tell it which one it is."""
+
+    def __init__(self, loading: Loading, count: int) -> None:
+        self.loading = loading
+        self.count = count
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.loading.steps(self.count)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for positions in self.loading.divide(self.count, self.epoch):
+            yield [(position, self.epoch) for position in positions.tolist()]
+
+
+class _Photos(Dataset[Any]):
+    """Decodes and crops one photo; runs in the worker processes."""
+
+    def __init__(self, rows: pd.DataFrame, raw: Path, loading: Loading) -> None:
+        # Arrays of bytes, not Python lists, whose reference counts would copy them into every worker page by page.
+        self.paths = np.array([path.encode() for path in rows["path"]])
+        self.places = np.array([images.place_of(row).encode() for row in rows.itertuples()])
+        self.raw = raw
+        self.loading = loading
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[images.Pixels, int] | UserError:
+        position, epoch = item
+        settings = self.loading.settings
+        try:
+            photo = images.open_image(self.raw / self.paths[position].decode(), self.places[position].decode())
+        except UserError as error:  # as a value: torch would bury a raised one in a worker's traceback
+            return error
+        size = settings.input.size
+        if not self.loading.training:
+            return images.fit(photo, size, settings.input.resize or round(size * CENTRE_MARGIN)), position
+        random = np.random.default_rng(derive_seed(settings.train.seed, "crop", epoch, position))
+        box = images.random_crop_box(*photo.size, settings.augment.crop_scale, settings.augment.crop_ratio, random)
+        return images.crop(photo, box, size), position
+
+
+def _collate(items: list[Any]) -> tuple[Tensor, Tensor] | UserError:
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    pixels, positions = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(positions)
+
+
+@dataclass(frozen=True)
+class WatchedBatches:
+    """A source whose progress through each epoch is shown; to the engine it is the source itself."""
+
+    source: BatchSource
+    what: str
+    watch: Watch
+
+    @property
+    def ids(self) -> Ids:
+        return self.source.ids
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def steps(self) -> int:
+        return self.source.steps
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        what = f"{self.what} {epoch}" if epoch else self.what
+        yield from self.watch(self.source.batches(epoch), what, self.steps, "batches")
+
+
+def open_source(
+    settings: Settings,
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    layout: Layout,
+    classes: Sequence[str],
+    device: torch.device,
+    training: bool = False,
+    watch: Watch = unwatched,
+) -> BatchSource:
+    """Return the source of batches over `rows` that the settings name.
+
+    rows: the part of the split table `table` that is wanted: labelled rows, or test rows.  Packed images of all
+    labelled rows, and of all test rows, are cached together, so that every stage and fold shares them.
+    """
+    index = {label: number for number, label in enumerate(classes)}
+    is_test = (rows["split"] == "test").all()
+    labels = torch.tensor([] if is_test else [index[label] for label in rows["label"]], dtype=torch.int64)
+    batch_size = settings.train.batch_size if training else settings.predict.batch_size
+    loading = Loading(settings, batch_size, len(classes), device, training)
+    if settings.input.source == "photos":
+        return PhotoBatches(rows, layout.raw, labels, loading, settings.hardware.workers)
+    together = table[(table["split"] == "test") == is_test]
+    name = "test" if is_test else "labelled"
+    pixels = torch.from_numpy(pack(together, layout.raw, settings.input.size, layout.cache, name, watch))
+    places = torch.from_numpy(together.index.get_indexer(rows.index))
+    return PackedBatches(rows["id"].to_numpy(), pixels, places, labels, loading)

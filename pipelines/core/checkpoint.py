@@ -1,0 +1,87 @@
+"""Checkpoints that stand alone: weights, settings, classes and score in one file, written whole or not at all."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines.core.errors import UserError
+from pipelines.core.files import atomic_file
+from pipelines.core.models import build_model
+from pipelines.core.settings import Settings, from_dict, to_dict
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after `epoch` epochs.
+
+    score: on the validation rows, or None where there were none.  history: one plain dict per epoch.  training: what
+    is needed to go on (optimiser, averaged weights); empty where training has ended.
+    """
+
+    settings: Settings
+    classes: list[str]
+    weights: dict[str, Any]
+    epoch: int
+    score: float | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, classes: list[str]) -> nn.Module:
+        """Return the network with these weights, after a check that it was trained on `classes`.
+
+        Raises `UserError` where the class lists differ: its outputs would stand for other labels.
+        """
+        if classes != self.classes:
+            unknown, gone = sorted(set(classes) - set(self.classes)), sorted(set(self.classes) - set(classes))
+            raise UserError(
+                f"The checkpoint was trained on {len(self.classes)} classes, but the data now has {len(classes)}: "
+                f"new {unknown[:5]}, gone {gone[:5]}. Train again on this data, under another RUN=."
+            )
+        model = build_model(self.settings.model, len(self.classes))
+        model.load_state_dict(self.weights)
+        return model
+
+
+def finished(checkpoint: Checkpoint) -> Checkpoint:
+    """Return `checkpoint` without what only further training needs."""
+    return replace(checkpoint, training={})
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to `path`, atomically, as tensors and plain values only."""
+    content = {
+        "format": FORMAT,
+        "settings": to_dict(checkpoint.settings),
+        "classes": checkpoint.classes,
+        "weights": checkpoint.weights,
+        "epoch": checkpoint.epoch,
+        "score": checkpoint.score,
+        "history": checkpoint.history,
+        "training": checkpoint.training,
+    }
+    with atomic_file(path) as partial:
+        torch.save(content, partial)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read the checkpoint at `path` onto the CPU; never unpickles code.
+
+    Raises `UserError` for a file that is missing, cut short, or not a checkpoint of this project.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint {path}.") from None
+    except Exception as error:
+        # torch answers damage with half a dozen exception types, from RuntimeError to KeyError and EOFError.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}. Remove it and train again.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT}). Remove it and train again.")
+    settings = from_dict(content["settings"], str(path))
+    return Checkpoint(settings, **{key: content[key] for key in content if key not in ("format", "settings")})

@@ -1,0 +1,168 @@
+"""The training core: it takes a model, batches, an optimiser and a schedule, and knows no files, flags or competitions.
+
+`fit` is a generator of one result per epoch: whoever iterates logs, saves and stops.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from pipelines.core.batches import Batch, BatchSource
+from pipelines.core.device import Hardware
+from pipelines.core.errors import UserError
+from pipelines.core.metrics import Metric
+from pipelines.core.optim import Schedule
+from pipelines.core.seeds import derive_seed
+
+CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+View = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy in nats, and the metric's score, over all images of a source."""
+
+    loss: float
+    score: float
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch came to.  Losses are means over images in nats; `seconds` include the validation."""
+
+    epoch: int
+    train_loss: float
+    valid: Evaluation | None
+    lr: float
+    images_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What learns, and how: a network with its optimiser and schedule, and optionally its averaged weights."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    hardware: Hardware
+    averaged: AveragedModel | None = None
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+
+    @property
+    def result(self) -> nn.Module:
+        """The network to validate and keep."""
+        return self.averaged.module if self.averaged is not None else self.model
+
+
+def fit(
+    learner: Learner, train: BatchSource, valid: BatchSource | None, metric: Metric, epochs: Iterable[int], seed: int
+) -> Iterator[EpochResult]:
+    """Train for `epochs` (their numbers, from 1) and yield each one's result; without `valid`, nothing is scored.
+
+    Everything random in an epoch is seeded by (seed, epoch), so that training can go on at any epoch as if it had never
+    stopped.  Raises `UserError` when the loss is no longer a finite number.
+    """
+    for epoch in epochs:
+        torch.manual_seed(derive_seed(seed, "network", epoch))
+        started = time.perf_counter()
+        loss, lr = _train_epoch(learner, train, epoch)
+        images_per_second = len(train) / (time.perf_counter() - started)
+        evaluation = evaluate(learner.result, valid, metric, learner.hardware) if valid is not None else None
+        yield EpochResult(epoch, loss, evaluation, lr, images_per_second, time.perf_counter() - started)
+
+
+def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, float]:
+    """Return the mean loss over the images of one epoch, and the last learning rate."""
+    learner.model.train()
+    total = torch.zeros((), device=learner.hardware.device)
+    lr = 0.0
+    for step, batch in enumerate(source.batches(epoch)):
+        # The middle of the step: neither a warm-up's first step nor a decay's last one is wasted on a rate of 0.
+        lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
+        for group in learner.optimizer.param_groups:
+            group["lr"] = lr
+        with learner.hardware.autocast():
+            logits = learner.model(batch.images)
+        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=learner.label_smoothing)
+        loss.backward()
+        if learner.clip_norm:
+            nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
+        learner.optimizer.step()
+        learner.optimizer.zero_grad(set_to_none=True)
+        if learner.averaged is not None:
+            learner.averaged.update_parameters(learner.model)
+        total += loss.detach() * len(batch.images)
+        if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
+            _check_finite(total, epoch, step + 1, lr)
+    return total.item() / len(source), lr
+
+
+def _check_finite(total: Tensor, epoch: int, step: int, lr: float) -> None:
+    if not math.isfinite(total.item()):
+        raise UserError(
+            f"The training loss is no longer a finite number in epoch {epoch}, by step {step}, at lr {lr:.3g}. Lower "
+            "train.lr, lengthen train.warmup_epochs, or set train.clip_norm=1; the last good epoch is kept."
+        )
+
+
+@torch.inference_mode()
+def infer(
+    model: nn.Module, source: BatchSource, hardware: Hardware, views: tuple[View, ...] = (lambda images: images,)
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield each batch with its log-probabilities, float32 (N, K): the one forward pass of scoring and predicting.
+
+    views: transforms of a batch whose predicted probabilities are averaged (test-time augmentation).
+    """
+    model.eval()
+    for batch in source.batches(0):
+        with hardware.autocast():
+            logits = [model(view(batch.images)) for view in views]
+        log_probabilities = torch.stack([F.log_softmax(each.float(), dim=1) for each in logits])
+        yield batch, log_probabilities.logsumexp(dim=0) - math.log(len(views))
+
+
+def evaluate(
+    model: nn.Module,
+    source: BatchSource,
+    metric: Metric,
+    hardware: Hardware,
+    views: tuple[View, ...] = (lambda images: images,),
+) -> Evaluation:
+    """Return loss and score of `model` over all images of `source`; sums are divided once, at the end."""
+    losses, sums = [], []
+    for batch, log_probabilities in infer(model, source, hardware, views):
+        losses.append(F.nll_loss(log_probabilities, batch.labels, reduction="sum").double())
+        sums.append(metric.sums(log_probabilities.double().exp(), batch.labels))
+    return Evaluation(torch.stack(losses).sum().item() / len(source), metric.value(torch.stack(sums).sum(dim=0)))
+
+
+def make_views(mirror: bool, shift: int) -> tuple[View, ...]:
+    """Return the views of test-time augmentation: the image; its mirror; both shifted by `shift` pixels up-left and
+    down-right, borders reflected (as in arXiv 2404.00498)."""
+
+    def shifted(pixels: int) -> View:
+        def view(images: Tensor) -> Tensor:
+            size = images.shape[2:]
+            padded = F.pad(images, (shift,) * 4, mode="reflect")
+            start = shift + pixels
+            return padded[:, :, start : start + size[0], start : start + size[1]]
+
+        return view
+
+    def mirrored(view: View) -> View:
+        return lambda images: view(images.flip(3))
+
+    views: list[View] = [lambda images: images]
+    if shift:
+        views += [shifted(-shift), shifted(shift)]
+    if mirror:
+        views += [mirrored(view) for view in views]
+    return tuple(views)

@@ -1,0 +1,97 @@
+"""Decoding image files to upright RGB, and fitting them to a size; no torch, as decoding processes import it."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from pipelines.core.errors import UserError
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+
+
+def open_image(path: Path, place: str) -> Image.Image:
+    """Return the picture in `path` as a viewer shows it: upright, RGB, 8 bits.
+
+    `place` says where the path comes from, for the message: an unreadable file raises a `UserError` that names both.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        problem = "the file is missing"
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as e:
+        problem = str(e) or type(e).__name__
+    raise UserError(
+        f"{path} ({place}) cannot be read as an image: {problem}. Put the right file there, or remove its row from the "
+        "labels CSV, and split again."
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel: convert() would clip at 255 rather than scale
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA"):  # what lies under transparent pixels is arbitrary: show them on white
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def fit(image: Image.Image, size: int, resize: int) -> Pixels:
+    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, 3).
+
+    An image that already is `size` x `size` comes back as it is.
+    """
+    if image.size != (size, size):
+        width, height = image.size
+        scale = resize / min(width, height)
+        wide, high = max(round(width * scale), size), max(round(height * scale), size)
+        left, top = (wide - size) // 2, (high - size) // 2
+        image = image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    return np.array(image)
+
+
+def random_crop_box(
+    width: int, height: int, scale: tuple[float, ...], ratio: tuple[float, ...], random: np.random.Generator
+) -> Box:
+    """Return a random box (left, top, right, bottom) as torchvision's RandomResizedCrop draws it.
+
+    scale: least and most share of the area; ratio: least and most width over height.  A box that does not fit is drawn
+    again, up to ten times; then the largest centred box of an allowed ratio is taken.
+    """
+    for _ in range(10):
+        area = width * height * random.uniform(scale[0], scale[1])
+        aspect = np.exp(random.uniform(np.log(ratio[0]), np.log(ratio[1])))
+        wide, high = round(float(np.sqrt(area * aspect))), round(float(np.sqrt(area / aspect)))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = random.integers(0, width - wide + 1), random.integers(0, height - high + 1)
+            return float(left), float(top), float(left + wide), float(top + high)
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    wide, high = (min(width, round(height * aspect)), min(height, round(width / aspect)))
+    return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
+
+
+def crop(image: Image.Image, box: Box, size: int) -> Pixels:
+    """Return `box` of `image` resized to `size` x `size`; uint8 (H, W, 3)."""
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def place_of(row: Any) -> str:
+    """Say where an image of a split table comes from; `row` has its id and its index in the table."""
+    return f"id {row.id!r}, line {row.Index + 2} of split.csv"

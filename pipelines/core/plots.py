@@ -1,0 +1,99 @@
+"""The pictures of a run.  Each is drawn on a figure of its own; no window, no global state of matplotlib."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from pipelines.core.files import atomic_file
+from pipelines.core.images import Pixels
+
+NUMBERED_CLASSES = 20  # more classes than this, and the numbers in a confusion matrix would be too small to read
+COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A validation image that the network got wrong; `confidence` is the probability of the label it predicted."""
+
+    id: str
+    picture: Pixels
+    label: str
+    predicted: str
+    confidence: float
+
+
+def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_epoch: int, title: str) -> None:
+    """Draw losses and the metric over the epochs to the PNG `path`, the best epoch marked."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in rows]
+    losses.plot(epochs, [row["train_loss"] for row in rows], marker=".", label="train (augmented, as it learned)")
+    losses.plot(epochs, [row["valid_loss"] for row in rows], marker=".", label="valid")
+    losses.set(xlabel="epoch", ylabel="cross-entropy (nats)")
+    losses.legend()
+    scores.plot(epochs, [row[metric] for row in rows], marker=".", color="C1", label="valid")
+    best = rows[best_epoch - 1][metric]
+    scores.axvline(best_epoch, color="grey", linestyle=":", label=f"best: {best:.4f} in epoch {best_epoch}")
+    scores.set(xlabel="epoch", ylabel=metric)
+    scores.legend()
+    for axes in (losses, scores):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
+    """Draw a grid of `mistakes`, in the order given, each with both labels, to the PNG `path`."""
+    lines = max(1, -(-len(mistakes) // COLUMNS))
+    figure = Figure(figsize=(COLUMNS * 2, lines * 2.5 + 0.6), layout="constrained")
+    grid = figure.subplots(lines, COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, mistake in zip(grid.flat, mistakes, strict=False):
+        axes.imshow(mistake.picture, interpolation="nearest")
+        words = f"is {_short(mistake.label)}\nseen as {_short(mistake.predicted)} {mistake.confidence:.0%}"
+        axes.set_title(words, fontsize=8, parse_math=False)
+    figure.suptitle(title, parse_math=False)
+    _save(figure, path)
+
+
+def draw_confusion(path: Path, counts: npt.NDArray[np.int64], classes: Sequence[str], title: str) -> None:
+    """Draw how often each true class (row) was predicted as each class (column) to the PNG `path`.
+
+    counts: (K, K).  Colours are shares of the true class; few enough classes are numbered.
+    """
+    number = len(classes)
+    side = min(max(5.0, number * 0.6), 14.0)
+    figure = Figure(figsize=(side + 1.5, side), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axes, label="share of the true class", shrink=0.8)
+    font = 9 if number <= NUMBERED_CLASSES else max(3, 400 // number)
+    labels = [_short(name) for name in classes]
+    axes.set_xticks(range(number), labels, rotation=90, fontsize=font, parse_math=False)
+    axes.set_yticks(range(number), labels, fontsize=font, parse_math=False)
+    axes.set(xlabel="predicted", ylabel="true")
+    if number <= NUMBERED_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_title(title, parse_math=False)
+    _save(figure, path)
+
+
+def _short(name: str, length: int = 24) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_file(path) as partial:
+        # No software version or date in the file: the same run draws the same bytes.
+        figure.savefig(partial, format="png", dpi=100, metadata={"Software": None})

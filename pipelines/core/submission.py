@@ -1,0 +1,151 @@
+"""A submission: the classes it speaks of, its rows joined to the sample by id, and the check before it is sent."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from pipelines.core.errors import UserError
+from pipelines.core.metrics import METRICS
+from pipelines.core.settings import Settings
+from pipelines.core.tables import read_csv
+
+SUM_TOLERANCE = 1e-4
+PROBABILITY_FORMAT = "%.9g"  # float32's own precision: more digits would be noise
+
+
+def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str]:
+    """Return the classes, sorted: those of the sample's columns for probabilities, else those that occur as labels.
+
+    Raises `UserError` where a label has no column in the sample submission.
+    """
+    occurring = sorted(set(labels))
+    if settings.competition.submission == "labels" or not settings.data.sample_submission:
+        return occurring
+    path = raw / settings.data.sample_submission
+    columns = list(read_csv(path).columns[1:])
+    if homeless := sorted(set(occurring) - set(columns)):
+        raise UserError(
+            f"{path}: its columns are not the classes: {len(homeless)} of {len(occurring)} labels have none, such as "
+            f"{homeless[0]!r}; it has {_few(columns)}. Set data.label_column to the right column of "
+            f"{settings.data.labels}, or competition.submission to labels."
+        )
+    return sorted(columns)
+
+
+def make_submission(
+    ids: Sequence[str], probabilities: npt.NDArray[np.float32], classes: list[str], settings: Settings, raw: Path
+) -> pd.DataFrame:
+    """Return the submission's table of text: the sample's header and order of rows, filled by id.
+
+    probabilities: (N, K), one row for each of `ids`, one column for each of `classes`.  Without a sample the header is
+    that of the labels CSV, or `id` and `label`, and rows stand in the order of `ids`.
+    """
+    if settings.competition.submission == "labels":
+        chosen = np.array(classes, dtype=object)[probabilities.argmax(axis=1)]
+        predicted = pd.DataFrame({"label": chosen}, index=pd.Index(ids))
+    else:
+        values = probabilities.astype(np.float64)
+        values /= values.sum(axis=1, keepdims=True)
+        text = np.array([[PROBABILITY_FORMAT % value for value in row] for row in values], dtype=object)
+        predicted = pd.DataFrame(text, columns=classes, index=pd.Index(ids))
+    if not settings.data.sample_submission:
+        return predicted.rename_axis("id").reset_index()
+    path = raw / settings.data.sample_submission
+    sample = read_csv(path)
+    wanted = sample.iloc[:, 0]
+    if missing := sorted(set(wanted) - set(ids)):
+        raise UserError(
+            f"{path} wants {len(missing)} ids that were not predicted, such as {_few(missing)}. Were images added "
+            "after the split? Split again."
+        )
+    if settings.competition.submission == "labels":
+        if len(sample.columns) != 2:
+            raise UserError(
+                f"{path} has {len(sample.columns)} columns, but a submission of labels has 2: an id and a label. "
+                "Set competition.submission to probabilities if it has one column per class."
+            )
+        predicted.columns = sample.columns[1:]
+    elif set(sample.columns[1:]) != set(classes):
+        raise UserError(f"{path}: its columns are not the classes that the run was trained on. Train again.")
+    filled = predicted.loc[wanted, list(sample.columns[1:])]
+    return filled.rename_axis(sample.columns[0]).reset_index()
+
+
+def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:
+    """Check the submission file at `path` against the sample, and return its number of rows.
+
+    Header and ids exactly the sample's, no id twice, known labels; or probabilities that are numbers between 0 and 1
+    and sum to 1.  Raises `UserError` that names the first line at fault.
+    """
+    table = read_csv(path)
+    ids = table.iloc[:, 0]
+    if duplicated := list(ids[ids.duplicated()]):
+        raise UserError(f"{path}: {len(duplicated)} ids occur twice, such as {_few(duplicated)}.")
+    if settings.data.sample_submission:
+        sample_path = raw / settings.data.sample_submission
+        sample = read_csv(sample_path)
+        if list(table.columns) != list(sample.columns):
+            raise UserError(
+                f"{path}: its header is {_few(list(table.columns))}; {sample_path} has {_few(list(sample.columns))}."
+            )
+        absent, extra = set(sample.iloc[:, 0]) - set(ids), set(ids) - set(sample.iloc[:, 0])
+        if absent or extra:
+            raise UserError(
+                f"{path}: its ids are not those of {sample_path}: {len(absent)} are absent ({_few(sorted(absent))}), "
+                f"{len(extra)} too many ({_few(sorted(extra))})."
+            )
+    values = table.iloc[:, 1:]
+    if settings.competition.submission == "labels":
+        unknown = ~values.iloc[:, 0].isin(classes)
+        if unknown.any():
+            line = int(np.flatnonzero(unknown)[0])
+            raise UserError(
+                f"{path}, line {line + 2}: {values.iloc[line, 0]!r} is not a known label ({_few(classes)})."
+            )
+        return len(table)
+    numbers = values.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    out_of_range = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)  # true for NaN too
+    if out_of_range.any():
+        line = int(np.flatnonzero(out_of_range)[0])
+        raise UserError(f"{path}, line {line + 2}: not every value is a probability between 0 and 1.")
+    off = np.abs(numbers.sum(axis=1) - 1) > SUM_TOLERANCE
+    if off.any():
+        line = int(np.flatnonzero(off)[0])
+        raise UserError(f"{path}, line {line + 2}: the probabilities sum to {numbers[line].sum():.6f}, not to 1.")
+    return len(table)
+
+
+def score_submission(path: Path, solution: Path, settings: Settings) -> tuple[float, int]:
+    """Return the competition's metric of the submission at `path` against the true labels in `solution`, and their
+    number.
+
+    solution: a CSV whose first two columns are id and label.  Ids that it does not list are not scored, as Kaggle does
+    not score the filler images of CIFAR-10.  Raises `UserError` for an id or a label that the submission lacks.
+    """
+    submitted, truth = read_csv(path), read_csv(solution)
+    if len(truth.columns) < 2 or truth.empty:
+        raise UserError(f"{solution} must have two columns, id and label, and at least one row.")
+    ids, labels = truth.iloc[:, 0], truth.iloc[:, 1]
+    answers = submitted.set_index(submitted.columns[0])
+    if absent := sorted(set(ids) - set(answers.index)):
+        raise UserError(f"{path} lacks {len(absent)} of the ids in {solution}, such as {_few(absent)}.")
+    answers = answers.loc[ids]
+    if settings.competition.submission == "labels":
+        classes = sorted({*labels, *answers.iloc[:, 0]})
+        probabilities = (answers.iloc[:, [0]].to_numpy() == np.array(classes, dtype=object)).astype(np.float64)
+    else:
+        classes = list(answers.columns)
+        probabilities = answers.to_numpy(dtype=np.float64)
+    if unknown := sorted(set(labels) - set(classes)):
+        raise UserError(f"{solution} has labels that {path} has no column for, such as {_few(unknown)}.")
+    numbers = torch.tensor([classes.index(label) for label in labels])
+    metric = METRICS[settings.competition.metric]
+    return metric.value(metric.sums(torch.from_numpy(probabilities), numbers)), len(truth)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,159 @@
+"""Predict the test rows to a submission CSV, checked against the sample; draw what the network gets wrong.
+
+Reads   runs/<c>/<run>/final.pt (best.pt with --set predict.checkpoint=best), data/<c>/split.csv and its images.
+Writes  submissions/<c>/<run>.csv; runs/<c>/<run>/mistakes.png and confusion.png (of best.pt, on the valid rows, since
+        final.pt has learned from them), predict.json.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines import command
+from pipelines.core.errors import UserError
+from pipelines.core.settings import submission_name, to_dict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+    from pipelines.core.layout import Layout, RunLayout
+    from pipelines.core.settings import Settings
+
+    Probabilities = npt.NDArray[np.float32]
+
+MISTAKES_SHOWN = 24
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
+    from pipelines.core.files import file_sha256, read_json
+    from pipelines.core.records import finished_run
+
+    layout = words.layout()
+    run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    settings = record.settings
+    submission = layout.submission(submission_name(run.folder.name, words.set))
+    shown = submission.relative_to(Path.cwd())
+    notes = read_json(run.predicted) if run.predicted.exists() else {}
+    if submission.exists() and notes.get(submission.name, {}).get("sha256") == file_sha256(submission):
+        print(f"Already predicted: {shown}.")
+        print(f"To do it again: rm {shown}")
+        return
+    source = run.final if settings.predict.checkpoint == "final" else run.best
+    if settings.predict.checkpoint == "final" and not run.retrained.exists():
+        raise UserError(
+            f"{source.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}; or predict "
+            'with the validated weights: SET="predict.checkpoint=best"'
+        )
+
+    from pipelines.core.files import atomic_file, write_json
+    from pipelines.core.splits import read_split_csv
+    from pipelines.core.submission import check_submission, class_list, make_submission
+    from pipelines.core.training import divide_rows
+
+    table = read_split_csv(layout.split_csv, words.repeat("split"))
+    test_rows = table[table["split"] == "test"]
+    if test_rows.empty:
+        raise UserError(f"{layout.split_csv} has no test rows, so nothing to predict. Is data.test_images right?")
+    classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
+    _, valid_rows = divide_rows(table, settings)
+
+    def predicted(checkpoint: Path, rows: "pd.DataFrame", what: str) -> "Probabilities":
+        return _predict(checkpoint, rows, what, settings, table, classes, layout)
+
+    score = _draw_validation(run, settings, valid_rows, classes, predicted(run.best, valid_rows, "validating"), layout)
+    folder = run.folder.relative_to(Path.cwd())
+    print(f"best.pt, valid {settings.competition.metric} as predicted here: {score:.4f}")
+    print(f"What it gets wrong: {folder / run.mistakes.name}, {folder / run.confusion.name}")
+
+    probabilities = predicted(source, test_rows, "predicting")
+    with atomic_file(submission) as partial:
+        content = make_submission(test_rows["id"].tolist(), probabilities, classes, settings, layout.raw)
+        content.to_csv(partial, index=False, lineterminator="\n")
+        count = check_submission(partial, classes, settings, layout.raw)
+    notes[submission.name] = {
+        "sha256": file_sha256(submission),
+        "checkpoint": source.name,
+        "predict": to_dict(settings)["predict"],
+        "rows": count,
+        "valid_score": score,
+    }
+    write_json(run.predicted, notes)
+    against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
+    print(f"Submission by {source.name}: {shown} ({count:,} rows, {against})")
+
+
+def _predict(
+    checkpoint: Path,
+    rows: "pd.DataFrame",
+    what: str,
+    settings: "Settings",
+    table: "pd.DataFrame",
+    classes: list[str],
+    layout: "Layout",
+) -> "Probabilities":
+    """Return the probabilities, float32 (N, K), of `rows` by `checkpoint`, averaged over the views of the settings."""
+    import numpy as np
+
+    from pipelines.core.batches import WatchedBatches, open_source
+    from pipelines.core.checkpoint import load
+    from pipelines.core.device import choose_hardware, make_deterministic
+    from pipelines.core.engine import infer, make_views
+    from pipelines.core.training import to_device
+
+    make_deterministic()
+    hardware = choose_hardware(settings.hardware)
+    model = to_device(load(checkpoint).model(classes), hardware)
+    source = open_source(settings, rows, table, layout, classes, hardware.device, watch=command.progress)
+    views = make_views(settings.predict.mirror, settings.predict.shift)
+    probabilities = np.full((len(rows), len(classes)), np.nan, dtype=np.float32)
+    for batch, log_probabilities in infer(model, WatchedBatches(source, what, command.progress), hardware, views):
+        probabilities[batch.positions.numpy()] = log_probabilities.exp().cpu().numpy()
+    if not np.isfinite(probabilities).all():
+        raise UserError(f"{checkpoint} predicts numbers that are not finite. Train again with a lower train.lr.")
+    return probabilities
+
+
+def _draw_validation(
+    run: "RunLayout",
+    settings: "Settings",
+    rows: "pd.DataFrame",
+    classes: list[str],
+    probabilities: "Probabilities",
+    layout: "Layout",
+) -> float:
+    """Draw the most confident mistakes and the confusion matrix of the valid `rows`; return their score."""
+    import numpy as np
+    import torch
+
+    from pipelines.core import images, plots
+    from pipelines.core.metrics import METRICS
+
+    number = {label: index for index, label in enumerate(classes)}
+    labels = np.array([number[label] for label in rows["label"]])
+    predicted = probabilities.argmax(axis=1)
+    metric = METRICS[settings.competition.metric]
+    score = metric.value(metric.sums(torch.from_numpy(probabilities).double(), torch.from_numpy(labels)))
+
+    confidence = probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
+    mistakes = []
+    for index, row in zip(wrong, rows.iloc[wrong].itertuples(), strict=True):
+        picture = images.open_image(layout.raw / str(row.path), images.place_of(row))
+        shown = images.fit(picture, settings.input.size, settings.input.resize or settings.input.size)
+        label = classes[predicted[index]]
+        mistakes.append(plots.Mistake(str(row.id), shown, str(row.label), label, float(confidence[index])))
+    title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(rows):,} images"
+    plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{np.sum(predicted != labels):,} wrong, most confident first")
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    plots.draw_confusion(run.confusion, counts, classes, title)
+    return score
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

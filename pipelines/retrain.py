@@ -1,0 +1,60 @@
+"""Retrain from fresh weights on all labelled rows, for the best epoch count of a finished run, with its settings.
+
+Reads   runs/<c>/<run>/run.json and train.json, data/<c>/split.csv and its images.
+Writes  runs/<c>/<run>/final.pt, retrain_history.csv, retrain.json.
+
+It claims no validation score: every labelled row is learned from.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import command
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words())
+    from pipelines.core.records import finished_run
+
+    layout = words.layout()
+    run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    shown = run.folder.relative_to(Path.cwd())
+    if run.retrained.exists():
+        print(f"Already retrained: {shown / run.final.name}.")
+        again = " ".join(str(shown / path.name) for path in (run.retrained, run.final))
+        print(f"To do it again: rm {again}    Next: {words.repeat('predict')}")
+        return
+
+    import pandas as pd
+
+    from pipelines.core import checkpoint, training
+    from pipelines.core.device import choose_hardware
+    from pipelines.core.files import write_json
+    from pipelines.core.splits import read_split_csv
+
+    settings = record.settings
+    classes = checkpoint.load(run.best).classes
+    table = read_split_csv(layout.split_csv, words.repeat("split"))
+    rows = pd.concat(training.divide_rows(table, settings)).sort_index()
+    epochs = trained["best_epoch"]
+    print(
+        f"{settings.name}, run {run.folder.name}: {len(rows):,} images to learn from, all that are labelled; {epochs} "
+        f"epochs, as its best; {choose_hardware(settings.hardware)}"
+    )
+    job = training.Job(settings, classes, table, rows, None, epochs, layout, run.retrain_last, run.retrain_history)
+    history = command.print_epochs(
+        training.run_job(job, command.progress), training.read_history(job), epochs, settings.competition.metric
+    )
+    checkpoint.save(run.final, checkpoint.finished(checkpoint.load(run.retrain_last)))
+    seconds = sum(row["seconds"] for row in history)
+    write_json(run.retrained, {"epochs": epochs, "train_images": len(rows), "seconds": seconds})
+    run.retrain_last.unlink()
+    print(
+        f"Final weights: {shown / run.final.name}. No score is claimed for them: every labelled row was learned from."
+    )
+    print(f"Next: {words.repeat('predict')}")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

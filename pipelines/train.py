@@ -1,0 +1,86 @@
+"""Train on the train rows and validate on the valid rows after each epoch.
+
+Reads   data/<c>/split.csv and the images it lists.
+Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row an epoch), best.pt, last.pt, curves.png, train.json.
+
+Killed at any moment, the same command goes on after the last whole epoch.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import command
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
+    settings, layout = words.settings(), words.layout()
+    run = layout.run(words.run_name())
+    shown = run.folder.relative_to(Path.cwd())
+
+    from pipelines.core.records import start_run
+    from pipelines.core.splits import read_split_csv
+
+    table = read_split_csv(layout.split_csv, words.repeat("split"))
+    start_run(run, settings, layout.split_csv)
+    metric = settings.competition.metric
+    if run.trained.exists():
+        from pipelines.core.files import read_json
+
+        note = read_json(run.trained)
+        print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
+        print(f"To do it again: rm -r {shown}    Next: {words.repeat('retrain')}")
+        return
+
+    from pipelines.core import plots, training
+    from pipelines.core.device import choose_hardware
+    from pipelines.core.files import write_json
+    from pipelines.core.models import build_model, count_parameters
+    from pipelines.core.submission import class_list
+
+    labelled = table[table["split"] != "test"]
+    classes = class_list(labelled["label"].tolist(), settings, layout.raw)
+    train_rows, valid_rows = training.divide_rows(table, settings)
+    hardware = choose_hardware(settings.hardware)
+    parameters = count_parameters(build_model(settings.model, len(classes)))
+    print(
+        f"{settings.name}, run {run.folder.name}: {len(train_rows):,} images to learn from, {len(valid_rows):,} to "
+        f"validate on, {len(classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}"
+    )
+    job = training.Job(
+        settings,
+        classes,
+        table,
+        train_rows,
+        valid_rows,
+        settings.train.epochs,
+        layout,
+        run.last,
+        run.history,
+        run.best,
+    )
+    rows = command.print_epochs(training.run_job(job, command.progress), training.read_history(job), job.epochs, metric)
+    best = training.best_row(rows, metric)
+    title = f"{settings.name}, run {run.folder.name}"
+    plots.draw_curves(run.curves, rows, metric, best["epoch"], title)
+    note = {
+        "best_epoch": best["epoch"],
+        "epochs": len(rows),
+        "metric": metric,
+        "score": best[metric],
+        "train_images": len(train_rows),
+        "valid_images": len(valid_rows),
+        "seconds": sum(row["seconds"] for row in rows),
+        "hardware": hardware.record(),
+    }
+    write_json(run.trained, note)
+    stopped = f"; stopped early after {len(rows)}" if len(rows) < settings.train.epochs else ""
+    print(
+        f"Best: valid {metric} {best[metric]:.4f} in epoch {best['epoch']}{stopped}. Curves: {shown / run.curves.name}"
+    )
+    print(f"Next: {words.repeat('retrain')}")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
