@@ -1,0 +1,122 @@
+"""Download a competition's data: from Kaggle, or from an archive or a folder that is already here.
+
+Reads   the competition's TOML; Kaggle, or ARCHIVE: a zip, 7z or tar, or a folder, whose files are hard-linked.
+Writes  data/<c>/raw/: the files as Kaggle names them, archives within archives unpacked; where everything lies in one
+        folder and the settings' names below it, without that folder; .download.json says where they came from.
+        data/<c>/held_back/labels.csv: the test labels, of the bundled digits only.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import command
+from pipelines.core.errors import UserError
+from pipelines.core.settings import DataSettings
+
+RECORD = ".download.json"
+SHOWN_NAMES = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.parser(__doc__, "download")
+    parser.add_argument("--archive", type=Path, help="an archive or a folder with the data, instead of Kaggle")
+    words = parser.parse_args(arguments, namespace=command.Words())
+    settings, layout = words.settings(), words.layout()
+    shown = layout.raw.relative_to(layout.root)
+    if layout.raw.exists():
+        print(f"Already downloaded: {_contents(layout.raw)} in {shown}.")
+        print(f"To do it again: rm -r {shown}")
+        return
+
+    started = time.monotonic()
+    if settings.competition.source == "digits" and not words.archive:
+        from pipelines.core.digits import write_digits
+
+        write_digits(layout.raw, layout.held_back)
+    else:
+        archive = words.archive or fetch_from_kaggle(settings.competition.slug, layout.data, words.repeat("download"))
+        _unpack(archive, layout.raw, settings.data, started)
+    print(f"{_contents(layout.raw)} in {shown}, in {command.duration(time.monotonic() - started)}.")
+    print(f"Next: {words.repeat('split')}")
+
+
+def fetch_from_kaggle(slug: str, folder: Path, again: str) -> Path:
+    """Download the competition's archive into `folder` and return its path; `again` is the command for error messages.
+
+    Raises `UserError` always: the call of Kaggle's client is still to be built.
+    """
+    raise UserError(
+        "Downloading from Kaggle is not built yet. Accept the rules at "
+        f"https://www.kaggle.com/competitions/{slug}/rules, then: kaggle competitions download -c {slug}; "
+        f"and then: {again} ARCHIVE={slug}.zip"
+    )
+
+
+def _unpack(archive: Path, raw: Path, data: DataSettings, started: float) -> None:
+    """Unpack `archive` to `raw`, provided that it holds what the settings name; leave a record of it in there."""
+    from pipelines.core.archives import Unpacked, unpack
+    from pipelines.core.files import file_sha256, write_json
+
+    def finish(folder: Path, unpacked: Unpacked) -> None:
+        _check(folder, data, archive)
+        record = {
+            "source": archive.name,
+            "sha256": file_sha256(archive) if archive.is_file() else None,
+            "files": unpacked.files,
+            "bytes": unpacked.bytes,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        write_json(folder / RECORD, record)
+
+    unpacked = unpack(archive, raw, command.progress, finish)
+    if unpacked.copied:
+        print(f"{unpacked.copied:,} files were copied: {archive} lies where they cannot be hard-linked from.")
+
+
+def _check(folder: Path, data: DataSettings, archive: Path) -> None:
+    """See that what the settings name is in `folder`, lifting it out of a single folder around everything.
+
+    Raises `UserError` with what is missing and what is there instead.
+    """
+    found = sorted(folder.iterdir())
+    missing = _missing(folder, data)
+    if missing and len(found) == 1 and found[0].is_dir() and not _missing(found[0], data):
+        wrapper = found[0].rename(folder / ".wrapper")  # it may hold a folder of its own name
+        for path in wrapper.iterdir():
+            path.rename(folder / path.name)
+        wrapper.rmdir()
+        return
+    if missing:
+        names = [path.name + "/" * path.is_dir() for path in found]
+        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+        raise UserError(
+            f"{archive} does not hold what the settings name: {', '.join(missing)}. At its top: "
+            f"{', '.join(names[:SHOWN_NAMES])}{more}. Is it this competition's, or is [data] in the TOML wrong?"
+        )
+
+
+def _missing(folder: Path, data: DataSettings) -> list[str]:
+    """Return a line `data.key = 'name'` for each file or folder that the settings name and `folder` lacks."""
+    files = {key: getattr(data, key) for key in ("labels", "sample_submission", "test_table")}
+    folders = {key: getattr(data, key) for key in ("train_images", "test_images")}
+    missing = [key for key, name in files.items() if name and not (folder / name).is_file()]
+    missing += [key for key, name in folders.items() if name and not (folder / name).is_dir()]
+    return [f"data.{key} = {getattr(data, key)!r}" for key in missing]
+
+
+def _contents(folder: Path) -> str:
+    """Return how many files, and how large together, lie below `folder`, apart from our own record."""
+    sizes = [
+        (Path(directory) / name).stat().st_size
+        for directory, _, names in os.walk(folder)
+        for name in names
+        if name != RECORD
+    ]
+    return f"{len(sizes):,} files ({sum(sizes) / 1e6:,.1f} MB)"
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
