@@ -6,12 +6,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from pipelines.core.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
+
+# By the number that EXIF gives an orientation; 1 is upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_image(path: Path, place: str) -> Image.Image:
@@ -24,29 +35,30 @@ def open_image(path: Path, place: str) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_rgb(_upright(image))
     except FileNotFoundError:
         problem = "the file is missing"
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as e:
-        problem = str(e) or type(e).__name__
+    except Exception as error:
+        # Pillow answers damage with a dozen exception types, from SyntaxError to struct.error.
+        problem = str(error) or type(error).__name__
     raise UserError(
         f"{path} ({place}) cannot be read as an image: {problem}. Put the right file there, or remove its row from the "
         "labels CSV, and split again."
     )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn `image` as its EXIF says.  (Pillow's exif_transpose writes the EXIF anew, which fails where one of its other
+    tags is damaged.)"""
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image.transpose(turn) if turn is not None else image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel: convert() would clip at 255 rather than scale
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
+    if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA", "PA"):  # what lies under transparent pixels is arbitrary: show them on white
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -83,7 +95,7 @@ def random_crop_box(
             left, top = random.integers(0, width - wide + 1), random.integers(0, height - high + 1)
             return float(left), float(top), float(left + wide), float(top + high)
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    wide, high = (min(width, round(height * aspect)), min(height, round(width / aspect)))
+    wide, high = max(1, min(width, round(height * aspect))), max(1, min(height, round(width / aspect)))
     return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
 
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from pipelines.core.errors import UserError, did_you_mean
 from pipelines.core.settings import ModelSettings
 
+LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
 OWN_MODELS = ("convnet", "resnet18-small")
 
 
@@ -60,8 +61,8 @@ class ConvNet(nn.Module):
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(widths[-1], classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.blocks(self.stem(images))
-        return self.head(features.amax(dim=(2, 3)))
+        features = self.blocks(self.stem(images)).amax(dim=(2, 3))
+        return self.head(features) * LOGIT_SCALE
 
 
 class Block(nn.Module):

@@ -7,6 +7,7 @@ The defaults live here, in the dataclasses; a TOML states only what differs, and
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -300,6 +301,8 @@ def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> 
     if type(value) is not expected:  # not isinstance: True must not pass for the number 1
         raise UserError(f"{key} is {value!r}, a {type(value).__name__}; expected {_TYPE_NAMES[expected]}.")
     if expected in (int, float):
+        if not math.isfinite(value):
+            raise UserError(f"{key} is {value}; it must be a finite number.")
         rules = {
             "minimum": (lambda bound: value >= bound, "at least"),
             "maximum": (lambda bound: value <= bound, "at most"),
@@ -339,6 +342,18 @@ def _check_together(settings: Settings, where: str) -> None:
         raise UserError(f"{where}: augment.crop_scale is a share of the area; at most 1.")
     if settings.augment.mixup and settings.augment.cutmix:
         raise UserError(f"{where}: augment.mixup and augment.cutmix are both on; choose one.")
+    if 0 < settings.input.resize < settings.input.size:
+        raise UserError(
+            f"{where}: input.resize is {settings.input.resize}; it takes 0 (8/7 of size) or at least "
+            f"input.size, {settings.input.size}."
+        )
+    if settings.predict.shift >= settings.input.size:
+        raise UserError(
+            f"{where}: predict.shift is {settings.predict.shift}; it must be less than input.size, "
+            f"{settings.input.size}."
+        )
+    if settings.train.optimizer == "sgd" and settings.train.nesterov and not settings.train.momentum:
+        raise UserError(f"{where}: train.nesterov takes a train.momentum above 0, which is 0.")
     if not settings.model.widths or min(settings.model.widths) < 1:
         raise UserError(
             f"{where}: model.widths is {list(settings.model.widths)}; it takes one or more positive numbers."
@@ -367,7 +382,10 @@ def submission_name(run: str, overrides: Sequence[str]) -> str:
 
 
 def _short_hash(changes: Mapping[str, Any]) -> str:
-    return "-" + hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:6] if changes else ""
+    if not changes:
+        return ""
+    text = json.dumps(changes, sort_keys=True, default=str)  # str: a date is refused only when settings are loaded
+    return "-" + hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _history_row(result: engine.EpochResult, metric: str) -> Row:
 
 def _best_epoch(rows: Sequence[Row], metric: str) -> int:
     sign = -1 if METRICS[metric].higher_is_better else 1
-    return min(rows, key=lambda row: (sign * row[metric], row["valid_loss"]))["epoch"]  # type: ignore[no-any-return]
+    return min(rows, key=lambda row: (sign * row[metric], row["valid_loss"]))["epoch"]
 
 
 def _patience_spent(rows: Sequence[Row], settings: Settings, metric: str) -> bool:

@@ -1,0 +1,129 @@
+"""Divide the labelled images of a competition into train and valid.
+
+Reads   data/<competition>/raw: the labels CSV or class folders, the image names, the list of test images.
+Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all other stages go by it,
+        data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools,
+        data/<competition>/split.json: what the split was made from; it is written last.
+
+A split depends on ids, labels and split.seed alone.  It is made once: the same command again does nothing.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipelines import command
+from pipelines.core import files
+from pipelines.core.errors import UserError
+from pipelines.core.layout import Layout
+from pipelines.core.settings import Settings, differences, merge, to_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SECTIONS = ("data", "split")  # the settings that a split is made from
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = command.parser(__doc__, "split").parse_args(arguments, namespace=command.Words())
+    settings, layout = words.settings(), words.layout()
+    if not layout.raw.is_dir():
+        raise UserError(f"{settings.name} is not downloaded yet: `{words.repeat('download')}` does it.")
+    if _is_done(settings, layout):
+        print(f"{settings.name} is already split: nothing to do. To do it again: {_removal(layout)}")
+        return
+    _split(settings, layout)
+    print(f"Next: {words.repeat('train')}")
+
+
+def _removal(layout: Layout) -> str:
+    paths = (layout.split_record, layout.split_csv, layout.tree)
+    return "rm -r " + " ".join(str(path.relative_to(layout.root)) for path in paths)
+
+
+def _is_done(settings: Settings, layout: Layout) -> bool:
+    """Whether the split that `settings` ask for is there.  Raises `UserError` when another one is."""
+    if not (layout.split_record.exists() and layout.split_csv.exists()):
+        return False
+    try:
+        record = files.read_json(layout.split_record)
+        recorded, sha256 = {name: record[name] for name in SECTIONS}, record["split_csv_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{layout.split_record} is damaged ({error!r}). Split anew: {_removal(layout)}") from None
+    then = merge(Settings(settings.name), recorded, str(layout.split_record))
+    if changes := differences(settings, then, SECTIONS):
+        raise UserError(
+            f"{settings.name} is already split, with other settings: {'; '.join(changes)}. Take them back, or split "
+            f"anew: {_removal(layout)} (scores of runs that trained on the old split then no longer compare)."
+        )
+    if files.file_sha256(layout.split_csv) != sha256:
+        raise UserError(
+            f"{layout.split_csv} was changed after it was made. Put it back, or split anew: {_removal(layout)}"
+        )
+    return layout.tree.is_dir()
+
+
+def _split(settings: Settings, layout: Layout) -> None:
+    """Make the split, write it, and print what it came to."""
+    from pipelines.core import splits, tables, tree
+
+    test, unlisted = tables.test_rows(layout.raw, settings.data)
+    labelled = tables.labelled_rows(layout.raw, settings.data, settings.split, test["path"])
+    labelled = splits.assign(labelled, settings.split)
+    rows = splits.with_test(labelled, test)
+
+    layout.split_record.unlink(missing_ok=True)  # the mark that all is done: it must not vouch for what comes now
+    links = tree.build(layout.tree, layout.raw, rows, command.progress)
+    splits.write_split_csv(layout.split_csv, rows)
+    sections = to_dict(settings)
+    record = {name: sections[name] for name in SECTIONS} | {
+        "images": {name: int((rows["split"] == name).sum()) for name in splits.SPLITS},
+        "classes": labelled["label"].nunique(),
+        "links": links,
+        "split_csv_sha256": files.file_sha256(layout.split_csv),
+    }
+    files.write_json(layout.split_record, record)
+
+    print(command.table(("split", "images", "classes", "smallest class", "largest class"), _summary(rows)))
+    kinds = [
+        f"{number:,} {kind}{'s' if kind != tree.COPY else ' (no link could be made)'}" for kind, number in links.items()
+    ]
+    print(f"Tree: {layout.tree.relative_to(layout.root)}, {', '.join(kinds)}.")
+    if settings.split.folds:
+        sizes = [int((labelled["fold"] == fold).sum()) for fold in range(settings.split.folds)]
+        always = len(labelled) - sum(sizes)
+        print(f"Folds: {', '.join(map(str, sizes))} images; {always} always train; fold 0 is the valid above.")
+    if single := splits.single_image_classes(labelled):
+        print(f"Classes with a single image, which stays in train: {_some(single)}.")
+    if unseen := sorted(set(labelled["label"]) - set(labelled["label"][labelled["split"] == "valid"])):
+        print(
+            f"Classes without a valid image: {len(unseen)}. Their folders in valid are empty, so that classes have the "
+            "same numbers everywhere: ImageFolder(…, allow_empty=True)."
+        )
+    if test.empty:
+        print("Test images: none, there is nothing to predict.")
+    if unlisted:
+        print(f"Test images that no list asks for: {unlisted:,}; they are left out.")
+
+
+def _summary(rows: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
+    """Return for each split its images, its classes, and the name and size of the smallest and the largest class."""
+    lines: list[tuple[str, str, str, str, str]] = []
+    for name in ("train", "valid", "test"):
+        labels = rows["label"][rows["split"] == name]
+        sizes = sorted((number, label) for label, number in Counter(labels).items())
+        if name == "test":
+            lines.append((name, f"{len(labels):,}", "-", "-", "-"))
+        else:
+            (least, smallest), (most, largest) = sizes[0], sizes[-1]
+            lines.append((name, f"{len(labels):,}", str(len(sizes)), f"{smallest} {least:,}", f"{largest} {most:,}"))
+    return lines
+
+
+def _some(names: Sequence[str], shown: int = 5) -> str:
+    return f"{len(names)} ({', '.join(names[:shown])}{', …' if len(names) > shown else ''})"
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

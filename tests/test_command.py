@@ -1,0 +1,87 @@
+"""The frame of the stages: how errors end, how tables and times look."""
+
+import errno
+from collections.abc import Sequence
+
+import pytest
+
+from pipelines import command
+from pipelines.core.errors import UserError
+
+
+def fail_with(error: BaseException) -> int:
+    def main(arguments: Sequence[str] | None) -> None:
+        raise error
+
+    return command.run(main)
+
+
+def test_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(UserError("labels.csv has no column 'breed'.")) == 2
+    assert capsys.readouterr().err == "error: labels.csv has no column 'breed'.\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_named(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(OSError(number, "No space left on device", "data/x")) == 2
+    assert "The disk is full at data/x" in capsys.readouterr().err
+
+
+def test_forbidden_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(PermissionError(errno.EACCES, "Permission denied", "runs/x")) == 2
+    assert "No permission at runs/x" in capsys.readouterr().err
+
+
+def test_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(KeyboardInterrupt()) == 130
+    assert "Type the same command again" in capsys.readouterr().err
+
+
+def test_our_own_mistake_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        fail_with(ZeroDivisionError())
+    with pytest.raises(OSError, match="weird"):
+        fail_with(OSError(errno.EIO, "weird"))
+
+
+def test_table_aligns_first_column_left_and_others_right() -> None:
+    assert command.table(("what", "n"), [("train", 7), ("a", 1000)]) == "what      n\ntrain     7\na      1000"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+)
+def test_duration_is_for_people(seconds: float, text: str) -> None:
+    assert command.duration(seconds) == text
+
+
+def test_progress_is_quiet_when_not_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(command.progress(range(3), "counting", 3)) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_epochs_are_printed_once_each_and_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(epoch: int) -> dict[str, float]:
+        values = {"train_loss": 1.0, "valid_loss": 2.0, "accuracy": 0.5, "lr": 0.1, "images_per_second": 100.0}
+        return {"epoch": epoch, **values, "seconds": 2.0}
+
+    rows = command.print_epochs(iter([row(2), row(3)]), [row(1)], 3, "accuracy")
+    lines = capsys.readouterr().out.splitlines()
+    assert [each["epoch"] for each in rows] == [1, 2, 3]
+    assert len(lines) == 5 and len({len(line) for line in lines[:4]}) == 1
+    assert lines[2].split()[0] == "2/3" and lines[2].endswith("2 s")
+    assert lines[4] == "Went on after epoch 1."
+
+
+def test_repeat_gives_the_same_words_back() -> None:
+    words = command.parser("", "train").parse_args(
+        ["cifar-10", "--recipe", "textbook", "--set", "train.epochs=5", "train.lr=1e-3"], namespace=command.Words()
+    )
+    assert words.repeat("retrain") == 'make retrain COMP=cifar-10 RECIPE=textbook SET="train.epochs=5 train.lr=1e-3"'
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden"])
+def test_run_name_cannot_leave_the_runs_folder(name: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command.parser("", "train").parse_args(["digits", "--run", name])
+    assert stop.value.code == 2

@@ -1,0 +1,53 @@
+"""The Makefile documents itself, every target is real, and the README names each of them."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
+PROMISED = "install demo download split train retrain predict all test test-slow lint bench clean".split()
+
+
+def make(*arguments: str) -> str:
+    done = subprocess.run(["make", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_promised_targets_exist() -> None:
+    assert set(PROMISED) <= set(TARGETS)
+
+
+def test_make_alone_is_help_and_lists_every_target() -> None:
+    listed = re.findall(r"^  make (\S+)", make(), re.MULTILINE)
+    assert sorted(listed) == sorted(TARGETS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_runs_dry(target: str) -> None:
+    make("-n", target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_readme_names_target(target: str) -> None:
+    assert f"`make {target}`" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_words_reach_the_stage() -> None:
+    dry = make("-n", "train", "COMP=cifar-10", "RECIPE=textbook", "RUN=mine", "SET=train.epochs=5 train.lr=1e-3")
+    words = "cifar-10 --recipe textbook --run mine --set train.epochs=5 train.lr=1e-3"
+    assert f"-m pipelines.train {words}" in dry
+
+
+def test_demo_is_always_the_digits() -> None:
+    dry = make("-n", "demo", "COMP=cifar-10")
+    assert "pipelines.train digits" in dry
+    assert "cifar-10" not in dry
+
+
+def test_clean_spares_raw_data_runs_and_submissions() -> None:
+    removed = [line for line in make("-n", "clean").splitlines() if line.startswith("rm")]
+    assert removed == ["rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache"]

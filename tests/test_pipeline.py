@@ -1,0 +1,306 @@
+"""All stages end to end, as a person runs them: on the bundled digits, and on a competition added by one TOML."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines import command, download, predict, retrain, score, split, train
+
+REPOSITORY = Path(__file__).parent.parent
+QUICK = ["--set", "train.epochs=2", "hardware.precision=float32"]
+STAGES = {"download": download, "split": split, "train": train, "retrain": retrain, "predict": predict, "score": score}
+
+SHAPES_TOML = """
+[competition]
+metric = "log_loss"
+submission = "probabilities"
+[data]
+labels = "etiketten.csv"
+id_column = "bild"
+label_column = "farbe"
+test_images = "prüfung"
+sample_submission = "sample.csv"
+[split]
+valid_ratio = 0.25
+[input]
+size = 8
+[model]
+widths = [8]
+[train]
+epochs = 3
+batch_size = 8
+lr = 0.1
+[hardware]
+precision = "float32"
+[recipes.photos]
+input = { source = "photos", resize = 9 }
+augment = { flip = true, crop_scale = [0.5, 1.0] }
+hardware = { workers = 1 }
+"""
+
+
+def run(stage: str, *arguments: str) -> int:
+    return command.run(STAGES[stage].main, arguments)
+
+
+@pytest.fixture
+def colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A competition of coloured squares whose TOML lies outside the project, with ids 1 to 12 in train and test."""
+    random = np.random.default_rng(0)
+    source = tmp_path / "source"
+    colours = {"rot": 0, "grün": 1, "blau, hell": 2}
+    with_labels = []
+    for folder in ("train", "prüfung"):
+        (source / folder).mkdir(parents=True)
+        for number in range(1, 13):
+            label = list(colours)[number % 3]
+            pixels = random.integers(0, 100, (8, 8, 3), dtype=np.uint8)
+            pixels[:, :, colours[label]] += 150
+            Image.fromarray(pixels).save(source / folder / f"{number}.png")
+            if folder == "train":
+                with_labels.append((number, label))
+    with open(source / "etiketten.csv", "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([("farbe", "bild"), *((label, number) for number, label in with_labels)])
+    with open(source / "sample.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("bild", *colours), *((number, 0.4, 0.3, 0.3) for number in range(1, 13))])
+    (tmp_path / "colours.toml").write_text(SHAPES_TOML, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_competition_added_by_one_toml_runs_all_stages(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toml = "colours.toml"
+    assert run("download", toml, "--archive", "source") == 0
+    for stage in ("split", "train", "retrain", "predict"):
+        assert run(stage, toml) == 0
+    with open(colours / "submissions/colours/default.csv", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["bild", "rot", "grün", "blau, hell"]
+    assert [row[0] for row in rows[1:]] == [str(number) for number in range(1, 13)]
+    assert all(abs(sum(map(float, row[1:])) - 1) < 1e-6 for row in rows[1:])
+    for picture in ("curves.png", "mistakes.png", "confusion.png"):
+        with Image.open(colours / "runs/colours/default" / picture) as image:
+            assert image.format == "PNG"
+    (colours / "truth.csv").write_text(
+        "id,label\n" + "".join(f'{n},"{["rot", "grün", "blau, hell"][n % 3]}"\n' for n in range(1, 13)),
+        encoding="utf-8",
+    )
+    assert run("score", toml, "--solution", "truth.csv") == 0
+    assert "log_loss on 12 held-back labels: " in capsys.readouterr().out
+
+
+def test_photos_go_through_all_stages(colours: Path) -> None:
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    assert run("split", "colours.toml") == 0
+    for stage in ("train", "retrain", "predict"):
+        assert run(stage, "colours.toml", "--recipe", "photos") == 0
+    assert (colours / "submissions/colours/photos.csv").exists()
+    assert not (colours / "data/colours/cache").exists()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working folder after all stages on the digits, two epochs."""
+    folder = tmp_path_factory.mktemp("digits")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for stage in ("download", "split", "train", "retrain", "predict"):
+            assert run(stage, "digits", *QUICK) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def only_run(folder: Path) -> Path:
+    (found,) = (folder / "runs" / "digits").iterdir()
+    return found
+
+
+def test_every_file_of_a_run_is_there(digits: Path) -> None:
+    run_folder = only_run(digits)
+    assert sorted(path.name for path in run_folder.iterdir()) == (
+        "best.pt confusion.png curves.png final.pt history.csv last.pt mistakes.png "
+        "predict.json retrain.json retrain_history.csv run.json train.json".split()
+    )
+    with open(run_folder / "history.csv") as file:
+        history = list(csv.DictReader(file))
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    note = json.loads((run_folder / "train.json").read_text())
+    assert note["score"] == max(float(row["accuracy"]) for row in history)
+
+
+@pytest.mark.parametrize("stage", ["download", "split", "train", "retrain", "predict"])
+def test_second_call_says_that_it_is_done_and_how_to_do_it_again(
+    stage: str, digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(digits)
+    before = {path: path.stat().st_mtime_ns for path in digits.rglob("*") if path.is_file()}
+    assert run(stage, "digits", *QUICK) == 0
+    out = capsys.readouterr().out
+    assert "already" in out.lower()
+    assert "To do it again: rm" in out
+    assert {path: path.stat().st_mtime_ns for path in digits.rglob("*") if path.is_file()} == before
+
+
+def test_training_rows_are_never_test_labels(digits: Path) -> None:
+    """The held-back labels lie outside what download hands on, and no stage but score opens them."""
+    assert (digits / "data/digits/held_back/labels.csv").exists()
+    assert not list((digits / "data/digits/raw").rglob("*held*"))
+    readers = [
+        path.name
+        for path in (REPOSITORY / "pipelines").rglob("*.py")
+        if "held_back" in path.read_text(encoding="utf-8")
+    ]
+    assert sorted(readers) == ["digits.py", "download.py", "layout.py", "score.py"]
+
+
+def test_predict_with_the_validated_weights_gets_a_file_of_its_own(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(digits)
+    name = only_run(digits).name
+    assert run("predict", "digits", "--run", name, "--set", "predict.checkpoint=best", "predict.shift=1") == 0
+    assert "Submission by best.pt" in capsys.readouterr().out
+    assert len(list((digits / "submissions/digits").glob(f"{name}-*.csv"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [("split", "download"), ("train", "split"), ("retrain", "train"), ("predict", "train"), ("score", "predict")],
+)
+def test_stage_that_misses_its_input_names_the_target_that_makes_it(
+    stage: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(stage, "digits") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert f"make {missing} COMP=digits" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_does_not_go_on_with_other_settings(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(digits)
+    assert run("train", "digits", "--run", only_run(digits).name, "--set", "train.epochs=3") == 2
+    assert "train.epochs: 3 now, 2 then" in capsys.readouterr().err
+
+
+def test_run_does_not_go_on_with_another_split(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["cp", "-a", f"{digits}/.", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    assert run("split", "digits", "--set", "split.seed=1") == 2
+    assert "split.seed: 1 now, 0 then" in capsys.readouterr().err
+    split_csv = tmp_path / "data/digits/split.csv"
+    split_csv.write_text(split_csv.read_text().replace(",train,", ",valid,", 1))
+    for stage in ("train", "retrain", "predict"):
+        assert run(stage, "digits", *QUICK) == 2
+        assert "was trained on another split" in capsys.readouterr().err
+
+
+def test_unreadable_image_stops_before_the_first_epoch(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    assert run("split", "colours.toml") == 0
+    (colours / "data/colours/raw/train/7.png").unlink()  # the folder's own link, so that the source stays whole
+    (colours / "data/colours/raw/train/7.png").write_bytes(b"no picture")
+    assert run("train", "colours.toml") == 2
+    error = capsys.readouterr().err
+    assert "raw/train/7.png (id '7', line 8 of split.csv)" in error
+    assert not list((colours / "data/colours/cache").iterdir())
+    assert not (colours / "runs/colours/default/last.pt").exists()
+
+
+def stage_process(stage: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", f"pipelines.{stage}", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_when_there(process: subprocess.Popen[str], path: Path) -> None:
+    """Kill `process` as soon as `path` is written."""
+    deadline = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Small batches and a low rate: epochs that last long enough to be killed in, and a best one that is not the first.
+    overrides = ["train.epochs=8", "train.batch_size=8", "train.lr=0.002", "train.ema_decay=0.9"]
+    words = ["digits", "--run", "killed", "--set", *overrides, "hardware.precision=float32"]
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    for folder in (calm, stormy):
+        folder.mkdir()
+        subprocess.run(["cp", "-a", f"{digits}/data", str(folder)], check=True)
+    monkeypatch.chdir(calm)
+    for stage in ("train", "retrain", "predict"):
+        assert run(stage, *words) == 0
+    capsys.readouterr()
+
+    monkeypatch.chdir(stormy)
+    run_folder = stormy / "runs/digits/killed"
+    for stage, state in (("train", "last.pt"), ("retrain", "retrain_last.pt")):
+        kill_when_there(stage_process(stage, stormy, *words), run_folder / state)
+        assert not (run_folder / f"{stage}.json").exists()
+        assert run(stage, *words) == 0
+        assert "Went on after epoch" in capsys.readouterr().out
+    assert run("predict", *words) == 0
+
+    for name in ("best.pt", "final.pt"):
+        ours, theirs = (torch.load(f / "runs/digits/killed" / name, weights_only=True) for f in (stormy, calm))
+        assert ours["epoch"] == theirs["epoch"] > 1
+        for key, tensor in theirs["weights"].items():
+            assert torch.equal(ours["weights"][key], tensor), f"{name}: {key}"
+    submission = "submissions/digits/killed.csv"
+    assert (stormy / submission).read_bytes() == (calm / submission).read_bytes()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_names_files_and_settings_without_importing_torch(stage: str) -> None:
+    code = f"""
+import sys
+from pipelines import {stage}
+try:
+    {stage}.main(["--help"])
+finally:
+    assert not {{"torch", "pandas", "sklearn"}} & set(sys.modules), sorted(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Reads" in done.stdout and "Writes" in done.stdout and "label_smoothing" in done.stdout
+
+
+def test_interrupt_ends_in_one_line_and_status_130(tmp_path: Path, digits: Path) -> None:
+    subprocess.run(["cp", "-a", f"{digits}/data", str(tmp_path)], check=True)
+    process = stage_process("train", tmp_path, "digits", "--set", "train.epochs=500")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/digits/*/last.pt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert "Type the same command again to go on" in error
