@@ -96,7 +96,7 @@ def _split(settings: Settings, layout: Layout) -> None:
         print(f"Folds: {', '.join(map(str, sizes))} images; {always} always train; fold 0 is the valid above.")
     if single := splits.single_image_classes(labelled):
         print(f"Classes with a single image, which stays in train: {_some(single)}.")
-    if unseen := sorted(set(labelled["label"]) - set(labelled["label"][labelled["split"] == "valid"])):
+    if unseen := set(labelled["label"].unique()) - set(labelled["label"][labelled["split"] == "valid"].unique()):
         print(
             f"Classes without a valid image: {len(unseen)}. Their folders in valid are empty, so that classes have the "
             "same numbers everywhere: ImageFolder(…, allow_empty=True)."
@@ -112,7 +112,7 @@ def _summary(rows: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
     lines: list[tuple[str, str, str, str, str]] = []
     for name in ("train", "valid", "test"):
         labels = rows["label"][rows["split"] == name]
-        sizes = sorted((number, label) for label, number in Counter(labels).items())
+        sizes = sorted((number, label) for label, number in Counter(labels.tolist()).items())
         if name == "test":
             lines.append((name, f"{len(labels):,}", "-", "-", "-"))
         else:

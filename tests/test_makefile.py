@@ -1,4 +1,4 @@
-"""The Makefile documents itself, every target is real, and the README names each of them."""
+"""The Makefile documents itself, every target is real, and what the README shows is true."""
 
 import re
 import subprocess
@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.core.settings import COMPETITIONS, DEFAULT_RECIPE, SECTIONS, load_settings
+
 REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
 PROMISED = "install demo download split train retrain predict all test test-slow lint bench clean".split()
@@ -33,7 +36,36 @@ def test_target_runs_dry(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_readme_names_target(target: str) -> None:
-    assert f"`make {target}`" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"`make {target}`" in README
+
+
+def test_competition_in_the_readme_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "leaves.toml").write_text(block, encoding="utf-8")
+    assert load_settings(str(tmp_path / "leaves.toml")).data.test_table == "test.csv"
+
+
+def test_readme_names_only_settings_that_exist() -> None:
+    named = re.findall(rf"`({'|'.join(SECTIONS)})\.([a-z_]+)", README)
+    assert len(named) > 10
+    for section, key in named:
+        assert hasattr(SECTIONS[section](), key), f"{section}.{key}"
+
+
+def test_readme_pictures_exist() -> None:
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+    assert pictures
+    for picture in pictures:
+        assert (REPOSITORY / picture).is_file(), picture
+
+
+@pytest.mark.parametrize("toml", sorted(COMPETITIONS.glob("*.toml")), ids=lambda path: path.stem)
+def test_competition_is_valid_and_its_header_gives_the_command(toml: Path) -> None:
+    settings = load_settings(toml.stem)
+    assert settings.recipe == DEFAULT_RECIPE and settings.competition.title
+    header = toml.read_text(encoding="utf-8").split("\n\n")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert re.search(r"make (demo|all COMP=" + toml.stem + ")", header)
 
 
 def test_words_reach_the_stage() -> None:

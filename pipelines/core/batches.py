@@ -161,6 +161,9 @@ class PhotoBatches:
             collate_fn=_collate,
             persistent_workers=workers > 0,
             pin_memory=loading.device.type == "cuda",
+            # Its own: else the loader draws from torch's global generator, in the first epoch only if workers persist,
+            # and dropout and mixup would depend on the number of workers and on where training was resumed.
+            generator=torch.Generator(),
         )
 
     def __len__(self) -> int:
@@ -175,7 +178,7 @@ class PhotoBatches:
         generator = self.loading.generator("augmentation", epoch)
         for item in self.loader:
             if isinstance(item, UserError):
-                raise item
+                raise UserError(*item.args)  # not `item`, whose traceback would hold this frame, and so the workers
             pixels, positions = item
             labels = self.labels[positions] if len(self.labels) else self.labels
             yield self.loading.finish(pixels, labels, positions, generator, crop=False)

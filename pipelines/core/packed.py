@@ -19,7 +19,7 @@ from pipelines.core.files import atomic_file
 from pipelines.core.watch import Watch, unwatched
 
 FORMAT = "packed-1"  # part of the key: another way to decode or resize must not find older files
-CHUNK_IMAGES = 1024
+CHUNK_IMAGES = 2048
 Work = tuple[Path, Path, int, int, list[tuple[str, str]]]
 
 
@@ -66,7 +66,7 @@ def _decode_all(rows: pd.DataFrame, raw: Path, size: int, target: Path, watch: W
     ]
     processes = min(os.cpu_count() or 1, len(work))
     if processes == 1:
-        for chunk in watch(work, "decoding", len(work), "thousand images"):
+        for chunk in watch(work, "decoding", len(work), f"x {CHUNK_IMAGES} images"):
             _decode_chunk(chunk)
         return
     # A fork server, since forking a process in which torch runs threads can deadlock.
@@ -74,7 +74,7 @@ def _decode_all(rows: pd.DataFrame, raw: Path, size: int, target: Path, watch: W
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         futures = [pool.submit(_decode_chunk, chunk) for chunk in work]
         try:
-            for future in watch(as_completed(futures), "decoding", len(work), "thousand images"):
+            for future in watch(as_completed(futures), "decoding", len(work), f"x {CHUNK_IMAGES} images"):
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -57,7 +57,7 @@ def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
 
 def single_image_classes(rows: pd.DataFrame) -> list[str]:
     """Return the classes of which there is one labelled image; it stays in train, so they are never validated."""
-    counts = Counter(rows["label"])
+    counts = Counter(rows["label"].tolist())
     return sorted(label for label, count in counts.items() if count == 1)
 
 
@@ -67,8 +67,8 @@ def _hash(seed: int, text: str) -> str:
 
 def _classes_in_hash_order(rows: pd.DataFrame, seed: int) -> dict[str, list[int]]:
     """Return {class: positions of its rows}, classes sorted by name, positions by hash."""
-    keys = [(_hash(seed, without_extension(name)), name) for name in rows["id"]]
-    labels = list(rows["label"])
+    keys = [(_hash(seed, without_extension(name)), name) for name in rows["id"].tolist()]
+    labels = rows["label"].tolist()
     classes: dict[str, list[int]] = {label: [] for label in sorted(set(labels))}
     for position in sorted(range(len(keys)), key=keys.__getitem__):
         classes[labels[position]].append(position)
@@ -175,7 +175,7 @@ def with_test(labelled: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 
 def write_split_csv(path: Path, rows: pd.DataFrame) -> None:
     """Write the whole split, `COLUMNS`, atomically; `read_split_csv` returns the same values."""
-    columns = [list(rows[name]) for name in COLUMNS]
+    columns = [rows[name].tolist() for name in COLUMNS]
     # Python 3.11 leaves a carriage return without quotes, though its own reader takes it for the end of a line.
     returns = any("\r" in value for column in columns[:-1] for value in column)
     text = io.StringIO(newline="")
@@ -194,6 +194,6 @@ def read_split_csv(path: Path, split_command: str = "make split") -> pd.DataFram
     if not path.is_file():
         raise UserError(f"{path} is not there yet: `{split_command}` makes it.")
     rows = read_csv(path, strip=False)
-    if tuple(rows.columns) != COLUMNS or not set(rows["split"]) <= set(SPLITS):
+    if tuple(rows.columns) != COLUMNS or not set(rows["split"].unique()) <= set(SPLITS):
         raise UserError(f"{path} is not a split: remove it and type `{split_command}`.")
     return rows.reset_index(drop=True).astype({"fold": int})

@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain, count, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
 
     The tree appears whole or not at all.  Raises `OSError` when the disk is full or an image cannot be read.
     """
-    names = folder_names(rows["label"][rows["split"] != "test"])
+    names = folder_names(rows["label"][rows["split"] != "test"].unique())
     source = os.path.realpath(raw)
     kinds: Counter[str] = Counter()
     with files.atomic_folder(tree) as partial:
@@ -67,13 +68,14 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
             writer.writerow(("folder", "label"))
             writer.writerows((name, label) for label, name in names.items())
         links = _links(rows, names)
-        for folder, group in groupby(watch(links, "linking", len(links)), key=lambda link: link.folder):
+        for folder, group in groupby(watch(links, "linking", len(links)), key=attrgetter("folder")):
             # From the tree's final place: a symbolic link says how to get from itself to the image.
             upwards = os.path.relpath(source, os.path.realpath(tree / folder))
-            descriptor = os.open(partial / folder, os.O_RDONLY | os.O_DIRECTORY)  # spares looking up the path per link
+            place = partial / folder
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # spares looking up the path per link
             try:
                 for _, name, path in group:
-                    kinds[_link(f"{source}/{path}", f"{upwards}/{path}", partial / folder, descriptor, name)] += 1
+                    kinds[_link(f"{source}/{path}", f"{upwards}/{path}", place, descriptor, name)] += 1
             finally:
                 os.close(descriptor)
     return kinds
@@ -102,15 +104,15 @@ def _links(rows: pd.DataFrame, names: dict[str, str]) -> list[Link]:
     """Return all entries of the tree, folder by folder; no two in a folder differ by case alone."""
     links = []
     taken: dict[str, set[str]] = {}
-    columns = (rows.sort_values("path")[column] for column in ("path", "label", "split"))
-    for path, label, split in zip(*columns, strict=True):
+    columns = (rows[name].tolist() for name in ("path", "label", "split"))
+    for path, label, split in sorted(zip(*columns, strict=True)):  # so that names do not depend on the rows' order
         folder = UNKNOWN if split == "test" else names[label]
         name = _unique(taken.setdefault(folder, set()), path.rpartition("/")[2], path.replace("/", "_"))
         if split == "test":
             links.append(Link(folder, name, path))
         else:
             links.extend(Link(f"{part}/{folder}", name, path) for part in PARTS[split])
-    return sorted(links)
+    return sorted(links, key=attrgetter("folder"))
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
@@ -134,11 +136,14 @@ def _shortened(text: str) -> str:
 
 def _unique(taken: set[str], *wanted: str) -> str:
     """Return, and add to `taken`, the first of `wanted` that is free and not too long; else the first with a number."""
-    stem, extension = os.path.splitext(wanted[0])  # noqa: PTH122 - a Path per name costs more than the link
-    numbered = (f"{_shortened(stem)}-{number}{extension}" for number in count(2))
-    for name in chain(wanted, numbered):
+    for name in chain(wanted, _numbered(wanted[0])):
         folded = normal(name).casefold()
         if folded not in taken and len(name.encode()) <= LONGEST_NAME:
             taken.add(folded)
             return name
     raise AssertionError("there are always more numbers")
+
+
+def _numbered(name: str) -> Iterator[str]:
+    stem, extension = Path(name).stem, Path(name).suffix
+    yield from (f"{_shortened(stem)}-{number}{extension}" for number in count(2))
