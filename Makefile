@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 RUNNER := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-WORDS := $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $(SET))
+WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $(SET))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
