@@ -6,6 +6,7 @@ RUN ?=
 SET ?=
 ARCHIVE ?=
 SOLUTION ?=
+QUICK ?=
 PYTHON ?= python3
 
 VENV := .venv
@@ -24,12 +25,14 @@ help:  ## list the targets
 	@echo '  RECIPE=default     recipe of the competition'
 	@echo '  RUN=               name of the run; empty: the recipe'\''s name'
 	@echo '  SET="train.epochs=5 train.lr=1e-3"   settings to override (python -m pipelines.train --help lists them)'
-	@echo '  ARCHIVE=           download: an archive or folder to take instead of Kaggle'
+	@echo '  ARCHIVE=           download: an archive or folder to take instead of Kaggle; bench: cifar-10.zip'
 	@echo '  SOLUTION=          score: CSV of true labels'
+	@echo '  QUICK=1            bench: small sizes, in three minutes'
 
 install: $(INSTALLED)  ## set up .venv with everything that is needed
 
 $(INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUNNER) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
@@ -71,7 +74,7 @@ lint: $(INSTALLED)  ## check style and types
 	$(RUNNER) -m mypy
 
 bench: $(INSTALLED)  ## measure what the README claims; writes benchmarks/RESULTS.md
-	$(RUNNER) -m benchmarks
+	$(RUNNER) -m benchmarks $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(QUICK),--quick)
 
 clean:  ## remove caches and compiled files; never raw data, runs or submissions
 	rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache

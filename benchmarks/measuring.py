@@ -1,0 +1,205 @@
+"""What the benchmarks share: findings, their table, their section of RESULTS.md, and stages run as real processes."""
+
+import argparse
+import os
+import re
+import resource
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from pipelines import command
+from pipelines.core.errors import UserError
+from pipelines.core.files import write_text
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "RESULTS.md"
+HEADINGS = ("measured", "against", "median (min-max)", "goal", "reached")
+PREFACE = "# Results\n\nWritten by the commands shown, each its own section; `make bench` repeats all of them.\n"
+POLL_SECONDS = 0.1
+LINES_SHOWN = 15  # of a failed stage's output
+KIBIBYTE = 1024
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a benchmark: what was measured against what, the figure, and the goal if there is one."""
+
+    what: str
+    against: str
+    figure: str
+    goal: str = "-"
+    reached: bool | None = None
+
+    def row(self) -> tuple[str, ...]:
+        reached = "-" if self.reached is None else "yes" if self.reached else "no"
+        return self.what, self.against, self.figure, self.goal, reached
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks of resident memory in bytes: of the largest process; of all together, shared pages counted once; and of all
+    together without pages of files, which the system can take back."""
+
+    largest: int
+    together: int
+    private: int
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What one stage, run as a process with processes of its own, took."""
+
+    stage: str
+    seconds: float
+    memory: Memory
+
+
+def spread(values: Sequence[float], form: str = ",.1f", unit: str = "") -> str:
+    """Return `median (min-max)`, each in the format `form`; a single value stands alone."""
+    median = f"{statistics.median(values):{form}}{unit}"
+    return median if len(values) == 1 else f"{median} ({min(values):{form}}-{max(values):{form}})"
+
+
+def table(findings: Sequence[Finding]) -> str:
+    return command.table(HEADINGS, [finding.row() for finding in findings])
+
+
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """Return the parser of the benchmark `name` with what all of them take; `doc` is its module's docstring."""
+    result = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=_title(doc))
+    result.add_argument("--no-record", action="store_true", help="print the figures, leave RESULTS.md alone")
+    return result
+
+
+def conclude(name: str, doc: str | None, arguments: Sequence[str] | None, findings: list[Finding], sizes: str) -> None:
+    """Print `findings` and, unless told not to, make them the section `name` of RESULTS.md.
+
+    arguments: those that the benchmark was called with.  sizes: what was measured, how many, how often.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    print(table(findings))
+    if "--no-record" not in words:
+        repeat = f"python -m benchmarks.{name.split('-')[0]} {plain(words)}".rstrip()
+        body = f"{_title(doc)}\n\n{date.today()}; {hardware_line()}; {sizes}.\n\n    {repeat}\n\n{_fenced(findings)}"
+        replace_section(RESULTS, name, f"## {name}\n\n{body}")
+
+
+def plain(words: Sequence[str]) -> str:
+    """Return `words` as a person types them, without the folders of this machine."""
+    return re.sub(r"[^\s='\"]*/", "", shlex.join(words))
+
+
+def replace_section(path: Path, name: str, text: str) -> None:
+    """Make `text` the section `name` of the Markdown file `path`, in place of the one so called, or at the end."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    section = f"{begin}\n{text.strip()}\n{end}\n"
+    content = path.read_text(encoding="utf-8") if path.exists() else PREFACE
+    before, found, rest = content.partition(begin)
+    after = rest.partition(f"{end}\n")[2]
+    write_text(path, before + section + after if found else f"{content.rstrip()}\n\n{section}")
+
+
+def hardware_line() -> str:
+    """Return what the stages compute on here, as runs record it."""
+    # Not at the top: what this process has in memory when it starts a stage blurs the system's figure of the stage's.
+    from pipelines.core.device import choose_hardware
+    from pipelines.core.settings import HardwareSettings
+
+    record = choose_hardware(HardwareSettings()).record()
+    return (
+        f"{record['device']}, {record['threads']} threads, {record['precision']}, torch {record['torch']}, "
+        f"Python {record['python']}"
+    )
+
+
+def run(main: Callable[[Sequence[str] | None], object]) -> int:
+    """Call a benchmark's `main` and return its exit status, errors told as the stages tell them."""
+
+    def without_result(arguments: Sequence[str] | None) -> None:
+        main(arguments)
+
+    return command.run(without_result)
+
+
+def run_stage(folder: Path, stage: str, *words: str) -> StageRun:
+    """Run `python -m pipelines.<stage> <words>` in `folder` and say so in one line; its output goes to `<stage>.log`.
+
+    Raises `UserError` with the end of that output when the stage fails.
+    """
+    log = folder / f"{stage}.log"
+    started = time.perf_counter()
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"pipelines.{stage}", *words],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # by which its own child processes are found
+        )
+        try:
+            process.returncode, memory = _watch(process.pid)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
+        raise UserError(f"pipelines.{stage} {plain(words)} ended with status {process.returncode}:\n{tail}")
+    print(f"  {stage:<9}{command.duration(seconds):>14}{memory.largest / 1e6:>9,.0f} MB", flush=True)
+    return StageRun(stage, seconds, memory)
+
+
+def _watch(pid: int) -> tuple[int, Memory]:
+    """Wait for the process `pid`, which leads its session; return its exit status and the memory of the session."""
+    largest = together = private = 0
+    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    while True:
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if ended:
+            break
+        members = list(_session(pid))
+        largest = max([largest, *(_kibibytes(member / "status", "VmHWM") for member in members)])
+        together = max(together, sum(_kibibytes(member / "smaps_rollup", "Pss") for member in members))
+        private = max(private, sum(_kibibytes(member / "status", "RssAnon") for member in members))
+        time.sleep(POLL_SECONDS)
+    # The system's own figure is exact, but it includes what this process had in memory when it started the other.
+    if usage.ru_maxrss > inherited:
+        largest = max(largest, usage.ru_maxrss)
+    memory = Memory(largest * KIBIBYTE, max(largest, together) * KIBIBYTE, private * KIBIBYTE)
+    return os.waitstatus_to_exitcode(status), memory
+
+
+def _session(leader: int) -> Iterator[Path]:
+    """Yield the folder in /proc of every process in the session of `leader`."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == leader:
+                yield folder
+        except OSError:
+            continue  # it has ended meanwhile
+
+
+def _kibibytes(path: Path, key: str) -> int:
+    """Return the value of `key` in a file of /proc; 0 for a process that has ended."""
+    try:
+        found = re.search(rf"^{key}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def _title(doc: str | None) -> str:
+    return (doc or "").strip().split("\n\n")[0].replace("\n", " ")
+
+
+def _fenced(findings: Sequence[Finding]) -> str:
+    return f"```\n{table(findings)}\n```"

@@ -1,0 +1,250 @@
+"""Our training against the textbook's own loop, on the first rows of CIFAR-10: images per second, or accuracy.
+
+The textbook's loop is written from the description in d2l.ai, section 14.13 (PyTorch): ImageFolder and torchvision
+transforms image by image in the main process, its ResNet-18 for small images, summed loss, float32.  Ours is the recipe
+`textbook`: the same batch size, augmentation and network (but for biases in front of norms), on our engine and packed
+images.  Both learn from the same rows.  Not timed: decoding once into the packed array, building the networks, the
+first batches.
+"""
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from benchmarks import measuring
+from benchmarks.measuring import Finding, run_stage, spread
+from pipelines.core.errors import UserError
+from pipelines.core.files import read_json
+from pipelines.core.layout import Layout
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import nn
+
+    from pipelines.core.batches import Batch, BatchSource
+    from pipelines.core.device import Hardware
+
+Item = TypeVar("Item")
+
+COMPETITION, RECIPE = "cifar-10", "textbook"
+BATCH_SIZE = 32
+WARM_UP = 3  # batches
+TEXTBOOK_ACCURACY = (0.36, 0.48)  # over the history of the chapter's own outputs, on its sample of 1,000 images
+
+
+@dataclass
+class Stopwatch:
+    """Measures the images per second of the batches that pass through it, all but the first `WARM_UP`."""
+
+    device: "torch.device"
+    images_per_second: float = 0.0
+
+    def watch(self, batches: Iterable[Item], size: Callable[[Item], int]) -> Iterator[Item]:
+        images, started = 0, 0.0
+        iterator = iter(batches)
+        for number in itertools.count():
+            if number == WARM_UP:
+                started = self.now()
+            if (batch := next(iterator, None)) is None:
+                break
+            images += size(batch) if number >= WARM_UP else 0
+            yield batch
+        self.images_per_second = images / (self.now() - started)
+
+    def now(self) -> float:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class TimedBatches:
+    """A source of batches with a stopwatch; to the engine it is the source itself."""
+
+    source: "BatchSource"
+    stopwatch: Stopwatch
+
+    @property
+    def ids(self) -> Any:
+        return self.source.ids
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def steps(self) -> int:
+        return self.source.steps
+
+    def batches(self, epoch: int) -> "Iterator[Batch]":
+        return self.stopwatch.watch(self.source.batches(epoch), lambda batch: len(batch.images))
+
+
+def textbook_speed(tree: Path, device: "torch.device") -> float:
+    """Return the images per second of the textbook's loop over the images in `tree`/<class>/."""
+    import torch
+    from torch import nn
+    from torchvision import datasets, transforms
+
+    torch.backends.cudnn.deterministic = False  # which our own way turns on
+    transform = transforms.Compose(
+        [
+            transforms.Resize(40),
+            transforms.RandomResizedCrop(32, scale=(0.64, 1.0), ratio=(1.0, 1.0)),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+        ]
+    )
+    dataset = datasets.ImageFolder(str(tree), transform=transform)
+    loader = torch.utils.data.DataLoader(dataset, BATCH_SIZE, shuffle=True, drop_last=True)
+    model = textbook_resnet18(len(dataset.classes)).to(device)
+    criterion = nn.CrossEntropyLoss(reduction="none")
+    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.9)
+    stopwatch = Stopwatch(device)
+    total_loss = total_correct = 0.0
+    for images, labels in stopwatch.watch(loader, lambda batch: len(batch[0])):
+        images, labels = images.to(device), labels.to(device)
+        model.train()
+        optimizer.zero_grad()
+        logits = model(images)
+        loss = criterion(logits, labels).sum()
+        loss.backward()
+        optimizer.step()
+        total_loss += loss.item()
+        total_correct += (logits.argmax(dim=1) == labels).sum().item()
+    scheduler.step()
+    return stopwatch.images_per_second
+
+
+def textbook_resnet18(classes: int) -> "nn.Module":
+    """Return the textbook's ResNet-18 for small images: a 3x3 stem, no max-pooling, biases in all convolutions."""
+    from torch import nn
+
+    class Residual(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride)
+            self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride) if stride > 1 else nn.Identity()
+            self.first_norm, self.second_norm = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
+
+        def forward(self, images: "torch.Tensor") -> "torch.Tensor":
+            features = nn.functional.relu(self.first_norm(self.first(images)))
+            return nn.functional.relu(self.second_norm(self.second(features)) + self.shortcut(images))
+
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
+    for inputs, outputs, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)):
+        layers += [Residual(inputs, outputs, stride), Residual(outputs, outputs, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
+def our_speed(layout: Layout, rows: "pd.DataFrame", hardware: "Hardware") -> float:
+    """Return the images per second of our engine and packed images over `rows` of the split table."""
+    from pipelines.core import engine, training
+    from pipelines.core.batches import open_source
+    from pipelines.core.device import make_deterministic
+    from pipelines.core.metrics import METRICS
+    from pipelines.core.settings import load_settings
+
+    make_deterministic()
+    settings = load_settings(COMPETITION, RECIPE)
+    classes = sorted(set(rows["label"]))
+    learner = training.make_learner(settings, len(classes), hardware)
+    source = open_source(settings, rows, rows, layout, classes, hardware.device, training=True)
+    timed = TimedBatches(source, Stopwatch(hardware.device))
+    for _ in engine.fit(learner, timed, None, METRICS[settings.competition.metric], [1], settings.train.seed):
+        pass
+    return timed.stopwatch.images_per_second
+
+
+def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[Finding]:
+    """Return the speeds and their ratios on the train rows among the first `images` rows, over alternating `pairs`."""
+    layout = _prepared(folder, archive)
+
+    from pipelines.core.device import choose_hardware
+    from pipelines.core.settings import HardwareSettings
+    from pipelines.core.splits import read_split_csv
+
+    table = read_split_csv(layout.split_csv, "the stage split")
+    rows = table[table["split"] != "test"].head(images)
+    rows = rows[rows["split"] == "train"]
+    if len(rows) < 2 * WARM_UP * BATCH_SIZE:
+        raise UserError(f"--images {images} leaves {len(rows)} to learn from; at least {2 * WARM_UP * BATCH_SIZE}.")
+    tree = folder / "train"
+    for label, path in zip(rows["label"], rows["path"], strict=True):
+        (tree / label).mkdir(parents=True, exist_ok=True)
+        (tree / label / Path(path).name).hardlink_to(layout.raw / path)
+
+    chosen = choose_hardware(HardwareSettings())
+    plain = choose_hardware(HardwareSettings(precision="float32"))
+    ways = {
+        "textbook": lambda: textbook_speed(tree, chosen.device),
+        "chosen": lambda: our_speed(layout, rows, chosen),
+        "float32": lambda: our_speed(layout, rows, plain),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for pair in range(pairs):
+        for name, way in ways.items():
+            speeds[name].append(way())
+        print(f"  pair {pair + 1}: " + ", ".join(f"{name} {each[-1]:.0f} images/s" for name, each in speeds.items()))
+    precision = str(chosen.dtype).removeprefix("torch.")
+    against = f"textbook's loop, {spread(speeds['textbook'], ',.0f')} images/s"
+    findings = []
+    for name, label in {"chosen": f"{precision}, as chosen here", "float32": "forced to float32"}.items():
+        ratios = [ours / theirs for ours, theirs in zip(speeds[name], speeds["textbook"], strict=True)]
+        findings.append(Finding(f"training, {label}: images/s", "-", spread(speeds[name], ",.0f")))
+        faster = statistics.median(ratios) > 1
+        findings.append(Finding("  times as fast", against, spread(ratios, ".2f"), "above 1", faster))
+    return findings
+
+
+def measure_accuracy(folder: Path, archive: Path, images: int, overrides: Sequence[str]) -> list[Finding]:
+    """Return the validation accuracy of the stage train with our recipe on the first `images` rows."""
+    layout = _prepared(folder, archive)
+    run = run_stage(
+        folder, "train", COMPETITION, "--recipe", RECIPE, "--run", RECIPE, "--set", f"train.limit={images}", *overrides
+    )
+    note = read_json(layout.run(RECIPE).trained)
+    low, high = TEXTBOOK_ACCURACY
+    what = f"best of {note['epochs']} epochs on {note['train_images']:,} images in {run.seconds:,.0f} s: valid accuracy"
+    against = f"textbook's {low}-{high}; here n = {note['valid_images']:,}"
+    return [Finding(what, against, f"{note['score']:.3f}", f"at least {low}", note["score"] >= low)]
+
+
+def _prepared(folder: Path, archive: Path) -> Layout:
+    """Download and split below `folder`."""
+    run_stage(folder, "download", COMPETITION, "--archive", str(archive.resolve()))
+    run_stage(folder, "split", COMPETITION)
+    return Layout(folder, COMPETITION)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Finding]:
+    parser = measuring.parser(__doc__, "textbook_loop")
+    parser.add_argument("--archive", type=Path, required=True, help="Kaggle's cifar-10.zip")
+    parser.add_argument("--images", type=int, default=1000, help="first rows of the labels to use, as train.limit does")
+    parser.add_argument("--pairs", type=int, default=3, help="times that each way is measured")
+    parser.add_argument("--accuracy", action="store_true", help="train the recipe and measure its accuracy instead")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for --accuracy")
+    words = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        if words.accuracy:
+            findings = measure_accuracy(Path(name), words.archive, words.images, words.set)
+        else:
+            findings = measure_speed(Path(name), words.archive, words.images, words.pairs)
+    sizes = f"first {words.images:,} rows" + ("" if words.accuracy else f", {words.pairs} alternating pairs")
+    section = "textbook_loop-accuracy" if words.accuracy else "textbook_loop"
+    measuring.conclude(section, __doc__, arguments, findings, sizes)
+    return findings
+
+
+if __name__ == "__main__":
+    raise SystemExit(measuring.run(main))
