@@ -1,6 +1,6 @@
 """Checkpoints that stand alone: weights, settings, classes and score in one file, written whole or not at all."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ class Checkpoint:
         """
         if classes != self.classes:
             unknown, gone = sorted(set(classes) - set(self.classes)), sorted(set(self.classes) - set(classes))
+            change = f"new {unknown[:5]}, gone {gone[:5]}" if unknown or gone else "the same ones in another order"
             raise UserError(
                 f"The checkpoint was trained on {len(self.classes)} classes, but the data now has {len(classes)}: "
-                f"new {unknown[:5]}, gone {gone[:5]}. Train again on this data, under another RUN=."
+                f"{change}. Train again on this data, under another RUN=."
             )
         model = build_model(self.settings.model, len(self.classes))
         model.load_state_dict(self.weights)
@@ -81,7 +82,8 @@ def load(path: Path) -> Checkpoint:
         # torch answers damage with half a dozen exception types, from RuntimeError to KeyError and EOFError.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}. Remove it and train again.") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    keys = {"format", *(field.name for field in fields(Checkpoint))}
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.keys() != keys:
         raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT}). Remove it and train again.")
     settings = from_dict(content["settings"], str(path))
-    return Checkpoint(settings, **{key: content[key] for key in content if key not in ("format", "settings")})
+    return Checkpoint(**{key: content[key] for key in keys - {"format"}} | {"settings": settings})

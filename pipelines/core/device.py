@@ -49,8 +49,8 @@ def choose_hardware(settings: HardwareSettings) -> Hardware:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"hardware.device is {name!r}, which cannot be used here: {reason}. Try auto or cpu.") from None
     if settings.precision == "auto":

@@ -68,14 +68,17 @@ def fit(
     """Train for `epochs` (their numbers, from 1) and yield each one's result; without `valid`, nothing is scored.
 
     Everything random in an epoch is seeded by (seed, epoch), so that training can go on at any epoch as if it had never
-    stopped.  Raises `UserError` when the loss is no longer a finite number.
+    stopped.  Raises `UserError` when the loss, in training or in validation, is no longer a finite number.
     """
     for epoch in epochs:
         torch.manual_seed(derive_seed(seed, "network", epoch))
         started = time.perf_counter()
         loss, lr = _train_epoch(learner, train, epoch)
         images_per_second = len(train) / (time.perf_counter() - started)
-        evaluation = evaluate(learner.result, valid, metric, learner.hardware) if valid is not None else None
+        evaluation = None
+        if valid is not None:
+            evaluation = evaluate(learner.result, valid, metric, learner.hardware)
+            _check_finite(evaluation.loss, "validation", epoch, train.steps, lr)
         yield EpochResult(epoch, loss, evaluation, lr, images_per_second, time.perf_counter() - started)
 
 
@@ -101,14 +104,14 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
             learner.averaged.update_parameters(learner.model)
         total += loss.detach() * len(batch.images)
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
-            _check_finite(total, epoch, step + 1, lr)
+            _check_finite(total.item(), "training", epoch, step + 1, lr)
     return total.item() / len(source), lr
 
 
-def _check_finite(total: Tensor, epoch: int, step: int, lr: float) -> None:
-    if not math.isfinite(total.item()):
+def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> None:
+    if not math.isfinite(loss):
         raise UserError(
-            f"The training loss is no longer a finite number in epoch {epoch}, by step {step}, at lr {lr:.3g}. Lower "
+            f"The {which} loss is no longer a finite number in epoch {epoch}, by step {step}, at lr {lr:.3g}. Lower "
             "train.lr, lengthen train.warmup_epochs, or set train.clip_norm=1; the last good epoch is kept."
         )
 

@@ -26,7 +26,9 @@ def build_model(settings: ModelSettings, classes: int) -> nn.Module:
         known = [*OWN_MODELS, *classifiers]
         hint = did_you_mean(settings.name, known)
         raise UserError(f"model.name is {settings.name!r}.{hint} Valid: {', '.join(known)}.")
-    model: nn.Module = models.get_model(settings.name, weights=None, num_classes=classes)
+    # These two have auxiliary heads, with which they would answer in training with a tuple instead of logits.
+    options = {"aux_logits": False, "init_weights": True} if settings.name in ("googlenet", "inception_v3") else {}
+    model: nn.Module = models.get_model(settings.name, weights=None, num_classes=classes, **options)
     return model
 
 

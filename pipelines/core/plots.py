@@ -1,5 +1,6 @@
 """The pictures of a run.  Each is drawn on a figure of its own; no window, no global state of matplotlib."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_ep
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     _save(figure, path)
 
 
@@ -94,6 +95,7 @@ def _short(name: str, length: int = 24) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic_file(path) as partial:
+    with atomic_file(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a label in such a script is drawn as boxes
         # No software version or date in the file: the same run draws the same bytes.
         figure.savefig(partial, format="png", dpi=100, metadata={"Software": None})

@@ -11,7 +11,7 @@ import torch
 from pipelines.core.errors import UserError
 from pipelines.core.metrics import METRICS
 from pipelines.core.settings import Settings
-from pipelines.core.tables import read_csv
+from pipelines.core.tables import find_column, read_csv
 
 SUM_TOLERANCE = 1e-4
 PROBABILITY_FORMAT = "%.9g"  # float32's own precision: more digits would be noise
@@ -53,7 +53,10 @@ def make_submission(
         text = np.array([[PROBABILITY_FORMAT % value for value in row] for row in values], dtype=object)
         predicted = pd.DataFrame(text, columns=classes, index=pd.Index(ids))
     if not settings.data.sample_submission:
-        return predicted.rename_axis("id").reset_index()
+        id_name, label_name = _header_of_labels(settings, raw)
+        if settings.competition.submission == "labels":
+            predicted.columns = pd.Index([label_name])
+        return predicted.rename_axis(id_name).reset_index()
     path = raw / settings.data.sample_submission
     sample = read_csv(path)
     wanted = sample.iloc[:, 0]
@@ -73,6 +76,17 @@ def make_submission(
         raise UserError(f"{path}: its columns are not the classes that the run was trained on. Train again.")
     filled = predicted.loc[wanted, list(sample.columns[1:])]
     return filled.rename_axis(sample.columns[0]).reset_index()
+
+
+def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
+    """Return what the labels CSV calls its ids and its labels; `id` and `label` where there is no such CSV."""
+    data = settings.data
+    if not data.labels:
+        return "id", "label"
+    path = raw / data.labels
+    table = read_csv(path)
+    ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
+    return str(ids.name), str(labels.name)
 
 
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:

@@ -1,0 +1,142 @@
+"""Checkpoints stand alone, are whole or absent, and run nobody's code."""
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.core.checkpoint import Checkpoint, finished, load, save
+from pipelines.core.errors import UserError
+from pipelines.core.models import build_model
+from pipelines.core.settings import Settings, merge
+
+CLASSES = ["a", "b", "c"]
+SETTINGS = merge(Settings("tiny", "quick"), {"model": {"widths": [8]}, "train": {"epochs": 2}}, "here")
+
+
+def small(**changes: Any) -> Checkpoint:
+    torch.manual_seed(0)
+    model = build_model(SETTINGS.model, 3)
+    history = [{"epoch": 1, "train_loss": 0.1 + 0.2, "accuracy": 1 / 3}, {"epoch": 2, "train_loss": 0.1}]
+    training = {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9).state_dict()}
+    return replace(Checkpoint(SETTINGS, CLASSES, model.state_dict(), 2, 2 / 3, history, training), **changes)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "best.pt"
+
+
+def test_everything_comes_back_to_the_last_digit(path: Path) -> None:
+    saved = small()
+    save(path, saved)
+    loaded = load(path)
+    assert replace(loaded, weights={}) == replace(saved, weights={})
+    assert list(loaded.weights) == list(saved.weights)
+    assert all(torch.equal(loaded.weights[name], value) for name, value in saved.weights.items())
+    assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]
+
+
+def test_the_network_comes_back_without_any_other_file(path: Path) -> None:
+    images = torch.rand(4, 3, 8, 8)
+    model = build_model(SETTINGS.model, 3).eval()
+    save(path, small(weights=model.state_dict()))
+    assert torch.equal(load(path).model(CLASSES).eval()(images), model(images))
+
+
+def test_a_finished_checkpoint_keeps_all_but_what_training_needs() -> None:
+    saved = small()
+    done = finished(saved)
+    assert done.training == {}
+    assert replace(done, training=saved.training) == saved
+    assert saved.training
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["a", "b"], r"3 classes.*now has 2.*gone \['c'\]"),
+        (["a", "b", "d"], r"new \['d'\], gone \['c'\]"),
+        (["a", "c", "b"], "another order"),
+        ([], "now has 0"),
+    ],
+)
+def test_other_classes_or_another_order_are_refused(classes: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        small().model(classes)
+
+
+def test_a_missing_file_is_named(path: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint .*best\.pt"):
+        load(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
+    save(path, small())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=r"best\.pt cannot be read as a checkpoint.*Remove it"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [b"a text", b"PK\x03\x04", b"\x00" * 1000, pickle.dumps({"format": 1})])
+def test_a_file_of_another_kind_is_refused(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"best\.pt"):
+        load(path)
+
+
+class Hostile:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("by_torch", [True, False])
+def test_code_in_a_checkpoint_is_not_run(path: Path, tmp_path: Path, by_torch: bool) -> None:
+    content = {"format": 1, "weights": Hostile(f"touch {tmp_path / 'hacked'}")}
+    path.parent.mkdir()
+    if by_torch:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=r"best\.pt cannot be read as a checkpoint"):
+        load(path)
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"format": 2}, {"format": 1}, {}, {"format": 1, "settings": {}, "surprise": 1}, [1], 3, torch.zeros(2)],
+    ids=str,
+)
+def test_what_torch_can_read_but_is_not_ours_is_refused(path: Path, content: Any) -> None:
+    path.parent.mkdir()
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"best\.pt is not a checkpoint of this project"):
+        load(path)
+
+
+def test_settings_that_no_longer_exist_are_named_with_the_file(path: Path) -> None:
+    save(path, small())
+    content = torch.load(path, weights_only=True)
+    content["settings"]["train"]["speed"] = 1
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"best\.pt: unknown key train\.speed"):
+        load(path)
+
+
+def test_a_save_that_fails_leaves_the_older_checkpoint(path: Path) -> None:
+    save(path, small())
+    with pytest.raises(Exception, match="lambda"):
+        save(path, small(epoch=3, training={"function": lambda: None}))
+    assert load(path).epoch == 2
+    assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]

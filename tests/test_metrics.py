@@ -1,0 +1,99 @@
+"""Metrics: the competitions' own numbers, as sums that add up over any batches."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from torch import Tensor
+
+from pipelines.core.metrics import METRICS
+
+
+def score(name: str, probabilities: Tensor, labels: Tensor) -> float:
+    return METRICS[name].value(METRICS[name].sums(probabilities, labels))
+
+
+def random_predictions(count: int = 200, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    probabilities = torch.rand(count, classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    return probabilities / probabilities.sum(dim=1, keepdim=True), labels
+
+
+def test_accuracy_and_f1_are_scikit_learns() -> None:
+    probabilities, labels = random_predictions()
+    predicted = probabilities.argmax(dim=1)
+    assert score("accuracy", probabilities, labels) == accuracy_score(labels, predicted)
+    assert score("f1_macro", probabilities, labels) == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert score("f1_micro", probabilities, labels) == pytest.approx(f1_score(labels, predicted, average="micro"))
+    assert score("f1_macro", probabilities, labels) != score("f1_micro", probabilities, labels)
+
+
+def test_a_class_that_is_only_predicted_or_only_true_counts_and_an_absent_one_does_not() -> None:
+    probabilities = torch.eye(5)[[0, 0, 1, 1, 1]]
+    labels = torch.tensor([0, 0, 0, 1, 3])  # class 2 and 4 are absent, 3 is never predicted
+    predicted = probabilities.argmax(dim=1)
+    expected = f1_score(labels, predicted, average="macro", zero_division=0.0)
+    assert score("f1_macro", probabilities, labels) == pytest.approx(expected)
+    only_predicted = torch.tensor([0, 0, 0, 0, 0])
+    expected = f1_score(only_predicted, predicted, average="macro", zero_division=0.0)
+    assert score("f1_macro", probabilities, only_predicted) == pytest.approx(expected)
+
+
+def test_log_loss_is_scikit_learns_between_the_clips() -> None:
+    probabilities, labels = random_predictions()
+    assert score("log_loss", probabilities, labels) == pytest.approx(log_loss(labels, probabilities), rel=1e-12)
+
+
+def test_log_loss_rescales_rows_first() -> None:
+    probabilities, labels = random_predictions()
+    factors = torch.linspace(0.1, 9, len(labels), dtype=torch.float64)[:, None]
+    rescaled = score("log_loss", probabilities * factors, labels)
+    assert rescaled == pytest.approx(score("log_loss", probabilities, labels), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_uniform_guess_over_120_classes_is_the_log_of_120(dtype: torch.dtype) -> None:
+    probabilities, labels = torch.full((30, 120), 1 / 120, dtype=dtype), torch.arange(30)
+    assert score("log_loss", probabilities, labels) == pytest.approx(4.78749, abs=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_probability_for_the_truth_costs_what_kaggle_charges(dtype: torch.dtype) -> None:
+    probabilities = torch.eye(3, dtype=dtype)
+    assert score("log_loss", probabilities, torch.tensor([1, 2, 0])) == pytest.approx(34.5388, abs=5e-5)
+    right = score("log_loss", probabilities, torch.tensor([0, 1, 2]))
+    assert right == pytest.approx(1e-15, rel=0.2)
+    assert math.copysign(1, right) == 1
+    two_thirds_wrong = score("log_loss", probabilities, torch.tensor([0, 2, 1]))
+    assert two_thirds_wrong == pytest.approx(34.538776 * 2 / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_sums_add_up_over_batches_of_any_size(name: str) -> None:
+    probabilities, labels = random_predictions(count=101)
+    metric = METRICS[name]
+    whole = metric.sums(probabilities, labels)
+    assert whole.dtype == torch.float64
+    for size in (1, 7, 100):
+        parts = [
+            metric.sums(some, other) for some, other in zip(probabilities.split(size), labels.split(size), strict=True)
+        ]
+        assert torch.allclose(torch.stack(parts).sum(dim=0), whole, rtol=1e-12)
+        assert metric.value(torch.stack(parts).sum(dim=0)) == pytest.approx(metric.value(whole), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_direction_is_the_one_in_which_better_predictions_go(name: str) -> None:
+    probabilities, labels = random_predictions()
+    better = probabilities + torch.nn.functional.one_hot(labels, 5)
+    gain = score(name, better / better.sum(dim=1, keepdim=True), labels) - score(name, probabilities, labels)
+    assert (gain > 0) is METRICS[name].higher_is_better
+
+
+def test_perfect_predictions_score_best() -> None:
+    labels = torch.from_numpy(np.arange(4).repeat(3))
+    probabilities = torch.eye(4)[labels]
+    assert [score(name, probabilities, labels) for name in ("accuracy", "f1_macro", "f1_micro")] == [1, 1, 1]

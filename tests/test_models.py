@@ -1,0 +1,92 @@
+"""Networks: what settings can name, at any size of image."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.core.errors import UserError
+from pipelines.core.models import build_model, count_parameters
+from pipelines.core.settings import ModelSettings
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (4, 5), (8, 8), (9, 7), (32, 32)])
+def test_the_convnet_takes_images_of_any_size(height: int, width: int) -> None:
+    model = build_model(ModelSettings(widths=(8, 8, 8)), 5).eval()
+    logits = model(torch.rand(2, 3, height, width))
+    assert logits.shape == (2, 5)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("widths", [(1,), (8,), (4, 6, 5)])
+def test_the_convnet_has_a_block_for_each_width(widths: tuple[int, ...]) -> None:
+    model = build_model(ModelSettings(widths=widths), 3)
+    halvings: list[int] = []
+    for block in model.blocks:  # type: ignore[union-attr]
+        block.register_forward_hook(lambda _module, _inputs, output: halvings.append(output.shape[3]))
+    assert model(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+    assert halvings == [8, 4, 2][: len(widths)]
+
+
+def test_every_parameter_of_the_convnet_learns() -> None:
+    model = build_model(ModelSettings(widths=(8, 8)), 3)
+    nn.functional.cross_entropy(model(torch.rand(4, 3, 8, 8)), torch.tensor([0, 1, 2, 0])).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_dropout_acts_in_training_only() -> None:
+    images = torch.rand(4, 3, 8, 8)
+    torch.manual_seed(0)
+    model = build_model(ModelSettings(widths=(32,), dropout=0.5), 3)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 0.0
+    assert not torch.equal(model.train()(images), model(images))
+    assert torch.equal(model.eval()(images), model(images))
+    without = build_model(ModelSettings(widths=(32,)), 3).train()
+    without.load_state_dict(model.state_dict())
+    assert torch.equal(without.eval()(images), model(images))
+    assert torch.equal(without.train()(images), without(images))
+
+
+def test_the_small_resnet_keeps_the_resolution_at_its_stem() -> None:
+    model = build_model(ModelSettings(name="resnet18-small"), 7)
+    shapes: list[tuple[int, ...]] = []
+    model.layer1.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape)))  # type: ignore[union-attr]
+    assert model(torch.rand(2, 3, 16, 16)).shape == (2, 7)
+    assert shapes == [(2, 64, 16, 16)]
+    assert count_parameters(model) == 11_172_423  # ResNet-18 of 7 classes with a 3x3 stem
+
+
+# googlenet and inception_v3 have auxiliary heads, which answer in training with a tuple.
+@pytest.mark.parametrize(("name", "size"), [("squeezenet1_1", 32), ("googlenet", 64), ("inception_v3", 96)])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_torchvision_classifier_answers_with_logits(name: str, size: int, training: bool) -> None:
+    with torch.device("meta"):  # shapes alone: no weights are drawn, nothing is multiplied
+        model = build_model(ModelSettings(name=name), 7).train(training)
+        logits = model(torch.empty(2, 3, size, size))
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (2, 7)
+
+
+def test_weights_are_fresh_and_follow_torchs_seed() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(build_model(ModelSettings(widths=(8,)), 3).parameters())
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+@pytest.mark.parametrize("name", ["resnet81", "fasterrcnn_resnet50_fpn", ""])
+def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.name is '{name}'.*Valid: convnet, resnet18-small, alexnet, .*vgg11"):
+        build_model(ModelSettings(name=name), 3)
+
+
+def test_a_misspelt_name_is_answered_with_the_near_one() -> None:
+    with pytest.raises(UserError, match=r"Did you mean 'convnet'"):
+        build_model(ModelSettings(name="convnett"), 3)
+
+
+def test_parameters_are_counted() -> None:
+    assert count_parameters(nn.Linear(3, 4)) == 16

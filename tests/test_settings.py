@@ -1,0 +1,259 @@
+"""Settings: every mistake is named with its key and the way out, and the same words mean the same run."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.core import settings as module
+from pipelines.core.errors import UserError
+from pipelines.core.settings import (
+    COMPETITIONS,
+    SECTIONS,
+    AugmentSettings,
+    Settings,
+    TrainSettings,
+    describe,
+    differences,
+    from_dict,
+    load_settings,
+    run_name,
+    submission_name,
+    to_dict,
+)
+
+RECIPES = """
+[train]
+epochs = 3
+lr = 0.5
+[recipes.quick.train]
+epochs = 1
+[recipes.wide]
+model = { widths = [9] }
+"""
+OPTIONS = [(section, field) for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)]
+
+
+def load(tmp_path: Path, text: str, *overrides: str, recipe: str = "default") -> Settings:
+    path = tmp_path / "tiny.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_settings(str(path), recipe, overrides)
+
+
+def test_an_empty_file_gives_the_defaults_and_its_own_name_as_slug(tmp_path: Path) -> None:
+    settings = load(tmp_path, "")
+    assert settings.train == TrainSettings()
+    assert (settings.name, settings.recipe, settings.competition.slug) == ("tiny", "default", "tiny")
+
+
+def test_the_file_states_differences_and_the_rest_stays_default(tmp_path: Path) -> None:
+    settings = load(tmp_path, 'train.epochs = 7\ncompetition.slug = "other-name"')
+    assert settings.train == dataclasses.replace(TrainSettings(), epochs=7)
+    assert settings.competition.slug == "other-name"
+
+
+def test_recipe_over_file_and_override_over_recipe(tmp_path: Path) -> None:
+    quick = load(tmp_path, RECIPES, "train.epochs=9", recipe="quick").train
+    assert (quick.epochs, quick.lr) == (9, 0.5)
+    assert load(tmp_path, RECIPES, recipe="quick").train.epochs == 1
+    assert load(tmp_path, RECIPES, recipe="wide").model.widths == (9,)
+    assert load(tmp_path, RECIPES).train.epochs == 3
+
+
+def test_a_whole_number_passes_where_a_number_is_expected(tmp_path: Path) -> None:
+    settings = load(tmp_path, "train.lr = 1\naugment.crop_scale = [1, 1]")
+    assert type(settings.train.lr) is float
+    assert settings.augment.crop_scale == (1.0, 1.0)
+    assert all(type(value) is float for value in settings.augment.crop_scale)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufefftrain.epochs = 4").train.epochs == 4
+
+
+MISTAKES = {
+    "[trian]\nepochs = 1": ("unknown section [trian]", "Did you mean 'train'?", "Valid: competition, data, split"),
+    "train.epoch = 1": ("unknown key train.epoch", "Did you mean 'epochs'", "Valid: epochs, batch_size"),
+    "train = 3": ("[train] is a section", "write [train]"),
+    'name = "x"': ("unknown section [name]",),
+    'train.epochs = "5"': ("train.epochs is '5', a str", "expected a whole number"),
+    "train.epochs = 1.5": ("train.epochs is 1.5, a float", "expected a whole number"),
+    "train.epochs = true": ("train.epochs is True, a bool", "expected a whole number"),
+    "train.lr = true": ("train.lr is True, a bool", "expected a number"),
+    "train.nesterov = 1": ("train.nesterov is 1", "expected true or false"),
+    "data.labels = 1": ("data.labels is 1", "expected text in quotes"),
+    "train.lr = 2020-01-01": ("train.lr is", "expected a number"),
+    "train.epochs = 0": ("train.epochs is 0", "at least 1"),
+    "input.size = 5000": ("input.size is 5000", "at most 2048"),
+    "train.lr = 0": ("train.lr is 0", "more than 0"),
+    "train.lr = -1": ("train.lr is -1", "more than 0"),
+    "train.momentum = 1": ("train.momentum is 1", "less than 1"),
+    "split.valid_ratio = 1.0": ("split.valid_ratio is 1", "less than 1"),
+    "train.lr = nan": ("train.lr is nan",),
+    "train.lr = inf": ("train.lr is inf", "finite"),
+    "train.weight_decay = inf": ("train.weight_decay is inf", "finite"),
+    "input.mean = [0, nan, 0]": ("input.mean is nan", "finite"),
+    'train.optimizer = "adamW"': ("train.optimizer is 'adamW'", "Did you mean", "Valid: sgd, adam, adamw"),
+    "train.schedule = 1": ("train.schedule is 1", "Valid: constant, step"),
+    "train.milestones = 3": ("train.milestones is 3", "expected a list of int"),
+    'train.milestones = "34"': ("train.milestones is '34'", "expected a list of int"),
+    "train.milestones = [1, 2.5]": ("train.milestones is 2.5", "expected a whole number"),
+    "model.widths = [8, true]": ("model.widths is True", "expected a whole number"),
+    "model.widths = []": ("model.widths is []", "one or more positive"),
+    "model.widths = [8, 0]": ("model.widths is [8, 0]", "one or more positive"),
+    "input.mean = [0.5]": ("input.mean has 1 numbers", "takes 3"),
+    "input.std = [1, 1, 1, 1]": ("input.std has 4 numbers", "takes 3"),
+    "input.std = [1, 0, 1]": ("input.std is [1.0, 0.0, 1.0]", "more than 0"),
+    "augment.crop_scale = [0.5]": ("augment.crop_scale has 1 numbers", "takes 2"),
+    "augment.crop_ratio = [1, 2, 3]": ("augment.crop_ratio has 3 numbers", "takes 2"),
+    "augment.crop_scale = [1.0, 0.5]": ("augment.crop_scale is [1, 0.5]", "not above the second"),
+    "augment.crop_scale = [0, 1]": ("augment.crop_scale is [0, 1]", "above 0"),
+    "augment.crop_ratio = [-1, 1]": ("augment.crop_ratio is [-1, 1]", "above 0"),
+    "augment.crop_scale = [0.5, 1.5]": ("augment.crop_scale", "at most 1"),
+    "augment = { mixup = 1, cutmix = 1 }": ("augment.mixup and augment.cutmix", "choose one"),
+    "split.folds = 1": ("split.folds is 1", "at least 2"),
+    "train.fold = 1": ("train.fold is 1", "no folds"),
+    "split.folds = 3\ntrain.fold = 3": ("train.fold is 3", "folds 0 to 2"),
+    "train = { nesterov = true, momentum = 0 }": ("train.nesterov", "train.momentum"),
+    "predict.shift = 32": ("predict.shift is 32", "input.size"),
+    "input = { size = 32, resize = 31 }": ("input.resize is 31", "input.size"),
+    "train.epochs = ": ("not valid TOML",),
+    "recipes = 1": ("recipes are tables",),
+    "[recipes]\nquick = 1": ("recipes are tables",),
+    "[recipes.default.train]\nepochs = 1": ("recipe 'default'", "rename"),
+    "[recipes.quick.split]\nseed = 1": ("recipe 'quick'", "[split] is the same for all recipes"),
+    "[recipes.quick.competition]\ntitle = 'x'": ("recipe 'quick'", "[competition] is the same for all recipes"),
+    "[recipes.quick.train]\nepoch = 1": ("recipe 'quick'", "unknown key train.epoch"),
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(tmp_path, text)
+    for words in ("tiny.toml", *MISTAKES[text]):
+        assert words in str(error.value)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_bytes(b"title = '\xff'")
+    with pytest.raises(UserError, match=r"tiny\.toml is not valid TOML"):
+        load_settings(str(tmp_path / "tiny.toml"))
+
+
+def test_an_unknown_recipe_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no recipe 'quik'.*Did you mean 'quick'.*default, quick, wide"):
+        load(tmp_path, RECIPES, recipe="quik")
+
+
+def test_an_unknown_competition_lists_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "flowers.toml").write_text("")
+    (tmp_path / "birds.toml").write_text("")
+    with pytest.raises(UserError, match=r"no competition 'flower'.*Did you mean 'flowers'.*birds, flowers"):
+        load_settings("flower", folder=tmp_path)
+    with pytest.raises(UserError, match=r"no file .*absent\.toml"):
+        load_settings(str(tmp_path / "absent.toml"))
+    assert load_settings("birds", folder=tmp_path).name == "birds"
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "epochs=5", "=5", "train=5", ""])
+def test_a_malformed_override_shows_the_right_form(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UserError, match=r"--set .* is not of the form section\.key=value"):
+        load(tmp_path, "", override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trian.epochs=5", r"--set: unknown section \[trian\]"),
+        ("train.epoch=5", r"--set: unknown key train\.epoch"),
+        ("train.epochs=five", "--set: train.epochs is 'five', a str; expected a whole number"),
+        ("train.epochs=", "--set: train.epochs is ''"),
+        ("train.epochs=0", "--set: train.epochs is 0; it must be at least 1"),
+        ("data.labels=2", "--set: data.labels is 2"),
+    ],
+)
+def test_a_wrong_override_is_named_as_such(tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load(tmp_path, "", override)
+
+
+def test_override_values_are_toml_or_plain_text(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        "",
+        "train.lr=1e-3",
+        "augment.flip=true",
+        "model.widths=[4, 5]",
+        "hardware.device=cuda:1",
+        "data.labels=a=b.csv",
+    )
+    assert (settings.train.lr, settings.augment.flip, settings.model.widths) == (1e-3, True, (4, 5))
+    assert (settings.hardware.device, settings.data.labels) == ("cuda:1", "a=b.csv")
+
+
+def test_overrides_are_checked_together_not_one_by_one(tmp_path: Path) -> None:
+    assert load(tmp_path, "", "train.fold=2", "split.folds=3").train.fold == 2
+
+
+@pytest.mark.parametrize(("section", "field"), OPTIONS, ids=[f"{s}.{f.name}" for s, f in OPTIONS])
+def test_every_setting_is_documented_and_has_a_valid_default(section: str, field: "dataclasses.Field[object]") -> None:
+    assert len(field.metadata["help"]) > 5
+    lines = describe().splitlines()
+    beginning, documented = lines.index(next(line for line in lines if line.startswith(f"[{section}]"))), False
+    for line in lines[beginning + 1 :]:
+        if line.startswith("["):
+            break
+        documented |= (
+            line.startswith(f"  {field.name} = {json.dumps(field.default)}") and field.metadata["help"] in line
+        )
+    assert documented
+    value = json.loads(json.dumps(field.default))
+    assert module.merge(Settings("x"), {section: {field.name: value}}, "here") == Settings("x")
+
+
+def test_each_competition_that_we_ship_loads_with_all_its_recipes() -> None:
+    paths = sorted(COMPETITIONS.glob("*.toml"))
+    assert len(paths) >= 3
+    for path in paths:
+        load_settings(path.stem)  # checks every recipe
+
+
+def test_settings_survive_the_way_through_json(tmp_path: Path) -> None:
+    settings = load(tmp_path, RECIPES, "model.widths=[4, 5]", "train.milestones=[]", recipe="quick")
+    assert from_dict(json.loads(json.dumps(to_dict(settings))), "here") == settings
+
+
+def test_settings_of_another_version_are_refused_by_origin() -> None:
+    values = to_dict(Settings("x")) | {"train": {"colour": 1}}
+    with pytest.raises(UserError, match=r"run\.json: unknown key train\.colour"):
+        from_dict(values, "run.json")
+
+
+def test_differences_name_key_and_both_values() -> None:
+    ours = dataclasses.replace(Settings("x"), train=TrainSettings(lr=1.0), augment=AugmentSettings(flip=True))
+    assert differences(ours, Settings("x"), ["train", "model"]) == ["train.lr: 1.0 now, 0.1 then"]
+    assert differences(ours, ours, list(SECTIONS)) == []
+
+
+def test_a_run_is_named_by_its_recipe_and_a_hash_of_what_changes_the_training() -> None:
+    assert run_name("quick", []) == "quick"
+    name = run_name("quick", ["train.epochs=5", "model.dropout=0.5", "train.lr=0.1"])
+    assert name.startswith("quick-")
+    assert name == run_name("quick", ["train.lr=1e-1", "model.dropout = 0.50", "train.epochs=5"])
+    assert name != run_name("quick", ["train.epochs=6", "model.dropout=0.5", "train.lr=0.1"])
+    assert name != run_name("quick", ["train.epochs=5", "model.dropout=0.5"])
+    assert run_name("default", ["train.epochs=5"]) == "default-14fd10"  # a new way to hash would orphan existing runs
+
+
+def test_prediction_and_hardware_belong_to_the_submission_not_to_the_run() -> None:
+    overrides = ["predict.mirror=true", "hardware.workers=4", "train.epochs=5"]
+    run = run_name("quick", overrides)
+    assert run == run_name("quick", ["train.epochs=5"])
+    assert submission_name(run, ["train.epochs=5", "hardware.workers=4"]) == run
+    assert submission_name(run, overrides) == submission_name(run, ["predict.mirror=true"]) != run
+
+
+def test_a_run_name_of_any_value_is_a_name() -> None:
+    assert run_name("x", ["train.lr=2020-01-01"]).startswith("x-")  # the wrong type is named when settings are loaded
