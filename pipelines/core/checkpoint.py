@@ -32,10 +32,14 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
 
     def model(self, classes: list[str]) -> nn.Module:
-        """Return the network with these weights, after a check that it was trained on `classes`.
+        """Return the network with these weights; raises `UserError` where it was not trained on `classes`."""
+        self.check_classes(classes)
+        model = build_model(self.settings.model, len(self.classes))
+        model.load_state_dict(self.weights)
+        return model
 
-        Raises `UserError` where the class lists differ: its outputs would stand for other labels.
-        """
+    def check_classes(self, classes: list[str]) -> None:
+        """Raise `UserError` where the class lists differ: the network's outputs would stand for other labels."""
         if classes != self.classes:
             unknown, gone = sorted(set(classes) - set(self.classes)), sorted(set(self.classes) - set(classes))
             change = f"new {unknown[:5]}, gone {gone[:5]}" if unknown or gone else "the same ones in another order"
@@ -43,9 +47,6 @@ class Checkpoint:
                 f"The checkpoint was trained on {len(self.classes)} classes, but the data now has {len(classes)}: "
                 f"{change}. Train again on this data, under another RUN=."
             )
-        model = build_model(self.settings.model, len(self.classes))
-        model.load_state_dict(self.weights)
-        return model
 
 
 def finished(checkpoint: Checkpoint) -> Checkpoint:

@@ -42,7 +42,7 @@ def read_record(run: RunLayout) -> RunRecord:
     try:
         content = read_json(run.record)
         return RunRecord(from_dict(content["settings"], str(run.record)), content["split_sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{run.record} cannot be read ({type(error).__name__}: {error}). Remove the run and train again: "
             f"rm -r {_shown(run)}"

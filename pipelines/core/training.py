@@ -151,6 +151,7 @@ def _resume(job: Job, learner: engine.Learner) -> list[Row]:
     if not job.last.exists():
         return []
     saved = checkpoint.load(job.last)
+    saved.check_classes(job.classes)
     learner.model.load_state_dict(saved.training["model"])
     learner.optimizer.load_state_dict(saved.training["optimizer"])
     if learner.averaged is not None:
