@@ -74,8 +74,8 @@ class Loading:
     def divide(self, count: int, epoch: int) -> list[Tensor]:
         """Return the positions of each batch of `epoch`.
 
-        Training shuffles and makes batches whose sizes differ by one at most: none is dropped, and none is so small
-        that batch statistics fail.
+        Training shuffles and makes batches whose sizes differ by one at most: none is dropped, and none holds a single
+        image, of which batch statistics cannot be taken.
         """
         if not self.training:
             return list(torch.arange(count).split(self.batch_size))
@@ -83,7 +83,8 @@ class Loading:
         return list(order.tensor_split(self.steps(count)))
 
     def steps(self, count: int) -> int:
-        return -(-count // self.batch_size)
+        steps = -(-count // self.batch_size)
+        return max(min(steps, count // 2), 1) if self.training else steps
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
         """A random generator for one epoch, on the CPU whatever the device, so that all devices draw the same."""
