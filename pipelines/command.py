@@ -16,6 +16,7 @@ from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_com
 
 Item = TypeVar("Item")
 
+EPOCH_CELL = len("59 min 59 s")  # the widest cell of an epoch's row
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -119,46 +120,25 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, unit: s
     yield from tqdm(items, desc=what, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True)
 
 
-class Columns:
-    """An aligned table, printed row by row, for numbers that come in over time.
-
-    `columns` maps each heading to the format of its values; a heading is as wide as its widest expected value.
-    """
-
-    def __init__(self, columns: dict[str, str], minimum_width: int = 7) -> None:
-        self.formats = columns
-        self.widths = {name: max(minimum_width, len(name)) for name in columns}
-
-    def header(self) -> str:
-        return "  ".join(name.rjust(self.widths[name]) for name in self.formats)
-
-    def row(self, values: dict[str, Any]) -> str:
-        cells = []
-        for name, form in self.formats.items():
-            value = values[name]
-            text = "-" if value is None else format(value, form)
-            cells.append(text.rjust(self.widths[name]))
-        return "  ".join(cells)
-
-
 def print_epochs(
     new: Iterable[dict[str, Any]], earlier: Sequence[dict[str, Any]], epochs: int, metric: str
 ) -> list[dict[str, Any]]:
     """Print one aligned row per epoch as it ends, and return all rows; `earlier` ones were trained before."""
-    rows = list(earlier)
-    columns: Columns | None = None
-    for row in chain(rows, new):
-        if columns is None:
-            scored = {"valid_loss": ".4f", metric: ".4f"} if metric in row else {}
-            columns = Columns({"epoch": "", "train_loss": ".4f", **scored, "lr": ".2g", "images/s": ",.0f", "left": ""})
-            print(columns.header())
-        if row["epoch"] > len(rows):
-            rows.append(row)
-        left = duration((epochs - row["epoch"]) * (sum(each["seconds"] for each in rows) / len(rows)))
-        epoch = f"{row['epoch']}/{epochs}"
-        print(columns.row(row | {"epoch": epoch, "images/s": row["images_per_second"], "left": left}), flush=True)
-    if earlier and len(earlier) < len(rows):
-        print(f"Went on after epoch {len(earlier)}.")
+    rows: list[dict[str, Any]] = []
+    for row in chain(earlier, new):
+        rows.append(row)
+        cells = {"epoch": f"{row['epoch']}/{epochs}", "train_loss": f"{row['train_loss']:.4f}"}
+        if metric in row:
+            cells |= {"valid_loss": f"{row['valid_loss']:.4f}", metric: f"{row[metric]:.4f}"}
+        mean_seconds = sum(each["seconds"] for each in rows) / len(rows)
+        cells |= {"lr": f"{row['lr']:.2g}", "images/s": f"{row['images_per_second']:,.0f}"}
+        cells |= {"left": duration((epochs - row["epoch"]) * mean_seconds)}
+        widths = [max(len(name), EPOCH_CELL) for name in cells]
+        if len(rows) == 1:
+            print("  ".join(name.rjust(width) for name, width in zip(cells, widths, strict=True)))
+        if earlier and len(rows) == len(earlier) + 1:
+            print(f"Going on after epoch {len(earlier)}.")
+        print("  ".join(cell.rjust(width) for cell, width in zip(cells.values(), widths, strict=True)), flush=True)
     return rows
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pipelines import command
 from pipelines.core.errors import UserError
+from pipelines.core.records import DOWNLOAD_RECORD
 from pipelines.core.settings import DataSettings
 
-RECORD = ".download.json"
 SHOWN_NAMES = 20
 
 
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         write_digits(layout.raw, layout.held_back)
     else:
-        archive = words.archive or fetch_from_kaggle(settings.competition.slug, layout.data, words.repeat("download"))
+        archive = words.archive.expanduser() if words.archive else None
+        archive = archive or fetch_from_kaggle(settings.competition.slug, layout.data, words.repeat("download"))
         _unpack(archive, layout.raw, settings.data, started)
     print(f"{_contents(layout.raw)} in {shown}, in {command.duration(time.monotonic() - started)}.")
     print(f"Next: {words.repeat('split')}")
@@ -69,7 +70,7 @@ def _unpack(archive: Path, raw: Path, data: DataSettings, started: float) -> Non
             "bytes": unpacked.bytes,
             "seconds": round(time.monotonic() - started, 1),
         }
-        write_json(folder / RECORD, record)
+        write_json(folder / DOWNLOAD_RECORD, record)
 
     unpacked = unpack(archive, raw, command.progress, finish)
     if unpacked.copied:
@@ -113,7 +114,7 @@ def _contents(folder: Path) -> str:
         (Path(directory) / name).stat().st_size
         for directory, _, names in os.walk(folder)
         for name in names
-        if name != RECORD
+        if name != DOWNLOAD_RECORD
     ]
     return f"{len(sizes):,} files ({sum(sizes) / 1e6:,.1f} MB)"
 

@@ -38,16 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
     notes = read_json(run.predicted) if run.predicted.exists() else {}
-    if submission.exists() and notes.get(submission.name, {}).get("sha256") == file_sha256(submission):
-        print(f"Already predicted: {shown}.")
-        print(f"To do it again: rm {shown}")
-        return
     source = run.final if settings.predict.checkpoint == "final" else run.best
-    if settings.predict.checkpoint == "final" and not run.retrained.exists():
+    if source == run.final and not (run.retrained.exists() and run.final.exists()):
         raise UserError(
             f"{source.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}; or predict "
             'with the validated weights: SET="predict.checkpoint=best"'
         )
+
+    made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
+    note = notes.get(submission.name, {})
+    if submission.exists() and note == note | made_from | {"sha256": file_sha256(submission)}:
+        print(f"Already predicted: {shown}.")
+        print(f"To do it again: rm {shown}")
+        return
 
     from pipelines.core.files import atomic_file, write_json
     from pipelines.core.splits import read_split_csv
@@ -74,13 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = make_submission(test_rows["id"].tolist(), probabilities, classes, settings, layout.raw)
         content.to_csv(partial, index=False, lineterminator="\n")
         count = check_submission(partial, classes, settings, layout.raw)
-    notes[submission.name] = {
-        "sha256": file_sha256(submission),
-        "checkpoint": source.name,
-        "predict": to_dict(settings)["predict"],
-        "rows": count,
-        "valid_score": score,
-    }
+    notes[submission.name] = {**made_from, "sha256": file_sha256(submission), "rows": count, "valid_score": score}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {source.name}: {shown} ({count:,} rows, {against})")
@@ -130,6 +127,7 @@ def _draw_validation(
     import torch
 
     from pipelines.core import images, plots
+    from pipelines.core.batches import evaluation_resize
     from pipelines.core.metrics import METRICS
 
     number = {label: index for index, label in enumerate(classes)}
@@ -144,7 +142,7 @@ def _draw_validation(
     mistakes = []
     for index, row in zip(wrong, rows.iloc[wrong].itertuples(), strict=True):
         picture = images.open_image(layout.raw / str(row.path), images.place_of(row))
-        shown = images.fit(picture, settings.input.size, settings.input.resize or settings.input.size)
+        shown = images.fit(picture, settings.input.size, evaluation_resize(settings))
         label = classes[predicted[index]]
         mistakes.append(plots.Mistake(str(row.id), shown, str(row.label), label, float(confidence[index])))
     title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(rows):,} images"

@@ -1,4 +1,6 @@
-"""Retrain from fresh weights on all labelled rows, for the best epoch count of a finished run, with its settings.
+"""Retrain from fresh weights on all labelled rows, with the settings of a finished run, up to its best epoch.
+
+The learning rate follows the same schedule as in the run: what was validated is what is repeated, with more images.
 
 Reads   runs/<c>/<run>/run.json and train.json, data/<c>/split.csv and its images.
 Writes  runs/<c>/<run>/final.pt, retrain_history.csv, retrain.json.
@@ -20,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
     shown = run.folder.relative_to(Path.cwd())
-    if run.retrained.exists():
+    if run.retrained.exists() and run.final.exists():
         print(f"Already retrained: {shown / run.final.name}.")
         again = " ".join(str(shown / path.name) for path in (run.retrained, run.final))
         print(f"To do it again: rm {again}    Next: {words.repeat('predict')}")
@@ -39,20 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = pd.concat(training.divide_rows(table, settings)).sort_index()
     epochs = trained["best_epoch"]
     print(
-        f"{settings.name}, run {run.folder.name}: {len(rows):,} images to learn from, all that are labelled; {epochs} "
-        f"epochs, as its best; {choose_hardware(settings.hardware)}"
+        f"{settings.name}, run {run.folder.name}: {len(rows):,} images to learn from, train and valid together; "
+        f"{epochs} epochs, as its best; {choose_hardware(settings.hardware)}"
     )
+    if run.retrained.exists():  # its weights were removed, to be made anew
+        run.retrained.unlink()
+        run.retrain_last.unlink(missing_ok=True)
     job = training.Job(settings, classes, table, rows, None, epochs, layout, run.retrain_last, run.retrain_history)
     history = command.print_epochs(
         training.run_job(job, command.progress), training.read_history(job), epochs, settings.competition.metric
     )
     checkpoint.save(run.final, checkpoint.finished(checkpoint.load(run.retrain_last)))
     seconds = sum(row["seconds"] for row in history)
-    write_json(run.retrained, {"epochs": epochs, "train_images": len(rows), "seconds": seconds})
     run.retrain_last.unlink()
-    print(
-        f"Final weights: {shown / run.final.name}. No score is claimed for them: every labelled row was learned from."
-    )
+    write_json(run.retrained, {"epochs": epochs, "train_images": len(rows), "seconds": seconds})
+    print(f"Final weights: {shown / run.final.name}. No score is claimed for them: they have learned from valid too.")
     print(f"Next: {words.repeat('predict')}")
 
 

@@ -17,51 +17,24 @@ from pipelines import command
 from pipelines.core import files
 from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
-from pipelines.core.settings import Settings, differences, merge, to_dict
+from pipelines.core.records import SPLIT_SECTIONS, split_inputs, split_is_made, split_removal
+from pipelines.core.settings import Settings, to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SECTIONS = ("data", "split")  # the settings that a split is made from
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "split").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
+    shown = layout.raw.relative_to(layout.root)
     if not layout.raw.is_dir():
-        raise UserError(f"{settings.name} is not downloaded yet: `{words.repeat('download')}` does it.")
-    if _is_done(settings, layout):
-        print(f"{settings.name} is already split: nothing to do. To do it again: {_removal(layout)}")
+        raise UserError(f"{shown} is missing. First: {words.repeat('download')}")
+    if split_is_made(layout, settings):
+        print(f"{settings.name} is already split: nothing to do. To do it again: {split_removal(layout)}")
         return
     _split(settings, layout)
     print(f"Next: {words.repeat('train')}")
-
-
-def _removal(layout: Layout) -> str:
-    paths = (layout.split_record, layout.split_csv, layout.tree)
-    return "rm -r " + " ".join(str(path.relative_to(layout.root)) for path in paths)
-
-
-def _is_done(settings: Settings, layout: Layout) -> bool:
-    """Whether the split that `settings` ask for is there.  Raises `UserError` when another one is."""
-    if not (layout.split_record.exists() and layout.split_csv.exists()):
-        return False
-    try:
-        record = files.read_json(layout.split_record)
-        recorded, sha256 = {name: record[name] for name in SECTIONS}, record["split_csv_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{layout.split_record} is damaged ({error!r}). Split anew: {_removal(layout)}") from None
-    then = merge(Settings(settings.name), recorded, str(layout.split_record))
-    if changes := differences(settings, then, SECTIONS):
-        raise UserError(
-            f"{settings.name} is already split, with other settings: {'; '.join(changes)}. Take them back, or split "
-            f"anew: {_removal(layout)} (scores of runs that trained on the old split then no longer compare)."
-        )
-    if files.file_sha256(layout.split_csv) != sha256:
-        raise UserError(
-            f"{layout.split_csv} was changed after it was made. Put it back, or split anew: {_removal(layout)}"
-        )
-    return layout.tree.is_dir()
 
 
 def _split(settings: Settings, layout: Layout) -> None:
@@ -77,10 +50,11 @@ def _split(settings: Settings, layout: Layout) -> None:
     links = tree.build(layout.tree, layout.raw, rows, command.progress)
     splits.write_split_csv(layout.split_csv, rows)
     sections = to_dict(settings)
-    record = {name: sections[name] for name in SECTIONS} | {
+    record = {name: sections[name] for name in SPLIT_SECTIONS} | {
         "images": {name: int((rows["split"] == name).sum()) for name in splits.SPLITS},
         "classes": labelled["label"].nunique(),
         "links": links,
+        "inputs": split_inputs(layout, settings.data),
         "split_csv_sha256": files.file_sha256(layout.split_csv),
     }
     files.write_json(layout.split_record, record)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
+from pipelines.core.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,10 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = layout.run(words.run_name())
     shown = run.folder.relative_to(Path.cwd())
 
-    from pipelines.core.records import start_run
+    from pipelines.core.records import split_is_made, start_run
     from pipelines.core.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
+    if not split_is_made(layout, settings):
+        raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
     start_run(run, settings, layout.split_csv)
     metric = settings.competition.metric
     if run.trained.exists():
@@ -36,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core import plots, training
     from pipelines.core.device import choose_hardware
     from pipelines.core.files import write_json
-    from pipelines.core.models import build_model, count_parameters
+    from pipelines.core.models import check_model
     from pipelines.core.submission import class_list
 
     labelled = table[table["split"] != "test"]
     classes = class_list(labelled["label"].tolist(), settings, layout.raw)
     train_rows, valid_rows = training.divide_rows(table, settings)
     hardware = choose_hardware(settings.hardware)
-    parameters = count_parameters(build_model(settings.model, len(classes)))
+    parameters = check_model(settings.model, len(classes), settings.input.size)
     print(
         f"{settings.name}, run {run.folder.name}: {len(train_rows):,} images to learn from, {len(valid_rows):,} to "
         f"validate on, {len(classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}"

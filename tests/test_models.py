@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipelines.core.errors import UserError
-from pipelines.core.models import build_model, count_parameters
+from pipelines.core.models import build_model, check_model
 from pipelines.core.settings import ModelSettings
 
 
@@ -54,7 +54,8 @@ def test_the_small_resnet_keeps_the_resolution_at_its_stem() -> None:
     model.layer1.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape)))  # type: ignore[union-attr]
     assert model(torch.rand(2, 3, 16, 16)).shape == (2, 7)
     assert shapes == [(2, 64, 16, 16)]
-    assert count_parameters(model) == 11_172_423  # ResNet-18 of 7 classes with a 3x3 stem
+    # The parameters of ResNet-18 for 7 classes, with a 3x3 stem.
+    assert check_model(ModelSettings(name="resnet18-small"), 7, 16) == 11_172_423
 
 
 # googlenet and inception_v3 have auxiliary heads, which answer in training with a tuple.
@@ -88,5 +89,7 @@ def test_a_misspelt_name_is_answered_with_the_near_one() -> None:
         build_model(ModelSettings(name="convnett"), 3)
 
 
-def test_parameters_are_counted() -> None:
-    assert count_parameters(nn.Linear(3, 4)) == 16
+@pytest.mark.parametrize(("name", "size"), [("squeezenet1_1", 8), ("alexnet", 32)])
+def test_a_size_that_the_network_cannot_take_is_named(name: str, size: int) -> None:
+    with pytest.raises(UserError, match=rf"model\.name '{name}' cannot take images of input\.size {size}: "):
+        check_model(ModelSettings(name=name), 3, size)

@@ -1,6 +1,7 @@
 """All stages end to end, as a person runs them: on the bundled digits, and on a competition added by one TOML."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -122,6 +123,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def copied(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of one's own, with all stages done."""
+    subprocess.run(["cp", "-a", f"{digits}/.", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def only_run(folder: Path) -> Path:
     (found,) = (folder / "runs" / "digits").iterdir()
     return found
@@ -198,18 +207,89 @@ def test_run_does_not_go_on_with_other_settings(
     assert "train.epochs: 3 now, 2 then" in capsys.readouterr().err
 
 
-def test_run_does_not_go_on_with_another_split(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    subprocess.run(["cp", "-a", f"{digits}/.", str(tmp_path)], check=True)
-    monkeypatch.chdir(tmp_path)
+def test_run_does_not_go_on_with_another_split(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("split", "digits", "--set", "split.seed=1") == 2
     assert "split.seed: 1 now, 0 then" in capsys.readouterr().err
-    split_csv = tmp_path / "data/digits/split.csv"
+    split_csv = copied / "data/digits/split.csv"
     split_csv.write_text(split_csv.read_text().replace(",train,", ",valid,", 1))
-    for stage in ("train", "retrain", "predict"):
+    assert run("train", "digits", *QUICK) == 2
+    assert "was changed after it was made" in capsys.readouterr().err
+    for stage in ("retrain", "predict"):
         assert run(stage, "digits", *QUICK) == 2
         assert "was trained on another split" in capsys.readouterr().err
+
+
+def test_train_refuses_a_split_that_its_settings_do_not_ask_for(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "digits", "--set", "split.seed=1") == 2
+    assert "split.seed: 1 now, 0 then" in capsys.readouterr().err
+    assert len(list((copied / "runs/digits").iterdir())) == 1
+
+
+def test_split_and_train_notice_other_data(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = copied / "data/digits/raw/labels.csv"
+    labels.write_text(labels.read_text().replace("\n1,", "\n1,9", 1))
+    for stage in ("split", "train"):
+        assert run(stage, "digits", *QUICK) == 2
+        assert "holds other data than" in capsys.readouterr().err
+
+
+def test_predict_again_after_other_views_or_other_weights(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = only_run(copied).name
+    notes = copied / "runs/digits" / name / "predict.json"
+    before = json.loads(notes.read_text())[f"{name}.csv"]
+    changed = {f"{name}.csv": before | {"predict": before["predict"] | {"mirror": True}}}
+    notes.write_text(json.dumps(changed))  # as if the TOML had been edited since
+    assert run("predict", "digits", *QUICK) == 0
+    assert "Submission by final.pt" in capsys.readouterr().out
+    os.replace(copied / "runs/digits" / name / "best.pt", copied / "runs/digits" / name / "final.pt")
+    os.link(copied / "runs/digits" / name / "final.pt", copied / "runs/digits" / name / "best.pt")
+    assert run("predict", "digits", *QUICK) == 0
+    assert "Submission by final.pt" in capsys.readouterr().out
+
+
+def test_removed_final_weights_are_made_again_from_the_first_epoch(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    final = only_run(copied) / "final.pt"
+    before = torch.load(final, weights_only=True)["weights"]
+    final.unlink()
+    assert run("predict", "digits", *QUICK) == 2
+    assert "First: make retrain COMP=digits" in capsys.readouterr().err
+    assert run("retrain", "digits", *QUICK) == 0
+    after = torch.load(final, weights_only=True)["weights"]
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_full_disk_while_saving_a_checkpoint_is_an_os_error() -> None:
+    """torch.save to a path would turn it into a RuntimeError, which is taken for a mistake of ours."""
+    with pytest.raises(OSError) as error, open("/dev/full", "wb") as file:
+        torch.save({"weights": torch.zeros(1_000_000)}, file)
+    assert error.value.errno == errno.ENOSPC
+
+
+def test_competition_without_test_images_trains_and_says_so_at_predict(
+    colours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toml = colours / "colours.toml"
+    text = toml.read_text(encoding="utf-8").replace('sample_submission = "sample.csv"\n', "")
+    toml.write_text(text.replace('test_images = "prüfung"', 'test_images = ""'), encoding="utf-8")
+    for stage, *words in (["download", "--archive", "source"], ["split"], ["train"], ["retrain"]):
+        assert run(stage, "colours.toml", *words) == 0
+    assert "Test images: none" in capsys.readouterr().out
+    assert run("predict", "colours.toml") == 2
+    assert "has no test rows" in capsys.readouterr().err
+
+
+def test_submission_of_the_wrong_form_stops_before_training(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toml = colours / "colours.toml"
+    text = toml.read_text(encoding="utf-8").replace('"probabilities"', '"labels"').replace("log_loss", "accuracy")
+    toml.write_text(text, encoding="utf-8")
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    assert run("split", "colours.toml") == 0
+    assert run("train", "colours.toml") == 2
+    assert "has 4 columns, but a submission of labels has 2" in capsys.readouterr().err
 
 
 def test_unreadable_image_stops_before_the_first_epoch(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,7 +346,7 @@ def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
         kill_when_there(stage_process(stage, stormy, *words), run_folder / state)
         assert not (run_folder / f"{stage}.json").exists()
         assert run(stage, *words) == 0
-        assert "Went on after epoch" in capsys.readouterr().out
+        assert "Going on after epoch" in capsys.readouterr().out
     assert run("predict", *words) == 0
 
     for name in ("best.pt", "final.pt"):

@@ -1,5 +1,6 @@
 """A run's records: what it was started with holds, whatever the TOML and the split have become since."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,33 @@ def test_a_finished_run_has_its_own_settings_and_todays_prediction_and_hardware(
 def test_a_finished_run_of_another_split_is_refused(layout: Layout) -> None:
     start(layout)
     write_json(layout.run("quick").trained, {"best_epoch": 2})
-    layout.split_csv.unlink()
+    write_text(layout.split_csv, "id,path,label,split,fold\n1,1.png,a,valid,-1\n")
     with pytest.raises(UserError, match="another split"):
         finished_run(layout, "quick", SETTINGS, "make train")
+    layout.split_csv.unlink()
+    with pytest.raises(UserError, match="is missing, by which runs/tiny/quick was trained"):
+        finished_run(layout, "quick", SETTINGS, "make train")
+
+
+def test_a_finished_run_of_another_recipe_is_refused(layout: Layout) -> None:
+    start(layout)
+    write_json(layout.run("quick").trained, {"best_epoch": 2})
+    with pytest.raises(UserError, match=f"add RECIPE={SETTINGS.recipe}"):
+        finished_run(layout, "quick", dataclasses.replace(SETTINGS, recipe="other"), "make train")
+
+
+def test_a_finished_run_is_guarded_even_when_its_last_checkpoint_was_removed(layout: Layout) -> None:
+    start(layout)
+    write_json(layout.run("quick").trained, {"best_epoch": 2})
+    with pytest.raises(UserError, match=r"train\.epochs: 9 now, 3 then"):
+        start_run(layout.run("quick"), changed("train", epochs=9), layout.split_csv)
+
+
+def test_a_new_title_does_not_make_another_run(layout: Layout) -> None:
+    start(layout, trained_epochs=1)
+    start_run(layout.run("quick"), changed("competition", title="New"), layout.split_csv)
+    with pytest.raises(UserError, match=r"competition\.metric: 'f1_macro' now, 'accuracy' then"):
+        start_run(layout.run("quick"), changed("competition", metric="f1_macro"), layout.split_csv)
 
 
 def test_an_absent_or_unfinished_run_names_the_command_that_makes_it(layout: Layout) -> None:

@@ -148,7 +148,7 @@ def test_not_downloaded_yet(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(TOML)
     assert call() == 2
-    assert capsys.readouterr().err == "error: tiny is not downloaded yet: `make download COMP=tiny.toml` does it.\n"
+    assert capsys.readouterr().err == "error: data/tiny/raw is missing. First: make download COMP=tiny.toml\n"
 
 
 def test_a_mistake_in_the_data_writes_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,7 +198,7 @@ def test_split_csv_is_plain_utf8_with_unix_line_ends(tmp_path: Path) -> None:
 
 
 def test_missing_or_foreign_split_csv(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not there yet: `make split COMP=x` makes it"):
+    with pytest.raises(UserError, match=r"split\.csv is missing\. First: make split COMP=x"):
         read_split_csv(tmp_path / "split.csv", "make split COMP=x")
     (tmp_path / "split.csv").write_text("id,label\n1,a\n")
     with pytest.raises(UserError, match="is not a split: remove it and type `make split COMP=x`"):

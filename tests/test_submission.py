@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipelines.core.errors import UserError
-from pipelines.core.settings import Settings, merge
+from pipelines.core.settings import CompetitionSettings, Settings, merge
 from pipelines.core.submission import check_submission, class_list, make_submission, score_submission
 
 CLASSES = ["cat", "dog", "emu"]
@@ -138,15 +138,16 @@ def test_ids_that_were_not_predicted_are_named(tmp_path: Path) -> None:
 def test_a_sample_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,cat,dog,emu", "1,0.3,0.3,0.4")
     with pytest.raises(UserError, match=r"4 columns.*Set competition.submission to probabilities"):
-        make_submission(["1"], sure_of([0]), CLASSES, LABELS, tmp_path)
+        class_list(["cat", "dog"], LABELS, tmp_path)
     write(tmp_path / "sample.csv", "id,label", "1,cat")
     with pytest.raises(UserError, match="columns are not the classes"):
         make_submission(["1"], sure_of([0]), CLASSES, PROBABILITIES, tmp_path)
 
 
 def test_classes_are_the_labels_or_the_samples_columns_sorted(tmp_path: Path) -> None:
-    write(tmp_path / "sample.csv", "id,emu,yak,dog,cat", "1,0,0,0,1")
+    write(tmp_path / "sample.csv", "id,label", "1,cat")
     assert class_list(["dog", "cat", "dog"], LABELS, tmp_path) == ["cat", "dog"]
+    write(tmp_path / "sample.csv", "id,emu,yak,dog,cat", "1,0,0,0,1")
     assert class_list(["dog", "cat", "dog"], PROBABILITIES, tmp_path) == ["cat", "dog", "emu", "yak"]
     assert class_list(["dog", "cat"], settings_of("probabilities", sample=""), tmp_path) == ["cat", "dog"]
 
@@ -246,3 +247,23 @@ def test_true_labels_without_a_column_are_refused(tmp_path: Path) -> None:
     solution = write(tmp_path / "solution.csv", "id,label", "1,yak")
     with pytest.raises(UserError, match=r"labels that .*submission\.csv has no column for, such as 'yak'"):
         score_submission(submission, solution, PROBABILITIES)
+
+
+def test_score_refuses_an_id_that_stands_twice(tmp_path: Path) -> None:
+    (tmp_path / "ours.csv").write_text("id,label\n1,a\n1,a\n")
+    (tmp_path / "truth.csv").write_text("id,label\n1,a\n")
+    with pytest.raises(UserError, match=r"ours\.csv: 1 ids occur twice, such as '1'"):
+        score_submission(tmp_path / "ours.csv", tmp_path / "truth.csv", Settings("tiny"))
+
+
+def test_score_refuses_a_probability_that_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "ours.csv").write_text("id,a,b\n1,0.5,x\n")
+    (tmp_path / "truth.csv").write_text("id,label\n1,a\n")
+    settings = Settings("tiny", competition=CompetitionSettings(metric="log_loss", submission="probabilities"))
+    with pytest.raises(UserError, match=r"ours\.csv: not every value is a number"):
+        score_submission(tmp_path / "ours.csv", tmp_path / "truth.csv", settings)
+
+
+def test_log_loss_of_labels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="log loss is taken of probabilities"):
+        class_list(["cat"], settings_of("labels", metric="log_loss"), tmp_path)

@@ -30,6 +30,15 @@ Ids = npt.NDArray[Any]
 CENTRE_MARGIN = 8 / 7  # resize to 256 for a centre crop of 224: the usual margin in evaluation
 
 
+def evaluation_resize(settings: Settings) -> int:
+    """The shorter side to which an image is resized before the centre crop of evaluation.
+
+    Where training crops at random, evaluation leaves out a margin; where it sees whole images, so does evaluation.
+    """
+    crops = settings.input.source == "photos" and settings.augment.crop_scale[0] < 1
+    return settings.input.resize or round(settings.input.size * (CENTRE_MARGIN if crops else 1))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images ready for the network, and which ones they are.
@@ -221,7 +230,7 @@ class _Photos(Dataset[Any]):
             return error
         size = settings.input.size
         if not self.loading.training:
-            return images.fit(photo, size, settings.input.resize or round(size * CENTRE_MARGIN)), position
+            return images.fit(photo, size, evaluation_resize(settings)), position
         random = np.random.default_rng(derive_seed(settings.train.seed, "crop", epoch, position))
         box = images.random_crop_box(*photo.size, settings.augment.crop_scale, settings.augment.crop_ratio, random)
         return images.crop(photo, box, size), position

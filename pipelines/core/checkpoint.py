@@ -66,8 +66,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "history": checkpoint.history,
         "training": checkpoint.training,
     }
-    with atomic_file(path) as partial:
-        torch.save(content, partial)
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        torch.save(content, file)  # not by its name: torch would report a full disk as a RuntimeError of its own
 
 
 def load(path: Path) -> Checkpoint:

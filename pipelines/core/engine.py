@@ -142,8 +142,9 @@ def evaluate(
     """Return loss and score of `model` over all images of `source`; sums are divided once, at the end."""
     losses, sums = [], []
     for batch, log_probabilities in infer(model, source, hardware, views):
-        losses.append(F.nll_loss(log_probabilities, batch.labels, reduction="sum").double())
-        sums.append(metric.sums(log_probabilities.double().exp(), batch.labels))
+        log_probabilities, labels = log_probabilities.cpu(), batch.labels.cpu()  # not every device has float64
+        losses.append(F.nll_loss(log_probabilities, labels, reduction="sum").double())
+        sums.append(metric.sums(log_probabilities.double().exp(), labels))
     return Evaluation(torch.stack(losses).sum().item() / len(source), metric.value(torch.stack(sums).sum(dim=0)))
 
 

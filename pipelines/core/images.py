@@ -42,8 +42,8 @@ def open_image(path: Path, place: str) -> Image.Image:
         # Pillow answers damage with a dozen exception types, from SyntaxError to struct.error.
         problem = str(error) or type(error).__name__
     raise UserError(
-        f"{path} ({place}) cannot be read as an image: {problem}. Put the right file there, or remove its row from the "
-        "labels CSV, and split again."
+        f"{path} ({place}) cannot be read as an image: {problem}. Put the right file there; or, for a labelled image, "
+        "remove its row from the labels CSV and split again."
     )
 
 
@@ -72,10 +72,10 @@ def fit(image: Image.Image, size: int, resize: int) -> Pixels:
     """
     if image.size != (size, size):
         width, height = image.size
-        scale = resize / min(width, height)
-        wide, high = max(round(width * scale), size), max(round(height * scale), size)
-        left, top = (wide - size) // 2, (high - size) // 2
-        image = image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+        side = min(width, height) * size / resize  # of the square, in this image, that becomes size x size
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.array(image)
 
 

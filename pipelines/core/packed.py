@@ -60,6 +60,9 @@ def _decode_all(rows: pd.DataFrame, raw: Path, size: int, target: Path, watch: W
     packed = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3))
     packed.flush()
     del packed
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, but a crash in the middle of a memory map
+        with open(target, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
     items = [(path, images.place_of(row)) for path, row in zip(rows["path"], rows.itertuples(), strict=True)]
     work: list[Work] = [
         (target, raw, size, start, items[start : start + CHUNK_IMAGES]) for start in range(0, len(items), CHUNK_IMAGES)

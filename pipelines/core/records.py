@@ -1,4 +1,4 @@
-"""A run's records: the settings it was started with, and a note from each stage that finished."""
+"""What a split and a run were made from, and the checks that what is asked for now is the same."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,11 @@ from typing import Any
 from pipelines.core.errors import UserError
 from pipelines.core.files import file_sha256, read_json, write_json
 from pipelines.core.layout import Layout, RunLayout
-from pipelines.core.settings import OUTSIDE_A_RUN, SECTIONS, Settings, differences, from_dict, merge, to_dict
+from pipelines.core.settings import OUTSIDE_A_RUN, DataSettings, Settings, differences, from_dict, merge, to_dict
+
+SPLIT_SECTIONS = ("data", "split")  # the settings that a split is made from
+RUN_SECTIONS = ("input", "augment", "model", "train")  # and those that make a run what it is
+DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 
 
 @dataclass(frozen=True)
@@ -18,17 +22,58 @@ class RunRecord:
     split_sha256: str
 
 
+def split_inputs(layout: Layout, data: DataSettings) -> dict[str, str]:
+    """Return the SHA-256 of each file that says what the images are: the CSVs, and the record of the download."""
+    names = (data.labels, data.test_table, data.sample_submission, DOWNLOAD_RECORD)
+    return {name: file_sha256(layout.raw / name) for name in names if name and (layout.raw / name).is_file()}
+
+
+def split_is_made(layout: Layout, settings: Settings) -> bool:
+    """Whether the split that `settings` ask for is there.  Raises `UserError` when another one is."""
+    if not (layout.split_record.exists() and layout.split_csv.exists()):
+        return False
+    try:
+        record = read_json(layout.split_record)
+        recorded, sha256 = {name: record[name] for name in SPLIT_SECTIONS}, record["split_csv_sha256"]
+        inputs = record["inputs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{layout.split_record} is damaged ({error!r}). Split anew: {split_removal(layout)}") from None
+    then = merge(Settings(settings.name), recorded, str(layout.split_record))
+    if changes := differences(settings, then, SPLIT_SECTIONS):
+        raise UserError(
+            f"{settings.name} is already split, with other settings: {'; '.join(changes)}. Take them back, or split "
+            f"anew: {split_removal(layout)} (scores of runs that trained on the old split then no longer compare)."
+        )
+    if inputs != split_inputs(layout, settings.data):
+        raise UserError(
+            f"{layout.raw} holds other data than {layout.split_csv} was made from. Split anew: {split_removal(layout)}"
+        )
+    if file_sha256(layout.split_csv) != sha256:
+        raise UserError(
+            f"{layout.split_csv} was changed after it was made. Put it back, or split anew: {split_removal(layout)}"
+        )
+    return layout.tree.is_dir()
+
+
+def split_removal(layout: Layout) -> str:
+    """The command that removes the split."""
+    paths = (layout.split_record, layout.split_csv, layout.tree)
+    return "rm -r " + " ".join(str(path.relative_to(layout.root)) for path in paths)
+
+
 def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
     """Write the record of a new run, or check that the run in progress was started with the same settings and split.
 
     Raises `UserError` that lists the differences; a run that has no finished epoch is simply started anew.
     """
     split_sha256 = file_sha256(split_csv)
-    if run.last.exists():
+    if run.last.exists() or run.trained.exists():
         record = read_record(run)
         check_split(run, record, split_csv)
-        within = [section for section in SECTIONS if section not in OUTSIDE_A_RUN]
-        if changed := differences(settings, record.settings, within):
+        metrics = settings.competition.metric, record.settings.competition.metric
+        changed = differences(settings, record.settings, RUN_SECTIONS)
+        changed += [f"competition.metric: {metrics[0]!r} now, {metrics[1]!r} then"] if len(set(metrics)) > 1 else []
+        if changed:
             raise UserError(
                 f"{_shown(run)} was trained with other settings ({'; '.join(changed)}). Name a new run with RUN=, or "
                 f"remove it: rm -r {_shown(run)}"
@@ -52,7 +97,11 @@ def read_record(run: RunLayout) -> RunRecord:
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
     """Raise `UserError` when the split is not the one that `run` was trained on: its validation would see rows it
     learned from."""
-    if not split_csv.exists() or file_sha256(split_csv) != record.split_sha256:
+    if not split_csv.exists():
+        raise UserError(
+            f"{split_csv} is missing, by which {_shown(run)} was trained. Split again, with the same settings."
+        )
+    if file_sha256(split_csv) != record.split_sha256:
         raise UserError(
             f"{_shown(run)} was trained on another split than {split_csv} now holds. Name a new run with RUN=, or "
             f"remove it: rm -r {_shown(run)}"
@@ -69,6 +118,11 @@ def finished_run(layout: Layout, name: str, settings: Settings, make_train: str)
         state = "has not finished training" if run.record.exists() else "does not exist"
         raise UserError(f"The run {_shown(run)} {state}. First: {make_train}")
     record = read_record(run)
+    if record.settings.recipe != settings.recipe:
+        raise UserError(
+            f"{_shown(run)} was trained with the recipe {record.settings.recipe!r}, and this asks for "
+            f"{settings.recipe!r}: add RECIPE={record.settings.recipe}"
+        )
     check_split(run, record, layout.split_csv)
     current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
     return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_json(run.trained)

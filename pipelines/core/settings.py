@@ -75,7 +75,9 @@ class InputSettings:
         "packed", "packed: small images, decoded once into one array; photos: decoded anew for each epoch"
     )
     size: int = _option(32, "height and width in pixels that the network sees", minimum=4, maximum=2048)
-    resize: int = _option(0, "photos: shorter side before the centre crop of evaluation; 0: 8/7 of size", minimum=0)
+    resize: int = _option(
+        0, "photos: shorter side before evaluation's centre crop; 0: 8/7 of size with crop_scale", minimum=0
+    )
     mean: tuple[float, ...] = _option((0.5, 0.5, 0.5), "subtracted from red, green and blue on a scale of 0 to 1")
     std: tuple[float, ...] = _option((0.25, 0.25, 0.25), "and divided by this")
 
@@ -208,6 +210,8 @@ def load_settings(
     settings = merge(Settings(name=path.stem, recipe=recipe), content, str(path))
     for name, changes in recipes.items():  # all of them, so that a mistake shows before its recipe is wanted
         where = f"{path}, recipe {name!r}"
+        if Path(name).name != name or name.startswith("."):
+            raise UserError(f"{where}: a recipe names a folder of runs, so it has no slashes and no leading dot.")
         if name == DEFAULT_RECIPE:
             raise UserError(f"{where}: the recipe of that name is what stands outside all recipes; rename this one.")
         if fixed := [section for section in SHARED_BY_RECIPES if section in changes]:
@@ -249,7 +253,10 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
         key, equals, text = override.partition("=")
         section, dot, name = key.strip().partition(".")
         if not (equals and dot):
-            raise UserError(f"--set {override!r} is not of the form section.key=value, such as train.epochs=5.")
+            raise UserError(
+                f"--set {override!r} is not of the form section.key=value, such as train.epochs=5; a list has no "
+                "spaces: augment.crop_scale=[0.5,1.0]."
+            )
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -340,6 +347,10 @@ def _check_together(settings: Settings, where: str) -> None:
             )
     if settings.augment.crop_scale[1] > 1:
         raise UserError(f"{where}: augment.crop_scale is a share of the area; at most 1.")
+    if settings.train.schedule == "multistep" and not settings.train.milestones:
+        raise UserError(f"{where}: train.schedule is multistep, but train.milestones names no epochs.")
+    if settings.augment.cutout >= settings.input.size:
+        raise UserError(f"{where}: augment.cutout is {settings.augment.cutout}; it must be less than input.size.")
     if settings.augment.mixup and settings.augment.cutmix:
         raise UserError(f"{where}: augment.mixup and augment.cutmix are both on; choose one.")
     if 0 < settings.input.resize < settings.input.size:

@@ -192,8 +192,9 @@ def read_split_csv(path: Path, split_command: str = "make split") -> pd.DataFram
     `split_command` makes it, or is not a split.
     """
     if not path.is_file():
-        raise UserError(f"{path} is not there yet: `{split_command}` makes it.")
+        raise UserError(f"{path} is missing. First: {split_command}")
     rows = read_csv(path, strip=False)
-    if tuple(rows.columns) != COLUMNS or not set(rows["split"].unique()) <= set(SPLITS):
+    well_formed = tuple(rows.columns) == COLUMNS and set(rows["split"].unique()) <= set(SPLITS)
+    if not well_formed or not rows["fold"].str.fullmatch("-?[0-9]{1,9}").all():
         raise UserError(f"{path} is not a split: remove it and type `{split_command}`.")
     return rows.reset_index(drop=True).astype({"fold": int})

@@ -20,13 +20,25 @@ PROBABILITY_FORMAT = "%.9g"  # float32's own precision: more digits would be noi
 def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str]:
     """Return the classes, sorted: those of the sample's columns for probabilities, else those that occur as labels.
 
-    Raises `UserError` where a label has no column in the sample submission.
+    Raises `UserError` where the sample submission has another form than the settings say, or no column for a label.
     """
     occurring = sorted(set(labels))
-    if settings.competition.submission == "labels" or not settings.data.sample_submission:
+    if settings.competition.metric == "log_loss" and settings.competition.submission == "labels":
+        raise UserError(
+            f"{settings.name}: log loss is taken of probabilities, but competition.submission is labels. Set it to "
+            "probabilities, or another competition.metric."
+        )
+    if not settings.data.sample_submission:
         return occurring
     path = raw / settings.data.sample_submission
     columns = list(read_csv(path).columns[1:])
+    if settings.competition.submission == "labels":
+        if len(columns) != 1:
+            raise UserError(
+                f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
+                "competition.submission to probabilities if it has one column per class."
+            )
+        return occurring
     if homeless := sorted(set(occurring) - set(columns)):
         raise UserError(
             f"{path}: its columns are not the classes: {len(homeless)} of {len(occurring)} labels have none, such as "
@@ -66,11 +78,6 @@ def make_submission(
             "after the split? Split again."
         )
     if settings.competition.submission == "labels":
-        if len(sample.columns) != 2:
-            raise UserError(
-                f"{path} has {len(sample.columns)} columns, but a submission of labels has 2: an id and a label. "
-                "Set competition.submission to probabilities if it has one column per class."
-            )
         predicted.columns = sample.columns[1:]
     elif set(sample.columns[1:]) != set(classes):
         raise UserError(f"{path}: its columns are not the classes that the run was trained on. Train again.")
@@ -138,12 +145,16 @@ def score_submission(path: Path, solution: Path, settings: Settings) -> tuple[fl
     number.
 
     solution: a CSV whose first two columns are id and label.  Ids that it does not list are not scored, as Kaggle does
-    not score the filler images of CIFAR-10.  Raises `UserError` for an id or a label that the submission lacks.
+    not score the filler images of CIFAR-10.  Raises `UserError` for an id or a label that the submission lacks, an id
+    that stands twice, and a probability that is no number.
     """
     submitted, truth = read_csv(path), read_csv(solution)
     if len(truth.columns) < 2 or truth.empty:
         raise UserError(f"{solution} must have two columns, id and label, and at least one row.")
     ids, labels = truth.iloc[:, 0], truth.iloc[:, 1]
+    for table, where in ((submitted.iloc[:, 0], path), (ids, solution)):
+        if repeated := list(table[table.duplicated()]):
+            raise UserError(f"{where}: {len(repeated)} ids occur twice, such as {_few(repeated)}.")
     answers = submitted.set_index(submitted.columns[0])
     if absent := sorted(set(ids) - set(answers.index)):
         raise UserError(f"{path} lacks {len(absent)} of the ids in {solution}, such as {_few(absent)}.")
@@ -153,12 +164,14 @@ def score_submission(path: Path, solution: Path, settings: Settings) -> tuple[fl
         probabilities = (answers.iloc[:, [0]].to_numpy() == np.array(classes, dtype=object)).astype(np.float64)
     else:
         classes = list(answers.columns)
-        probabilities = answers.to_numpy(dtype=np.float64)
+        probabilities = answers.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+        if not np.isfinite(probabilities).all():
+            raise UserError(f"{path}: not every value is a number.")
     if unknown := sorted(set(labels) - set(classes)):
         raise UserError(f"{solution} has labels that {path} has no column for, such as {_few(unknown)}.")
     numbers = torch.tensor([classes.index(label) for label in labels])
     metric = METRICS[settings.competition.metric]
-    return metric.value(metric.sums(torch.from_numpy(probabilities), numbers)), len(truth)
+    return metric.value(metric.sums(torch.tensor(probabilities), numbers)), len(truth)
 
 
 def _few(names: Sequence[str]) -> str:

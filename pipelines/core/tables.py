@@ -239,7 +239,7 @@ def test_rows(raw: Path, data: DataSettings) -> tuple[pd.DataFrame, int]:
     listing, key = (
         (data.test_table, "data.test_table") if data.test_table else (data.sample_submission, "data.sample_submission")
     )
-    if not listing and not (raw / data.test_images).is_dir():
+    if not listing and not (data.test_images and (raw / data.test_images).is_dir()):
         return pd.DataFrame({"id": [], "path": []}, dtype=str), 0
     images = image_files(raw, data.test_images, "data.test_images")
     if not listing:

@@ -76,6 +76,8 @@ def run_job(job: Job, watch: Watch = unwatched) -> Iterator[Row]:
     learner = make_learner(settings, len(job.classes), hardware)
     metric = METRICS[settings.competition.metric]
     rows = _resume(job, learner)
+    if rows:
+        _write_history(job.history, rows)  # it may have been killed between the checkpoint and this
     if job.epochs <= len(rows) or _patience_spent(rows, settings, metric.name):
         return
 
