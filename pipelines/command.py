@@ -16,7 +16,8 @@ from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_com
 
 Item = TypeVar("Item")
 
-EPOCH_CELL = len("59 min 59 s")  # the widest cell of an epoch's row
+EPOCH_CELL = len("100/100")  # of an epoch's row: no number in it is wider
+LEFT_CELL = len("59 min 59 s")
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -133,7 +134,7 @@ def print_epochs(
         mean_seconds = sum(each["seconds"] for each in rows) / len(rows)
         cells |= {"lr": f"{row['lr']:.2g}", "images/s": f"{row['images_per_second']:,.0f}"}
         cells |= {"left": duration((epochs - row["epoch"]) * mean_seconds)}
-        widths = [max(len(name), EPOCH_CELL) for name in cells]
+        widths = [max(len(name), LEFT_CELL if name == "left" else EPOCH_CELL) for name in cells]
         if len(rows) == 1:
             print("  ".join(name.rjust(width) for name, width in zip(cells, widths, strict=True)))
         if earlier and len(rows) == len(earlier) + 1:
