@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEADINGS = ("measured", "against", "median (min-max)", "goal", "reached")
 PREFACE = "# Results\n\nWritten by the commands shown, each its own section; `make bench` repeats all of them.\n"
-POLL_SECONDS = 0.1
+POLL_SECONDS = 1.0  # reading the memory of a process costs it time: ten times a second slowed a training by a fifth
 LINES_SHOWN = 15  # of a failed stage's output
 KIBIBYTE = 1024
 
