@@ -34,7 +34,8 @@ install: $(INSTALLED)  ## set up .venv with everything that is needed
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUNNER) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo 'Setting up .venv. PyTorch is large: this takes some minutes, once.'
+	$(RUNNER) -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 demo: override COMP := digits
