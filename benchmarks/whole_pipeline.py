@@ -30,7 +30,7 @@ def measure(folder: Path, archive: Path, overrides: Sequence[str]) -> list[Findi
 
     seconds = sum(each.seconds for each in runs)
     largest = max(each.memory.largest for each in runs)
-    score, count = trained["score"], trained["valid_images"]
+    score, as_predicted, count = trained["score"], predicted["valid_score"], trained["valid_images"]
     return [
         *(Finding(each.stage, "-", f"{each.seconds:,.0f} s, {each.memory.largest / 1e6:,.0f} MB") for each in runs),
         Finding(
@@ -40,14 +40,13 @@ def measure(folder: Path, archive: Path, overrides: Sequence[str]) -> list[Findi
             f"at most {MOST_SECONDS // 60} min",
             seconds <= MOST_SECONDS,
         ),
-        Finding(
-            f"valid accuracy while training, n = {count:,}",
-            "-",
-            f"{score:.4f}",
-            f"at least {LEAST_ACCURACY}",
-            score >= LEAST_ACCURACY,
+        *(
+            Finding(f"valid accuracy {how}, n = {count:,}", "-", f"{value:.4f}", f"at least {LEAST_ACCURACY}", reached)
+            for how, value, reached in (
+                ("while training, of one view", score, score >= LEAST_ACCURACY),
+                ("as predicted, over the recipe's views", as_predicted, as_predicted >= LEAST_ACCURACY),
+            )
         ),
-        Finding("valid accuracy as predicted (over the recipe's views)", "-", f"{predicted['valid_score']:.4f}"),
     ]
 
 
