@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipelines.core.batches import Batch, BatchSource
     from pipelines.core.device import Hardware
 
 Item = TypeVar("Item")
@@ -63,28 +62,6 @@ class Stopwatch:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-@dataclass(frozen=True)
-class TimedBatches:
-    """A source of batches with a stopwatch; to the engine it is the source itself."""
-
-    source: "BatchSource"
-    stopwatch: Stopwatch
-
-    @property
-    def ids(self) -> Any:
-        return self.source.ids
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def steps(self) -> int:
-        return self.source.steps
-
-    def batches(self, epoch: int) -> "Iterator[Batch]":
-        return self.stopwatch.watch(self.source.batches(epoch), lambda batch: len(batch.images))
 
 
 def textbook_speed(tree: Path, device: "torch.device") -> float:
@@ -150,7 +127,7 @@ def textbook_resnet18(classes: int) -> "nn.Module":
 def our_speed(layout: Layout, rows: "pd.DataFrame", hardware: "Hardware") -> float:
     """Return the images per second of our engine and packed images over `rows` of the split table."""
     from pipelines.core import engine, training
-    from pipelines.core.batches import open_source
+    from pipelines.core.batches import WatchedBatches, open_source
     from pipelines.core.device import make_deterministic
     from pipelines.core.metrics import METRICS
     from pipelines.core.settings import load_settings
@@ -160,10 +137,15 @@ def our_speed(layout: Layout, rows: "pd.DataFrame", hardware: "Hardware") -> flo
     classes = sorted(set(rows["label"]))
     learner = training.make_learner(settings, len(classes), hardware)
     source = open_source(settings, rows, rows, layout, classes, hardware.device, training=True)
-    timed = TimedBatches(source, Stopwatch(hardware.device))
+    stopwatch = Stopwatch(hardware.device)
+
+    def watch(items: Iterable[Any], what: str, total: int | None = None, unit: str = "") -> Iterator[Any]:
+        return stopwatch.watch(items, lambda batch: len(batch.images))
+
+    timed = WatchedBatches(source, "training", watch)
     for _ in engine.fit(learner, timed, None, METRICS[settings.competition.metric], [1], settings.train.seed):
         pass
-    return timed.stopwatch.images_per_second
+    return stopwatch.images_per_second
 
 
 def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[Finding]:
