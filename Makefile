@@ -6,6 +6,10 @@ RUN ?=
 SET ?=
 ARCHIVE ?=
 SOLUTION ?=
+TRY ?=
+RECIPES ?=
+SEEDS ?=
+DOGS ?=
 QUICK ?=
 PYTHON ?= python3
 
@@ -16,7 +20,7 @@ WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo download split train retrain predict score all test test-slow lint bench clean
+.PHONY: help install demo download split train retrain predict score all sweep compare test test-slow lint bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +30,10 @@ help:  ## list the targets
 	@echo '  RUN=               name of the run; empty: the recipe'\''s name'
 	@echo '  SET="train.epochs=5 train.lr=1e-3"   settings to override (python -m pipelines.train --help lists them)'
 	@echo '  ARCHIVE=           download: an archive or folder to take instead of Kaggle; bench: cifar-10.zip'
+	@echo '  DOGS=              bench: dog-breed-identification.zip'
 	@echo '  SOLUTION=          score: CSV of true labels'
+	@echo '  TRY="train.lr=1e-3,3e-4 model.dropout=0,0.5"   sweep: values to try, in all combinations'
+	@echo '  RECIPES="default scratch" SEEDS=3              compare: which recipes, over how many seeds'
 	@echo '  QUICK=1            bench: small sizes, in three minutes'
 
 install: $(INSTALLED)  ## set up .venv with everything that is needed
@@ -63,6 +70,12 @@ score: $(INSTALLED)  ## score the submission where true labels are known
 
 all: download split train retrain predict  ## download, split, train, retrain and predict
 
+sweep: $(INSTALLED)  ## try settings of the head on cached features, seconds each
+	$(RUNNER) -m pipelines.sweep $(WORDS) $(if $(TRY),--try $(TRY))
+
+compare: $(INSTALLED)  ## train recipes side by side over several seeds; draw their curves
+	$(RUNNER) -m pipelines.compare $(COMP) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
+
 test: $(INSTALLED)  ## run the tests (under 5 minutes)
 	$(RUNNER) -m pytest -q
 
@@ -75,7 +88,7 @@ lint: $(INSTALLED)  ## check style and types
 	$(RUNNER) -m mypy
 
 bench: $(INSTALLED)  ## measure what the README claims; writes benchmarks/RESULTS.md
-	$(RUNNER) -m benchmarks $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(QUICK),--quick)
+	$(RUNNER) -m benchmarks $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(DOGS),--dogs "$(DOGS)") $(if $(QUICK),--quick)
 
 clean:  ## remove caches and compiled files; never raw data, runs or submissions
 	rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache

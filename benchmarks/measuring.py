@@ -92,6 +92,18 @@ def conclude(name: str, doc: str | None, arguments: Sequence[str] | None, findin
         replace_section(RESULTS, name, f"## {name}\n\n{body}")
 
 
+def absolute(overrides: Sequence[str]) -> list[str]:
+    """Return `overrides` with the paths of weights made absolute: stages run in a folder of their own."""
+    made = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "model.weights":
+            files = [Path(each) for each in value.split("+")]
+            value = "+".join(str(file.resolve()) if file.is_file() else str(file) for file in files)
+        made.append(f"{key}={value}")
+    return made
+
+
 def plain(words: Sequence[str]) -> str:
     """Return `words` as a person types them, without the folders of this machine."""
     return re.sub(r"[^\s='\"]*/", "", shlex.join(words))

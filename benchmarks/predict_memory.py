@@ -50,6 +50,19 @@ def make_competition(folder: Path, count: int) -> str:
     return toml.name
 
 
+def frozen(network: str, folder: Path) -> list[str]:
+    """Return the settings for a frozen `network` with random weights, whose features of each image are kept."""
+    import torch
+    from torchvision import models
+
+    weights = folder / f"{network}.pth"
+    torch.save(models.get_model(network, weights=None).state_dict(), weights)
+    return [
+        *(f"model.name={network}", f"model.weights={weights}", "finetune.frozen_stages=-1", "features.mirror=false"),
+        *("input.source=photos", "hardware.precision=float32"),
+    ]
+
+
 def predict(folder: Path, count: int, overrides: Sequence[str]) -> StageRun:
     """Split, train and predict a competition of `count` test images below `folder`; return how predicting went."""
     print(f"{count:,} test images")
@@ -57,12 +70,17 @@ def predict(folder: Path, count: int, overrides: Sequence[str]) -> StageRun:
     return [run_stage(folder, stage, *words) for stage in ("split", "train", "predict")][-1]
 
 
-def measure(count: int, fewer: int, overrides: Sequence[str] = ()) -> list[Finding]:
-    """Return what predicting `count` test images takes, and what it takes beyond `fewer` of them."""
-    with tempfile.TemporaryDirectory() as name:
-        small = predict(Path(name), fewer, overrides)
-    with tempfile.TemporaryDirectory() as name:
-        large = predict(Path(name), count, overrides)
+def measure(count: int, fewer: int, overrides: Sequence[str] = (), network: str = "") -> list[Finding]:
+    """Return what predicting `count` test images takes, and what it takes beyond `fewer` of them.
+
+    network: one that is frozen, whose features of the images are computed and kept; empty: the template's own.
+    """
+    runs = []
+    for number in (fewer, count):
+        with tempfile.TemporaryDirectory() as name:
+            chosen = [*(frozen(network, Path(name)) if network else []), *overrides]
+            runs.append(predict(Path(name), number, chosen))
+    small, large = runs
     findings = []
     for name, what in PEAKS.items():
         least, most = getattr(small.memory, name), getattr(large.memory, name)
@@ -85,10 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser.add_argument("--images", type=int, default=100_000, help="test images")
     parser.add_argument("--fewer", type=int, default=20_000, help="test images to compare with")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides, for quick trials")
+    parser.add_argument("--network", default="", help="compute and keep the features of this network, frozen")
     words = parser.parse_args(arguments)
-    findings = measure(words.images, words.fewer, words.set)
+    findings = measure(words.images, words.fewer, words.set, words.network)
+    section = "predict_memory" + (f"-{words.network}" if words.network else "")
     sizes = f"{words.images:,} and {words.fewer:,} test images of 32x32, settings of {TEMPLATE}, one run each"
-    measuring.conclude("predict_memory", __doc__, arguments, findings, sizes)
+    measuring.conclude(section, __doc__, arguments, findings, sizes)
     return findings
 
 

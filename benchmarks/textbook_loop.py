@@ -131,16 +131,18 @@ def our_speed(layout: Layout, rows: "pd.DataFrame", hardware: "Hardware") -> flo
     from pipelines.core.device import make_deterministic
     from pipelines.core.metrics import METRICS
     from pipelines.core.settings import load_settings
+    from pipelines.core.transfer import build_network
 
     make_deterministic()
     settings = load_settings(COMPETITION, RECIPE)
     classes = sorted(set(rows["label"]))
-    learner = training.make_learner(settings, len(classes), hardware)
+    network = training.to_device(build_network(settings, classes, []), hardware)
+    learner = training.make_learner(settings, network, training.phases(settings)[0], hardware)
     source = open_source(settings, rows, rows, layout, classes, hardware.device, training=True)
     stopwatch = Stopwatch(hardware.device)
 
     def watch(items: Iterable[Any], what: str, total: int | None = None, unit: str = "") -> Iterator[Any]:
-        return stopwatch.watch(items, lambda batch: len(batch.images))
+        return stopwatch.watch(items, lambda batch: len(batch.inputs))
 
     timed = WatchedBatches(source, "training", watch)
     for _ in engine.fit(learner, timed, None, METRICS[settings.competition.metric], [1], settings.train.seed):

@@ -1,63 +1,107 @@
-"""From the archive of CIFAR-10 to a checked submission with the default recipe: seconds and memory of each stage.
+"""From the archive to a checked submission: seconds and memory of each stage, and what it scores on validation.
 
 Each stage is a process of its own, in a fresh working folder.  Memory is the peak of the stage's largest process.
 """
 
+import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import measuring
 from benchmarks.measuring import Finding, StageRun, run_stage
+from pipelines.core.errors import UserError
 from pipelines.core.files import read_json
 from pipelines.core.layout import Layout
+from pipelines.core.settings import DEFAULT_RECIPE
 
-COMPETITION, RUN = "cifar-10", "default"
+RUN = "run"
 STAGES = ("download", "split", "train", "retrain", "predict")
-MOST_SECONDS = 20 * 60
-LEAST_ACCURACY = 0.88
+WARM_SECONDS = 30
 
 
-def measure(folder: Path, archive: Path, overrides: Sequence[str]) -> list[Finding]:
-    """Run all stages below `folder` with the settings `overrides`; return what each took and what came out."""
-    words = [COMPETITION, "--run", RUN, *(["--set", *overrides] if overrides else [])]
+@dataclass(frozen=True)
+class Goal:
+    """What a recipe is to reach: minutes from archive to submission, and the validation score."""
+
+    minutes: int
+    score: float
+    higher_is_better: bool
+
+    def reached(self, score: float) -> bool:
+        return score >= self.score if self.higher_is_better else score <= self.score
+
+
+GOALS = {
+    ("cifar-10", "default"): Goal(20, 0.88, higher_is_better=True),
+    ("dog-breed-identification", "default"): Goal(8, 1.36, higher_is_better=False),
+    ("dog-breed-identification", "best"): Goal(60, 1.20, higher_is_better=False),
+}
+
+
+def measure(
+    folder: Path, archive: Path, competition: str, recipe: str, overrides: Sequence[str], warm: bool
+) -> list[Finding]:
+    """Run all stages below `folder` with the settings `overrides`; return what each took and what came out.
+
+    warm: whether to train once more, when all features are kept already.
+    """
+    words = [competition, "--recipe", recipe, "--run", RUN, *(["--set", *overrides] if overrides else [])]
     runs: list[StageRun] = []
     for stage in STAGES:
         runs.append(run_stage(folder, stage, *words, *(["--archive", str(archive)] if stage == "download" else [])))
-    run = Layout(folder, COMPETITION).run(RUN)
+    run = Layout(folder, competition).run(RUN)
     trained = read_json(run.trained)
     ((submission, predicted),) = read_json(run.predicted).items()
 
     seconds = sum(each.seconds for each in runs)
     largest = max(each.memory.largest for each in runs)
-    score, as_predicted, count = trained["score"], predicted["valid_score"], trained["valid_images"]
-    return [
+    metric, count = trained["metric"], trained["valid_images"]
+    goal = GOALS.get((competition, recipe))
+    findings = [
         *(Finding(each.stage, "-", f"{each.seconds:,.0f} s, {each.memory.largest / 1e6:,.0f} MB") for each in runs),
         Finding(
             f"archive to {submission}, {predicted['rows']:,} rows, checked",
             "-",
             f"{seconds / 60:.1f} min, {largest / 1e6:,.0f} MB",
-            f"at most {MOST_SECONDS // 60} min",
-            seconds <= MOST_SECONDS,
-        ),
-        *(
-            Finding(f"valid accuracy {how}, n = {count:,}", "-", f"{value:.4f}", f"at least {LEAST_ACCURACY}", reached)
-            for how, value, reached in (
-                ("while training, of one view", score, score >= LEAST_ACCURACY),
-                ("as predicted, over the recipe's views", as_predicted, as_predicted >= LEAST_ACCURACY),
-            )
+            f"at most {goal.minutes} min" if goal else "-",
+            seconds <= goal.minutes * 60 if goal else None,
         ),
     ]
+    for how, score in (("while training", trained["score"]), ("as predicted", predicted["valid_score"])):
+        text = f"{'at least' if goal.higher_is_better else 'at most'} {goal.score}" if goal else "-"
+        reached = goal.reached(score) if goal else None
+        findings.append(Finding(f"valid {metric} {how}, n = {count:,}", "-", f"{score:.4f}", text, reached))
+    if warm:
+        shutil.rmtree(run.folder)
+        again = run_stage(folder, "train", *words)
+        note = read_json(run.trained)
+        images, epochs = note["train_images"], note["epochs"]
+        what = f"train again, features kept: {epochs} epochs of {images:,} images"
+        reached = again.seconds < WARM_SECONDS
+        findings.append(Finding(what, "-", f"{again.seconds:.1f} s", f"under {WARM_SECONDS} s", reached))
+        findings.append(Finding("  of these, epochs", "-", f"{note['seconds']:.1f} s"))
+    return findings
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "whole_pipeline")
-    parser.add_argument("--archive", type=Path, required=True, help="Kaggle's cifar-10.zip")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides, for quick trials")
+    parser.add_argument("--archive", type=Path, required=True, help="the competition's archive")
+    parser.add_argument("--competition", default="cifar-10")
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides")
+    parser.add_argument("--warm", action="store_true", help="train once more with all features kept")
     words = parser.parse_args(arguments)
+    if not words.archive.exists():
+        raise UserError(f"There is no archive {words.archive}.")
+    overrides = measuring.absolute(words.set)
     with tempfile.TemporaryDirectory() as name:
-        findings = measure(Path(name), words.archive.resolve(), words.set)
-    measuring.conclude("whole_pipeline", __doc__, arguments, findings, "one run over the whole archive")
+        archive = words.archive.resolve()
+        findings = measure(Path(name), archive, words.competition, words.recipe, overrides, words.warm)
+    section = "whole_pipeline" if words.competition == "cifar-10" else f"whole_pipeline-{words.competition}"
+    section += "" if words.recipe == DEFAULT_RECIPE else f"-{words.recipe}"
+    measuring.conclude(section, __doc__, arguments, findings, "one run over the whole archive")
     return findings
 
 

@@ -121,6 +121,22 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, unit: s
     yield from tqdm(items, desc=what, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True)
 
 
+def print_parts(rows: Sequence[dict[str, Any]]) -> None:
+    """Print which parts of a network learn in which epochs, at which peak learning rate."""
+    if rows:
+        cells = [
+            (
+                row["part"],
+                row["epochs"],
+                f"{row['parameters']:,}",
+                "frozen" if row["lr"] is None else f"{row['lr']:.2g}",
+                "-" if row["weight_decay"] is None else f"{row['weight_decay']:.2g}",
+            )
+            for row in rows
+        ]
+        print(table(("part", "epochs", "parameters", "lr", "weight decay"), cells))
+
+
 def print_epochs(
     new: Iterable[dict[str, Any]], earlier: Sequence[dict[str, Any]], epochs: int, metric: str
 ) -> list[dict[str, Any]]:

@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"To do it again: rm {shown}")
         return
 
+    import torch
+
+    from pipelines.core import calibration
+    from pipelines.core.batches import labels_of
     from pipelines.core.files import atomic_file, write_json
     from pipelines.core.splits import read_split_csv
     from pipelines.core.submission import check_submission, class_list, make_submission
@@ -64,20 +68,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
     _, valid_rows = divide_rows(table, settings)
 
-    def predicted(checkpoint: Path, rows: "pd.DataFrame", what: str) -> "Probabilities":
-        return _predict(checkpoint, rows, what, settings, table, classes, layout)
+    def predicted(checkpoint: Path, rows: "pd.DataFrame", what: str) -> torch.Tensor:
+        return torch.from_numpy(_predict(checkpoint, rows, what, settings, table, classes, layout))
 
-    score = _draw_validation(run, settings, valid_rows, classes, predicted(run.best, valid_rows, "validating"), layout)
+    validated = predicted(run.best, valid_rows, "validating")
+    temperature = 1.0
+    if settings.competition.metric == "log_loss" and settings.predict.calibrate:
+        labels = labels_of(valid_rows, classes)
+        temperature = calibration.fit_temperature(validated, labels)
+        validated = calibration.cross_fitted(validated, labels)
+        print(f"Temperature {temperature:.3f}, fitted on the {len(labels):,} valid images.")
+    score = _draw_validation(run, settings, valid_rows, classes, validated.exp().numpy(), layout)
     folder = run.folder.relative_to(Path.cwd())
-    print(f"best.pt, valid {settings.competition.metric} as predicted here: {score:.4f}")
+    how = "" if temperature == 1 else ", each image with a temperature that the others chose"
+    print(f"best.pt, valid {settings.competition.metric} as predicted here{how}: {score:.4f}")
     print(f"What it gets wrong: {folder / run.mistakes.name}, {folder / run.confusion.name}")
 
-    probabilities = predicted(source, test_rows, "predicting")
+    tested = predicted(source, test_rows, "predicting")
+    if temperature != 1:
+        tested = calibration.apply_temperature(tested, temperature)
     with atomic_file(submission) as partial:
-        content = make_submission(test_rows["id"].tolist(), probabilities, classes, settings, layout.raw)
+        content = make_submission(test_rows["id"].tolist(), tested.exp().numpy(), classes, settings, layout.raw)
         content.to_csv(partial, index=False, lineterminator="\n")
         count = check_submission(partial, classes, settings, layout.raw)
     notes[submission.name] = {**made_from, "sha256": file_sha256(submission), "rows": count, "valid_score": score}
+    notes[submission.name] |= {"temperature": temperature}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {source.name}: {shown} ({count:,} rows, {against})")
@@ -92,26 +107,22 @@ def _predict(
     classes: list[str],
     layout: "Layout",
 ) -> "Probabilities":
-    """Return the probabilities, float32 (N, K), of `rows` by `checkpoint`, averaged over the views of the settings."""
+    """Return the log-probabilities, float32 (N, K), of `rows` by `checkpoint`, averaged over the settings' views."""
     import numpy as np
 
-    from pipelines.core.batches import WatchedBatches, open_source
+    from pipelines.core.batches import WatchedBatches
     from pipelines.core.checkpoint import load
-    from pipelines.core.device import choose_hardware, make_deterministic
-    from pipelines.core.engine import infer, make_views
-    from pipelines.core.training import to_device
+    from pipelines.core.engine import infer
+    from pipelines.core.training import open_predictor
 
-    make_deterministic()
-    hardware = choose_hardware(settings.hardware)
-    model = to_device(load(checkpoint).model(classes), hardware)
-    source = open_source(settings, rows, table, layout, classes, hardware.device, watch=command.progress)
-    views = make_views(settings.predict.mirror, settings.predict.shift)
-    probabilities = np.full((len(rows), len(classes)), np.nan, dtype=np.float32)
-    for batch, log_probabilities in infer(model, WatchedBatches(source, what, command.progress), hardware, views):
-        probabilities[batch.positions.numpy()] = log_probabilities.exp().cpu().numpy()
-    if not np.isfinite(probabilities).all():
+    predictor = open_predictor(load(checkpoint), settings, rows, table, layout, classes, command.progress)
+    source = WatchedBatches(predictor.source, what, command.progress)
+    predicted = np.full((len(rows), len(classes)), np.nan, dtype=np.float32)
+    for batch, log_probabilities in infer(predictor.model, source, predictor.hardware, predictor.views):
+        predicted[batch.positions.numpy()] = log_probabilities.cpu().numpy()
+    if np.isnan(predicted).any() or not np.isfinite(predicted.max(axis=1)).all():
         raise UserError(f"{checkpoint} predicts numbers that are not finite. Train again with a lower train.lr.")
-    return probabilities
+    return predicted
 
 
 def _draw_validation(

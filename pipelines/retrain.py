@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.device import choose_hardware
     from pipelines.core.files import write_json
     from pipelines.core.splits import read_split_csv
+    from pipelines.core.transfer import build_network, find_origins
 
     settings = record.settings
     classes = checkpoint.load(run.best).classes
@@ -48,9 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.retrained.unlink()
         run.retrain_last.unlink(missing_ok=True)
     job = training.Job(settings, classes, table, rows, None, epochs, layout, run.retrain_last, run.retrain_history)
-    history = command.print_epochs(
-        training.run_job(job, command.progress), training.read_history(job), epochs, settings.competition.metric
-    )
+    network = build_network(settings, classes, find_origins(settings.model, layout.weights))
+    if counts := training.prepare_features(job, network, command.progress):
+        print(f"Features: {counts}")
+    new = training.run_job(job, network, command.progress)
+    history = command.print_epochs(new, training.read_history(job), epochs, settings.competition.metric)
     checkpoint.save(run.final, checkpoint.finished(checkpoint.load(run.retrain_last)))
     seconds = sum(row["seconds"] for row in history)
     run.retrain_last.unlink()

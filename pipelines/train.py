@@ -26,6 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
         raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+    found = []
+    if settings.model.weights:
+        from pipelines.core.transfer import find_origins, resolve
+
+        found = find_origins(settings.model, layout.weights, watch=command.progress)
+        settings = resolve(settings, found)
     start_run(run, settings, layout.split_csv)
     metric = settings.competition.metric
     if run.trained.exists():
@@ -41,16 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.files import write_json
     from pipelines.core.models import check_model
     from pipelines.core.submission import class_list
+    from pipelines.core.transfer import build_network
 
     labelled = table[table["split"] != "test"]
     classes = class_list(labelled["label"].tolist(), settings, layout.raw)
     train_rows, valid_rows = training.divide_rows(table, settings)
     hardware = choose_hardware(settings.hardware)
-    parameters = check_model(settings.model, len(classes), settings.input.size)
+    network = build_network(settings, classes, found)
+    parameters = check_model(network, settings.model.name, settings.input.size)
     print(
         f"{settings.name}, run {run.folder.name}: {len(train_rows):,} images to learn from, {len(valid_rows):,} to "
         f"validate on, {len(classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}"
     )
+    command.print_parts(training.describe_phases(settings, network))
     job = training.Job(
         settings,
         classes,
@@ -63,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.history,
         run.best,
     )
-    rows = command.print_epochs(training.run_job(job, command.progress), training.read_history(job), job.epochs, metric)
+    if counts := training.prepare_features(job, network, command.progress):
+        print(f"Features: {counts}")
+    new = training.run_job(job, network, command.progress)
+    rows = command.print_epochs(new, training.read_history(job), job.epochs, metric)
     best = training.best_row(rows, metric)
     title = f"{settings.name}, run {run.folder.name}"
     plots.draw_curves(run.curves, rows, metric, best["epoch"], title)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from pipelines.core.batches import Batch, BatchSource, open_source
 from pipelines.core.layout import Layout
 from pipelines.core.settings import Settings, load_settings
-from pipelines.core.training import Job, divide_rows
+from pipelines.core.training import Job, Row, divide_rows, run_job
+from pipelines.core.transfer import build_network, find_origins
+from pipelines.core.watch import Watch, unwatched
 
 torch.set_num_threads(1)  # for networks this small, threads cost more than they bring
 
@@ -103,6 +107,14 @@ class Tiny:
             job, train=rows, valid=None, best=None, last=files.retrain_last, history=files.retrain_history
         )
 
+    def network(self, settings: Settings) -> nn.Module:
+        """The fresh network of `settings`, as the stages build it."""
+        return build_network(settings, self.classes, find_origins(settings.model, self.layout.weights))
+
+    def run(self, job: Job, watch: Watch = unwatched) -> Iterator[Row]:
+        """Train as the stages do."""
+        return run_job(job, self.network(job.settings), watch)
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
@@ -132,7 +144,7 @@ def tiny(tmp_path: Path) -> Tiny:
 
 def numbers_of(batch: Batch, settings: Settings) -> list[int]:
     """The numbers that the first pixels of a batch's images spell (see `Tiny`), where nothing was augmented."""
-    red = batch.images[:, 0, 0, 0].double() * settings.input.std[0] + settings.input.mean[0]
+    red = batch.inputs[:, 0, 0, 0].double() * settings.input.std[0] + settings.input.mean[0]
     return [round(value * 255) for value in red.tolist()]
 
 

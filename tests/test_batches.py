@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.core.batches import Batch, BatchSource, Loading, PackedBatches, PhotoBatches, WatchedBatches
 from pipelines.core.errors import UserError
-from pipelines.core.settings import Settings
+from pipelines.core.settings import PLAIN_INPUT, Settings, with_input
 
 PACKED, PHOTOS = "input.source=packed", "input.source=photos"
 VARIED = ("augment.flip=true", "augment.translate=2", "augment.crop_scale=[0.4, 1.0]", "augment.colour_jitter=0.3")
@@ -27,13 +27,13 @@ def batches(source: BatchSource, epoch: int, global_seed: int = 0) -> list[Batch
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
     return len(left) == len(right) and all(
-        torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and torch.equal(a.positions, b.positions)
+        torch.equal(a.inputs, b.inputs) and torch.equal(a.labels, b.labels) and torch.equal(a.positions, b.positions)
         for a, b in zip(left, right, strict=True)
     )
 
 
 def loading(batch_size: int, training: bool) -> Loading:
-    return Loading(Settings("x"), batch_size, 3, torch.device("cpu"), training)
+    return Loading(with_input(Settings("x"), **PLAIN_INPUT), batch_size, 3, torch.device("cpu"), training)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 7, 8, 9, 100])
@@ -68,8 +68,8 @@ def test_images_labels_and_positions_belong_together(tiny: Tiny, source: str, tr
     labels = dict(zip(tiny.table["id"][:24], tiny.table["label"][:24], strict=True))
     seen = []
     for batch in opened.batches(1 if training else 0):
-        assert batch.images.shape[1:] == (3, 8, 8)
-        assert batch.images.dtype == torch.float32
+        assert batch.inputs.shape[1:] == (3, 8, 8)
+        assert batch.inputs.dtype == torch.float32
         ids = opened.ids[batch.positions.numpy()]
         assert numbers_of(batch, settings) == [int(each) for each in ids]
         assert [tiny.classes[label] for label in batch.labels] == [labels[each] for each in ids]
@@ -91,9 +91,9 @@ def test_test_images_keep_their_ids_and_have_no_labels(tiny: Tiny, source: str) 
 
 
 def test_pixels_are_normalised_with_mean_and_std(tiny: Tiny) -> None:
-    plain = torch.cat([batch.images for batch in tiny.source("train").batches(0)])
+    plain = torch.cat([batch.inputs for batch in tiny.source("train").batches(0)])
     moved = tiny.source("train", "input.mean=[0, 0, 0]", "input.std=[1, 1, 1]")
-    raw = torch.cat([batch.images for batch in moved.batches(0)])
+    raw = torch.cat([batch.inputs for batch in moved.batches(0)])
     assert 0 <= raw.min() <= raw.max() <= 1
     assert torch.allclose((raw - 0.5) / 0.25, plain)
 
@@ -132,7 +132,7 @@ def test_a_crop_belongs_to_epoch_and_image(tiny: Tiny, source: str) -> None:
     def by_position(epoch: int) -> Tensor:
         parts = list(opened.batches(epoch))
         order = torch.cat([part.positions for part in parts]).argsort()
-        return torch.cat([part.images for part in parts])[order]
+        return torch.cat([part.inputs for part in parts])[order]
 
     changed = (by_position(1) != by_position(2)).flatten(1).any(dim=1)
     assert changed.sum() > 12  # of 18; a few boxes of 8 x 8 pixels may be drawn twice
@@ -160,8 +160,8 @@ def test_mixup_adds_a_neighbour_with_the_share_that_the_labels_say(tiny: Tiny, s
         differs = (plain.labels != plain.labels.roll(1)).nonzero()[0, 0]
         share = mixed.labels[differs, plain.labels[differs]]
         assert torch.allclose(mixed.labels, share * one_hot + (1 - share) * partner, atol=1e-6)
-        expected = share * plain.images + (1 - share) * plain.images.roll(1, 0)
-        assert torch.allclose(mixed.images, expected, atol=1e-4)
+        expected = share * plain.inputs + (1 - share) * plain.inputs.roll(1, 0)
+        assert torch.allclose(mixed.inputs, expected, atol=1e-4)
         shares.append(share.item())
     assert len(set(shares)) == len(shares) == 3
     assert all(0 <= share <= 1 for share in shares)
@@ -171,8 +171,8 @@ def test_mixup_adds_a_neighbour_with_the_share_that_the_labels_say(tiny: Tiny, s
 def test_cutmix_pastes_a_box_of_the_share_that_the_labels_say(tiny: Tiny, source: str) -> None:
     pasted_ever = 0.0
     for plain, mixed in unmixed_and_mixed(tiny, source, "augment.cutmix=1.0"):
-        pasted = (mixed.images != plain.images).any(dim=1)
-        assert torch.equal(mixed.images.movedim(1, -1)[pasted], plain.images.roll(1, 0).movedim(1, -1)[pasted])
+        pasted = (mixed.inputs != plain.inputs).any(dim=1)
+        assert torch.equal(mixed.inputs.movedim(1, -1)[pasted], plain.inputs.roll(1, 0).movedim(1, -1)[pasted])
         area = pasted.any(dim=0).float().mean()
         one_hot = torch.nn.functional.one_hot(plain.labels, 3).float()
         assert torch.allclose(mixed.labels, (1 - area) * one_hot + area * one_hot.roll(1, 0), atol=1e-6)
@@ -206,20 +206,37 @@ def test_photos_leave_torchs_global_generator_alone(tiny: Tiny, workers: int) ->
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("damage", ["unreadable", "missing"])
 def test_a_bad_photo_is_named_with_its_row(tiny: Tiny, workers: int, damage: str) -> None:
+    path = tiny.layout.raw / "test/10.png"
+    path.unlink()
+    if damage == "unreadable":
+        path.write_text("no image")
+    opened = tiny.source("test", PHOTOS, f"hardware.workers={workers}")
+    with pytest.raises(UserError, match=r"raw/test/10\.png \(id '10', line 30 of split\.csv\) cannot be read"):
+        list(opened.batches(0))
+
+
+@pytest.mark.parametrize("damage", ["unreadable", "missing"])
+def test_a_bad_labelled_photo_is_named_before_the_first_batch(tiny: Tiny, damage: str) -> None:
     path = tiny.layout.raw / "train/11.png"
     path.unlink()
     if damage == "unreadable":
         path.write_text("no image")
-    opened = tiny.source("train", PHOTOS, f"hardware.workers={workers}", training=True)
+    with pytest.raises(UserError, match=r"raw/train/11\.png \(id '11', line 12 of split\.csv\) cannot be read"):
+        tiny.source("train", PHOTOS, training=True)
+
+
+def test_a_photo_that_breaks_later_is_named_too(tiny: Tiny) -> None:
+    opened = tiny.source("train", PHOTOS, training=True)
+    (tiny.layout.raw / "train/11.png").write_text("no image")
     with pytest.raises(UserError, match=r"raw/train/11\.png \(id '11', line 12 of split\.csv\) cannot be read"):
         list(opened.batches(1))
 
 
 def test_a_bad_photo_ends_the_workers_at_once(tiny: Tiny) -> None:
-    (tiny.layout.raw / "train/11.png").write_text("no image")
-    opened = tiny.source("train", PHOTOS, "hardware.workers=1", training=True)
+    (tiny.layout.raw / "test/10.png").write_text("no image")
+    opened = tiny.source("test", PHOTOS, "hardware.workers=1")
     with pytest.raises(UserError):
-        list(opened.batches(1))
+        list(opened.batches(0))
     del opened
     assert not multiprocessing.active_children()  # else the stage would wait 5 seconds for them before it ends
 
@@ -248,7 +265,7 @@ def test_photos_are_evaluated_on_the_centre_after_a_resize(
     top, left = (short - 14) // 2, (short * 2 - 14) // 2
     (batch,) = source.batches(0)
     expected = torch.tensor(resized[top : top + 14, left : left + 14]).movedim(2, 0)
-    assert torch.equal((batch.images[0] * 255).round(), expected)
+    assert torch.equal((batch.inputs[0] * 255).round(), expected)
 
 
 def test_the_cache_is_shared_by_parts_limits_and_folds(tiny: Tiny) -> None:
@@ -263,7 +280,7 @@ def test_a_packed_source_finds_its_images_by_place() -> None:
     pixels = torch.from_numpy(noise(10, 4, 4, 3))
     places, labels = torch.tensor([7, 2, 9]), torch.tensor([0, 1, 2])
     source = PackedBatches(np.array(["a", "b", "c"]), pixels, places, labels, loading(2, training=False))
-    images = torch.cat([batch.images for batch in source.batches(0)])
+    images = torch.cat([batch.inputs for batch in source.batches(0)])
     assert torch.allclose(images * 0.25 + 0.5, pixels[places].movedim(3, 1) / 255)
     assert (len(source), source.steps) == (3, 2)
 
@@ -284,11 +301,11 @@ def test_a_watched_source_is_the_source(tiny: Tiny) -> None:
 
 
 def test_batch_sizes_are_those_of_training_and_of_prediction(tiny: Tiny) -> None:
-    assert [len(batch.images) for batch in tiny.source("train", training=True).batches(1)] == [6, 6, 6]
-    assert [len(batch.images) for batch in tiny.source("train").batches(0)] == [5, 5, 5, 3]
+    assert [len(batch.inputs) for batch in tiny.source("train", training=True).batches(1)] == [6, 6, 6]
+    assert [len(batch.inputs) for batch in tiny.source("train").batches(0)] == [5, 5, 5, 3]
 
 
 def test_a_batch_is_a_plain_value() -> None:
     batch = Batch(torch.zeros(1), torch.zeros(1), torch.zeros(1))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        batch.images = torch.ones(1)  # type: ignore[misc]
+        batch.inputs = torch.ones(1)  # type: ignore[misc]

@@ -15,6 +15,7 @@ from pipelines.core.models import build_model
 from pipelines.core.settings import Settings, merge
 
 CLASSES = ["a", "b", "c"]
+NOWHERE = Path("there is no such folder")  # of pretrained weights
 SETTINGS = merge(Settings("tiny", "quick"), {"model": {"widths": [8]}, "train": {"epochs": 2}}, "here")
 
 
@@ -45,7 +46,7 @@ def test_the_network_comes_back_without_any_other_file(path: Path) -> None:
     images = torch.rand(4, 3, 8, 8)
     model = build_model(SETTINGS.model, 3).eval()
     save(path, small(weights=model.state_dict()))
-    assert torch.equal(load(path).model(CLASSES).eval()(images), model(images))
+    assert torch.equal(load(path).model(CLASSES, NOWHERE).eval()(images), model(images))
 
 
 def test_a_finished_checkpoint_keeps_all_but_what_training_needs() -> None:
@@ -67,7 +68,7 @@ def test_a_finished_checkpoint_keeps_all_but_what_training_needs() -> None:
 )
 def test_other_classes_or_another_order_are_refused(classes: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        small().model(classes)
+        small().model(classes, NOWHERE)
 
 
 def test_a_missing_file_is_named(path: Path) -> None:

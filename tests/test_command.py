@@ -73,6 +73,21 @@ def test_epochs_are_printed_once_each_and_aligned(capsys: pytest.CaptureFixture[
     assert lines[2].split()[0] == "2/3" and lines[2].endswith("2 s")
 
 
+def test_parts_are_printed_with_what_they_learn_by(capsys: pytest.CaptureFixture[str]) -> None:
+    frozen = {"part": "resnet34: conv1 to layer4", "epochs": "1-2", "parameters": 21284672, "lr": None}
+    head = {"part": "head", "epochs": "1-2", "parameters": 61560, "lr": 0.0123, "weight_decay": 1e-4}
+    command.print_parts([frozen | {"weight_decay": None}, head])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["part", "epochs", "parameters"]
+    assert lines[1].split()[-4:] == ["1-2", "21,284,672", "frozen", "-"]
+    assert lines[2].split() == ["head", "1-2", "61,560", "0.012", "0.0001"]
+
+
+def test_a_network_without_parts_prints_none(capsys: pytest.CaptureFixture[str]) -> None:
+    command.print_parts([])
+    assert capsys.readouterr().out == ""
+
+
 def test_repeat_gives_the_same_words_back() -> None:
     words = command.parser("", "train").parse_args(
         ["cifar-10", "--recipe", "textbook", "--set", "train.epochs=5", "train.lr=1e-3"], namespace=command.Words()

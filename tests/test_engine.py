@@ -1,5 +1,6 @@
 """The engine: it learns, it stops when it must, and its scores depend on weights and images alone."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from pipelines.core.batches import Loading, PackedBatches
 from pipelines.core.device import Hardware
-from pipelines.core.engine import EpochResult, Learner, evaluate, fit, infer, make_views
+from pipelines.core.engine import EpochResult, Learner, evaluate, feature_views, fit, infer, make_views
 from pipelines.core.errors import UserError
 from pipelines.core.metrics import METRICS
-from pipelines.core.settings import Settings, merge
-from pipelines.core.training import make_learner
+from pipelines.core.optim import make_optimizer
+from pipelines.core.settings import PLAIN_INPUT, Settings, merge, with_input
+from pipelines.core.training import make_learner, phases
+from pipelines.core.transfer import build_network
 
 CPU = Hardware(torch.device("cpu"), torch.float32)
 ACCURACY = METRICS["accuracy"]
@@ -26,7 +29,13 @@ ACCURACY = METRICS["accuracy"]
 def settings_of(**train: Any) -> Settings:
     model = {"widths": [8, 8], "dropout": train.pop("dropout", 0.0)}
     changes = {"model": model, "train": {"epochs": 100, "lr": 0.1, "batch_size": 8} | train, "input": {"size": 8}}
-    return merge(Settings("x"), changes, "here")
+    return with_input(merge(Settings("x"), changes, "here"), **PLAIN_INPUT)
+
+
+def learner_of(settings: Settings) -> Learner:
+    """What learns 3 classes by `settings`, from fresh weights."""
+    (phase,) = phases(settings)
+    return make_learner(settings, build_network(settings, ["a", "b", "c"], []), phase, CPU)
 
 
 def source(count: int, training: bool, settings: Settings, batch_size: int = 0, seed: int = 0) -> PackedBatches:
@@ -39,7 +48,7 @@ def source(count: int, training: bool, settings: Settings, batch_size: int = 0, 
 def fitted(
     settings: Settings, count: int = 8, epochs: Sequence[int] = (1,), valid: int = 0
 ) -> tuple[Learner, list[EpochResult]]:
-    learner = make_learner(settings, 3, CPU)
+    learner = learner_of(settings)
     validation = source(valid, False, settings, seed=1) if valid else None
     results = fit(learner, source(count, True, settings), validation, ACCURACY, epochs, settings.train.seed)
     return learner, list(results)
@@ -82,21 +91,21 @@ def test_without_validation_no_score_is_claimed() -> None:
 
 def test_the_training_loss_is_the_mean_over_images_of_what_was_learned_from() -> None:
     settings = settings_of(lr=1e-30, batch_size=4)
-    learner = make_learner(settings, 3, CPU)
+    learner = learner_of(settings)
     train = source(10, True, settings)  # batches of 4, 3 and 3: a mean over batches would be another number
     losses = []
     learner.model.train()
     for batch in train.batches(1):
-        losses.append(F.cross_entropy(learner.model(batch.images), batch.labels, reduction="none"))
+        losses.append(F.cross_entropy(learner.model(batch.inputs), batch.labels, reduction="none"))
     (result,) = fitted(settings, count=10)[1]
     assert result.train_loss == pytest.approx(torch.cat(losses).mean().item(), rel=1e-6)
 
 
 def test_label_smoothing_is_in_the_training_loss_alone() -> None:
     plain, smooth = settings_of(lr=1e-30), settings_of(lr=1e-30, label_smoothing=0.4)
-    learner = make_learner(smooth, 3, CPU)
+    learner = learner_of(smooth)
     (batch,) = source(8, True, smooth).batches(1)
-    logits = learner.model.train()(batch.images)
+    logits = learner.model.train()(batch.inputs)
     expected = F.cross_entropy(logits, batch.labels, label_smoothing=0.4).item()
     (with_smoothing,), (without,) = fitted(smooth, valid=9)[1], fitted(plain, valid=9)[1]
     assert with_smoothing.train_loss == pytest.approx(expected, rel=1e-6)
@@ -107,7 +116,7 @@ def test_label_smoothing_is_in_the_training_loss_alone() -> None:
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_loss_that_is_no_number_stops_with_the_way_out(epoch: int) -> None:
     settings = settings_of(lr=1e30)
-    learner = make_learner(settings, 3, CPU)
+    learner = learner_of(settings)
     results = []
     with pytest.raises(UserError, match=r"training loss is no longer a finite number in epoch \d, by step 2.*Lower"):
         for result in fit(learner, source(16, True, settings), None, ACCURACY, range(epoch, 9), 0):
@@ -117,7 +126,7 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(epoch: int) -> None:
 
 def test_validation_that_is_no_number_stops_too() -> None:
     settings = settings_of()
-    learner = make_learner(settings, 3, CPU)
+    learner = learner_of(settings)
     # Statistics that overflowed once: batches are still normalised by their own in training, but not in validation.
     learner.model.stem[1].running_mean.fill_(math.inf)  # type: ignore[index, union-attr]
     with pytest.raises(UserError, match="validation loss is no longer a finite number in epoch 1"):
@@ -127,7 +136,7 @@ def test_validation_that_is_no_number_stops_too() -> None:
 def test_clipping_bounds_the_step_and_only_where_it_is_longer() -> None:
     def moved(**train: Any) -> float:
         settings = settings_of(momentum=0.0, lr=0.5, **train)
-        before = weights_of(make_learner(settings, 3, CPU).model)
+        before = weights_of(learner_of(settings).model)
         learner, _ = fitted(settings)
         return distance(weights_of(learner.model), before, learner.model)
 
@@ -135,6 +144,37 @@ def test_clipping_bounds_the_step_and_only_where_it_is_longer() -> None:
     assert moved(clip_norm=0.01) == pytest.approx(0.5 * 0.01, rel=1e-3)
     assert free > 0.02
     assert moved(clip_norm=1e6) == free
+
+
+def test_each_group_takes_its_share_of_the_schedules_rate() -> None:
+    settings = settings_of(momentum=0.0, schedule="linear", epochs=2)
+
+    def moved(share: float) -> tuple[dict[str, Tensor], EpochResult]:
+        plain = learner_of(settings)
+        stem = plain.model.get_submodule("stem").parameters()
+        learner = dataclasses.replace(plain, optimizer=make_optimizer(plain.model, settings.train, stem, share))
+        before = weights_of(learner.model)
+        (result,) = fit(learner, source(8, True, settings), None, ACCURACY, [1], 0)  # one step
+        after = weights_of(learner.model)
+        return {name: after[name] - before[name] for name, _ in learner.model.named_parameters()}, result
+
+    (slow, slow_result), (even, even_result) = moved(0.25), moved(1.0)
+    assert slow_result.lr == even_result.lr == pytest.approx(0.075)  # what is reported is the schedule's
+    assert even["stem.0.weight"].norm() > 1e-4
+    for name, change in even.items():
+        factor = 0.25 if name.startswith("stem.") else 1.0
+        assert torch.allclose(slow[name], factor * change, rtol=1e-4, atol=1e-7), name
+
+
+def test_a_group_that_names_no_share_takes_the_whole_rate() -> None:
+    settings = settings_of(schedule="linear")
+    plain = learner_of(settings)
+    stem = list(plain.model.get_submodule("stem").parameters())
+    rest = [each for each in plain.model.parameters() if all(each is not one for one in stem)]
+    optimizer = torch.optim.SGD([{"params": stem, "lr_share": 0.5}, {"params": rest}], lr=9.0)
+    learner = dataclasses.replace(plain, optimizer=optimizer)
+    for result in fit(learner, source(8, True, settings), None, ACCURACY, [1, 2], 0):
+        assert [group["lr"] for group in optimizer.param_groups] == [result.lr * 0.5, result.lr]
 
 
 def test_gradients_do_not_pile_up_over_steps() -> None:
@@ -145,7 +185,7 @@ def test_gradients_do_not_pile_up_over_steps() -> None:
 
 def test_averaged_weights_follow_their_formula_and_are_what_is_validated() -> None:
     settings = settings_of(ema_decay=0.7)
-    learner = make_learner(settings, 3, CPU)
+    learner = learner_of(settings)
     valid = source(12, False, settings, seed=1)
     expected: dict[str, Tensor] = {}
     results = fit(learner, source(8, True, settings), valid, ACCURACY, range(1, 6), 0)  # one step an epoch
@@ -166,7 +206,7 @@ def test_averaged_weights_follow_their_formula_and_are_what_is_validated() -> No
 
 
 def test_without_averaging_the_network_itself_is_the_result() -> None:
-    learner = make_learner(settings_of(), 3, CPU)
+    learner = learner_of(settings_of())
     assert learner.result is learner.model
 
 
@@ -181,7 +221,7 @@ def test_training_goes_on_in_train_mode_after_a_validation() -> None:
 def test_training_depends_on_seed_and_epoch_alone() -> None:
     def trained(seed: int, disturbed: bool = False) -> dict[str, Tensor]:
         settings = settings_of(dropout=0.5, seed=seed)
-        learner = make_learner(settings, 3, CPU)
+        learner = learner_of(settings)
         for _ in fit(learner, source(20, True, settings), None, ACCURACY, [1, 2], seed):
             if disturbed:
                 torch.rand(7)  # whoever iterates may draw random numbers of its own
@@ -211,7 +251,7 @@ def test_evaluation_is_mean_cross_entropy_and_the_metric_over_all_images() -> No
     settings = settings_of()
     learner, _ = fitted(settings, count=30)
     valid = source(11, False, settings, 4, seed=1)
-    images = torch.cat([batch.images for batch in valid.batches(0)])
+    images = torch.cat([batch.inputs for batch in valid.batches(0)])
     with torch.no_grad():
         logits = learner.model.eval()(images)
     evaluation = evaluate(learner.model, valid, ACCURACY, CPU)
@@ -301,6 +341,23 @@ def test_views_keep_shape_and_leave_a_constant_image_as_it_is(mirror: bool, shif
         assert torch.equal(view(constant), constant)
 
 
+def test_validation_averages_over_the_learners_views() -> None:
+    settings, views = settings_of(lr=1e-30), make_views(True, 1)
+    learner = dataclasses.replace(learner_of(settings), views=views)
+    valid = source(12, False, settings, seed=1)
+    (result,) = fit(learner, source(8, True, settings), valid, ACCURACY, [1], 0)
+    assert result.valid == evaluate(learner.result, valid, ACCURACY, CPU, views)
+    assert result.valid != evaluate(learner.result, valid, ACCURACY, CPU)
+
+
+def test_the_views_of_features_are_their_second_dimension() -> None:
+    features = torch.rand(4, 3, 5)
+    views = feature_views(3)
+    assert len(views) == 3
+    for number, view in enumerate(views):
+        assert torch.equal(view(features), features[:, number])
+
+
 class Corner(nn.Module):
     """Sees only the first pixel, of which every view of an image has another, and is sure of what it sees."""
 
@@ -311,7 +368,7 @@ class Corner(nn.Module):
 def test_the_probabilities_of_views_are_averaged() -> None:
     settings, model, views = settings_of(), Corner(), make_views(True, 1)
     (batch,) = source(5, False, settings).batches(0)
-    each = torch.stack([model(view(batch.images)) for view in views])
+    each = torch.stack([model(view(batch.inputs)) for view in views])
     expected = each.softmax(dim=2).mean(dim=0)
     assert not torch.allclose(expected, each.mean(dim=0).softmax(dim=1), atol=0.1)  # logits averaged would be others
     ((_, logs),) = infer(model, source(5, False, settings), CPU, views)

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from conftest import noise
@@ -29,14 +30,43 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header claims `width` x `height`, with hardly any data."""
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG of `depth` bits in each channel; `colour` is the PNG's own number: 0 for grey, 2 for RGB."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG whose header claims `width` x `height`, with hardly any data."""
+    return png(width, height, 8, 0, b"\0")
+
+
+def tiff_of_16_bits(pixels: npt.NDArray[np.int64], order: str) -> bytes:
+    """An uncompressed RGB TIFF of `pixels` (height, width, 3) in the byte order `<` or `>`."""
+    data = pixels.astype(f"{order}u2").tobytes()
+    entries = {  # by TIFF 6.0: width, height, bits, no compression, RGB, place of the data, channels, rows, bytes
+        256: [pixels.shape[1]],
+        257: [pixels.shape[0]],
+        258: [16, 16, 16],
+        259: [1],
+        262: [2],
+        273: [8],
+        277: [3],
+        278: [pixels.shape[0]],
+        279: [len(data)],
+    }
+    directory = 8 + len(data)
+    bits_at = directory + 2 + 12 * len(entries) + 4
+    content = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, directory) + data
+    content += struct.pack(f"{order}H", len(entries))
+    for tag, values in entries.items():
+        content += struct.pack(f"{order}HHI", tag, 3, len(values))
+        content += struct.pack(f"{order}HH", values[0], 0) if len(values) == 1 else struct.pack(f"{order}I", bits_at)
+    return content + struct.pack(f"{order}IHHH", 0, 16, 16, 16)
 
 
 def test_rgb_comes_as_it_is(tmp_path: Path) -> None:
@@ -55,10 +85,29 @@ def test_black_and_white_becomes_black_and_white(tmp_path: Path) -> None:
     assert np.array(image).tolist() == [[[0, 0, 0], [255, 255, 255]]]
 
 
-def test_16_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
     deep = Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))
-    image = opened(saved(tmp_path / "a.png", deep))
+    image = opened(saved(tmp_path / f"a.{suffix}", deep))
     assert np.array(image)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_16_bits_in_a_tiff_may_have_either_byte_order(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 32896, 65535]], dtype=">u2")
+    path = saved(tmp_path / "a.tif", Image.frombytes("I;16B", (4, 1), values.tobytes()))
+    assert path.read_bytes().startswith(b"MM")  # else this test shows nothing
+    assert np.array(opened(path))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("kind", ["a PNG", "a little-endian TIFF", "a big-endian TIFF"])
+def test_16_bits_a_channel_are_scaled(tmp_path: Path, kind: str) -> None:
+    deep = np.array([[[0, 257, 32896], [65535, 0, 257 * 77]]])  # Pillow reads these, but writes none
+    if kind == "a PNG":
+        content = png(2, 1, 16, 2, b"\0" + deep.astype(">u2").tobytes())
+    else:
+        content = tiff_of_16_bits(deep, "<" if kind == "a little-endian TIFF" else ">")
+    (tmp_path / "a").write_bytes(content)
+    assert np.array(opened(tmp_path / "a")).tolist() == [[[0, 1, 128], [255, 0, 77]]]
 
 
 def test_transparent_pixels_are_white_whatever_lies_under_them(tmp_path: Path) -> None:
@@ -70,6 +119,15 @@ def test_transparent_pixels_are_white_whatever_lies_under_them(tmp_path: Path) -
 def test_transparent_grey_is_white(tmp_path: Path) -> None:
     image = opened(saved(tmp_path / "a.png", Image.fromarray(np.array([[[9, 0], [9, 255]]], dtype=np.uint8))))
     assert np.array(image).tolist() == [[[255, 255, 255], [9, 9, 9]]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif"])
+def test_a_palette_gives_its_colours(tmp_path: Path, suffix: str) -> None:
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    palette.putdata([2, 0, 1])
+    image = opened(saved(tmp_path / f"a.{suffix}", palette))
+    assert np.array(image).tolist() == [[[70, 80, 90], [10, 20, 30], [40, 50, 60]]]
 
 
 @pytest.mark.parametrize("transparency", [1, bytes([255, 0, 255])])
@@ -88,17 +146,29 @@ def test_a_colour_declared_transparent_is_white(tmp_path: Path, mode: str, trans
     assert np.array(image).tolist() == [[[255, 255, 255], [10, 10, 10]]]
 
 
-def test_cmyk_becomes_the_colours_it_prints(tmp_path: Path) -> None:
-    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
-    red, green, blue = np.array(opened(saved(tmp_path / "a.jpg", cyan)))[4, 4].tolist()
-    assert red < 40
-    assert min(green, blue) > 215
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+@pytest.mark.parametrize(
+    ("ink", "colour"),
+    [
+        ((255, 0, 0, 0), (0, 255, 255)),
+        ((0, 255, 0, 0), (255, 0, 255)),
+        ((0, 0, 255, 0), (255, 255, 0)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+    ],
+)
+def test_cmyk_becomes_the_colours_it_prints(
+    tmp_path: Path, ink: tuple[int, ...], colour: tuple[int, ...], suffix: str
+) -> None:
+    path = saved(tmp_path / f"a.{suffix}", Image.new("CMYK", (8, 8), ink))
+    assert (b"Adobe" in path.read_bytes()) is (suffix == "jpg")  # the mark of inverted inks
+    assert np.abs(np.array(opened(path))[4, 4].astype(int) - colour).max() < 40
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
 def test_a_photo_is_turned_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
-    upright = noise(3, 5, 3)
+    upright = noise(3, 5, 3).repeat(8, axis=0).repeat(8, axis=1)  # blocks of one colour, which JPEG keeps
     # What a camera stores, by EXIF 2.3: the tag says which side of the stored picture is the top and the left one.
     stored = {
         1: upright,
@@ -112,9 +182,11 @@ def test_a_photo_is_turned_upright(tmp_path: Path, orientation: int, suffix: str
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, object] = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {"lossless": True}
     path = saved(tmp_path / f"a.{suffix}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif, **options)
-    assert (np.array(opened(path)) == upright).all()
+    image = np.array(opened(path)).astype(int)
+    assert image.shape == upright.shape
+    assert np.abs(image - upright).max() <= (3 if suffix == "jpg" else 0)
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
@@ -129,10 +201,35 @@ def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     assert (np.array(opened(path)) == pixels[::-1, ::-1]).all()
 
 
-def test_an_animation_gives_its_first_picture(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_an_animation_gives_its_first_picture(tmp_path: Path, suffix: str) -> None:
     first, second = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
-    path = saved(tmp_path / "a.gif", first, save_all=True, append_images=[second])
-    assert opened(path).getpixel((2, 2)) == (255, 0, 0)
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = saved(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second], **options)
+    with Image.open(path) as image:
+        assert getattr(image, "n_frames", 1) == 2  # else this test shows nothing
+    assert (np.array(opened(path)) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_an_animation_may_begin_transparent(tmp_path: Path, suffix: str) -> None:
+    first, second = Image.new("RGBA", (4, 4)), Image.new("RGBA", (4, 4), "blue")
+    first.putpixel((1, 0), (255, 0, 0, 255))
+    options = {"lossless": True} if suffix == "webp" else {}
+    image = opened(saved(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second], **options))
+    assert image.getpixel((1, 0)) == (255, 0, 0)
+    assert image.getpixel((0, 0)) == image.getpixel((3, 3)) == WHITE
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_the_content_counts_and_not_the_extension(tmp_path: Path, kind: str, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(encoded(kind))
+    with Image.open(io.BytesIO(encoded(kind))) as image:
+        assert image.format == kind
+        expected = np.array(image.convert("RGB"))
+    assert (np.array(opened(path)) == expected).all()
 
 
 def encoded(kind: str) -> bytes:
@@ -144,6 +241,8 @@ def encoded(kind: str) -> bytes:
 DAMAGED = {
     "a cut PNG": encoded("PNG")[:-1500],
     "a cut JPEG": encoded("JPEG")[:-500],
+    "a JPEG without its last byte": encoded("JPEG")[:-1],
+    "a JPEG cut in its header": encoded("JPEG")[:100],
     "a cut GIF": encoded("GIF")[:-500],
     "a cut WebP": encoded("WEBP")[:-100],
     "a cut TIFF": encoded("TIFF")[:-500],

@@ -92,6 +92,37 @@ def test_frozen_parameters_are_left_out() -> None:
         assert held == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_pretrained_parameters_take_their_share_of_the_rate(optimizer: Any, everywhere: bool) -> None:
+    train = TrainSettings(optimizer=optimizer, lr=0.5, weight_decay=0.1, decay_norms_and_biases=everywhere)
+    model = built()
+    pretrained = {"0.weight", "0.bias", "1.weight", "1.bias"}
+    made = make_optimizer(model, train, [*model[0].parameters(), *model[1].parameters()], 0.2)
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = [name_of[id(parameter)] for group in made.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(name_of.values())
+    for group in made.param_groups:
+        for parameter in group["params"]:
+            name = name_of[id(parameter)]
+            share = 0.2 if name in pretrained else 1.0
+            assert (group["lr_share"], group["lr"]) == (share, pytest.approx(0.5 * share))
+            assert group["weight_decay"] == (0.1 if everywhere or parameter.ndim > 1 else 0.0)
+
+
+def test_the_share_reaches_the_step_and_without_pretrained_parts_it_is_one() -> None:
+    train = TrainSettings(lr=0.5, momentum=0.0)
+    for pretrained, factor in ((True, 0.2), (False, 1.0)):
+        model = built()
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 1.0)
+            parameter.grad = torch.ones_like(parameter)
+        make_optimizer(model, train, model[0].parameters() if pretrained else (), 0.2).step()
+        for name, parameter in model.named_parameters():
+            step = 0.5 * (factor if name.startswith("0.") else 1.0)
+            assert torch.allclose(parameter, torch.full_like(parameter, 1.0 - step)), name
+
+
 def torchs(kind: Any, **options: Any) -> list[float]:
     """The learning rates of torch's scheduler at the beginning of each epoch."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)

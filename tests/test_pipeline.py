@@ -106,7 +106,8 @@ def test_photos_go_through_all_stages(colours: Path) -> None:
     for stage in ("train", "retrain", "predict"):
         assert run(stage, "colours.toml", "--recipe", "photos") == 0
     assert (colours / "submissions/colours/photos.csv").exists()
-    assert not (colours / "data/colours/cache").exists()
+    kept = sorted(path.name for path in (colours / "data/colours/cache").iterdir())
+    assert kept == ["labelled-decodable.npy", "labelled-fingerprints.npz"]  # and no decoded images
 
 
 @pytest.fixture(scope="module")
@@ -292,16 +293,19 @@ def test_submission_of_the_wrong_form_stops_before_training(colours: Path, capsy
     assert "has 4 columns, but a submission of labels has 2" in capsys.readouterr().err
 
 
-def test_unreadable_image_stops_before_the_first_epoch(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("recipe", "kept"), [("default", []), ("photos", ["labelled-fingerprints.npz"])])
+def test_unreadable_image_stops_before_the_first_epoch(
+    colours: Path, recipe: str, kept: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("download", "colours.toml", "--archive", "source") == 0
     assert run("split", "colours.toml") == 0
     (colours / "data/colours/raw/train/7.png").unlink()  # the folder's own link, so that the source stays whole
     (colours / "data/colours/raw/train/7.png").write_bytes(b"no picture")
-    assert run("train", "colours.toml") == 2
+    assert run("train", "colours.toml", "--recipe", recipe) == 2
     error = capsys.readouterr().err
     assert "raw/train/7.png (id '7', line 8 of split.csv)" in error
-    assert not list((colours / "data/colours/cache").iterdir())
-    assert not (colours / "runs/colours/default/last.pt").exists()
+    assert [path.name for path in (colours / "data/colours/cache").iterdir()] == kept
+    assert not (colours / f"runs/colours/{recipe}/last.pt").exists()
 
 
 def stage_process(stage: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:

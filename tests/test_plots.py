@@ -8,7 +8,14 @@ import pytest
 from conftest import noise, png_size
 from PIL import Image
 
-from pipelines.core.plots import Mistake, draw_confusion, draw_curves, draw_mistakes
+from pipelines.core.plots import (
+    Mistake,
+    draw_comparison,
+    draw_confusion,
+    draw_curves,
+    draw_mistakes,
+    mean_interval,
+)
 
 ODD = ["$x$", r"$\frac{$", "a$b", r"\frac{", "größer", "猫", "عربي", "🐕", "_^", "%s {0}", "x" * 100, "", " "]
 
@@ -42,6 +49,52 @@ def test_curves_of_any_length(tmp_path: Path, epochs: int) -> None:
 def test_curves_of_a_run_with_an_odd_name(tmp_path: Path, title: str) -> None:
     draw_curves(tmp_path / "curves.png", rows(3), "accuracy", 2, title)
     assert png_size(tmp_path / "curves.png") == (1000, 400)
+
+
+def runs(*epochs: int) -> list[list[dict[str, Any]]]:
+    """A run for each number of epochs, every one a little better than the one before."""
+    return [
+        [row | {"accuracy": row["accuracy"] + seed / 100, "valid_loss": row["valid_loss"] - seed / 100} for row in each]
+        for seed, each in enumerate(map(rows, epochs))
+    ]
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        {"default": runs(5, 5, 5), "scratch": runs(9, 9, 9)},
+        {"default": runs(1, 1), "scratch": runs(1, 1)},
+        {"default": runs(3)},
+        {"default": runs(3), "scratch": runs(3, 2)},
+        {"default": runs(7, 2, 5), **{name: runs(3) for name in ODD}},
+    ],
+    ids=["three seeds", "one epoch", "one run", "another number of seeds", "odd names"],
+)
+def test_comparison_of_any_runs(tmp_path: Path, histories: Any) -> None:
+    path = tmp_path / "runs" / "compare.png"
+    draw_comparison(path, histories, "accuracy", "costs $5 or $6")
+    assert png_size(path) == (1000, 400)
+    assert not is_blank(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["compare.png"]
+
+
+def test_comparison_shows_every_run(tmp_path: Path) -> None:
+    draw_comparison(tmp_path / "a.png", {"default": runs(3, 3, 3)}, "accuracy", "a title")
+    draw_comparison(tmp_path / "b.png", {"default": runs(3, 3, 4)}, "accuracy", "a title")
+    draw_comparison(tmp_path / "c.png", {"default": runs(3, 3, 3)}, "accuracy", "a title")
+    first, second, again = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert first != second
+    assert first == again
+
+
+def test_interval_is_students() -> None:
+    mean, margin = mean_interval(np.array([1.0, 2.0, 3.0]))
+    assert mean == 2
+    assert margin == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6)  # t of 2 degrees of freedom, from any table
+    means, margins = mean_interval(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    assert means.tolist() == [2, 5]
+    assert margins == pytest.approx([12.706205, 0], rel=1e-6)
+    assert np.isnan(mean_interval(np.array([1.0]))[1])
 
 
 @pytest.mark.parametrize(("count", "lines"), [(0, 1), (1, 1), (6, 1), (7, 2), (24, 4)])

@@ -10,6 +10,7 @@ from pipelines.core import settings as module
 from pipelines.core.errors import UserError
 from pipelines.core.settings import (
     COMPETITIONS,
+    PLAIN_INPUT,
     SECTIONS,
     AugmentSettings,
     Settings,
@@ -21,6 +22,7 @@ from pipelines.core.settings import (
     run_name,
     submission_name,
     to_dict,
+    with_input,
 )
 
 RECIPES = """
@@ -72,6 +74,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     assert load(tmp_path, "\ufefftrain.epochs = 4").train.epochs == 4
 
 
+FRESH = 'weights = "x.pth", pretrained = false'
 MISTAKES = {
     "[trian]\nepochs = 1": ("unknown section [trian]", "Did you mean 'train'?", "Valid: competition, data, split"),
     "train.epoch = 1": ("unknown key train.epoch", "Did you mean 'epochs'", "Valid: epochs, batch_size"),
@@ -85,7 +88,9 @@ MISTAKES = {
     "data.labels = 1": ("data.labels is 1", "expected text in quotes"),
     "train.lr = 2020-01-01": ("train.lr is", "expected a number"),
     "train.epochs = 0": ("train.epochs is 0", "at least 1"),
-    "input.size = 5000": ("input.size is 5000", "at most 2048"),
+    "input.size = 5000": ("input.size is 5000", "0 (as the weights ask) or 4 to 2048"),
+    "input.size = 3": ("input.size is 3", "4 to 2048"),
+    "input.size = -1": ("input.size is -1", "at least 0"),
     "train.lr = 0": ("train.lr is 0", "more than 0"),
     "train.lr = -1": ("train.lr is -1", "more than 0"),
     "train.momentum = 1": ("train.momentum is 1", "less than 1"),
@@ -117,7 +122,34 @@ MISTAKES = {
     "split.folds = 3\ntrain.fold = 3": ("train.fold is 3", "folds 0 to 2"),
     "train = { nesterov = true, momentum = 0 }": ("train.nesterov", "train.momentum"),
     "predict.shift = 32": ("predict.shift is 32", "input.size"),
-    "input = { size = 32, resize = 31 }": ("input.resize is 31", "input.size"),
+    "input = { size = 32, resize = 31 }": ("input.resize is 31", "input.size, 32"),
+    "input.resize = 31": ("input.resize is 31", "input.size, 32"),
+    "augment.cutout = 32": ("augment.cutout is 32", "input.size"),
+    "input = { size = 8, mean = [], std = [] }\npredict.shift = 8": ("predict.shift is 8", "input.size, 8"),
+    "model.hidden = [8]": ("model.hidden", "model.weights"),
+    'model = { weights = "x.pth", hidden = [8, 0] }': ("model.hidden is [8, 0]", "positive"),
+    'model.name = "resnet18+vgg11"': ("model.name", "model.weights"),
+    'model.features = "both"': ("model.features", "model.weights", "model.pretrained=false"),
+    'model.features = "all"': ("model.features is 'all'", "Valid: pooled, logits, both"),
+    'model.label_map = "names"': ("model.label_map is 'names'", "model.weights"),
+    "finetune.frozen_stages = 1": ("finetune.frozen_stages is 1", "model.weights"),
+    "finetune.frozen_stages = -1": ("finetune.frozen_stages is -1", "model.weights"),
+    "finetune.frozen_stages = -2": ("finetune.frozen_stages is -2", "at least -1"),
+    "finetune.freeze_norms = true": ("finetune.freeze_norms is True", "model.weights"),
+    "finetune.head_epochs = 1": ("finetune.head_epochs is 1", "model.weights"),
+    "finetune.backbone_lr = 0": ("finetune.backbone_lr is 0", "more than 0"),
+    f"finetune.head_epochs = 1\nmodel = {{ {FRESH} }}": ("finetune.head_epochs is 1", "model.pretrained true"),
+    f'model = {{ {FRESH}, label_map = "names" }}': ("model.label_map is 'names'", "model.pretrained true"),
+    "model.weights = 'x.pth'\nfinetune = { head_epochs = 1, frozen_stages = -1 }": (
+        "finetune.frozen_stages is -1",
+        "finetune.head_epochs",
+    ),
+    "model.weights = 'x.pth'\ntrain.epochs = 4\nfinetune.head_epochs = 4": (
+        "finetune.head_epochs is 4",
+        "less than train.epochs, 4",
+    ),
+    "model = { weights = 'x.pth', label_map = 'names', hidden = [8] }": ("model.label_map", "model.hidden"),
+    "model = { weights = 'x.pth', label_map = 'names', features = 'logits' }": ("model.label_map", "model.features"),
     "train.epochs = ": ("not valid TOML",),
     "recipes = 1": ("recipes are tables",),
     "[recipes]\nquick = 1": ("recipes are tables",),
@@ -125,6 +157,8 @@ MISTAKES = {
     "[recipes.quick.split]\nseed = 1": ("recipe 'quick'", "[split] is the same for all recipes"),
     "[recipes.quick.competition]\ntitle = 'x'": ("recipe 'quick'", "[competition] is the same for all recipes"),
     "[recipes.quick.train]\nepoch = 1": ("recipe 'quick'", "unknown key train.epoch"),
+    "[recipes.quick.augment]\ncutout = 32": ("recipe 'quick'", "augment.cutout is 32"),
+    "[recipes.quick.model]\nhidden = [8]": ("recipe 'quick'", "model.hidden"),
 }
 
 
@@ -134,6 +168,54 @@ def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str) -> 
         load(tmp_path, text)
     for words in ("tiny.toml", *MISTAKES[text]):
         assert words in str(error.value)
+
+
+SENSIBLE = {
+    "several networks": {"model": {"name": "resnet18+vgg11", "weights": "IMAGENET1K_V1", "features": "both"}},
+    "from scratch": {"model": {"name": "resnet18+vgg11", "weights": "DEFAULT", "pretrained": False, "hidden": [8]}},
+    "the head alone": {"model": {"weights": "x.pth", "label_map": "names"}, "finetune": {"frozen_stages": -1}},
+    "the head first": {
+        "model": {"weights": "x.pth"},
+        "train": {"epochs": 4},
+        "finetune": {"head_epochs": 3, "frozen_stages": 2, "freeze_norms": True},
+    },
+}
+
+
+@pytest.mark.parametrize("name", SENSIBLE)
+def test_what_makes_sense_of_pretrained_networks_is_taken(name: str) -> None:
+    changed = module.merge(Settings("x"), SENSIBLE[name], "here")
+    assert differences(changed, Settings("x"), list(SECTIONS))
+
+
+def test_a_network_without_weights_sees_plain_images(tmp_path: Path) -> None:
+    image = load(tmp_path, "").input
+    assert (image.size, image.mean, image.std) == (32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    image = load(tmp_path, "input = { size = 64, std = [1, 1, 1] }").input
+    assert (image.size, image.mean, image.std) == (64, (0.5, 0.5, 0.5), (1, 1, 1))
+
+
+def test_what_pretrained_weights_ask_for_stays_open_until_they_are_there(tmp_path: Path) -> None:
+    image = load(tmp_path, "input.size = 64", "model.weights=IMAGENET1K_V1").input
+    assert (image.size, image.mean, image.std) == (64, (), ())
+
+
+def test_open_values_of_the_input_are_filled_in_and_chosen_ones_stay() -> None:
+    chosen = module.merge(Settings("x"), {"input": {"mean": [0, 0, 0]}}, "here")
+    filled = with_input(chosen, size=48, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), resize=0)
+    assert dataclasses.replace(filled, input=chosen.input) == chosen
+    assert (filled.input.size, filled.input.resize) == (48, 0)
+    assert (filled.input.mean, filled.input.std) == ((0.0, 0.0, 0.0), (0.4, 0.5, 0.6))
+    assert with_input(filled, **PLAIN_INPUT) == filled
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("augment", "cutout", 40), ("predict", "shift", 40), ("input", "resize", 20)]
+)
+def test_what_the_filled_in_size_contradicts_is_named(section: str, key: str, value: int) -> None:
+    chosen = module.merge(Settings("x"), {"model": {"weights": "x.pth"}, section: {key: value}}, "here")
+    with pytest.raises(UserError, match=rf"{section}\.{key} is {value}.*input\.size"):
+        with_input(chosen, size=32)
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pipelines.core.device import Hardware
 from pipelines.core.engine import evaluate
 from pipelines.core.errors import UserError
 from pipelines.core.metrics import METRICS
-from pipelines.core.training import Job, best_row, divide_rows, read_history, run_job, to_device
+from pipelines.core.training import Job, best_row, divide_rows, read_history, to_device
 
 TIMES = ("seconds", "images_per_second")
 VARIED = ("augment.flip=true", "augment.translate=1", "augment.colour_jitter=0.2", "augment.cutout=2")
@@ -56,9 +56,9 @@ def same_checkpoints(left: Checkpoint, right: Checkpoint) -> bool:
     )
 
 
-def stopped_after(job: Job, epochs: int) -> None:
+def stopped_after(tiny: Tiny, job: Job, epochs: int) -> None:
     """Train `epochs` epochs and abandon the rest."""
-    rows = run_job(job)
+    rows = tiny.run(job)
     for _ in range(epochs):
         next(rows)
     rows.close()  # type: ignore[attr-defined]
@@ -67,14 +67,14 @@ def stopped_after(job: Job, epochs: int) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_going_on_after_a_stop_gives_what_an_undisturbed_run_gives(tiny: Tiny, case: str) -> None:
     whole = tiny.job(*CASES[case], run="whole")
-    rows = list(run_job(whole))
+    rows = list(tiny.run(whole))
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for epoch in (1, 2):
         job = tiny.job(*CASES[case], run=f"stopped{epoch}")
-        stopped_after(job, epoch)
+        stopped_after(tiny, job, epoch)
         assert [row["epoch"] for row in read_history(job)] == list(range(1, epoch + 1))
         torch.rand(99)  # another process would find torch's generator in another state
-        went_on = list(run_job(job))
+        went_on = list(tiny.run(job))
         assert timeless(went_on) == timeless(rows[epoch:])
         assert same_checkpoints(checkpoint.load(job.last), checkpoint.load(whole.last))
         assert same_checkpoints(checkpoint.load(job.best), checkpoint.load(whole.best))  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_going_on_after_a_stop_gives_what_an_undisturbed_run_gives(tiny: Tiny, c
 @pytest.mark.parametrize("case", ["mixup", "photos"])
 def test_the_same_seed_gives_the_same_history_and_another_seed_another(tiny: Tiny, case: str) -> None:
     first, same_seed, other = (
-        list(run_job(tiny.job(*CASES[case], f"train.seed={seed}", run=run)))
+        list(tiny.run(tiny.job(*CASES[case], f"train.seed={seed}", run=run)))
         for seed, run in ((0, "first"), (0, "same"), (1, "other"))
     )
     assert timeless(first) == timeless(same_seed)
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(tiny: Tin
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_the_number_of_workers_changes_no_history(tiny: Tiny) -> None:
     alone, helped = (
-        list(run_job(tiny.job(*CASES["photos"], f"hardware.workers={workers}", run=f"workers{workers}")))
+        list(tiny.run(tiny.job(*CASES["photos"], f"hardware.workers={workers}", run=f"workers{workers}")))
         for workers in (0, 3)
     )
     assert timeless(alone) == timeless(helped)
@@ -103,7 +103,7 @@ def test_the_number_of_workers_changes_no_history(tiny: Tiny) -> None:
 
 def test_each_epoch_is_saved_before_its_row_is_seen(tiny: Tiny) -> None:
     job = tiny.job()
-    for number, row in enumerate(run_job(job), start=1):
+    for number, row in enumerate(tiny.run(job), start=1):
         saved = checkpoint.load(job.last)
         assert (saved.epoch, saved.history[-1]) == (number, row)
         assert list(pd.read_csv(job.history)["epoch"]) == list(range(1, number + 1))
@@ -114,9 +114,9 @@ def test_each_epoch_is_saved_before_its_row_is_seen(tiny: Tiny) -> None:
 
 def test_a_finished_training_is_not_trained_again(tiny: Tiny) -> None:
     job = tiny.job()
-    list(run_job(job))
+    list(tiny.run(job))
     before = job.last.stat().st_mtime_ns
-    assert list(run_job(job)) == []
+    assert list(tiny.run(job)) == []
     assert job.last.stat().st_mtime_ns == before
 
 
@@ -124,12 +124,12 @@ def test_a_finished_training_is_not_trained_again(tiny: Tiny) -> None:
 @pytest.mark.parametrize("case", ["averaged weights", "photos", "mixup"])
 def test_a_reloaded_checkpoint_scores_what_training_reported(tiny: Tiny, case: str, metric: str) -> None:
     job = tiny.job(*CASES[case], f"competition.metric={metric}", "train.lr=0.03")
-    rows = list(run_job(job))
+    rows = list(tiny.run(job))
     assert job.best is not None
     best = checkpoint.load(job.best)
     row = best_row(rows, metric)
     hardware = Hardware(torch.device("cpu"), torch.float32)
-    model = to_device(best.model(tiny.classes), hardware)
+    model = to_device(best.model(tiny.classes, tiny.layout.weights), hardware)
     valid = tiny.source("valid", *CASES[case])
     evaluation = evaluate(model, valid, METRICS[metric], hardware)
     assert evaluation.score == row[metric] == best.score
@@ -138,7 +138,7 @@ def test_a_reloaded_checkpoint_scores_what_training_reported(tiny: Tiny, case: s
 
 
 def test_it_learns_the_tiny_competition(tiny: Tiny) -> None:
-    rows = list(run_job(tiny.job("train.epochs=15")))
+    rows = list(tiny.run(tiny.job("train.epochs=15")))
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert best_row(rows, "accuracy")["accuracy"] == 1
 
@@ -146,7 +146,7 @@ def test_it_learns_the_tiny_competition(tiny: Tiny) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 17, 1000])
 def test_any_batch_size_trains_and_validates_every_image(tiny: Tiny, batch_size: int) -> None:
     job = tiny.job(f"train.batch_size={batch_size}", f"predict.batch_size={batch_size}", "train.epochs=1")
-    (row,) = run_job(job)
+    (row,) = tiny.run(job)
     assert row["accuracy"] * len(job.valid) == pytest.approx(round(row["accuracy"] * 6))  # type: ignore[arg-type]
 
 
@@ -154,35 +154,35 @@ def test_the_validation_score_does_not_depend_on_the_batch_size(tiny: Tiny) -> N
     scores = []
     for size in (1, 4, 5, 6):
         options = (f"predict.batch_size={size}", "competition.metric=log_loss", "train.epochs=1")
-        (row,) = run_job(tiny.job(*options, run=f"size{size}"))
+        (row,) = tiny.run(tiny.job(*options, run=f"size{size}"))
         scores.append(row["log_loss"])
     assert scores == pytest.approx([scores[0]] * 4, rel=1e-6)
 
 
 def test_retraining_claims_no_score_and_keeps_no_best(tiny: Tiny) -> None:
     job = tiny.retrain_job()
-    rows = list(run_job(job))
+    rows = list(tiny.run(job))
     assert [set(row) for row in rows] == [{"epoch", "train_loss", "lr", *TIMES}] * 3
     assert len(job.train) == 24
     last = checkpoint.load(job.last)
     assert last.score is None
     assert sorted(path.name for path in job.last.parent.iterdir()) == ["retrain_history.csv", "retrain_last.pt"]
-    assert checkpoint.finished(last).model(tiny.classes)
+    assert checkpoint.finished(last).model(tiny.classes, tiny.layout.weights)
 
 
 def test_retraining_can_be_stopped_and_gone_on_with(tiny: Tiny) -> None:
     whole, job = tiny.retrain_job(run="whole"), tiny.retrain_job(run="stopped")
-    rows = list(run_job(whole))
-    stopped_after(job, 1)
-    assert timeless(list(run_job(job))) == timeless(rows[1:])
+    rows = list(tiny.run(whole))
+    stopped_after(tiny, job, 1)
+    assert timeless(list(tiny.run(job))) == timeless(rows[1:])
     assert same_checkpoints(checkpoint.load(job.last), checkpoint.load(whole.last))
 
 
 def test_retraining_for_fewer_epochs_follows_the_schedule_of_the_training(tiny: Tiny) -> None:
     job = dataclasses.replace(tiny.retrain_job("train.schedule=linear"), epochs=2)
-    trained = list(run_job(tiny.job("train.schedule=linear", "train.batch_size=8", run="trained")))
+    trained = list(tiny.run(tiny.job("train.schedule=linear", "train.batch_size=8", run="trained")))
     job = dataclasses.replace(job, settings=tiny.settings("train.schedule=linear", "train.batch_size=8"))
-    retrained = list(run_job(job))
+    retrained = list(tiny.run(job))
     assert [row["lr"] for row in retrained] == [row["lr"] for row in trained[:2]]
 
 
@@ -194,24 +194,24 @@ def test_training_stops_when_patience_has_run_out(tiny: Tiny) -> None:
     table.loc[valid, "label"] = table.loc[valid, "label"].map(wrong)
     options = ("competition.metric=log_loss", "train.epochs=60", "train.patience=3", "train.lr=0.03")
     job = dataclasses.replace(tiny.job(*options), table=table, valid=table[valid])
-    rows = list(run_job(job))
+    rows = list(tiny.run(job))
     best = best_row(rows, "log_loss")["epoch"]
     assert len(rows) == best + 3 < 60
     assert all(later["log_loss"] > rows[best - 1]["log_loss"] for later in rows[best:])
     for end in range(1, len(rows)):  # and it had not run out before
         assert end - best_row(rows[:end], "log_loss")["epoch"] < 3
-    assert list(run_job(job)) == []  # the same command again does not go on
+    assert list(tiny.run(job)) == []  # the same command again does not go on
 
 
 def test_without_patience_all_epochs_are_trained(tiny: Tiny) -> None:
-    assert len(list(run_job(tiny.job("train.epochs=8", "train.lr=1e-9")))) == 8
+    assert len(list(tiny.run(tiny.job("train.epochs=8", "train.lr=1e-9")))) == 8
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(tiny: Tiny) -> None:
-    stopped_after(tiny.job(), 1)
+    stopped_after(tiny, tiny.job(), 1)
     broken = dataclasses.replace(tiny.job(), settings=tiny.settings("train.lr=1e30"))
     with pytest.raises(UserError, match="no longer a finite number in epoch 2"):
-        list(run_job(broken))
+        list(tiny.run(broken))
     assert checkpoint.load(broken.last).epoch == 1
     assert list(pd.read_csv(broken.history)["epoch"]) == [1]
 
@@ -266,7 +266,7 @@ def test_a_part_without_rows_is_refused_with_its_reason(tiny: Tiny, limit: int) 
 
 
 def test_fewer_than_five_batches_and_fewer_images_than_a_batch(tiny: Tiny) -> None:
-    (row,) = run_job(tiny.job("train.limit=4", "train.epochs=1"))  # 3 images to learn from, 1 to validate on
+    (row,) = tiny.run(tiny.job("train.limit=4", "train.epochs=1"))  # 3 images to learn from, 1 to validate on
     assert row["accuracy"] in (0.0, 1.0)
 
 
@@ -277,5 +277,5 @@ def test_the_watch_sees_every_epoch(tiny: Tiny, tmp_path: Path) -> None:
         seen.append(what)
         return items
 
-    list(run_job(tiny.job("train.epochs=2"), watch))
+    list(tiny.run(tiny.job("train.epochs=2"), watch))
     assert seen == ["decoding", "epoch 1", "validating", "epoch 2", "validating"]

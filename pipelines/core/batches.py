@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipelines.core import images
 from pipelines.core.augment import augment, normalise, to_float
+from pipelines.core.decodable import check_decodable
 from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
 from pipelines.core.packed import pack
@@ -41,13 +43,14 @@ def evaluation_resize(settings: Settings) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images ready for the network, and which ones they are.
+    """What the network takes of some images, and which ones they are.
 
-    images: float32 (N, 3, H, W), normalised, on the device.  positions: int64 (N,), their places in the source.
+    inputs: float32 on the device: images (N, 3, H, W), normalised; or their features, (N, D) when training and
+    (N, views, D) otherwise.  positions: int64 (N,), their places in the source.
     labels: int64 (N,), or float (N, K) where images were mixed, on the device; empty where labels are unknown.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     positions: Tensor
 
@@ -164,11 +167,12 @@ class PhotoBatches:
         self.labels = labels
         self.loading = loading
         self.order = _EpochOrder(loading, len(rows))
+        cut = TrainingCut(loading.settings) if loading.training else EvaluationCut(loading.settings)
         self.loader: DataLoader[Any] = DataLoader(
-            _Photos(rows, raw, loading),
+            Photos(rows, raw, cut),
             batch_sampler=self.order,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             persistent_workers=workers > 0,
             pin_memory=loading.device.type == "cuda",
             # Its own: else the loader draws from torch's global generator, in the first epoch only if workers persist,
@@ -211,32 +215,56 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
             yield [(position, self.epoch) for position in positions.tolist()]
 
 
-class _Photos(Dataset[Any]):
-    """Decodes and crops one photo; runs in the worker processes."""
+class Cut(Protocol):
+    """How pixels are taken from a decoded photo; it travels to the worker processes."""
 
-    def __init__(self, rows: pd.DataFrame, raw: Path, loading: Loading) -> None:
+    def __call__(self, photo: Image, position: int, epoch: int) -> images.Pixels: ...
+
+
+@dataclass(frozen=True)
+class EvaluationCut:
+    """The centre of a photo."""
+
+    settings: Settings
+
+    def __call__(self, photo: Image, position: int, epoch: int) -> images.Pixels:
+        return images.fit(photo, self.settings.input.size, evaluation_resize(self.settings))
+
+
+@dataclass(frozen=True)
+class TrainingCut:
+    """A random box of a photo, another one in each epoch."""
+
+    settings: Settings
+
+    def __call__(self, photo: Image, position: int, epoch: int) -> images.Pixels:
+        augment = self.settings.augment
+        random = np.random.default_rng(derive_seed(self.settings.train.seed, "crop", epoch, position))
+        box = images.random_crop_box(*photo.size, augment.crop_scale, augment.crop_ratio, random)
+        return images.crop(photo, box, self.settings.input.size)
+
+
+class Photos(Dataset[Any]):
+    """Decodes photos and cuts them; runs in the worker processes.  An item is a position and an epoch."""
+
+    def __init__(self, rows: pd.DataFrame, raw: Path, cut: Cut) -> None:
         # Arrays of bytes, not Python lists, whose reference counts would copy them into every worker page by page.
         self.paths = np.array([path.encode() for path in rows["path"]])
         self.places = np.array([images.place_of(row).encode() for row in rows.itertuples()])
         self.raw = raw
-        self.loading = loading
+        self.cut = cut
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[images.Pixels, int] | UserError:
         position, epoch = item
-        settings = self.loading.settings
         try:
             photo = images.open_image(self.raw / self.paths[position].decode(), self.places[position].decode())
         except UserError as error:  # as a value: torch would bury a raised one in a worker's traceback
             return error
-        size = settings.input.size
-        if not self.loading.training:
-            return images.fit(photo, size, evaluation_resize(settings)), position
-        random = np.random.default_rng(derive_seed(settings.train.seed, "crop", epoch, position))
-        box = images.random_crop_box(*photo.size, settings.augment.crop_scale, settings.augment.crop_ratio, random)
-        return images.crop(photo, box, size), position
+        return self.cut(photo, position, epoch), position
 
 
-def _collate(items: list[Any]) -> tuple[Tensor, Tensor] | UserError:
+def collate(items: list[Any]) -> tuple[Tensor, Tensor] | UserError:
+    """Join what `Photos` returned: pixels, stacked, and positions; or the first error."""
     for item in items:
         if isinstance(item, UserError):
             return item
@@ -268,6 +296,19 @@ class WatchedBatches:
         yield from self.watch(self.source.batches(epoch), what, self.steps, "batches")
 
 
+def labels_of(rows: pd.DataFrame, classes: Sequence[str]) -> Tensor:
+    """Return the number of each row's class, int64 (N,); empty for test rows."""
+    if (rows["split"] == "test").all():
+        return torch.zeros(0, dtype=torch.int64)
+    index = {label: number for number, label in enumerate(classes)}
+    return torch.tensor([index[label] for label in rows["label"]], dtype=torch.int64)
+
+
+def make_loading(settings: Settings, classes: int, device: torch.device, training: bool) -> Loading:
+    batch_size = settings.train.batch_size if training else settings.predict.batch_size
+    return Loading(settings, batch_size, classes, device, training)
+
+
 def open_source(
     settings: Settings,
     rows: pd.DataFrame,
@@ -281,17 +322,18 @@ def open_source(
     """Return the source of batches over `rows` that the settings name.
 
     rows: the part of the split table `table` that is wanted: labelled rows, or test rows.  Packed images of all
-    labelled rows, and of all test rows, are cached together, so that every stage and fold shares them.
+    labelled rows, and of all test rows, are cached together, so that every stage and fold shares them.  Raises
+    `UserError` for a labelled photo that cannot be decoded, rather than in the middle of an epoch.
     """
-    index = {label: number for number, label in enumerate(classes)}
     is_test = (rows["split"] == "test").all()
-    labels = torch.tensor([] if is_test else [index[label] for label in rows["label"]], dtype=torch.int64)
-    batch_size = settings.train.batch_size if training else settings.predict.batch_size
-    loading = Loading(settings, batch_size, len(classes), device, training)
-    if settings.input.source == "photos":
-        return PhotoBatches(rows, layout.raw, labels, loading, settings.hardware.workers)
+    labels = labels_of(rows, classes)
+    loading = make_loading(settings, len(classes), device, training)
     together = table[(table["split"] == "test") == is_test]
     name = "test" if is_test else "labelled"
+    if settings.input.source == "photos":
+        if not is_test:
+            check_decodable(rows, together, layout.raw, layout.cache, name, watch)
+        return PhotoBatches(rows, layout.raw, labels, loading, settings.hardware.workers)
     pixels = torch.from_numpy(pack(together, layout.raw, settings.input.size, layout.cache, name, watch))
     places = torch.from_numpy(together.index.get_indexer(rows.index))
     return PackedBatches(rows["id"].to_numpy(), pixels, places, labels, loading)

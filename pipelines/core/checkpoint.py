@@ -9,8 +9,8 @@ from torch import nn
 
 from pipelines.core.errors import UserError
 from pipelines.core.files import atomic_file
-from pipelines.core.models import build_model
 from pipelines.core.settings import Settings, from_dict, to_dict
+from pipelines.core.transfer import build_network, find_origins, is_head_only, load_learned
 
 FORMAT = 1
 
@@ -31,11 +31,21 @@ class Checkpoint:
     history: list[dict[str, Any]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
 
-    def model(self, classes: list[str]) -> nn.Module:
-        """Return the network with these weights; raises `UserError` where it was not trained on `classes`."""
+    @property
+    def head_only(self) -> bool:
+        """Whether these are a head's weights alone, the rest being a pretrained network as it came."""
+        return is_head_only(self.weights)
+
+    def model(self, classes: list[str], pretrained: Path) -> nn.Module:
+        """Return the network with these weights.
+
+        pretrained: the folder of pretrained weights, needed where only a head has learned.  Raises `UserError` where
+        it was not trained on `classes`, and where pretrained weights are missing or no longer the same.
+        """
         self.check_classes(classes)
-        model = build_model(self.settings.model, len(self.classes))
-        model.load_state_dict(self.weights)
+        found = find_origins(self.settings.model, pretrained, with_files=self.head_only)
+        model = build_network(self.settings, classes, found)
+        load_learned(model, self.weights)
         return model
 
     def check_classes(self, classes: list[str]) -> None:

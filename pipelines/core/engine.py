@@ -24,6 +24,11 @@ CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for
 View = Callable[[Tensor], Tensor]
 
 
+def unchanged(inputs: Tensor) -> Tensor:
+    """The view that is the input itself."""
+    return inputs
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Mean cross-entropy in nats, and the metric's score, over all images of a source."""
@@ -46,7 +51,10 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns, and how: a network with its optimiser and schedule, and optionally its averaged weights."""
+    """What learns, and how: a network with its optimiser and schedule, and optionally its averaged weights.
+
+    The schedule's learning rate is multiplied by each parameter group's `lr_share`.  views: what validation averages.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -55,6 +63,7 @@ class Learner:
     averaged: AveragedModel | None = None
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
+    views: tuple[View, ...] = (unchanged,)
 
     @property
     def result(self) -> nn.Module:
@@ -77,7 +86,7 @@ def fit(
         images_per_second = len(train) / (time.perf_counter() - started)
         evaluation = None
         if valid is not None:
-            evaluation = evaluate(learner.result, valid, metric, learner.hardware)
+            evaluation = evaluate(learner.result, valid, metric, learner.hardware, learner.views)
             _check_finite(evaluation.loss, "validation", epoch, train.steps, lr)
         yield EpochResult(epoch, loss, evaluation, lr, images_per_second, time.perf_counter() - started)
 
@@ -91,9 +100,9 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
         # The middle of the step: neither a warm-up's first step nor a decay's last one is wasted on a rate of 0.
         lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
         for group in learner.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_share", 1.0)
         with learner.hardware.autocast():
-            logits = learner.model(batch.images)
+            logits = learner.model(batch.inputs)
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=learner.label_smoothing)
         loss.backward()
         if learner.clip_norm:
@@ -102,7 +111,7 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
         learner.optimizer.zero_grad(set_to_none=True)
         if learner.averaged is not None:
             learner.averaged.update_parameters(learner.model)
-        total += loss.detach() * len(batch.images)
+        total += loss.detach() * len(batch.inputs)
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
             _check_finite(total.item(), "training", epoch, step + 1, lr)
     return total.item() / len(source), lr
@@ -118,7 +127,7 @@ def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> 
 
 @torch.inference_mode()
 def infer(
-    model: nn.Module, source: BatchSource, hardware: Hardware, views: tuple[View, ...] = (lambda images: images,)
+    model: nn.Module, source: BatchSource, hardware: Hardware, views: tuple[View, ...] = (unchanged,)
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each batch with its log-probabilities, float32 (N, K): the one forward pass of scoring and predicting.
 
@@ -127,7 +136,7 @@ def infer(
     model.eval()
     for batch in source.batches(0):
         with hardware.autocast():
-            logits = [model(view(batch.images)) for view in views]
+            logits = [model(view(batch.inputs)) for view in views]
         log_probabilities = torch.stack([F.log_softmax(each.float(), dim=1) for each in logits])
         yield batch, log_probabilities.logsumexp(dim=0) - math.log(len(views))
 
@@ -137,7 +146,7 @@ def evaluate(
     source: BatchSource,
     metric: Metric,
     hardware: Hardware,
-    views: tuple[View, ...] = (lambda images: images,),
+    views: tuple[View, ...] = (unchanged,),
 ) -> Evaluation:
     """Return loss and score of `model` over all images of `source`; sums are divided once, at the end."""
     losses, sums = [], []
@@ -146,6 +155,15 @@ def evaluate(
         losses.append(F.nll_loss(log_probabilities, labels, reduction="sum").double())
         sums.append(metric.sums(log_probabilities.double().exp(), labels))
     return Evaluation(torch.stack(losses).sum().item() / len(source), metric.value(torch.stack(sums).sum(dim=0)))
+
+
+def feature_views(count: int) -> tuple[View, ...]:
+    """Return the views of inputs (N, views, D) that hold the features of `count` views of each image."""
+
+    def nth(number: int) -> View:
+        return lambda inputs: inputs[:, number]
+
+    return tuple(nth(number) for number in range(count))
 
 
 def make_views(mirror: bool, shift: int) -> tuple[View, ...]:
@@ -164,7 +182,7 @@ def make_views(mirror: bool, shift: int) -> tuple[View, ...]:
     def mirrored(view: View) -> View:
         return lambda images: view(images.flip(3))
 
-    views: list[View] = [lambda images: images]
+    views: list[View] = [unchanged]
     if shift:
         views += [shifted(-shift), shifted(shift)]
     if mirror:

@@ -25,6 +25,10 @@ TURNS = {
 }
 
 
+# Of files that split finds; Pillow knows others, and would start Ghostscript for a PostScript file called .jpg.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
+
+
 def open_image(path: Path, place: str) -> Image.Image:
     """Return the picture in `path` as a viewer shows it: upright, RGB, 8 bits.
 
@@ -32,8 +36,10 @@ def open_image(path: Path, place: str) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow reports every damaged tag
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                _check_depth(image)
                 image.load()
                 return _to_rgb(_upright(image))
     except FileNotFoundError:
@@ -47,6 +53,17 @@ def open_image(path: Path, place: str) -> Image.Image:
     )
 
 
+def _check_depth(image: Image.Image) -> None:
+    """Raise a `ValueError` for greys of which Pillow does not say what is white: all but 8 and plain 16 bits."""
+    if image.mode == "F":
+        raise ValueError("its greys are floating-point numbers; save it with 8 or 16 bits a channel")
+    if image.format == "TIFF" and image.mode.startswith("I"):
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits, white, signed = tags.get(258), tags.get(262) == 0, tags.get(339, (1,)) != (1,)
+        if bits != (16,) or white or signed:
+            raise ValueError("its greys are not plain 16-bit ones; save it with 8 or 16 bits a channel")
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turn `image` as its EXIF says.  (Pillow's exif_transpose writes the EXIF anew, which fails where one of its other
     tags is damaged.)"""
@@ -57,7 +74,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel: convert() would clip at 255 rather than scale
         values = np.asarray(image).astype(np.float64)
-        image = Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8))
+        pixels = (values / 257).clip(0, 255).round().astype(np.uint8)
+        pixels[values == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(pixels)
     if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA", "PA"):  # what lies under transparent pixels is arbitrary: show them on white

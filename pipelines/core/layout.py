@@ -42,8 +42,17 @@ class Layout:
     def cache(self) -> Path:
         return self.data / "cache"
 
+    @property
+    def weights(self) -> Path:
+        """Pretrained weights, shared by all competitions."""
+        return self.root / "weights"
+
     def submission(self, name: str) -> Path:
         return self.root / "submissions" / self.competition / f"{name}.csv"
+
+    def comparison(self, name: str, extension: str) -> Path:
+        """The table (csv) or the picture (png) of several runs side by side."""
+        return self.root / "runs" / self.competition / f"{name}.{extension}"
 
     def run(self, name: str) -> "RunLayout":
         return RunLayout(self.root / "runs" / self.competition / name)

@@ -91,18 +91,18 @@ def _conv_norm_gelu(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def check_model(settings: ModelSettings, classes: int, size: int) -> int:
-    """Return the number of parameters of the network, having tried it on one blank image of `size` x `size`.
+def check_model(model: nn.Module, name: str, size: int) -> int:
+    """Return the number of parameters of `model`, having tried it on one blank image of `size` x `size`.
 
-    Raises `UserError` where it cannot take images of that size.
+    Raises `UserError`, which calls it `name`, where it cannot take images of that size.
     """
-    model = build_model(settings, classes).eval()
+    model.eval()
     try:
         with torch.inference_mode():
             model(torch.zeros(1, 3, size, size))
     except Exception as error:  # a failed assertion in one network, a convolution's RuntimeError in another
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.name {settings.name!r} cannot take images of input.size {size}: {reason}. Try another size."
+            f"model.name {name!r} cannot take images of input.size {size}: {reason}. Try another size."
         ) from None
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,7 +1,8 @@
 """Optimisers and learning-rate schedules, from settings."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,19 +12,26 @@ from pipelines.core.settings import TrainSettings
 Schedule = Callable[[float], float]
 
 
-def make_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, train: TrainSettings, pretrained: Iterable[nn.Parameter] = (), pretrained_lr: float = 1.0
+) -> torch.optim.Optimizer:
     """Return torch's optimiser over the learning parameters of `model`.
 
-    With `decay_norms_and_biases` false, parameters of one dimension (norms' scales, biases) go without weight decay.
+    Each group's `lr_share` is what it takes of the learning rate: `pretrained_lr` for the `pretrained` parameters, 1
+    for the others.  With `decay_norms_and_biases` false, parameters of one dimension (norms' scales, biases) go without
+    weight decay.
     """
+    came_along = {id(parameter) for parameter in pretrained}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if train.decay_norms_and_biases:
-        groups = [{"params": learning, "weight_decay": train.weight_decay}]
-    else:
-        groups = [
-            {"params": [p for p in learning if p.ndim > 1], "weight_decay": train.weight_decay},
-            {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+    groups: list[dict[str, Any]] = []
+    for share, is_pretrained in ((pretrained_lr, True), (1.0, False)):
+        of_part = [parameter for parameter in learning if (id(parameter) in came_along) == is_pretrained]
+        for decay, members in (
+            (train.weight_decay, [p for p in of_part if p.ndim > 1 or train.decay_norms_and_biases]),
+            (0.0, [p for p in of_part if p.ndim <= 1 and not train.decay_norms_and_biases]),
+        ):
+            if members:
+                groups.append({"params": members, "weight_decay": decay, "lr": train.lr * share, "lr_share": share})
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]

@@ -5,10 +5,8 @@ channels last want, so that nothing is ever transposed.
 """
 
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pandas as pd
 
 from pipelines.core import images
 from pipelines.core.files import atomic_file
+from pipelines.core.processes import in_processes
 from pipelines.core.watch import Watch, unwatched
 
 FORMAT = "packed-1"  # part of the key: another way to decode or resize must not find older files
@@ -67,20 +66,8 @@ def _decode_all(rows: pd.DataFrame, raw: Path, size: int, target: Path, watch: W
     work: list[Work] = [
         (target, raw, size, start, items[start : start + CHUNK_IMAGES]) for start in range(0, len(items), CHUNK_IMAGES)
     ]
-    processes = min(os.cpu_count() or 1, len(work))
-    if processes == 1:
-        for chunk in watch(work, "decoding", len(work), f"x {CHUNK_IMAGES} images"):
-            _decode_chunk(chunk)
-        return
-    # A fork server, since forking a process in which torch runs threads can deadlock.
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = [pool.submit(_decode_chunk, chunk) for chunk in work]
-        try:
-            for future in watch(as_completed(futures), "decoding", len(work), f"x {CHUNK_IMAGES} images"):
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for _ in in_processes(_decode_chunk, work, watch, "decoding", f"x {CHUNK_IMAGES} images"):
+        pass
 
 
 def _decode_chunk(work: Work) -> None:

@@ -1,7 +1,7 @@
 """The pictures of a run.  Each is drawn on a figure of its own; no window, no global state of matplotlib."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from pipelines.core.images import Pixels
 
 NUMBERED_CLASSES = 20  # more classes than this, and the numbers in a confusion matrix would be too small to read
 COLUMNS = 6
+CONFIDENCE = 0.95  # of intervals
+
+Values = npt.NDArray[np.float64]
+Runs = Sequence[Sequence[Mapping[Any, Any]]]  # the epochs' rows of each of several runs
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,59 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_ep
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title, parse_math=False)
     _save(figure, path)
+
+
+def draw_comparison(path: Path, histories: Mapping[str, Runs], metric: str, title: str) -> None:
+    """Draw validation losses and the metric of several recipes over the epochs to the PNG `path`.
+
+    histories: for each recipe its runs, which differ by their seeds.  A thin line is a run; a thick one is the mean
+    over a recipe's runs, as far as all of them go, with the band of its t-interval where there is more than one.  The
+    lines set the scale: the band of two runs, 13 standard errors wide, would leave them flat.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    for axes, key, name in ((losses, "valid_loss", "valid cross-entropy (nats)"), (scores, metric, f"valid {metric}")):
+        bands = []
+        for number, (recipe, runs) in enumerate(histories.items()):
+            colour = f"C{number}"
+            for rows in runs:
+                axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], color=colour, lw=0.7, alpha=0.4)
+            shared = min(len(rows) for rows in runs)
+            epochs = [row["epoch"] for row in runs[0][:shared]]
+            mean, margin = mean_interval(np.array([[row[key] for row in rows[:shared]] for rows in runs]))
+            count = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
+            axes.plot(epochs, mean, marker=".", color=colour, label=f"{count} of {_short(recipe)}")
+            if len(runs) > 1:
+                bands.append((epochs, mean - margin, mean + margin, colour))
+        low, high = axes.get_ylim()
+        for epochs, least, most, colour in bands:
+            axes.fill_between(epochs, least, most, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="epoch", ylabel=name, ylim=(low - (high - low) / 4, high + (high - low) / 4))
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        legend = axes.legend(fontsize="small")
+        legend.set_in_layout(False)  # many recipes would leave no room for the axes
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    has_bands = any(len(runs) > 1 for runs in histories.values())
+    meaning = f"\nbands: {CONFIDENCE:.0%} intervals of the mean over seeds" if has_bands else ""
+    figure.suptitle(title + meaning, parse_math=False)
+    _save(figure, path)
+
+
+def mean_interval(values: Values) -> tuple[Values, Values]:
+    """Return the mean over the first axis of `values`, and how far Student's t-interval goes to either side of it.
+
+    Of a single value no interval can be taken: it is NaN.
+    """
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    count = len(values)
+    mean = values.mean(axis=0)
+    if count < 2:
+        return mean, np.full_like(mean, np.nan)
+    quantile = t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    return mean, np.asarray(quantile * values.std(axis=0, ddof=1) / np.sqrt(count))
 
 
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:

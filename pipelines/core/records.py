@@ -10,7 +10,7 @@ from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.settings import OUTSIDE_A_RUN, DataSettings, Settings, differences, from_dict, merge, to_dict
 
 SPLIT_SECTIONS = ("data", "split")  # the settings that a split is made from
-RUN_SECTIONS = ("input", "augment", "model", "train")  # and those that make a run what it is
+RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # and those that make a run what it is
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 
 

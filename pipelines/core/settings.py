@@ -74,12 +74,18 @@ class InputSettings:
     source: Literal["packed", "photos"] = _option(
         "packed", "packed: small images, decoded once into one array; photos: decoded anew for each epoch"
     )
-    size: int = _option(32, "height and width in pixels that the network sees", minimum=4, maximum=2048)
-    resize: int = _option(
-        0, "photos: shorter side before evaluation's centre crop; 0: 8/7 of size with crop_scale", minimum=0
+    size: int = _option(
+        0, "height and width in pixels that the network sees, 4 to 2048; 0: as its weights ask, or 32", minimum=0
     )
-    mean: tuple[float, ...] = _option((0.5, 0.5, 0.5), "subtracted from red, green and blue on a scale of 0 to 1")
-    std: tuple[float, ...] = _option((0.25, 0.25, 0.25), "and divided by this")
+    resize: int = _option(
+        0,
+        "photos: shorter side before evaluation's centre crop; 0: as the weights ask, or 8/7 of size with crop_scale",
+        minimum=0,
+    )
+    mean: tuple[float, ...] = _option(
+        (), "subtracted from red, green and blue on a scale of 0 to 1; empty: as the weights ask, or 0.5"
+    )
+    std: tuple[float, ...] = _option((), "and divided by this; empty: as the weights ask, or 0.25")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +109,54 @@ class AugmentSettings:
 class ModelSettings:
     """Which network."""
 
-    name: str = _option("convnet", "convnet, resnet18-small (3x3 stem for small images), or a torchvision classifier")
+    name: str = _option(
+        "convnet",
+        "convnet, resnet18-small (3x3 stem for small images), or a torchvision classifier; with weights also several "
+        "side by side: resnet34+vgg16",
+    )
     widths: tuple[int, ...] = _option((64, 128, 256), "convnet: channels of its blocks; each block halves the image")
-    dropout: float = _option(0.0, "convnet: dropout before the last layer", minimum=0, below=1)
+    dropout: float = _option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
+    weights: str = _option(
+        "",
+        "pretrained weights: a torchvision name (IMAGENET1K_V1) or a file; one for all networks, or one+each; empty: "
+        "fresh random weights",
+    )
+    weights_sha256: str = _option("", "what the weights file's SHA-256 must be; one+each; empty: anything")
+    pretrained: bool = _option(True, "false: the same network and head from fresh random weights, for comparison")
+    features: Literal["pooled", "logits", "both"] = _option(
+        "pooled", "what the head sees of a pretrained network: what enters its last layer, what leaves it, or both"
+    )
+    hidden: tuple[int, ...] = _option((), "head: widths of its hidden layers; none: linear")
+    label_map: str = _option(
+        "",
+        "start the head from the pretrained classifier's rows of the same labels: names, or a CSV of label,category "
+        "where they differ; empty: from random weights",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneSettings:
+    """Which parts of a pretrained network learn, and how fast."""
+
+    frozen_stages: int = _option(
+        0, "stages, from the bottom, that stay as they are; -1: the whole network, only the head learns", minimum=-1
+    )
+    freeze_norms: bool = _option(False, "BatchNorm keeps its pretrained statistics, even where weights learn")
+    head_epochs: int = _option(0, "first epochs, in which only the head learns; then frozen_stages holds", minimum=0)
+    head_lr: float = _option(0.0, "peak learning rate in those epochs; 0: train.lr", minimum=0)
+    backbone_lr: float = _option(1.0, "learning rate of the pretrained part as a share of the head's", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesSettings:
+    """How the features of a frozen network are kept.  A view is a fixed picture of an image."""
+
+    cached: bool = _option(
+        True, "compute each view's features once and keep them; false: anew in each epoch, of augmented images"
+    )
+    mirror: bool = _option(True, "views: each other view's mirror image too")
+    crops: int = _option(0, "views: besides the centre, so many random crops (augment.crop_scale and ratio)", minimum=0)
+    dtype: Literal["float16", "float32"] = _option("float16", "how features are stored")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +198,12 @@ class PredictSettings:
     checkpoint: Literal["final", "best"] = _option(
         "final", "final: retrained on all labelled rows; best: by validation"
     )
-    mirror: bool = _option(False, "test-time augmentation: average over each image and its mirror")
+    mirror: bool = _option(
+        False, "test-time augmentation: average over each image and its mirror (cached features: over their views)"
+    )
     shift: int = _option(0, "test-time augmentation: average over shifts by this many pixels; 0: none", minimum=0)
     batch_size: int = _option(512, "images in a step", minimum=1)
+    calibrate: bool = _option(True, "log_loss: fit a temperature (arXiv 1706.04599) on the valid rows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +215,7 @@ class HardwareSettings:
         "auto", "auto: bfloat16 where the hardware multiplies it fast"
     )
     workers: int = _option(2, "processes that decode photos; 0: in the main process", minimum=0)
+    compile: bool = _option(True, "compile frozen networks for large image sets, where torch.compile works")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +230,8 @@ class Settings:
     input: InputSettings = InputSettings()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    features: FeaturesSettings = FeaturesSettings()
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     hardware: HardwareSettings = HardwareSettings()
@@ -185,6 +242,7 @@ SECTIONS: dict[str, type] = {
 }
 SHARED_BY_RECIPES = ("competition", "data", "split")
 OUTSIDE_A_RUN = ("predict", "hardware")
+PLAIN_INPUT = {"size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}  # where no pretrained weights ask
 
 
 def _fields(section: type) -> dict[str, dataclasses.Field[Any]]:
@@ -229,7 +287,13 @@ def load_settings(
     chosen = merge(chosen, parse_overrides(overrides), "--set")
     if not chosen.competition.slug:
         chosen = merge(chosen, {"competition": {"slug": path.stem}}, str(path))
-    return chosen
+    return chosen if chosen.model.weights else with_input(chosen, **PLAIN_INPUT)
+
+
+def with_input(settings: Settings, **values: Any) -> Settings:
+    """Return `settings` with those `values` of [input] that are still to be chosen (0 or empty)."""
+    chosen = {key: value for key, value in values.items() if not getattr(settings.input, key)}
+    return merge(settings, {"input": chosen}, "input")
 
 
 def find_competition(competition: str, folder: Path = COMPETITIONS) -> Path:
@@ -327,15 +391,18 @@ _TYPE_NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: 
 
 def _check_together(settings: Settings, where: str) -> None:
     """Raise a `UserError` for values that are each valid but contradict one another."""
+    size = settings.input.size
+    if size and not 4 <= size <= 2048:
+        raise UserError(f"{where}: input.size is {size}; it takes 0 (as the weights ask) or 4 to 2048 pixels.")
     for key, values, count in (
-        ("input.mean", settings.input.mean, 3),
-        ("input.std", settings.input.std, 3),
+        ("input.mean", settings.input.mean or (0, 0, 0), 3),
+        ("input.std", settings.input.std or (1, 1, 1), 3),
         ("augment.crop_scale", settings.augment.crop_scale, 2),
         ("augment.crop_ratio", settings.augment.crop_ratio, 2),
     ):
         if len(values) != count:
             raise UserError(f"{where}: {key} has {len(values)} numbers; it takes {count}.")
-    if min(settings.input.std) <= 0:
+    if min(settings.input.std, default=1) <= 0:
         raise UserError(f"{where}: input.std is {list(settings.input.std)}; each number must be more than 0.")
     for key, (least, most) in (
         ("augment.crop_scale", settings.augment.crop_scale),
@@ -349,16 +416,16 @@ def _check_together(settings: Settings, where: str) -> None:
         raise UserError(f"{where}: augment.crop_scale is a share of the area; at most 1.")
     if settings.train.schedule == "multistep" and not settings.train.milestones:
         raise UserError(f"{where}: train.schedule is multistep, but train.milestones names no epochs.")
-    if settings.augment.cutout >= settings.input.size:
+    if size and settings.augment.cutout >= size:
         raise UserError(f"{where}: augment.cutout is {settings.augment.cutout}; it must be less than input.size.")
     if settings.augment.mixup and settings.augment.cutmix:
         raise UserError(f"{where}: augment.mixup and augment.cutmix are both on; choose one.")
-    if 0 < settings.input.resize < settings.input.size:
+    if 0 < settings.input.resize < size:
         raise UserError(
             f"{where}: input.resize is {settings.input.resize}; it takes 0 (8/7 of size) or at least "
             f"input.size, {settings.input.size}."
         )
-    if settings.predict.shift >= settings.input.size:
+    if size and settings.predict.shift >= size:
         raise UserError(
             f"{where}: predict.shift is {settings.predict.shift}; it must be less than input.size, "
             f"{settings.input.size}."
@@ -369,12 +436,50 @@ def _check_together(settings: Settings, where: str) -> None:
         raise UserError(
             f"{where}: model.widths is {list(settings.model.widths)}; it takes one or more positive numbers."
         )
+    _check_finetuning(settings, where)
     if settings.split.folds == 1:
         raise UserError(f"{where}: split.folds is 1; it takes 0 (none) or at least 2.")
     if settings.train.fold >= max(1, settings.split.folds):
         raise UserError(
             f"{where}: train.fold is {settings.train.fold}, but the split has "
             f"{f'folds 0 to {settings.split.folds - 1}' if settings.split.folds else 'no folds (split.folds is 0)'}."
+        )
+
+
+def _check_finetuning(settings: Settings, where: str) -> None:
+    model, finetune = settings.model, settings.finetune
+    if model.hidden and min(model.hidden) < 1:
+        raise UserError(f"{where}: model.hidden is {list(model.hidden)}; it takes positive numbers.")
+    starts_pretrained = bool(model.weights) and model.pretrained
+    for key, value in {
+        "finetune.frozen_stages": finetune.frozen_stages,
+        "finetune.head_epochs": finetune.head_epochs,
+        "finetune.freeze_norms": finetune.freeze_norms,
+        "model.label_map": model.label_map,
+    }.items():
+        if value and not starts_pretrained:
+            raise UserError(
+                f"{where}: {key} is {value!r}, which only makes sense of a pretrained network: name its model.weights, "
+                "and leave model.pretrained true."
+            )
+    if not model.weights and ("+" in model.name or model.hidden or model.features != "pooled"):
+        raise UserError(
+            f"{where}: several networks in model.name, model.hidden and model.features take pretrained weights: name "
+            "them in model.weights (and set model.pretrained=false for fresh ones of the same shape)."
+        )
+    if finetune.head_epochs and finetune.frozen_stages == -1:
+        raise UserError(
+            f"{where}: finetune.frozen_stages is -1, so only the head ever learns; finetune.head_epochs takes another."
+        )
+    if finetune.head_epochs >= settings.train.epochs:
+        raise UserError(
+            f"{where}: finetune.head_epochs is {finetune.head_epochs}; it must be less than train.epochs, "
+            f"{settings.train.epochs}."
+        )
+    if model.label_map and (model.hidden or model.features != "pooled"):
+        raise UserError(
+            f"{where}: model.label_map starts a linear head from the pretrained classifier's rows: it takes "
+            'model.features = "pooled" and no model.hidden.'
         )
 
 

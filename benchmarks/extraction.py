@@ -1,0 +1,173 @@
+"""How near feature extraction comes to what the processor can multiply, and whether decoding photos holds it up.
+
+The network alone is fed the same batch again and again; its images per second times its multiplications and additions
+are a share of the rate of a large matrix product in the same precision, measured in the same run.  `Decoding` is the
+same loader without a network, and `both` is what `train` does: worker processes decode while the network runs.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import measuring
+from benchmarks.measuring import Finding, run_stage, spread
+from pipelines.core.layout import Layout
+
+COMPETITION = "dog-breed-identification"
+MATRIX = 4096
+LEAST_SHARE = 0.6
+SECONDS = 2.0  # of each measurement
+
+
+def rate(step: Callable[[], int]) -> float:
+    """Return what `step` returns, per second, over `SECONDS` after two unmeasured calls."""
+    step(), step()
+    done, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < SECONDS:
+        done += step()
+    return done / passed
+
+
+def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[Finding]:
+    """Return the rates of the network `name` at its usual size, over `pairs` rounds, and of decoding where there is an
+    archive of photos."""
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from pipelines.core import features
+    from pipelines.core.backbones import build_backbone
+    from pipelines.core.device import choose_hardware
+    from pipelines.core.settings import load_settings
+
+    normalised = ["input.mean=[0.5,0.5,0.5]", "input.std=[0.25,0.25,0.25]", "model.label_map=", f"model.name={name}"]
+    settings = load_settings(COMPETITION, overrides=normalised)
+    hardware = choose_hardware(settings.hardware)
+    exact = choose_hardware(load_settings(COMPETITION, overrides=["hardware.precision=float32"]).hardware)
+    torch.manual_seed(0)
+    backbone, _ = build_backbone(name, None)
+    size = settings.input.size
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        backbone.eval()(torch.zeros(1, 3, size, size))
+    operations = counter.get_total_flops()
+    count = features.IMAGES_AT_ONCE
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+    matrix = torch.randn(MATRIX, MATRIX, device=hardware.device, dtype=hardware.dtype)
+
+    def multiply() -> int:
+        (matrix @ matrix)[0, 0].item()
+        return 2 * MATRIX**3
+
+    def run(extractor: features.Extractor) -> Callable[[], int]:
+        def step() -> int:
+            return len(extractor(pixels, mirrored=False))
+
+        return step
+
+    plain = backbone.eval()
+
+    def untouched() -> int:
+        with torch.inference_mode():
+            images = pixels.permute(0, 3, 1, 2).float().contiguous().to(exact.device)
+            plain(images).sum().item()
+        return count
+
+    ways = {
+        "matrix": multiply,
+        "plain": untouched,
+        "folded": run(features.Extractor(backbone, settings, hardware, compiled=False)),
+        "compiled": run(features.Extractor(backbone, settings, hardware, compiled=True)),
+    }
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(pairs):
+        for way, step in ways.items():
+            rates[way].append(rate(step))
+        print(
+            f"  round {number + 1}: " + ", ".join(f"{way} {each[-1]:,.4g}" for way, each in rates.items()), flush=True
+        )
+    precision = str(hardware.dtype).removeprefix("torch.")
+    matrix_rate = f"{precision} matrix product, {spread([each / 1e9 for each in rates['matrix']], ',.0f')} GFLOP/s"
+    findings = [
+        Finding(f"{name}, {size} px, as torchvision gives it, float32: images/s", "-", spread(rates["plain"])),
+    ]
+    for way, label in {"folded": f"norms folded, {precision}, channels last", "compiled": "the same, compiled"}.items():
+        shares = [each * operations / whole for each, whole in zip(rates[way], rates["matrix"], strict=True)]
+        times = [each / slow for each, slow in zip(rates[way], rates["plain"], strict=True)]
+        reached = statistics.median(shares) >= LEAST_SHARE
+        findings += [
+            Finding(f"  {label}: images/s", "-", spread(rates[way])),
+            Finding("    times as fast", "torchvision's, float32", spread(times)),
+            Finding(
+                "    share of the matrix rate",
+                matrix_rate,
+                spread(shares, ".2f"),
+                f"at least {LEAST_SHARE}",
+                reached,
+            ),
+        ]
+    if archive is not None:
+        findings += _decoding(folder, archive, settings, statistics.median(rates["folded"]), pairs)
+    return findings
+
+
+def _decoding(folder: Path, archive: Path, settings: object, network: float, pairs: int) -> list[Finding]:
+    """Return how fast the photos in `archive` are decoded and cut, against the network's images per second."""
+    from torch.utils.data import DataLoader
+
+    from pipelines.core import features
+    from pipelines.core.batches import Photos, collate
+    from pipelines.core.settings import Settings
+    from pipelines.core.splits import read_split_csv
+
+    assert isinstance(settings, Settings)
+    run_stage(folder, "download", COMPETITION, "--archive", str(archive))
+    run_stage(folder, "split", COMPETITION)
+    layout = Layout(folder, COMPETITION)
+    import numpy as np
+
+    rows = read_split_csv(layout.split_csv)
+    cuts = features.ViewCuts(settings, [-1], np.zeros(len(rows), dtype=np.uint64))
+    rates = []
+    for _ in range(pairs):
+        loader: DataLoader[object] = DataLoader(
+            Photos(rows, layout.raw, cuts),
+            batch_sampler=features.Chunks(np.arange(len(rows))),
+            num_workers=settings.hardware.workers,
+            collate_fn=collate,
+        )
+        batches = iter(loader)
+        next(batches)  # by which the worker processes have started
+        started = time.perf_counter()
+        images = sum(len(batch[1]) for batch in batches)
+        rates.append(images / (time.perf_counter() - started))
+    decoded = statistics.median(rates)
+    views = 2 if settings.features.mirror else 1
+    return [
+        Finding(f"decoding and cutting photos, {settings.hardware.workers} processes: images/s", "-", spread(rates)),
+        Finding(
+            f"  times as fast as the network, {views} views an image",
+            f"{network / views:,.0f} images/s",
+            f"{decoded / (network / views):.1f}",
+            "above 1",
+            decoded > network / views,
+        ),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Finding]:
+    parser = measuring.parser(__doc__, "extraction")
+    parser.add_argument("--archive", type=Path, help="dog-breed-identification's photos, to measure decoding too")
+    parser.add_argument("--network", default="resnet34", help="a torchvision classifier; its weights are random here")
+    parser.add_argument("--pairs", type=int, default=3, help="rounds in which each way is measured")
+    words = parser.parse_args(arguments)
+    archive = words.archive.resolve() if words.archive else None
+    with tempfile.TemporaryDirectory() as name:
+        findings = measure(Path(name), archive, words.network, words.pairs)
+    measuring.conclude(f"extraction-{words.network}", __doc__, arguments, findings, f"{words.pairs} alternating rounds")
+    return findings
+
+
+if __name__ == "__main__":
+    raise SystemExit(measuring.run(main))

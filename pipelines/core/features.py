@@ -1,0 +1,346 @@
+"""The features of images by frozen backbones: computed once per view, kept on disk, and handed out in batches.
+
+A view is a fixed picture of an image: its centre, a random crop that is the same each time, or the mirror image of
+either.  What a backbone makes of a view never changes, so it is found by what determines it: the image's bytes, the
+view, and the backbone with its weights and precision.  Change one, and only what it concerns is computed again.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+
+from pipelines.core import images
+from pipelines.core.augment import normalise, to_float
+from pipelines.core.backbones import Backbone, fold_norms
+from pipelines.core.batches import Batch, Ids, Loading, Photos, collate, evaluation_resize
+from pipelines.core.device import Hardware
+from pipelines.core.errors import UserError
+from pipelines.core.feature_store import FeatureStore, view_keys
+from pipelines.core.fingerprints import fingerprints
+from pipelines.core.seeds import derive_seed
+from pipelines.core.settings import Settings
+from pipelines.core.transfer import FineTuned, Origin
+from pipelines.core.watch import Watch, unwatched
+
+FORMAT = "features-1"  # part of the key: another way to decode, cut or compute must not find older features
+IMAGES_AT_ONCE = 64
+APPEND_ROWS = 4096  # features held in memory before they are written: what a killed run loses
+COMPILE_FROM = 20_000  # views: fewer are done before a compiled network has paid for its compilation
+LEAST_COSINE = 0.99  # between features in the chosen precision and in float32
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class View:
+    """A fixed picture of an image: the centre (`crop` -1) or a numbered random crop, perhaps mirrored."""
+
+    crop: int
+    mirrored: bool
+
+    def describe(self, settings: Settings) -> str:
+        """Return what determines this view of an image, as text."""
+        size, augment = settings.input.size, settings.augment
+        if self.crop < 0:
+            cut = f"centre {size} of {evaluation_resize(settings)}"
+        else:
+            cut = f"crop {self.crop} to {size}, scale {augment.crop_scale}, ratio {augment.crop_ratio}"
+        return f"{cut}{', mirrored' if self.mirrored else ''}"
+
+
+def views_of(settings: Settings) -> list[View]:
+    """Return the views that the settings ask for, the centre first."""
+    sides = (False, True) if settings.features.mirror else (False,)
+    return [View(crop, mirrored) for crop in range(-1, settings.features.crops) for mirrored in sides]
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of some images: for each backbone its rows on disk, and which of them belong to which image.
+
+    values: per backbone (rows, D), memory-mapped.  places: per backbone int64 (N, views).  computed, lost: how many
+    were not there before, and how many of these because a file had been cut short.
+    """
+
+    values: list[npt.NDArray[np.floating]]
+    places: list[Places]
+    computed: int
+    lost: int
+
+    def __len__(self) -> int:
+        return len(self.places[0])
+
+    @property
+    def views(self) -> int:
+        return self.places[0].shape[1]
+
+    def describe(self) -> str:
+        """Return what there is, and what was computed for it, as a line for people."""
+        count = len(self) * self.views * len(self.values)
+        again = f", {self.lost:,} of them again: their file had been cut short" if self.lost else ""
+        networks = f" by each of {len(self.values)} networks" if len(self.values) > 1 else ""
+        made = f"{self.computed:,} of {count:,} computed now{again}"
+        return f"{len(self):,} images in {self.views} views{networks}; {made}."
+
+    def take(self, positions: npt.NDArray[np.int64], views: npt.NDArray[np.int64] | slice) -> Tensor:
+        """Return float32 features of the images at `positions`: (n, D) of one view each, or (n, views, D)."""
+        parts = [
+            np.asarray(values[places[positions, views]], dtype=np.float32)
+            for values, places in zip(self.values, self.places, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(parts, axis=-1))
+
+
+class FeatureBatches:
+    """Batches of features: when training, of one random view of each image; otherwise of all views."""
+
+    def __init__(self, ids: Ids, features: Features, labels: Tensor, loading: Loading) -> None:
+        """features: of the images `ids`.  labels: int64 (N,), or (0,) where they are unknown."""
+        self.ids = ids
+        self.features = features
+        self.labels = labels
+        self.loading = loading
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def steps(self) -> int:
+        return self.loading.steps(len(self))
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        generator = self.loading.generator("view", epoch)
+        for positions in self.loading.divide(len(self), epoch):
+            views: npt.NDArray[np.int64] | slice = slice(None)
+            if self.loading.training:
+                views = torch.randint(self.features.views, (len(positions),), generator=generator).numpy()
+            inputs = self.features.take(positions.numpy(), views).to(self.loading.device)
+            labels = self.labels[positions].to(self.loading.device) if len(self.labels) else self.labels
+            yield Batch(inputs, labels, positions)
+
+
+def compute_features(
+    settings: Settings,
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    raw: Path,
+    cache: Path,
+    network: FineTuned,
+    hardware: Hardware,
+    watch: Watch = unwatched,
+) -> Features:
+    """Return the features of the images of `rows`, having computed those that are not in `cache` yet.
+
+    rows: the part of the split table `table` that is wanted: labelled rows, or test rows.  Images are decoded by worker
+    processes while the network runs; no more than `APPEND_ROWS` rows of features wait in memory.  Raises `UserError`
+    for an image that cannot be decoded, before any of its features are kept.
+    """
+    is_test = (rows["split"] == "test").all()
+    name = "test" if is_test else "labelled"
+    together = table[(table["split"] == "test") == is_test]
+    marks = fingerprints(together, raw, cache, name, watch)[together.index.get_indexer(rows.index)]
+    views = views_of(settings)
+    values, places, computed, lost = [], [], 0, 0
+    for backbone, origin in zip(network.backbones, network.origins, strict=True):
+        assert isinstance(backbone, Backbone)
+        store = _open_store(settings, backbone, origin, hardware, cache / "features", name)
+        keys = np.stack([view_keys(marks, view.describe(settings)) for view in views], axis=1)
+        work = _missing(store, keys)
+        if work:
+            compiled = settings.hardware.compile and len(together) * len(views) >= COMPILE_FROM
+            extractor = Extractor(backbone, settings, hardware, compiled)
+            with store.writing():
+                for positions, wanted in work:
+                    chosen = [views[number] for number in wanted]
+                    what = f"features by {origin.name}"
+                    _compute(store, extractor, rows, raw, marks, keys, positions, wanted, chosen, settings, watch, what)
+        places.append(store.find(keys))
+        values.append(store.values())
+        computed += sum(len(positions) * len(wanted) for positions, wanted in work)
+        lost += store.lost
+    return Features(values, places, computed, lost)
+
+
+def _open_store(
+    settings: Settings, backbone: Backbone, origin: Origin, hardware: Hardware, folder: Path, name: str
+) -> FeatureStore:
+    """Return the store of what `backbone` makes of images, which all views share."""
+    about = {
+        "what": FORMAT,
+        "network": origin.name,
+        "weights_sha256": origin.sha256,
+        "normalised_by": [list(settings.input.mean), list(settings.input.std)],
+        "rescaled_by": backbone.rescale,
+        "precision": str(hardware.dtype).removeprefix("torch."),
+        "device": hardware.device.type,
+        "stored_as": settings.features.dtype,
+    }
+    about = json.loads(json.dumps(about))
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    path = folder / f"{name}-{origin.name}-{key}"
+    return FeatureStore.open(path, about, backbone.dimensions, settings.features.dtype)
+
+
+def _missing(store: FeatureStore, keys: npt.NDArray[np.uint64]) -> list[tuple[Places, list[int]]]:
+    """Return what is to be computed: positions of images, and the numbers of the views that all of these lack.
+
+    keys: (N, views).  Of images with the same bytes only the first is listed.
+    """
+    absent = store.find(keys) < 0
+    _, first = np.unique(keys[:, 0], return_index=True)
+    unique = np.zeros(len(keys), dtype=bool)
+    unique[first] = True
+    absent[~unique] = False
+    patterns = np.unique(absent[absent.any(axis=1)], axis=0)
+    return [(np.flatnonzero((absent == pattern).all(axis=1)), np.flatnonzero(pattern).tolist()) for pattern in patterns]
+
+
+@dataclass(frozen=True)
+class ViewCuts:
+    """The pictures, without mirrors, that `crops` name of a photo; stacked, uint8 (crops, H, W, 3)."""
+
+    settings: Settings
+    crops: list[int]
+    marks: npt.NDArray[np.uint64]
+
+    def __call__(self, photo: Image, position: int, epoch: int) -> images.Pixels:
+        return np.stack([self._cut(photo, crop, int(self.marks[position])) for crop in self.crops])
+
+    def _cut(self, photo: Image, crop: int, mark: int) -> images.Pixels:
+        size, augment = self.settings.input.size, self.settings.augment
+        if crop < 0:
+            return images.fit(photo, size, evaluation_resize(self.settings))
+        # Seeded by the bytes of the image: the same crop wherever it stands in the table, and in every run.
+        random = np.random.default_rng(derive_seed(mark, "view", crop))
+        box = images.random_crop_box(*photo.size, augment.crop_scale, augment.crop_ratio, random)
+        return images.crop(photo, box, size)
+
+
+class Extractor:
+    """A backbone made fast: batch norms folded away, in the chosen precision, channels last, compiled if that pays."""
+
+    def __init__(self, backbone: Backbone, settings: Settings, hardware: Hardware, compiled: bool) -> None:
+        self.backbone = backbone
+        self.settings = settings
+        self.hardware = hardware
+        folded = fold_norms(backbone).to(hardware.device, hardware.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.plain: nn.Module = folded
+        self.network: Callable[[Tensor], Tensor] = folded
+        if compiled:
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
+            self.network = torch.compile(folded)
+        self.checked = False
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor, mirrored: bool) -> npt.NDArray[np.float32]:
+        """Return the features, float32 (N, D), of uint8 pictures (N, H, W, 3)."""
+        count = len(pixels)
+        if count < IMAGES_AT_ONCE:  # always the same shape: another one would be compiled anew, and rounded otherwise
+            pixels = torch.cat([pixels, pixels[:1].expand(IMAGES_AT_ONCE - count, -1, -1, -1)])
+        pictures = to_float(pixels.to(self.hardware.device, non_blocking=True))
+        pictures = normalise(pictures, self.settings.input.mean, self.settings.input.std)
+        if mirrored:
+            pictures = pictures.flip(3)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        features = self._forward(pictures.to(self.hardware.dtype))[:count].float()
+        if not self.checked:
+            self._check(pictures[: min(count, 8)], features)
+            self.checked = True
+        result: npt.NDArray[np.float32] = features.cpu().numpy()
+        return result
+
+    def _forward(self, pictures: Tensor) -> Tensor:
+        try:
+            features = self.network(pictures)
+        except Exception:  # compilers fail in many ways: none is there, or not for this network
+            if self.checked or self.network is self.plain:
+                raise
+            self.network = self.plain
+            features = self.network(pictures)
+        return features
+
+    def _check(self, pictures: Tensor, features: Tensor) -> None:
+        """Compare the first features with those of the backbone as it came, in float32."""
+        if not torch.isfinite(features).all():
+            raise UserError(
+                f"The features are not finite numbers in {self.hardware.dtype}. Are these the right weights for "
+                "input.mean and input.std? Else set hardware.precision=float32."
+            )
+        exact = self.backbone.eval().to(self.hardware.device)(pictures)
+        cosines = torch.cosine_similarity(exact, features[: len(exact)], dim=1)
+        if cosines.min() < LEAST_COSINE:
+            raise UserError(
+                f"In {self.hardware.dtype} the features are off: a cosine of {cosines.min():.4f} to those in float32, "
+                f"where at least {LEAST_COSINE} is expected. Set hardware.precision=float32."
+            )
+
+
+def _compute(
+    store: FeatureStore,
+    extractor: Extractor,
+    rows: pd.DataFrame,
+    raw: Path,
+    marks: npt.NDArray[np.uint64],
+    keys: npt.NDArray[np.uint64],
+    positions: Places,
+    wanted: list[int],
+    views: list[View],
+    settings: Settings,
+    watch: Watch,
+    what: str,
+) -> None:
+    """Compute the `wanted` columns of `keys`, which are those of `views`, for the images at `positions`."""
+    crops = sorted({view.crop for view in views})
+    workers = settings.hardware.workers
+    loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
+        Photos(rows, raw, ViewCuts(settings, crops, marks)),
+        batch_sampler=Chunks(positions),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=extractor.hardware.device.type == "cuda",
+        generator=torch.Generator(),
+    )
+    waiting_keys: list[npt.NDArray[np.uint64]] = []
+    waiting: list[npt.NDArray[np.float32]] = []
+
+    def append() -> None:
+        if waiting:
+            store.append(np.concatenate(waiting_keys), np.concatenate(waiting))
+            waiting_keys.clear()
+            waiting.clear()
+
+    for item in watch(loader, what, len(loader), f"x {IMAGES_AT_ONCE} images"):
+        if isinstance(item, UserError):
+            append()
+            raise UserError(*item.args)  # not `item`, whose traceback would hold this frame, and so the workers
+        pixels, places = item
+        for column, view in zip(wanted, views, strict=True):
+            waiting.append(extractor(pixels[:, crops.index(view.crop)], view.mirrored))
+            waiting_keys.append(keys[places.numpy(), column])
+        if sum(map(len, waiting)) >= APPEND_ROWS:
+            append()
+    append()
+
+
+class Chunks(Sampler[list[tuple[int, int]]]):
+    """Yields positions in batches of (position, epoch 0); not a list, which would take 100 bytes an image."""
+
+    def __init__(self, positions: Places) -> None:
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return -(-len(self.positions) // IMAGES_AT_ONCE)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for start in range(0, len(self.positions), IMAGES_AT_ONCE):
+            yield [(position, 0) for position in self.positions[start : start + IMAGES_AT_ONCE].tolist()]

@@ -1,0 +1,187 @@
+"""Try settings of the head on cached features, seconds each, and say which did best.
+
+Reads   data/<c>/split.csv, and the features of its labelled images (computed first, where they are not kept yet).
+Writes  runs/<c>/<run>-sweep.csv (a row a trial) and <run>-sweep.toml (the best one's settings).
+
+Every trial learns from the train rows and is scored on the valid rows, as `train` would.  The best of many scores is a
+little better than it deserves: the run that is trained with it will tell.
+"""
+
+import dataclasses
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import command
+from pipelines.core.errors import UserError
+from pipelines.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pipelines.core.training import Job
+
+LR_FACTORS = (1 / 3, 1.0, 3.0)  # around the recipe's own, where no values are named
+DROPOUTS = (0.0, 0.5)
+HEAD_SECTIONS = ("model", "train")
+REGULARISATION = 0.01  # C of the logistic regression on standardised features
+MODEL_KEYS = ("dropout", "hidden", "features", "label_map")  # what does not change the features themselves
+
+
+class Words(command.Words):
+    """What the person typed."""
+
+    tries: list[str]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.parser(__doc__, "sweep")
+    parser.add_argument(
+        "--try",
+        nargs="+",
+        default=[],
+        action="extend",
+        dest="tries",
+        metavar="KEY=A,B",
+        help="values to try, all combinations: train.lr=1e-3,3e-4 model.hidden=[],[256]; default: lr and dropout",
+    )
+    words = parser.parse_args(arguments, namespace=Words())
+    settings, layout = words.settings(), words.layout()
+    from pipelines.core.records import split_is_made
+    from pipelines.core.splits import read_split_csv
+    from pipelines.core.transfer import WHOLE, build_network, find_origins, resolve
+
+    if settings.finetune.frozen_stages != WHOLE or not settings.features.cached:
+        raise UserError(
+            f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features; it takes a recipe "
+            "with model.weights, finetune.frozen_stages = -1 and features.cached = true."
+        )
+    tried = _values(words.tries, settings)
+    table = read_split_csv(layout.split_csv, words.repeat("split"))
+    if not split_is_made(layout, settings):
+        raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+
+    from pipelines.core import training
+    from pipelines.core.submission import class_list
+
+    found = find_origins(settings.model, layout.weights, watch=command.progress)
+    settings = resolve(settings, found)
+    labelled = table[table["split"] != "test"]
+    classes = class_list(labelled["label"].tolist(), settings, layout.raw)
+    train_rows, valid_rows = training.divide_rows(table, settings)
+    run = layout.run(words.run_name())
+    job = training.Job(
+        settings, classes, table, train_rows, valid_rows, settings.train.epochs, layout, run.last, run.history
+    )
+    print(f"Features: {training.prepare_features(job, build_network(settings, classes, found), command.progress)}")
+
+    metric = settings.competition.metric
+    combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+    rows: list[dict[str, Any]] = []
+    for changes in command.progress(combinations, "trying", len(combinations), "heads"):
+        overrides = [f"{key}={_toml(value)}" for key, value in changes.items()]
+        asked = load_settings(words.competition, words.recipe, [*words.set, *overrides])
+        started = time.perf_counter()
+        trial = dataclasses.replace(job, settings=resolve(asked, found), epochs=asked.train.epochs)
+        best = training.try_out(trial, build_network(trial.settings, classes, found))
+        rows.append({**changes, metric: best[metric], "epoch": best["epoch"], "seconds": time.perf_counter() - started})
+    started = time.perf_counter()
+    score = _logistic_regression(job, found)
+    check = {metric: score, "epoch": "-", "seconds": time.perf_counter() - started}
+
+    rows.sort(key=lambda row: training.badness(row[metric], metric))
+    headings = (*tried, f"valid {metric}", "epoch", "seconds")
+    cells = [
+        (*(_toml(row[key]) for key in tried), f"{row[metric]:.4f}", row["epoch"], f"{row['seconds']:.1f}")
+        for row in rows
+    ]
+    blanks = ["logistic regression, scikit-learn", *[""] * (len(tried) - 1)]
+    cells.append((*blanks, f"{check[metric]:.4f}", check["epoch"], f"{check['seconds']:.1f}"))
+    print(command.table(headings, cells))
+    print(f"Heads tried: {len(rows)}, on {len(train_rows):,} images; scored on {len(valid_rows):,} others.")
+    _write(run.folder.with_name(f"{run.folder.name}-sweep.csv"), rows, tried)
+    best_settings = " ".join(f"{key}={_toml(rows[0][key])}" for key in tried)
+    print(f"The best, as settings: {run.folder.name}-sweep.toml beside its table, {run.folder.name}-sweep.csv.")
+    words.set = [*words.set, *best_settings.split()]
+    print(f"Next: {words.repeat('train')}")
+
+
+def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
+    """Return the values to try of each setting."""
+    if not tries:
+        lr = settings.train.lr
+        dropouts = sorted({*DROPOUTS, settings.model.dropout})
+        return {"train.lr": [float(f"{lr * factor:.2g}") for factor in LR_FACTORS], "model.dropout": dropouts}
+    values: dict[str, list[Any]] = {}
+    for text in tries:
+        key, _, listed = text.partition("=")
+        section, _, name = key.partition(".")
+        if section not in HEAD_SECTIONS or (section == "model" and name not in MODEL_KEYS) or not listed:
+            raise UserError(
+                f"TRY {text!r} is not of the form section.key=value,value, such as train.lr=1e-3,3e-4. A sweep tries "
+                f"heads: the section is train, or the key one of {', '.join(f'model.{each}' for each in MODEL_KEYS)}."
+            )
+        try:
+            values[key] = tomllib.loads(f"values = [{listed}]")["values"]
+        except tomllib.TOMLDecodeError:
+            values[key] = listed.split(",")
+    return values
+
+
+def _toml(value: Any) -> str:
+    """Return `value` as --set takes it, without spaces."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).replace(" ", "")
+
+
+def _logistic_regression(job: "Job", found: Any) -> float:
+    """Return the score of scikit-learn's multinomial logistic regression on the centre view's features: what a linear
+    head should come near to."""
+    import numpy as np
+    import torch
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from pipelines.core import training
+    from pipelines.core.batches import labels_of
+    from pipelines.core.device import choose_hardware
+    from pipelines.core.metrics import METRICS
+    from pipelines.core.transfer import build_network
+
+    assert job.valid is not None
+    network = build_network(job.settings, job.classes, found)
+    hardware = choose_hardware(job.settings.hardware)
+
+    def centre(rows: Any) -> Any:
+        features = training.open_features(job.settings, rows, job.table, job.layout, network, hardware)
+        count = len(rows)
+        return features.take(np.arange(count), np.zeros(count, dtype=np.int64)).numpy()
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=300, tol=1e-3))
+    model.fit(centre(job.train), labels_of(job.train, job.classes).numpy())
+    probabilities = np.full((len(job.valid), len(job.classes)), 1e-15)
+    probabilities[:, model.classes_] = model.predict_proba(centre(job.valid))
+    metric = METRICS[job.settings.competition.metric]
+    return metric.value(metric.sums(torch.from_numpy(probabilities), labels_of(job.valid, job.classes)))
+
+
+def _write(path: Path, rows: list[dict[str, Any]], tried: dict[str, list[Any]]) -> None:
+    """Write the trials, best first, as a CSV, and the best one's settings as TOML beside it."""
+    import json
+
+    import pandas as pd
+
+    from pipelines.core.files import atomic_file, write_text
+
+    with atomic_file(path) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n")
+    lines = [f"{key} = {json.dumps(rows[0][key])}" for key in tried]  # of numbers, texts, lists, JSON is TOML
+    write_text(path.with_suffix(".toml"), "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
