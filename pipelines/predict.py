@@ -75,9 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     temperature = 1.0
     if settings.competition.metric == "log_loss" and settings.predict.calibrate:
         labels = labels_of(valid_rows, classes)
-        temperature = calibration.fit_temperature(validated, labels)
-        validated = calibration.cross_fitted(validated, labels)
-        print(f"Temperature {temperature:.3f}, fitted on the {len(labels):,} valid images.")
+        fitted = calibration.fit_temperature(validated, labels)
+        if len(labels) >= calibration.PARTS and calibration.LOWEST < fitted < calibration.HIGHEST:
+            temperature = fitted
+            validated = calibration.cross_fitted(validated, labels)
+            print(f"Temperature {temperature:.3f}, fitted on the {len(labels):,} valid images.")
+        else:  # how sure to be cannot be learned from these
+            print(f"No temperature: the {len(labels):,} valid images are too few, or all predicted right or wrong.")
     score = _draw_validation(run, settings, valid_rows, classes, validated.exp().numpy(), layout)
     folder = run.folder.relative_to(Path.cwd())
     how = "" if temperature == 1 else ", each image with a temperature that the others chose"

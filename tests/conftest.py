@@ -116,6 +116,23 @@ class Tiny:
         return run_job(job, self.network(job.settings), watch)
 
 
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of torchvision's smallest network whose last layer is linear, as if they were pretrained."""
+    from torchvision.models import shufflenet_v2_x0_5
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "small.pth"
+    torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), path)
+    return path
+
+
+def pretrained(weights: Path) -> tuple[str, ...]:
+    """The settings that name the network of `small_weights`."""
+    image = ("input.size=8", "input.mean=[0.5, 0.5, 0.5]", "input.std=[0.25, 0.25, 0.25]")
+    return ("model.name=shufflenet_v2_x0_5", f"model.weights={weights}", *image)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
     toml = tmp_path / "tiny.toml"

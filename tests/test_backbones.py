@@ -74,7 +74,10 @@ def relative_difference(left: Tensor, right: Tensor) -> float:
         "mobilenet_v2",
         "shufflenet_v2_x0_5",
         "densenet121",
-        *(pytest.param(name, marks=slow) for name in ("resnet101", "vgg16", "efficientnet_b0", "vgg11_bn", "mnasnet0_5")),
+        *(
+            pytest.param(name, marks=slow)
+            for name in ("resnet101", "vgg16", "efficientnet_b0", "vgg11_bn", "mnasnet0_5")
+        ),
     ],
 )
 def test_body_and_last_layer_give_the_networks_own_outputs(tmp_path: Path, name: str) -> None:
@@ -103,9 +106,9 @@ def test_auxiliary_heads_are_left_away_and_published_weights_keep_their_change_o
     options = {"aux_logits": True, "init_weights": False}
     network: Any = save_network(tmp_path / "weights.pth", name, size=299 if name == "inception_v3" else 64, **options)
     inputs = pictures(size=96)
-    for published in (False, True):
-        network.transform_input = published
-        backbone, classifier = build_backbone(name, tmp_path / "weights.pth", published)
+    for published_size in (None, 224):
+        network.transform_input = published_size is not None
+        backbone, classifier = build_backbone(name, tmp_path / "weights.pth", published_size)
         assert torch.equal(together(backbone, classifier, inputs), outputs(network, inputs))
         logits = classifier(backbone.train()(inputs))  # one tensor, not a tuple
         assert logits.shape == (2, 1000)
@@ -125,7 +128,9 @@ def test_a_network_without_a_linear_last_layer_is_refused(name: str) -> None:
         build_backbone(name, None)
 
 
-@pytest.mark.parametrize(("name", "near"), [("resnet43", "resnet34"), ("mobilenetv2", "mobilenet_v2"), ("vgg61", "vgg16")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet43", "resnet34"), ("mobilenetv2", "mobilenet_v2"), ("vgg61", "vgg16")]
+)
 def test_an_unknown_name_gets_the_near_ones(name: str, near: str) -> None:
     with pytest.raises(UserError, match=rf"model\.name is '{name}'.* Did you mean .*'{near}'.* Valid: alexnet, "):
         build_backbone(name, None)
@@ -188,7 +193,10 @@ def test_a_resnets_stages_hold_its_layers(monkeypatch: pytest.MonkeyPatch) -> No
         "shufflenet_v2_x0_5",
         "googlenet",
         "densenet121",
-        *(pytest.param(name, marks=slow) for name in ("resnet101", "vgg11_bn", "efficientnet_b0", "maxvit_t", "swin_t")),
+        *(
+            pytest.param(name, marks=slow)
+            for name in ("resnet101", "vgg11_bn", "efficientnet_b0", "maxvit_t", "swin_t")
+        ),
     ],
 )
 def test_folding_norms_changes_nothing(name: str) -> None:

@@ -2,17 +2,20 @@
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pipelines.core.checkpoint import Checkpoint, finished, load, save
 from pipelines.core.errors import UserError
 from pipelines.core.models import build_model
-from pipelines.core.settings import Settings, merge
+from pipelines.core.settings import PLAIN_INPUT, Settings, merge, with_input
+from pipelines.core.transfer import build_network, find_origins, learned_state, resolve
 
 CLASSES = ["a", "b", "c"]
 NOWHERE = Path("there is no such folder")  # of pretrained weights
@@ -47,6 +50,46 @@ def test_the_network_comes_back_without_any_other_file(path: Path) -> None:
     model = build_model(SETTINGS.model, 3).eval()
     save(path, small(weights=model.state_dict()))
     assert torch.equal(load(path).model(CLASSES, NOWHERE).eval()(images), model(images))
+
+
+def fine_tuned(weights: Path, head_only: bool) -> tuple[Checkpoint, nn.Module]:
+    """A checkpoint of a fine-tuned network, whose head alone may be in it, and that network."""
+    overrides = {"model": {"name": "shufflenet_v2_x0_5", "weights": str(weights)}, "input": {"size": 8}}
+    settings = with_input(merge(SETTINGS, overrides, "here"), **PLAIN_INPUT)
+    found = find_origins(settings.model, NOWHERE)
+    settings = resolve(settings, found)
+    model = build_network(settings, CLASSES, found).eval()
+    nn.init.normal_(model.get_parameter("top.head.0.weight"))  # as if it had learned
+    return small(settings=settings, weights=learned_state(model, head_only)), model
+
+
+@pytest.mark.parametrize("head_only", [True, False])
+def test_a_fine_tuned_network_comes_back(path: Path, small_weights: Path, tmp_path: Path, head_only: bool) -> None:
+    weights = Path(shutil.copy(small_weights, tmp_path))
+    saved, model = fine_tuned(weights, head_only)
+    save(path, saved)
+    assert (path.stat().st_size < 100_000) is load(path).head_only is head_only
+    if not head_only:
+        weights.unlink()  # all is in the checkpoint
+    images = torch.rand(4, 3, 8, 8)
+    assert torch.equal(load(path).model(CLASSES, NOWHERE).eval()(images), model(images))
+
+
+@pytest.mark.parametrize("damage", ["missing", "another"])
+def test_a_head_is_not_put_on_other_weights(path: Path, small_weights: Path, tmp_path: Path, damage: str) -> None:
+    weights = Path(shutil.copy(small_weights, tmp_path))
+    save(path, fine_tuned(weights, head_only=True)[0])
+    if damage == "missing":
+        weights.unlink()
+    else:
+        state = torch.load(weights, weights_only=True)
+        torch.save(state | {"fc.bias": state["fc.bias"] + 1}, weights)
+    with pytest.raises(UserError, match=r"small\.pth"):
+        load(path).model(CLASSES, NOWHERE)
+
+
+def test_a_plain_networks_checkpoint_is_no_head() -> None:
+    assert not small().head_only
 
 
 def test_a_finished_checkpoint_keeps_all_but_what_training_needs() -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import Tiny, png_size
 
 from pipelines import command, compare, split
-from pipelines.core.files import read_json
+from pipelines.core.files import read_json, write_json
 
 REPOSITORY = Path(__file__).parent.parent
 RECIPES = """
@@ -48,75 +48,105 @@ def states(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.glob("runs/tiny/*/*")}
 
 
-def kill_when_there(folder: Path, path: Path) -> None:
-    """Start a comparison, and kill it and the training that it has started as soon as `path` is written."""
+def kill_when_there(words: list[str], folder: Path, name: str) -> None:
+    """Start a comparison, and kill it and the training that it has started as soon as a run has the file `name`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.compare", *TWO], cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-m", "pipelines.compare", *words],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not list(folder.glob(f"runs/tiny/*/{name}")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 
 def test_comparison_goes_on_after_a_kill_and_repeats_nothing(divided: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["tiny.toml", "--seeds", "1", "--set", "train.batch_size=3"]
+    kill_when_there(words, divided, "train.json")
     runs = divided / "runs" / "tiny"
-    kill_when_there(divided, runs / "default-seed0" / "train.json")
-    first = (runs / "default-seed0" / "history.csv").stat().st_mtime_ns
+    before = states(divided)
     assert not list(runs.glob("compare-*"))
     capfd.readouterr()
-    assert compared(*TWO) == 0
+    assert compared(*words) == 0
     out = capfd.readouterr().out
     assert out.count("Already trained") == 1
-    assert (runs / "default-seed0" / "history.csv").stat().st_mtime_ns == first
-    assert sorted(path.name for path in runs.iterdir() if path.is_dir()) == (
-        "default-seed0 default-seed1 scratch-seed0 scratch-seed1".split()
-    )
-
-    numbers = pd.read_csv(runs / "compare-default-scratch.csv")
+    first = {path: when for path, when in before.items() if "/default-seed0" in path}
+    assert first and states(divided).items() >= first.items()
+    folders = sorted(path.name for path in runs.iterdir() if path.is_dir())
+    assert [name.rpartition("-")[0] for name in folders] == ["default-seed0", "scratch-seed0"]
+    changes = folders[0].removeprefix("default-seed0")
+    settings = [read_json(runs / name / "run.json")["settings"] for name in folders]
+    assert [each["recipe"] for each in settings] == ["default", "scratch"]
+    assert {each["train"]["batch_size"] for each in settings} == {3}
+    assert png_size(runs / f"compare-default-scratch{changes}.png") == (1000, 400)
+    numbers = pd.read_csv(runs / f"compare-default-scratch{changes}.csv")
     assert list(numbers.columns[:5]) == ["recipe", "seed", "epoch", "train_loss", "valid_loss"]
-    assert numbers.groupby(["recipe", "seed"], sort=False)["epoch"].max().to_dict() == {
-        ("default", 0): 3,
-        ("default", 1): 3,
-        ("scratch", 0): 4,
-        ("scratch", 1): 4,
-    }
-    assert png_size(runs / "compare-default-scratch.png") == (1000, 400)
-    best = numbers.groupby(["recipe", "seed"])["accuracy"].max()
-    assert best["default", 1] == read_json(runs / "default-seed1" / "train.json")["score"]
-    means = best.groupby("recipe").mean()
-    for recipe in ("default", "scratch"):
-        row = f"{recipe} +2 +6 +{means[recipe]:.4f} .* {best[recipe].min():.4f} to {best[recipe].max():.4f}"
-        assert re.search(row, out), out
-    differences = best["default"] - best["scratch"]
-    margin = 12.7062 * differences.std() / np.sqrt(2)
-    assert f"default less scratch: {differences.mean():.4f} (95% interval {differences.mean() - margin:.4f} to" in out
-    assert "on one split" in out
-    assert "Curves: runs/tiny/compare-default-scratch.png" in out
+    assert numbers.groupby("recipe")["epoch"].max().to_dict() == {"default": 3, "scratch": 4}
+    for recipe, name in zip(("default", "scratch"), folders, strict=True):
+        score = read_json(runs / name / "train.json")["score"]
+        assert numbers.loc[numbers["recipe"] == recipe, "accuracy"].max() == score
+        assert re.search(rf"{recipe} +1 +6 +{score:.4f} +- ", out), out
 
     before = states(divided)
-    assert compared(*TWO) == 0
+    assert compared(*words) == 0
     assert states(divided) == before
-    assert capfd.readouterr().out.count("Already trained") == 4
-
-    assert compared("tiny.toml", "--recipes", "default", "--seeds", "1") == 0
-    assert states(divided) == before
-    out = capfd.readouterr().out
-    assert re.search(r"default +1 +6 +\S+ +- ", out), out
-    assert "less" not in out
-    assert png_size(runs / "compare-default.png") == (1000, 400)
+    assert capfd.readouterr().out.count("Already trained") == 2
 
 
-def test_overrides_hold_for_all_and_lead_to_other_runs(divided: Path) -> None:
-    assert compared("tiny.toml", "--recipes", "third", "--seeds", "1", "--set", "train.batch_size=3") == 0
-    (run,) = (path for path in (divided / "runs/tiny").iterdir() if path.is_dir())
-    assert re.fullmatch("third-seed0-[0-9a-f]{6}", run.name)
-    assert (divided / f"runs/tiny/compare-third{run.name.removeprefix('third-seed0')}.png").exists()
-    settings = read_json(run / "run.json")["settings"]
-    assert settings["recipe"] == "third"
-    assert settings["train"]["batch_size"] == 3
-    assert settings["train"]["seed"] == 0
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_table_is_of_the_best_epochs_with_intervals_over_seeds(
+    divided: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    scores = {"default": [0.9, 0.8, 0.85], "scratch": [0.6, 0.55, 0.5], "third": [0.9, 0.9, 0.9]}
+    asked = []
+
+    def pretend(command: list[str], check: bool) -> "subprocess.CompletedProcess[str]":
+        """Leave what the training of a recipe and seed would leave; three epochs, the second of which is the best."""
+        words = dict(zip(command[4:8:2], command[5:9:2], strict=True))
+        recipe, seed = words["--recipe"], int(command[-1].removeprefix("train.seed="))
+        asked.append((recipe, seed))
+        run = divided / "runs" / "tiny" / words["--run"]
+        run.mkdir(parents=True)
+        score, worse = scores[recipe][seed], -0.1 if metric == "accuracy" else 0.1
+        rows = [f"{epoch},1,2,{score + worse * (epoch != 2)}\n" for epoch in (1, 2, 3)]
+        (run / "history.csv").write_text(f"epoch,train_loss,valid_loss,{metric}\n" + "".join(rows))
+        write_json(run / "train.json", {"score": score, "valid_images": 1234, "seconds": 2.0 + seed})
+        return subprocess.CompletedProcess(command, 0)
+
+    toml = divided / "tiny.toml"
+    if metric == "log_loss":
+        toml.write_text('[competition]\nmetric = "log_loss"\nsubmission = "probabilities"\n' + toml.read_text())
+    monkeypatch.setattr(subprocess, "run", pretend)
+    assert compared("tiny.toml", "--recipes", *scores) == 0
+    assert asked == [(recipe, seed) for seed in range(3) for recipe in scores]
+    lines = capfd.readouterr().out.splitlines()
+    rows = [re.split("  +", line) for line in lines[lines.index("Recipe third, seed 2:") + 1 :]]
+    t = 4.302653  # of 2 degrees of freedom
+    margin = t * 0.05 / np.sqrt(3)
+    spread = {"accuracy": "0.8000 to 0.9000", "log_loss": "0.9000 to 0.8000"}[metric]
+    assert rows[0] == [
+        "recipe",
+        "seeds",
+        "valid images",
+        f"valid {metric}",
+        "95% interval",
+        "worst to best",
+        "seconds a run",
+    ]
+    assert rows[1] == ["default", "3", "1,234", "0.8500", f"{0.85 - margin:.4f} to {0.85 + margin:.4f}", spread, "3.0"]
+    assert rows[3] == ["third", "3", "1,234", "0.9000", "0.9000 to 0.9000", "0.9000 to 0.9000", "3.0"]
+    margin = t * np.std([0.3, 0.25, 0.35], ddof=1) / np.sqrt(3)
+    interval = f"95% interval {0.3 - margin:.4f} to {0.3 + margin:.4f}, paired by seed"
+    assert rows[4] == [f"default less scratch: 0.3000 ({interval})"]
+    assert rows[5][0].startswith("default less third: -0.0500 (95% interval -0.1742 to 0.0742")
+    assert rows[6][0].endswith("on one split.")
+    curves = "runs/tiny/compare-default-scratch-third"
+    assert rows[7] == [f"Curves: {curves}.png", f"Numbers: {curves}.csv"]
+    assert png_size(divided / f"{curves}.png") == (1000, 400)
+    assert len((divided / f"{curves}.csv").read_text().splitlines()) == 1 + 3 * 3 * 3
 
 
 def test_failed_training_ends_the_comparison_with_its_status(divided: Path, capfd: pytest.CaptureFixture[str]) -> None:

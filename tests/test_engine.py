@@ -171,7 +171,8 @@ def test_a_group_that_names_no_share_takes_the_whole_rate() -> None:
     plain = learner_of(settings)
     stem = list(plain.model.get_submodule("stem").parameters())
     rest = [each for each in plain.model.parameters() if all(each is not one for one in stem)]
-    optimizer = torch.optim.SGD([{"params": stem, "lr_share": 0.5}, {"params": rest}], lr=9.0)
+    groups: list[dict[str, Any]] = [{"params": stem, "lr_share": 0.5}, {"params": rest}]
+    optimizer = torch.optim.SGD(groups, lr=9.0)
     learner = dataclasses.replace(plain, optimizer=optimizer)
     for result in fit(learner, source(8, True, settings), None, ACCURACY, [1, 2], 0):
         assert [group["lr"] for group in optimizer.param_groups] == [result.lr * 0.5, result.lr]

@@ -11,11 +11,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from pipelines import command, download, predict, retrain, score, split, train
+from pipelines.core import checkpoint
+from pipelines.core.batches import labels_of
+from pipelines.core.calibration import cross_fitted, fit_temperature
+from pipelines.core.engine import infer
+from pipelines.core.layout import Layout
+from pipelines.core.splits import read_split_csv
+from pipelines.core.training import open_predictor
 
 REPOSITORY = Path(__file__).parent.parent
 QUICK = ["--set", "train.epochs=2", "hardware.precision=float32"]
@@ -100,6 +109,62 @@ def test_competition_added_by_one_toml_runs_all_stages(colours: Path, capsys: py
     assert "log_loss on 12 held-back labels: " in capsys.readouterr().out
 
 
+def test_probabilities_for_a_log_loss_are_calibrated_on_the_valid_rows(
+    colours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = colours / "source/etiketten.csv"
+    with open(labels, newline="", encoding="utf-8-sig") as file:
+        header, *rows = csv.reader(file)
+    for one, other in ((0, 1), (3, 5), (7, 8)):  # wrong ones, so that being sure does not pay
+        rows[one][0], rows[other][0] = rows[other][0], rows[one][0]
+    with open(labels, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    ratio = ["--set", "split.valid_ratio=0.5"]
+    words = ["colours.toml", "--run", "sure", *ratio, "train.epochs=6", "train.lr=0.3"]
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    assert run("split", "colours.toml", *ratio) == 0
+    for stage in ("train", "retrain", "predict"):
+        assert run(stage, *words) == 0
+    out = capsys.readouterr().out
+    assert run("predict", *words, "predict.calibrate=false") == 0
+    assert "emperature" not in capsys.readouterr().out
+
+    notes = json.loads((colours / "runs/colours/sure/predict.json").read_text())
+    folder = colours / "submissions/colours"
+    assert sorted(notes) == sorted(path.name for path in folder.iterdir())
+    plain_name = next(name for name in notes if name != "sure.csv")
+    ours, plain = notes["sure.csv"], notes[plain_name]
+    assert plain["temperature"] == 1
+    assert f"Temperature {ours['temperature']:.3f}, fitted on the 6 valid images." in out
+    assert f"as predicted here, each image with a temperature that the others chose: {ours['valid_score']:.4f}" in out
+
+    # What best.pt makes of the valid rows, and what they say about the temperature.
+    layout = Layout(colours, "colours")
+    saved = checkpoint.load(layout.run("sure").best)
+    table = read_split_csv(layout.split_csv, "split")
+    valid = table[table["split"] == "valid"]
+    predictor = open_predictor(saved, saved.settings, valid, table, layout, saved.classes)
+    ((_, logs),) = infer(predictor.model, predictor.source, predictor.hardware, predictor.views)
+    truth = labels_of(valid, saved.classes)
+    assert ours["temperature"] == pytest.approx(fit_temperature(logs, truth), rel=1e-4)
+    assert 0.06 < ours["temperature"] < 19 and abs(ours["temperature"] - 1) > 0.1  # else this shows little
+    for note, expected in ((ours, cross_fitted(logs, truth)), (plain, logs)):
+        assert note["valid_score"] == pytest.approx(F.nll_loss(expected, truth).item(), rel=1e-4)
+
+    calibrated, as_they_came = submitted(folder / "sure.csv"), submitted(folder / plain_name)
+    assert np.allclose(calibrated.sum(axis=1), 1, atol=1e-6)
+    assert np.allclose(as_they_came.sum(axis=1), 1, atol=1e-6)
+    powers = as_they_came.clip(1e-15) ** (1 / ours["temperature"])
+    assert np.allclose(calibrated, powers / powers.sum(axis=1, keepdims=True), atol=1e-4)
+    assert not np.allclose(calibrated, as_they_came, atol=0.01)
+
+
+def submitted(path: Path) -> npt.NDArray[np.float64]:
+    """The probabilities in a submission."""
+    with open(path, encoding="utf-8") as file:
+        return np.array([[float(value) for value in row[1:]] for row in list(csv.reader(file))[1:]])
+
+
 def test_photos_go_through_all_stages(colours: Path) -> None:
     assert run("download", "colours.toml", "--archive", "source") == 0
     assert run("split", "colours.toml") == 0
@@ -148,6 +213,8 @@ def test_every_file_of_a_run_is_there(digits: Path) -> None:
     assert [row["epoch"] for row in history] == ["1", "2"]
     note = json.loads((run_folder / "train.json").read_text())
     assert note["score"] == max(float(row["accuracy"]) for row in history)
+    predicted = json.loads((run_folder / "predict.json").read_text())
+    assert predicted[f"{run_folder.name}.csv"]["temperature"] == 1  # which accuracy does not depend on
 
 
 @pytest.mark.parametrize("stage", ["download", "split", "train", "retrain", "predict"])
@@ -293,9 +360,11 @@ def test_submission_of_the_wrong_form_stops_before_training(colours: Path, capsy
     assert "has 4 columns, but a submission of labels has 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("recipe", "kept"), [("default", []), ("photos", ["labelled-fingerprints.npz"])])
+@pytest.mark.parametrize(
+    ("recipe", "kept"), [("default", set()), ("photos", {"labelled-fingerprints.npz", "labelled-decodable.npy"})]
+)
 def test_unreadable_image_stops_before_the_first_epoch(
-    colours: Path, recipe: str, kept: list[str], capsys: pytest.CaptureFixture[str]
+    colours: Path, recipe: str, kept: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("download", "colours.toml", "--archive", "source") == 0
     assert run("split", "colours.toml") == 0
@@ -304,7 +373,7 @@ def test_unreadable_image_stops_before_the_first_epoch(
     assert run("train", "colours.toml", "--recipe", recipe) == 2
     error = capsys.readouterr().err
     assert "raw/train/7.png (id '7', line 8 of split.csv)" in error
-    assert [path.name for path in (colours / "data/colours/cache").iterdir()] == kept
+    assert {path.name for path in (colours / "data/colours/cache").iterdir()} <= kept
     assert not (colours / f"runs/colours/{recipe}/last.pt").exists()
 
 

@@ -56,9 +56,7 @@ def test_a_run_in_progress_goes_on_only_with_its_own_settings(layout: Layout) ->
 @pytest.mark.parametrize(
     ("section", "key", "value"), [("features", "crops", 3), ("finetune", "backbone_lr", 0.1), ("model", "dropout", 0.5)]
 )
-def test_how_a_network_is_fine_tuned_belongs_to_the_run(
-    layout: Layout, section: str, key: str, value: object
-) -> None:
+def test_how_a_network_is_fine_tuned_belongs_to_the_run(layout: Layout, section: str, key: str, value: object) -> None:
     start(layout, trained_epochs=1)
     with pytest.raises(UserError, match=rf"{section}\.{key}: {value} now"):
         start(layout, changed(section, **{key: value}))

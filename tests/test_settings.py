@@ -170,7 +170,7 @@ def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str) -> 
         assert words in str(error.value)
 
 
-SENSIBLE = {
+SENSIBLE: dict[str, dict[str, dict[str, object]]] = {
     "several networks": {"model": {"name": "resnet18+vgg11", "weights": "IMAGENET1K_V1", "features": "both"}},
     "from scratch": {"model": {"name": "resnet18+vgg11", "weights": "DEFAULT", "pretrained": False, "hidden": [8]}},
     "the head alone": {"model": {"weights": "x.pth", "label_map": "names"}, "finetune": {"frozen_stages": -1}},

@@ -10,7 +10,13 @@ import pytest
 
 from pipelines.core.errors import UserError
 from pipelines.core.settings import CompetitionSettings, Settings, merge
-from pipelines.core.submission import check_submission, class_list, make_submission, score_submission
+from pipelines.core.submission import (
+    check_submission,
+    class_list,
+    folder_labels,
+    make_submission,
+    score_submission,
+)
 
 CLASSES = ["cat", "dog", "emu"]
 TEXT_ORDER = ["1", "10", "11", "12", "2", "3", "4", "5", "6", "7", "8", "9"]
@@ -267,3 +273,36 @@ def test_score_refuses_a_probability_that_is_no_number(tmp_path: Path) -> None:
 def test_log_loss_of_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="log loss is taken of probabilities"):
         class_list(["cat"], settings_of("labels", metric="log_loss"), tmp_path)
+
+
+def split_table(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    """A split table of (path, label, split); the id is the path."""
+    return pd.DataFrame(
+        [(path, path, label, split, -1) for path, label, split in rows],
+        columns=["id", "path", "label", "split", "fold"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("folder", "test", "labels"),
+    [
+        ("test", ["test/cat/1.jpg", "test/dog/2.jpg"], ["cat", "dog"]),
+        ("./data/test/", ["data/test/dog/a/1.jpg"], ["dog"]),
+        (".", ["dog/1.jpg"], ["dog"]),
+        ("test", ["test/cat/1.jpg", "test/2.jpg"], None),
+        ("test", ["test/cat/1.jpg", "test/yak/2.jpg"], None),  # a class that nobody could have learned
+        ("test", ["test/cat"], None),  # an image, not a folder
+        ("test", ["else/cat/1.jpg"], None),
+        ("test", [], None),
+    ],
+)
+def test_test_images_in_class_folders_are_labelled_by_these(
+    folder: str, test: list[str], labels: list[str] | None
+) -> None:
+    labelled = [("train/1.jpg", "cat", "train"), ("train/2.jpg", "dog", "valid")]
+    truth = folder_labels(split_table(*labelled, *((path, "", "test") for path in test)), folder)
+    if labels is None:
+        assert truth is None
+    else:
+        assert truth is not None
+        assert truth.to_dict("list") == {"id": test, "label": labels}

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import Tiny
 from torchvision import models
 
 from pipelines import command, split, sweep, train
 from pipelines.core.settings import load_settings
-from tests.conftest import Tiny
 
 FROZEN = """
 [split]

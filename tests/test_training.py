@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Tiny
+from conftest import Tiny, pretrained
 
 from pipelines.core import checkpoint
 from pipelines.core.checkpoint import Checkpoint
@@ -16,7 +16,18 @@ from pipelines.core.device import Hardware
 from pipelines.core.engine import evaluate
 from pipelines.core.errors import UserError
 from pipelines.core.metrics import METRICS
-from pipelines.core.training import Job, best_row, divide_rows, read_history, to_device
+from pipelines.core.training import (
+    Job,
+    Phase,
+    best_row,
+    divide_rows,
+    make_learner,
+    open_predictor,
+    phases,
+    read_history,
+    run_job,
+    to_device,
+)
 
 TIMES = ("seconds", "images_per_second")
 VARIED = ("augment.flip=true", "augment.translate=1", "augment.colour_jitter=0.2", "augment.cutout=2")
@@ -64,13 +75,13 @@ def stopped_after(tiny: Tiny, job: Job, epochs: int) -> None:
     rows.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_going_on_after_a_stop_gives_what_an_undisturbed_run_gives(tiny: Tiny, case: str) -> None:
-    whole = tiny.job(*CASES[case], run="whole")
+def same_after_a_stop(tiny: Tiny, *options: str) -> None:
+    """Assert that a training stopped after any epoch and gone on with ends as one that was not."""
+    whole = tiny.job(*options, run="whole")
     rows = list(tiny.run(whole))
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for epoch in (1, 2):
-        job = tiny.job(*CASES[case], run=f"stopped{epoch}")
+        job = tiny.job(*options, run=f"stopped{epoch}")
         stopped_after(tiny, job, epoch)
         assert [row["epoch"] for row in read_history(job)] == list(range(1, epoch + 1))
         torch.rand(99)  # another process would find torch's generator in another state
@@ -80,6 +91,113 @@ def test_going_on_after_a_stop_gives_what_an_undisturbed_run_gives(tiny: Tiny, c
         assert same_checkpoints(checkpoint.load(job.best), checkpoint.load(whole.best))  # type: ignore[arg-type]
         left, right = (pd.read_csv(each.history).drop(columns=list(TIMES)) for each in (job, whole))
         assert left.equals(right)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_going_on_after_a_stop_gives_what_an_undisturbed_run_gives(tiny: Tiny, case: str) -> None:
+    same_after_a_stop(tiny, *CASES[case])
+
+
+FINE_TUNING: dict[str, tuple[str, ...]] = {
+    "all of it": ("finetune.backbone_lr=0.1", "train.ema_decay=0.8"),
+    "the top": ("finetune.frozen_stages=2", "finetune.freeze_norms=true", "augment.flip=true"),
+    "the head on kept features": ("finetune.frozen_stages=-1", "model.dropout=0.5", "train.ema_decay=0.8"),
+    "the head on images": ("finetune.frozen_stages=-1", "features.cached=false", "augment.flip=true"),
+    "the head first": ("finetune.head_epochs=1", "finetune.head_lr=0.3", "train.schedule=cosine", "train.lr=0.01"),
+    "the head for two epochs": ("finetune.head_epochs=2", "train.ema_decay=0.8", "train.lr=0.01"),
+}
+
+
+@pytest.mark.parametrize("case", FINE_TUNING)
+def test_fine_tuning_goes_on_too_in_whichever_phase_it_stopped(tiny: Tiny, small_weights: Path, case: str) -> None:
+    same_after_a_stop(tiny, *pretrained(small_weights), *FINE_TUNING[case])
+
+
+@pytest.mark.parametrize("case", FINE_TUNING)
+def test_a_fine_tuned_network_scores_when_reloaded_what_training_reported(
+    tiny: Tiny, small_weights: Path, case: str
+) -> None:
+    options = (*pretrained(small_weights), *FINE_TUNING[case], "competition.metric=log_loss")
+    job = tiny.job(*options)
+    assert job.valid is not None and job.best is not None
+    rows = list(tiny.run(job))
+    best = checkpoint.load(job.best)
+    settings, layout = tiny.settings(*options), tiny.layout
+    predictor = open_predictor(best, settings, job.valid, tiny.table, layout, tiny.classes)
+    evaluation = evaluate(predictor.model, predictor.source, METRICS["log_loss"], predictor.hardware, predictor.views)
+    assert evaluation.score == pytest.approx(best_row(rows, "log_loss")["log_loss"], rel=1e-6)
+    assert best.head_only is case.startswith("the head on")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), [Phase(1, 9, head_only=False, cached=False, lr=0.1)]),
+        (("finetune.frozen_stages=3",), [Phase(1, 9, head_only=False, cached=False, lr=0.1)]),
+        (("finetune.frozen_stages=-1",), [Phase(1, 9, head_only=True, cached=True, lr=0.1)]),
+        (
+            ("finetune.frozen_stages=-1", "features.cached=false"),
+            [Phase(1, 9, head_only=True, cached=False, lr=0.1)],
+        ),
+        (
+            ("finetune.head_epochs=4",),
+            [
+                Phase(1, 4, head_only=True, cached=True, lr=0.1),
+                Phase(5, 9, head_only=False, cached=False, lr=0.1),
+            ],
+        ),
+        (
+            ("finetune.head_epochs=4", "finetune.head_lr=0.5", "features.cached=false"),
+            [
+                Phase(1, 4, head_only=True, cached=False, lr=0.5),
+                Phase(5, 9, head_only=False, cached=False, lr=0.1),
+            ],
+        ),
+    ],
+)
+def test_settings_divide_a_training_into_phases(
+    tiny: Tiny, small_weights: Path, options: tuple[str, ...], expected: list[Phase]
+) -> None:
+    assert phases(tiny.settings(*pretrained(small_weights), "train.epochs=9", *options)) == expected
+
+
+def test_each_phase_has_a_schedule_of_its_own(tiny: Tiny, small_weights: Path) -> None:
+    schedule = ("train.schedule=linear", "train.epochs=3", "train.lr=0.1", "train.batch_size=18")
+    settings = ("finetune.head_epochs=1", "finetune.head_lr=0.4", *schedule)
+    rows = list(tiny.run(tiny.job(*pretrained(small_weights), *settings)))
+    # One step an epoch, with the rate of its middle: halfway through one epoch, then 1/4 and 3/4 of two.
+    assert [row["lr"] for row in rows] == pytest.approx([0.4 * 0.5, 0.1 * 0.75, 0.1 * 0.25])
+
+
+def test_the_pretrained_part_learns_at_its_own_rate(tiny: Tiny, small_weights: Path) -> None:
+    settings = tiny.settings(*pretrained(small_weights), "finetune.backbone_lr=0.2")
+    network = tiny.network(settings)
+    (phase,) = phases(settings)
+    learner = make_learner(settings, network, phase, Hardware(torch.device("cpu"), torch.float32))
+    head = {id(parameter) for parameter in network.get_submodule("top.head").parameters()}
+    groups = learner.optimizer.param_groups
+    assert sorted(group["lr_share"] for group in groups) == [0.2, 1.0]
+    for group in groups:
+        assert {id(each) in head for each in group["params"]} == {group["lr_share"] == 1.0}
+
+
+def test_a_head_alone_changes_nothing_else(tiny: Tiny, small_weights: Path) -> None:
+    job = tiny.job(*pretrained(small_weights), "finetune.frozen_stages=-1", "features.cached=false")
+    network = tiny.network(job.settings)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    list(run_job(job, network))
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"top.head.0.weight", "top.head.0.bias"} == set(checkpoint.load(job.last).weights)
+
+
+def test_averaging_keeps_both_weights_and_plain_training_one(tiny: Tiny) -> None:
+    for options, keys in ((), {"optimizer"}), (("train.ema_decay=0.8",), {"optimizer", "model", "averaged_steps"}):
+        job = tiny.job(*options, run=f"run{len(keys)}")
+        list(tiny.run(job))
+        saved = checkpoint.load(job.last)
+        assert set(saved.training) == keys
+    assert saved.training["averaged_steps"] == 9
+    assert not same(saved.training["model"], saved.weights)
 
 
 @pytest.mark.parametrize("case", ["mixup", "photos"])

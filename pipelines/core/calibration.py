@@ -12,6 +12,7 @@ from torch import Tensor
 from pipelines.core.metrics import KAGGLE_CLIP
 
 LOWEST, HIGHEST = 0.05, 20.0
+PARTS = 5  # of the rows, each calibrated by the others
 STEPS = 100  # Newton's take about ten; halvings alone would end below the tolerance too
 TOLERANCE = 1e-7  # relative, in the temperature; Newton's last step leaves an error of about its square
 LEAST_CURVATURE = 1e-300  # rows that are sure and wrong have none; the step then goes to the bound downhill
@@ -55,7 +56,7 @@ def apply_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(_clipped(log_probabilities) / temperature, dim=1).to(log_probabilities.dtype)
 
 
-def cross_fitted(log_probabilities: Tensor, labels: Tensor, parts: int = 5) -> Tensor:
+def cross_fitted(log_probabilities: Tensor, labels: Tensor, parts: int = PARTS) -> Tensor:
     """Return (N, K) log-probabilities, each row's with the temperature that all rows outside its part fit.
 
     A score of them is honest: no row had a say in its own temperature.  Row i belongs to part i modulo `parts`.  Where

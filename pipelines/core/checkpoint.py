@@ -9,7 +9,7 @@ from torch import nn
 
 from pipelines.core.errors import UserError
 from pipelines.core.files import atomic_file
-from pipelines.core.settings import Settings, from_dict, to_dict
+from pipelines.core.settings import Settings, from_dict, merge, to_dict
 from pipelines.core.transfer import build_network, find_origins, is_head_only, load_learned
 
 FORMAT = 1
@@ -44,7 +44,8 @@ class Checkpoint:
         """
         self.check_classes(classes)
         found = find_origins(self.settings.model, pretrained, with_files=self.head_only)
-        model = build_network(self.settings, classes, found)
+        settings = merge(self.settings, {"model": {"label_map": ""}}, "model")  # where the head began no longer matters
+        model = build_network(settings, classes, found)
         load_learned(model, self.weights)
         return model
 

@@ -242,7 +242,11 @@ SECTIONS: dict[str, type] = {
 }
 SHARED_BY_RECIPES = ("competition", "data", "split")
 OUTSIDE_A_RUN = ("predict", "hardware")
-PLAIN_INPUT = {"size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}  # where no pretrained weights ask
+PLAIN_INPUT: dict[str, Any] = {
+    "size": 32,
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.25, 0.25, 0.25),
+}  # where no pretrained weights ask
 
 
 def _fields(section: type) -> dict[str, dataclasses.Field[Any]]:
@@ -391,7 +395,7 @@ _TYPE_NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: 
 
 def _check_together(settings: Settings, where: str) -> None:
     """Raise a `UserError` for values that are each valid but contradict one another."""
-    size = settings.input.size
+    size = settings.input.size or (0 if settings.model.weights else PLAIN_INPUT["size"])
     if size and not 4 <= size <= 2048:
         raise UserError(f"{where}: input.size is {size}; it takes 0 (as the weights ask) or 4 to 2048 pixels.")
     for key, values, count in (
@@ -423,13 +427,10 @@ def _check_together(settings: Settings, where: str) -> None:
     if 0 < settings.input.resize < size:
         raise UserError(
             f"{where}: input.resize is {settings.input.resize}; it takes 0 (8/7 of size) or at least "
-            f"input.size, {settings.input.size}."
+            f"input.size, {size}."
         )
     if size and settings.predict.shift >= size:
-        raise UserError(
-            f"{where}: predict.shift is {settings.predict.shift}; it must be less than input.size, "
-            f"{settings.input.size}."
-        )
+        raise UserError(f"{where}: predict.shift is {settings.predict.shift}; it must be less than input.size, {size}.")
     if settings.train.optimizer == "sgd" and settings.train.nesterov and not settings.train.momentum:
         raise UserError(f"{where}: train.nesterov takes a train.momentum above 0, which is 0.")
     if not settings.model.widths or min(settings.model.widths) < 1:

@@ -1,7 +1,7 @@
 """A submission: the classes it speaks of, its rows joined to the sample by id, and the check before it is sent."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -140,15 +140,19 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
     return len(table)
 
 
-def score_submission(path: Path, solution: Path, settings: Settings) -> tuple[float, int]:
+def score_submission(
+    path: Path, solution: Path, settings: Settings, truth: pd.DataFrame | None = None
+) -> tuple[float, int]:
     """Return the competition's metric of the submission at `path` against the true labels in `solution`, and their
     number.
 
     solution: a CSV whose first two columns are id and label.  Ids that it does not list are not scored, as Kaggle does
-    not score the filler images of CIFAR-10.  Raises `UserError` for an id or a label that the submission lacks, an id
-    that stands twice, and a probability that is no number.
+    not score the filler images of CIFAR-10.  truth: the same two columns, where no CSV holds them; `solution` then says
+    where they come from.  Raises `UserError` for an id or a label that the submission lacks, an id that stands twice,
+    and a probability that is no number.
     """
-    submitted, truth = read_csv(path), read_csv(solution)
+    submitted = read_csv(path)
+    truth = read_csv(solution) if truth is None else truth
     if len(truth.columns) < 2 or truth.empty:
         raise UserError(f"{solution} must have two columns, id and label, and at least one row.")
     ids, labels = truth.iloc[:, 0], truth.iloc[:, 1]
@@ -172,6 +176,19 @@ def score_submission(path: Path, solution: Path, settings: Settings) -> tuple[fl
     numbers = torch.tensor([classes.index(label) for label in labels])
     metric = METRICS[settings.competition.metric]
     return metric.value(metric.sums(torch.tensor(probabilities), numbers)), len(truth)
+
+
+def folder_labels(table: pd.DataFrame, folder: str) -> pd.DataFrame | None:
+    """Return `id` and `label` of the test rows of the split table `table` whose images lie in folders of their classes
+    below `folder`; None where they do not all do so, and their labels are not known."""
+    rows = table[table["split"] == "test"]
+    top = PurePosixPath(folder).parts
+    parts = [PurePosixPath(path).parts for path in rows["path"]]
+    labels = [each[len(top)] if each[: len(top)] == top and len(each) > len(top) + 1 else "" for each in parts]
+    known = set(table.loc[table["split"] != "test", "label"])
+    if not labels or not known.issuperset(labels):
+        return None
+    return pd.DataFrame({"id": rows["id"].to_numpy(), "label": labels})
 
 
 def _few(names: Sequence[str]) -> str:

@@ -3,14 +3,14 @@
 After every epoch the state is written, so that a run killed at any moment goes on where it was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipelines.core import checkpoint, engine
@@ -302,7 +302,7 @@ def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware:
             views = engine.feature_views(len(views_of(settings)))
     averaged = None
     if train.ema_decay:
-        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay), use_buffers=True)
+        averaged = AveragedModel(model, multi_avg_fn=_averaging(train.ema_decay), use_buffers=True)
     return engine.Learner(
         model,
         make_optimizer(model, train, pretrained, settings.finetune.backbone_lr),
@@ -313,6 +313,20 @@ def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware:
         clip_norm=train.clip_norm,
         views=views,
     )
+
+
+def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return the update of an exponential moving average, by which counters are copied: averaged, they are rounded."""
+    update = get_ema_multi_avg_fn(decay)
+
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Any) -> None:
+        if averaged[0].is_floating_point():  # they come grouped by type
+            update(averaged, current, steps)
+        else:
+            for mine, newest in zip(averaged, current, strict=True):
+                mine.copy_(newest)
+
+    return average
 
 
 def _exact(hardware: Hardware) -> Hardware:
@@ -363,7 +377,8 @@ def _patience_spent(rows: Sequence[Row], settings: Settings, metric: str) -> boo
     patience = settings.train.patience
     if not patience or not rows or metric not in rows[-1]:
         return False
-    return len(rows) - _best_epoch(rows, metric) >= patience
+    # The head's own epochs end when they are over: what comes then starts better.
+    return len(rows) - max(_best_epoch(rows, metric), settings.finetune.head_epochs) >= patience
 
 
 def _write_history(path: Path, rows: Sequence[Row]) -> None:

@@ -4,7 +4,6 @@ The parts are built so that the top can be trained on features alone, of which a
 of each image (see `features`), and then be put back on its backbones.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pipelines.core.models import build_model
 from pipelines.core.seeds import derive_seed
 from pipelines.core.settings import COMPETITIONS, PLAIN_INPUT, ModelSettings, Settings, merge, with_input
 from pipelines.core.watch import Watch, unwatched
-from pipelines.core.weights import find_weights, is_published_name, published
+from pipelines.core.weights import find_weights, is_published_name, published, recognised
 
 WHOLE = -1  # stages: all of them, and the pretrained last layer
 
@@ -78,17 +77,21 @@ def find_origins(
     hashes = one_each(settings.weights_sha256, "model.weights_sha256", for_all=not settings.weights_sha256)
     found = []
     for name, source, sha256 in zip(names, sources, hashes, strict=True):
-        origin = Origin(name)
-        if settings.pretrained and is_published_name(source):
-            it = published(name, source)
-            origin = Origin(name, None, None, it.mean, it.std, it.size, it.resize, it.categories)
-        if settings.pretrained and with_files:
+        if not settings.pretrained:
+            found.append(Origin(name))
+            continue
+        path = None
+        if with_files:
             weights = find_weights(name, source, sha256, folder, watch)
-            origin = dataclasses.replace(origin, path=weights.path, sha256=weights.sha256)
-            if name not in WITH_AUXILIARY_HEADS:  # these change their input too, which only the published name says
-                known = weights.mean, weights.std, weights.size, weights.resize, weights.categories
-                origin = Origin(name, weights.path, weights.sha256, *known)
-        found.append(origin)
+            path, sha256 = weights.path, weights.sha256
+        facts = published(name, source) if is_published_name(source) else None
+        if facts is None and name not in WITH_AUXILIARY_HEADS:  # of these the file alone does not say all
+            facts = recognised(name, sha256)
+        if facts is None:
+            found.append(Origin(name, path, sha256))
+        else:
+            its = facts.mean, facts.std, facts.size, facts.resize, facts.categories
+            found.append(Origin(name, path, sha256, *its))
     return found
 
 

@@ -101,6 +101,12 @@ def published(network: str, name: str) -> Published:
     return _describe(network, entries[name])
 
 
+def recognised(network: str, sha256: str) -> Published | None:
+    """Return what torchvision says about the weights of `network` with that SHA-256; None where they are not its."""
+    known = (_describe(network, entry) for entry in _entries(network).values())
+    return next((each for each in known if sha256 and sha256.startswith(each.prefix)), None)
+
+
 def find_weights(
     network: str, weights: str, sha256: str, folder: Path, watch: Watch = unwatched, download: bool = True
 ) -> Weights:
