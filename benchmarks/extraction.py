@@ -77,8 +77,8 @@ def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[F
     ways = {
         "matrix": multiply,
         "plain": untouched,
-        "folded": run(features.Extractor(backbone, settings, hardware, compiled=False)),
-        "compiled": run(features.Extractor(backbone, settings, hardware, compiled=True)),
+        "folded": run(features.Extractor(backbone, settings, hardware, folded=True, compiled=False)),
+        "compiled": run(features.Extractor(backbone, settings, hardware, folded=True, compiled=True)),
     }
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(pairs):

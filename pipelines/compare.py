@@ -155,7 +155,7 @@ def _print(runs: "Runs", metric: str) -> None:
             )
         )
     interval = f"{CONFIDENCE:.0%} interval"
-    headings = ("recipe", "seeds", "valid images", f"valid {metric}", interval, "worst to best", "seconds a run")
+    headings = ("recipe", "seeds", "valid images", f"valid {metric}", interval, "worst to best", "seconds in epochs")
     print(command.table(headings, rows))
     first, *others = scores
     for other in others:

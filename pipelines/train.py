@@ -7,6 +7,7 @@ Killed at any moment, the same command goes on after the last whole epoch.
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,8 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.history,
         run.best,
     )
+    started = time.perf_counter()
     if counts := training.prepare_features(job, network, command.progress):
         print(f"Features: {counts}")
+    features_seconds = time.perf_counter() - started
     new = training.run_job(job, network, command.progress)
     rows = command.print_epochs(new, training.read_history(job), job.epochs, metric)
     best = training.best_row(rows, metric)
@@ -87,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train_images": len(train_rows),
         "valid_images": len(valid_rows),
         "seconds": sum(row["seconds"] for row in rows),
+        "features_seconds": features_seconds,
         "hardware": hardware.record(),
     }
     write_json(run.trained, note)

@@ -3,16 +3,14 @@
 import copy
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
-from pipelines.core import backbones, images
-from pipelines.core.augment import normalise, to_float
+from pipelines.core import backbones
+from pipelines.core.augment import normalise
 from pipelines.core.backbones import Backbone, build_backbone, fold_norms, stages
 from pipelines.core.errors import UserError
 
@@ -25,7 +23,7 @@ slow = pytest.mark.slow
 
 
 def settled(network: nn.Module, size: int = 32) -> nn.Module:
-    """Give batch norms the scales, shifts and statistics of a network that has learned; return it in evaluation mode."""
+    """Give batch norms scales, shifts and statistics as if they had learned; return the network, to be evaluated."""
     torch.manual_seed(1)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -165,7 +163,10 @@ def test_stages_from_the_bottom_up(name: str, expected: list[str], monkeypatch: 
 
 
 SOME = ("alexnet", "resnet34", "vgg11_bn", "mobilenet_v3_small", "densenet121", "googlenet", "vit_b_32", "swin_t")
-OTHERS = [name for name in models.list_models(module=models) if name not in SOME and not name.startswith("squeeze")]
+HUGE = ("regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf")  # which need memory, for the others' sake
+OTHERS = [
+    name for name in models.list_models(module=models) if name not in (*SOME, *HUGE) and not name.startswith("squeeze")
+]
 
 
 @pytest.mark.parametrize("name", [*SOME, *(pytest.param(name, marks=slow) for name in OTHERS)])
@@ -193,14 +194,11 @@ def test_a_resnets_stages_hold_its_layers(monkeypatch: pytest.MonkeyPatch) -> No
         "shufflenet_v2_x0_5",
         "googlenet",
         "densenet121",
-        *(
-            pytest.param(name, marks=slow)
-            for name in ("resnet101", "vgg11_bn", "efficientnet_b0", "maxvit_t", "swin_t")
-        ),
+        *(pytest.param(name, marks=slow) for name in ("resnet34", "vgg11_bn", "efficientnet_b0", "maxvit_t", "swin_t")),
     ],
 )
 def test_folding_norms_changes_nothing(name: str) -> None:
-    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     options |= {"input_size": (224, 224)} if name == "maxvit_t" else {}
     size = 224 if name == "maxvit_t" else 64
     torch.manual_seed(0)
@@ -302,19 +300,3 @@ def test_the_own_normalisation_needs_no_rescaling() -> None:
     backbone = Backbone(nn.Identity(), 3)
     backbone.renormalise(MEAN, STD, MEAN, STD)
     assert backbone.rescale is None
-
-
-def test_bfloat16_features_of_real_photos_are_those_of_float32() -> None:
-    if not (MOBILENET.exists() and PHOTOS.exists()):
-        pytest.skip("needs the shared weights and photos")
-    backbone, _ = build_backbone("mobilenet_v2", MOBILENET)
-    with ZipFile(PHOTOS) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".jpg")][:12]
-        photos = [Image.open(archive.open(name)).convert("RGB") for name in names]
-    pixels = torch.stack([torch.from_numpy(images.fit(photo, 224, 256)) for photo in photos])
-    inputs = normalise(to_float(pixels), MEAN, STD)
-    expected = outputs(backbone, inputs)
-    folded = fold_norms(backbone).to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    features = outputs(folded, inputs.bfloat16().contiguous(memory_format=torch.channels_last)).float()
-    assert len(features) == 12
-    assert torch.cosine_similarity(features, expected).min() >= 0.999

@@ -134,7 +134,7 @@ def test_table_is_of_the_best_epochs_with_intervals_over_seeds(
         f"valid {metric}",
         "95% interval",
         "worst to best",
-        "seconds a run",
+        "seconds in epochs",
     ]
     assert rows[1] == ["default", "3", "1,234", "0.8500", f"{0.85 - margin:.4f} to {0.85 + margin:.4f}", spread, "3.0"]
     assert rows[3] == ["third", "3", "1,234", "0.9000", "0.9000 to 0.9000", "0.9000 to 0.9000", "3.0"]

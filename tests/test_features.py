@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from torch import Tensor, nn
 
 from pipelines.core import checkpoint, engine, features, images
 from pipelines.core.augment import normalise, to_float
-from pipelines.core.backbones import Backbone
+from pipelines.core.backbones import Backbone, build_backbone
 from pipelines.core.batches import evaluation_resize, labels_of, make_loading
-from pipelines.core.device import choose_hardware
+from pipelines.core.device import Hardware, choose_hardware
 from pipelines.core.errors import UserError
 from pipelines.core.features import FeatureBatches, Features, View, compute_features, views_of
 from pipelines.core.metrics import METRICS
-from pipelines.core.settings import Settings
+from pipelines.core.settings import Settings, load_settings
 from pipelines.core.training import Job, prepare_features, run_job
 from pipelines.core.transfer import (
     FineTuned,
@@ -42,6 +43,8 @@ from pipelines.core.transfer import (
 
 NAME, OTHER = "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"
 ROOT = Path(__file__).parents[1]
+MOBILENET = ROOT.parent / "shared/weights/mobilenet_v2-imagenet.pth"
+PHOTOS = ROOT.parent / "shared/data/dog-breed-identification-300photos.zip"
 FROZEN = ("finetune.frozen_stages=-1", "input.source=photos", "train.lr=0.01", "features.dtype=float32")
 IMAGE = ("input.size=32", "input.mean=[0.5, 0.5, 0.5]", "input.std=[0.25, 0.25, 0.25]")
 LABELLED, VIEWS, DIMENSIONS = 24, 2, 16
@@ -361,7 +364,7 @@ sys.path.insert(0, {root!r})
 import torch
 from pathlib import Path
 from pipelines.core import features
-from pipelines.core.device import choose_hardware
+from pipelines.core.device import Hardware, choose_hardware
 
 features.IMAGES_AT_ONCE, features.APPEND_ROWS = {piece}, {piece} * 2
 settings, table, raw, cache, network = torch.load({job!r}, weights_only=False)
@@ -675,7 +678,8 @@ class Cancelling(nn.Module):
     """Right in float32; in bfloat16, nothing is left."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.flatten(1)[:, :DIMENSIONS] + 4096 - 4096
+        shifted = inputs.flatten(1)[:, :DIMENSIONS] + 4096
+        return (shifted.bfloat16() if torch.is_autocast_enabled("cpu") else shifted) - 4096
 
 
 class Infinite(nn.Module):
@@ -704,6 +708,39 @@ def test_features_that_are_no_numbers_are_refused(tiny: Tiny) -> None:
 
 def test_an_image_that_activates_nothing_is_not_taken_for_an_error(tiny: Tiny) -> None:
     assert not everything(extract(tiny, on(), network=network_around(Silent(), tiny.settings()))).any()
+
+
+def test_bfloat16_features_of_real_photos_are_those_of_float32(tmp_path: Path) -> None:
+    if not (MOBILENET.exists() and PHOTOS.exists()):
+        pytest.skip("needs the shared weights and photos")
+    with zipfile.ZipFile(PHOTOS) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg")][:24]
+        archive.extractall(tmp_path, names)
+    pictures = [images.fit(images.open_image(tmp_path / name, name), 224, 256) for name in names]
+    pixels = torch.from_numpy(np.stack(pictures))
+    normalised = ["input.mean=[0.5,0.5,0.5]", "input.std=[0.5,0.5,0.5]"]
+    settings = load_settings("dog-breed-identification", overrides=normalised)
+    backbone, _ = build_backbone("mobilenet_v2", MOBILENET)
+    plain, chosen = (Hardware(torch.device("cpu"), each) for each in (torch.float32, torch.bfloat16))
+    exact = features.Extractor(backbone, settings, plain, folded=False, compiled=False)
+    fast = features.choose_extractor(backbone, settings, chosen, compiled=False, probe=pixels[:16])
+    expected, found = (torch.from_numpy(each.features(pixels)) for each in (exact, fast))
+    assert torch.cosine_similarity(expected, found).min() >= 0.999
+
+
+@pytest.mark.parametrize(("least", "folded"), [(0.9, True), (1.1, False)])
+def test_where_folded_norms_are_too_rough_they_are_left_alone(
+    tiny: Tiny, weights: Path, monkeypatch: pytest.MonkeyPatch, least: float, folded: bool
+) -> None:
+    monkeypatch.setattr(features, "LEAST_COSINE", least)
+    monkeypatch.setattr(features, "WORST_COSINE", 0.9)
+    backbone, _ = build_backbone(NAME, weights)
+    hardware = Hardware(torch.device("cpu"), torch.bfloat16)
+    pixels = torch.from_numpy(noise(4, 32, 32, 3))
+    chosen = features.choose_extractor(backbone, tiny.settings(), hardware, compiled=False, probe=pixels)
+    assert chosen.folded == folded
+    norms = [module for module in chosen.plain.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert bool(norms) != folded
 
 
 def test_bfloat16_features_are_near(tiny: Tiny) -> None:
@@ -760,17 +797,11 @@ def test_where_compiling_fails_the_network_is_used_as_it_is(
 def test_few_views_are_not_worth_compiling(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, least: int, more: tuple[str, ...]
 ) -> None:
+    compiled: list[nn.Module] = []
     monkeypatch.setattr(features, "COMPILE_FROM", least)
-    monkeypatch.setattr(torch, "compile", None)
+    monkeypatch.setattr(torch, "compile", compiled.append)
     assert extract(tiny, on(*more)).computed == LABELLED * VIEWS
-
-
-def test_a_few_new_images_among_many_are_not_worth_compiling(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    extract(tiny, on())
-    Image.fromarray(noise(8, 8, 3)).save(tiny.layout.raw / tiny.table["path"][5])
-    monkeypatch.setattr(features, "COMPILE_FROM", LABELLED * VIEWS)
-    monkeypatch.setattr(torch, "compile", None)
-    assert extract(tiny, on()).computed == VIEWS
+    assert not compiled
 
 
 def test_features_travel_through_the_watch_a_piece_at_a_time(tiny: Tiny) -> None:
@@ -781,5 +812,5 @@ def test_features_travel_through_the_watch_a_piece_at_a_time(tiny: Tiny) -> None
         yield from items
 
     job, network = start(tiny, *on())
-    prepare_features(job, network, watch)  # type: ignore[arg-type]
-    assert seen == [("reading", LABELLED), (f"features by small", LABELLED // PIECE)]
+    prepare_features(job, network, watch)
+    assert seen == [("reading", LABELLED), ("features by small", LABELLED // PIECE)]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipelines import command, download, predict, retrain, score, split, train
+from pipelines import command, compare, download, predict, retrain, score, split, sweep, train
 from pipelines.core import checkpoint
 from pipelines.core.batches import labels_of
 from pipelines.core.calibration import cross_fitted, fit_temperature
@@ -29,6 +29,7 @@ from pipelines.core.training import open_predictor
 REPOSITORY = Path(__file__).parent.parent
 QUICK = ["--set", "train.epochs=2", "hardware.precision=float32"]
 STAGES = {"download": download, "split": split, "train": train, "retrain": retrain, "predict": predict, "score": score}
+TOOLS = {"sweep": sweep, "compare": compare}
 
 SHAPES_TOML = """
 [competition]
@@ -431,7 +432,7 @@ def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
     assert (stormy / submission).read_bytes() == (calm / submission).read_bytes()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES | TOOLS)
 def test_help_names_files_and_settings_without_importing_torch(stage: str) -> None:
     code = f"""
 import sys

@@ -145,11 +145,19 @@ def fold_norms(backbone: Backbone) -> Backbone:
     In exact arithmetic nothing changes (arXiv 1712.05877, section 3.2).  A network that torch.fx cannot trace is copied
     as it is.
     """
+    from torch.fx import GraphModule, Tracer
     from torch.fx.experimental.optimization import fuse
+    from torchvision.ops import StochasticDepth
+
+    class KeepingDepth(Tracer):
+        """Leaves stochastic depth a module, which acts in training; traced through, it would be off for good."""
+
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, StochasticDepth) or super().is_leaf_module(module, name)
 
     folded = copy.deepcopy(backbone).eval()
     try:
-        folded.body = fuse(folded.body)
+        folded.body = fuse(GraphModule(folded.body, KeepingDepth().trace(folded.body)), no_trace=True)
     except Exception:  # torch.fx has no one exception for code that it cannot trace; such a network is only slower
         return folded
     for parameter in folded.parameters():

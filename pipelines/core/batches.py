@@ -37,7 +37,9 @@ def evaluation_resize(settings: Settings) -> int:
 
     Where training crops at random, evaluation leaves out a margin; where it sees whole images, so does evaluation.
     """
-    crops = settings.input.source == "photos" and settings.augment.crop_scale[0] < 1
+    if settings.input.source == "packed":
+        return settings.input.size
+    crops = settings.augment.crop_scale[0] < 1
     return settings.input.resize or round(settings.input.size * (CENTRE_MARGIN if crops else 1))
 
 

@@ -5,11 +5,13 @@ either.  What a backbone makes of a view never changes, so it is found by what d
 view, and the backbone with its weights and precision.  Change one, and only what it concerns is computed again.
 """
 
+import contextlib
+import copy
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,9 @@ FORMAT = "features-1"  # part of the key: another way to decode, cut or compute 
 IMAGES_AT_ONCE = 64
 APPEND_ROWS = 4096  # features held in memory before they are written: what a killed run loses
 COMPILE_FROM = 20_000  # views: fewer are done before a compiled network has paid for its compilation
-LEAST_COSINE = 0.99  # between features in the chosen precision and in float32
+LEAST_COSINE = 0.999  # between features in bfloat16 with norms folded away and in float32
+WORST_COSINE = 0.99  # the same with norms left alone; below it something is wrong
+PROBE_IMAGES = 16  # on which that is measured
 Places = npt.NDArray[np.int64]
 
 
@@ -156,9 +160,11 @@ def compute_features(
         store = _open_store(settings, backbone, origin, hardware, cache / "features", name)
         keys = np.stack([view_keys(marks, view.describe(settings)) for view in views], axis=1)
         work = _missing(store, keys)
+        made = sum(len(positions) * len(wanted) for positions, wanted in work)
         if work:
+            # By the whole set, not by what is missing of it: an interrupted run goes on with the same roundings.
             compiled = settings.hardware.compile and len(together) * len(views) >= COMPILE_FROM
-            extractor = Extractor(backbone, settings, hardware, compiled)
+            extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(together, raw, settings))
             with store.writing():
                 for positions, wanted in work:
                     chosen = [views[number] for number in wanted]
@@ -166,8 +172,8 @@ def compute_features(
                     _compute(store, extractor, rows, raw, marks, keys, positions, wanted, chosen, settings, watch, what)
         places.append(store.find(keys))
         values.append(store.values())
-        computed += sum(len(positions) * len(wanted) for positions, wanted in work)
-        lost += store.lost
+        computed += made
+        lost += min(store.lost, made)
     return Features(values, places, computed, lost)
 
 
@@ -179,6 +185,7 @@ def _open_store(
         "what": FORMAT,
         "network": origin.name,
         "weights_sha256": origin.sha256,
+        "published_size": origin.size if origin.mean else None,  # some networks are then built differently
         "normalised_by": [list(settings.input.mean), list(settings.input.std)],
         "rescaled_by": backbone.rescale,
         "precision": str(hardware.dtype).removeprefix("torch."),
@@ -227,62 +234,99 @@ class ViewCuts:
 
 
 class Extractor:
-    """A backbone made fast: batch norms folded away, in the chosen precision, channels last, compiled if that pays."""
+    """A backbone made fast: in the chosen precision, channels last, norms folded away, and compiled if that pays."""
 
-    def __init__(self, backbone: Backbone, settings: Settings, hardware: Hardware, compiled: bool) -> None:
-        self.backbone = backbone
+    def __init__(
+        self, backbone: Backbone, settings: Settings, hardware: Hardware, folded: bool, compiled: bool
+    ) -> None:
+        """folded: with bfloat16, biases are then rounded too; else norms stay, in float32, and take longer."""
         self.settings = settings
         self.hardware = hardware
-        folded = fold_norms(backbone).to(hardware.device, hardware.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.plain: nn.Module = folded
-        self.network: Callable[[Tensor], Tensor] = folded
+        self.folded = folded
+        network = fold_norms(backbone).to(dtype=hardware.dtype) if folded else copy.deepcopy(backbone).eval()
+        self.plain: nn.Module = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.compiled: Callable[[Tensor], Tensor] | None = None
         if compiled:
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
-            self.network = torch.compile(folded)
-        self.checked = False
+            with contextlib.suppress(Exception):  # not on this Python, or not on this system
+                self.compiled = torch.compile(self.plain)
 
-    @torch.inference_mode()
     def __call__(self, pixels: Tensor, mirrored: bool) -> npt.NDArray[np.float32]:
-        """Return the features, float32 (N, D), of uint8 pictures (N, H, W, 3)."""
+        """Return the features, float32 (N, D), of at most `IMAGES_AT_ONCE` uint8 pictures (N, H, W, 3)."""
         count = len(pixels)
         if count < IMAGES_AT_ONCE:  # always the same shape: another one would be compiled anew, and rounded otherwise
             pixels = torch.cat([pixels, pixels[:1].expand(IMAGES_AT_ONCE - count, -1, -1, -1)])
+        return self.features(pixels, mirrored)[:count]
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor, mirrored: bool = False) -> npt.NDArray[np.float32]:
+        """The same of any number of pictures."""
         pictures = to_float(pixels.to(self.hardware.device, non_blocking=True))
         pictures = normalise(pictures, self.settings.input.mean, self.settings.input.std)
         if mirrored:
             pictures = pictures.flip(3)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        features = self._forward(pictures.to(self.hardware.dtype))[:count].float()
-        if not self.checked:
-            self._check(pictures[: min(count, 8)], features)
-            self.checked = True
-        result: npt.NDArray[np.float32] = features.cpu().numpy()
-        return result
-
-    def _forward(self, pictures: Tensor) -> Tensor:
-        try:
-            features = self.network(pictures)
-        except Exception:  # compilers fail in many ways: none is there, or not for this network
-            if self.checked or self.network is self.plain:
-                raise
-            self.network = self.plain
-            features = self.network(pictures)
-        return features
-
-    def _check(self, pictures: Tensor, features: Tensor) -> None:
-        """Compare the first features with those of the backbone as it came, in float32."""
-        if not torch.isfinite(features).all():
+        if self.folded:
+            features = self._forward(pictures.to(self.hardware.dtype))
+        else:
+            with self.hardware.autocast():
+                features = self._forward(pictures)
+        result: npt.NDArray[np.float32] = features.float().cpu().numpy()
+        if not np.isfinite(result).all():
             raise UserError(
                 f"The features are not finite numbers in {self.hardware.dtype}. Are these the right weights for "
                 "input.mean and input.std? Else set hardware.precision=float32."
             )
-        exact = self.backbone.eval().to(self.hardware.device)(pictures)
-        cosines = torch.cosine_similarity(exact, features[: len(exact)], dim=1)
-        if cosines.min() < LEAST_COSINE:
-            raise UserError(
-                f"In {self.hardware.dtype} the features are off: a cosine of {cosines.min():.4f} to those in float32, "
-                f"where at least {LEAST_COSINE} is expected. Set hardware.precision=float32."
-            )
+        return result
+
+    def _forward(self, pictures: Tensor) -> Tensor:
+        if self.compiled is not None:
+            try:
+                return self.compiled(pictures)
+            except Exception:  # compilers fail in many ways: none is there, or not for this network
+                self.compiled = None
+        features: Tensor = self.plain(pictures)
+        return features
+
+
+def choose_extractor(
+    backbone: Backbone, settings: Settings, hardware: Hardware, compiled: bool, probe: Tensor
+) -> Extractor:
+    """Return the fastest extractor whose features of the `probe` pictures, uint8 (n, H, W, 3), are those of float32.
+
+    They are when the least cosine between the two is at least `LEAST_COSINE`.  In bfloat16 folded norms may miss that,
+    in a network with large biases; where the others miss it too, by more than `WORST_COSINE`, raises `UserError`.
+    """
+    if hardware.dtype == torch.float32:
+        return Extractor(backbone, settings, hardware, folded=True, compiled=compiled)
+    exact = Extractor(backbone, settings, replace(hardware, dtype=torch.float32), folded=False, compiled=False)
+    expected = exact(probe, mirrored=False)
+    for folded in (True, False):
+        likeness = _least_cosine(
+            expected, Extractor(backbone, settings, hardware, folded, compiled=False)(probe, False)
+        )
+        if likeness >= (LEAST_COSINE if folded else WORST_COSINE):
+            return Extractor(backbone, settings, hardware, folded, compiled)
+    raise UserError(
+        f"In {hardware.dtype} the features are off: a cosine of {likeness:.4f} to those in float32, where at least "
+        f"{WORST_COSINE} is expected. Set hardware.precision=float32."
+    )
+
+
+def _least_cosine(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:
+    """Return the least cosine between rows; equal ones count as 1, also if they are zeros, which have no direction."""
+    cosines = torch.cosine_similarity(torch.from_numpy(ours), torch.from_numpy(theirs), dim=1)
+    cosines[torch.from_numpy((ours == theirs).all(axis=1))] = 1
+    return cosines.min().item()
+
+
+def _probe(rows: pd.DataFrame, raw: Path, settings: Settings) -> Tensor:
+    """Return the first few images' centres, uint8 (n, H, W, 3): always the same, so that the choice is, too."""
+    photos = Photos(rows.head(PROBE_IMAGES), raw, ViewCuts(settings, [-1], np.zeros(PROBE_IMAGES, dtype=np.uint64)))
+    items = collate([photos[position, 0] for position in range(len(photos.paths))])
+    if isinstance(items, UserError):
+        raise items
+    return items[0][:, 0]
 
 
 def _compute(
@@ -315,7 +359,13 @@ def _compute(
 
     def append() -> None:
         if waiting:
-            store.append(np.concatenate(waiting_keys), np.concatenate(waiting))
+            try:
+                store.append(np.concatenate(waiting_keys), np.concatenate(waiting))
+            except ValueError as error:
+                raise UserError(
+                    f"The {what} cannot be kept: {error}. Set features.dtype=float32; if that is what it is, are these "
+                    "the right weights for input.mean and input.std?"
+                ) from None
             waiting_keys.clear()
             waiting.clear()
 

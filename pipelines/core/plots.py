@@ -96,7 +96,7 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 
     Of a single value no interval can be taken: it is NaN.
     """
-    from scipy.stats import t  # type: ignore[import-untyped]
+    from scipy.stats import t
 
     count = len(values)
     mean = values.mean(axis=0)

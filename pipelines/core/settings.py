@@ -152,7 +152,7 @@ class FeaturesSettings:
     """How the features of a frozen network are kept.  A view is a fixed picture of an image."""
 
     cached: bool = _option(
-        True, "compute each view's features once and keep them; false: anew in each epoch, of augmented images"
+        True, "compute each view's features once and keep them, unaugmented; false: anew in each epoch, augmented"
     )
     mirror: bool = _option(True, "views: each other view's mirror image too")
     crops: int = _option(0, "views: besides the centre, so many random crops (augment.crop_scale and ratio)", minimum=0)

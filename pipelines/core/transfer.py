@@ -77,21 +77,15 @@ def find_origins(
     hashes = one_each(settings.weights_sha256, "model.weights_sha256", for_all=not settings.weights_sha256)
     found = []
     for name, source, sha256 in zip(names, sources, hashes, strict=True):
-        if not settings.pretrained:
-            found.append(Origin(name))
-            continue
         path = None
-        if with_files:
+        if with_files and settings.pretrained:
             weights = find_weights(name, source, sha256, folder, watch)
             path, sha256 = weights.path, weights.sha256
         facts = published(name, source) if is_published_name(source) else None
         if facts is None and name not in WITH_AUXILIARY_HEADS:  # of these the file alone does not say all
             facts = recognised(name, sha256)
-        if facts is None:
-            found.append(Origin(name, path, sha256))
-        else:
-            its = facts.mean, facts.std, facts.size, facts.resize, facts.categories
-            found.append(Origin(name, path, sha256, *its))
+        its = (facts.mean, facts.std, facts.size, facts.resize, facts.categories) if facts is not None else ()
+        found.append(Origin(name, path, sha256 if settings.pretrained else None, *its))
     return found
 
 
