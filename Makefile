@@ -74,7 +74,7 @@ sweep: $(INSTALLED)  ## try settings of the head on cached features, seconds eac
 	$(RUNNER) -m pipelines.sweep $(WORDS) $(if $(TRY),--try $(TRY))
 
 compare: $(INSTALLED)  ## train recipes side by side over several seeds; draw their curves
-	$(RUNNER) -m pipelines.compare $(COMP) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
+	$(RUNNER) -m pipelines.compare $(WORDS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(INSTALLED)  ## run the tests (under 5 minutes)
 	$(RUNNER) -m pytest -q

@@ -49,7 +49,6 @@ FROZEN = ("finetune.frozen_stages=-1", "input.source=photos", "train.lr=0.01", "
 IMAGE = ("input.size=32", "input.mean=[0.5, 0.5, 0.5]", "input.std=[0.25, 0.25, 0.25]")
 LABELLED, VIEWS, DIMENSIONS = 24, 2, 16
 PIECE = 8  # images at once
-no_warning_about_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 @pytest.fixture(autouse=True)
@@ -382,7 +381,6 @@ features.compute_features(settings, labelled, table, raw, cache, network, hardwa
 """
 
 
-@no_warning_about_cores
 def test_killed_half_way_it_goes_on_where_it_was(tiny: Tiny) -> None:
     write_photos(tiny)
     overrides = on("hardware.workers=1", "input.resize=40")
@@ -399,7 +397,6 @@ def test_killed_half_way_it_goes_on_where_it_was(tiny: Tiny) -> None:
     assert torch.equal(everything(went_on), everything(undisturbed))
 
 
-@no_warning_about_cores
 @pytest.mark.parametrize("more", [(), ("features.crops=1", "augment.crop_scale=[0.3, 0.9]")])
 def test_the_number_of_workers_changes_nothing(tiny: Tiny, more: tuple[str, ...]) -> None:
     write_photos(tiny)
@@ -411,7 +408,6 @@ def test_the_number_of_workers_changes_nothing(tiny: Tiny, more: tuple[str, ...]
     assert torch.equal(found[0], found[2])
 
 
-@no_warning_about_cores
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named_and_what_was_computed_stays(tiny: Tiny, workers: int) -> None:
     path = tiny.layout.raw / tiny.table["path"][2 * PIECE + 3]

@@ -5,6 +5,7 @@ Randomness comes from (seed, epoch) alone: an epoch can be repeated, whatever ca
 there are.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,6 +299,12 @@ class WatchedBatches:
         yield from self.watch(self.source.batches(epoch), what, self.steps, "batches")
 
 
+def decoding_processes(settings: Settings) -> int:
+    """Return how many processes decode photos: as set, but no more than cores, of which torch warns with reason."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(settings.hardware.workers, cores)
+
+
 def labels_of(rows: pd.DataFrame, classes: Sequence[str]) -> Tensor:
     """Return the number of each row's class, int64 (N,); empty for test rows."""
     if (rows["split"] == "test").all():
@@ -335,7 +342,7 @@ def open_source(
     if settings.input.source == "photos":
         if not is_test:
             check_decodable(rows, together, layout.raw, layout.cache, name, watch)
-        return PhotoBatches(rows, layout.raw, labels, loading, settings.hardware.workers)
+        return PhotoBatches(rows, layout.raw, labels, loading, decoding_processes(settings))
     pixels = torch.from_numpy(pack(together, layout.raw, settings.input.size, layout.cache, name, watch))
     places = torch.from_numpy(together.index.get_indexer(rows.index))
     return PackedBatches(rows["id"].to_numpy(), pixels, places, labels, loading)

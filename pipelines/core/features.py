@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Sampler
 from pipelines.core import images
 from pipelines.core.augment import normalise, to_float
 from pipelines.core.backbones import Backbone, fold_norms
-from pipelines.core.batches import Batch, Ids, Loading, Photos, collate, evaluation_resize
+from pipelines.core.batches import Batch, Ids, Loading, Photos, collate, decoding_processes, evaluation_resize
 from pipelines.core.device import Hardware
 from pipelines.core.errors import UserError
 from pipelines.core.feature_store import FeatureStore, view_keys
@@ -38,7 +38,7 @@ from pipelines.core.watch import Watch, unwatched
 FORMAT = "features-1"  # part of the key: another way to decode, cut or compute must not find older features
 IMAGES_AT_ONCE = 64
 APPEND_ROWS = 4096  # features held in memory before they are written: what a killed run loses
-COMPILE_FROM = 20_000  # views: fewer are done before a compiled network has paid for its compilation
+COMPILE_FROM = 10_000  # views: fewer are done before a compiled network has paid for its compilation
 LEAST_COSINE = 0.999  # between features in bfloat16 with norms folded away and in float32
 WORST_COSINE = 0.99  # the same with norms left alone; below it something is wrong
 PROBE_IMAGES = 16  # on which that is measured
@@ -345,11 +345,10 @@ def _compute(
 ) -> None:
     """Compute the `wanted` columns of `keys`, which are those of `views`, for the images at `positions`."""
     crops = sorted({view.crop for view in views})
-    workers = settings.hardware.workers
     loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
         Photos(rows, raw, ViewCuts(settings, crops, marks)),
         batch_sampler=Chunks(positions),
-        num_workers=workers,
+        num_workers=decoding_processes(settings),
         collate_fn=collate,
         pin_memory=extractor.hardware.device.type == "cuda",
         generator=torch.Generator(),
