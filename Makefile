@@ -10,6 +10,8 @@ TRY ?=
 RECIPES ?=
 SEEDS ?=
 DOGS ?=
+PHOTOS ?=
+WEIGHTS ?=
 QUICK ?=
 PYTHON ?= python3
 
@@ -30,7 +32,7 @@ help:  ## list the targets
 	@echo '  RUN=               name of the run; empty: the recipe'\''s name'
 	@echo '  SET="train.epochs=5 train.lr=1e-3"   settings to override (python -m pipelines.train --help lists them)'
 	@echo '  ARCHIVE=           download: an archive or folder to take instead of Kaggle; bench: cifar-10.zip'
-	@echo '  DOGS=              bench: dog-breed-identification.zip'
+	@echo '  DOGS= PHOTOS= WEIGHTS=   bench: dog-breed-identification.zip, one of full-size photos, MobileNetV2 weights'
 	@echo '  SOLUTION=          score: CSV of true labels'
 	@echo '  TRY="train.lr=1e-3,3e-4 model.dropout=0,0.5"   sweep: values to try, in all combinations'
 	@echo '  RECIPES="default scratch" SEEDS=3              compare: which recipes, over how many seeds'
@@ -88,7 +90,7 @@ lint: $(INSTALLED)  ## check style and types
 	$(RUNNER) -m mypy
 
 bench: $(INSTALLED)  ## measure what the README claims; writes benchmarks/RESULTS.md
-	$(RUNNER) -m benchmarks $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(DOGS),--dogs "$(DOGS)") $(if $(QUICK),--quick)
+	$(RUNNER) -m benchmarks $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(DOGS),--dogs "$(DOGS)") $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(QUICK),--quick)
 
 clean:  ## remove caches and compiled files; never raw data, runs or submissions
 	rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache

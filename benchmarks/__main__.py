@@ -1,4 +1,4 @@
-"""All that is claimed, measured on this machine in one table: `python -m benchmarks --archive PATH --dogs PATH`."""
+"""All that is claimed, measured on this machine in one table: `python -m benchmarks`; --help lists the files."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,28 +18,31 @@ from pipelines import command
 
 
 class Benchmark(NamedTuple):
-    """A call of one benchmark: its words, those for --quick (None: not called then), the archive that it needs."""
+    """A call of one benchmark: its words, those for --quick (None: not called then), and the options of ours that give
+    it files."""
 
     name: str
     words: tuple[str, ...]
     quick: tuple[str, ...] | None
-    archive: str = ""
+    files: tuple[str, ...] = ()
 
 
 DOGS = ("--competition", "dog-breed-identification")
-FEATURES = ("--network", "mobilenet_v2")
+MOBILENET = ("--network", "mobilenet_v2")
 BENCHMARKS = (
     Benchmark("split_vs_copy", (), ("--files", "3000")),
     Benchmark("predict_memory", (), ("--images", "3000", "--fewer", "1000")),
-    Benchmark("predict_memory", FEATURES, (*FEATURES, "--images", "3000", "--fewer", "1000")),
-    Benchmark("extraction", (), ("--pairs", "1")),
-    Benchmark("textbook_loop", (), ("--images", "250", "--pairs", "1"), "archive"),
-    Benchmark("textbook_loop", ("--accuracy",), None, "archive"),
-    Benchmark("whole_pipeline", (), None, "archive"),
-    Benchmark("whole_pipeline", (*DOGS, "--warm"), None, "dogs"),
-    Benchmark("whole_pipeline", (*DOGS, "--recipe", "best"), None, "dogs"),
-    Benchmark("frozen_vs_chapter", (), None, "dogs"),
+    Benchmark("predict_memory", MOBILENET, (*MOBILENET, "--images", "3000", "--fewer", "1000")),
+    Benchmark("extraction", (), ("--pairs", "1"), ("photos",)),
+    Benchmark("textbook_loop", (), ("--images", "250", "--pairs", "1"), ("archive",)),
+    Benchmark("textbook_loop", ("--accuracy",), None, ("archive",)),
+    Benchmark("whole_pipeline", (), None, ("archive",)),
+    Benchmark("whole_pipeline", (*DOGS, "--warm"), None, ("dogs", "weights")),
+    Benchmark("whole_pipeline", (*DOGS, "--recipe", "best"), None, ("dogs", "weights")),
+    Benchmark("frozen_vs_chapter", (), None, ("dogs",)),
+    Benchmark("frozen_vs_chapter", MOBILENET, None, ("dogs",)),
 )
+NORMALISATION = ("input.mean=[0.5,0.5,0.5]", "input.std=[0.5,0.5,0.5]")  # that the file of weights expects
 MAINS = {
     "extraction": extraction.main,
     "frozen_vs_chapter": frozen_vs_chapter.main,
@@ -52,8 +55,13 @@ MAINS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--archive", type=Path, help="Kaggle's cifar-10.zip, which some of the benchmarks need")
-    parser.add_argument("--dogs", type=Path, help="the archive of dog-breed-identification, which others need")
+    for option, what in {
+        "archive": "Kaggle's cifar-10.zip",
+        "dogs": "the archive of dog-breed-identification",
+        "photos": "an archive of the same form with photos of full size",
+        "weights": "a file of MobileNetV2's weights, for images normalised to -1 to 1",
+    }.items():
+        parser.add_argument(f"--{option}", type=Path, help=f"{what}, which some of the benchmarks need")
     parser.add_argument("--quick", action="store_true", help="small sizes, in three minutes; RESULTS.md is left alone")
     words = parser.parse_args(arguments)
 
@@ -64,13 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen is None:
             skipped.append(f"{' '.join((repeat, *benchmark.words))} (takes longer than --quick is to)")
             continue
-        if benchmark.archive:
-            archive = getattr(words, benchmark.archive)
-            if archive is None or not archive.exists():
-                given = archive or "not given"
-                skipped.append(f"{' '.join((repeat, *chosen))} (needs --{benchmark.archive}; it is {given})")
-                continue
-            chosen = (*chosen, "--archive", str(archive))
+        given = {option: getattr(words, option) for option in benchmark.files}
+        if absent := [option for option, path in given.items() if path is None or not path.exists()]:
+            needs = ", ".join(f"--{option}: {given[option] or 'not given'}" for option in absent)
+            skipped.append(f"{' '.join((repeat, *chosen))} (needs {needs})")
+            continue
+        for option, path in given.items():
+            if option == "weights":
+                chosen = (*chosen, "--set", "model.name=mobilenet_v2", f"model.weights={path}", *NORMALISATION)
+            else:
+                chosen = (*chosen, "--archive", str(path))
         repeat = f"{repeat} {measuring.plain(chosen)}".rstrip()
         print(f"\n{repeat}", flush=True)
         findings = MAINS[benchmark.name]([*chosen, *(["--no-record"] if words.quick else [])])

@@ -37,6 +37,9 @@ def chapter_rates(
     from torch import nn
     from torchvision import transforms
 
+    from pipelines.core.device import choose_hardware
+    from pipelines.core.settings import HardwareSettings
+
     normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     training = transforms.Compose(
         [
@@ -62,8 +65,9 @@ def chapter_rates(
             with Image.open(raw / rows["path"].iloc[index]) as image:
                 return self.transform(image.convert("RGB")), index % classes
 
+    device = choose_hardware(HardwareSettings()).device
     head = nn.Sequential(nn.Linear(1000, 256), nn.ReLU(), nn.Linear(256, classes))
-    model = nn.Sequential(network, head)
+    model = nn.Sequential(network, head).to(device)
     for parameter in network.parameters():
         parameter.requires_grad = False
     optimizer = torch.optim.SGD(head.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
@@ -72,12 +76,14 @@ def chapter_rates(
     def train_step(images: torch.Tensor, labels: torch.Tensor) -> None:
         model.train()
         optimizer.zero_grad()
-        criterion(model(images), labels).sum().backward()
+        loss = criterion(model(images.to(device)), labels.to(device)).sum()
+        loss.backward()
         optimizer.step()
+        loss.item()
 
     def validation_step(images: torch.Tensor, labels: torch.Tensor) -> None:
         with torch.no_grad():
-            criterion(model(images), labels).sum().item()
+            criterion(model(images.to(device)), labels.to(device)).sum().item()
 
     def rate(transform: Callable[[Image.Image], torch.Tensor], step: Callable[..., None]) -> float:
         loader = torch.utils.data.DataLoader(Photos(transform), BATCH_SIZE, shuffle=True, drop_last=True)

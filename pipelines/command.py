@@ -138,18 +138,22 @@ def print_parts(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_epochs(
-    new: Iterable[dict[str, Any]], earlier: Sequence[dict[str, Any]], epochs: int, metric: str
+    new: Iterable[dict[str, Any]], earlier: Sequence[dict[str, Any]], epochs: int, metric: str, head_epochs: int = 0
 ) -> list[dict[str, Any]]:
-    """Print one aligned row per epoch as it ends, and return all rows; `earlier` ones were trained before."""
+    """Print one aligned row per epoch as it ends, and return all rows; `earlier` ones were trained before.
+
+    head_epochs: the first epochs, which say nothing of how long the others take.
+    """
     rows: list[dict[str, Any]] = []
     for row in chain(earlier, new):
         rows.append(row)
         cells = {"epoch": f"{row['epoch']}/{epochs}", "train_loss": f"{row['train_loss']:.4f}"}
         if metric in row:
             cells |= {"valid_loss": f"{row['valid_loss']:.4f}", metric: f"{row[metric]:.4f}"}
-        mean_seconds = sum(each["seconds"] for each in rows) / len(rows)
+        alike = [each["seconds"] for each in rows if (each["epoch"] > head_epochs) == (row["epoch"] > head_epochs)]
+        left = duration((epochs - row["epoch"]) * sum(alike) / len(alike))
         cells |= {"lr": f"{row['lr']:.2g}", "images/s": f"{row['images_per_second']:,.0f}"}
-        cells |= {"left": duration((epochs - row["epoch"]) * mean_seconds)}
+        cells |= {"left": "-" if row["epoch"] <= head_epochs < epochs else left}
         widths = [max(len(name), LEFT_CELL if name == "left" else EPOCH_CELL) for name in cells]
         if len(rows) == 1:
             print("  ".join(name.rjust(width) for name, width in zip(cells, widths, strict=True)))

@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if counts := training.prepare_features(job, network, command.progress):
         print(f"Features: {counts}")
     new = training.run_job(job, network, command.progress)
-    history = command.print_epochs(new, training.read_history(job), epochs, settings.competition.metric)
+    earlier, head_epochs = training.read_history(job), settings.tuning.head_epochs
+    history = command.print_epochs(new, earlier, epochs, settings.competition.metric, head_epochs)
     checkpoint.save(run.final, checkpoint.finished(checkpoint.load(run.retrain_last)))
     seconds = sum(row["seconds"] for row in history)
     run.retrain_last.unlink()

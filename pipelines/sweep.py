@@ -3,8 +3,8 @@
 Reads   data/<c>/split.csv, and the features of its labelled images (computed first, where they are not kept yet).
 Writes  runs/<c>/<run>-sweep.csv (a row a trial) and <run>-sweep.toml (the best one's settings).
 
-Every trial learns from the train rows and is scored on the valid rows, as `train` would.  The best of many scores is a
-little better than it deserves: the run that is trained with it will tell.
+Every trial learns from the train rows and is scored on the valid rows, as `predict` would score its best epoch.  The
+best of many scores is a little better than it deserves: only other images can tell by how much.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LR_FACTORS = (1 / 3, 1.0, 3.0)  # around the recipe's own, where no values are named
 DROPOUTS = (0.0, 0.5)
-HEAD_SECTIONS = ("model", "train")
+NOT_TRIED = ("limit", "fold", "patience")  # these choose the rows, or are for long runs
 REGULARISATION = 0.01  # C of the logistic regression on standardised features
 MODEL_KEYS = ("dropout", "hidden", "features", "label_map")  # what does not change the features themselves
 
@@ -59,11 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "with model.weights, finetune.frozen_stages = -1 and features.cached = true."
         )
     tried = _values(words.tries, settings)
+    combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+    asked = [_settings(words, changes) for changes in combinations]  # now, so that a mistake shows before anything runs
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
         raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
 
     from pipelines.core import training
+    from pipelines.core.engine import Diverged
     from pipelines.core.submission import class_list
 
     found = find_origins(settings.model, layout.weights, watch=command.progress)
@@ -78,15 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Features: {training.prepare_features(job, build_network(settings, classes, found), command.progress)}")
 
     metric = settings.competition.metric
-    combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
     rows: list[dict[str, Any]] = []
-    for changes in command.progress(combinations, "trying", len(combinations), "heads"):
-        overrides = [f"{key}={_toml(value)}" for key, value in changes.items()]
-        asked = load_settings(words.competition, words.recipe, [*words.set, *overrides])
+    diverged = []
+    pairs = list(zip(combinations, asked, strict=True))
+    for changes, wanted in command.progress(pairs, "trying", len(pairs), "heads"):
         started = time.perf_counter()
-        trial = dataclasses.replace(job, settings=resolve(asked, found), epochs=asked.train.epochs)
-        best = training.try_out(trial, build_network(trial.settings, classes, found))
+        trial = dataclasses.replace(job, settings=resolve(wanted, found), epochs=wanted.train.epochs)
+        try:
+            best = training.try_out(trial, build_network(trial.settings, classes, found))
+        except Diverged:
+            diverged.append(changes)
+            continue
         rows.append({**changes, metric: best[metric], "epoch": best["epoch"], "seconds": time.perf_counter() - started})
+    if not rows:
+        raise UserError("The loss of every head stopped being a finite number. Try lower rates: TRY=train.lr=1e-4,1e-3")
     started = time.perf_counter()
     score = _logistic_regression(job, found)
     check = {metric: score, "epoch": "-", "seconds": time.perf_counter() - started}
@@ -97,10 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (*(_toml(row[key]) for key in tried), f"{row[metric]:.4f}", row["epoch"], f"{row['seconds']:.1f}")
         for row in rows
     ]
-    blanks = ["logistic regression, scikit-learn", *[""] * (len(tried) - 1)]
+    cells += [(*(_toml(changes[key]) for key in tried), "diverged", "-", "-") for changes in diverged]
+    blanks = ["logistic regression, scikit-learn (centre view)", *[""] * (len(tried) - 1)]
     cells.append((*blanks, f"{check[metric]:.4f}", check["epoch"], f"{check['seconds']:.1f}"))
     print(command.table(headings, cells))
-    print(f"Heads tried: {len(rows)}, on {len(train_rows):,} images; scored on {len(valid_rows):,} others.")
+    print(f"Heads tried: {len(pairs)}, on {len(train_rows):,} images; scored on {len(valid_rows):,} others.")
     _write(run.folder.with_name(f"{run.folder.name}-sweep.csv"), rows, tried)
     best_settings = " ".join(f"{key}={_toml(rows[0][key])}" for key in tried)
     print(f"The best, as settings: {run.folder.name}-sweep.toml beside its table, {run.folder.name}-sweep.csv.")
@@ -118,16 +127,26 @@ def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
     for text in tries:
         key, _, listed = text.partition("=")
         section, _, name = key.partition(".")
-        if section not in HEAD_SECTIONS or (section == "model" and name not in MODEL_KEYS) or not listed:
+        known = {"model": name in MODEL_KEYS, "train": name not in NOT_TRIED}
+        if not listed or not known.get(section, False):
             raise UserError(
                 f"TRY {text!r} is not of the form section.key=value,value, such as train.lr=1e-3,3e-4. A sweep tries "
-                f"heads: the section is train, or the key one of {', '.join(f'model.{each}' for each in MODEL_KEYS)}."
+                f"heads: the section is train (but for {', '.join(NOT_TRIED)}), or the key one of "
+                f"{', '.join(f'model.{each}' for each in MODEL_KEYS)}."
             )
         try:
             values[key] = tomllib.loads(f"values = [{listed}]")["values"]
         except tomllib.TOMLDecodeError:
             values[key] = listed.split(",")
     return values
+
+
+def _settings(words: Words, changes: dict[str, Any]) -> Settings:
+    """Return the settings of one trial; a head that cannot start from a label map does without."""
+    shaped = changes.get("model.hidden") or changes.get("model.features", "pooled") != "pooled"
+    changes = {"model.label_map": ""} | changes if shaped else changes
+    overrides = [f"{key}={_toml(value)}" for key, value in changes.items()]
+    return load_settings(words.competition, words.recipe, [*words.set, *overrides])
 
 
 def _toml(value: Any) -> str:

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"validate on, {len(classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}"
     )
     command.print_parts(training.describe_phases(settings, network))
+    if matched := training.outputs_started(network):
+        print(f"Label map: {matched} of {len(classes)} outputs start from the pretrained network's own.")
     job = training.Job(
         settings,
         classes,
@@ -73,12 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.history,
         run.best,
     )
+    training.check_test_photos(settings, table, layout, command.progress)
     started = time.perf_counter()
     if counts := training.prepare_features(job, network, command.progress):
         print(f"Features: {counts}")
     features_seconds = time.perf_counter() - started
     new = training.run_job(job, network, command.progress)
-    rows = command.print_epochs(new, training.read_history(job), job.epochs, metric)
+    head_epochs = settings.tuning.head_epochs
+    rows = command.print_epochs(new, training.read_history(job), job.epochs, metric, head_epochs)
     best = training.best_row(rows, metric)
     title = f"{settings.name}, run {run.folder.name}"
     plots.draw_curves(run.curves, rows, metric, best["epoch"], title)

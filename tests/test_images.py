@@ -274,7 +274,14 @@ def test_a_missing_file_and_a_folder_are_named_with_their_row(tmp_path: Path) ->
 
 def test_an_image_of_the_right_size_is_left_alone() -> None:
     pixels = noise(8, 8, 3)
-    assert (fit(Image.fromarray(pixels), 8, resize=20) == pixels).all()
+    assert (fit(Image.fromarray(pixels), 8, resize=8) == pixels).all()
+
+
+def test_an_image_of_the_right_size_loses_its_margin_like_any_other() -> None:
+    pixels = noise(8, 8, 3)
+    enlarged = Image.fromarray(pixels).resize((16, 16), Image.Resampling.BILINEAR)
+    expected = np.array(enlarged)[4:12, 4:12].astype(int)
+    assert np.abs(fit(Image.fromarray(pixels), 8, resize=16) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(30, 20), (20, 30), (64, 8), (8, 64), (60, 20)])

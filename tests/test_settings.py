@@ -13,6 +13,7 @@ from pipelines.core.settings import (
     PLAIN_INPUT,
     SECTIONS,
     AugmentSettings,
+    FinetuneSettings,
     Settings,
     TrainSettings,
     describe,
@@ -74,7 +75,6 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     assert load(tmp_path, "\ufefftrain.epochs = 4").train.epochs == 4
 
 
-FRESH = 'weights = "x.pth", pretrained = false'
 MISTAKES = {
     "[trian]\nepochs = 1": ("unknown section [trian]", "Did you mean 'train'?", "Valid: competition, data, split"),
     "train.epoch = 1": ("unknown key train.epoch", "Did you mean 'epochs'", "Valid: epochs, batch_size"),
@@ -138,8 +138,7 @@ MISTAKES = {
     "finetune.freeze_norms = true": ("finetune.freeze_norms is True", "model.weights"),
     "finetune.head_epochs = 1": ("finetune.head_epochs is 1", "model.weights"),
     "finetune.backbone_lr = 0": ("finetune.backbone_lr is 0", "more than 0"),
-    f"finetune.head_epochs = 1\nmodel = {{ {FRESH} }}": ("finetune.head_epochs is 1", "model.pretrained true"),
-    f'model = {{ {FRESH}, label_map = "names" }}': ("model.label_map is 'names'", "model.pretrained true"),
+    "model.weights = 'x.pth'\nfinetune.frozen_stages = -1\naugment.cutmix = 1": ("augment.cutmix", "features.cached"),
     "model.weights = 'x.pth'\nfinetune = { head_epochs = 1, frozen_stages = -1 }": (
         "finetune.frozen_stages is -1",
         "finetune.head_epochs",
@@ -339,3 +338,9 @@ def test_prediction_and_hardware_belong_to_the_submission_not_to_the_run() -> No
 
 def test_a_run_name_of_any_value_is_a_name() -> None:
     assert run_name("x", ["train.lr=2020-01-01"]).startswith("x-")  # the wrong type is named when settings are loaded
+
+
+def test_of_fresh_weights_nothing_is_spared(tmp_path: Path) -> None:
+    text = 'model.weights = "x.pth"\nfinetune = { head_epochs = 1, freeze_norms = true }'
+    assert load(tmp_path, text).tuning.head_epochs == 1
+    assert load(tmp_path, f"{text}\nmodel.pretrained = false").tuning == FinetuneSettings()

@@ -22,10 +22,12 @@ from pipelines.core.metrics import METRICS
 from pipelines.core.settings import Settings
 from pipelines.core.training import (
     Job,
+    Phase,
     Row,
     best_row,
     describe_phases,
     open_predictor,
+    phases,
     prepare_features,
     run_job,
 )
@@ -410,14 +412,21 @@ def test_from_scratch_with_a_published_name_downloads_nothing(tiny: Tiny, monkey
     assert changed(network, before) == set(before)
     assert len(rows) == 1
     saved = checkpoint.load(tiny.layout.run("run").best)
-    assert saved.settings.input.mean == (0.5, 0.5, 0.5)
+    assert saved.settings.input.mean == (0.485, 0.456, 0.406)  # the same images as with the weights
     assert not changed(saved.model(tiny.classes, tiny.layout.weights), network.state_dict())
 
 
-@pytest.mark.parametrize("key", ["finetune.frozen_stages=-1", "finetune.head_epochs=1", "model.label_map=names"])
-def test_from_scratch_nothing_can_be_frozen_or_mapped(tiny: Tiny, key: str) -> None:
-    with pytest.raises(UserError, match=rf"{key.partition('=')[0]} .*only makes sense of a pretrained network"):
-        tiny.settings(*on(Path("x"), "model.pretrained=false", key))
+def test_from_scratch_nothing_is_spared(tiny: Tiny, weights: Path) -> None:
+    spared = (
+        "finetune.frozen_stages=-1",
+        "finetune.freeze_norms=true",
+        "finetune.backbone_lr=0.1",
+        "model.label_map=names",
+    )
+    options = on(weights, "model.pretrained=false", "train.epochs=1", *spared)
+    assert phases(tiny.settings(*options)) == [Phase(1, 1, head_only=False, cached=False, lr=0.05)]
+    network, before, _ = train(tiny, *options)
+    assert changed(network, before) == set(before)
 
 
 # 8. Known labels
@@ -636,7 +645,8 @@ def test_a_file_says_nothing_about_its_images(tiny: Tiny, weights: Path) -> None
     ("name", "sources", "message"),
     [
         (f"{NAME}+{OTHER}", "a.pth", r"model\.weights has 1 parts, 'a\.pth', for the 2 of"),
-        (NAME, "a.pth+b.pth", r"model\.weights has 2 parts"),
+        (f"{NAME}+{OTHER}", "a.pth+b.pth+c.pth", r"model\.weights has 3 parts"),
+        (NAME, "c++.pth", r"There is no file of weights .*c\+\+\.pth"),
         ("shufflenet_v2_x05", "IMAGENET1K_V1", r"network 'shufflenet_v2_x05'\. Did you mean 'shufflenet_v2_x0_5'"),
         (NAME, "IMAGENET1K_V9", r"No weights 'IMAGENET1K_V9' are published for shufflenet_v2_x0_5\. Did you mean"),
         (NAME, "missing.pth", r"There is no file of weights .*missing\.pth"),

@@ -29,6 +29,10 @@ def unchanged(inputs: Tensor) -> Tensor:
     return inputs
 
 
+class Diverged(UserError):
+    """The loss is no longer a finite number."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Mean cross-entropy in nats, and the metric's score, over all images of a source."""
@@ -119,7 +123,7 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
 
 def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> None:
     if not math.isfinite(loss):
-        raise UserError(
+        raise Diverged(
             f"The {which} loss is no longer a finite number in epoch {epoch}, by step {step}, at lr {lr:.3g}. Lower "
             "train.lr, lengthen train.warmup_epochs, or set train.clip_norm=1; the last good epoch is kept."
         )

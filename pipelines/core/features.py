@@ -35,12 +35,11 @@ from pipelines.core.settings import Settings
 from pipelines.core.transfer import FineTuned, Origin
 from pipelines.core.watch import Watch, unwatched
 
-FORMAT = "features-1"  # part of the key: another way to decode, cut or compute must not find older features
+FORMAT = "features-2"  # part of the key: another way to decode, cut or compute must not find older features
 IMAGES_AT_ONCE = 64
 APPEND_ROWS = 4096  # features held in memory before they are written: what a killed run loses
 COMPILE_FROM = 10_000  # views: fewer are done before a compiled network has paid for its compilation
-LEAST_COSINE = 0.999  # between features in bfloat16 with norms folded away and in float32
-WORST_COSINE = 0.99  # the same with norms left alone; below it something is wrong
+LEAST_COSINE = 0.999  # between features as they are computed and those in float32
 PROBE_IMAGES = 16  # on which that is measured
 Places = npt.NDArray[np.int64]
 
@@ -73,13 +72,15 @@ class Features:
     """The features of some images: for each backbone its rows on disk, and which of them belong to which image.
 
     values: per backbone (rows, D), memory-mapped.  places: per backbone int64 (N, views).  computed, lost: how many
-    were not there before, and how many of these because a file had been cut short.
+    were not there before, and how many of these because a file had been cut short.  how: in which way each backbone did
+    it, for people.
     """
 
     values: list[npt.NDArray[np.floating]]
     places: list[Places]
     computed: int
     lost: int
+    how: list[str]
 
     def __len__(self) -> int:
         return len(self.places[0])
@@ -93,7 +94,8 @@ class Features:
         count = len(self) * self.views * len(self.values)
         again = f", {self.lost:,} of them again: their file had been cut short" if self.lost else ""
         networks = f" by each of {len(self.values)} networks" if len(self.values) > 1 else ""
-        made = f"{self.computed:,} of {count:,} computed now{again}"
+        how = f" ({'; '.join(self.how)})" if self.how else ""
+        made = f"{self.computed:,} of {count:,} computed now{how}{again}"
         return f"{len(self):,} images in {self.views} views{networks}; {made}."
 
     def take(self, positions: npt.NDArray[np.int64], views: npt.NDArray[np.int64] | slice) -> Tensor:
@@ -154,7 +156,7 @@ def compute_features(
     together = table[(table["split"] == "test") == is_test]
     marks = fingerprints(together, raw, cache, name, watch)[together.index.get_indexer(rows.index)]
     views = views_of(settings)
-    values, places, computed, lost = [], [], 0, 0
+    values, places, how, computed, lost = [], [], [], 0, 0
     for backbone, origin in zip(network.backbones, network.origins, strict=True):
         assert isinstance(backbone, Backbone)
         store = _open_store(settings, backbone, origin, hardware, cache / "features", name)
@@ -163,18 +165,20 @@ def compute_features(
         made = sum(len(positions) * len(wanted) for positions, wanted in work)
         if work:
             # By the whole set, not by what is missing of it: an interrupted run goes on with the same roundings.
-            compiled = settings.hardware.compile and len(together) * len(views) >= COMPILE_FROM
+            enough = hardware.device.type == "cpu" and len(together) * len(views) >= COMPILE_FROM
+            compiled = settings.hardware.compile and enough
             extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(together, raw, settings))
             with store.writing():
                 for positions, wanted in work:
                     chosen = [views[number] for number in wanted]
                     what = f"features by {origin.name}"
                     _compute(store, extractor, rows, raw, marks, keys, positions, wanted, chosen, settings, watch, what)
+            how.append(extractor.describe())
         places.append(store.find(keys))
         values.append(store.values())
         computed += made
         lost += min(store.lost, made)
-    return Features(values, places, computed, lost)
+    return Features(values, places, computed, lost, how)
 
 
 def _open_store(
@@ -246,17 +250,32 @@ class Extractor:
         network = fold_norms(backbone).to(dtype=hardware.dtype) if folded else copy.deepcopy(backbone).eval()
         self.plain: nn.Module = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compiled: Callable[[Tensor], Tensor] | None = None
+        self.problem = ""
         if compiled:
-            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
-            with contextlib.suppress(Exception):  # not on this Python, or not on this system
+            try:
                 self.compiled = torch.compile(self.plain)
+            except Exception as error:  # not on this Python, or not on this system
+                self.problem = _first_line(error)
 
     def __call__(self, pixels: Tensor, mirrored: bool) -> npt.NDArray[np.float32]:
         """Return the features, float32 (N, D), of at most `IMAGES_AT_ONCE` uint8 pictures (N, H, W, 3)."""
         count = len(pixels)
         if count < IMAGES_AT_ONCE:  # always the same shape: another one would be compiled anew, and rounded otherwise
             pixels = torch.cat([pixels, pixels[:1].expand(IMAGES_AT_ONCE - count, -1, -1, -1)])
-        return self.features(pixels, mirrored)[:count]
+        found = self.features(pixels, mirrored)[:count]
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"The features are not finite numbers in {self.describe()}. Are these the right weights for input.mean "
+                "and input.std?"
+            )
+        return found
+
+    def describe(self) -> str:
+        """Return how the features are computed, for people."""
+        how = str(self.hardware.dtype).removeprefix("torch.") + ("" if self.folded else ", norms in float32")
+        if self.compiled is not None:
+            return f"{how}, compiled"
+        return f"{how}, not compiled ({self.problem})" if self.problem else how
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, mirrored: bool = False) -> npt.NDArray[np.float32]:
@@ -272,45 +291,54 @@ class Extractor:
             with self.hardware.autocast():
                 features = self._forward(pictures)
         result: npt.NDArray[np.float32] = features.float().cpu().numpy()
-        if not np.isfinite(result).all():
-            raise UserError(
-                f"The features are not finite numbers in {self.hardware.dtype}. Are these the right weights for "
-                "input.mean and input.std? Else set hardware.precision=float32."
-            )
         return result
 
     def _forward(self, pictures: Tensor) -> Tensor:
         if self.compiled is not None:
             try:
-                return self.compiled(pictures)
-            except Exception:  # compilers fail in many ways: none is there, or not for this network
-                self.compiled = None
+                with _no_word_of_cuda():
+                    return self.compiled(pictures)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # compilers fail in many ways: none is there, or not for this network
+                self.compiled, self.problem = None, _first_line(error)
         features: Tensor = self.plain(pictures)
         return features
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def _no_word_of_cuda() -> Iterator[None]:
+    """While it compiles for a processor, torch warns that there is no GPU."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def choose_extractor(
     backbone: Backbone, settings: Settings, hardware: Hardware, compiled: bool, probe: Tensor
 ) -> Extractor:
-    """Return the fastest extractor whose features of the `probe` pictures, uint8 (n, H, W, 3), are those of float32.
+    """Return the fastest extractor whose features of the `probe` pictures, uint8 (n, H, W, 3), are those of float32:
+    the least cosine between the two is at least `LEAST_COSINE`.
 
-    They are when the least cosine between the two is at least `LEAST_COSINE`.  In bfloat16 folded norms may miss that,
-    in a network with large biases; where the others miss it too, by more than `WORST_COSINE`, raises `UserError`.
+    Folding norms is fastest, but in a network with large biases bfloat16 rounds them too much; there the norms stay in
+    float32; and where that is not enough, everything does.
     """
-    if hardware.dtype == torch.float32:
-        return Extractor(backbone, settings, hardware, folded=True, compiled=compiled)
-    exact = Extractor(backbone, settings, replace(hardware, dtype=torch.float32), folded=False, compiled=False)
-    expected = exact(probe, mirrored=False)
-    for folded in (True, False):
-        likeness = _least_cosine(
-            expected, Extractor(backbone, settings, hardware, folded, compiled=False)(probe, False)
-        )
-        if likeness >= (LEAST_COSINE if folded else WORST_COSINE):
-            return Extractor(backbone, settings, hardware, folded, compiled)
-    raise UserError(
-        f"In {hardware.dtype} the features are off: a cosine of {likeness:.4f} to those in float32, where at least "
-        f"{WORST_COSINE} is expected. Set hardware.precision=float32."
-    )
+    exactly = replace(hardware, dtype=torch.float32)
+    if hardware.dtype != torch.float32:
+        expected = Extractor(backbone, settings, exactly, folded=False, compiled=False).features(probe)
+        for folded in (True, False):
+            found = Extractor(backbone, settings, hardware, folded, compiled=False).features(probe)
+            if np.isfinite(found).all() and _least_cosine(expected, found) >= LEAST_COSINE:
+                return Extractor(backbone, settings, hardware, folded, compiled)
+    return Extractor(backbone, settings, exactly, folded=True, compiled=compiled)
 
 
 def _least_cosine(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:

@@ -87,9 +87,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def fit(image: Image.Image, size: int, resize: int) -> Pixels:
     """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, 3).
 
-    An image that already is `size` x `size` comes back as it is.
+    An image that already is `size` x `size`, of which nothing is to be cut off, comes back as it is.
     """
-    if image.size != (size, size):
+    if image.size != (size, size) or resize != size:
         width, height = image.size
         side = min(width, height) * size / resize  # of the square, in this image, that becomes size x size
         left, top = (width - side) / 2, (height - side) / 2

@@ -122,7 +122,9 @@ class ModelSettings:
         "fresh random weights",
     )
     weights_sha256: str = _option("", "what the weights file's SHA-256 must be; one+each; empty: anything")
-    pretrained: bool = _option(True, "false: the same network and head from fresh random weights, for comparison")
+    pretrained: bool = _option(
+        True, "false: the same network and head from fresh random weights, for comparison; [finetune] is then void"
+    )
     features: Literal["pooled", "logits", "both"] = _option(
         "pooled", "what the head sees of a pretrained network: what enters its last layer, what leaves it, or both"
     )
@@ -142,7 +144,11 @@ class FinetuneSettings:
         0, "stages, from the bottom, that stay as they are; -1: the whole network, only the head learns", minimum=-1
     )
     freeze_norms: bool = _option(False, "BatchNorm keeps its pretrained statistics, even where weights learn")
-    head_epochs: int = _option(0, "first epochs, in which only the head learns; then frozen_stages holds", minimum=0)
+    head_epochs: int = _option(
+        0,
+        "first epochs, in which only the head learns; then frozen_stages holds, and the schedule begins anew",
+        minimum=0,
+    )
     head_lr: float = _option(0.0, "peak learning rate in those epochs; 0: train.lr", minimum=0)
     backbone_lr: float = _option(1.0, "learning rate of the pretrained part as a share of the head's", above=0)
 
@@ -202,7 +208,7 @@ class PredictSettings:
         False, "test-time augmentation: average over each image and its mirror (cached features: over their views)"
     )
     shift: int = _option(0, "test-time augmentation: average over shifts by this many pixels; 0: none", minimum=0)
-    batch_size: int = _option(512, "images in a step", minimum=1)
+    batch_size: int = _option(128, "images in a step", minimum=1)
     calibrate: bool = _option(True, "log_loss: fit a temperature (arXiv 1706.04599) on the valid rows")
 
 
@@ -235,6 +241,11 @@ class Settings:
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     hardware: HardwareSettings = HardwareSettings()
+
+    @property
+    def tuning(self) -> FinetuneSettings:
+        """[finetune] as it applies: there is nothing to spare in fresh weights."""
+        return self.finetune if self.model.pretrained else FinetuneSettings()
 
 
 SECTIONS: dict[str, type] = {
@@ -451,18 +462,22 @@ def _check_finetuning(settings: Settings, where: str) -> None:
     model, finetune = settings.model, settings.finetune
     if model.hidden and min(model.hidden) < 1:
         raise UserError(f"{where}: model.hidden is {list(model.hidden)}; it takes positive numbers.")
-    starts_pretrained = bool(model.weights) and model.pretrained
     for key, value in {
         "finetune.frozen_stages": finetune.frozen_stages,
         "finetune.head_epochs": finetune.head_epochs,
         "finetune.freeze_norms": finetune.freeze_norms,
         "model.label_map": model.label_map,
     }.items():
-        if value and not starts_pretrained:
+        if value and not model.weights:
             raise UserError(
-                f"{where}: {key} is {value!r}, which only makes sense of a pretrained network: name its model.weights, "
-                "and leave model.pretrained true."
+                f"{where}: {key} is {value!r}, which only makes sense of a pretrained network: name its model.weights."
             )
+    mixes = settings.augment.mixup or settings.augment.cutmix
+    if mixes and model.pretrained and finetune.frozen_stages == -1 and settings.features.cached:
+        raise UserError(
+            f"{where}: augment.mixup and augment.cutmix mix images, but the head learns from cached features, which "
+            "are not mixed: set both to 0, or features.cached = false."
+        )
     if not model.weights and ("+" in model.name or model.hidden or model.features != "pooled"):
         raise UserError(
             f"{where}: several networks in model.name, model.hidden and model.features take pretrained weights: name "
@@ -472,7 +487,7 @@ def _check_finetuning(settings: Settings, where: str) -> None:
         raise UserError(
             f"{where}: finetune.frozen_stages is -1, so only the head ever learns; finetune.head_epochs takes another."
         )
-    if finetune.head_epochs >= settings.train.epochs:
+    if finetune.head_epochs and finetune.head_epochs >= settings.train.epochs:
         raise UserError(
             f"{where}: finetune.head_epochs is {finetune.head_epochs}; it must be less than train.epochs, "
             f"{settings.train.epochs}."

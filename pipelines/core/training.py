@@ -17,6 +17,7 @@ from pipelines.core import checkpoint, engine
 from pipelines.core.batches import BatchSource, WatchedBatches, labels_of, make_loading, open_source
 from pipelines.core.calibration import cross_fitted
 from pipelines.core.checkpoint import Checkpoint
+from pipelines.core.decodable import check_decodable
 from pipelines.core.device import Hardware, choose_hardware, make_deterministic
 from pipelines.core.errors import UserError
 from pipelines.core.features import FeatureBatches, Features, compute_features, views_of
@@ -83,7 +84,7 @@ class Phase:
 
 def phases(settings: Settings) -> list[Phase]:
     """Return the phases of training: one, or the head's own epochs first."""
-    train, finetune = settings.train, settings.finetune
+    train, finetune = settings.train, settings.tuning
     cached = settings.features.cached  # of a frozen network, that is
     if finetune.frozen_stages == WHOLE:
         return [Phase(1, train.epochs, head_only=True, cached=cached, lr=train.lr)]
@@ -101,11 +102,24 @@ def prepare_features(job: Job, network: nn.Module, watch: Watch = unwatched) -> 
     """
     if not any(phase.cached for phase in phases(job.settings)) or not isinstance(network, FineTuned):
         return ""
+    make_deterministic()
     hardware = choose_hardware(job.settings.hardware)
     to_device(network, hardware)
     parts = [job.train] if job.valid is None else [job.train, job.valid]
     kept = open_features(job.settings, pd.concat(parts), job.table, job.layout, network, hardware, watch)
     return kept.describe()
+
+
+def check_test_photos(settings: Settings, table: pd.DataFrame, layout: Layout, watch: Watch = unwatched) -> None:
+    """Decode the test photos once, so that `predict` does not find a broken one after all training is done."""
+    tested = table[table["split"] == "test"]
+    if settings.input.source == "photos" and not tested.empty:
+        check_decodable(tested, tested, layout.raw, layout.cache, "test", watch)
+
+
+def outputs_started(network: nn.Module) -> int:
+    """Return how many of the network's outputs a label map started from pretrained ones."""
+    return network.matched if isinstance(network, FineTuned) else 0
 
 
 def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, Any]]:
@@ -114,8 +128,8 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
         return []
     rows = []
     for phase in phases(settings):
-        network.freeze(WHOLE if phase.head_only else settings.finetune.frozen_stages, settings.finetune.freeze_norms)
-        for part in network.parts(settings.finetune.backbone_lr):
+        network.freeze(WHOLE if phase.head_only else settings.tuning.frozen_stages, settings.tuning.freeze_norms)
+        for part in network.parts(settings.tuning.backbone_lr):
             decay = settings.train.weight_decay if part.lr_share else None
             lr = part.lr_share * phase.lr if part.lr_share else None
             rows.append(
@@ -295,8 +309,8 @@ def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware:
     views: tuple[engine.View, ...] = (engine.unchanged,)
     pretrained: list[nn.Parameter] = []
     if isinstance(network, FineTuned):
-        network.freeze(WHOLE if phase.head_only else settings.finetune.frozen_stages, settings.finetune.freeze_norms)
-        pretrained = list(network.pretrained_parameters())
+        network.freeze(WHOLE if phase.head_only else settings.tuning.frozen_stages, settings.tuning.freeze_norms)
+        pretrained = list(network.pretrained_parameters()) if settings.model.pretrained else []
         if phase.cached:
             model, hardware = network.top, _exact(hardware)
             views = engine.feature_views(len(views_of(settings)))
@@ -305,7 +319,7 @@ def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware:
         averaged = AveragedModel(model, multi_avg_fn=_averaging(train.ema_decay), use_buffers=True)
     return engine.Learner(
         model,
-        make_optimizer(model, train, pretrained, settings.finetune.backbone_lr),
+        make_optimizer(model, train, pretrained, settings.tuning.backbone_lr),
         lambda progress: schedule(progress - (phase.first - 1)),
         hardware,
         averaged,
@@ -378,7 +392,7 @@ def _patience_spent(rows: Sequence[Row], settings: Settings, metric: str) -> boo
     if not patience or not rows or metric not in rows[-1]:
         return False
     # The head's own epochs end when they are over: what comes then starts better.
-    return len(rows) - max(_best_epoch(rows, metric), settings.finetune.head_epochs) >= patience
+    return len(rows) - max(_best_epoch(rows, metric), settings.tuning.head_epochs) >= patience
 
 
 def _write_history(path: Path, rows: Sequence[Row]) -> None:

@@ -66,7 +66,7 @@ def find_origins(
     names = settings.name.split("+")
 
     def one_each(text: str, key: str, for_all: bool) -> list[str]:
-        values = text.split("+")
+        values = text.split("+") if len(names) > 1 else [text]  # a path may well hold a plus
         if len(values) == 1 and for_all:
             values *= len(names)
         if len(values) != len(names):
@@ -167,9 +167,10 @@ class FineTuned(nn.Module):
     whatever calls `train()`.
     """
 
-    def __init__(self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top) -> None:
-        """found: where each of `backbones` comes from."""
+    def __init__(self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top, matched: int = 0) -> None:
+        """found: where each of `backbones` comes from.  matched: outputs that start from pretrained rows."""
         super().__init__()
+        self.matched = matched
         self.backbones = nn.ModuleList(backbones)
         self.origins = list(found)
         self.top = top
@@ -263,22 +264,26 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     classifiers: list[nn.Linear] = []
     for origin in found:
         backbone, classifier = build_backbone(origin.name, origin.path, origin.size if origin.mean else None)
-        if settings.finetune.freeze_norms:
+        if settings.tuning.freeze_norms:
             backbone = fold_norms(backbone)
         if backbones and origin.mean and origin.std:  # the first one sets, or is given, what all images are like
             backbone.renormalise(settings.input.mean, settings.input.std, origin.mean, origin.std)
         backbones.append(backbone)
         classifiers.append(classifier)
     top = Top(classifiers, len(classes), settings.model)
+    matched = 0
     if settings.model.label_map and all(origin.path for origin in found):
-        _start_head(top, classifiers, classes, found, settings.model.label_map)
-    return FineTuned(backbones, found, top)
+        matched = _start_head(top, classifiers, classes, found, settings.model.label_map)
+    return FineTuned(backbones, found, top, matched)
 
 
 def _start_head(
     top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: str
-) -> None:
-    """Start the head from the rows of the pretrained classifiers: several ones' logits are averaged."""
+) -> int:
+    """Start the head from the rows of the pretrained classifiers, and return of how many classes there was one.
+
+    The logits of several classifiers are averaged.
+    """
     categories = [
         origin.categories or _imagenet(classifier, origin)
         for origin, classifier in zip(found, classifiers, strict=True)
@@ -296,6 +301,7 @@ def _start_head(
     layer = top.head[-1]
     assert isinstance(layer, nn.Linear)
     start_rows(layer, merged, matches)
+    return len(matches)
 
 
 def _label_map_file(name: str) -> Path:
