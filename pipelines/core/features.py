@@ -39,7 +39,8 @@ FORMAT = "features-2"  # part of the key: another way to decode, cut or compute 
 IMAGES_AT_ONCE = 64
 APPEND_ROWS = 4096  # features held in memory before they are written: what a killed run loses
 COMPILE_FROM = 10_000  # views: fewer are done before a compiled network has paid for its compilation
-LEAST_COSINE = 0.999  # between features as they are computed and those in float32
+FOLDED_COSINE = 0.999  # least between features in bfloat16 and in float32 for norms to be folded away
+LEAST_COSINE = 0.99  # and for bfloat16 to be used at all
 PROBE_IMAGES = 16  # on which that is measured
 Places = npt.NDArray[np.int64]
 
@@ -241,12 +242,20 @@ class Extractor:
     """A backbone made fast: in the chosen precision, channels last, norms folded away, and compiled if that pays."""
 
     def __init__(
-        self, backbone: Backbone, settings: Settings, hardware: Hardware, folded: bool, compiled: bool
+        self,
+        backbone: Backbone,
+        settings: Settings,
+        hardware: Hardware,
+        folded: bool,
+        compiled: bool,
+        likeness: float | None = None,
     ) -> None:
-        """folded: with bfloat16, biases are then rounded too; else norms stay, in float32, and take longer."""
+        """folded: with bfloat16, biases are then rounded too; else norms stay, in float32, and take longer.
+        likeness: the least cosine to features in float32 that was seen; None where these are in float32."""
         self.settings = settings
         self.hardware = hardware
         self.folded = folded
+        self.likeness = likeness
         network = fold_norms(backbone).to(dtype=hardware.dtype) if folded else copy.deepcopy(backbone).eval()
         self.plain: nn.Module = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compiled: Callable[[Tensor], Tensor] | None = None
@@ -273,6 +282,7 @@ class Extractor:
     def describe(self) -> str:
         """Return how the features are computed, for people."""
         how = str(self.hardware.dtype).removeprefix("torch.") + ("" if self.folded else ", norms in float32")
+        how += f", cosine to float32 at least {self.likeness:.4f}" if self.likeness is not None else ""
         if self.compiled is not None:
             return f"{how}, compiled"
         return f"{how}, not compiled ({self.problem})" if self.problem else how
@@ -325,19 +335,19 @@ def _no_word_of_cuda() -> Iterator[None]:
 def choose_extractor(
     backbone: Backbone, settings: Settings, hardware: Hardware, compiled: bool, probe: Tensor
 ) -> Extractor:
-    """Return the fastest extractor whose features of the `probe` pictures, uint8 (n, H, W, 3), are those of float32:
-    the least cosine between the two is at least `LEAST_COSINE`.
+    """Return the fastest extractor whose features of the `probe` pictures, uint8 (n, H, W, 3), are near those of float32.
 
-    Folding norms is fastest, but in a network with large biases bfloat16 rounds them too much; there the norms stay in
-    float32; and where that is not enough, everything does.
+    Folding norms is fastest, but in a network with large biases bfloat16 rounds them too much: the least cosine is then
+    under `FOLDED_COSINE`, and norms stay in float32.  Where that leaves it under `LEAST_COSINE`, everything does.
     """
     exactly = replace(hardware, dtype=torch.float32)
     if hardware.dtype != torch.float32:
         expected = Extractor(backbone, settings, exactly, folded=False, compiled=False).features(probe)
-        for folded in (True, False):
+        for folded, least in ((True, FOLDED_COSINE), (False, LEAST_COSINE)):
             found = Extractor(backbone, settings, hardware, folded, compiled=False).features(probe)
-            if np.isfinite(found).all() and _least_cosine(expected, found) >= LEAST_COSINE:
-                return Extractor(backbone, settings, hardware, folded, compiled)
+            likeness = _least_cosine(expected, found) if np.isfinite(found).all() else 0.0
+            if likeness >= least:
+                return Extractor(backbone, settings, hardware, folded, compiled, likeness)
     return Extractor(backbone, settings, exactly, folded=True, compiled=compiled)
 
 
