@@ -294,7 +294,8 @@ def test_where_images_lack_different_views_each_gets_its_own(tiny: Tiny) -> None
         (("features.dtype=float16",), LABELLED * VIEWS),
         (("hardware.precision=bfloat16",), LABELLED * VIEWS),
         (("train.seed=5", "train.epochs=9", "model.hidden=[7]", "model.features=both", "augment.flip=true"), 0),
-        (("finetune.freeze_norms=true", "predict.batch_size=3", "hardware.compile=false"), 0),
+        (("finetune.freeze_norms=true",), LABELLED * VIEWS),
+        (("predict.batch_size=3", "hardware.compile=false"), 0),
     ],
 )
 def test_what_determines_features_and_what_does_not(tiny: Tiny, more: tuple[str, ...], computed: int) -> None:

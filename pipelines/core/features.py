@@ -162,18 +162,17 @@ def compute_features(
         assert isinstance(backbone, Backbone)
         store = _open_store(settings, backbone, origin, hardware, cache / "features", name)
         keys = np.stack([view_keys(marks, view.describe(settings)) for view in views], axis=1)
-        work = _missing(store, keys)
-        made = sum(len(positions) * len(wanted) for positions, wanted in work)
-        if work:
+        gaps = _missing(store, keys, views)
+        made = sum(len(gap.positions) * len(gap.views) for gap in gaps)
+        if gaps:
             # By the whole set, not by what is missing of it: an interrupted run goes on with the same roundings.
             enough = hardware.device.type == "cpu" and len(together) * len(views) >= COMPILE_FROM
             compiled = settings.hardware.compile and enough
             extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(together, raw, settings))
             with store.writing():
-                for positions, wanted in work:
-                    chosen = [views[number] for number in wanted]
-                    what = f"features by {origin.name}"
-                    _compute(store, extractor, rows, raw, marks, keys, positions, wanted, chosen, settings, watch, what)
+                for gap in gaps:
+                    photos = Photos(rows, raw, ViewCuts(settings, gap.crops, marks))
+                    _fill(store, keys, gap, photos, extractor, watch, f"features by {origin.name}")
             how.append(extractor.describe())
         places.append(store.find(keys))
         values.append(store.values())
@@ -193,6 +192,7 @@ def _open_store(
         "published_size": origin.size if origin.mean else None,  # some networks are then built differently
         "normalised_by": [list(settings.input.mean), list(settings.input.std)],
         "rescaled_by": backbone.rescale,
+        "norms_folded_before": settings.tuning.freeze_norms,
         "precision": str(hardware.dtype).removeprefix("torch."),
         "device": hardware.device.type,
         "stored_as": settings.features.dtype,
@@ -203,8 +203,22 @@ def _open_store(
     return FeatureStore.open(path, about, backbone.dimensions, settings.features.dtype)
 
 
-def _missing(store: FeatureStore, keys: npt.NDArray[np.uint64]) -> list[tuple[Places, list[int]]]:
-    """Return what is to be computed: positions of images, and the numbers of the views that all of these lack.
+@dataclass(frozen=True)
+class Gap:
+    """Images, by their positions, that lack the same features: of these `views`, in those `columns` of their keys."""
+
+    positions: Places
+    columns: list[int]
+    views: list[View]
+
+    @property
+    def crops(self) -> list[int]:
+        """The pictures to cut for these views; a mirrored one needs none of its own."""
+        return sorted({view.crop for view in self.views})
+
+
+def _missing(store: FeatureStore, keys: npt.NDArray[np.uint64], views: list[View]) -> list[Gap]:
+    """Return what is to be computed.
 
     keys: (N, views).  Of images with the same bytes only the first is listed.
     """
@@ -213,8 +227,12 @@ def _missing(store: FeatureStore, keys: npt.NDArray[np.uint64]) -> list[tuple[Pl
     unique = np.zeros(len(keys), dtype=bool)
     unique[first] = True
     absent[~unique] = False
-    patterns = np.unique(absent[absent.any(axis=1)], axis=0)
-    return [(np.flatnonzero((absent == pattern).all(axis=1)), np.flatnonzero(pattern).tolist()) for pattern in patterns]
+    gaps = []
+    for pattern in np.unique(absent[absent.any(axis=1)], axis=0):
+        columns = np.flatnonzero(pattern).tolist()
+        positions = np.flatnonzero((absent == pattern).all(axis=1))
+        gaps.append(Gap(positions, columns, [views[column] for column in columns]))
+    return gaps
 
 
 @dataclass(frozen=True)
@@ -335,7 +353,7 @@ def _no_word_of_cuda() -> Iterator[None]:
 def choose_extractor(
     backbone: Backbone, settings: Settings, hardware: Hardware, compiled: bool, probe: Tensor
 ) -> Extractor:
-    """Return the fastest extractor whose features of the `probe` pictures, uint8 (n, H, W, 3), are near those of float32.
+    """Return the fastest extractor whose features of `probe`, uint8 pictures (n, H, W, 3), are near those of float32.
 
     Folding norms is fastest, but in a network with large biases bfloat16 rounds them too much: the least cosine is then
     under `FOLDED_COSINE`, and norms stay in float32.  Where that leaves it under `LEAST_COSINE`, everything does.
@@ -367,26 +385,20 @@ def _probe(rows: pd.DataFrame, raw: Path, settings: Settings) -> Tensor:
     return items[0][:, 0]
 
 
-def _compute(
+def _fill(
     store: FeatureStore,
-    extractor: Extractor,
-    rows: pd.DataFrame,
-    raw: Path,
-    marks: npt.NDArray[np.uint64],
     keys: npt.NDArray[np.uint64],
-    positions: Places,
-    wanted: list[int],
-    views: list[View],
-    settings: Settings,
+    gap: Gap,
+    photos: Photos,
+    extractor: Extractor,
     watch: Watch,
     what: str,
 ) -> None:
-    """Compute the `wanted` columns of `keys`, which are those of `views`, for the images at `positions`."""
-    crops = sorted({view.crop for view in views})
+    """Compute the features that are missing in `gap`, and append them to `store` under their `keys`, (N, views)."""
     loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
-        Photos(rows, raw, ViewCuts(settings, crops, marks)),
-        batch_sampler=Chunks(positions),
-        num_workers=decoding_processes(settings),
+        photos,
+        batch_sampler=Chunks(gap.positions),
+        num_workers=decoding_processes(extractor.settings),
         collate_fn=collate,
         pin_memory=extractor.hardware.device.type == "cuda",
         generator=torch.Generator(),
@@ -411,8 +423,8 @@ def _compute(
             append()
             raise UserError(*item.args)  # not `item`, whose traceback would hold this frame, and so the workers
         pixels, places = item
-        for column, view in zip(wanted, views, strict=True):
-            waiting.append(extractor(pixels[:, crops.index(view.crop)], view.mirrored))
+        for column, view in zip(gap.columns, gap.views, strict=True):
+            waiting.append(extractor(pixels[:, gap.crops.index(view.crop)], view.mirrored))
             waiting_keys.append(keys[places.numpy(), column])
         if sum(map(len, waiting)) >= APPEND_ROWS:
             append()

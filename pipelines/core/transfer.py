@@ -258,7 +258,7 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     """Return the network that `settings` describe on backbones of `found`, nothing frozen yet.
 
     Batch norms whose statistics are to be kept are folded into the convolutions before them: an affine map that costs
-    half of a training step's time.  Raises `UserError` as `build_backbone`, `match_labels` and `start_rows` do.
+    a third of a training step's time.  Raises `UserError` as `build_backbone`, `match_labels` and `start_rows` do.
     """
     backbones: list[Backbone] = []
     classifiers: list[nn.Linear] = []
