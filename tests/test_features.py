@@ -284,6 +284,11 @@ def test_where_images_lack_different_views_each_gets_its_own(tiny: Tiny) -> None
     assert close(everything(found), everything(extract(tiny, on(), cache="other")))
 
 
+def test_a_network_whose_norms_are_folded_before_is_another_one(tiny: Tiny) -> None:
+    extract(tiny, on())
+    assert extract(tiny, on("finetune.freeze_norms=true")).computed == LABELLED * VIEWS
+
+
 @pytest.mark.parametrize(
     ("more", "computed"),
     [
@@ -294,7 +299,6 @@ def test_where_images_lack_different_views_each_gets_its_own(tiny: Tiny) -> None
         (("features.dtype=float16",), LABELLED * VIEWS),
         (("hardware.precision=bfloat16",), LABELLED * VIEWS),
         (("train.seed=5", "train.epochs=9", "model.hidden=[7]", "model.features=both", "augment.flip=true"), 0),
-        (("finetune.freeze_norms=true",), LABELLED * VIEWS),
         (("predict.batch_size=3", "hardware.compile=false"), 0),
     ],
 )
