@@ -19,6 +19,7 @@ from pipelines.core import checkpoint
 CLASSES, LABELLED_EACH, SIZE = 176, 3, 32
 TINY = [
     f"input.size={SIZE}",
+    f"input.resize={SIZE}",
     "input.mean=[0.5,0.5,0.5]",
     "input.std=[0.25,0.25,0.25]",
     "model.name=resnet18",
