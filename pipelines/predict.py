@@ -142,11 +142,10 @@ def _draw_validation(
     import torch
 
     from pipelines.core import images, plots
-    from pipelines.core.batches import evaluation_resize
+    from pipelines.core.batches import evaluation_resize, labels_of
     from pipelines.core.metrics import METRICS
 
-    number = {label: index for index, label in enumerate(classes)}
-    labels = np.array([number[label] for label in rows["label"]])
+    labels = labels_of(rows, classes).numpy()
     predicted = probabilities.argmax(axis=1)
     metric = METRICS[settings.competition.metric]
     score = metric.value(metric.sums(torch.from_numpy(probabilities).double(), torch.from_numpy(labels)))

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.splits import read_split_csv
     from pipelines.core.transfer import WHOLE, build_network, find_origins, resolve
 
-    if settings.finetune.frozen_stages != WHOLE or not settings.features.cached:
+    if settings.tuning.frozen_stages != WHOLE or not settings.features.cached:
         raise UserError(
             f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features; it takes a recipe "
             "with model.weights, finetune.frozen_stages = -1 and features.cached = true."

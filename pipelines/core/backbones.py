@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.core.errors import UserError, did_you_mean
-from pipelines.core.weights import load_into
+from pipelines.core.weights import AUXILIARY_HEADS, load_into
 
 # Containers whose children are the stages, rather than being one themselves.
 SEQUENCES = ("features", "encoder", "layers", "trunk_output", "blocks")
-WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 NOT_ON_META = "regnet_"  # these compute with their parameters while they are built
 POOLING = (nn.MaxPool2d, nn.AvgPool2d)
 
@@ -77,7 +76,7 @@ def build_backbone(name: str, weights: Path | None, published_size: int | None =
             f"{', '.join(known)}."
         )
     options: dict[str, Any] = {}
-    if name in WITH_AUXILIARY_HEADS:  # in training they would answer with a tuple instead of logits
+    if name in AUXILIARY_HEADS:  # in training they would answer with a tuple instead of logits
         options = {"aux_logits": False, "init_weights": weights is None, "transform_input": published_size is not None}
     if name.startswith("vit_") and published_size:
         options = {"image_size": published_size}

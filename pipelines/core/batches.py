@@ -30,6 +30,7 @@ from pipelines.core.settings import Settings
 from pipelines.core.watch import Watch, unwatched
 
 Ids = npt.NDArray[Any]
+TEST, LABELLED = "test", "labelled"  # the two sets of images that are cached
 CENTRE_MARGIN = 8 / 7  # resize to 256 for a centre crop of 224: the usual margin in evaluation
 
 
@@ -134,15 +135,12 @@ class Loading:
         return mixed_images, mixed_labels
 
 
-class PackedBatches:
-    """Batches from one array of equal-sized images, augmented a whole batch at a time on the device."""
+class HeldBatches:
+    """What sources have in common whose inputs lie ready, to be taken by position."""
 
-    def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
-        """pixels: uint8 (M, H, W, 3).  places: int64 (N,), where each image of this source lies in `pixels`.
-        labels: int64 (N,), or (0,) where they are unknown."""
+    def __init__(self, ids: Ids, labels: Tensor, loading: Loading) -> None:
+        """labels: int64 (N,), or (0,) where they are unknown."""
         self.ids = ids
-        self.pixels = pixels
-        self.places = places
         self.labels = labels
         self.loading = loading
 
@@ -152,6 +150,17 @@ class PackedBatches:
     @property
     def steps(self) -> int:
         return self.loading.steps(len(self))
+
+
+class PackedBatches(HeldBatches):
+    """Batches from one array of equal-sized images, augmented a whole batch at a time on the device."""
+
+    def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
+        """pixels: uint8 (M, H, W, 3).  places: int64 (N,), where each image of this source lies in `pixels`.
+        labels: int64 (N,), or (0,) where they are unknown."""
+        super().__init__(ids, labels, loading)
+        self.pixels = pixels
+        self.places = places
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         generator = self.loading.generator("augmentation", epoch)
@@ -305,6 +314,13 @@ def decoding_processes(settings: Settings) -> int:
     return min(settings.hardware.workers, cores)
 
 
+def kept_together(rows: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the rows of the split table `table` that are cached along with `rows`, and what they are called: all test
+    rows, or all labelled ones."""
+    is_test = bool((rows["split"] == "test").all())
+    return table[(table["split"] == "test") == is_test], TEST if is_test else LABELLED
+
+
 def labels_of(rows: pd.DataFrame, classes: Sequence[str]) -> Tensor:
     """Return the number of each row's class, int64 (N,); empty for test rows."""
     if (rows["split"] == "test").all():
@@ -334,13 +350,11 @@ def open_source(
     labelled rows, and of all test rows, are cached together, so that every stage and fold shares them.  Raises
     `UserError` for a labelled photo that cannot be decoded, rather than in the middle of an epoch.
     """
-    is_test = (rows["split"] == "test").all()
     labels = labels_of(rows, classes)
     loading = make_loading(settings, len(classes), device, training)
-    together = table[(table["split"] == "test") == is_test]
-    name = "test" if is_test else "labelled"
+    together, name = kept_together(rows, table)
     if settings.input.source == "photos":
-        if not is_test:
+        if name == LABELLED:
             check_decodable(rows, together, layout.raw, layout.cache, name, watch)
         return PhotoBatches(rows, layout.raw, labels, loading, decoding_processes(settings))
     pixels = torch.from_numpy(pack(together, layout.raw, settings.input.size, layout.cache, name, watch))

@@ -25,7 +25,17 @@ from torch.utils.data import DataLoader, Sampler
 from pipelines.core import images
 from pipelines.core.augment import normalise, to_float
 from pipelines.core.backbones import Backbone, fold_norms
-from pipelines.core.batches import Batch, Ids, Loading, Photos, collate, decoding_processes, evaluation_resize
+from pipelines.core.batches import (
+    Batch,
+    HeldBatches,
+    Ids,
+    Loading,
+    Photos,
+    collate,
+    decoding_processes,
+    evaluation_resize,
+    kept_together,
+)
 from pipelines.core.device import Hardware
 from pipelines.core.errors import UserError
 from pipelines.core.feature_store import FeatureStore, view_keys
@@ -108,22 +118,13 @@ class Features:
         return torch.from_numpy(np.concatenate(parts, axis=-1))
 
 
-class FeatureBatches:
+class FeatureBatches(HeldBatches):
     """Batches of features: when training, of one random view of each image; otherwise of all views."""
 
     def __init__(self, ids: Ids, features: Features, labels: Tensor, loading: Loading) -> None:
         """features: of the images `ids`.  labels: int64 (N,), or (0,) where they are unknown."""
-        self.ids = ids
+        super().__init__(ids, labels, loading)
         self.features = features
-        self.labels = labels
-        self.loading = loading
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def steps(self) -> int:
-        return self.loading.steps(len(self))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         generator = self.loading.generator("view", epoch)
@@ -152,9 +153,7 @@ def compute_features(
     processes while the network runs; no more than `APPEND_ROWS` rows of features wait in memory.  Raises `UserError`
     for an image that cannot be decoded, before any of its features are kept.
     """
-    is_test = (rows["split"] == "test").all()
-    name = "test" if is_test else "labelled"
-    together = table[(table["split"] == "test") == is_test]
+    together, name = kept_together(rows, table)
     marks = fingerprints(together, raw, cache, name, watch)[together.index.get_indexer(rows.index)]
     views = views_of(settings)
     values, places, how, computed, lost = [], [], [], 0, 0

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipelines.core.backbones import WITH_AUXILIARY_HEADS, Backbone, Stage, build_backbone, fold_norms, stages
+from pipelines.core.backbones import Backbone, Stage, build_backbone, fold_norms, stages
 from pipelines.core.errors import UserError
 from pipelines.core.label_map import match_labels, start_rows
 from pipelines.core.models import build_model
 from pipelines.core.seeds import derive_seed
 from pipelines.core.settings import COMPETITIONS, PLAIN_INPUT, ModelSettings, Settings, merge, with_input
 from pipelines.core.watch import Watch, unwatched
-from pipelines.core.weights import find_weights, is_published_name, published, recognised
+from pipelines.core.weights import AUXILIARY_HEADS, find_weights, is_published_name, published, recognised
 
 WHOLE = -1  # stages: all of them, and the pretrained last layer
 
@@ -82,7 +82,7 @@ def find_origins(
             weights = find_weights(name, source, sha256, folder, watch)
             path, sha256 = weights.path, weights.sha256
         facts = published(name, source) if is_published_name(source) else None
-        if facts is None and name not in WITH_AUXILIARY_HEADS:  # of these the file alone does not say all
+        if facts is None and name not in AUXILIARY_HEADS:  # of these the file alone does not say all
             facts = recognised(name, sha256)
         its = (facts.mean, facts.std, facts.size, facts.resize, facts.categories) if facts is not None else ()
         found.append(Origin(name, path, sha256 if settings.pretrained else None, *its))

@@ -104,7 +104,7 @@ def published(network: str, name: str) -> Published:
 def recognised(network: str, sha256: str) -> Published | None:
     """Return what torchvision says about the weights of `network` with that SHA-256; None where they are not its."""
     known = (_describe(network, entry) for entry in _entries(network).values())
-    return next((each for each in known if sha256 and sha256.startswith(each.prefix)), None)
+    return _matching(known, sha256) if sha256 else None
 
 
 def find_weights(
@@ -258,10 +258,12 @@ def _describe(network: str, entry: Any) -> Published:
 
 def _with_facts(path: Path, digest: str, known: Iterable[Published]) -> Weights:
     """Return the file `path` with what is said about the one of `known` that it is by its SHA-256."""
-    for each in known:
-        if digest.startswith(each.prefix):
-            return Weights(path, digest, each.mean, each.std, each.size, each.resize, each.categories)
-    return Weights(path, digest)
+    it = _matching(known, digest)
+    return Weights(path, digest, it.mean, it.std, it.size, it.resize, it.categories) if it else Weights(path, digest)
+
+
+def _matching(known: Iterable[Published], sha256: str) -> Published | None:
+    return next((each for each in known if sha256.startswith(each.prefix)), None)
 
 
 def _find_file(weights: str, folder: Path, names: list[str]) -> Path:
