@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.core.errors import UserError
+from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.layout import Layout
 from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_competition, load_settings, run_name
 
@@ -19,6 +19,7 @@ Item = TypeVar("Item")
 EPOCH_CELL = len("100/100")  # of an epoch's row: no number in it is wider
 LEFT_CELL = len("59 min 59 s")
 EXIT_USER_ERROR = 2
+EXIT_TRY_LATER = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -78,11 +79,13 @@ def _plain_name(text: str) -> str:
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
     """Call a stage's `main` and return its exit status.
 
-    A `UserError`, a full disk or a forbidden path ends in one message on stderr and status 2; an interrupt in status
-    130.  Any other exception is our own mistake and keeps its traceback.
+    A `UserError`, a full disk or a forbidden path ends in one message on stderr and status 2, `TryAgainLater` in status
+    3, an interrupt in status 130.  Any other exception is our own mistake and keeps its traceback.
     """
     try:
         main(arguments)
+    except TryAgainLater as error:
+        return _fail(str(error), EXIT_TRY_LATER)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -104,10 +107,10 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     return 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
-    return EXIT_USER_ERROR
+    return status
 
 
 def _place(error: OSError) -> str:

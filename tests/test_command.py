@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from pipelines import command
-from pipelines.core.errors import UserError
+from pipelines.core.errors import TryAgainLater, UserError
 
 
 def fail_with(error: BaseException) -> int:
@@ -19,6 +19,11 @@ def fail_with(error: BaseException) -> int:
 def test_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail_with(UserError("labels.csv has no column 'breed'.")) == 2
     assert capsys.readouterr().err == "error: labels.csv has no column 'breed'.\n"
+
+
+def test_what_mends_itself_is_one_line_and_status_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(TryAgainLater("Kaggle answers 503.")) == 3
+    assert capsys.readouterr().err == "error: Kaggle answers 503.\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

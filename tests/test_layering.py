@@ -16,7 +16,7 @@ STAGES = sorted(set(MODULES) - set(CORE) - {"pipelines.command"})
 # What a module of the ground floor may import of ours; everything else stands above.
 GROUND: dict[str, set[str]] = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "layout": set(),
     "seeds": set(),
     "watch": set(),
@@ -32,6 +32,8 @@ KEEPERS: dict[str, set[str]] = {
     "feature_store": {"errors", "files"},
     "weights": {"errors", "files", "watch"},
     "label_map": {"errors", "tables"},
+    "kaggle_worker": set(),  # runs by itself, away from all of ours
+    "kaggle_service": {"errors"},
 }
 # The training core knows no files, layouts, flags or competitions: what it gets, it gets as arguments.
 ABSTRACT: dict[str, set[str]] = {

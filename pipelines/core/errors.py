@@ -1,4 +1,4 @@
-"""The one exception for what a person can mend."""
+"""The exceptions for what a person can mend, and for what mends itself."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,6 +9,13 @@ class UserError(Exception):
 
     Its message stands alone: it names the file, row or key, what was expected, and what to do.  A stage prints it
     without a traceback and exits with status 2.
+    """
+
+
+class TryAgainLater(UserError):
+    """A failure of Kaggle, or of the way there, that may be over when the same command is typed later.
+
+    A stage ends with status 3.  Nothing is lost by it, and its message says what is already done.
     """
 
 

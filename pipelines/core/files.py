@@ -1,15 +1,25 @@
 """Writing so that nothing half-written ever looks whole, and identifying files by their bytes."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 CHUNK_BYTES = 1 << 20
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that know none
 
 
 def partial_name(path: Path) -> Path:
@@ -58,6 +68,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def only_one(path: Path, doing: str, patience: float = 5.0) -> Iterator[int]:
+    """Hold the lock file `path` and yield its descriptor; a process that inherits it holds the lock too, until it ends.
+
+    Raises `UserError`, which says what the other process is `doing`, when it is still held after `patience` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    with open(path, "ab") as lock:
+        while fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    break
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+            if time.monotonic() > deadline:
+                raise UserError(f"Another process is {doing}. Wait until it has ended, or stop it.")
+            time.sleep(0.1)
+        yield lock.fileno()
 
 
 def write_text(path: Path, text: str) -> None:

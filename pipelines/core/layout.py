@@ -50,6 +50,15 @@ class Layout:
     def submission(self, name: str) -> Path:
         return self.root / "submissions" / self.competition / f"{name}.csv"
 
+    @property
+    def submission_log(self) -> Path:
+        """What was sent to Kaggle and what it scored, a row a submission."""
+        return self.root / "submissions" / self.competition / "log.csv"
+
+    def archive(self, slug: str) -> Path:
+        """Kaggle's archive of the competition, whole and verified; its SHA-256 lies beside it."""
+        return self.data / f"{slug}.zip"
+
     def comparison(self, name: str, extension: str) -> Path:
         """The table (csv) or the picture (png) of several runs side by side."""
         return self.root / "runs" / self.competition / f"{name}.{extension}"

@@ -30,9 +30,10 @@ class CompetitionSettings:
 
     title: str = _option("", "the competition's name, for people")
     slug: str = _option("", "its name in Kaggle's addresses; empty: the TOML's own name")
-    source: Literal["kaggle", "digits"] = _option(
-        "kaggle", "where `download` gets it; digits: bundled scikit-learn data"
+    source: Literal["kaggle", "address", "digits"] = _option(
+        "kaggle", "where its data are; address: elsewhere, so `download` takes an archive; digits: bundled with us"
     )
+    address: str = _option("", "source = address: where its archive is found, for people")
     metric: Literal["accuracy", "log_loss", "f1_macro", "f1_micro"] = _option("accuracy", "what Kaggle scores by")
     submission: Literal["labels", "probabilities"] = _option(
         "labels", "a label, or a probability per class, for each id"
@@ -225,6 +226,23 @@ class HardwareSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class KaggleSettings:
+    """How Kaggle is talked to, and what a kernel there is given.  Not part of a run's identity."""
+
+    stall_seconds: float = _option(
+        120.0, "give up a call, a download or an upload in which nothing has moved for so long", above=0
+    )
+    score_minutes: float = _option(15.0, "how long `submit` waits for the score", minimum=0)
+    accelerator: str = _option("NvidiaTeslaT4", "kernel: the machine shape that Kaggle lends; empty: a processor only")
+    internet: bool = _option(False, "kernel: may use the internet; without it, attach pretrained weights")
+    dataset_sources: tuple[str, ...] = _option((), "kernel: datasets to attach, each as owner/name")
+    model_sources: tuple[str, ...] = _option(
+        (), "kernel: models to attach, each as owner/model/framework/variation/version"
+    )
+    kernel_hours: float = _option(12.0, "kernel: how long it may run and is waited for", above=0, maximum=12)
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that is set for one competition and recipe."""
 
@@ -241,6 +259,7 @@ class Settings:
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     hardware: HardwareSettings = HardwareSettings()
+    kaggle: KaggleSettings = KaggleSettings()
 
     @property
     def tuning(self) -> FinetuneSettings:
@@ -252,7 +271,7 @@ SECTIONS: dict[str, type] = {
     field.name: type(field.default) for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.default)
 }
 SHARED_BY_RECIPES = ("competition", "data", "split")
-OUTSIDE_A_RUN = ("predict", "hardware")
+OUTSIDE_A_RUN = ("predict", "hardware", "kaggle")
 PLAIN_INPUT: dict[str, Any] = {
     "size": 32,
     "mean": (0.5, 0.5, 0.5),

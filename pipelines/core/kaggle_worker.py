@@ -1,0 +1,270 @@
+"""The process that Kaggle's official client runs in.  It is started by `kaggle_service` and imports nothing of ours.
+
+The client logs in while it is imported, prints to stdout, waits for ever where a server is silent and may end its
+process: in a process of its own none of this harms a stage, and a stalled call can be killed.
+
+Requests are lines of JSON on stdin, `{"call": name, "arguments": {...}}`; each is answered by one line on stdout,
+`{"value": ...}` or `{"failure": {...}}`.  What the client prints goes to stderr, as a sign of life.  When stdin ends,
+the process that wanted the answers is gone, and this one ends at once: nothing is sent that nobody waits for.
+"""
+
+import errno
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+PAGE_SIZE = 200
+CONNECT_SECONDS, READ_SECONDS = 30, 300  # for the one transfer that is not the client's own
+CHUNK_BYTES = 1 << 20
+UPLOAD_FAILED = "Could not submit to competition"  # what the client returns in place of an exception
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    while True:
+        request = requests.get()
+        try:
+            reply = {"value": CALLS[request["call"]](**request["arguments"])}
+        except (Exception, SystemExit) as error:  # the client calls exit() where it finds no credentials
+            reply = {"failure": _facts(error)}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    for line in sys.stdin:
+        requests.put(json.loads(line))
+    os._exit(0)
+
+
+def _client() -> Any:
+    """Return the client, logged in; the first call imports it."""
+    import kaggle
+
+    if not kaggle.api._authenticated:  # the import swallows what went wrong, so once more for the cause
+        kaggle.api.authenticate()
+    return kaggle.api
+
+
+def _services() -> Any:
+    """The client's generated half, which shows what its comfortable half leaves out."""
+    return _client().build_kaggle_client()
+
+
+def user() -> str:
+    return str(_client().get_config_value("username") or "")
+
+
+def competition(slug: str) -> dict[str, Any]:
+    from kagglesdk.competitions.types.competition_api_service import ApiGetCompetitionRequest
+
+    request = ApiGetCompetitionRequest()
+    request.competition_name = slug
+    with _services() as services:
+        answer = services.competitions.competition_api_client.get_competition(request)
+    return {
+        "title": answer.title or slug,
+        "entered": bool(answer.user_has_entered),
+        "deadline": answer.deadline.isoformat() if answer.deadline else "",
+        "submissions_disabled": bool(answer.submissions_disabled),
+        "daily_submissions": answer.max_daily_submissions or 0,
+    }
+
+
+def limits(slug: str) -> dict[str, Any]:
+    answer = _client().competition_get_submission_limits(slug)
+    return {
+        "today": answer.num_today or 0,
+        "total": answer.num_total or 0,
+        "left": answer.num_allowed_now or 0,
+        "limited_by_total": bool(answer.limited_by_total),
+    }
+
+
+def files(slug: str, most: int) -> list[tuple[str, int]]:
+    """Return names and bytes of the first `most` files of the competition."""
+    found: list[tuple[str, int]] = []
+    token = ""
+    while True:
+        answer = _client().competition_list_files(slug, page_token=token, page_size=PAGE_SIZE)
+        found += [(file.name, file.total_bytes or 0) for file in answer.files or []]
+        token = answer.next_page_token
+        if not token or len(found) >= most:
+            return found[:most]
+        print(".", file=sys.stderr, flush=True)  # alive
+
+
+def download(slug: str, folder: str) -> None:
+    _client().competition_download_files(slug, path=folder, quiet=True)
+
+
+def submit(slug: str, path: str, message: str) -> dict[str, Any]:
+    """Send a submission; `ref` is 0 where Kaggle did not say that it has it, `uploaded` false where it cannot."""
+    answer = _client().competition_submit(path, message, slug, quiet=False)
+    return {"ref": answer.ref or 0, "uploaded": answer.message != UPLOAD_FAILED, "message": answer.message or ""}
+
+
+def submissions(slug: str) -> list[dict[str, Any]]:
+    """Return all submissions to the competition, the newest first."""
+    from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
+
+    found: list[dict[str, Any]] = []
+    request = ApiListSubmissionsRequest()
+    request.competition_name = slug
+    request.page_size = PAGE_SIZE
+    request.page = 1
+    with _services() as services:
+        while True:
+            answer = services.competitions.competition_api_client.list_submissions(request)
+            found += [_submission(each) for each in answer.submissions or []]
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+            print(".", file=sys.stderr, flush=True)
+
+
+def submission(ref: int) -> dict[str, Any]:
+    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
+
+    request = ApiGetSubmissionRequest()
+    request.ref = ref
+    with _services() as services:
+        return _submission(services.competitions.competition_api_client.get_submission(request))
+
+
+def _submission(answer: Any) -> dict[str, Any]:
+    return {
+        "ref": answer.ref or 0,
+        "date": answer.date.isoformat() if answer.date else "",
+        "description": answer.description or "",
+        "file": answer.file_name or "",
+        "status": answer.status.name.lower(),
+        "public_score": answer.public_score or "",
+        "private_score": answer.private_score or "",
+        "error": answer.error_description or "",
+    }
+
+
+def push_kernel(folder: str) -> dict[str, Any]:
+    answer = _client().kernels_push(folder)
+    kinds = ("competition", "dataset", "kernel", "model")
+    invalid = {kind: list(getattr(answer, f"invalid_{kind}_sources") or []) for kind in kinds}
+    return {
+        "url": answer.url or "",
+        "version": answer.version_number or 0,
+        "error": answer.error or "",
+        "invalid": {kind: names for kind, names in invalid.items() if names},
+    }
+
+
+def kernel_status(kernel: str) -> dict[str, Any]:
+    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
+
+    request = ApiGetKernelSessionStatusRequest()
+    request.user_name, request.kernel_slug = kernel.split("/")
+    with _services() as services:
+        answer = services.kernels.kernels_api_client.get_kernel_session_status(request)
+    return {"status": answer.status.name.lower(), "message": answer.failure_message or ""}
+
+
+def kernel_output(kernel: str) -> dict[str, Any]:
+    """Return the names and addresses of the files that the kernel's last session left, and its log as it came."""
+    from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
+
+    found: list[dict[str, str]] = []
+    log = ""
+    request = ApiListKernelSessionOutputRequest()
+    request.user_name, request.kernel_slug = kernel.split("/")
+    request.page_size = PAGE_SIZE
+    with _services() as services:
+        while True:
+            answer = services.kernels.kernels_api_client.list_kernel_session_output(request)
+            found += [{"name": file.file_name, "url": file.url} for file in answer.files or []]
+            log = log or answer.log or ""
+            if not answer.next_page_token:
+                return {"files": found, "log": log}
+            request.page_token = answer.next_page_token
+            print(".", file=sys.stderr, flush=True)
+
+
+def gpu_hours() -> tuple[float, float]:
+    """Return the hours of GPU used and allowed this week."""
+    quota = _client().quota_view().gpu_quota
+    return quota.time_used.total_seconds() / 3600, quota.total_time_allowed.total_seconds() / 3600
+
+
+def fetch(url: str, path: str) -> None:
+    """Save what `url` answers; the addresses of a kernel's files are signed and take no credentials."""
+    import requests
+
+    with requests.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer:
+        answer.raise_for_status()
+        with open(path, "wb") as file:
+            pieces: Iterable[bytes] = answer.iter_content(CHUNK_BYTES)
+            for piece in pieces:
+                file.write(piece)
+
+
+CALLS = {
+    call.__name__: call
+    for call in (
+        *(user, competition, limits, files, download, submit, submissions, submission),
+        *(push_kernel, kernel_status, kernel_output, gpu_hours, fetch),
+    )
+}
+
+
+def _facts(error: BaseException) -> dict[str, Any]:
+    """Return what is known of a failure, in words that JSON can hold: `kind`, `status` of HTTP, `message`, `wait`."""
+    facts = {"kind": _kind(error), "status": 0, "message": str(error), "wait": ""}
+    response = getattr(error, "response", None)
+    if facts["kind"] == "http" and response is not None:  # a response is false where its status is 400 or more
+        facts["status"] = response.status_code
+        facts["wait"] = response.headers.get("Retry-After", "")
+        if response.status_code < 400:  # an error that Kaggle wrapped in a success
+            facts["status"] = response.json()["code"]
+        elif "application/json" not in response.headers.get("Content-Type", ""):
+            facts["message"] = response.reason or ""
+    if facts["kind"] == "unexpected":
+        facts["message"] = "".join(traceback.format_exception(error))
+    return facts
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, ImportError):
+        return "import"
+    if isinstance(error, SystemExit):
+        return "credentials"
+    import requests
+    import urllib3
+
+    # first, because requests' own is an OSError and a ValueError too
+    if isinstance(error, json.JSONDecodeError):
+        return "not json"
+    if isinstance(error, requests.exceptions.HTTPError):
+        return "http"
+    if isinstance(error, (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)):
+        return "connection"
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "disk"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return "forbidden"
+        return "connection" if isinstance(error, ConnectionError) else "unexpected"
+    if isinstance(error, ValueError) and "does not match expected size" in str(error):
+        return "size"
+    if isinstance(error, KeyError):
+        return "new word"  # the client knows no such status
+    return "unexpected"
+
+
+if __name__ == "__main__":
+    main()
