@@ -6,6 +6,10 @@ RUN ?=
 SET ?=
 ARCHIVE ?=
 SOLUTION ?=
+MSG ?=
+AGAIN ?=
+PORT ?= 8917
+export MSG
 TRY ?=
 RECIPES ?=
 SEEDS ?=
@@ -22,10 +26,10 @@ WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo download split train retrain predict score all sweep compare test test-slow lint bench clean
+.PHONY: help install demo doctor download split train retrain predict submit submissions score all kernel kaggle-standin sweep compare test test-slow lint bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  COMP=digits        competition: a name in pipelines/competitions, or the path of a TOML'
 	@echo '  RECIPE=default     recipe of the competition'
@@ -33,7 +37,9 @@ help:  ## list the targets
 	@echo '  SET="train.epochs=5 train.lr=1e-3"   settings to override (python -m pipelines.train --help lists them)'
 	@echo '  ARCHIVE=           download: an archive or folder to take instead of Kaggle; bench: cifar-10.zip'
 	@echo '  DOGS= PHOTOS= WEIGHTS=   bench: dog-breed-identification.zip, one of full-size photos, MobileNetV2 weights'
-	@echo '  SOLUTION=          score: CSV of true labels'
+	@echo '  MSG="…" AGAIN=1    submit: a message of your own; send a file that was sent before once more'
+	@echo '  SOLUTION=          score, kaggle-standin: CSV of true labels'
+	@echo '  PORT=8917          kaggle-standin: where it listens'
 	@echo '  TRY="train.lr=1e-3,3e-4 model.dropout=0,0.5"   sweep: values to try, in all combinations'
 	@echo '  RECIPES="default scratch" SEEDS=3              compare: which recipes, over how many seeds'
 	@echo '  QUICK=1            bench: small sizes, in three minutes'
@@ -52,6 +58,9 @@ demo: all score  ## all stages on the bundled digits, in a minute: submission, s
 	@echo
 	@echo 'Next: make help, or your own competition: README.md, "From a Kaggle archive to a submission".'
 
+doctor: $(INSTALLED)  ## check the machine, the credentials and the competition; say what to do
+	$(RUNNER) -m pipelines.doctor $(WORDS)
+
 download: $(INSTALLED)  ## get the competition's data into data/<c>/raw
 	$(RUNNER) -m pipelines.download $(WORDS) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
 
@@ -67,10 +76,22 @@ retrain: $(INSTALLED)  ## train again on all labelled rows: final.pt
 predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
 	$(RUNNER) -m pipelines.predict $(WORDS)
 
+submit: $(INSTALLED)  ## send the submission to Kaggle and wait for its score
+	$(RUNNER) -m pipelines.submit $(WORDS) $(if $(MSG),--message "$$MSG") $(if $(AGAIN),--again)
+
+submissions: $(INSTALLED)  ## read all scores back: local against public against private
+	$(RUNNER) -m pipelines.submissions $(WORDS)
+
 score: $(INSTALLED)  ## score the submission where true labels are known
 	$(RUNNER) -m pipelines.score $(WORDS) $(if $(SOLUTION),--solution "$(SOLUTION)")
 
 all: download split train retrain predict  ## download, split, train, retrain and predict
+
+kernel: $(INSTALLED)  ## run train, retrain and predict on Kaggle, on a GPU of theirs
+	$(RUNNER) -m pipelines.kernel $(WORDS)
+
+kaggle-standin: $(INSTALLED)  ## stand in for Kaggle on this machine, to try the round trip
+	PYTHONPATH=. $(RUNNER) tests/kaggle_standin.py $(COMP) --port $(PORT) $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(SOLUTION),--solution "$(SOLUTION)")
 
 sweep: $(INSTALLED)  ## try settings of the head on cached features, seconds each
 	$(RUNNER) -m pipelines.sweep $(WORDS) $(if $(TRY),--try $(TRY))

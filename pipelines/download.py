@@ -1,7 +1,8 @@
 """Download a competition's data: from Kaggle, or from an archive or a folder that is already here.
 
 Reads   the competition's TOML; Kaggle, or ARCHIVE: a zip, 7z or tar, or a folder, whose files are hard-linked.
-Writes  data/<c>/raw/: the files as Kaggle names them, archives within archives unpacked; where everything lies in one
+Writes  data/<c>/<slug>.zip, when it came from Kaggle, and its .sha256: verified before it takes that name.
+        data/<c>/raw/: the files as Kaggle names them, archives within archives unpacked; where everything lies in one
         folder and the settings' names below it, without that folder; .download.json says where they came from.
         data/<c>/held_back/labels.csv: the test labels, of the bundled digits only.
 """
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from pipelines import command
 from pipelines.core.errors import UserError
+from pipelines.core.layout import Layout
 from pipelines.core.records import DOWNLOAD_RECORD
-from pipelines.core.settings import DataSettings
+from pipelines.core.settings import DataSettings, Settings
 
 SHOWN_NAMES = 20
 
@@ -37,23 +39,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         write_digits(layout.raw, layout.held_back)
     else:
-        archive = words.archive.expanduser() if words.archive else None
-        archive = archive or fetch_from_kaggle(settings.competition.slug, layout.data, words.repeat("download"))
+        archive = words.archive.expanduser() if words.archive else _from_kaggle(settings, layout, words)
+        started = time.monotonic()
         _unpack(archive, layout.raw, settings.data, started)
     print(f"{_contents(layout.raw)} in {shown}, in {command.duration(time.monotonic() - started)}.")
     print(f"Next: {words.repeat('split')}")
 
 
-def fetch_from_kaggle(slug: str, folder: Path, again: str) -> Path:
-    """Download the competition's archive into `folder` and return its path; `again` is the command for error messages.
+def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Path:
+    """Return the competition's archive, downloaded now unless it is already here."""
+    slug = settings.competition.slug
+    archive = layout.archive(slug)
+    shown = archive.relative_to(layout.root)
+    if archive.exists():
+        print(f"Already downloaded: {shown}. To download it again: rm {shown}")
+        return archive
+    if settings.competition.source != "kaggle":
+        raise UserError(
+            f"{settings.name} is not on Kaggle. Get its archive from {settings.competition.address}, then: "
+            f"{words.repeat('download')} ARCHIVE=<the file>"
+        )
+    from pipelines.core.credentials import require_credential
+    from pipelines.core.files import only_one
+    from pipelines.core.kaggle_download import fetch_archive
+    from pipelines.core.kaggle_service import Kaggle, not_entered
 
-    Raises `UserError` always: the call of Kaggle's client is still to be built.
-    """
-    raise UserError(
-        "Downloading from Kaggle is not built yet. Accept the rules at "
-        f"https://www.kaggle.com/competitions/{slug}/rules, then: kaggle competitions download -c {slug}; "
-        f"and then: {again} ARCHIVE={slug}.zip"
-    )
+    credential = require_credential(os.environ)
+    print("\n".join([f"Kaggle: {credential}.", *credential.warnings]))
+    started = time.monotonic()
+    lock = archive.with_name(f".{archive.name}.lock")
+    with (
+        only_one(lock, f"downloading {archive.name}") as held,
+        Kaggle(slug, settings.kaggle.stall_seconds, (held,)) as kaggle,
+    ):
+        competition = kaggle.competition()
+        if not competition.entered:
+            raise not_entered(slug)
+        print(f"{competition.title}: rules accepted.", flush=True)
+        sha256 = fetch_archive(kaggle, archive, command.progress)
+    size = archive.stat().st_size
+    took = command.duration(time.monotonic() - started)
+    print(f"Downloaded and verified: {shown} ({size / 1e6:,.1f} MB, sha256 {sha256[:12]}…), in {took}.")
+    return archive
 
 
 def _unpack(archive: Path, raw: Path, data: DataSettings, started: float) -> None:

@@ -34,6 +34,8 @@ KEEPERS: dict[str, set[str]] = {
     "label_map": {"errors", "tables"},
     "kaggle_worker": set(),  # runs by itself, away from all of ours
     "kaggle_service": {"errors"},
+    "kaggle_download": {"errors", "files", "kaggle_service", "watch"},
+    "credentials": {"errors"},
 }
 # The training core knows no files, layouts, flags or competitions: what it gets, it gets as arguments.
 ABSTRACT: dict[str, set[str]] = {

@@ -12,7 +12,10 @@ REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
-PROMISED = "install demo download split train retrain predict all test test-slow lint bench clean".split()
+PROMISED = (
+    "install demo doctor download split train retrain predict submit submissions all kernel kaggle-standin test "
+    "test-slow lint bench clean"
+).split()
 
 
 def make(*arguments: str) -> str:
@@ -72,6 +75,11 @@ def test_words_reach_the_stage() -> None:
     dry = make("-n", "train", "COMP=cifar-10", "RECIPE=textbook", "RUN=mine", "SET=train.epochs=5 train.lr=1e-3")
     words = "cifar-10 --recipe textbook --run mine --set train.epochs=5 train.lr=1e-3"
     assert f"-m pipelines.train {words}" in dry
+
+
+def test_a_message_with_quotes_reaches_submit_whole() -> None:
+    dry = make("-n", "submit", "COMP=cifar-10", "AGAIN=1", """MSG=it's "mine\"""")
+    assert dry.splitlines()[-1] == '.venv/bin/python -m pipelines.submit cifar-10 --recipe default   --message "$MSG" --again'
 
 
 def test_demo_is_always_the_digits() -> None:

@@ -112,8 +112,5 @@ def read_json(path: Path) -> Any:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of the bytes of `path` in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

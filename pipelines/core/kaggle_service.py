@@ -127,6 +127,10 @@ class Unanswered(ConnectionLost):
     """Kaggle answered something else than was asked for: what was asked for may have been done."""
 
 
+class Damaged(TryAgainLater):
+    """What was downloaded is not what Kaggle has."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """What is known of a failed call (`kaggle_worker`): its kind, the status of HTTP or 0, and Kaggle's message."""
@@ -138,10 +142,11 @@ class Failure:
 
 
 class Kaggle:
-    """A conversation with Kaggle.  A context manager; the client's process starts with the first question.
+    """A conversation with Kaggle.  A context manager: the client, which takes a while to start, starts with it.
 
     stall_seconds: how long nothing may move before a call is given up.  slug: the competition that is talked about.
-    held: descriptors of open files, such as locks, that live as long as the client's process does.
+    held: descriptors of locks that the client's process holds too: who comes after a stage that was killed then waits
+    until its client is gone as well.
 
     All questions raise `UserError` for what the person can mend, and `TryAgainLater` where Kaggle or the way there
     fails.
@@ -155,6 +160,7 @@ class Kaggle:
         check_environment(os.environ)
 
     def __enter__(self) -> "Kaggle":
+        self._start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -184,19 +190,12 @@ class Kaggle:
         """The names of the competition's files and their bytes, the first `LISTED_FILES` of them."""
         return dict(self._ask("files", slug=self.slug, most=LISTED_FILES))
 
-    def download(self, folder: Path, watch: Callable[[int], None] = lambda size: None) -> None:
+    def download(self, folder: Path, arrived: Callable[[], int]) -> None:
         """Download the competition's archive into the existing `folder`, going on with what the client left there.
 
-        watch: called with the bytes that are there, again and again.
+        arrived: returns the bytes that are there; called again and again, it may show or read them.
         """
-
-        def there() -> int:
-            # a file may go between being listed and being asked
-            size = sum(path.stat().st_size for path in folder.iterdir() if path.exists())
-            watch(size)
-            return size
-
-        self._ask("download", there, slug=self.slug, folder=str(folder))
+        self._ask("download", arrived, slug=self.slug, folder=str(folder))
 
     def submit(self, path: Path, message: str) -> Sent:
         return Sent(**self._ask("submit", slug=self.slug, path=str(path), message=message))
@@ -348,7 +347,7 @@ def _explain(failure: Failure, call: str, slug: str) -> NoReturn:
             "proxy, or maintenance at Kaggle. Look at https://www.kaggle.com in a browser and try again later."
         )
     if failure.kind == "size":
-        raise TryAgainLater(f"What came is not as long as Kaggle said ({doing}). Try again later.")
+        raise Damaged(f"What came is not as long as Kaggle said ({doing}). It was removed. Try again later.")
     if failure.kind == "credentials":
         raise UserError(f"Kaggle's client does not accept the credentials that are here. make doctor says more; {NEW}")
     if failure.kind == "import":

@@ -117,17 +117,21 @@ def submissions(slug: str) -> list[dict[str, Any]]:
     from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
 
     found: list[dict[str, Any]] = []
-    request = ApiListSubmissionsRequest()
-    request.competition_name = slug
-    request.page_size = PAGE_SIZE
-    request.page = 1
+    token = ""
     with _services() as services:
         while True:
+            request = ApiListSubmissionsRequest()
+            request.competition_name = slug
+            request.page_size = PAGE_SIZE
+            if token:
+                request.page_token = token
+            else:  # beside a token it would ask for the first page for ever
+                request.page = 1
             answer = services.competitions.competition_api_client.list_submissions(request)
             found += [_submission(each) for each in answer.submissions or []]
-            if not answer.next_page_token:
+            token = answer.next_page_token
+            if not token:
                 return found
-            request.page_token = answer.next_page_token
             print(".", file=sys.stderr, flush=True)
 
 

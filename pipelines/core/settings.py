@@ -468,6 +468,11 @@ def _check_together(settings: Settings, where: str) -> None:
             f"{where}: model.widths is {list(settings.model.widths)}; it takes one or more positive numbers."
         )
     _check_finetuning(settings, where)
+    if (settings.competition.source == "address") != bool(settings.competition.address):
+        raise UserError(
+            f'{where}: competition.source = "address" and competition.address belong together: the address is where '
+            "people find the archive."
+        )
     if settings.split.folds == 1:
         raise UserError(f"{where}: split.folds is 1; it takes 0 (none) or at least 2.")
     if settings.train.fold >= max(1, settings.split.folds):
