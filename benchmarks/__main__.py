@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import (
+    download,
     extraction,
     frozen_vs_chapter,
     measuring,
@@ -30,6 +31,7 @@ class Benchmark(NamedTuple):
 DOGS = ("--competition", "dog-breed-identification")
 MOBILENET = ("--network", "mobilenet_v2")
 BENCHMARKS = (
+    Benchmark("download", (), ("--megabytes", "50", "--pairs", "3")),
     Benchmark("split_vs_copy", (), ("--files", "3000")),
     Benchmark("predict_memory", (), ("--images", "3000", "--fewer", "1000")),
     Benchmark("predict_memory", MOBILENET, (*MOBILENET, "--images", "3000", "--fewer", "1000")),
@@ -44,6 +46,7 @@ BENCHMARKS = (
 )
 NORMALISATION = ("input.mean=[0.5,0.5,0.5]", "input.std=[0.5,0.5,0.5]")  # that the file of weights expects
 MAINS = {
+    "download": download.main,
     "extraction": extraction.main,
     "frozen_vs_chapter": frozen_vs_chapter.main,
     "split_vs_copy": split_vs_copy.main,

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 PAGE_SIZE = 200
 CONNECT_SECONDS, READ_SECONDS = 30, 300  # for the one transfer that is not the client's own
@@ -27,8 +27,11 @@ UPLOAD_FAILED = "Could not submit to competition"  # what the client returns in 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    lines = sys.stdin
+    # exit(), which the client calls, closes sys.stdin, and would wait for ever for the thread that reads it
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    threading.Thread(target=_listen, args=(lines, requests), daemon=True).start()
     while True:
         request = requests.get()
         try:
@@ -39,10 +42,15 @@ def main() -> None:
         replies.flush()
 
 
-def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    for line in sys.stdin:
+def _listen(lines: TextIO, requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    for line in lines:
         requests.put(json.loads(line))
     os._exit(0)
+
+
+def _give_sign_of_life() -> None:
+    sys.stderr.write(".")
+    sys.stderr.flush()
 
 
 def _client() -> Any:
@@ -99,7 +107,7 @@ def files(slug: str, most: int) -> list[tuple[str, int]]:
         token = answer.next_page_token
         if not token or len(found) >= most:
             return found[:most]
-        print(".", file=sys.stderr, flush=True)  # alive
+        _give_sign_of_life()
 
 
 def download(slug: str, folder: str) -> None:
@@ -132,7 +140,7 @@ def submissions(slug: str) -> list[dict[str, Any]]:
             token = answer.next_page_token
             if not token:
                 return found
-            print(".", file=sys.stderr, flush=True)
+            _give_sign_of_life()
 
 
 def submission(ref: int) -> dict[str, Any]:
@@ -196,7 +204,7 @@ def kernel_output(kernel: str) -> dict[str, Any]:
             if not answer.next_page_token:
                 return {"files": found, "log": log}
             request.page_token = answer.next_page_token
-            print(".", file=sys.stderr, flush=True)
+            _give_sign_of_life()
 
 
 def gpu_hours() -> tuple[float, float]:
@@ -238,7 +246,8 @@ def _facts(error: BaseException) -> dict[str, Any]:
         elif "application/json" not in response.headers.get("Content-Type", ""):
             facts["message"] = response.reason or ""
     if facts["kind"] == "unexpected":
-        facts["message"] = "".join(traceback.format_exception(error))
+        # without the error's own words, which may quote a credential
+        facts["message"] = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
     return facts
 
 
