@@ -85,7 +85,7 @@ def seconds(words: Sequence[str], folder: Path, environment: dict[str, str], con
     return took
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "download")
     parser.add_argument("--megabytes", type=int, default=200, help="size of the archive (200)")
     parser.add_argument("--pairs", type=int, default=5, help="downloads of each kind (5)")
@@ -115,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     sizes = f"{words.megabytes} MB in members of {MEMBER_BYTES // 1000} kB over loopback, {words.pairs} pairs"
     measuring.conclude("download", __doc__, arguments, findings, sizes)
+    return findings
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    raise SystemExit(measuring.run(main))

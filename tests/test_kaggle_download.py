@@ -148,7 +148,8 @@ def test_a_misspelt_slug(trial: Trial) -> None:
     assert "'cast'" in message and "competition.slug" in message
 
 
-ANSWERS: list[tuple[str, Status | Html | Body, int, str]] = [
+Answer = Status | Html | Body | Truncated
+ANSWERS: list[tuple[str, Answer, int, str]] = [
     ("GetCompetition", Status(403, "Permission 'competitions.get' was denied"), 2, "Either you have not accepted"),
     ("GetCompetition", Status(403, json=False), 2, "https://www.kaggle.com/competitions/cats/rules; or there is no"),
     ("DownloadDataFiles", Status(403, "You must accept this competition's rules"), 2, "accepted the rules of 'cats'"),
@@ -165,9 +166,7 @@ ANSWERS: list[tuple[str, Status | Html | Body, int, str]] = [
 
 
 @pytest.mark.parametrize(("call", "answer", "status", "words"), ANSWERS, ids=lambda value: str(value)[:40])
-def test_an_answer_that_is_not_the_archive(
-    trial: Trial, call: str, answer: Status | Html | Body, status: int, words: str
-) -> None:
+def test_an_answer_that_is_not_the_archive(trial: Trial, call: str, answer: Answer, status: int, words: str) -> None:
     trial.standin.fault(call, answer)
     assert words in trial.fails(status)
     assert not trial.kept()
