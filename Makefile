@@ -22,6 +22,7 @@ PYTHON ?= python3
 VENV := .venv
 RUNNER := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+SIDE_BY_SIDE := -n auto --maxprocesses 4
 WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $(SET))
 
 .DEFAULT_GOAL := help
@@ -87,7 +88,7 @@ score: $(INSTALLED)  ## score the submission where true labels are known
 
 all: download split train retrain predict  ## download, split, train, retrain and predict
 
-kernel: $(INSTALLED)  ## run train, retrain and predict on Kaggle, on a GPU of theirs
+kernel: $(INSTALLED)  ## run all stages on Kaggle, on a GPU of theirs, and fetch the results
 	$(RUNNER) -m pipelines.kernel $(WORDS)
 
 kaggle-standin: $(INSTALLED)  ## stand in for Kaggle on this machine, to try the round trip
@@ -100,10 +101,10 @@ compare: $(INSTALLED)  ## train recipes side by side over several seeds; draw th
 	$(RUNNER) -m pipelines.compare $(WORDS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(INSTALLED)  ## run the tests (under 5 minutes)
-	$(RUNNER) -m pytest -q
+	$(RUNNER) -m pytest -q $(SIDE_BY_SIDE)
 
 test-slow: $(INSTALLED)  ## run the long trials
-	$(RUNNER) -m pytest -q -m slow
+	$(RUNNER) -m pytest -q $(SIDE_BY_SIDE) -m slow
 
 lint: $(INSTALLED)  ## check style and types
 	$(RUNNER) -m ruff check .

@@ -62,9 +62,15 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
     from pipelines.core.credentials import require_credential
     from pipelines.core.files import only_one
     from pipelines.core.kaggle_download import fetch_archive
-    from pipelines.core.kaggle_service import Kaggle, not_entered
+    from pipelines.core.kaggle_service import COMPETITION_PAGE, Kaggle, not_entered
 
-    credential = require_credential(os.environ)
+    try:
+        credential = require_credential(os.environ)
+    except UserError as error:
+        page = COMPETITION_PAGE.format(slug=slug)
+        raise UserError(
+            f"{error}\nOr get the archive in a browser, from {page}/data, then: {words.repeat('download')} ARCHIVE=<it>"
+        ) from None
     print("\n".join([f"Kaggle: {credential}.", *credential.warnings]))
     started = time.monotonic()
     lock = archive.with_name(f".{archive.name}.lock")

@@ -136,13 +136,6 @@ def test_a_damaged_archive(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "cats.zip: it is damaged or incomplete" in fails(capsys, "--archive", "cats.zip")
 
 
-def test_kaggle_is_still_to_be_built_and_the_way_out_is_shown(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = fails(capsys)
-    assert "https://www.kaggle.com/competitions/cats/rules" in message
-    assert "kaggle competitions download -c cats;" in message
-    assert "make download COMP=cats.toml ARCHIVE=cats.zip" in message
-
-
 def test_the_bundled_digits(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.run(download.main, ["digits"]) == 0
     assert "1,799 files (0.2 MB) in data/digits/raw" in capsys.readouterr().out

@@ -126,6 +126,7 @@ def test_no_credentials(trial: Trial) -> None:
     del trial.environment["KAGGLE_USERNAME"], trial.environment["KAGGLE_KEY"]
     message = trial.fails(2)
     assert "https://www.kaggle.com/settings" in message and "make doctor" in message
+    assert "https://www.kaggle.com/competitions/cats/data, then: make download COMP=cats.toml ARCHIVE=" in message
     assert not trial.standin.requests
 
 

@@ -67,7 +67,10 @@ def _check_depth(image: Image.Image) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     """Turn `image` as its EXIF says.  (Pillow's exif_transpose writes the EXIF anew, which fails where one of its other
     tags is damaged.)"""
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except ValueError:  # Pillow 11 and older, of an EXIF that is cut off
+        turn = None
     return image.transpose(turn) if turn is not None else image
 
 

@@ -207,9 +207,9 @@ class Kaggle:
     def submission(self, ref: int) -> Submission:
         return Submission(**self._ask("submission", ref=ref))
 
-    def push_kernel(self, folder: Path) -> PushedKernel:
-        """Save the kernel in `folder`, which holds its kernel-metadata.json, and have it run."""
-        return PushedKernel(**self._ask("push_kernel", folder=str(folder)))
+    def push_kernel(self, folder: Path, hours: float) -> PushedKernel:
+        """Save the kernel in `folder`, which holds its kernel-metadata.json, and have it run for at most so long."""
+        return PushedKernel(**self._ask("push_kernel", folder=str(folder), seconds=round(hours * 3600)))
 
     def kernel_status(self, kernel: str) -> KernelStatus:
         """The state of the last session of `kernel`, an `owner/name`.  Raises `NoSuchKernel`."""

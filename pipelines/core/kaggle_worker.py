@@ -165,8 +165,8 @@ def _submission(answer: Any) -> dict[str, Any]:
     }
 
 
-def push_kernel(folder: str) -> dict[str, Any]:
-    answer = _client().kernels_push(folder)
+def push_kernel(folder: str, seconds: int) -> dict[str, Any]:
+    answer = _client().kernels_push(folder, timeout=str(seconds))
     kinds = ("competition", "dataset", "kernel", "model")
     invalid = {kind: list(getattr(answer, f"invalid_{kind}_sources") or []) for kind in kinds}
     return {
