@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = record.settings
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
+    if submission == layout.submission_log:
+        raise UserError(f"{shown} is the log of what was sent. Name the run otherwise: RUN=")
     notes = read_json(run.predicted) if run.predicted.exists() else {}
     source = run.final if settings.predict.checkpoint == "final" else run.best
     if source == run.final and not (run.retrained.exists() and run.final.exists()):
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Temperature {temperature:.3f}, fitted on the {len(labels):,} valid images.")
         else:  # how sure to be cannot be learned from these
             print(f"No temperature: the {len(labels):,} valid images are too few, or all predicted right or wrong.")
-    score = _draw_validation(run, settings, valid_rows, classes, validated.exp().numpy(), layout)
+    score, bounds = _draw_validation(run, settings, valid_rows, classes, validated.exp().numpy(), layout)
     folder = run.folder.relative_to(Path.cwd())
     how = "" if temperature == 1 else ", each image with a temperature that the others chose"
     print(f"best.pt, valid {settings.competition.metric} as predicted here{how}: {score:.4f}")
@@ -96,10 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content.to_csv(partial, index=False, lineterminator="\n")
         count = check_submission(partial, classes, settings, layout.raw)
     notes[submission.name] = {**made_from, "sha256": file_sha256(submission), "rows": count, "valid_score": score}
+    notes[submission.name] |= {"valid_interval": list(bounds), "valid_images": len(valid_rows)}
     notes[submission.name] |= {"temperature": temperature}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {source.name}: {shown} ({count:,} rows, {against})")
+    print(f"Next: {words.repeat('submit' if settings.competition.source == 'kaggle' else 'score')}")
 
 
 def _predict(
@@ -136,19 +140,21 @@ def _draw_validation(
     classes: list[str],
     probabilities: "Probabilities",
     layout: "Layout",
-) -> float:
-    """Draw the most confident mistakes and the confusion matrix of the valid `rows`; return their score."""
+) -> tuple[float, tuple[float, float]]:
+    """Draw the most confident mistakes and the confusion matrix of the valid `rows`; return their score and the bounds
+    of its interval."""
     import numpy as np
     import torch
 
     from pipelines.core import images, plots
     from pipelines.core.batches import evaluation_resize, labels_of
-    from pipelines.core.metrics import METRICS
+    from pipelines.core.metrics import METRICS, interval
 
     labels = labels_of(rows, classes).numpy()
     predicted = probabilities.argmax(axis=1)
     metric = METRICS[settings.competition.metric]
-    score = metric.value(metric.sums(torch.from_numpy(probabilities).double(), torch.from_numpy(labels)))
+    judged = torch.from_numpy(probabilities).double(), torch.from_numpy(labels)
+    score, bounds = metric.value(metric.sums(*judged)), interval(metric, *judged)
 
     confidence = probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
@@ -164,7 +170,7 @@ def _draw_validation(
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (labels, predicted), 1)
     plots.draw_confusion(run.confusion, counts, classes, title)
-    return score
+    return score, bounds
 
 
 if __name__ == "__main__":

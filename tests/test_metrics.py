@@ -3,12 +3,14 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from scipy.stats import binomtest, bootstrap, norm
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import Tensor
 
-from pipelines.core.metrics import METRICS
+from pipelines.core.metrics import METRICS, interval
 
 
 def score(name: str, probabilities: Tensor, labels: Tensor) -> float:
@@ -97,3 +99,80 @@ def test_perfect_predictions_score_best() -> None:
     labels = torch.from_numpy(np.arange(4).repeat(3))
     probabilities = torch.eye(4)[labels]
     assert [score(name, probabilities, labels) for name in ("accuracy", "f1_macro", "f1_micro")] == [1, 1, 1]
+
+
+def bounds(name: str, probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
+    return interval(METRICS[name], probabilities, labels)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1_micro"])
+@pytest.mark.parametrize("hits", [0, 1, 93, 257, 259])
+def test_the_interval_of_accuracy_is_wilsons(name: str, hits: int) -> None:
+    labels = torch.zeros(259, dtype=torch.long)
+    predicted = (torch.arange(259) >= hits).long()
+    expected = binomtest(hits, 259).proportion_ci(method="wilson")
+    assert bounds(name, torch.eye(2)[predicted], labels) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_the_interval_of_log_loss_is_that_of_a_mean() -> None:
+    probabilities, labels = random_predictions(400)
+    losses = -np.log(probabilities.numpy()[np.arange(400), labels.numpy()])
+    expected = norm.interval(0.95, losses.mean(), losses.std(ddof=1) / 20)
+    assert bounds("log_loss", probabilities, labels) == pytest.approx(expected, rel=1e-12)
+    assert bounds("log_loss", probabilities * 3, labels) == pytest.approx(expected, rel=1e-12)  # rows are rescaled
+
+
+def test_the_interval_of_log_loss_is_never_below_0_and_of_one_image_says_nothing() -> None:
+    sure, labels = torch.tensor([[1.0, 0.0]] * 9 + [[0.5, 0.5]]), torch.zeros(10, dtype=torch.long)
+    low, high = bounds("log_loss", sure, labels)
+    assert low == 0
+    assert 0.07 < high < 0.3
+    assert bounds("log_loss", sure[:1], labels[:1]) == pytest.approx((0, -math.log(1e-15)))
+
+
+def test_the_interval_of_macro_f1_is_that_of_scipys_bootstrap() -> None:
+    probabilities, labels = random_predictions(300, classes=3)
+    better = probabilities + 0.5 * torch.nn.functional.one_hot(labels, 3)
+    predicted = better.argmax(dim=1).numpy()
+
+    def f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
+        return float(f1_score(truth, answers, average="macro"))
+
+    reference = bootstrap(
+        (labels.numpy(), predicted),
+        f1,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=300,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert bounds("f1_macro", better, labels) == pytest.approx((reference.low, reference.high), abs=0.01)
+    assert bounds("f1_macro", better, labels) == bounds("f1_macro", better, labels)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_an_interval_holds_the_score_and_narrows_with_more_images(name: str) -> None:
+    widths = []
+    for count in (50, 5_000):
+        probabilities, labels = random_predictions(count)
+        low, high = bounds(name, probabilities, labels)
+        assert low <= score(name, probabilities, labels) <= high
+        widths.append(high - low)
+    assert 5 < widths[0] / widths[1] < 20  # the square root of 100 is 10
+    with pytest.raises(ValueError, match="no images"):
+        bounds(name, probabilities[:0], labels[:0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["accuracy", "log_loss", "f1_macro"])
+def test_95_of_100_intervals_hold_the_truth(name: str) -> None:
+    everything, truths = random_predictions(100_000)
+    truth = score(name, everything, truths)
+    generator = torch.Generator().manual_seed(1)
+    held = 0
+    for _ in range(200):
+        drawn = torch.randint(100_000, (400,), generator=generator)
+        low, high = bounds(name, everything[drawn], truths[drawn])
+        held += low <= truth <= high
+    assert 180 <= held <= 199

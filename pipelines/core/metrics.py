@@ -1,9 +1,11 @@
 """The competitions' own metrics, as sums over samples that are divided once.
 
 Because a metric is a function of additive sums, the last partial batch counts like any other, the batch size cannot
-change a score, and the sums of several processes can be added.
+change a score, and the sums of several processes can be added.  How sure a score is (`interval`) is another matter: it
+takes the single images.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +13,9 @@ import torch
 from torch import Tensor
 
 KAGGLE_CLIP = 1e-15
+NORMAL_QUANTILE = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+RESAMPLES = 1_000
+RESAMPLING_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -18,13 +23,29 @@ class Metric:
     """A metric with its direction.
 
     `sums` maps probabilities (N, K) and labels (N,) to a float64 tensor that adds up over batches; `value` maps the
-    added sums to the score.
+    added sums to the score; `bounds` maps probabilities and labels to what `interval` returns.
     """
 
     name: str
     sums: Callable[[Tensor, Tensor], Tensor]
     value: Callable[[Tensor], float]
+    bounds: Callable[[Tensor, Tensor], tuple[float, float]]
     higher_is_better: bool
+
+
+def interval(metric: Metric, probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the bounds of the 95 % confidence interval of `metric`, as far as these images let one tell.
+
+    probabilities: (N, K) for the N >= 1 `labels`; raises `ValueError` for none.  The same input gives the same bounds.
+
+    accuracy, f1_micro: Wilson's score interval (E. B. Wilson, Probable inference, the law of succession, and
+    statistical inference, JASA 22, 1927); it holds near 1 too, where scores are.  log_loss: mean of the images' losses
+    ± 1.96 standard errors, by the central limit theorem, but not below 0.  f1_macro, which is no mean over images:
+    percentile bootstrap (B. Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7, 1979).
+    """
+    if not len(labels):
+        raise ValueError("no images, so nothing is known of their score")
+    return metric.bounds(probabilities, labels)
 
 
 def _hits(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -32,18 +53,23 @@ def _hits(probabilities: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([hits, hits.new_tensor(len(labels))]).double()
 
 
-def _log_losses(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Kaggle's multiclass log loss: rows rescaled to sum 1, then clipped to [1e-15, 1 - 1e-15]."""
+def _losses(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Kaggle's log loss of each image, (N,): rows rescaled to sum 1, then clipped to [1e-15, 1 - 1e-15]."""
     rescaled = probabilities.double() / probabilities.double().sum(dim=1, keepdim=True)
-    chosen = rescaled.gather(1, labels[:, None]).clamp(KAGGLE_CLIP, 1 - KAGGLE_CLIP)
-    losses = -chosen.log().sum()
+    return -rescaled.gather(1, labels[:, None])[:, 0].clamp(KAGGLE_CLIP, 1 - KAGGLE_CLIP).log()
+
+
+def _log_losses(probabilities: Tensor, labels: Tensor) -> Tensor:
+    losses = _losses(probabilities, labels).sum()
     return torch.stack([losses, losses.new_tensor(len(labels))])
 
 
 def _confusions(probabilities: Tensor, labels: Tensor) -> Tensor:
+    return _count_confusions(probabilities.argmax(dim=1), labels, probabilities.shape[1])
+
+
+def _count_confusions(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Per class: true positives, predicted, actual; shape (3, K)."""
-    classes = probabilities.shape[1]
-    predicted = probabilities.argmax(dim=1)
     true_positives = torch.bincount(labels[predicted == labels], minlength=classes)
     return torch.stack(
         [true_positives, torch.bincount(predicted, minlength=classes), torch.bincount(labels, minlength=classes)]
@@ -67,12 +93,41 @@ def _f1_micro(sums: Tensor) -> float:
     return (2 * true_positives / (predicted + actual)).item()
 
 
+def _wilson(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Of the share of hits, which is f1_micro too where each image has one label."""
+    hits, count = _hits(probabilities, labels).tolist()
+    share, square = hits / count, NORMAL_QUANTILE**2
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    reach = NORMAL_QUANTILE / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    return (0.0 if not hits else centre - reach), (1.0 if hits == count else centre + reach)  # exact at the ends
+
+
+def _around_the_mean(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
+    losses = _losses(probabilities, labels)
+    if len(losses) == 1:  # says nothing of how losses spread, so it may be any
+        return 0.0, -math.log(KAGGLE_CLIP)
+    reach = NORMAL_QUANTILE * losses.std().item() / math.sqrt(len(losses))
+    return max(0.0, losses.mean().item() - reach), losses.mean().item() + reach
+
+
+def _bootstrap(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Of the macro F1, by drawing as many pairs of label and prediction as there are, again and again."""
+    predicted, labels = probabilities.argmax(dim=1).cpu(), labels.cpu()
+    generator = torch.Generator().manual_seed(RESAMPLING_SEED)
+    scores = []
+    for _ in range(RESAMPLES):
+        drawn = torch.randint(len(labels), (len(labels),), generator=generator)
+        scores.append(_f1_macro(_count_confusions(predicted[drawn], labels[drawn], probabilities.shape[1])))
+    low, high = torch.tensor(scores, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return low.item(), high.item()
+
+
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", _hits, _mean, higher_is_better=True),
-        Metric("log_loss", _log_losses, _mean, higher_is_better=False),
-        Metric("f1_macro", _confusions, _f1_macro, higher_is_better=True),
-        Metric("f1_micro", _confusions, _f1_micro, higher_is_better=True),
+        Metric("accuracy", _hits, _mean, _wilson, higher_is_better=True),
+        Metric("log_loss", _log_losses, _mean, _around_the_mean, higher_is_better=False),
+        Metric("f1_macro", _confusions, _f1_macro, _bootstrap, higher_is_better=True),
+        Metric("f1_micro", _confusions, _f1_micro, _wilson, higher_is_better=True),
     )
 }

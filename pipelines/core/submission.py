@@ -6,10 +6,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
 from pipelines.core.errors import UserError
-from pipelines.core.metrics import METRICS
 from pipelines.core.settings import Settings
 from pipelines.core.tables import find_column, read_csv
 
@@ -151,6 +149,10 @@ def score_submission(
     where they come from.  Raises `UserError` for an id or a label that the submission lacks, an id that stands twice,
     and a probability that is no number.
     """
+    import torch  # of all that is done to a submission only this takes it, and it takes a second to load
+
+    from pipelines.core.metrics import METRICS
+
     submitted = read_csv(path)
     truth = read_csv(solution) if truth is None else truth
     if len(truth.columns) < 2 or truth.empty:

@@ -1,0 +1,342 @@
+"""Send a submission to Kaggle and wait for its score.  The same file is not sent twice by accident.
+
+Reads   submissions/<c>/<run>.csv, which is checked against the sample first; runs/<c>/<run>/predict.json for its local
+        score; Kaggle.
+Writes  submissions/<c>/log.csv: a row before anything is sent, completed when Kaggle has it and when it is scored.
+
+Killed or cut off at any point, the same command goes on: where it is not known whether the file was sent, it looks for
+it among the submissions at Kaggle, by the id at the end of the message.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import command
+from pipelines.core.errors import TryAgainLater, UserError
+from pipelines.core.settings import submission_name
+
+if TYPE_CHECKING:
+    from pipelines.core.kaggle_service import Competition, Kaggle, Limits
+    from pipelines.core.layout import Layout
+    from pipelines.core.settings import Settings
+    from pipelines.core.submission_log import Row, SubmissionLog
+
+FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 1.0, 15.0, 1.5  # seconds between two looks for the score
+SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A checked submission and what goes with it.  local_score: text of 5 decimals, empty where it is not known."""
+
+    path: Path
+    sha256: str
+    run: str
+    local_score: str
+    message: str
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.parser(__doc__, "submit")
+    parser.add_argument("--message", default="", help="what Kaggle shows beside it; default: the run and its score")
+    parser.add_argument("--again", action="store_true", help="send a file once more that was sent before")
+    words = parser.parse_args(arguments, namespace=command.Words())
+    from pipelines.core.credentials import require_credential
+    from pipelines.core.files import only_one
+    from pipelines.core.kaggle_service import Kaggle, is_standin
+    from pipelines.core.submission_log import SubmissionLog
+
+    settings, layout = words.settings(), words.layout()
+    submission = layout.submission(submission_name(words.run_name(), words.set))
+    if settings.competition.source != "kaggle" and not is_standin(os.environ):
+        raise UserError(f"{settings.name} is not a competition on Kaggle. To score it here: {words.repeat('score')}")
+    if submission == layout.submission_log:
+        raise UserError(
+            f"{submission.relative_to(layout.root)} is the log of what was sent. Name the run otherwise: RUN="
+        )
+    if not submission.exists():
+        raise UserError(f"{submission.relative_to(layout.root)} is missing. First: {words.repeat('predict')}")
+    credential = require_credential(os.environ)
+    print("\n".join([f"Kaggle: {credential}.", *credential.warnings]))
+    parcel = _prepare(submission, settings, layout, words)
+
+    log_path = layout.submission_log
+    with (
+        only_one(log_path.with_name(".lock"), f"sending a submission to {settings.name}") as lock,
+        Kaggle(settings.competition.slug, settings.kaggle.stall_seconds, (lock,)) as kaggle,
+    ):
+        log = SubmissionLog(log_path)
+        again = f"{words.repeat('submit')} AGAIN=1"
+        place = _sent_before(kaggle, log, parcel, words.again, again)
+        if place is None:
+            place = _send(kaggle, log, parcel, words.again, again)
+        row = log.rows[place]
+        if row.status == "pending":
+            row = _wait(kaggle, log, place, settings.kaggle.score_minutes, words.repeat("submissions"))
+    if row.error:
+        raise UserError(
+            f'Kaggle\'s own check refused the file (ref {row.ref}): "{row.error}". To send the same file once more: '
+            f"{again}"
+        )
+    print(_scores(row))
+    print(f"Log: {log_path.relative_to(layout.root)}. Next: {words.repeat('submissions')}")
+
+
+def _prepare(path: Path, settings: "Settings", layout: "Layout", words: command.Words) -> Parcel:
+    """Check the submission at `path`, show what would be sent, and return it.  Raises `UserError` for any fault."""
+    from pipelines.core.files import file_sha256
+    from pipelines.core.submission_log import compose_message
+
+    shown, run, sha256 = path.relative_to(layout.root), words.run_name(), file_sha256(path)
+    note = _prediction_note(layout.run(run).predicted, path.name, sha256)
+    rows, how = _check(path, settings, layout, words, note)
+    local, score = "-", note.get("valid_score")
+    if score is None:
+        print(f"Note: {shown} is not as make predict left it for the run {run}, so its local score is not known.")
+    else:
+        local = f"{settings.competition.metric} {score:.4f}"
+        if "valid_interval" in note:
+            low, high = note["valid_interval"]
+            local += f" ({low:.4f} to {high:.4f}, n = {note['valid_images']:,})"
+    text = words.message.strip() or (run if score is None else f"{run} valid {score:.4f}")
+    message = compose_message(text, sha256)
+    for what, value in (
+        ("file", f"{shown} ({how})"),
+        ("rows", f"{rows:,}"),
+        ("sha256", f"{sha256[:SHOWN_DIGITS]}…"),
+        ("run", run),
+        ("local score", local),
+        ("message", message),
+    ):
+        print(f"  {what:<11}  {value}")
+    sys.stdout.flush()
+    return Parcel(path, sha256, run, "" if score is None else f"{score:.5f}", message)
+
+
+def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
+    """Return what the stage `predict` noted of exactly this file; empty where it is another one."""
+    from pipelines.core.files import read_json
+
+    try:
+        note = read_json(predicted)[name]
+        return dict(note) if note["sha256"] == sha256 else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _check(
+    path: Path, settings: "Settings", layout: "Layout", words: command.Words, note: dict[str, Any]
+) -> tuple[int, str]:
+    """Return the number of rows of the submission at `path`, and how it was checked."""
+    from pipelines.core.splits import read_split_csv
+    from pipelines.core.submission import check_submission, class_list
+
+    shown, sample = path.relative_to(layout.root), settings.data.sample_submission
+    anew = f"To predict it anew: rm {shown}; {words.repeat('predict')}"
+    with open(path, "rb") as file:
+        if sum(1 for line in file if line.strip()) < 2:
+            raise UserError(f"{shown} has no rows. Nothing was sent. {anew}")
+    for missing, stage in (((layout.raw / sample), "download"), (layout.split_csv, "split")):
+        if not missing.exists():
+            if note:
+                return int(note["rows"]), "checked where it was predicted"
+            raise UserError(
+                f"{missing.relative_to(layout.root)} is missing, by which {shown} is checked. First: "
+                f"{words.repeat(stage)}"
+            )
+    table = read_split_csv(layout.split_csv, words.repeat("split"))
+    classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
+    try:
+        rows = check_submission(path, classes, settings, layout.raw)
+    except UserError as error:
+        raise UserError(f"{error} Nothing was sent. {anew}") from None
+    return rows, f"checked against {sample}" if sample else "checked, without a sample"
+
+
+def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, way_again: str) -> int | None:
+    """Return the place of the row of this very file, if it was sent before and is not to be sent `again`.
+
+    An attempt that ended between sending and knowing is settled first; it, and a submission that still waits for its
+    score, are what a repeated command means, with `again` too.
+    """
+    from pipelines.core.submission_log import NOT_SENT, PENDING, SENDING, look_for
+
+    places = log.places(parcel.sha256)
+    for place in places:
+        if log.rows[place].status == SENDING:
+            print("An earlier attempt was broken off: looking whether Kaggle has it.", flush=True)
+            if found := look_for(log, parcel.sha256, kaggle.submissions):
+                print(f"Kaggle has it, as ref {found.ref}.", flush=True)
+                log.adopt(place, found)
+                return place
+            print("Kaggle does not have it.")
+            log.change(place, status=NOT_SENT)
+    sent = [place for place in places if log.rows[place].ref]
+    for place in reversed(sent):
+        if log.rows[place].status == PENDING:
+            print(f"Already sent, as ref {log.rows[place].ref}. Going on waiting for its score.", flush=True)
+            return place
+    if again or not sent:
+        return None
+    row = log.rows[sent[-1]]
+    print(f"Already sent: {row.file}, as ref {row.ref}, {row.time}.")
+    if not row.error:
+        print(f"To send it once more: {way_again}")
+    return sent[-1]
+
+
+def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, way_again: str) -> int:
+    """Send the parcel and return the place of its row; where Kaggle turns out to have it, adopt that instead."""
+    from pipelines.core.kaggle_service import ConnectionLost, not_entered
+    from pipelines.core.submission_log import NOT_SENT, PENDING, Row, look_for, now
+
+    def new_row() -> int:
+        """A row is a submission, not an attempt: one that failed gives its own to the next."""
+        row = Row(
+            time=now(),
+            run=parcel.run,
+            file=parcel.path.name,
+            sha256=parcel.sha256,
+            message=parcel.message,
+            local_score=parcel.local_score,
+        )
+        for place in log.places(parcel.sha256):
+            if log.rows[place].status == NOT_SENT:
+                log.replace(place, row)
+                return place
+        return log.add(row)
+
+    competition = kaggle.competition()
+    if not competition.entered:
+        raise not_entered(kaggle.slug)
+    _check_open(competition)
+    place = -1
+    for submission in reversed(log.unknown(kaggle.submissions(), parcel.sha256)):
+        place = new_row()
+        log.adopt(place, submission)
+    if place >= 0 and not again:
+        print(
+            f"Kaggle has this file already, as ref {log.rows[place].ref}. To send it once more: {way_again}", flush=True
+        )
+        return place
+    _check_quota(kaggle.limits())
+
+    place = new_row()
+    try:
+        sent = kaggle.submit(parcel.path, parcel.message)
+    except ConnectionLost as error:
+        trouble = str(error)
+    except UserError:
+        log.change(place, status=NOT_SENT)
+        raise
+    else:
+        if sent.ref:
+            log.change(place, ref=sent.ref, status=PENDING)
+            print(f"Sent, as ref {sent.ref}.", flush=True)
+            return place
+        if not sent.uploaded:
+            log.change(place, status=NOT_SENT)
+            raise TryAgainLater(
+                "The file could not be uploaded to Kaggle's storage, so nothing was submitted and no submission of "
+                "today was used. Try again later, with the same command."
+            )
+        trouble = f'Kaggle did not say that it has the submission, but: "{sent.message}".'
+    print("No clear answer came: looking whether Kaggle has the submission.", flush=True)
+    try:
+        found = look_for(log, parcel.sha256, kaggle.submissions)
+    except UserError as error:
+        raise type(error)(
+            f"{trouble} Whether Kaggle has the submission could not be found out either: {error} The same command "
+            "looks for it first, and sends it only where it is not there."
+        ) from None
+    if not found:
+        log.change(place, status=NOT_SENT)
+        raise TryAgainLater(
+            f"{trouble} It is not among the submissions at Kaggle, so the same command sends it again safely."
+        )
+    print(f"Kaggle has it, as ref {found.ref}.", flush=True)
+    log.adopt(place, found)
+    return place
+
+
+def _check_open(competition: "Competition") -> None:
+    """Say whether the competition is over; raise `UserError` where it takes no submissions."""
+    if competition.submissions_disabled:
+        raise UserError(f"{competition.title} takes no submissions: Kaggle has disabled them. Nothing was sent.")
+    if not competition.deadline:
+        return
+    deadline = datetime.fromisoformat(competition.deadline)
+    deadline = deadline if deadline.tzinfo else deadline.replace(tzinfo=UTC)
+    if deadline < datetime.now(UTC):
+        print(
+            f"{competition.title} ended on {deadline:%Y-%m-%d}: this is a late submission, which is scored but not "
+            "ranked."
+        )
+
+
+def _check_quota(limits: "Limits") -> None:
+    """Say how many submissions are left; raise `UserError` where there are none."""
+    if not limits.spent:
+        if limits.left:  # nothing is known of a team that never sent anything
+            print(f"Submissions left now: {limits.left}; sent today: {limits.today}.", flush=True)
+        return
+    if limits.limited_by_total:
+        raise UserError(
+            f"No submissions are left: the competition limits their number in all, and {limits.total} were sent. "
+            "Nothing was sent now."
+        )
+    moment = datetime.now(UTC)
+    midnight = (moment + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    raise UserError(
+        f"No submissions are left today: {limits.today} were sent. Kaggle's new day begins at 00:00 UTC, in "
+        f"{command.duration((midnight - moment).total_seconds())}. Nothing was sent; type the same command then."
+    )
+
+
+def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, read_back: str) -> "Row":
+    """Ask for the score until it is there, and return the row.  Raises `TryAgainLater` after so many minutes."""
+    row = log.rows[place]
+    last = "it is still pending"
+    for _ in command.progress(_looks(minutes), "waiting for the score", unit="looks"):
+        try:
+            row = log.update(place, kaggle.submission(row.ref))
+            last = "it is still pending"
+        except TryAgainLater as error:  # of the way to Kaggle, not of the submission, which is there
+            last = str(error)
+        except UserError as error:
+            raise UserError(
+                f"The submission is sent, as ref {row.ref}, but its score cannot be read: {error}"
+            ) from None
+        if row.status != "pending":
+            return row
+    raise TryAgainLater(
+        f"The submission is sent, as ref {row.ref}, and nothing is lost; but there is no score after {minutes:g} "
+        f"minutes ({last}). Read it later: {read_back}"
+    )
+
+
+def _looks(minutes: float) -> Iterator[int]:
+    """Yield when to look: at once, then after growing pauses, and once more when the time is over."""
+    deadline = time.monotonic() + 60 * minutes
+    pause, count = FIRST_PAUSE, 0
+    yield count
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(pause, left))
+        pause, count = min(pause * PAUSE_GROWTH, LONGEST_PAUSE), count + 1
+        yield count
+
+
+def _scores(row: "Row") -> str:
+    local = f"{float(row.local_score):.4f}" if row.local_score else "unknown"
+    private = f"private score {row.private_score}" if row.private_score else "the private score is not known yet"
+    return f"Public score {row.public_score or 'unknown'} (local {local}); {private}."
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
