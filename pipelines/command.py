@@ -124,6 +124,14 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, unit: s
     yield from tqdm(items, desc=what, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True)
 
 
+def print_credential() -> None:
+    """Print which credential Kaggle's client finds here, and what is wrong with it.  Raises `UserError` without one."""
+    from pipelines.core.credentials import require_credential
+
+    credential = require_credential(os.environ)
+    print("\n".join([f"Kaggle: {credential}.", *credential.warnings]), flush=True)
+
+
 def print_parts(rows: Sequence[dict[str, Any]]) -> None:
     """Print which parts of a network learn in which epochs, at which peak learning rate."""
     if rows:

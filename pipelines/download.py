@@ -59,19 +59,17 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
             f"{settings.name} is not on Kaggle. Get its archive from {settings.competition.address}, then: "
             f"{words.repeat('download')} ARCHIVE=<the file>"
         )
-    from pipelines.core.credentials import require_credential
     from pipelines.core.files import only_one
     from pipelines.core.kaggle_download import fetch_archive
     from pipelines.core.kaggle_service import COMPETITION_PAGE, Kaggle, not_entered
 
     try:
-        credential = require_credential(os.environ)
+        command.print_credential()
     except UserError as error:
         page = COMPETITION_PAGE.format(slug=slug)
         raise UserError(
             f"{error}\nOr get the archive in a browser, from {page}/data, then: {words.repeat('download')} ARCHIVE=<it>"
         ) from None
-    print("\n".join([f"Kaggle: {credential}.", *credential.warnings]))
     started = time.monotonic()
     lock = archive.with_name(f".{archive.name}.lock")
     with (

@@ -192,13 +192,11 @@ def _check_possible(settings: Settings) -> None:
 
 def _run_on_kaggle(errand: Errand, state: State | None, lock: int) -> State:
     """Push, unless that is done; wait until the run has ended; fetch what it left, whole, and the log."""
-    from pipelines.core.credentials import require_credential
     from pipelines.core.kaggle_service import Kaggle
 
     settings = errand.settings
     _check_possible(settings)
-    credential = require_credential(os.environ)
-    print("\n".join([f"Kaggle: {credential}.", *credential.warnings]), flush=True)
+    command.print_credential()
     with Kaggle(settings.competition.slug, settings.kaggle.stall_seconds, (lock,)) as kaggle:
         if state and state.state == PUSHING:
             arrived = _has_arrived(kaggle, errand, state)

@@ -24,7 +24,6 @@ MESSAGE_SHOWN, STATUS_SHOWN = 32, 40  # characters
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "submissions").parse_args(arguments, namespace=command.Words())
-    from pipelines.core.credentials import require_credential
     from pipelines.core.files import only_one
     from pipelines.core.kaggle_service import Kaggle, is_standin
     from pipelines.core.metrics import METRICS
@@ -39,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with only_one(log_path.with_name(".lock"), f"sending a submission to {settings.name}") as lock:
         log = SubmissionLog(log_path)
         try:
-            credential = require_credential(os.environ)
-            print("\n".join([f"Kaggle: {credential}.", *credential.warnings]), flush=True)
+            command.print_credential()
             with Kaggle(settings.competition.slug, settings.kaggle.stall_seconds, (lock,)) as kaggle:
                 listed = _read_back(kaggle, log)
         except UserError as error:

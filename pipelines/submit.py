@@ -47,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--message", default="", help="what Kaggle shows beside it; default: the run and its score")
     parser.add_argument("--again", action="store_true", help="send a file once more that was sent before")
     words = parser.parse_args(arguments, namespace=command.Words())
-    from pipelines.core.credentials import require_credential
     from pipelines.core.files import only_one
     from pipelines.core.kaggle_service import Kaggle, is_standin
     from pipelines.core.submission_log import SubmissionLog
@@ -62,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     if not submission.exists():
         raise UserError(f"{submission.relative_to(layout.root)} is missing. First: {words.repeat('predict')}")
-    credential = require_credential(os.environ)
-    print("\n".join([f"Kaggle: {credential}.", *credential.warnings]))
+    command.print_credential()
     parcel = _prepare(submission, settings, layout, words)
 
     log_path = layout.submission_log

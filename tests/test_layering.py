@@ -36,6 +36,7 @@ KEEPERS: dict[str, set[str]] = {
     "kaggle_service": {"errors"},
     "kaggle_download": {"errors", "files", "kaggle_service", "watch"},
     "credentials": {"errors"},
+    "submission_log": {"errors", "files", "kaggle_service"},
 }
 # The training core knows no files, layouts, flags or competitions: what it gets, it gets as arguments.
 ABSTRACT: dict[str, set[str]] = {
