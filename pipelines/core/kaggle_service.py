@@ -4,6 +4,7 @@ The official client does the talking, in a process of its own (`kaggle_worker`) 
 for `stall_seconds`, it is killed.  Nothing here tries again by itself what may already have happened.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -173,8 +174,9 @@ class Kaggle:
             process.kill()
             process.wait()
             for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe:
-                    pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # what was still to be written to it
+                    if pipe:
+                        pipe.close()
 
     def username(self) -> str:
         """The name of the account that the credentials belong to."""
@@ -359,10 +361,12 @@ def _explain(failure: Failure, call: str, slug: str) -> NoReturn:
             f"No permission ({doing}): {_quoted(failure.message)}. Kaggle's client keeps its settings in ~/.kaggle: "
             "see that this folder can be written, or set KAGGLE_CONFIG_DIR to one that can."
         )
-    if failure.kind == "new word":
+    if failure.kind == "refused":
+        raise UserError(f"Kaggle's client refuses ({doing}): {_quoted(failure.message)}")
+    if failure.kind == "unreadable":
         raise Unanswered(
-            f"Kaggle answered with a word that the client does not know, {_quoted(failure.message)} ({doing}). "
-            "A newer client may: .venv/bin/pip install -U kaggle"
+            f"Kaggle answered what its client cannot read, {_quoted(failure.message)} ({doing}). A newer client may: "
+            ".venv/bin/pip install -U kaggle"
         )
     raise RuntimeError(f"the call {call} failed as nobody foresaw:\n{failure.message}")
 

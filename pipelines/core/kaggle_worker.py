@@ -208,9 +208,11 @@ def kernel_output(kernel: str) -> dict[str, Any]:
 
 
 def gpu_hours() -> tuple[float, float]:
-    """Return the hours of GPU used and allowed this week."""
+    """Return the hours of GPU used and allowed this week; zeros where Kaggle does not say."""
     quota = _client().quota_view().gpu_quota
-    return quota.time_used.total_seconds() / 3600, quota.total_time_allowed.total_seconds() / 3600
+    times = (quota.time_used, quota.total_time_allowed) if quota else (None, None)
+    used, allowed = (time.total_seconds() / 3600 if time else 0.0 for time in times)
+    return used, allowed
 
 
 def fetch(url: str, path: str) -> None:
@@ -262,6 +264,8 @@ def _kind(error: BaseException) -> str:
     # first, because requests' own is an OSError and a ValueError too
     if isinstance(error, json.JSONDecodeError):
         return "not json"
+    if isinstance(error, requests.exceptions.InvalidHeader):  # whose words show the token
+        return "credentials"
     if isinstance(error, requests.exceptions.HTTPError):
         return "http"
     if isinstance(error, (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)):
@@ -274,9 +278,11 @@ def _kind(error: BaseException) -> str:
         return "connection" if isinstance(error, ConnectionError) else "unexpected"
     if isinstance(error, ValueError) and "does not match expected size" in str(error):
         return "size"
-    if isinstance(error, KeyError):
-        return "new word"  # the client knows no such status
-    return "unexpected"
+    frames = traceback.walk_tb(error.__traceback__)
+    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames}
+    if isinstance(error, ValueError) and "kaggle" in packages and "kagglesdk" not in packages:
+        return "refused"  # by the client's own checks
+    return "unreadable" if packages & {"kaggle", "kagglesdk"} else "unexpected"
 
 
 if __name__ == "__main__":
