@@ -78,7 +78,7 @@ predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
 	$(RUNNER) -m pipelines.predict $(WORDS)
 
 submit: $(INSTALLED)  ## send the submission to Kaggle and wait for its score
-	$(RUNNER) -m pipelines.submit $(WORDS) $(if $(MSG),--message "$$MSG") $(if $(AGAIN),--again)
+	$(RUNNER) -m pipelines.submit $(WORDS) $(if $(MSG),--message="$$MSG") $(if $(AGAIN),--again)
 
 submissions: $(INSTALLED)  ## read all scores back: local against public against private
 	$(RUNNER) -m pipelines.submissions $(WORDS)

@@ -38,9 +38,9 @@ with Standin(Path(sys.argv[2])) as standin:
 """
 OURS = """
 from pathlib import Path
-from pipelines.core.kaggle_download import fetch_archive
 from pipelines.core.kaggle_service import Kaggle
 with Kaggle("photos") as kaggle:
+    from pipelines.core.kaggle_download import fetch_archive
     fetch_archive(kaggle, Path("photos.zip"))
 """
 BARE = ("-m", "kaggle", "competitions", "download", "-q", "photos")

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ LEFT_CELL = len("59 min 59 s")
 EXIT_USER_ERROR = 2
 EXIT_TRY_LATER = 3
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 class Words(argparse.Namespace):
@@ -46,9 +48,9 @@ class Words(argparse.Namespace):
 
     def repeat(self, stage: str) -> str:
         """The make command that calls `stage` with the same words."""
-        words = [f"make {stage}", f"COMP={self.competition}"]
-        words += [f"RECIPE={self.recipe}"] if self.recipe != DEFAULT_RECIPE else []
-        words += [f"RUN={self.run}"] if self.run else []
+        words = [f"make {stage}", f"COMP={shlex.quote(self.competition)}"]
+        words += [f"RECIPE={shlex.quote(self.recipe)}"] if self.recipe != DEFAULT_RECIPE else []
+        words += [f"RUN={shlex.quote(self.run)}"] if self.run else []
         words += [f'SET="{" ".join(self.set)}"'] if self.set else []
         return " ".join(words)
 
@@ -91,9 +93,9 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     except KeyboardInterrupt:
         print("\nInterrupted. Type the same command again to go on.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has left, as `head` does
+    except BrokenPipeError:  # the reader of our output has left, as `head` does, before all was done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return EXIT_BROKEN_PIPE
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(

@@ -317,8 +317,13 @@ def _proxy(scheme: str) -> str:
     """Host and port of the proxy for calls by `scheme`; empty: none.  User name and password are left out."""
     proxies = getproxies_environment()
     address = proxies.get(scheme) or proxies.get("all") or ""
-    parts = urlsplit(address if "//" in address else f"//{address}")
-    return parts.netloc.rpartition("@")[2]
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        host = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
+    except ValueError:
+        return "a malformed address" if address else ""
+    # a slash in a password ends the part that is known to hold it
+    return "a malformed address" if "@" in f"{parts.path}{parts.query}{parts.fragment}" else host
 
 
 def _bypassed(host: str) -> bool:

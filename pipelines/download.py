@@ -60,7 +60,6 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
             f"{words.repeat('download')} ARCHIVE=<the file>"
         )
     from pipelines.core.files import only_one
-    from pipelines.core.kaggle_download import fetch_archive
     from pipelines.core.kaggle_service import COMPETITION_PAGE, Kaggle, not_entered
 
     try:
@@ -76,6 +75,8 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
         only_one(lock, f"downloading {archive.name}") as held,
         Kaggle(slug, settings.kaggle.stall_seconds, (held,)) as kaggle,
     ):
+        from pipelines.core.kaggle_download import fetch_archive  # while the client starts
+
         competition = kaggle.competition()
         if not competition.entered:
             raise not_entered(slug)

@@ -335,6 +335,13 @@ def _wait(kaggle: "Kaggle", errand: Errand, state: State) -> "tuple[KernelOutput
                 shown = words
             if output and manifest and belongs and status.status == "complete" and manifest["finished"]:
                 return output, manifest
+            if output and belongs is False and elapsed > GRACE_SECONDS:
+                errand.save(replace(state, state=FAILED))
+                raise UserError(
+                    f"What runs, or ran last, as {state.url or state.kernel} is another run than the one pushed from "
+                    "here: was it started in the browser, or from another machine? The same command pushes this one "
+                    "again."
+                )
             ours = belongs and (manifest or status.status != "complete")  # the files may be listed after the log
             late = belongs is not False and elapsed > GRACE_SECONDS  # no sign of any run: a failure of Kaggle's own
             if output and (ours or late):
@@ -448,7 +455,11 @@ def _fetch(kaggle: "Kaggle", errand: Errand, output: "KernelOutput", manifest: d
 
 def _put_in_place(errand: Errand, state: State | None) -> None:
     """Move what was fetched to where it belongs; interrupted, it goes on."""
-    assert state is not None
+    if state is None:
+        raise UserError(
+            f"{errand.shown(errand.folder)} holds results, but not whose they are: state.json is missing. Remove it "
+            f"and run on Kaggle again: rm -r {errand.shown(errand.folder)}"
+        )
     run, submission = errand.run.folder, errand.submission
     for target in (run, submission):
         source = errand.fetched / target.relative_to(errand.layout.root)

@@ -35,11 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log_path = layout.submission_log
     listed: list[Submission] | None = None
     trouble: UserError | None = None
-    with only_one(log_path.with_name(".lock"), f"sending a submission to {settings.name}") as lock:
+    slug = settings.competition.slug
+    with only_one(layout.submission_lock(slug), f"sending a submission to {slug}") as lock:
         log = SubmissionLog(log_path)
         try:
             command.print_credential()
-            with Kaggle(settings.competition.slug, settings.kaggle.stall_seconds, (lock,)) as kaggle:
+            with Kaggle(slug, settings.kaggle.stall_seconds, (lock,)) as kaggle:
                 listed = _read_back(kaggle, log)
         except UserError as error:
             trouble = error
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"By {metric.name}, {direction} first; by the private score where it is known:")
         print(command.table(("submission", "time (UTC)", "local", "public", "private", "status", "message"), rows))
     elif not trouble:
-        print(f"Nothing was sent to {settings.competition.slug} yet. First: {words.repeat('submit')}")
+        print(f"Nothing was sent to {slug} yet. First: {words.repeat('submit')}")
     if trouble:
         if rows:
             print("This is what the log knew: Kaggle could not be asked.")
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
     """Bring the log up to date, and return Kaggle's list."""
-    from pipelines.core.submission_log import LOOK_PAUSES, NOT_SENT, SENDING, look_for
+    from pipelines.core.submission_log import LOOK_PAUSES, NOT_SENT, look_for, may_be_unlisted
 
     listed = kaggle.submissions()
     by_ref = {submission.ref: submission for submission in listed}
@@ -71,11 +72,11 @@ def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
                 log.update(place, by_ref[row.ref])
             continue
         found = next(iter(log.unknown(listed, row.sha256)), None)
-        if not found and row.status == SENDING:
+        if not found and row.unsettled:
             found = look_for(log, row.sha256, kaggle.submissions, LOOK_PAUSES[1:])
         if found:
             log.adopt(place, found)
-        elif row.status == SENDING:
+        elif row.unsettled and not may_be_unlisted(row, lambda: kaggle.limits().total, lambda: len(listed)):
             log.change(place, status=NOT_SENT)
     return listed
 
@@ -87,7 +88,7 @@ def _table_rows(
 
     listed: all that Kaggle has; None where it could not be asked.
     """
-    from pipelines.core.submission_log import plain_score, submission_id, submission_status, submission_time
+    from pipelines.core.submission_log import one_line, plain_score, submission_id, submission_status, submission_time
 
     refs, found = {submission.ref for submission in listed or ()}, []
     for row in log.rows:
@@ -99,7 +100,8 @@ def _table_rows(
         if submission.ref not in log.refs:
             scores = ("", plain_score(submission.public_score), plain_score(submission.private_score))
             status, when = submission_status(submission), submission_time(submission)
-            found.append((submission.file or f"ref {submission.ref}", when, scores, status, submission.description))
+            name = one_line(submission.file) or f"ref {submission.ref}"
+            found.append((name, when, scores, status, one_line(submission.description)))
     found.sort(key=lambda each: each[1], reverse=True)
     found.sort(key=lambda each: _order(each[2][2] or each[2][1], higher_is_better))
     return [

@@ -9,7 +9,9 @@ it among the submissions at Kaggle, by the id at the end of the message.
 """
 
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,10 @@ SHOWN_DIGITS = 12
 
 @dataclass(frozen=True)
 class Parcel:
-    """A checked submission and what goes with it.  local_score: text of 5 decimals, empty where it is not known."""
+    """A checked submission and what goes with it.
+
+    path: the copy that was checked and is sent.  local_score: text of 5 decimals, empty where it is not known.
+    """
 
     path: Path
     sha256: str
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = parser.parse_args(arguments, namespace=command.Words())
     from pipelines.core.files import only_one
     from pipelines.core.kaggle_service import Kaggle, is_standin
-    from pipelines.core.submission_log import SubmissionLog
+    from pipelines.core.submission_log import PENDING, SubmissionLog
 
     settings, layout = words.settings(), words.layout()
     submission = layout.submission(submission_name(words.run_name(), words.set))
@@ -62,21 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not submission.exists():
         raise UserError(f"{submission.relative_to(layout.root)} is missing. First: {words.repeat('predict')}")
     command.print_credential()
-    parcel = _prepare(submission, settings, layout, words)
-
-    log_path = layout.submission_log
-    with (
-        only_one(log_path.with_name(".lock"), f"sending a submission to {settings.name}") as lock,
-        Kaggle(settings.competition.slug, settings.kaggle.stall_seconds, (lock,)) as kaggle,
-    ):
-        log = SubmissionLog(log_path)
-        again = f"{words.repeat('submit')} AGAIN=1"
-        place = _sent_before(kaggle, log, parcel, words.again, again)
-        if place is None:
-            place = _send(kaggle, log, parcel, words.again, again)
-        row = log.rows[place]
-        if row.status == "pending":
-            row = _wait(kaggle, log, place, settings.kaggle.score_minutes, words.repeat("submissions"))
+    slug, log_path = settings.competition.slug, layout.submission_log
+    with tempfile.TemporaryDirectory() as private:
+        # a copy, for another process may write the file anew between the check and the upload
+        copy = Path(shutil.copy2(submission, private))
+        parcel = _prepare(copy, submission, settings, layout, words)
+        with (
+            only_one(layout.submission_lock(slug), f"sending a submission to {slug}") as lock,
+            Kaggle(slug, settings.kaggle.stall_seconds, (lock,)) as kaggle,
+        ):
+            log = SubmissionLog(log_path)
+            again = f"{words.repeat('submit')} AGAIN=1"
+            place = _sent_before(kaggle, log, parcel, words.again, again)
+            if place is None:
+                place = _send(kaggle, log, parcel, words.again, again)
+            row = log.rows[place]
+            if row.status == PENDING:
+                row = _wait(kaggle, log, place, settings.kaggle.score_minutes, words.repeat("submissions"))
     if row.error:
         raise UserError(
             f'Kaggle\'s own check refused the file (ref {row.ref}): "{row.error}". To send the same file once more: '
@@ -86,14 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Log: {log_path.relative_to(layout.root)}. Next: {words.repeat('submissions')}")
 
 
-def _prepare(path: Path, settings: "Settings", layout: "Layout", words: command.Words) -> Parcel:
-    """Check the submission at `path`, show what would be sent, and return it.  Raises `UserError` for any fault."""
+def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout", words: command.Words) -> Parcel:
+    """Check the `copy` of `submission`, show what would be sent, and return it.  Raises `UserError` for any fault."""
     from pipelines.core.files import file_sha256
     from pipelines.core.submission_log import compose_message
 
-    shown, run, sha256 = path.relative_to(layout.root), words.run_name(), file_sha256(path)
-    note = _prediction_note(layout.run(run).predicted, path.name, sha256)
-    rows, how = _check(path, settings, layout, words, note)
+    shown, run, sha256 = submission.relative_to(layout.root), words.run_name(), file_sha256(copy)
+    note = _prediction_note(layout.run(run).predicted, copy.name, sha256)
+    rows, how = _check(copy, submission, settings, layout, words, note)
     local, score = "-", note.get("valid_score")
     if score is None:
         print(f"Note: {shown} is not as make predict left it for the run {run}, so its local score is not known.")
@@ -114,7 +121,7 @@ def _prepare(path: Path, settings: "Settings", layout: "Layout", words: command.
     ):
         print(f"  {what:<11}  {value}")
     sys.stdout.flush()
-    return Parcel(path, sha256, run, "" if score is None else f"{score:.5f}", message)
+    return Parcel(copy, sha256, run, "" if score is None else f"{score:.5f}", message)
 
 
 def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
@@ -129,15 +136,15 @@ def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
 
 
 def _check(
-    path: Path, settings: "Settings", layout: "Layout", words: command.Words, note: dict[str, Any]
+    copy: Path, submission: Path, settings: "Settings", layout: "Layout", words: command.Words, note: dict[str, Any]
 ) -> tuple[int, str]:
-    """Return the number of rows of the submission at `path`, and how it was checked."""
+    """Return the number of rows of the `copy` of `submission`, and how it was checked."""
     from pipelines.core.splits import read_split_csv
     from pipelines.core.submission import check_submission, class_list
 
-    shown, sample = path.relative_to(layout.root), settings.data.sample_submission
+    shown, sample = submission.relative_to(layout.root), settings.data.sample_submission
     anew = f"To predict it anew: rm {shown}; {words.repeat('predict')}"
-    with open(path, "rb") as file:
+    with open(copy, "rb") as file:
         if sum(1 for line in file if line.strip()) < 2:
             raise UserError(f"{shown} has no rows. Nothing was sent. {anew}")
     for missing, stage in (((layout.raw / sample), "download"), (layout.split_csv, "split")):
@@ -151,9 +158,10 @@ def _check(
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
     try:
-        rows = check_submission(path, classes, settings, layout.raw)
+        rows = check_submission(copy, classes, settings, layout.raw)
     except UserError as error:
-        raise UserError(f"{error} Nothing was sent. {anew}") from None
+        trouble = str(error).replace(str(copy), str(submission))
+        raise UserError(f"{trouble} Nothing was sent. {anew}") from None
     return rows, f"checked against {sample}" if sample else "checked, without a sample"
 
 
@@ -163,16 +171,21 @@ def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: 
     An attempt that ended between sending and knowing is settled first; it, and a submission that still waits for its
     score, are what a repeated command means, with `again` too.
     """
-    from pipelines.core.submission_log import NOT_SENT, PENDING, SENDING, look_for
+    from pipelines.core.submission_log import NOT_SENT, PENDING, look_for, may_be_unlisted
 
     places = log.places(parcel.sha256)
     for place in places:
-        if log.rows[place].status == SENDING:
+        if log.rows[place].unsettled:
             print("An earlier attempt was broken off: looking whether Kaggle has it.", flush=True)
             if found := look_for(log, parcel.sha256, kaggle.submissions):
                 print(f"Kaggle has it, as ref {found.ref}.", flush=True)
                 log.adopt(place, found)
                 return place
+            if may_be_unlisted(log.rows[place], lambda: kaggle.limits().total, lambda: len(kaggle.submissions())):
+                raise TryAgainLater(
+                    "Kaggle counts more submissions than it lists, so it may have this file already. Nothing was sent "
+                    "now: type the same command again in some minutes."
+                )
             print("Kaggle does not have it.")
             log.change(place, status=NOT_SENT)
     sent = [place for place in places if log.rows[place].ref]
@@ -192,7 +205,7 @@ def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: 
 def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, way_again: str) -> int:
     """Send the parcel and return the place of its row; where Kaggle turns out to have it, adopt that instead."""
     from pipelines.core.kaggle_service import ConnectionLost, not_entered
-    from pipelines.core.submission_log import NOT_SENT, PENDING, Row, look_for, now
+    from pipelines.core.submission_log import NOT_SENT, PENDING, Row, look_for, now, one_line
 
     def new_row() -> int:
         """A row is a submission, not an attempt: one that failed gives its own to the next."""
@@ -223,7 +236,8 @@ def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, w
             f"Kaggle has this file already, as ref {log.rows[place].ref}. To send it once more: {way_again}", flush=True
         )
         return place
-    _check_quota(kaggle.limits())
+    limits = kaggle.limits()
+    _check_quota(limits)
 
     place = new_row()
     try:
@@ -234,7 +248,7 @@ def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, w
         log.change(place, status=NOT_SENT)
         raise
     else:
-        if sent.ref:
+        if sent.ref > 0 and sent.ref not in log.refs:
             log.change(place, ref=sent.ref, status=PENDING)
             print(f"Sent, as ref {sent.ref}.", flush=True)
             return place
@@ -244,15 +258,21 @@ def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, w
                 "The file could not be uploaded to Kaggle's storage, so nothing was submitted and no submission of "
                 "today was used. Try again later, with the same command."
             )
-        trouble = f'Kaggle did not say that it has the submission, but: "{sent.message}".'
+        trouble = f'Kaggle did not say that it has the submission, but: "{one_line(sent.message)}".'
     print("No clear answer came: looking whether Kaggle has the submission.", flush=True)
     try:
         found = look_for(log, parcel.sha256, kaggle.submissions)
+        unlisted = not found and kaggle.limits().total != limits.total
     except UserError as error:
         raise type(error)(
             f"{trouble} Whether Kaggle has the submission could not be found out either: {error} The same command "
             "looks for it first, and sends it only where it is not there."
         ) from None
+    if unlisted:
+        raise TryAgainLater(
+            f"{trouble} Kaggle counts one more submission than before but does not list it yet; the same command looks "
+            "again before it sends anything."
+        )
     if not found:
         log.change(place, status=NOT_SENT)
         raise TryAgainLater(
@@ -299,6 +319,8 @@ def _check_quota(limits: "Limits") -> None:
 
 def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, read_back: str) -> "Row":
     """Ask for the score until it is there, and return the row.  Raises `TryAgainLater` after so many minutes."""
+    from pipelines.core.submission_log import PENDING
+
     row = log.rows[place]
     last = "it is still pending"
     for _ in command.progress(_looks(minutes), "waiting for the score", unit="looks"):
@@ -311,7 +333,7 @@ def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, re
             raise UserError(
                 f"The submission is sent, as ref {row.ref}, but its score cannot be read: {error}"
             ) from None
-        if row.status != "pending":
+        if row.status != PENDING:
             return row
     raise TryAgainLater(
         f"The submission is sent, as ref {row.ref}, and nothing is lost; but there is no score after {minutes:g} "

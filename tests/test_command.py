@@ -1,6 +1,9 @@
 """The frame of the stages: how errors end, how tables and times look."""
 
 import errno
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -40,6 +43,20 @@ def test_forbidden_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail_with(KeyboardInterrupt()) == 130
     assert "Type the same command again" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_success() -> None:
+    program = "import sys; from pipelines import command; sys.exit(command.run(lambda _: print('x' * 1_000_000)))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == command.EXIT_BROKEN_PIPE == 128 + signal.SIGPIPE
+
+
+def test_what_is_to_be_typed_again_can_be_typed() -> None:
+    words = command.Words(competition="my leaves.toml", recipe="a,b#", run="it's", set=["train.lr=1"])
+    assert words.repeat("train") == "make train COMP='my leaves.toml' RECIPE='a,b#' RUN='it'\"'\"'s' SET=\"train.lr=1\""
 
 
 def test_our_own_mistake_keeps_its_traceback() -> None:

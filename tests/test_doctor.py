@@ -273,6 +273,20 @@ def test_quota_spent(examine: Doctor, standin: Standin, cats: Competition, by_to
 
 
 @pytest.mark.parametrize(
+    ("proxy", "shown"),
+    [
+        ("http://bob:SECRET@127.0.0.1:9", "127.0.0.1:9"),
+        ("http://bob:SECRET/x@127.0.0.1:9", "a malformed address"),
+        ("http://bob:SECRET@[::1", "a malformed address"),
+    ],
+)
+def test_nothing_of_a_proxy_but_its_place_is_shown(examine: Doctor, cats: Competition, proxy: str, shown: str) -> None:
+    said = examine(environment={"KAGGLE_API_ENVIRONMENT": "PROD", "https_proxy": proxy, "http_proxy": proxy})
+    assert said.checks["service"] == ("ok", f"Kaggle, through the proxy {shown}")
+    assert "SECRET" not in repr(said)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "words"),
     [("KAGGLE_API_ENVIRONMENT", "TEST", "'TEST'"), ("no_proxy", "localhost,example.com", "Unset no_proxy")],
 )

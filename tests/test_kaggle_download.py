@@ -341,9 +341,9 @@ def damage(change: Callable[[bytearray], None], source: Path, target: Path) -> P
 def test_every_flipped_byte_of_the_files_is_found(tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "whole.zip", 40_000)
     verify(archive, {"labels.csv": 27, "0.png": 10_000})
+    chance = random.Random(1)
     with zipfile.ZipFile(archive) as content:
         members = content.infolist()
-    chance = random.Random(1)
     for number in range(40):
         member = members[number % len(members)]
         place = member.header_offset + 30 + len(member.filename) + chance.randrange(member.compress_size)
@@ -353,6 +353,41 @@ def test_every_flipped_byte_of_the_files_is_found(tmp_path: Path) -> None:
 
         with pytest.raises(Damaged):
             verify(damage(flip, archive, tmp_path / "damaged.zip"), {})
+
+
+def test_a_flipped_byte_anywhere_ends_in_words_or_changes_nothing(tmp_path: Path) -> None:
+    archive = tmp_path / "whole.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        for name in ("tr\u00e9in/\u00e4.png", "labels.csv"):
+            content.writestr(name, b"content" * 20)
+    size = archive.stat().st_size
+    for place in range(size):
+        for bit in (0x01, 0x10, 0x80):
+
+            def flip(content: bytearray, place: int = place, bit: int = bit) -> None:
+                content[place] ^= bit
+
+            try:
+                verify(damage(flip, archive, tmp_path / "damaged.zip"), {})
+            except Damaged:
+                continue
+            with zipfile.ZipFile(tmp_path / "damaged.zip") as content:  # a date or the like: the files are whole
+                assert {content.read(name) for name in content.namelist()} == {b"content" * 20}
+
+
+def test_names_are_compared_however_they_are_spelt(tmp_path: Path) -> None:
+    archive = tmp_path / "whole.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("tre\u0301in.csv", "1")  # decomposed, as macOS does
+        content.writestr("\u00fc.csv".encode().decode("cp437"), "22")  # UTF-8 that does not say so
+    verify(archive, {"tr\u00e9in.csv": 1, "\u00fc.csv": 2})
+
+
+def test_an_archive_of_nothing(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    with pytest.raises(Damaged, match="is empty"):
+        verify(tmp_path / "empty.zip", {})
 
 
 def test_every_truncation_is_found(tmp_path: Path) -> None:

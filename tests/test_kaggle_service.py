@@ -1,12 +1,15 @@
 """The talk with Kaggle itself: answers that the client cannot read, what it refuses, and its process that is killed."""
 
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,12 +29,12 @@ from pipelines.core.settings import Settings
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
-    folder = tmp_path_factory.mktemp("standin")
-    archive = folder / "cats.zip"
-    archive.write_bytes(b"PK\5\6" + bytes(18))
-    with Standin(folder) as standin:
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[Standin]:
+    archive = tmp_path / "cats.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("labels.csv", "id,label\n")
+    with Standin(tmp_path / "standin") as standin:
         standin.add("cats", archive, Settings("cats"))
         yield standin
 
@@ -57,7 +60,7 @@ def test_one_process_answers_all_questions(kaggle: Kaggle) -> None:
     assert kaggle.username() == "alice"
     assert kaggle.competition().entered
     assert kaggle.limits() == Limits(0, 0, 5, False)
-    assert kaggle.submissions() == [] and kaggle.files() == {}
+    assert kaggle.submissions() == [] and kaggle.files() == {"labels.csv": 9}
     assert worker(kaggle) is process
     kaggle.close()
     assert process.poll() is not None
@@ -70,6 +73,8 @@ def test_one_process_answers_all_questions(kaggle: Kaggle) -> None:
         (b'{"submissions":[{"ref":1,"date":"yesterday"}]}', Unanswered, "cannot read"),
         (b'{"submissions":7}', Unanswered, "cannot read"),
         (b"not json", Unanswered, "perhaps a web page"),
+        (b'"maintenance"', Unanswered, "perhaps a web page"),  # which the client takes for an empty list
+        (b"[]", Unanswered, "perhaps a web page"),
         (b'{"code":401,"message":"Unauthenticated"}', UserError, "does not accept the credentials (401"),
         (b'{"code":"403","message":"a text where a number belongs"}', Unanswered, "cannot read"),
     ],
@@ -138,9 +143,17 @@ def test_the_process_ends_with_the_one_that_asks(standin: Standin, kaggle: Kaggl
             time.sleep(0.02)
         process.kill()
     deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not Path(f"/proc/{pid}").exists()
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended may stay listed until its parent takes note."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_limits_of_a_team_that_never_sent_anything_are_not_spent() -> None:
@@ -168,3 +181,75 @@ def test_a_wait_that_kaggle_names(kaggle: Kaggle, standin: Standin) -> None:
     standin.fault("GetSubmissionLimits", Status(429, "Slow down", {"Retry-After": "9"}))
     with pytest.raises(TryAgainLater, match="try again in 9 seconds"):
         kaggle.limits()
+
+
+def test_a_redirect_is_no_answer(kaggle: Kaggle, standin: Standin) -> None:
+    standin.fault("GetCompetition", Status(304, "{}", json=True))
+    with pytest.raises(Unanswered):
+        kaggle.competition()
+
+
+def test_an_empty_list_of_files_is_no_list(kaggle: Kaggle, standin: Standin) -> None:
+    standin.fault("ListDataFiles", Body(b"{}", JSON))
+    with pytest.raises(Unanswered, match="lists no files for 'cats'"):
+        kaggle.files()
+
+
+def test_another_submission_than_asked_for(kaggle: Kaggle, standin: Standin) -> None:
+    standin.fault("GetSubmission", Body(b"{}", JSON))
+    with pytest.raises(Unanswered, match="asked for the submission 1000 and answered with 0"):
+        kaggle.submission(1000)
+
+
+def test_more_pages_than_one(kaggle: Kaggle, standin: Standin) -> None:
+    competition = standin.competitions["cats"]
+    competition.files[:] = [(f"{number}.png", number) for number in range(450)]
+    assert kaggle.files() == dict(competition.files)
+    assert [call.body and call.body["pageSize"] for call in standin.calls("ListDataFiles")] == [200] * 3
+
+
+SECRET = "SUPERSECRET0123456789"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"KAGGLE_TOKEN": f"{SECRET}\r\n"},
+        {"http_proxy": f"http://bob:{SECRET}/x@127.0.0.1:9"},
+        {"http_proxy": f"http://bob:{SECRET}@[::1"},
+        {"http_proxy": f"nonsense://bob:{SECRET}@127.0.0.1:9"},
+        {"http_proxy": f"http://bob:{SECRET}@127.0.0.1:9"},
+        {"KAGGLE_KEY": SECRET},
+    ],
+    ids=str,
+)
+def test_no_secret_is_ever_shown(
+    standin: Standin, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    try:
+        with Kaggle("cats", 5) as anew:
+            anew.competition()
+    except UserError as error:
+        assert SECRET not in str(error)
+        assert "KAGGLE_TOKEN" not in environment  # which is not even used
+
+
+def test_no_secret_of_a_damaged_login_is_ever_shown(
+    tmp_path: Path, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / ".kaggle").mkdir()
+    ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    login = {
+        "refresh_token": "r",
+        "access_token": f"{SECRET}\r\n",
+        "access_token_expiration": ends,
+        "username": "alice",
+    }
+    (tmp_path / ".kaggle" / "credentials.json").write_text(json.dumps(login))
+    with Kaggle("cats", 5) as anew, pytest.raises(UserError) as raised:
+        anew.competition()
+    assert SECRET not in str(raised.value)

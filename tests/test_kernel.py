@@ -51,6 +51,15 @@ def leave(kernel: Kernel, files: dict[str, bytes] = FILES, finished: bool = True
     kernel.status = "COMPLETE"
 
 
+class Stage(subprocess.Popen[str]):
+    """A process that does not outlive a test that fails: it would wait for half a day."""
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+
 class Trial:
     """A working folder with a competition `cats`, a stand-in that has it, and the stage as a process."""
 
@@ -58,8 +67,8 @@ class Trial:
         self.folder, self.standin = folder, standin
         self.environment = standin.environment(folder / "home")
 
-    def start(self, *words: str, competition: str = "cats.toml") -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+    def start(self, *words: str, competition: str = "cats.toml") -> Stage:
+        return Stage(
             [sys.executable, "-m", "pipelines.kernel", competition, *words],
             cwd=self.folder,
             env=self.environment,
@@ -71,7 +80,7 @@ class Trial:
     def run(self, *words: str, competition: str = "cats.toml") -> tuple[int, str, str]:
         """Run the stage; return its status, what it printed, and its errors."""
         with self.start(*words, competition=competition) as process:
-            printed, errors = process.communicate(timeout=300)
+            printed, errors = process.communicate(timeout=100)
         assert "Traceback" not in errors, errors
         return process.returncode, printed, errors
 
@@ -281,6 +290,28 @@ def test_an_earlier_sessions_output_is_not_taken(trial: Trial) -> None:
         process.wait()
     assert process.returncode == 0
     trial.succeeds()
+
+
+def test_a_run_that_another_one_replaced_is_not_waited_for(trial: Trial) -> None:
+    def slowly(kernel: Kernel) -> None:
+        kernel.status = "RUNNING"
+
+    trial.standin.run_kernel = slowly
+    trial.fails(3, "--set", "kaggle.kernel_hours=0.0001")
+    state = trial.state() | {"pushed_at": time.time() - 3600}  # long enough for Kaggle to know of it
+    (trial.folder / FOLDER / "state.json").write_text(json.dumps(state))
+    leave(trial.standin.kernels[0], run_id="0" * 16)
+    assert "is another run than the one pushed from here" in trial.fails(2)
+    assert trial.state()["state"] == "failed"
+    trial.standin.run_kernel = leave
+    trial.succeeds()
+    assert trial.pushes() == 2
+
+
+def test_results_of_nobody_knows_what(trial: Trial) -> None:
+    (trial.folder / FOLDER / "output").mkdir(parents=True)
+    message = trial.fails(2)
+    assert "state.json is missing" in message and f"rm -r {FOLDER}" in message
 
 
 def test_a_run_that_does_not_end_is_waited_for_later(trial: Trial) -> None:

@@ -250,6 +250,13 @@ def test_metadata() -> None:
     assert "machine_shape" not in metadata and metadata["competition_sources"] == []
 
 
+def test_names_of_any_alphabet_reach_the_script(tmp_path: Path) -> None:
+    names = ["läbels.csv", "cats\U0001f600.csv", 'a"b\\c.csv']
+    script = kernel_bundle.make_script(Task("cats", "cats", "default", "default", [], RUN_ID, names, []), b"")
+    (statement,) = [line for line in script.splitlines() if line.startswith("FILES = ")]
+    assert ast.literal_eval(statement.removeprefix("FILES = ")) == names
+
+
 def task(files: tuple[str, ...] = ("labels.csv",), folders: tuple[str, ...] = ("train", "test")) -> Task:
     return Task("cats", "cats-2026", "default", "default", [], RUN_ID, files, folders)
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,9 +22,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from kaggle_standin import Body, Competition, Cut, Delay, Html, Lost, Request, Stall, Standin, Status
+from kaggle_standin import Body, Competition, Cut, Delay, Html, Lost, Request, Stall, Standin, Status, Submission
 
-from pipelines import command, submit
+from pipelines import command, submissions, submit
 from pipelines.core.settings import load_settings
 
 TOML = """
@@ -39,6 +40,13 @@ GOOD = "id,label\n7,cat\n8,dog\n9,cat\n"
 SHA256 = hashlib.sha256(GOOD.encode()).hexdigest()
 MARK = f"#{SHA256[:12]}"
 NO_QUICK_ANSWER = "kaggle.score_minutes=0"
+
+
+def json_body(text: str) -> Body:
+    return Body(text.encode(), {"Content-Type": "application/json"})
+
+
+EMPTY = json_body("{}")  # as which Kaggle's list looks too, where it lags
 
 
 def free_port() -> int:
@@ -117,10 +125,10 @@ class Trial:
         assert error.startswith("error: ") if expect else not error  # no progress bar where nobody looks
         return printed, error
 
-    def start(self) -> "subprocess.Popen[str]":
+    def start(self, toml: str = "cats.toml") -> "subprocess.Popen[str]":
         """Start the stage as a person does."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.submit", "cats.toml"],
+            [sys.executable, "-m", "pipelines.submit", toml],
             cwd=self.folder,
             env=self.environment,
             text=True,
@@ -171,6 +179,7 @@ def make_trial(standin: Standin, folder: Path) -> Trial:
     archive = serve_sample(folder / "cats.zip", SAMPLE)
     competition = standin.add(slug, archive, load_settings(str(folder / "cats.toml")))
     environment = standin.environment(folder / "home")
+    environment["TMPDIR"] = environment["HOME"]  # for what killed processes leave
     return Trial(folder, standin, competition, len(standin.requests), environment)
 
 
@@ -223,7 +232,7 @@ def test_a_submission_is_sent_and_scored_and_not_sent_twice(trial: Trial) -> Non
     assert "Public score 1.00000 (local 0.9312)" in out
 
     first = trial.row
-    trial.submit("--again", "--message", "  once\n more ")
+    trial.submit("--again", "--message", "  once\n \x1b\x00more ")
     assert [each.description for each in trial.competition.submissions] == [row["message"], f"once more {MARK}"]
     assert trial.rows[0] == first
     assert (trial.rows[1]["ref"], trial.rows[1]["status"]) == (str(trial.ref), "complete")
@@ -241,6 +250,7 @@ def test_nothing_that_is_wrong_here_reaches_the_network(trial: Trial) -> None:
         trial.submission.write_text(content)
         error = trial.submit(expect=2)
         assert words in error
+        assert f"{trial.submission}" in error or "error: submissions/cats/default.csv" in error
         assert "Nothing was sent. To predict it anew: rm submissions/cats/default.csv; make predict" in error
         assert trial.requests == []
 
@@ -255,6 +265,7 @@ def test_nothing_that_is_wrong_here_reaches_the_network(trial: Trial) -> None:
     (trial.folder / "data/cats/raw/sample.csv").write_text(SAMPLE)
     assert "log.csv is the log of what was sent" in trial.submit("--run", "log", expect=2)
     assert "at most 200" in trial.submit("--message", "x" * 201, expect=2)
+    assert "its character 2 is not UTF-8" in trial.submit("--message", "x\udc80", expect=2)
     assert not trial.log.exists()
     assert trial.requests == []
 
@@ -409,8 +420,12 @@ def test_trouble_that_does_not_end_while_waiting(trial: Trial) -> None:
     trial.standin.fault("GetSubmission", Status(401))
     assert "is sent, as ref" in trial.submit("--set", NO_QUICK_ANSWER, expect=2)
     assert trial.row["status"] == "pending"
-    trial.submit()
-    assert trial.row["status"] == "complete"
+    trial.standin.fault("GetSubmission", EMPTY)
+    assert "answered with 0" in trial.submit("--set", NO_QUICK_ANSWER, expect=3)
+    assert (trial.row["status"], trial.row["ref"]) == ("pending", str(trial.ref))
+    trial.submit(stage=submissions)
+    assert (trial.row["status"], trial.row["ref"]) == ("complete", str(trial.ref))
+    assert trial.row["public_score"] == "1.00000"
     assert len(trial.competition.submissions) == 1
 
 
@@ -420,7 +435,7 @@ NOT_DONE: list[Any] = [
     ("CreateSubmission", Status(400, "No such file"), 2, 'Kaggle says: "No such file"'),
     ("CreateSubmission", Status(429), 3, "Too many requests"),
     pytest.param("CreateSubmission", Html(), 3, "is not among the submissions", marks=pytest.mark.slow),
-    ("CreateSubmission", Body(b"{}", {"Content-Type": "application/json"}), 3, "is not among the submissions"),
+    ("CreateSubmission", EMPTY, 3, "is not among the submissions"),
 ]
 
 
@@ -452,11 +467,82 @@ def test_an_upload_that_was_cut_off_is_repeated_whole(trial: Trial) -> None:
     assert trial.competition.submissions[0].content == GOOD.encode()
 
 
+def test_an_answer_without_a_number_is_none(trial: Trial) -> None:
+    made = Submission(2000, "2026-11-01T10:00:00Z", f"default {MARK}", "default.csv", GOOD.encode(), len(GOOD))
+    trial.competition.submissions.append(made)
+    trial.standin.fault("ListSubmissions", EMPTY)  # before it is sent
+    trial.standin.fault("CreateSubmission", json_body('{"message": "Successfully submitted", "ref": "abc"}'))
+    assert "Kaggle has it, as ref 2000." in trial.submit()
+    assert (trial.row["status"], trial.row["ref"]) == ("complete", "2000")
+
+
+def test_what_is_sent_is_what_was_checked(trial: Trial) -> None:
+    trial.standin.fault("ListSubmissions", Delay(0.3))
+    process = trial.start()
+    while not trial.calls("ListSubmissions"):
+        time.sleep(0.01)
+    other = trial.submission.with_name("other.csv")
+    other.write_text(GOOD.replace("7,cat", "7,dog"))
+    other.replace(trial.submission)
+    printed, error = process.communicate()
+    assert process.returncode == 0, error
+    assert "submissions/cats/default.csv (checked against sample.csv)" in printed
+    assert hashlib.sha256(trial.competition.submissions[0].content).hexdigest() == trial.row["sha256"] == SHA256
+    assert not list(Path(trial.environment["TMPDIR"]).glob("*/default.csv"))
+
+
+@pytest.mark.parametrize("last", ["Kaggle: ", "Submissions left now: "])
+def test_a_reader_that_leaves_early_costs_no_submission(trial: Trial, last: str) -> None:
+    trial.standin.fault("CreateSubmission", Delay(0.2))
+    process = trial.start()
+    assert process.stdout is not None
+    assert process.stderr is not None
+    while not process.stdout.readline().startswith(last):
+        pass
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert process.wait() != 0
+    trial.standin.fault("CreateSubmission")
+    trial.submit()
+    assert (trial.row["status"], trial.row["ref"]) == ("complete", str(trial.ref))
+    assert len(trial.competition.submissions) == 1
+
+
+def test_what_kaggle_counts_but_does_not_list_yet_is_not_sent_again(trial: Trial) -> None:
+    trial.standin.fault("CreateSubmission", Lost())
+    trial.standin.fault("ListSubmissions", Delay(0), *[EMPTY] * 4)
+    assert "Kaggle counts one more submission than before" in trial.submit(expect=3)
+    assert (trial.row["status"], trial.row["ref"]) == ("sending", "")
+    assert f"Kaggle has it, as ref {trial.ref}." in trial.submit()
+    assert trial.row["status"] == "complete"
+    assert len(trial.competition.submissions) == 1
+
+
+@pytest.mark.slow
+def test_a_list_that_lags_for_long_and_a_count_that_fails(trial: Trial) -> None:
+    trial.standin.fault("CreateSubmission", Lost())
+    trial.standin.fault("ListSubmissions", Delay(0))
+    trial.standin.fault("ListSubmissions", EMPTY, times=None)
+    trial.standin.fault("GetSubmissionLimits", Delay(0), Status(503))
+    assert "could not be found out either: Kaggle has trouble (503" in trial.submit(expect=3)
+    assert trial.row["status"] == "sending"
+    assert "Kaggle counts more submissions than it lists" in trial.submit(expect=3)
+    assert trial.row["status"] == "sending"
+    trial.submit(stage=submissions)
+    assert trial.row["status"] == "sending"
+    trial.standin.fault("ListSubmissions")
+    assert f"Kaggle has it, as ref {trial.ref}." in trial.submit("--again")
+    assert trial.row["status"] == "complete"
+    assert len(trial.competition.submissions) == 1
+
+
 def test_where_kaggle_cannot_be_asked_afterwards_the_next_call_does(trial: Trial) -> None:
     trial.standin.fault("CreateSubmission", Lost())
-    trial.standin.fault("ListSubmissions", Delay(0), *[Status(503)] * 4)
+    junk = (json_body("[]"), Status(503), EMPTY, json_body('"maintenance"'))
+    trial.standin.fault("ListSubmissions", Delay(0), *junk)
     error = trial.submit(expect=3)
-    assert "could not be found out either: Kaggle has trouble (503" in error
+    assert "could not be found out either: What answered was not Kaggle's service" in error
     assert trial.row["status"] == "sending"
     out = trial.submit()
     assert f"Kaggle has it, as ref {trial.ref}." in out
@@ -468,6 +554,7 @@ def test_where_kaggle_cannot_be_asked_afterwards_the_next_call_does(trial: Trial
 def test_an_attempt_that_ended_before_it_sent_anything(trial: Trial) -> None:
     trial.submit()
     trial.competition.submissions.clear()
+    trial.competition.used_today = trial.competition.used_total = 0
     trial.log.write_text(re.sub(r"#(\w+),\d+,complete,(.*?),.*", r"#\1,,sending,\2,,", trial.log.read_text()))
     assert trial.row["status"] == "sending"
     assert "Kaggle does not have it." in trial.submit()
@@ -488,9 +575,13 @@ def test_with_a_lost_log_the_file_is_found_at_kaggle(trial: Trial) -> None:
     assert len(trial.rows) == 2
 
 
-def test_two_at_the_same_time_send_it_once(trial: Trial) -> None:
-    both = [trial.start(), trial.start()]
-    assert sorted("Already sent" in process.communicate()[0] for process in both) == [False, True]
+@pytest.mark.parametrize(("second", "words"), [("cats.toml", "Already sent"), ("dogs.toml", "has this file already")])
+def test_two_at_the_same_time_send_it_once(trial: Trial, second: str, words: str) -> None:
+    (trial.folder / "dogs.toml").write_text((trial.folder / "cats.toml").read_text())  # of the same competition
+    for name in ("data", "submissions", "runs"):
+        shutil.copytree(trial.folder / name / "cats", trial.folder / name / "dogs")
+    both = [trial.start(), trial.start(second)]
+    assert sorted(words in process.communicate()[0] for process in both) == [False, True]
     assert [process.returncode for process in both] == [0, 0]
     assert len(trial.competition.submissions) == 1
     assert trial.row["status"] == "complete"

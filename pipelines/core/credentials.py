@@ -119,8 +119,8 @@ def _search(environment: Mapping[str, str]) -> tuple[Credential | None, list[str
         )
     if environment.get("KAGGLE_TOKEN"):
         warnings.append(
-            "KAGGLE_TOKEN is set: the client does not log in with it, but sends it where another credential belongs. "
-            "Unset it; the variable for a token is KAGGLE_API_TOKEN."
+            "KAGGLE_TOKEN is set, which nobody logs in with, and Kaggle's client alone would send where another "
+            "credential belongs. Unset it; the variable for a token is KAGGLE_API_TOKEN."
         )
     return (replace(found, warnings=tuple(warnings)) if found else None), warnings
 
@@ -261,8 +261,10 @@ def _find_login(home: Path, warnings: list[str]) -> Credential | None:
         if not content.get("refresh_token"):
             warnings.append(f"{shown} holds no login, so it is not used. {anew}")
             return None
-        if ends := content.get("access_token_expiration"):
-            datetime.fromisoformat(ends)
+        if not PLAIN.fullmatch(content.get("access_token") or "none"):
+            raise ValueError("no token has such characters")
+        if (ends := content.get("access_token_expiration")) and not datetime.fromisoformat(ends).tzinfo:
+            raise ValueError("the client compares it with a time that has a zone")
         return Credential("OAuth", shown, str(content.get("username") or ""))
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {error.strerror}. Kaggle's client stops at it. {anew}") from None

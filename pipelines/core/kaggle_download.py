@@ -5,11 +5,13 @@ were the archive, and goes on from what an earlier run left there.  So what it m
 gone on from something that turns out wrong, all is downloaded once more from the beginning.
 """
 
+import contextlib
+import errno
 import json
 import os
 import shutil
+import unicodedata
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,7 @@ from pipelines.core.files import file_sha256, write_text
 from pipelines.core.kaggle_service import MB, ConnectionLost, Damaged, Kaggle
 from pipelines.core.watch import Watch, unwatched
 
+LATER = "Try again later; if it stays so, download it in a browser and give it with ARCHIVE=."
 MARKER = ".kaggle-partial"  # the client's note beside an unfinished file, without which it does not go on
 
 
@@ -27,7 +30,7 @@ def fetch_archive(kaggle: Kaggle, target: Path, watch: Watch = unwatched) -> str
 
     The archive is a whole zip, each of whose members has its checksum, and holds the files that Kaggle lists, in their
     sizes.  `target`.sha256 comes to lie beside it, in the form of sha256sum.  A download that the network broke off is
-    kept aside, and gone on with in the next call; of any other failure nothing is left.  One process at a time: the
+    kept aside, and gone on with in the next call; of one that was damaged nothing is left.  One process at a time: the
     stage holds a lock.
 
     Raises `UserError`; where Kaggle or the way there fails `TryAgainLater`, and `Damaged` when what came is not the
@@ -35,7 +38,7 @@ def fetch_archive(kaggle: Kaggle, target: Path, watch: Watch = unwatched) -> str
     """
     folder = target.with_name(f".{target.name}.download")
     listed = kaggle.files()
-    _check_disk(target.parent, sum(listed.values()))
+    _check_disk(folder, sum(listed.values()))
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         resumed = any(folder.iterdir())
@@ -52,7 +55,7 @@ def fetch_archive(kaggle: Kaggle, target: Path, watch: Watch = unwatched) -> str
             if not (kept := _kept(folder)):
                 raise
             raise ConnectionLost(f"{error} {kept / MB:,.1f} MB of it are kept; the next call goes on there.") from None
-        except UserError:
+        except BaseException:
             _kept(folder)
             raise
     write_text(target.with_name(f"{target.name}.sha256"), f"{sha256}  {target.name}\n")
@@ -70,7 +73,7 @@ def verify(archive: Path, listed: Mapping[str, int]) -> str:
         head = file.read(512)
     if not head.startswith((b"PK\3\4", b"PK\5\6")):
         what = "a web page" if head.lstrip()[:1] == b"<" else f"something that begins with {head[:40]!r}"
-        raise Damaged(f"What came from Kaggle is not a zip but {what}. It was removed. Try again later.")
+        raise Damaged(f"What came from Kaggle is not a zip but {what}. It was removed. {LATER}")
     try:
         with zipfile.ZipFile(archive) as content, ThreadPoolExecutor(1) as thread:
             _compare([member for member in content.infolist() if not member.is_dir()], listed)
@@ -78,33 +81,49 @@ def verify(archive: Path, listed: Mapping[str, int]) -> str:
             if damaged := content.testzip():
                 raise zipfile.BadZipFile(f"the checksum of {damaged!r} is wrong")
             return sha256.result()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise Damaged(
-            f"The archive that came from Kaggle is damaged ({error}). It was removed. Try again later."
-        ) from None
+    except UserError:
+        raise
+    except Exception as error:  # zipfile raises whatever the bytes lead it into, IndexErrors included
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk's fault
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Damaged(f"The archive that came from Kaggle is damaged ({reason}). It was removed. {LATER}") from None
 
 
 def _compare(members: Sequence[zipfile.ZipInfo], listed: Mapping[str, int]) -> None:
     """See that each file of Kaggle's list is among `members`, by its path or its mere name, with the same bytes."""
+    if not members:
+        raise Damaged(f"The archive that came from Kaggle is empty. It was removed. {LATER}")
     sizes: dict[str, set[int]] = {}
     for member in members:
-        for name in {member.filename, PurePosixPath(member.filename).name}:
-            sizes.setdefault(name, set()).add(member.file_size)
-    for name, size in listed.items():
+        for spelling in _spellings(member.filename):
+            for name in (spelling, PurePosixPath(spelling).name):
+                sizes.setdefault(name, set()).add(member.file_size)
+    for listed_name, size in listed.items():
+        name = unicodedata.normalize("NFC", listed_name)
         if name not in sizes:
             raise Damaged(
-                f"The archive that came from Kaggle lacks {name!r}, which Kaggle lists. It was removed. Try again "
-                "later."
+                f"The archive that came from Kaggle lacks {name!r}, which Kaggle lists. It was removed. {LATER}"
             )
         if size not in sizes[name]:
             raise Damaged(
                 f"In the archive that came from Kaggle {name!r} has {max(sizes[name]):,} bytes, where Kaggle lists "
-                f"{size:,}. It was removed. Try again later."
+                f"{size:,}. It was removed. {LATER}"
             )
 
 
+def _spellings(name: str) -> set[str]:
+    """The ways in which a member's name may be meant: zips that forget to say that it is UTF-8 are read as cp437."""
+    found = {name}
+    with contextlib.suppress(UnicodeError):
+        found.add(name.encode("cp437").decode("utf-8"))
+    return {unicodedata.normalize("NFC", each) for each in found}
+
+
 def _check_disk(folder: Path, needed: int) -> None:
+    """Raise a `UserError` where the disk has no room for what is `needed` beyond what is in `folder` already."""
     folder.mkdir(parents=True, exist_ok=True)
+    needed -= sum(path.stat().st_size for path in folder.iterdir())
     if needed > (free := shutil.disk_usage(folder).free):
         raise UserError(
             f"The competition's files have {needed / MB:,.1f} MB and the disk has {free / MB:,.1f} MB free. Free "

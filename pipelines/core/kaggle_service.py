@@ -23,8 +23,13 @@ from pipelines.core.errors import TryAgainLater, UserError
 WORKER = Path(__file__).with_name("kaggle_worker.py")
 POLL_SECONDS = 0.05
 LISTED_FILES = 5_000  # of a competition's list of files, 200 to a call; some have a million
+CAUSES = (
+    *("Connection refused", "Connection reset by peer", "timed out", "Name or service not known", "No route to host"),
+    *("Temporary failure in name resolution", "Network is unreachable", "certificate verify failed"),
+)
 SAID = 300  # characters of Kaggle's own message that are shown
-NOT_FOR_THE_WORKER = ("VERBOSE", "VERBOSE_OUTPUT")  # they make the client print its Authorization header
+# The first two make the client print its Authorization header; it sends the third where another credential belongs.
+NOT_FOR_THE_WORKER = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_TOKEN")
 STANDIN = "LOCALHOST"
 COMPETITION_PAGE = "https://www.kaggle.com/competitions/{slug}"
 RULES_PAGE = COMPETITION_PAGE + "/rules"
@@ -183,14 +188,22 @@ class Kaggle:
         return str(self._ask("user"))
 
     def competition(self) -> Competition:
-        return Competition(**self._ask("competition", slug=self.slug))
+        answer = self._ask("competition", slug=self.slug)
+        return Competition(**answer | {"title": _quoted(answer["title"])})
 
     def limits(self) -> Limits:
         return Limits(**self._ask("limits", slug=self.slug))
 
     def files(self) -> dict[str, int]:
-        """The names of the competition's files and their bytes, the first `LISTED_FILES` of them."""
-        return dict(self._ask("files", slug=self.slug, most=LISTED_FILES))
+        """The names of the competition's files and their bytes, the first `LISTED_FILES` of them; at least one."""
+        found = dict(self._ask("files", slug=self.slug, most=LISTED_FILES))
+        if not found:
+            raise Unanswered(
+                f"Kaggle lists no files for {self.slug!r}, so nothing can be checked against its list. Try again "
+                f"later; or download the data in a browser, from {COMPETITION_PAGE.format(slug=self.slug)}/data, and "
+                "give them with ARCHIVE=."
+            )
+        return found
 
     def download(self, folder: Path, arrived: Callable[[], int]) -> None:
         """Download the competition's archive into the existing `folder`, going on with what the client left there.
@@ -207,7 +220,13 @@ class Kaggle:
         return [Submission(**each) for each in self._ask("submissions", slug=self.slug)]
 
     def submission(self, ref: int) -> Submission:
-        return Submission(**self._ask("submission", ref=ref))
+        """The submission with this number.  Raises `Unanswered` where Kaggle answers with another."""
+        answer = Submission(**self._ask("submission", ref=ref))
+        if answer.ref != ref:
+            raise Unanswered(
+                f"Kaggle was asked for the submission {ref} and answered with {answer.ref}. Try again later."
+            )
+        return answer
 
     def push_kernel(self, folder: Path, hours: float) -> PushedKernel:
         """Save the kernel in `folder`, which holds its kernel-metadata.json, and have it run for at most so long."""
@@ -350,6 +369,11 @@ def _explain(failure: Failure, call: str, slug: str) -> NoReturn:
         )
     if failure.kind == "size":
         raise Damaged(f"What came is not as long as Kaggle said ({doing}). It was removed. Try again later.")
+    if failure.kind == "proxy":
+        raise UserError(
+            f"The way to Kaggle leads over a proxy whose address cannot be used ({doing}): look at http_proxy, "
+            "https_proxy and all_proxy."
+        )
     if failure.kind == "credentials":
         raise UserError(f"Kaggle's client does not accept the credentials that are here. make doctor says more; {NEW}")
     if failure.kind == "import":
@@ -428,16 +452,15 @@ def _doing(call: str) -> str:
 
 
 def _cause(message: str) -> str:
-    """The part of requests' nested message that says something."""
-    for words in re.findall(
-        r"Connection refused|Name or service not known|timed out|Connection reset by peer", message
-    ):
-        return str(words)
-    return "it was cut" if "IncompleteRead" in message or "aborted" in message else message
+    """The part of requests' nested message that says something, and no address, which may hold a signature."""
+    if known := re.search("|".join(CAUSES), message):
+        return known.group()
+    return "it was cut" if "IncompleteRead" in message or "aborted" in message else "there is no way there"
 
 
 def _quoted(text: str) -> str:
-    line = " ".join(text.split())
+    """`text` in one line, without what could steer the terminal, and not too long."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return line if len(line) <= SAID else line[:SAID] + "…"
 
 

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 PAGE_SIZE = 200
 CONNECT_SECONDS, READ_SECONDS = 30, 300  # for the one transfer that is not the client's own
 CHUNK_BYTES = 1 << 20
+CREDENTIALS = {"username": "username", "password": "key", "api_token": "token"}  # by the client's names for them
 UPLOAD_FAILED = "Could not submit to competition"  # what the client returns in place of an exception
 
 
@@ -63,8 +64,20 @@ def _client() -> Any:
 
 
 def _services() -> Any:
-    """The client's generated half, which shows what its comfortable half leaves out."""
-    return _client().build_kaggle_client()
+    """The client's generated half, which shows what its comfortable half leaves out, and whose answers are judged."""
+    client = _client()
+    known = {key: client.config_values.get(name) for key, name in CREDENTIALS.items()}
+    return client.build_kaggle_client_with_params(client.args, **known, response_processor=_judge)
+
+
+def _judge(response: Any) -> None:
+    """Raise `ValueError` for an answer that is none of Kaggle's: the client takes whatever it is for an empty one."""
+    if response.status_code >= 300 or not isinstance(response.json(), dict):
+        raise NotAnAnswer(f"status {response.status_code}")
+
+
+class NotAnAnswer(Exception):
+    """What came instead of an answer."""
 
 
 def user() -> str:
@@ -88,7 +101,12 @@ def competition(slug: str) -> dict[str, Any]:
 
 
 def limits(slug: str) -> dict[str, Any]:
-    answer = _client().competition_get_submission_limits(slug)
+    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionLimitsRequest
+
+    request = ApiGetSubmissionLimitsRequest()
+    request.competition_name = slug
+    with _services() as services:
+        answer = services.competitions.competition_api_client.get_submission_limits(request)
     return {
         "today": answer.num_today or 0,
         "total": answer.num_total or 0,
@@ -99,15 +117,20 @@ def limits(slug: str) -> dict[str, Any]:
 
 def files(slug: str, most: int) -> list[tuple[str, int]]:
     """Return names and bytes of the first `most` files of the competition."""
+    from kagglesdk.competitions.types.competition_api_service import ApiListDataFilesRequest
+
     found: list[tuple[str, int]] = []
-    token = ""
-    while True:
-        answer = _client().competition_list_files(slug, page_token=token, page_size=PAGE_SIZE)
-        found += [(file.name, file.total_bytes or 0) for file in answer.files or []]
-        token = answer.next_page_token
-        if not token or len(found) >= most:
-            return found[:most]
-        _give_sign_of_life()
+    request = ApiListDataFilesRequest()
+    request.competition_name = slug
+    request.page_size = PAGE_SIZE
+    with _services() as services:
+        while True:
+            answer = services.competitions.competition_api_client.list_data_files(request)
+            found += [(file.name, file.total_bytes or 0) for file in answer.files or []]
+            if not answer.next_page_token or len(found) >= most:
+                return found[:most]
+            request.page_token = answer.next_page_token
+            _give_sign_of_life()
 
 
 def download(slug: str, folder: str) -> None:
@@ -117,7 +140,9 @@ def download(slug: str, folder: str) -> None:
 def submit(slug: str, path: str, message: str) -> dict[str, Any]:
     """Send a submission; `ref` is 0 where Kaggle did not say that it has it, `uploaded` false where it cannot."""
     answer = _client().competition_submit(path, message, slug, quiet=False)
-    return {"ref": answer.ref or 0, "uploaded": answer.message != UPLOAD_FAILED, "message": answer.message or ""}
+    # the client checks no types here
+    ref = answer.ref if isinstance(answer.ref, int) else 0
+    return {"ref": ref, "uploaded": answer.message != UPLOAD_FAILED, "message": answer.message or ""}
 
 
 def submissions(slug: str) -> list[dict[str, Any]]:
@@ -209,7 +234,11 @@ def kernel_output(kernel: str) -> dict[str, Any]:
 
 def gpu_hours() -> tuple[float, float]:
     """Return the hours of GPU used and allowed this week; zeros where Kaggle does not say."""
-    quota = _client().quota_view().gpu_quota
+    from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
+
+    request = ApiGetAcceleratorQuotaStatisticsRequest()
+    with _services() as services:
+        quota = services.kernels.kernels_api_client.get_accelerator_quota_statistics(request).gpu_quota
     times = (quota.time_used, quota.total_time_allowed) if quota else (None, None)
     used, allowed = (time.total_seconds() / 3600 if time else 0.0 for time in times)
     return used, allowed
@@ -247,9 +276,11 @@ def _facts(error: BaseException) -> dict[str, Any]:
             facts["status"] = response.json()["code"]
         elif "application/json" not in response.headers.get("Content-Type", ""):
             facts["message"] = response.reason or ""
+    # without the error's own words, which may quote a credential
     if facts["kind"] == "unexpected":
-        # without the error's own words, which may quote a credential
         facts["message"] = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+    if facts["kind"] == "unreadable":
+        facts["message"] = str(error) if isinstance(error, KeyError) else type(error).__name__
     return facts
 
 
@@ -262,10 +293,15 @@ def _kind(error: BaseException) -> str:
     import urllib3
 
     # first, because requests' own is an OSError and a ValueError too
-    if isinstance(error, json.JSONDecodeError):
+    if isinstance(error, (json.JSONDecodeError, NotAnAnswer)):
         return "not json"
-    if isinstance(error, requests.exceptions.InvalidHeader):  # whose words show the token
+    # whose words show the token: the one of requests, and http.client's
+    if isinstance(error, requests.exceptions.InvalidHeader) or "Invalid header value" in str(error):
         return "credentials"
+    if isinstance(error, (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema)):
+        return "proxy"
+    if isinstance(error, urllib3.exceptions.LocationParseError):
+        return "proxy"
     if isinstance(error, requests.exceptions.HTTPError):
         return "http"
     if isinstance(error, (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)):

@@ -36,6 +36,7 @@ and the settings of this competition.  It is unpacked to a temporary folder and 
 import base64
 import functools
 import io
+import json
 import os
 import shutil
 import sys
@@ -157,16 +158,21 @@ def make_script(task: Task, packed: bytes) -> str:
     """Return the script that does `task` with the zip `packed`; it holds nothing else."""
     text = base64.b64encode(packed).decode()
     return HEADER.format(
-        competition=json.dumps(task.competition),
-        slug=json.dumps(task.slug),
-        recipe=json.dumps(task.recipe),
-        run=json.dumps(task.run),
-        overrides=json.dumps(list(task.overrides)),
-        run_id=json.dumps(task.run_id),
-        files=json.dumps(list(task.files)),
-        folders=json.dumps(list(task.folders)),
+        competition=_literal(task.competition),
+        slug=_literal(task.slug),
+        recipe=_literal(task.recipe),
+        run=_literal(task.run),
+        overrides=_literal(list(task.overrides)),
+        run_id=_literal(task.run_id),
+        files=_literal(list(task.files)),
+        folders=_literal(list(task.folders)),
         pipeline="\n".join(text[start : start + LINE] for start in range(0, len(text), LINE)),
     )
+
+
+def _literal(value: Any) -> str:
+    """`value`, text or a list of texts, as Python writes it; JSON's escapes of rare signs would mean others there."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def kernel_slug(competition: str, run: str) -> str:

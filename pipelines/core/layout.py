@@ -55,6 +55,10 @@ class Layout:
         """What was sent to Kaggle and what it scored, a row a submission."""
         return self.root / "submissions" / self.competition / "log.csv"
 
+    def submission_lock(self, slug: str) -> Path:
+        """Held by who sends to Kaggle's competition `slug` or writes its log: several TOMLs may have the same one."""
+        return self.root / "submissions" / f".{slug}.lock"
+
     def archive(self, slug: str) -> Path:
         """Kaggle's archive of the competition, whole and verified; its SHA-256 lies beside it."""
         return self.data / f"{slug}.zip"

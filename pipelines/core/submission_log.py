@@ -24,6 +24,7 @@ MESSAGE_CHARACTERS = 200
 # What a process sent just before it was killed, or gave up, may reach Kaggle later than the question whether it is
 # there does.
 LOOK_PAUSES = (0.0, 0.5, 1.0, 2.0)
+LISTED_AFTER = 600  # seconds after which what Kaggle counts is surely in its list too
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Row:
     def error(self) -> str:
         """Kaggle's description of why it refused the file; empty where it did not."""
         return self.status.removeprefix(ERROR) if self.status.startswith(ERROR) else ""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether nobody knows if Kaggle has it: then it must be looked for, and not sent before that."""
+        return not self.ref and self.status != NOT_SENT
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -91,18 +97,31 @@ class SubmissionLog:
         return self.replace(place, replace(self.rows[place], **values))
 
     def update(self, place: int, submission: Submission) -> Row:
-        """Take ref, status and scores of the row at `place` from what Kaggle has, and return it."""
-        return self.change(place, **_told(submission))
+        """Take ref, status and scores of the row at `place` from what Kaggle has, and return it.
+
+        A ref that is known stays for ever: a `submission` with another one, or with none, changes nothing.
+        """
+        return self._take(place, submission)
 
     def adopt(self, place: int, submission: Submission) -> Row:
         """As `update`, where it was not known whether `submission` was sent: its message and time are Kaggle's."""
         when = submission_time(submission) or self.rows[place].time
-        return self.change(place, **_told(submission), time=when, message=_line(submission.description))
+        return self._take(place, submission, time=when, message=one_line(submission.description))
 
     def unknown(self, submissions: Iterable[Submission], sha256: str) -> list[Submission]:
         """Those of `submissions` that carry the id of the file with this SHA-256, and whose ref no row has."""
         refs, mark = self.refs, submission_id(sha256)
-        return [each for each in submissions if each.description.rstrip().endswith(mark) and each.ref not in refs]
+        return [
+            each
+            for each in submissions
+            if one_line(each.description).endswith(mark) and each.ref > 0 and each.ref not in refs
+        ]
+
+    def _take(self, place: int, submission: Submission, **values: Any) -> Row:
+        row = self.rows[place]
+        if submission.ref <= 0 or row.ref not in (0, submission.ref):
+            return row
+        return self.change(place, **_told(submission), **values)
 
     def _write(self, rows: list[Row]) -> None:
         text = io.StringIO()
@@ -119,8 +138,17 @@ def submission_id(sha256: str) -> str:
 
 
 def compose_message(text: str, sha256: str) -> str:
-    """Return the message that is sent: `text` in one line, and the id.  Raises `UserError` where it is too long."""
-    line = _line(text)
+    """Return the message that is sent: `text` in one line, and the id.
+
+    Raises `UserError` where it is too long, or no valid text.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The message is not valid text: its character {error.start + 1} is not UTF-8. Type MSG= anew."
+        ) from None
+    line = one_line(text)
     if len(line) > MESSAGE_CHARACTERS:
         raise UserError(f"The message has {len(line)} characters; at most {MESSAGE_CHARACTERS} are sent. Shorten MSG=.")
     return f"{line} {submission_id(sha256)}".lstrip()
@@ -153,6 +181,19 @@ def look_for(
     return None
 
 
+def may_be_unlisted(row: Row, counted: Callable[[], int], listed: Callable[[], int]) -> bool:
+    """Whether Kaggle may have the submission of `row`, of which its list shows nothing yet.
+
+    counted, listed: ask how many submissions Kaggle says it has, and how many it lists.  More counted than listed ones
+    say nothing of a row that is long past, and then nothing is asked.
+    """
+    try:
+        age = (datetime.now(UTC) - _in_utc(datetime.fromisoformat(row.time))).total_seconds()
+    except ValueError:  # of a log that a person wrote in
+        return False
+    return abs(age) < LISTED_AFTER and counted() > listed()
+
+
 def submission_time(submission: Submission) -> str:
     """When Kaggle got `submission`, as the log writes it; empty where it does not say."""
     return _as_written(datetime.fromisoformat(submission.date)) if submission.date else ""
@@ -166,7 +207,7 @@ def now() -> str:
 def submission_status(submission: Submission) -> str:
     """The status that a row of `submission` has."""
     if submission.status == "error":
-        return f"{ERROR}{_line(submission.error) or 'Kaggle does not say why'}"
+        return f"{ERROR}{one_line(submission.error) or 'Kaggle does not say why'}"
     return COMPLETE if submission.status == "complete" else PENDING
 
 
@@ -188,12 +229,17 @@ def plain_score(text: str) -> str:
 
 
 def _as_written(moment: datetime) -> str:
+    return _in_utc(moment).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _in_utc(moment: datetime) -> datetime:
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # Kaggle's client drops the zone, which is UTC
-    return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return aware.astimezone(UTC)
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def one_line(text: str) -> str:
+    """`text` in one line, without what could steer the terminal or cannot be written."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _read(path: Path) -> list[Row]:
