@@ -94,7 +94,7 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
         print("\nInterrupted. Type the same command again to go on.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has left, as `head` does, before all was done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_to_nobody()
         return EXIT_BROKEN_PIPE
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -110,9 +110,17 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
 
 
 def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _print_to_nobody()
     print(f"error: {message}", file=sys.stderr)
     return status
+
+
+def _print_to_nobody() -> None:
+    """Let what is still to be printed go nowhere, since its reader has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _place(error: OSError) -> str:

@@ -54,6 +54,23 @@ def test_a_reader_that_leaves_early_is_no_success() -> None:
     assert process.returncode == command.EXIT_BROKEN_PIPE == 128 + signal.SIGPIPE
 
 
+def test_an_error_is_told_though_the_reader_of_the_output_has_left() -> None:
+    program = """
+import sys
+from pipelines import command
+from pipelines.core.errors import UserError
+def main(_):
+    print("some")
+    raise UserError("too bad")
+sys.exit(command.run(main))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b"error: too bad\n"
+    assert process.returncode == command.EXIT_USER_ERROR
+
+
 def test_what_is_to_be_typed_again_can_be_typed() -> None:
     words = command.Words(competition="my leaves.toml", recipe="a,b#", run="it's", set=["train.lr=1"])
     assert words.repeat("train") == "make train COMP='my leaves.toml' RECIPE='a,b#' RUN='it'\"'\"'s' SET=\"train.lr=1\""

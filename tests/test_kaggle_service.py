@@ -201,6 +201,13 @@ def test_another_submission_than_asked_for(kaggle: Kaggle, standin: Standin) -> 
         kaggle.submission(1000)
 
 
+@pytest.mark.parametrize("ref", ['"abc"', "true", "null", "-"])
+def test_a_number_that_is_none(kaggle: Kaggle, standin: Standin, ref: str) -> None:
+    content = '{"submissions":[{"description":"x"%s}]}' % ("" if ref == "-" else f',"ref":{ref}')
+    standin.fault("ListSubmissions", Body(content.encode(), JSON))
+    assert [each.ref for each in kaggle.submissions()] == [0]
+
+
 def test_more_pages_than_one(kaggle: Kaggle, standin: Standin) -> None:
     competition = standin.competitions["cats"]
     competition.files[:] = [(f"{number}.png", number) for number in range(450)]

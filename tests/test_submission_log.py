@@ -14,6 +14,9 @@ from pipelines.core.submission_log import (
     SubmissionLog,
     compose_message,
     look_for,
+    may_be_unlisted,
+    now,
+    one_line,
     submission_id,
     submission_status,
     submission_time,
@@ -65,6 +68,22 @@ def test_a_change_touches_one_row_and_nothing_else(tmp_path: Path) -> None:
     assert (log.places(SHA256), log.refs) == ([0, 1], {1000, 1001})
 
 
+def test_a_ref_that_is_known_stays(tmp_path: Path) -> None:
+    log = SubmissionLog(tmp_path / "log.csv")
+    place = log.add(SENDING)
+    assert log.rows[place].unsettled
+    for take in (log.update, log.adopt):
+        assert take(place, at_kaggle(0)) == SENDING
+    sent = log.change(place, ref=1000, status="pending")
+    assert not sent.unsettled
+    for take in (log.update, log.adopt):
+        for ref in (0, 1001):
+            assert take(place, at_kaggle(ref)) == sent
+    assert log.update(place, at_kaggle(1000)).status == "complete"
+    assert replace(SENDING, status="pending").unsettled
+    assert not replace(SENDING, status="not sent").unsettled
+
+
 def test_a_log_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_bytes(b"\xef\xbb\xbf" + (HEADER + LINE + "\n").replace("\n", "\r\n").encode())
@@ -107,13 +126,33 @@ def test_messages_end_with_the_id_of_the_file() -> None:
     assert compose_message("x" * 200, SHA256).startswith("x" * 200)
     with pytest.raises(UserError, match="201 characters; at most 200"):
         compose_message("x" * 201, SHA256)
+    assert compose_message("\x1b[31mred\x07, größer 猫\x9b", SHA256) == "[31mred , größer 猫 #0123456789ab"
+    with pytest.raises(UserError, match="its character 3 is not UTF-8"):
+        compose_message("gr\udcf6", SHA256)
+
+
+def test_nothing_that_steers_a_terminal_comes_into_the_log(tmp_path: Path) -> None:
+    assert one_line("\x1b]0;title\x07 a\u202eb\ud800\r\nc ") == "]0;title a b c"
+    log = SubmissionLog(tmp_path / "log.csv")
+    place = log.add(SENDING)
+    told = replace(at_kaggle(1000, status="error"), description="\x1b[2Jmine\x00", error="no\x1b[8m\nid")
+    assert (log.adopt(place, told).message, log.rows[place].error) == ("[2Jmine", "no [8m id")
+    assert SubmissionLog(log.path).rows == log.rows
+
+
+def test_more_counted_than_listed_says_something_of_new_rows_only() -> None:
+    recent = replace(SENDING, time=now())
+    assert may_be_unlisted(recent, lambda: 3, lambda: 2)
+    assert not may_be_unlisted(recent, lambda: 2, lambda: 2)
+    assert not may_be_unlisted(replace(SENDING, time="2020-11-22T10:00:00Z"), lambda: 3, lambda: 2)
+    assert not may_be_unlisted(replace(SENDING, time="yesterday"), lambda: 3, lambda: 2)
 
 
 def test_only_what_carries_the_id_and_is_not_in_the_log_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(HEADER + LINE)
     log = SubmissionLog(tmp_path / "log.csv")
     elsewhere = replace(at_kaggle(1003), description=f"#{SHA256[:12]} is only quoted")
-    listed = [elsewhere, at_kaggle(1002), at_kaggle(1001, OTHER), at_kaggle(1000)]
+    listed = [elsewhere, at_kaggle(0), at_kaggle(1002), at_kaggle(1001, OTHER), at_kaggle(1000)]
     assert [each.ref for each in log.unknown(listed, SHA256)] == [1002]
 
 

@@ -57,14 +57,15 @@ def test_all_submissions_best_first_and_broken_off_ones_repaired(trial: Trial) -
     first = put_at_kaggle(trial, 1, hashes[1], "0.91000", "0.95000")
     put_in_log(trial, 1, hashes[1], first.ref, "pending", "0.90000")
     found = put_at_kaggle(trial, 2, hashes[2], "0.93000")
-    put_in_log(trial, 2, hashes[2], 0, "sending", "0.92000")
+    put_in_log(trial, 2, hashes[2], 0, "pending", "0.92000")  # as a log may be from before refs were guarded
     put_in_log(trial, 3, hashes[3], 0, "sending", "0.97000")  # which never came to Kaggle
     put_in_log(trial, 4, hashes[4], 123, "complete", "0.80000")  # of which Kaggle knows nothing any more
     late = put_at_kaggle(trial, 5, hashes[5], "0.90000")
     put_in_log(trial, 5, hashes[5], 0, "not sent", "")  # but it came later
-    put_at_kaggle(trial, 6, hashes[6], "0.94000", text="made in a browser, with a long message")
+    strange = put_at_kaggle(trial, 6, hashes[6], "0.94000", text="made in\x1b a browser, with a long message")
+    strange.file_name = "\x1b6.csv\n"
     refused = put_at_kaggle(trial, 7, hashes[7], "0.1")
-    refused.status, refused.public_score, refused.error_description = "ERROR", "", "Submission lacks the id 3"
+    refused.status, refused.public_score, refused.error_description = "ERROR", "", "Submission lacks\x1b\x07 the id 3"
     put_in_log(trial, 7, hashes[7], refused.ref, "pending", "0.70000")
     put_at_kaggle(trial, 8, hashes[8], "")
 

@@ -140,9 +140,7 @@ def download(slug: str, folder: str) -> None:
 def submit(slug: str, path: str, message: str) -> dict[str, Any]:
     """Send a submission; `ref` is 0 where Kaggle did not say that it has it, `uploaded` false where it cannot."""
     answer = _client().competition_submit(path, message, slug, quiet=False)
-    # the client checks no types here
-    ref = answer.ref if isinstance(answer.ref, int) else 0
-    return {"ref": ref, "uploaded": answer.message != UPLOAD_FAILED, "message": answer.message or ""}
+    return {"ref": _number(answer.ref), "uploaded": answer.message != UPLOAD_FAILED, "message": answer.message or ""}
 
 
 def submissions(slug: str) -> list[dict[str, Any]]:
@@ -177,9 +175,14 @@ def submission(ref: int) -> dict[str, Any]:
         return _submission(services.competitions.competition_api_client.get_submission(request))
 
 
+def _number(ref: Any) -> int:
+    """A submission's number, 0 where it is none; the client lets anything through."""
+    return ref if type(ref) is int else 0
+
+
 def _submission(answer: Any) -> dict[str, Any]:
     return {
-        "ref": answer.ref or 0,
+        "ref": _number(answer.ref),
         "date": answer.date.isoformat() if answer.date else "",
         "description": answer.description or "",
         "file": answer.file_name or "",
