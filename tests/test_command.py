@@ -1,6 +1,7 @@
 """The frame of the stages: how errors end, how tables and times look."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -64,7 +65,9 @@ def main(_):
     raise UserError("too bad")
 sys.exit(command.run(main))
 """
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as process:
         assert process.stdout and process.stderr
         process.stdout.close()
         assert process.stderr.read() == b"error: too bad\n"
