@@ -55,7 +55,7 @@ def fetch_archive(kaggle: Kaggle, target: Path, watch: Watch = unwatched) -> str
             if not (kept := _kept(folder)):
                 raise
             raise ConnectionLost(f"{error} {kept / MB:,.1f} MB of it are kept; the next call goes on there.") from None
-        except BaseException:
+        except Exception:  # not an interrupt, after which all that is there is of use
             _kept(folder)
             raise
     write_text(target.with_name(f"{target.name}.sha256"), f"{sha256}  {target.name}\n")
