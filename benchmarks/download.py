@@ -6,10 +6,10 @@ for its SHA-256 and the checksum of each member, and compares the members with t
 """
 
 import contextlib
-import hashlib
 import json
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,9 +21,10 @@ from pathlib import Path
 from benchmarks import measuring
 from benchmarks.measuring import Finding, spread
 from pipelines import command
+from pipelines.core.files import file_sha256
 
 MOST_OVERHEAD = 1.3  # times
-MEMBER_BYTES = 100_000  # as photos have
+FORMS = {"photos": 2_000, "two archives, as in cifar-10.zip": 2}  # members of the archive
 MB = 1_000_000
 SERVE = """
 import json, sys, time
@@ -46,12 +47,12 @@ with Kaggle("photos") as kaggle:
 BARE = ("-m", "kaggle", "competitions", "download", "-q", "photos")
 
 
-def make_archive(path: Path, size: int) -> None:
+def make_archive(path: Path, size: int, members: int) -> None:
     """Write a zip of about `size` bytes that deflate cannot shrink, as it cannot shrink photos."""
     generator = random.Random(0)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number in range(size // MEMBER_BYTES):
-            archive.writestr(f"train/{number}.jpg", generator.randbytes(MEMBER_BYTES))
+        for number in range(members):
+            archive.writestr(f"train/{number}.jpg", generator.randbytes(size // members))
 
 
 @contextlib.contextmanager
@@ -78,42 +79,45 @@ def seconds(words: Sequence[str], folder: Path, environment: dict[str, str], con
     started = time.perf_counter()
     subprocess.run([sys.executable, *words], cwd=folder, env=environment, check=True, capture_output=True)
     took = time.perf_counter() - started
-    found = hashlib.sha256((folder / "photos.zip").read_bytes()).hexdigest()
-    if found != content:
+    if file_sha256(folder / "photos.zip") != content:
         raise RuntimeError(f"{' '.join(words)} left another archive than it was sent")
     shutil.rmtree(folder)
     return took
 
 
+def measure(folder: Path, size: int, members: int, count: int) -> list[tuple[float, float]]:
+    """Return `count` pairs of seconds: the bare client's, ours."""
+    archive = folder / "there.zip"
+    make_archive(archive, size, members)
+    content = file_sha256(archive)
+    with serving(archive, folder / "standin") as environment:
+        return [
+            (
+                seconds(BARE, folder / "bare", environment, content),
+                seconds(("-c", OURS), folder / "ours", environment, content),
+            )
+            for _ in command.progress(range(count), "pairs", count, "pairs")
+        ]
+
+
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "download")
     parser.add_argument("--megabytes", type=int, default=200, help="size of the archive (200)")
-    parser.add_argument("--pairs", type=int, default=5, help="downloads of each kind (5)")
+    parser.add_argument("--pairs", type=int, default=5, help="downloads of each kind and form (5)")
     words = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        archive = folder / "there.zip"
-        make_archive(archive, words.megabytes * MB)
-        content = hashlib.sha256(archive.read_bytes()).hexdigest()
-        with serving(archive, folder / "standin") as environment:
-            pairs = []
-            for _ in command.progress(range(words.pairs), "pairs", words.pairs, "pairs"):
-                bare = seconds(BARE, folder / "bare", environment, content)
-                ours = seconds(("-c", OURS), folder / "ours", environment, content)
-                pairs.append((bare, ours))
-    ratios = [ours / bare for bare, ours in pairs]
-    findings = [
-        Finding("bare client", "-", spread([bare for bare, _ in pairs], ".2f", " s")),
-        Finding("download, verified", "-", spread([ours for _, ours in pairs], ".2f", " s")),
-        Finding(
-            "download, verified",
-            "bare client",
-            spread(ratios, ".2f", " times"),
-            f"under {MOST_OVERHEAD} times",
-            sorted(ratios)[len(ratios) // 2] < MOST_OVERHEAD,
-        ),
-    ]
-    sizes = f"{words.megabytes} MB in members of {MEMBER_BYTES // 1000} kB over loopback, {words.pairs} pairs"
+    findings = []
+    for form, members in FORMS.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            pairs = measure(Path(temporary), words.megabytes * MB, members, words.pairs)
+        ratios = [ours / bare for bare, ours in pairs]
+        reached = statistics.median(ratios) < MOST_OVERHEAD
+        goal = f"under {MOST_OVERHEAD} times"
+        findings += [
+            Finding(f"bare client: {form}", "-", spread([bare for bare, _ in pairs], ".2f", " s")),
+            Finding(f"download, verified: {form}", "-", spread([ours for _, ours in pairs], ".2f", " s")),
+            Finding(f"download, verified: {form}", "bare client", spread(ratios, ".2f", " times"), goal, reached),
+        ]
+    sizes = f"{words.megabytes} MB over loopback, {words.pairs} pairs of each form"
     measuring.conclude("download", __doc__, arguments, findings, sizes)
     return findings
 

@@ -860,7 +860,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+    disable_nagle_algorithm = True  # else each answer on a connection that is kept waits 40 ms for an acknowledgement
     server: _Server
 
     def log_message(self, format: str, *arguments: Any) -> None:
@@ -899,6 +899,8 @@ class _Handler(BaseHTTPRequestHandler):
                 standin.log(f"{request.method}{size} {request.status or 'no answer'}{shown}")
 
     def _read_body(self) -> bytes:
+        if hasattr(socket, "TCP_QUICKACK"):  # to a proxy the client sends the body when its headers are acknowledged
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         if "chunked" in self.headers.get("Transfer-Encoding", ""):  # so the client sends an empty file
             content = b""
             while size := int(self.rfile.readline().split(b";")[0], 16):

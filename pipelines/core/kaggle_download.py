@@ -22,6 +22,7 @@ from pipelines.core.kaggle_service import MB, ConnectionLost, Damaged, Kaggle
 from pipelines.core.watch import Watch, unwatched
 
 LATER = "Try again later; if it stays so, download it in a browser and give it with ARCHIVE=."
+READ_BYTES = 1 << 16  # larger pieces come from malloc as fresh pages each time, which makes it three times as slow
 MARKER = ".kaggle-partial"  # the client's note beside an unfinished file, without which it does not go on
 
 
@@ -78,8 +79,10 @@ def verify(archive: Path, listed: Mapping[str, int]) -> str:
         with zipfile.ZipFile(archive) as content, ThreadPoolExecutor(1) as thread:
             _compare([member for member in content.infolist() if not member.is_dir()], listed)
             sha256 = thread.submit(file_sha256, archive)
-            if damaged := content.testzip():
-                raise zipfile.BadZipFile(f"the checksum of {damaged!r} is wrong")
+            for member in content.infolist():
+                with content.open(member) as file:
+                    while file.read(READ_BYTES):  # to its end, where zipfile compares the checksum
+                        pass
             return sha256.result()
     except UserError:
         raise
