@@ -280,7 +280,7 @@ def _asked(name: str, ask: Callable[[], str], needed: bool, credential: "Credent
     except UserError as error:
         found = str(error).partition(". ")[0].removesuffix(".")
         later = isinstance(error, TryAgainLater)
-        step = re.sub(r"[Mm]ake doctor (shows where they are|says more); m", "M", str(error))
+        step = re.sub(r"[Mm]ake doctor (shows where they are|says more); g", "G", str(error))
         if not later and "credentials" in found:
             step += f" What was refused is the {credential}."
         if later and not is_standin(os.environ) and (proxy := _proxy("https")):

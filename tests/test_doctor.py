@@ -188,7 +188,7 @@ def test_a_wrong_key(examine: Doctor, standin: Standin, cats: Competition) -> No
     said = examine(environment={"KAGGLE_KEY": SECRET + "wrong"})
     assert (said.status, said.failed()) == (FAIL, ["competition"])
     assert "401" in said.checks["competition"][1]
-    assert "make a new token at https://www.kaggle.com/settings/api" in said.steps[0].lower()
+    assert "get a new token at https://www.kaggle.com/settings/api" in said.steps[0].lower()
     assert "username and key of alice from KAGGLE_USERNAME and KAGGLE_KEY" in said.steps[0]
     assert "make doctor" not in said.steps[0]
     assert said.checks["rules"] == ("-", "not asked: no answer about the competition")

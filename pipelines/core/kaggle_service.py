@@ -395,7 +395,7 @@ def _explain(failure: Failure, call: str, slug: str) -> NoReturn:
     raise RuntimeError(f"the call {call} failed as nobody foresaw:\n{failure.message}")
 
 
-NEW = f"make a new token at {TOKEN_PAGE}."
+NEW = f"get a new token at {TOKEN_PAGE}."
 
 
 def _explain_status(failure: Failure, call: str, slug: str, doing: str, said: str) -> NoReturn:
