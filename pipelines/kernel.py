@@ -237,7 +237,9 @@ def _push(kaggle: "Kaggle", errand: Errand) -> State:
     settings, run = errand.settings, errand.run.folder.name
     username = kaggle.username()
     if not username:
-        raise UserError("Kaggle's client does not say whose credentials these are; get a new token (make doctor shows how).")
+        raise UserError(
+            "Kaggle's client does not say whose credentials these are; get a new token: make doctor shows how."
+        )
     if settings.kaggle.accelerator:
         used, allowed = kaggle.gpu_hours()
         print(f"GPU hours this week: {used:.1f} of {allowed:.1f} used.")
