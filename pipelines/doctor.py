@@ -367,7 +367,6 @@ def _deadline(text: str) -> str:
     if not text:
         return "none is told"
     ends = datetime.fromisoformat(text)
-    ends = ends if ends.tzinfo else ends.replace(tzinfo=UTC)
     shown = f"{ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     return f"open until {shown}" if ends > datetime.now(UTC) else f"closed since {shown}: late submissions only"
 
@@ -389,11 +388,11 @@ def _submissions_left(kaggle: "Kaggle", competition: "Competition", needed: bool
     if spent[0]:
         step = "All submissions that this competition allows are used up: no more can be sent."
     else:
-        now = datetime.now(UTC)
-        minutes = 24 * 60 - now.hour * 60 - now.minute
+        from pipelines.core.kaggle_service import seconds_to_new_day
+
         step = (
             f"Today's submissions are used up. Kaggle counts from midnight UTC, which is in "
-            f"{command.duration(minutes * 60)}; all other stages work meanwhile."
+            f"{command.duration(seconds_to_new_day())}; all other stages work meanwhile."
         )
     return Check("submissions", "fails" if needed else "!", check.found, (step,), later=not spent[0])
 

@@ -19,16 +19,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines import command
 from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.files import atomic_folder, file_sha256, only_one, read_json, write_json, write_text
+from pipelines.core.kaggle_service import Kaggle, KernelOutput, NoSuchKernel, printable
 from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.settings import Settings, find_competition, submission_name
-
-if TYPE_CHECKING:
-    from pipelines.core.kaggle_service import Kaggle, KernelOutput
 
 PUSHING, PUSHED, FAILED, FETCHED = "pushing", "pushed", "failed", "fetched"
 FETCHED_FOLDER = "output"  # below the kernel's folder: whole, and not yet where it belongs
@@ -192,8 +190,6 @@ def _check_possible(settings: Settings) -> None:
 
 def _run_on_kaggle(errand: Errand, state: State | None, lock: int) -> State:
     """Push, unless that is done; wait until the run has ended; fetch what it left, whole, and the log."""
-    from pipelines.core.kaggle_service import Kaggle
-
     settings = errand.settings
     _check_possible(settings)
     command.print_credential()
@@ -227,7 +223,7 @@ def _bundle(errand: Errand) -> tuple[bytes, str]:
     return packed, hashlib.sha256(packed).hexdigest()
 
 
-def _push(kaggle: "Kaggle", errand: Errand) -> State:
+def _push(kaggle: Kaggle, errand: Errand) -> State:
     """Write script and metadata, and push them; raises `UserError` where Kaggle takes them not, or not whole.
 
     Where the answer is lost the state says so, and the next call asks what became of it.
@@ -271,13 +267,13 @@ def _push(kaggle: "Kaggle", errand: Errand) -> State:
 def _refusal(error: str, invalid: dict[str, list[str]]) -> str:
     """What Kaggle did not take, and how to mend that."""
     if not invalid:
-        return f"Kaggle refuses the kernel: {_plain(error)}"
+        return f"Kaggle refuses the kernel: {printable(error)}"
     lines = [
         f"{kind} {name!r}: {HOW_TO_ATTACH.get(kind, 'see [kaggle] in the settings').format(name=name)}"
         for kind, names in invalid.items()
         for name in names
     ]
-    said = f' Kaggle says: "{_plain(error)}"' if error else ""
+    said = f' Kaggle says: "{printable(error)}"' if error else ""
     return (
         f"Kaggle could not attach what the kernel needs, so its run there is of no use.{said}\n  "
         + "\n  ".join(lines)
@@ -285,10 +281,8 @@ def _refusal(error: str, invalid: dict[str, list[str]]) -> str:
     )
 
 
-def _has_arrived(kaggle: "Kaggle", errand: Errand, state: State) -> bool:
+def _has_arrived(kaggle: Kaggle, errand: Errand, state: State) -> bool:
     """Whether a push whose answer was lost has reached Kaggle, as far as its last session tells."""
-    from pipelines.core.kaggle_service import NoSuchKernel
-
     print("Whether Kaggle has taken the last push is not known: asking.", flush=True)
     while True:
         try:
@@ -305,14 +299,12 @@ def _has_arrived(kaggle: "Kaggle", errand: Errand, state: State) -> bool:
         time.sleep(FIRST_PAUSE)
 
 
-def _wait(kaggle: "Kaggle", errand: Errand, state: State) -> "tuple[KernelOutput, dict[str, Any]]":
+def _wait(kaggle: Kaggle, errand: Errand, state: State) -> tuple[KernelOutput, dict[str, Any]]:
     """Wait until the run has ended, and return its output and its manifest.
 
     Raises `UserError`, with the end of the log on the screen, where it failed; `TryAgainLater` where it has not ended
     in time, or Kaggle no longer answers.
     """
-    from pipelines.core.kaggle_service import NoSuchKernel
-
     deadline = time.monotonic() + errand.settings.kaggle.kernel_hours * 3600
     shown, unanswered, pause = "", 0, FIRST_PAUSE
     while True:
@@ -357,7 +349,7 @@ def _wait(kaggle: "Kaggle", errand: Errand, state: State) -> "tuple[KernelOutput
         pause = min(LONGEST_PAUSE, 1.5 * pause)
 
 
-def _belongs(output: "KernelOutput", manifest: dict[str, Any] | None, run_id: str) -> bool | None:
+def _belongs(output: KernelOutput, manifest: dict[str, Any] | None, run_id: str) -> bool | None:
     """Whether an output is of the run `run_id`; None where nothing tells."""
     if manifest:
         return bool(manifest["run_id"] == run_id)
@@ -365,14 +357,16 @@ def _belongs(output: "KernelOutput", manifest: dict[str, Any] | None, run_id: st
     return run_id in found if found else None
 
 
-def _fail(errand: Errand, state: State, status: str, message: str, output: "KernelOutput") -> None:
+def _fail(errand: Errand, state: State, status: str, message: str, output: KernelOutput) -> None:
     """Keep and show the log of a run that failed, and raise the `UserError`."""
     log = errand.folder / "log.txt"
     write_text(log, output.log)
     errand.save(replace(state, state=FAILED))
     lines = output.log.splitlines()[-LOG_LINES:]
-    print("\n".join(["The last lines of its log:", *(f"  {_plain(line)}" for line in lines)] if lines else ["No log."]))
-    said = f": {_plain(message)}" if message else ""
+    print(
+        "\n".join(["The last lines of its log:", *(f"  {printable(line)}" for line in lines)] if lines else ["No log."])
+    )
+    said = f": {printable(message)}" if message else ""
     results = ", without its results" if status == "complete" else ""
     raise UserError(
         f"The run on Kaggle ended with the status {status.replace('_', ' ')}{results}{said}. The whole log: "
@@ -380,12 +374,7 @@ def _fail(errand: Errand, state: State, status: str, message: str, output: "Kern
     )
 
 
-def _plain(text: str) -> str:
-    """`text` without what could steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _manifest(kaggle: "Kaggle", errand: Errand, output: "KernelOutput") -> dict[str, Any] | None:
+def _manifest(kaggle: Kaggle, errand: Errand, output: KernelOutput) -> dict[str, Any] | None:
     """Return the manifest of an output whose names are all harmless, or None where there is none.
 
     Raises `UserError` for names that lead out of a folder, before anything is written.
@@ -427,7 +416,7 @@ def _is_harmless(name: str) -> bool:
     return plain and all(part not in ("", ".", "..") and len(os.fsencode(part)) < 256 for part in parts)
 
 
-def _fetch(kaggle: "Kaggle", errand: Errand, output: "KernelOutput", manifest: dict[str, Any]) -> None:
+def _fetch(kaggle: Kaggle, errand: Errand, output: KernelOutput, manifest: dict[str, Any]) -> None:
     """Fetch the files that the manifest vouches for, all of them whole or none."""
     competition, run = errand.layout.competition, errand.run.folder.name
     files: dict[str, Any] = manifest["files"]

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,7 +290,6 @@ def _check_open(competition: "Competition") -> None:
     if not competition.deadline:
         return
     deadline = datetime.fromisoformat(competition.deadline)
-    deadline = deadline if deadline.tzinfo else deadline.replace(tzinfo=UTC)
     if deadline < datetime.now(UTC):
         print(
             f"{competition.title} ended on {deadline:%Y-%m-%d}: this is a late submission, which is scored but not "
@@ -309,11 +308,11 @@ def _check_quota(limits: "Limits") -> None:
             f"No submissions are left: the competition limits their number in all, and {limits.total} were sent. "
             "Nothing was sent now."
         )
-    moment = datetime.now(UTC)
-    midnight = (moment + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    from pipelines.core.kaggle_service import seconds_to_new_day
+
     raise UserError(
         f"No submissions are left today: {limits.today} were sent. Kaggle's new day begins at 00:00 UTC, in "
-        f"{command.duration((midnight - moment).total_seconds())}. Nothing was sent; type the same command then."
+        f"{command.duration(seconds_to_new_day())}. Nothing was sent; type the same command then."
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.core.errors import UserError
-from pipelines.core.files import read_json, write_json
+from pipelines.core.files import NO_LOCKS, read_json, write_json
 
 try:
     import fcntl
@@ -27,7 +27,6 @@ except ImportError:  # Windows: there, nothing keeps two processes apart
 
 FORMAT = 1
 KEY = np.dtype("<u8")
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # from some network file systems
 ABSENT = object()
 Keys = npt.NDArray[np.uint64]
 

@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.core.errors import UserError
 from pipelines.core.files import file_sha256, write_text
-from pipelines.core.kaggle_service import MB, ConnectionLost, Damaged, Kaggle
+from pipelines.core.kaggle_service import ConnectionLost, Damaged, Kaggle
 from pipelines.core.watch import Watch, unwatched
 
 LATER = "Try again later; if it stays so, download it in a browser and give it with ARCHIVE=."
+MB = 1_000_000
 READ_BYTES = 1 << 16  # larger pieces come from malloc as fresh pages each time, which makes it three times as slow
 MARKER = ".kaggle-partial"  # the client's note beside an unfinished file, without which it does not go on
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,7 +35,6 @@ STANDIN = "LOCALHOST"
 COMPETITION_PAGE = "https://www.kaggle.com/competitions/{slug}"
 RULES_PAGE = COMPETITION_PAGE + "/rules"
 TOKEN_PAGE = "https://www.kaggle.com/settings/api"
-MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission as Kaggle has it.  Scores are text, empty while unknown; status is pending, complete or error."""
+    """A submission as Kaggle has it.
+
+    date: ISO 8601 in UTC, or empty.  Scores are text, empty while unknown; status is pending, complete or error.
+    """
 
     ref: int
     date: str
@@ -338,6 +341,13 @@ def check_environment(environment: Mapping[str, str]) -> None:
         )
 
 
+def seconds_to_new_day() -> float:
+    """The seconds until Kaggle counts submissions anew, which is at midnight UTC."""
+    moment = datetime.now(UTC)
+    midnight = (moment + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (midnight - moment).total_seconds()
+
+
 def is_standin(environment: Mapping[str, str]) -> bool:
     """Whether it is the stand-in that is talked to, and not the real Kaggle."""
     return environment.get("KAGGLE_API_ENVIRONMENT") == STANDIN
@@ -458,9 +468,14 @@ def _cause(message: str) -> str:
     return "it was cut" if "IncompleteRead" in message or "aborted" in message else "there is no way there"
 
 
+def printable(text: str) -> str:
+    """`text` without what could steer the terminal or be no text at all: a space stands for each such character."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def _quoted(text: str) -> str:
     """`text` in one line, without what could steer the terminal, and not too long."""
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= SAID else line[:SAID] + "…"
 
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 PAGE_SIZE = 200
@@ -94,7 +95,7 @@ def competition(slug: str) -> dict[str, Any]:
     return {
         "title": answer.title or slug,
         "entered": bool(answer.user_has_entered),
-        "deadline": answer.deadline.isoformat() if answer.deadline else "",
+        "deadline": _when(answer.deadline),
         "submissions_disabled": bool(answer.submissions_disabled),
         "daily_submissions": answer.max_daily_submissions or 0,
     }
@@ -175,6 +176,11 @@ def submission(ref: int) -> dict[str, Any]:
         return _submission(services.competitions.competition_api_client.get_submission(request))
 
 
+def _when(moment: datetime | None) -> str:
+    """A time as ISO 8601 in UTC, which is the zone that the client drops; empty where there is none."""
+    return moment.replace(tzinfo=moment.tzinfo or UTC).isoformat() if moment else ""
+
+
 def _number(ref: Any) -> int:
     """A submission's number, 0 where it is none; the client lets anything through."""
     return ref if type(ref) is int else 0
@@ -183,7 +189,7 @@ def _number(ref: Any) -> int:
 def _submission(answer: Any) -> dict[str, Any]:
     return {
         "ref": _number(answer.ref),
-        "date": answer.date.isoformat() if answer.date else "",
+        "date": _when(answer.date),
         "description": answer.description or "",
         "file": answer.file_name or "",
         "status": answer.status.name.lower(),
