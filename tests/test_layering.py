@@ -41,7 +41,8 @@ KEEPERS: dict[str, set[str]] = {
 # The training core knows no files, layouts, flags or competitions: what it gets, it gets as arguments.
 ABSTRACT: dict[str, set[str]] = {
     "metrics": set(),
-    "optim": {"settings"},
+    "muon": set(),
+    "optim": {"muon", "settings"},
     "augment": {"settings"},
     "models": {"errors", "settings"},
     "device": {"errors", "settings"},

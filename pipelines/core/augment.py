@@ -25,14 +25,22 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
 
 
-def augment(images: Tensor, settings: AugmentSettings, size: int, generator: torch.Generator, crop: bool) -> Tensor:
+def augment(
+    images: Tensor,
+    settings: AugmentSettings,
+    size: int,
+    generator: torch.Generator,
+    crop: bool,
+    mirrored: Tensor | None = None,
+) -> Tensor:
     """Vary a batch as `settings` say.
 
     images: uint8 (N, H, W, 3).  size: height and width of the result.  crop: whether the random resized crop is still
-    to be done here (photos are cropped where they are decoded).
+    to be done here (photos are cropped where they are decoded).  mirrored: bool (N,), which images to mirror where that
+    was settled before; None: drawn here.
     Returns float32 (N, 3, size, size) between 0 and 1.
     """
-    images = shift_and_flip(images, settings.translate, settings.flip, generator)
+    images = shift_and_flip(images, settings.translate, settings.flip, generator, mirrored)
     varied = to_float(images)
     if crop and (settings.resize or settings.crop_scale != (1.0, 1.0) or settings.crop_ratio != (1.0, 1.0)):
         if settings.resize:
@@ -45,13 +53,16 @@ def augment(images: Tensor, settings: AugmentSettings, size: int, generator: tor
     return varied
 
 
-def shift_and_flip(images: Tensor, pixels: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to `pixels` in both directions, borders reflected, and mirror half of them if `flip`.
+def shift_and_flip(
+    images: Tensor, pixels: int, flip: bool, generator: torch.Generator, mirrored: Tensor | None = None
+) -> Tensor:
+    """Shift each image by up to `pixels` in both directions, borders reflected, and mirror half of them if `flip`, or
+    else those that are `mirrored`, bool (N,).
 
     images: (N, H, W, C) of any type; returns the same shape.  Both changes are one gather.
     """
     count, height, width, _ = images.shape
-    if not (pixels or flip):
+    if not (pixels or flip or mirrored is not None):
         return images
     rows = torch.arange(height).expand(count, -1)
     columns = torch.arange(width).expand(count, -1)
@@ -59,8 +70,9 @@ def shift_and_flip(images: Tensor, pixels: int, flip: bool, generator: torch.Gen
         rows = _reflect(rows + _integers(-pixels, pixels, count, generator), height)
         columns = _reflect(columns + _integers(-pixels, pixels, count, generator), width)
     if flip:
-        mirrored = _integers(0, 1, count, generator).bool()
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        mirrored = _integers(0, 1, count, generator).bool().squeeze(1)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     device = images.device
     index = torch.arange(count, device=device)[:, None, None]
     return images[index, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
@@ -132,3 +144,9 @@ def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
     mask = inside(height)[:, None, :, None] & inside(width)[:, None, None, :]
     return images.masked_fill(mask, 0.5)
+
+
+def reduce(images: Tensor, size: int) -> Tensor:
+    """Resize float images (N, 3, H, W) to `size` x `size`, each pixel the weighted mean of those that it stands for."""
+    reduced = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return reduced.contiguous(memory_format=torch.channels_last)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipelines.core import images
-from pipelines.core.augment import augment, normalise, to_float
+from pipelines.core.augment import augment, normalise, reduce, to_float
 from pipelines.core.decodable import check_decodable
 from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
@@ -106,18 +106,48 @@ class Loading:
         """A random generator for one epoch, on the CPU whatever the device, so that all devices draw the same."""
         return torch.Generator().manual_seed(derive_seed(self.settings.train.seed, purpose, epoch))
 
-    def finish(
-        self, pixels: Tensor, labels: Tensor, positions: Tensor, generator: torch.Generator, crop: bool
-    ) -> Batch:
+    def size(self, epoch: int) -> int:
+        """The height and width of the images of `epoch`, which progressive resizing lets grow."""
+        settings, sizes = self.settings, self.settings.augment.sizes
+        if not (self.training and sizes):
+            return settings.input.size
+        return sizes[min((epoch - 1) * len(sizes) // settings.train.epochs, len(sizes) - 1)]
+
+    def finisher(self, count: int, epoch: int, crop: bool) -> "Finisher":
+        """Return what finishes the batches of `epoch`, of a source of `count` images."""
+        mirrored = None
+        if self.training and self.settings.augment.alternating_flip:
+            first = torch.rand(count, generator=self.generator("flip", 0)) < 0.5
+            mirrored = first ^ bool(epoch % 2)
+        return Finisher(self, self.generator("augmentation", epoch), self.size(epoch), crop, mirrored)
+
+
+@dataclass(frozen=True)
+class Finisher:
+    """What makes pixels of one epoch into batches, one after the other.
+
+    size: of the images that come out.  mirrored: bool (N,) over the whole source; None where it is drawn anew.
+    """
+
+    loading: Loading
+    generator: torch.Generator
+    size: int
+    crop: bool
+    mirrored: Tensor | None
+
+    def __call__(self, pixels: Tensor, labels: Tensor, positions: Tensor) -> Batch:
         """Move uint8 (N, H, W, 3) to the device, vary it when training, and normalise it."""
-        settings = self.settings
-        pixels, labels = pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        if self.training:
-            varied = augment(pixels, settings.augment, settings.input.size, generator, crop)
+        settings, device = self.loading.settings, self.loading.device
+        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if self.loading.training:
+            mirrored = self.mirrored[positions] if self.mirrored is not None else None
+            varied = augment(pixels, settings.augment, settings.input.size, self.generator, self.crop, mirrored)
+            if self.size != settings.input.size:
+                varied = reduce(varied, self.size)
         else:
             varied = to_float(pixels)
         varied = normalise(varied, settings.input.mean, settings.input.std)
-        if self.training and (settings.augment.mixup or settings.augment.cutmix):
+        if self.loading.training and (settings.augment.mixup or settings.augment.cutmix):
             varied, labels = self._mix(varied, labels)
         return Batch(varied, labels, positions)
 
@@ -126,11 +156,11 @@ class Loading:
         engine seeds at the start of each epoch."""
         from torchvision.transforms import v2
 
-        augment = self.settings.augment
+        augment, classes = self.loading.settings.augment, self.loading.classes
         if augment.mixup:
-            mixing: Any = v2.MixUp(alpha=augment.mixup, num_classes=self.classes)
+            mixing: Any = v2.MixUp(alpha=augment.mixup, num_classes=classes)
         else:
-            mixing = v2.CutMix(alpha=augment.cutmix, num_classes=self.classes)
+            mixing = v2.CutMix(alpha=augment.cutmix, num_classes=classes)
         mixed_images, mixed_labels = mixing(varied, labels)
         return mixed_images, mixed_labels
 
@@ -163,11 +193,11 @@ class PackedBatches(HeldBatches):
         self.places = places
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        generator = self.loading.generator("augmentation", epoch)
+        finish = self.loading.finisher(len(self), epoch, crop=True)
         for positions in self.loading.divide(len(self), epoch):
             pixels = self.pixels[self.places[positions]]
             labels = self.labels[positions] if len(self.labels) else self.labels
-            yield self.loading.finish(pixels, labels, positions, generator, crop=True)
+            yield finish(pixels, labels, positions)
 
 
 class PhotoBatches:
@@ -201,13 +231,13 @@ class PhotoBatches:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         self.order.epoch = epoch
-        generator = self.loading.generator("augmentation", epoch)
+        finish = self.loading.finisher(len(self), epoch, crop=False)
         for item in self.loader:
             if isinstance(item, UserError):
                 raise UserError(*item.args)  # not `item`, whose traceback would hold this frame, and so the workers
             pixels, positions = item
             labels = self.labels[positions] if len(self.labels) else self.labels
-            yield self.loading.finish(pixels, labels, positions, generator, crop=False)
+            yield finish(pixels, labels, positions)
 
 
 class _EpochOrder(Sampler[list[tuple[int, int]]]):

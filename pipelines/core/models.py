@@ -7,6 +7,7 @@ from pipelines.core.errors import UserError, did_you_mean
 from pipelines.core.settings import ModelSettings
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
+WHITENING_EPSILON = 5e-4  # added to the variances: what hardly varies is noise, and must not be blown up
 OWN_MODELS = ("convnet", "resnet18-small")
 
 
@@ -16,7 +17,7 @@ def build_model(settings: ModelSettings, classes: int) -> nn.Module:
     Raises `UserError` for a name that is neither ours nor a torchvision classifier's.
     """
     if settings.name == "convnet":
-        return ConvNet(settings.widths, classes, settings.dropout)
+        return ConvNet(settings, classes)
     # torchvision takes a second to import, which the small network above can do without.
     from torchvision import models
 
@@ -48,47 +49,100 @@ def _resnet18_small(classes: int) -> nn.Module:
 
 
 class ConvNet(nn.Module):
-    """A plain fast network for small images: a stem, then one block per width, then global max-pooling.
+    """A fast network for small images: a first convolution, then one block per width, then global max-pooling.
 
-    Each block is convolution, 2x2 max-pooling, norm, GELU, convolution, norm, GELU: the shape that the speed records on
-    CIFAR-10 settled on (arXiv 2404.00498), since most of its arithmetic happens at low resolution.  An image too small
-    to be halved once more keeps its size.
+    Each block is convolution, 2x2 max-pooling, norm, GELU, and then further convolutions, each with norm and GELU: the
+    shape that the speed records on CIFAR-10 settled on (arXiv 2404.00498), since most of its arithmetic happens at low
+    resolution.  An image too small to be halved once more keeps its size.
     """
 
-    def __init__(self, widths: tuple[int, ...], classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, settings: ModelSettings, classes: int) -> None:
         super().__init__()
-        stem = max(widths[0] // 2, 8)
-        self.stem = _conv_norm_gelu(3, stem)
+        widths = settings.widths
+        self.stem: nn.Module
+        if settings.whitening:
+            self.stem = Whitening(settings.whitening)
+            stem = self.stem.convolution.out_channels
+        else:
+            stem = max(widths[0] // 2, 8)
+            self.stem = _conv_norm_gelu(3, stem, settings)
         channels = [stem, *widths]
-        self.blocks = nn.Sequential(*(Block(channels[i], channels[i + 1]) for i in range(len(widths))))
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(widths[-1], classes))
+        self.blocks = nn.Sequential(*(Block(channels[i], channels[i + 1], settings) for i in range(len(widths))))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(settings.dropout), nn.Linear(widths[-1], classes))
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.blocks(self.stem(images)).amax(dim=(2, 3))
         return self.head(features) * LOGIT_SCALE
 
 
-class Block(nn.Module):
-    """Halves the image and doubles the convolutions; the second one has a residual path around it."""
+class Whitening(nn.Module):
+    """A frozen convolution after which the channels of the images it was fitted to are uncorrelated and of variance 1.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Its filters are the principal components of square patches, each over the square root of its variance, and the same
+    with the other sign, so that GELU loses neither half (arXiv 2404.00498, section 3.1).  Maps (N, 3, H, W) to
+    (N, 6 * side**2, H - side + 1, W - side + 1).
+    """
+
+    def __init__(self, side: int) -> None:
         super().__init__()
-        self.widen = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
-        self.refine = _conv_norm_gelu(outputs, outputs)
+        self.convolution = nn.Conv2d(3, 6 * side**2, kernel_size=side, bias=False)
+        self.convolution.weight.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.gelu(self.convolution(images))
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Compute the filters from all patches of `images`, float (N, 3, H, W), in float64 on the CPU."""
+        side = self.convolution.kernel_size[0]
+        patches = nn.functional.unfold(images.detach().cpu().double(), side)  # (N, 3 * side**2, places)
+        patches = patches.transpose(1, 2).flatten(0, 1)
+        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (components / (variances + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
+        # An eigenvector's sign is arbitrary: its largest entry is made positive, as another library would find it too.
+        filters = filters * filters.gather(1, filters.abs().argmax(dim=1, keepdim=True)).sign()
+        filters = filters.reshape(-1, 3, side, side)
+        self.convolution.weight.copy_(torch.cat([filters, -filters]))
+
+
+class Block(nn.Module):
+    """Widens and halves the image, then refines it, with a residual path around the refinement."""
+
+    def __init__(self, inputs: int, outputs: int, settings: ModelSettings) -> None:
+        super().__init__()
+        self.widen = _convolution(inputs, outputs, settings)
+        self.norm = _norm(outputs, settings)
+        self.refine = nn.Sequential(*(_conv_norm_gelu(outputs, outputs, settings) for _ in range(settings.depth - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.widen(images)
         if min(features.shape[2:]) >= 2:
             features = nn.functional.max_pool2d(features, 2)
         features = nn.functional.gelu(self.norm(features))
-        return features + self.refine(features)
+        return features + self.refine(features) if len(self.refine) else features
 
 
-def _conv_norm_gelu(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
-    )
+def _convolution(inputs: int, outputs: int, settings: ModelSettings) -> nn.Conv2d:
+    made = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+    if settings.identity_start:
+        with torch.no_grad():  # as many filters as there are inputs hand them through, the others start at random
+            nn.init.dirac_(made.weight[:inputs])
+    return made
+
+
+def _norm(channels: int, settings: ModelSettings) -> nn.BatchNorm2d:
+    made = nn.BatchNorm2d(channels)
+    made.weight.requires_grad_(settings.norm_scales)
+    return made
+
+
+def _conv_norm_gelu(inputs: int, outputs: int, settings: ModelSettings) -> nn.Sequential:
+    return nn.Sequential(_convolution(inputs, outputs, settings), _norm(outputs, settings), nn.GELU())
+
+
+def whitening_of(model: nn.Module) -> Whitening | None:
+    """Return the part of `model` that is to be fitted to images before training, if it has one."""
+    return next((module for module in model.modules() if isinstance(module, Whitening)), None)
 
 
 def check_model(model: nn.Module, name: str, size: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipelines.core.muon import Muon
 from pipelines.core.settings import TrainSettings
 
 Schedule = Callable[[float], float]
@@ -15,27 +16,37 @@ Schedule = Callable[[float], float]
 def make_optimizer(
     model: nn.Module, train: TrainSettings, pretrained: Iterable[nn.Parameter] = (), pretrained_lr: float = 1.0
 ) -> torch.optim.Optimizer:
-    """Return torch's optimiser over the learning parameters of `model`.
+    """Return the optimiser over the learning parameters of `model`.
 
     Each group's `lr_share` is what it takes of the learning rate: `pretrained_lr` for the `pretrained` parameters, 1
-    for the others.  With `decay_norms_and_biases` false, parameters of one dimension (norms' scales, biases) go without
-    weight decay.
+    for the others, times the share that `bias_lr` and `output_lr` are of `lr`.  With `decay_norms_and_biases` false,
+    parameters of one dimension (norms' scales, biases) go without weight decay.  Muon's matrices are all weights but
+    the last one, the output layer's.
     """
     came_along = {id(parameter) for parameter in pretrained}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    output = next((parameter for parameter in reversed(learning) if parameter.ndim > 1), None)
+    members: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for parameter in learning:
+        is_bias, is_output = parameter.ndim <= 1, parameter is output
+        share = pretrained_lr if id(parameter) in came_along else 1.0
+        share *= (train.bias_lr if is_bias else train.output_lr if is_output else 0) / train.lr or 1.0
+        decay = train.weight_decay if train.decay_norms_and_biases or not is_bias else 0.0
+        members.setdefault((share, decay, not (is_bias or is_output)), []).append(parameter)
     groups: list[dict[str, Any]] = []
-    for share, is_pretrained in ((pretrained_lr, True), (1.0, False)):
-        of_part = [parameter for parameter in learning if (id(parameter) in came_along) == is_pretrained]
-        for decay, members in (
-            (train.weight_decay, [p for p in of_part if p.ndim > 1 or train.decay_norms_and_biases]),
-            (0.0, [p for p in of_part if p.ndim <= 1 and not train.decay_norms_and_biases]),
-        ):
-            if members:
-                groups.append({"params": members, "weight_decay": decay, "lr": train.lr * share, "lr_share": share})
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
-    return kind(groups, lr=train.lr)
+    for (share, decay, is_matrix), parameters in members.items():
+        lr = train.lr * share
+        groups.append({"params": parameters, "weight_decay": decay, "lr": lr, "lr_share": share})
+        if train.optimizer == "muon":  # its decay is a share of the weights, whatever the group's rate
+            groups[-1] |= {"orthogonal": is_matrix, "weight_decay": 0.0 if is_matrix else decay / lr}
+    match train.optimizer:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
+        case "muon":
+            return Muon(groups, train.lr, train.momentum)
+        case "adam":
+            return torch.optim.Adam(groups, lr=train.lr)
+    return torch.optim.AdamW(groups, lr=train.lr)
 
 
 def make_schedule(train: TrainSettings) -> Schedule:

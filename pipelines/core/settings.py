@@ -93,7 +93,10 @@ class InputSettings:
 class AugmentSettings:
     """How training images are varied; nothing by default."""
 
-    flip: bool = _option(False, "mirror half of the images")
+    flip: bool = _option(False, "mirror half of the images, drawn anew in each epoch")
+    alternating_flip: bool = _option(
+        False, "mirror half of the images in the first epoch and the other half in the next, in turn (arXiv 2404.00498)"
+    )
     translate: int = _option(0, "shift by up to this many pixels, borders reflected", minimum=0)
     resize: int = _option(0, "enlarge to this many pixels before the random crop; 0: not", minimum=0)
     crop_scale: tuple[float, ...] = _option((1.0, 1.0), "random resized crop: share of the area, least and most")
@@ -104,6 +107,12 @@ class AugmentSettings:
     cutout: int = _option(0, "side in pixels of a square that is greyed out", minimum=0)
     mixup: float = _option(0.0, "alpha of mixup (arXiv 1710.09412); 0: off", minimum=0)
     cutmix: float = _option(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", minimum=0)
+    sizes: tuple[int, ...] = _option(
+        (),
+        "progressive resizing: pixels to which images are reduced in each of as many equal parts of the epochs; the "
+        "last is input.size; empty: always that",
+        minimum=4,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +125,18 @@ class ModelSettings:
         "side by side: resnet34+vgg16",
     )
     widths: tuple[int, ...] = _option((64, 128, 256), "convnet: channels of its blocks; each block halves the image")
+    depth: int = _option(2, "convnet: convolutions in a block", minimum=1)
+    whitening: int = _option(
+        0,
+        "convnet: side of the patches that its first convolution whitens, which is computed from the training images "
+        "and does not learn (arXiv 2404.00498); 0: an ordinary one that learns",
+        minimum=0,
+        maximum=5,
+    )
+    identity_start: bool = _option(
+        False, "convnet: convolutions hand through what they get, at first (Dirac initialisation)"
+    )
+    norm_scales: bool = _option(True, "convnet: norms learn a scale besides their bias")
     dropout: float = _option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
     weights: str = _option(
         "",
@@ -172,11 +193,20 @@ class TrainSettings:
 
     epochs: int = _option(10, "passes over the training images", minimum=1)
     batch_size: int = _option(256, "images in a step, at most", minimum=1)
-    optimizer: Literal["sgd", "adam", "adamw"] = _option("sgd", "torch's optimiser of that name")
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = _option(
+        "sgd", "torch's optimiser of that name; muon: of orthogonalised momentum, for networks that start fresh"
+    )
     lr: float = _option(0.1, "peak learning rate for the mean loss", above=0)
-    momentum: float = _option(0.9, "of sgd", minimum=0, below=1)
-    nesterov: bool = _option(False, "Nesterov momentum for sgd")
-    weight_decay: float = _option(0.0, "as torch's optimiser of that name applies it", minimum=0)
+    bias_lr: float = _option(0.0, "that of biases and norms; 0: lr", minimum=0)
+    output_lr: float = _option(0.0, "that of the last layer's weights; 0: lr", minimum=0)
+    momentum: float = _option(0.9, "of sgd and muon", minimum=0, below=1)
+    nesterov: bool = _option(False, "Nesterov momentum for sgd; muon always has it")
+    weight_decay: float = _option(
+        0.0,
+        "as torch's optimiser of that name applies it; muon: what a step at the peak rate takes off, as a share of "
+        "the weights that it does not orthogonalise",
+        minimum=0,
+    )
     decay_norms_and_biases: bool = _option(True, "false: weight decay spares norms and biases")
     schedule: Literal["constant", "step", "multistep", "exponential", "cosine", "linear"] = _option(
         "constant", "how lr falls after the warm-up"
@@ -454,6 +484,15 @@ def _check_together(settings: Settings, where: str) -> None:
         raise UserError(f"{where}: augment.cutout is {settings.augment.cutout}; it must be less than input.size.")
     if settings.augment.mixup and settings.augment.cutmix:
         raise UserError(f"{where}: augment.mixup and augment.cutmix are both on; choose one.")
+    if settings.augment.flip and settings.augment.alternating_flip:
+        raise UserError(f"{where}: augment.flip and augment.alternating_flip are both on; choose one.")
+    sizes = settings.augment.sizes
+    if sizes and size and (sizes[-1] != size or max(sizes) > size):
+        raise UserError(
+            f"{where}: augment.sizes is {list(sizes)}; no size may exceed input.size, {size}, and the last must be it."
+        )
+    if len(sizes) > settings.train.epochs:
+        raise UserError(f"{where}: augment.sizes has {len(sizes)} parts for train.epochs, {settings.train.epochs}.")
     if 0 < settings.input.resize < size:
         raise UserError(
             f"{where}: input.resize is {settings.input.resize}; it takes 0 (8/7 of size) or at least "
@@ -486,6 +525,11 @@ def _check_finetuning(settings: Settings, where: str) -> None:
     model, finetune = settings.model, settings.finetune
     if model.hidden and min(model.hidden) < 1:
         raise UserError(f"{where}: model.hidden is {list(model.hidden)}; it takes positive numbers.")
+    if settings.train.optimizer == "muon" and model.weights and model.pretrained:
+        raise UserError(
+            f"{where}: train.optimizer is muon, which gives weights another length and would spoil pretrained ones: "
+            "take sgd or adamw."
+        )
     for key, value in {
         "finetune.frozen_stages": finetune.frozen_stages,
         "finetune.head_epochs": finetune.head_epochs,

@@ -24,12 +24,15 @@ from pipelines.core.features import FeatureBatches, Features, compute_features, 
 from pipelines.core.files import atomic_file
 from pipelines.core.layout import Layout
 from pipelines.core.metrics import METRICS
+from pipelines.core.models import whitening_of
 from pipelines.core.optim import make_optimizer, make_schedule
 from pipelines.core.settings import Settings
 from pipelines.core.transfer import WHOLE, FineTuned, learned_state, load_learned
 from pipelines.core.watch import Watch, unwatched
 
 Row = dict[str, Any]
+
+WHITENED_IMAGES = 5000  # their patches say enough of what all are like
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ def run_job(job: Job, network: nn.Module, watch: Watch = unwatched) -> Iterator[
         load_learned(network, saved.weights)
         rows = saved.history
         _write_history(job.history, rows)  # it may have been killed between the checkpoint and this
+    else:
+        _fit_whitening(job, network, hardware, watch)
     for phase in phases(settings):
         remaining = range(max(phase.first, len(rows) + 1), min(phase.last, job.epochs) + 1)
         if not remaining or _patience_spent(rows, settings, metric.name):
@@ -184,6 +189,17 @@ def run_job(job: Job, network: nn.Module, watch: Watch = unwatched) -> Iterator[
             if _patience_spent(rows, settings, metric.name):
                 return
         load_learned(network, learned_state(learner.result, phase.head_only))  # where the next phase begins
+
+
+def _fit_whitening(job: Job, network: nn.Module, hardware: Hardware, watch: Watch) -> None:
+    """Fit the network's whitening, if it has any, to some of the images that it is to learn from, as evaluation sees
+    them."""
+    whitening = whitening_of(network)
+    if whitening is not None:
+        every = max(len(job.train) // WHITENED_IMAGES, 1)  # rows may be sorted by class
+        some = job.train.iloc[::every].head(WHITENED_IMAGES)
+        source = open_source(job.settings, some, job.table, job.layout, job.classes, hardware.device, watch=watch)
+        whitening.fit(torch.cat([batch.inputs for batch in source.batches(0)]))
 
 
 def try_out(job: Job, network: nn.Module) -> Row:
