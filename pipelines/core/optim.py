@@ -32,7 +32,8 @@ def make_optimizer(
         share = pretrained_lr if id(parameter) in came_along else 1.0
         share *= (train.bias_lr if is_bias else train.output_lr if is_output else 0) / train.lr or 1.0
         decay = train.weight_decay if train.decay_norms_and_biases or not is_bias else 0.0
-        members.setdefault((share, decay, not (is_bias or is_output)), []).append(parameter)
+        is_matrix = train.optimizer == "muon" and not (is_bias or is_output)
+        members.setdefault((share, decay, is_matrix), []).append(parameter)
     groups: list[dict[str, Any]] = []
     for (share, decay, is_matrix), parameters in members.items():
         lr = train.lr * share
