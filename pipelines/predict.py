@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.files import atomic_file, write_json
     from pipelines.core.splits import read_split_csv
     from pipelines.core.submission import check_submission, class_list, make_submission
-    from pipelines.core.training import divide_rows
+    from pipelines.core.training import divide_rows, settle_precision
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     test_rows = table[table["split"] == "test"]
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{layout.split_csv} has no test rows, so nothing to predict. Is data.test_images right?")
     classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
     _, valid_rows = divide_rows(table, settings)
+    settings, _ = settle_precision(settings, run.precision)
 
     def predicted(checkpoint: Path, rows: "pd.DataFrame", what: str) -> torch.Tensor:
         return torch.from_numpy(_predict(checkpoint, rows, what, settings, table, classes, layout))

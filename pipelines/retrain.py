@@ -36,14 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.splits import read_split_csv
     from pipelines.core.transfer import build_network, find_origins
 
-    settings = record.settings
+    settings, reason = training.settle_precision(record.settings, run.precision)
     classes = checkpoint.load(run.best).classes
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     rows = pd.concat(training.divide_rows(table, settings)).sort_index()
     epochs = trained["best_epoch"]
     print(
         f"{settings.name}, run {run.folder.name}: {len(rows):,} images to learn from, train and valid together; "
-        f"{epochs} epochs, as its best; {choose_hardware(settings.hardware)}"
+        f"{epochs} epochs, as its best; {choose_hardware(settings.hardware)}{reason}"
     )
     if run.retrained.exists():  # its weights were removed, to be made anew
         run.retrained.unlink()

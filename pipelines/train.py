@@ -54,12 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labelled = table[table["split"] != "test"]
     classes = class_list(labelled["label"].tolist(), settings, layout.raw)
     train_rows, valid_rows = training.divide_rows(table, settings)
-    hardware = choose_hardware(settings.hardware)
     network = build_network(settings, classes, found)
     parameters = check_model(network, settings.model.name, settings.input.size)
+    settings, reason = training.settle_precision(settings, run.precision, network, len(train_rows))
+    hardware = choose_hardware(settings.hardware)
     print(
         f"{settings.name}, run {run.folder.name}: {len(train_rows):,} images to learn from, {len(valid_rows):,} to "
-        f"validate on, {len(classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}"
+        f"validate on, {len(classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}{reason}"
     )
     command.print_parts(training.describe_phases(settings, network))
     if matched := training.outputs_started(network):

@@ -14,6 +14,7 @@ from pipelines.core.augment import (
     jitter_colours,
     normalise,
     random_resized_crop,
+    reduce,
     shift_and_flip,
     to_float,
 )
@@ -224,3 +225,27 @@ def test_cutout_greys_one_square_around_any_centre(side: int) -> None:
     assert seen.all()
     if side == 1:
         assert (cut == 0.5).sum() == 600 * 3
+
+
+@pytest.mark.parametrize("translate", [0, 2])
+def test_images_that_are_to_be_mirrored_are_and_the_others_are_not(translate: int) -> None:
+    images, mirrored = batch(100), torch.arange(100) % 3 == 0
+    plain = shift_and_flip(images, translate, False, seeded())
+    varied = shift_and_flip(images, translate, False, seeded(), mirrored)
+    assert torch.equal(varied[~mirrored], plain[~mirrored])
+    shifted_after_mirroring = shift_and_flip(images, translate, False, seeded(), torch.ones(100, dtype=torch.bool))
+    assert torch.equal(varied[mirrored], shifted_after_mirroring[mirrored])
+    if not translate:
+        assert torch.equal(varied[mirrored], images[mirrored].flip(2))
+    settings = AugmentSettings(translate=translate)
+    assert torch.equal(augment(images, settings, 8, seeded(), crop=True, mirrored=mirrored), to_float(varied))
+
+
+def test_reducing_is_pillows_and_keeps_the_channels_last() -> None:
+    images = batch(5, 32, 32)
+    reduced = reduce(to_float(images), 20)
+    assert reduced.shape == (5, 3, 20, 20)
+    assert reduced.is_contiguous(memory_format=torch.channels_last)
+    for image, ours in zip(images, reduced, strict=True):
+        theirs = Image.fromarray(image.numpy()).resize((20, 20), Image.Resampling.BILINEAR)
+        assert np.abs(np.asarray(theirs) - ours.permute(1, 2, 0).numpy() * 255).max() < 1.01

@@ -310,3 +310,48 @@ def test_a_batch_is_a_plain_value() -> None:
     batch = Batch(torch.zeros(1), torch.zeros(1), torch.zeros(1))
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch.inputs = torch.ones(1)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("source", [PACKED, PHOTOS])
+def test_alternating_flips_show_each_image_from_both_sides_in_two_epochs(tiny: Tiny, source: str) -> None:
+    flipped = tiny.source("train", source, "augment.alternating_flip=true", training=True)
+    plain = tiny.source("train", source, training=True)
+
+    def by_position(batches_of: BatchSource, epoch: int) -> dict[int, Tensor]:
+        return {
+            int(position): image
+            for each in batches(batches_of, epoch)
+            for position, image in zip(each.positions, each.inputs, strict=True)
+        }
+
+    originals = by_position(plain, 1)
+    seen = [by_position(flipped, epoch) for epoch in (1, 2, 3, 4)]
+    mirrored = [[torch.equal(image, originals[p].flip(2)) for p, image in sorted(each.items())] for each in seen]
+    straight = [[torch.equal(image, originals[p]) for p, image in sorted(each.items())] for each in seen]
+    assert mirrored[0] == straight[1] == mirrored[2] == straight[3]
+    assert straight[0] == mirrored[1] == straight[2] == mirrored[3]
+    assert 0 < sum(mirrored[0]) < len(originals)
+    assert all(one != other for one, other in zip(mirrored[0], straight[0], strict=True))
+
+
+@pytest.mark.parametrize("source", [PACKED, PHOTOS])
+def test_training_images_grow_as_the_sizes_say_and_evaluation_sees_them_whole(tiny: Tiny, source: str) -> None:
+    sizes = ("augment.sizes=[4, 6, 8]", "train.epochs=7", source)
+
+    def seen(training: bool, epoch: int) -> tuple[int, ...]:
+        (shape,) = {
+            tuple(each.inputs.shape[1:]) for each in batches(tiny.source("train", *sizes, training=training), epoch)
+        }
+        return shape
+
+    assert [seen(True, epoch)[1] for epoch in range(1, 8)] == [4, 4, 4, 6, 6, 8, 8]
+    assert seen(False, 0) == (3, 8, 8)
+
+
+def test_a_reduced_image_is_the_image_reduced(tiny: Tiny) -> None:
+    small = tiny.source("train", "augment.sizes=[4, 8]", "train.epochs=2", training=True)
+    whole = tiny.source("train", "train.epochs=2", training=True)
+    for one, other in zip(batches(small, 1), batches(whole, 1), strict=True):
+        expected = torch.nn.functional.interpolate(other.inputs, 4, mode="bilinear", antialias=True)
+        assert torch.allclose(one.inputs, expected, atol=1e-5)
+    assert same(batches(small, 2), batches(whole, 2))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipelines.core.errors import UserError
-from pipelines.core.models import build_model, check_model
+from pipelines.core.models import Whitening, build_model, check_model, whitening_of
 from pipelines.core.settings import ModelSettings
 
 
@@ -31,6 +31,76 @@ def test_every_parameter_of_the_convnet_learns() -> None:
     model = build_model(ModelSettings(widths=(8, 8)), 3)
     nn.functional.cross_entropy(model(torch.rand(4, 3, 8, 8)), torch.tensor([0, 1, 2, 0])).backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_block_has_as_many_convolutions_as_the_depth_says(depth: int) -> None:
+    model = build_model(ModelSettings(widths=(8, 8), depth=depth), 3)
+    for block in model.blocks:  # type: ignore[union-attr]
+        assert sum(isinstance(module, nn.Conv2d) for module in block.modules()) == depth
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 3)
+
+
+def test_norms_without_scales_learn_their_biases_alone() -> None:
+    model = build_model(ModelSettings(widths=(8, 8), norm_scales=False), 3)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 5
+    assert not any(norm.weight.requires_grad for norm in norms)
+    assert all(norm.bias.requires_grad for norm in norms)
+
+
+def test_at_first_convolutions_hand_through_what_they_get() -> None:
+    model = build_model(ModelSettings(widths=(8, 12), identity_start=True), 3)
+    images = torch.rand(2, 3, 6, 6)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            inputs = torch.rand(2, module.in_channels, 6, 6)
+            outputs = module(inputs)
+            handed = min(module.in_channels, module.out_channels)
+            assert torch.allclose(outputs[:, :handed], inputs[:, :handed], atol=1e-6)
+            assert not outputs[:, handed:].eq(0).any()  # the others start at random
+    assert model(images).isfinite().all()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_whitened_patches_are_uncorrelated_and_of_variance_1(side: int) -> None:
+    noise = torch.randn(40, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    smooth = noise + nn.functional.avg_pool2d(noise, 3, 1, 1)
+    images = smooth + smooth.mean(dim=1, keepdim=True)  # neighbours and colours depend on one another
+    whitening = Whitening(side)
+    whitening.fit(images)
+    answers = whitening.convolution(images)
+    count = 3 * side**2
+    assert answers.shape[1] == 2 * count
+    assert torch.equal(answers[:, :count], -answers[:, count:])
+    values = answers[:, :count].transpose(0, 1).flatten(1)
+    moments = values @ values.T / values.shape[1]
+    assert torch.allclose(moments, torch.eye(count), atol=0.05)
+    assert torch.allclose(whitening(images), nn.functional.gelu(answers))
+
+
+def test_a_colour_that_never_varies_is_not_blown_up() -> None:
+    images = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[:, 2] = images[:, 0]
+    whitening = Whitening(2)
+    whitening.fit(images)
+    assert whitening.convolution.weight.abs().max() < 50
+
+
+def test_the_whitening_is_found_and_does_not_learn() -> None:
+    model = build_model(ModelSettings(widths=(8,), whitening=3), 3)
+    whitening = whitening_of(model)
+    assert whitening is not None
+    assert whitening.convolution.weight.shape == (54, 3, 3, 3)
+    assert not any(parameter.requires_grad for parameter in whitening.parameters())
+    assert whitening_of(build_model(ModelSettings(widths=(8,)), 3)) is None
+    assert whitening_of(build_model(ModelSettings(name="resnet18-small"), 3)) is None
+
+
+@pytest.mark.parametrize("size", [4, 5, 8, 32])
+def test_a_whitened_network_takes_images_of_any_size_that_settings_allow(size: int) -> None:
+    model = build_model(ModelSettings(widths=(8, 8, 8), whitening=3, depth=3), 5).eval()
+    assert model(torch.rand(2, 3, size, size)).shape == (2, 5)
 
 
 def test_dropout_acts_in_training_only() -> None:

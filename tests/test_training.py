@@ -16,6 +16,7 @@ from pipelines.core.device import Hardware
 from pipelines.core.engine import evaluate
 from pipelines.core.errors import UserError
 from pipelines.core.metrics import METRICS
+from pipelines.core.models import Whitening
 from pipelines.core.training import (
     Job,
     Phase,
@@ -40,6 +41,11 @@ CASES: dict[str, tuple[str, ...]] = {
     "augmentation": (*VARIED, "augment.crop_scale=[0.5, 1.0]", "train.label_smoothing=0.1"),
     "mixup": ("augment.mixup=0.4", "model.dropout=0.3"),
     "cutmix": ("augment.cutmix=1.0", "model.dropout=0.3", "train.ema_decay=0.8"),
+    "muon, whitening, growing images": (
+        *("train.optimizer=muon", "train.momentum=0.6", "train.bias_lr=0.05", "train.output_lr=0.01"),
+        *("train.weight_decay=1e-3", "model.whitening=2", "model.identity_start=true", "model.norm_scales=false"),
+        *("augment.alternating_flip=true", "augment.sizes=[4, 6, 8]", "train.ema_decay=0.8"),
+    ),
     "photos": ("input.source=photos", "augment.mixup=0.4", "model.dropout=0.3", "augment.crop_scale=[0.5, 1.0]"),
     "photos, worker": ("input.source=photos", "hardware.workers=1", "augment.cutmix=1.0", "model.dropout=0.3"),
 }
@@ -253,6 +259,17 @@ def test_a_reloaded_checkpoint_scores_what_training_reported(tiny: Tiny, case: s
     assert evaluation.score == row[metric] == best.score
     assert evaluation.loss == row["valid_loss"]
     assert best.training == {}
+
+
+@pytest.mark.parametrize("source", ["packed", "photos"])
+def test_the_whitening_is_fitted_to_the_images_that_are_learned_from(tiny: Tiny, source: str) -> None:
+    job = tiny.job("model.whitening=2", f"input.source={source}", "train.epochs=1")
+    list(tiny.run(job))
+    images = torch.cat([batch.inputs for batch in tiny.source("train").batches(0)])
+    expected = Whitening(2)
+    expected.fit(images)
+    kept = checkpoint.load(job.last).weights["stem.convolution.weight"]
+    assert torch.allclose(kept, expected.convolution.weight, atol=1e-5)
 
 
 def test_it_learns_the_tiny_competition(tiny: Tiny) -> None:

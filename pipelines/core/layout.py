@@ -98,6 +98,11 @@ class RunLayout:
         return self.folder / "predict.json"
 
     @property
+    def precision(self) -> Path:
+        """Which precision was faster when the run began, where that was tried."""
+        return self.folder / "precision.json"
+
+    @property
     def history(self) -> Path:
         return self.folder / "history.csv"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipelines.core import checkpoint, engine
+from pipelines.core import checkpoint, engine, precision
 from pipelines.core.batches import BatchSource, WatchedBatches, labels_of, make_loading, open_source
 from pipelines.core.calibration import cross_fitted
 from pipelines.core.checkpoint import Checkpoint
@@ -111,6 +111,17 @@ def prepare_features(job: Job, network: nn.Module, watch: Watch = unwatched) -> 
     parts = [job.train] if job.valid is None else [job.train, job.valid]
     kept = open_features(job.settings, pd.concat(parts), job.table, job.layout, network, hardware, watch)
     return kept.describe()
+
+
+def settle_precision(
+    settings: Settings, note: Path, network: nn.Module | None = None, images: int = 0
+) -> tuple[Settings, str]:
+    """Return `settings` with the precision to compute in, and the reason for it (see `precision`); heads on cached
+    features are trained in float32 anyway, and their features' precision is chosen by likeness."""
+    if all(phase.cached for phase in phases(settings)):
+        return settings, ""
+    make_deterministic()
+    return precision.settle_precision(settings, note, network, images)
 
 
 def check_test_photos(settings: Settings, table: pd.DataFrame, layout: Layout, watch: Watch = unwatched) -> None:
