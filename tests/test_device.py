@@ -48,6 +48,17 @@ def test_the_record_holds_plain_values_that_a_run_depends_on() -> None:
     assert record["device"]
 
 
+def test_as_many_threads_compute_as_the_settings_say() -> None:
+    before = torch.get_num_threads()
+    try:
+        record = choose_hardware(HardwareSettings(device="cpu", threads=before + 1)).record()
+        assert record["threads"] == torch.get_num_threads() == before + 1
+        choose_hardware(HardwareSettings(device="cpu"))
+        assert torch.get_num_threads() == before + 1  # 0 leaves torch's choice alone
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_hardware_reads_as_a_line() -> None:
     hardware = Hardware(torch.device("cpu"), torch.float32)
     assert str(hardware).endswith(", float32")

@@ -261,6 +261,32 @@ def test_a_reloaded_checkpoint_scores_what_training_reported(tiny: Tiny, case: s
     assert best.training == {}
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+def test_a_compiled_network_learns_the_same_and_keeps_its_names(tiny: Tiny) -> None:
+    options = ("train.epochs=1", "train.ema_decay=0.8", "model.widths=[8]")
+    plain, compiled = tiny.job(*options), tiny.job(*options, "hardware.compile_training=true", run="compiled")
+    (expected,), (row,) = list(tiny.run(plain)), list(tiny.run(compiled))
+    assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
+    assert row["valid_loss"] == pytest.approx(expected["valid_loss"], rel=1e-3)
+    one, other = checkpoint.load(plain.last), checkpoint.load(compiled.last)
+    assert one.weights.keys() == other.weights.keys()
+    assert one.training["model"].keys() == other.training["model"].keys()
+
+
+def test_without_a_compiler_the_setting_that_asked_for_it_is_named(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    job = tiny.job("hardware.compile_training=true", "model.widths=[9]")
+    with pytest.raises(UserError, match=r"hardware\.compile_training: the network cannot be compiled here: .*false"):
+        list(tiny.run(job))
+    assert not job.last.exists()
+
+
 @pytest.mark.parametrize("source", ["packed", "photos"])
 def test_the_whitening_is_fitted_to_the_images_that_are_learned_from(tiny: Tiny, source: str) -> None:
     job = tiny.job("model.whitening=2", f"input.source={source}", "train.epochs=1")

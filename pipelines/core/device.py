@@ -40,7 +40,7 @@ class Hardware:
 
 
 def choose_hardware(settings: HardwareSettings) -> Hardware:
-    """Return the device and precision that `settings` ask for.
+    """Return the device and precision that `settings` ask for, having told torch how many threads to compute with.
 
     Raises `UserError` for a device that this machine or torch does not have.
     """
@@ -53,6 +53,8 @@ def choose_hardware(settings: HardwareSettings) -> Hardware:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"hardware.device is {name!r}, which cannot be used here: {reason}. Try auto or cpu.") from None
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     if settings.precision == "auto":
         dtype = torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     else:

@@ -252,7 +252,11 @@ class HardwareSettings:
         "auto", "auto: bfloat16 where the hardware multiplies it fast"
     )
     workers: int = _option(2, "processes that decode photos; 0: in the main process", minimum=0)
+    threads: int = _option(0, "threads that compute on a processor; 0: one for each core, as torch chooses", minimum=0)
     compile: bool = _option(True, "compile frozen networks for large image sets, where torch.compile works")
+    compile_training: bool = _option(
+        False, "compile the network for training too: for GPUs that wait for small kernels; processors gain nothing"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -189,7 +189,8 @@ def run_job(job: Job, network: nn.Module, watch: Watch = unwatched) -> Iterator[
         valid = None
         if job.valid is not None:
             valid = _open(job, job.valid, "validating", phase, network, hardware, watch, training=False)
-        for result in engine.fit(learner, train, valid, metric, remaining, settings.train.seed):
+        results = engine.fit(learner, train, valid, metric, remaining, settings.train.seed)
+        for result in _compiled(results) if settings.hardware.compile_training else results:
             rows.append(_history_row(result, metric.name))
             score = result.valid.score if result.valid is not None else None
             if job.best is not None and score is not None and _best_epoch(rows, metric.name) == result.epoch:
@@ -200,6 +201,19 @@ def run_job(job: Job, network: nn.Module, watch: Watch = unwatched) -> Iterator[
             if _patience_spent(rows, settings, metric.name):
                 return
         load_learned(network, learned_state(learner.result, phase.head_only))  # where the next phase begins
+
+
+def _compiled(results: Iterator[engine.EpochResult]) -> Iterator[engine.EpochResult]:
+    """Yield the `results` of a network that is compiled; where that fails, say which setting asked for it."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second, which only this way should cost
+
+    try:
+        yield from results
+    except TorchDynamoException as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"hardware.compile_training: the network cannot be compiled here: {reason}. Set it to false."
+        ) from error
 
 
 def _fit_whitening(job: Job, network: nn.Module, hardware: Hardware, watch: Watch) -> None:
@@ -344,6 +358,8 @@ def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware:
     averaged = None
     if train.ema_decay:
         averaged = AveragedModel(model, multi_avg_fn=_averaging(train.ema_decay), use_buffers=True)
+    if settings.hardware.compile_training:
+        model.compile()  # in place, so that the names of its weights stay
     return engine.Learner(
         model,
         make_optimizer(model, train, pretrained, settings.tuning.backbone_lr),
