@@ -1,23 +1,32 @@
 """What the benchmarks share: findings, their table, their section of RESULTS.md, and stages run as real processes."""
 
 import argparse
+import itertools
 import os
 import re
 import resource
+import select
 import shlex
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from pipelines import command
 from pipelines.core.errors import UserError
 from pipelines.core.files import write_text
+from pipelines.core.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -26,6 +35,7 @@ PREFACE = "# Results\n\nWritten by the commands shown, each its own section; `ma
 POLL_SECONDS = 1.0  # reading the memory of a process costs it time: ten times a second slowed a training by a fifth
 LINES_SHOWN = 15  # of a failed stage's output
 KIBIBYTE = 1024
+WARM_UP = 3  # batches
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,39 @@ class StageRun:
     stage: str
     seconds: float
     memory: Memory
+
+
+@dataclass
+class Stopwatch:
+    """Measures the images per second of the batches that pass through it, all but the first `WARM_UP`.
+
+    batches: how many are measured and let through; all of them, if none are given.
+    """
+
+    device: "torch.device"
+    batches: int | None = None
+    images_per_second: float = 0.0
+
+    def watch(self, batches: Iterable[Item], size: Callable[[Item], int]) -> Iterator[Item]:
+        images, started = 0, 0.0
+        iterator = itertools.islice(batches, None if self.batches is None else WARM_UP + self.batches)
+        for number in itertools.count():
+            if number == WARM_UP:
+                started = now(self.device)
+            if (batch := next(iterator, None)) is None:
+                break
+            images += size(batch) if number >= WARM_UP else 0
+            yield batch
+        self.images_per_second = images / (now(self.device) - started)
+
+
+def now(device: "torch.device") -> float:
+    """Return the time in seconds when `device` has done all that it was given."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def spread(values: Sequence[float], form: str = ",.1f", unit: str = "") -> str:
@@ -170,9 +213,17 @@ def run_stage(folder: Path, stage: str, *words: str) -> StageRun:
     return StageRun(stage, seconds, memory)
 
 
+def prepared(folder: Path, competition: str, archive: Path) -> Layout:
+    """Download from `archive` and split below `folder`, and return what lies where."""
+    run_stage(folder, "download", competition, "--archive", str(archive.resolve()))
+    run_stage(folder, "split", competition)
+    return Layout(folder, competition)
+
+
 def _watch(pid: int) -> tuple[int, Memory]:
     """Wait for the process `pid`, which leads its session; return its exit status and the memory of the session."""
     largest = together = private = 0
+    ending = os.pidfd_open(pid)  # readable when it has ended: a stage may take less than `POLL_SECONDS`
     inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
@@ -182,7 +233,8 @@ def _watch(pid: int) -> tuple[int, Memory]:
         largest = max([largest, *(_kibibytes(member / "status", "VmHWM") for member in members)])
         together = max(together, sum(_kibibytes(member / "smaps_rollup", "Pss") for member in members))
         private = max(private, sum(_kibibytes(member / "status", "RssAnon") for member in members))
-        time.sleep(POLL_SECONDS)
+        select.select([ending], [], [], POLL_SECONDS)
+    os.close(ending)
     # The system's own figure is exact, but it includes what this process had in memory when it started the other.
     if usage.ru_maxrss > inherited:
         largest = max(largest, usage.ru_maxrss)

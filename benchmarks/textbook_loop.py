@@ -7,17 +7,14 @@ images.  Both learn from the same rows.  Not timed: decoding once into the packe
 first batches.
 """
 
-import itertools
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import measuring
-from benchmarks.measuring import Finding, run_stage, spread
+from benchmarks.measuring import WARM_UP, Finding, Stopwatch, run_stage, spread
 from pipelines.core.errors import UserError
 from pipelines.core.files import read_json
 from pipelines.core.layout import Layout
@@ -28,44 +25,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipelines.core.device import Hardware
-
-Item = TypeVar("Item")
+    from pipelines.core.settings import Settings
 
 COMPETITION, RECIPE = "cifar-10", "textbook"
 BATCH_SIZE = 32
-WARM_UP = 3  # batches
 TEXTBOOK_ACCURACY = (0.36, 0.48)  # over the history of the chapter's own outputs, on its sample of 1,000 images
 
 
-@dataclass
-class Stopwatch:
-    """Measures the images per second of the batches that pass through it, all but the first `WARM_UP`."""
+def textbook_speed(tree: Path, device: "torch.device", batches: int | None = None) -> float:
+    """Return the images per second of the textbook's loop over the images in `tree`/<class>/.
 
-    device: "torch.device"
-    images_per_second: float = 0.0
-
-    def watch(self, batches: Iterable[Item], size: Callable[[Item], int]) -> Iterator[Item]:
-        images, started = 0, 0.0
-        iterator = iter(batches)
-        for number in itertools.count():
-            if number == WARM_UP:
-                started = self.now()
-            if (batch := next(iterator, None)) is None:
-                break
-            images += size(batch) if number >= WARM_UP else 0
-            yield batch
-        self.images_per_second = images / (self.now() - started)
-
-    def now(self) -> float:
-        import torch
-
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
-def textbook_speed(tree: Path, device: "torch.device") -> float:
-    """Return the images per second of the textbook's loop over the images in `tree`/<class>/."""
+    batches: how many are measured; all of them, if none are given.
+    """
     import torch
     from torch import nn
     from torchvision import datasets, transforms
@@ -86,7 +57,7 @@ def textbook_speed(tree: Path, device: "torch.device") -> float:
     criterion = nn.CrossEntropyLoss(reduction="none")
     optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.9)
-    stopwatch = Stopwatch(device)
+    stopwatch = Stopwatch(device, batches)
     total_loss = total_correct = 0.0
     for images, labels in stopwatch.watch(loader, lambda batch: len(batch[0])):
         images, labels = images.to(device), labels.to(device)
@@ -124,22 +95,30 @@ def textbook_resnet18(classes: int) -> "nn.Module":
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
 
-def our_speed(layout: Layout, rows: "pd.DataFrame", hardware: "Hardware") -> float:
-    """Return the images per second of our engine and packed images over `rows` of the split table."""
+def our_speed(
+    settings: "Settings",
+    layout: Layout,
+    rows: "pd.DataFrame",
+    table: "pd.DataFrame",
+    hardware: "Hardware",
+    batches: int | None = None,
+) -> float:
+    """Return the images per second of our engine and packed images in a first epoch over `rows` of the split `table`.
+
+    batches: how many are measured; all of them, if none are given.
+    """
     from pipelines.core import engine, training
     from pipelines.core.batches import WatchedBatches, open_source
     from pipelines.core.device import make_deterministic
     from pipelines.core.metrics import METRICS
-    from pipelines.core.settings import load_settings
     from pipelines.core.transfer import build_network
 
     make_deterministic()
-    settings = load_settings(COMPETITION, RECIPE)
     classes = sorted(set(rows["label"]))
     network = training.to_device(build_network(settings, classes, []), hardware)
     learner = training.make_learner(settings, network, training.phases(settings)[0], hardware)
-    source = open_source(settings, rows, rows, layout, classes, hardware.device, training=True)
-    stopwatch = Stopwatch(hardware.device)
+    source = open_source(settings, rows, table, layout, classes, hardware.device, training=True)
+    stopwatch = Stopwatch(hardware.device, batches)
 
     def watch(items: Iterable[Any], what: str, total: int | None = None, unit: str = "") -> Iterator[Any]:
         return stopwatch.watch(items, lambda batch: len(batch.inputs))
@@ -152,10 +131,10 @@ def our_speed(layout: Layout, rows: "pd.DataFrame", hardware: "Hardware") -> flo
 
 def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[Finding]:
     """Return the speeds and their ratios on the train rows among the first `images` rows, over alternating `pairs`."""
-    layout = _prepared(folder, archive)
+    layout = measuring.prepared(folder, COMPETITION, archive)
 
     from pipelines.core.device import choose_hardware
-    from pipelines.core.settings import HardwareSettings
+    from pipelines.core.settings import HardwareSettings, load_settings
     from pipelines.core.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, "the stage split")
@@ -168,12 +147,13 @@ def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[
         (tree / label).mkdir(parents=True, exist_ok=True)
         (tree / label / Path(path).name).hardlink_to(layout.raw / path)
 
+    settings = load_settings(COMPETITION, RECIPE)
     chosen = choose_hardware(HardwareSettings())
     plain = choose_hardware(HardwareSettings(precision="float32"))
     ways = {
         "textbook": lambda: textbook_speed(tree, chosen.device),
-        "chosen": lambda: our_speed(layout, rows, chosen),
-        "float32": lambda: our_speed(layout, rows, plain),
+        "chosen": lambda: our_speed(settings, layout, rows, rows, chosen),
+        "float32": lambda: our_speed(settings, layout, rows, rows, plain),
     }
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for pair in range(pairs):
@@ -193,7 +173,7 @@ def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[
 
 def measure_accuracy(folder: Path, archive: Path, images: int, overrides: Sequence[str]) -> list[Finding]:
     """Return the validation accuracy of the stage train with our recipe on the first `images` rows."""
-    layout = _prepared(folder, archive)
+    layout = measuring.prepared(folder, COMPETITION, archive)
     run = run_stage(
         folder, "train", COMPETITION, "--recipe", RECIPE, "--run", RECIPE, "--set", f"train.limit={images}", *overrides
     )
@@ -202,13 +182,6 @@ def measure_accuracy(folder: Path, archive: Path, images: int, overrides: Sequen
     what = f"best of {note['epochs']} epochs on {note['train_images']:,} images in {run.seconds:,.0f} s: valid accuracy"
     against = f"textbook's {low}-{high}; here n = {note['valid_images']:,}"
     return [Finding(what, against, f"{note['score']:.3f}", f"at least {low}", note["score"] >= low)]
-
-
-def _prepared(folder: Path, archive: Path) -> Layout:
-    """Download and split below `folder`."""
-    run_stage(folder, "download", COMPETITION, "--archive", str(archive.resolve()))
-    run_stage(folder, "split", COMPETITION)
-    return Layout(folder, COMPETITION)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
