@@ -27,7 +27,7 @@ WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo doctor download split train retrain predict submit submissions score all kernel kaggle-standin sweep compare test test-slow lint bench clean
+.PHONY: help install demo doctor download split train retrain predict submit submissions score all kernel kaggle-standin sweep compare test test-slow lint profile bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +110,9 @@ lint: $(INSTALLED)  ## check style and types
 	$(RUNNER) -m ruff check .
 	$(RUNNER) -m ruff format --check .
 	$(RUNNER) -m mypy
+
+profile: $(INSTALLED)  ## say where the time of a training goes, part by part
+	$(RUNNER) -m benchmarks.profile $(WORDS)
 
 bench: $(INSTALLED)  ## measure what the README claims; writes benchmarks/RESULTS.md
 	$(RUNNER) -m benchmarks $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(DOGS),--dogs "$(DOGS)") $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(QUICK),--quick)

@@ -14,7 +14,7 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
 PROMISED = (
     "install demo doctor download split train retrain predict submit submissions all kernel kaggle-standin test "
-    "test-slow lint bench clean"
+    "test-slow lint profile bench clean"
 ).split()
 
 

@@ -1,0 +1,315 @@
+"""Where the time of a training goes: the parts of a recipe's epochs, measured on this machine.
+
+Reads   data/<c>/split.csv and the images it lists; weights/, where pretrained weights are kept.
+Writes  nothing.
+
+Each kind of epoch (of its own image size, or with the head alone learning) is gone through twice on --steps batches,
+exactly as `train` does, and the second time counts.  The parts are told apart from outside, by hooks on the network and
+the optimiser, and the device is waited for at each boundary.  What happens once before the first epoch is left out, but
+for decoding.  The last line is what the engine's own clock says of the same epochs.
+"""
+
+import contextlib
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from benchmarks import measuring
+from pipelines import command
+from pipelines.core.errors import UserError
+from pipelines.core.layout import Layout
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import Tensor, nn
+
+    from pipelines.core.batches import Batch, Finisher
+    from pipelines.core.checkpoint import Checkpoint
+    from pipelines.core.settings import Settings
+    from pipelines.core.training import Job, Row
+
+STEPS = 40
+PARTS = {
+    "decode": "packing, once; photos: waiting for them in each epoch",
+    "transfer": "from the decoded images to the device",
+    "augment": "and normalise",
+    "forward": "",
+    "backward": "with the loss",
+    "optimiser": "with averaged weights",
+    "evaluation": "of the valid images",
+    "I/O": "best and last checkpoint, history",
+}
+TRAINING = ("decode", "transfer", "augment", "forward", "backward", "optimiser")  # parts of a training step
+
+
+class Clock:
+    """Adds up the seconds in each part of what goes on: entering one leaves another."""
+
+    def __init__(self, device: "torch.device") -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.part, self.since = "", 0.0
+
+    def enter(self, part: str) -> None:
+        """Count from now on for `part`; an empty one is not kept."""
+        now = measuring.now(self.device)
+        if self.part:
+            self.seconds[self.part] = self.seconds.get(self.part, 0.0) + now - self.since
+        self.part, self.since = part, now
+
+    def taken(self) -> dict[str, float]:
+        """Return the seconds so far, and begin anew."""
+        self.enter("")
+        seconds, self.seconds = self.seconds, {}
+        return seconds
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Consecutive epochs that take equally long: how many, their image size, and whether they are the head's own."""
+
+    epochs: int
+    size: int
+    head: bool
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds of a whole training of `epochs`, by part and by the engine's own clock, and its numbers of images."""
+
+    parts: dict[str, float]
+    whole: float
+    epochs: int
+    train_images: int
+    valid_images: int
+
+    def table(self) -> str:
+        """Return the parts as an aligned table: per 1,000 images that go through them, per epoch, and their shares."""
+        total = sum(self.parts.values())
+        images = dict.fromkeys(TRAINING, self.train_images) | {"evaluation": self.valid_images}
+        rows = []
+        for part, seconds in self.parts.items():
+            epoch = seconds / self.epochs
+            each = f"{1000 * epoch / images[part]:.4f}" if part in images else "-"
+            label = f"{part} ({PARTS[part]})" if PARTS[part] else part
+            rows.append((label, each, f"{epoch:,.3f}", f"{seconds / total:.1%}"))
+        rows.append(("all parts", "", f"{total / self.epochs:,.3f}", "100.0%"))
+        rows.append(("by the engine's own clock", "", f"{self.whole / self.epochs:,.3f}", f"{self.whole / total:.1%}"))
+        return command.table(("part", "s per 1,000 images", "s per epoch", "share"), rows)
+
+
+def kinds(settings: "Settings") -> list[Kind]:
+    """Return the kinds of epochs of a training, in order."""
+    import torch
+
+    from pipelines.core.batches import make_loading
+
+    loading = make_loading(settings, 0, torch.device("cpu"), training=True)
+    epochs = range(1, settings.train.epochs + 1)
+    alike = itertools.groupby(epochs, lambda epoch: (loading.size(epoch), epoch <= settings.tuning.head_epochs))
+    return [Kind(len(list(group)), size, head) for (size, head), group in alike]
+
+
+def shortened(settings: "Settings", found: Sequence[Kind]) -> "Settings":
+    """Return `settings` for a training of two epochs of each kind."""
+    from pipelines.core.settings import merge
+
+    changes: dict[str, Any] = {"train": {"epochs": 2 * len(found), "patience": 0}}
+    if settings.augment.sizes:
+        changes["augment"] = {"sizes": [kind.size for kind in found for _ in range(2)]}
+    if settings.tuning.head_epochs:
+        changes["finetune"] = {"head_epochs": 2 * sum(kind.head for kind in found)}
+    return merge(settings, changes, "profile")
+
+
+@contextlib.contextmanager
+def hooks(clock: Clock, network: "nn.Module") -> Iterator[None]:
+    """Tell `clock` of each boundary inside a training step of `network`, and of where evaluation ends."""
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    from pipelines.core import checkpoint
+    from pipelines.core.batches import Finisher
+    from pipelines.core.transfer import FineTuned
+
+    finish, save = Finisher.__call__, checkpoint.save
+
+    def timed_finish(self: "Finisher", pixels: "Tensor", labels: "Tensor", positions: "Tensor") -> "Batch":
+        if self.loading.training:
+            clock.enter("transfer")
+            pixels, labels = pixels.to(self.loading.device), labels.to(self.loading.device)
+            clock.enter("augment")
+        return finish(self, pixels, labels, positions)
+
+    def timed_save(path: Path, state: "Checkpoint") -> None:
+        clock.enter("I/O")
+        save(path, state)
+
+    def after_forward(module: "nn.Module", inputs: object, outputs: object) -> None:
+        if module.training:
+            clock.enter("backward")
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Finisher, "__call__", timed_finish))
+        stack.enter_context(mock.patch.object(checkpoint, "save", timed_save))
+        # On cached features the top learns by itself.
+        for module in (network, *([network.top] if isinstance(network, FineTuned) else [])):
+            stack.callback(module.register_forward_hook(after_forward).remove)
+        stack.callback(register_optimizer_step_pre_hook(lambda *_: clock.enter("optimiser")).remove)
+        yield
+
+
+def measure(job: "Job", network: "nn.Module", steps: int) -> Profile:
+    """Return where the time of `job` goes, from `steps` batches of each kind of epoch.
+
+    Writes into a temporary folder only, so that nothing is found decoded already.
+    """
+    assert job.valid is not None
+    found = kinds(job.settings)
+    with tempfile.TemporaryDirectory() as name:
+        short = _short_job(job, found, steps, Path(name))
+        assert short.valid is not None
+        larger, larger_valid = len(job.train) / len(short.train), len(job.valid) / len(short.valid)
+        factors = dict.fromkeys(TRAINING, larger) | {"evaluation": larger_valid, "I/O": 1.0}
+        seconds = dict.fromkeys(PARTS, 0.0)
+        seconds["decode"] = whole = _decode(short, network, larger)
+        for kind, (row, measured) in zip(found, list(_epochs(short, network))[1::2], strict=True):
+            for part, taken in measured.items():
+                seconds[part] += kind.epochs * factors[part] * taken
+            trained = len(short.train) / row["images_per_second"]
+            evaluated = row["seconds"] - trained
+            whole += kind.epochs * (larger * trained + larger_valid * evaluated + measured["I/O"])
+    return Profile(seconds, whole, job.settings.train.epochs, len(job.train), len(job.valid))
+
+
+def _short_job(job: "Job", found: Sequence[Kind], steps: int, folder: Path) -> "Job":
+    """Return `job` for `steps` batches in each epoch, two of each kind, with its caches and its run below `folder`."""
+    settings = shortened(job.settings, found)
+    layout = Layout(folder, job.layout.competition)
+    layout.data.mkdir(parents=True)
+    layout.raw.symlink_to(job.layout.raw.resolve())
+    run = layout.run("profile")
+    assert job.valid is not None
+    return replace(
+        job,
+        settings=settings,
+        train=_spread_over(job.train, steps * settings.train.batch_size),
+        valid=_spread_over(job.valid, steps * settings.predict.batch_size),
+        epochs=settings.train.epochs,
+        layout=layout,
+        last=run.last,
+        history=run.history,
+        best=run.best,
+    )
+
+
+def _spread_over(rows: "pd.DataFrame", count: int) -> "pd.DataFrame":
+    """Return `count` of `rows`, or all, from everywhere among them."""
+    return rows.iloc[:: max(len(rows) // count, 1)].head(count)
+
+
+def _decode(job: "Job", network: "nn.Module", larger: float) -> float:
+    """Return the seconds in which the images are decoded once: packed, made into features, or only tried.
+
+    larger: how many times as many images there are as `job` has.
+    """
+    import pandas as pd
+
+    from pipelines.core import training
+    from pipelines.core.batches import open_source
+    from pipelines.core.device import choose_hardware
+
+    assert job.valid is not None
+    seconds, started = 0.0, time.perf_counter()
+    if training.prepare_features(job, network, command.progress):
+        seconds = larger * (time.perf_counter() - started)
+    if not all(phase.cached for phase in training.phases(job.settings)):
+        rows, device = pd.concat([job.train, job.valid]), choose_hardware(job.settings.hardware).device
+        started = time.perf_counter()
+        open_source(job.settings, rows, job.table, job.layout, job.classes, device, watch=command.progress)
+        # Packing takes all images of the table, however few are asked for.
+        seconds += (time.perf_counter() - started) * (larger if job.settings.input.source == "photos" else 1)
+    return seconds
+
+
+def _epochs(job: "Job", network: "nn.Module") -> Iterator[tuple["Row", dict[str, float]]]:
+    """Train, and yield each epoch's row of the history and the seconds of its parts."""
+    from pipelines.core import training
+    from pipelines.core.device import choose_hardware
+
+    clock = Clock(choose_hardware(job.settings.hardware).device)
+    waiting = {
+        epoch: "decode" if job.settings.input.source == "photos" and not phase.cached else "transfer"
+        for phase in training.phases(job.settings)
+        for epoch in range(phase.first, phase.last + 1)
+    }
+
+    def timed(batches: Iterable[Any], epoch: int) -> Iterator[Any]:
+        iterator = iter(batches)
+        while True:
+            clock.enter(waiting[epoch])
+            if (batch := next(iterator, None)) is None:
+                break
+            clock.enter("forward")
+            yield batch
+        clock.enter("evaluation")
+
+    def watch(items: Iterable[Any], what: str, total: int | None = None, unit: str = "") -> Iterable[Any]:
+        name, _, epoch = what.partition(" ")
+        return timed(items, int(epoch)) if name == "epoch" else items
+
+    with hooks(clock, network):
+        for row in training.run_job(job, network, watch):
+            yield row, clock.taken()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command.parser(__doc__, "profile")
+    parser.prog = "python -m benchmarks.profile"
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of each kind of epoch ({STEPS})")
+    words = parser.parse_args(arguments, namespace=command.Words())
+    settings, layout = words.settings(), words.layout()
+    if words.steps < 1:
+        raise UserError(f"--steps is {words.steps}; it takes at least 1.")
+    if not layout.raw.is_dir():
+        raise UserError(f"{layout.raw.relative_to(layout.root)} is missing. First: {words.repeat('download')}")
+
+    from pipelines.core.records import split_is_made
+    from pipelines.core.splits import read_split_csv
+
+    table = read_split_csv(layout.split_csv, words.repeat("split"))
+    if not split_is_made(layout, settings):
+        raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+
+    from pipelines.core import training
+    from pipelines.core.device import choose_hardware
+    from pipelines.core.submission import class_list
+    from pipelines.core.transfer import build_network, find_origins, resolve
+
+    found = []
+    if settings.model.weights:
+        found = find_origins(settings.model, layout.weights, watch=command.progress)
+        settings = resolve(settings, found)
+    classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
+    train, valid = training.divide_rows(table, settings)
+    network = build_network(settings, classes, found)
+    kept = layout.run(words.run_name())
+    with tempfile.TemporaryDirectory() as name:
+        settings, reason = training.settle_precision(settings, Path(name) / "precision", network, len(train))
+    epochs = settings.train.epochs
+    print(
+        f"{settings.name}, recipe {settings.recipe}: {epochs} epochs of {len(train):,} images, {len(valid):,} to "
+        f"validate on; {settings.model.name}; {choose_hardware(settings.hardware)}{reason}"
+    )
+    job = training.Job(settings, classes, table, train, valid, epochs, layout, kept.last, kept.history, kept.best)
+    print(measure(job, network, words.steps).table())
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,62 @@
+"""What the benchmarks measure with: tried on little, and never on how long something took."""
+
+from pathlib import Path
+
+import pytest
+from conftest import TOML, Tiny, pretrained
+
+from benchmarks import profile
+from pipelines import command, download, split
+
+
+@pytest.mark.parametrize(
+    ("overrides", "absent"),
+    [
+        ((), set()),
+        (("input.source=photos",), set()),
+        (("augment.sizes=[4,8]", "train.ema_decay=0.5", "train.epochs=5"), set()),
+        (("pretrained", "finetune.frozen_stages=-1"), {"augment"}),
+        (("pretrained", "finetune.head_epochs=1", "input.source=photos"), set()),
+    ],
+)
+def test_parts_of_a_training_add_up_to_what_the_engine_measured(
+    overrides: tuple[str, ...], absent: set[str], tiny: Tiny, small_weights: Path
+) -> None:
+    if "pretrained" in overrides:
+        overrides = (*pretrained(small_weights), *overrides[1:])
+    job = tiny.job(*overrides)
+    found = profile.measure(job, tiny.network(job.settings), steps=2)
+    assert list(found.parts) == list(profile.PARTS)
+    assert {part for part, seconds in found.parts.items() if not seconds} == absent
+    assert sum(found.parts.values()) == pytest.approx(found.whole, rel=0.2)
+    assert not job.last.exists() and not job.layout.cache.exists()
+    for part in profile.PARTS:
+        assert f"\n{part}" in found.table()
+
+
+def test_kinds_of_epochs_are_those_of_the_whole_training(tiny: Tiny) -> None:
+    settings = tiny.settings("augment.sizes=[4,6,8]", "train.epochs=7")
+    found = profile.kinds(settings)
+    assert [(kind.epochs, kind.size) for kind in found] == [(3, 4), (2, 6), (2, 8)]
+    short = profile.shortened(settings, found)
+    assert [(kind.epochs, kind.size) for kind in profile.kinds(short)] == [(2, 4), (2, 6), (2, 8)]
+
+
+def test_profile_names_the_target_that_makes_its_input(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def status(main: object, *words: str) -> int:
+        return command.run(main, ["tiny.toml", *words])  # type: ignore[arg-type]
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "tiny.toml").write_text(TOML)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert status(profile.main) == 2
+    assert "First: make download COMP=tiny.toml" in capsys.readouterr().err
+    assert status(download.main, "--archive", str(tiny.layout.raw)) == 0
+    assert status(profile.main) == 2
+    assert "First: make split COMP=tiny.toml" in capsys.readouterr().err
+    assert status(split.main) == 0
+    assert status(profile.main, "--steps", "0") == 2
+    assert status(profile.main, "--steps", "2") == 0
+    assert "by the engine's own clock" in capsys.readouterr().out
