@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from conftest import TOML, Tiny, pretrained
+from torch import nn
 
-from benchmarks import profile
+from benchmarks import profile, training_speed
 from pipelines import command, download, split
 
 
@@ -60,3 +61,16 @@ def test_profile_names_the_target_that_makes_its_input(
     assert status(profile.main, "--steps", "0") == 2
     assert status(profile.main, "--steps", "2") == 0
     assert "by the engine's own clock" in capsys.readouterr().out
+
+
+def test_operations_of_a_step_leave_out_gradients_that_nobody_needs() -> None:
+    frozen = nn.Conv2d(3, 4, kernel_size=3, padding=1, bias=False)
+    frozen.weight.requires_grad_(False)
+    first, second = nn.Conv2d(4, 6, kernel_size=3, stride=2, padding=1), nn.Conv2d(6, 6, 3, padding=1, groups=2)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(6 * 4 * 4, 10))
+    network = nn.Sequential(frozen, nn.BatchNorm2d(4, affine=False), first, nn.GELU(), second, head)
+    expected = 1 * 8 * 8 * 4 * 3 * 9  # forward alone
+    expected += 2 * 4 * 4 * 6 * 4 * 9  # and for its weights: in front of it nothing learns
+    expected += 3 * 4 * 4 * 6 * 3 * 9  # and for its inputs; each filter sees one of two groups
+    expected += 3 * 6 * 4 * 4 * 10
+    assert training_speed.operations(network, 8) == 2 * expected
