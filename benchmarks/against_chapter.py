@@ -143,9 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     with tempfile.TemporaryDirectory() as name:
         findings = measure(Path(name), words.archive.resolve(), words.recipe, words.batches, words.ours_seconds)
     section = "against_chapter" + ("" if words.recipe == DEFAULT_RECIPE else f"-{words.recipe}")
-    sizes = (
-        f"{words.batches} batches of {BATCH_SIZE} of each of the textbook's loops, in {ROUNDS} rounds; one run of ours"
-    )
+    ours = "as measured before" if words.ours_seconds else "one run"
+    sizes = f"textbook's loops: {words.batches} batches of {BATCH_SIZE} of each, in {ROUNDS} rounds; ours: {ours}"
     measuring.conclude(section, __doc__, arguments, findings, sizes)
     return findings
 

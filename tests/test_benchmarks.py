@@ -6,7 +6,7 @@ import pytest
 from conftest import TOML, Tiny, pretrained
 from torch import nn
 
-from benchmarks import profile, training_speed
+from benchmarks import against_chapter, profile, training_speed
 from pipelines import command, download, split
 
 
@@ -74,3 +74,8 @@ def test_operations_of_a_step_leave_out_gradients_that_nobody_needs() -> None:
     expected += 3 * 4 * 4 * 6 * 3 * 9  # and for its inputs; each filter sees one of two groups
     expected += 3 * 6 * 4 * 4 * 10
     assert training_speed.operations(network, 8) == 2 * expected
+
+
+def test_the_chapter_s_time_is_its_epochs_its_prediction_and_its_copies() -> None:
+    seconds = against_chapter.chapter_seconds(train=90, valid=10, test=30, training=10.0, predicting=3.0, copying=7.0)
+    assert seconds == 20 * 90 / 10 + 20 * 100 / 10 + 30 / 3 + 7
