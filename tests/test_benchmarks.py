@@ -6,7 +6,7 @@ import pytest
 from conftest import TOML, Tiny, pretrained
 from torch import nn
 
-from benchmarks import against_chapter, profile, training_speed
+from benchmarks import against_chapter, profile, scaling, training_speed
 from pipelines import command, download, split
 
 
@@ -79,3 +79,31 @@ def test_operations_of_a_step_leave_out_gradients_that_nobody_needs() -> None:
 def test_the_chapter_s_time_is_its_epochs_its_prediction_and_its_copies() -> None:
     seconds = against_chapter.chapter_seconds(train=90, valid=10, test=30, training=10.0, predicting=3.0, copying=7.0)
     assert seconds == 20 * 90 / 10 + 20 * 100 / 10 + 30 / 3 + 7
+
+
+def test_time_for_an_image_is_without_the_start_and_memory_without_what_is_always_there() -> None:
+    def trials(count: int) -> list[scaling.Trial]:
+        seconds = {
+            "split": 2 + 3e-6 * count,
+            "packing": 5 + 1e-3 * count,
+            "epoch": 1.0 + count**2,
+            "predict": 4 + count,
+        }
+        return [scaling.Trial(seconds, 10**9 + 50 * count, "train")] * 3
+
+    found = scaling.findings({count: trials(count) for count in (scaling.TINY, 1000, 10_000, 100_000)})
+    ratios = {finding.what.partition(":")[0]: finding for finding in found}
+    assert "3.0 (3.0-3.0) µs" in ratios["split, 10,000 images"].what
+    assert "2,000.0 (2,000.0-2,000.0) µs" in ratios["packing, 100,000 images"].what  # half of them are labelled
+    assert ratios["packing, 100,000 images"].figure == "1.00 times (1.00-1.00)"
+    assert [ratios[f"{stage}, 100,000 images"].reached for stage in scaling.STAGES] == [True, True, False, True]
+    assert ratios["largest process, 100,000 images"].figure == "1,005 MB, 50 bytes more for each image"
+    (quadratic,) = [finding for finding in found if finding.what.startswith("  each more") and not finding.reached]
+    assert quadratic.figure == "10.00 times (10.00-10.00)"
+
+
+def test_scaling_counts_the_fastest_try_and_the_largest_process() -> None:
+    tries = [scaling.Trial(dict.fromkeys(scaling.STAGES, float(each)), each, f"stage {each}") for each in (2, 1, 3)]
+    found = scaling.fastest(tries)
+    assert found.seconds == dict.fromkeys(scaling.STAGES, 1.0)
+    assert (found.memory, found.largest) == (3, "stage 3")

@@ -1,0 +1,185 @@
+"""What each stage takes for an image, and what memory, as the number of images grows.
+
+The competition is made here: 8x8 PNGs, half of them labelled and half for test, each a file of its own, with the
+settings of the digits and a tiny network.  Stages are processes; all sizes take turns.  Of `train`, the epoch with its
+validation is what the run's own record says, and packing is the rest: reading the table, decoding, drawing curves.
+
+What a stage takes for `TINY` images is its start, and is subtracted from what it takes for more; starts differ by
+tenths of a second, so of `TINY` images and of the smallest size the fastest of `TRIES` counts.  Processes that decode
+are only started for more than `TINY`, so that their start weighs on the smallest size most.  Hence the lines that begin
+with "each more": what an image takes beyond those of the size before, in which no start can hide.
+"""
+
+import io
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks import measuring
+from benchmarks.measuring import Finding, StageRun, run_stage, spread
+from pipelines import command
+from pipelines.core.errors import UserError
+from pipelines.core.files import read_json
+from pipelines.core.layout import Layout
+from pipelines.core.settings import find_competition
+
+TEMPLATE, RUN = "digits", "run"
+CLASSES = 10
+DISTINCT = 256  # pictures: what is in them changes neither time nor memory
+TINY, TRIES = 200, 3
+SIDE = 8
+OVERRIDES = ("model.widths=[8,8]", "train.epochs=1", "hardware.precision=float32", "predict.checkpoint=best")
+STAGES = ("split", "packing", "epoch", "predict")
+MOST_TIMES = 1.2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one competition took: seconds of each of `STAGES`, and the peak of its largest process in bytes."""
+
+    seconds: dict[str, float]
+    memory: int
+    largest: str
+
+
+def make_competition(folder: Path, count: int) -> str:
+    """Write a competition of `count` images below `folder` as its download would leave it; return its TOML's name."""
+    import numpy as np
+    from PIL import Image
+
+    toml = folder / f"scaling-{count}.toml"
+    shutil.copy(find_competition(TEMPLATE), toml)
+    raw = Layout(folder, toml.stem).raw
+    random = np.random.default_rng(0)
+    pictures = []
+    for _ in range(DISTINCT):
+        buffer = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    labelled, test = count - count // 2, count // 2
+    for part, number in (("train", labelled), ("test", test)):
+        (raw / part).mkdir(parents=True)
+        for index in command.progress(range(1, number + 1), f"making {part}", number):
+            # The number behind the picture is not read, but makes the file another one, of which nothing is known yet.
+            (raw / part / f"{index}.png").write_bytes(pictures[index % DISTINCT] + index.to_bytes(4, "big"))
+    labels = "".join(f"{index},{index % CLASSES}\n" for index in range(1, labelled + 1))
+    (raw / "labels.csv").write_text(f"id,label\n{labels}")
+    sample = "".join(f"{index},0\n" for index in range(1, test + 1))
+    (raw / "sample_submission.csv").write_text(f"id,label\n{sample}")
+    return toml.name
+
+
+def try_stages(folder: Path, toml: str) -> Trial:
+    """Run split, train and predict of a competition below `folder`, and remove what they wrote."""
+    words = (toml, "--run", RUN, "--set", *OVERRIDES)
+    layout = Layout(folder, Path(toml).stem)
+    runs: dict[str, StageRun] = {stage: run_stage(folder, stage, *words) for stage in ("split", "train", "predict")}
+    epoch = read_json(layout.run(RUN).trained)["seconds"]
+    seconds = {stage: run.seconds for stage, run in runs.items()}
+    seconds |= {"epoch": epoch, "packing": seconds.pop("train") - epoch}
+    largest = max(runs.values(), key=lambda run: run.memory.largest)
+    for path in (layout.run(RUN).folder, layout.cache, layout.tree):
+        shutil.rmtree(path)
+    layout.split_csv.unlink()
+    layout.split_record.unlink()
+    return Trial(seconds, largest.memory.largest, largest.stage)
+
+
+def fastest(trials: Sequence[Trial]) -> Trial:
+    """Return the least that each stage took in `trials`, and the most memory."""
+    seconds = {stage: min(trial.seconds[stage] for trial in trials) for stage in STAGES}
+    return replace(max(trials, key=lambda trial: trial.memory), seconds=seconds)
+
+
+def between(fewer: Trial, more: Trial, stage: str, count: int) -> float:
+    """Return the seconds that `stage` took for each of the `count` images that are in `more` and not in `fewer`."""
+    worked_on = count if stage == "split" else count / 2
+    return (more.seconds[stage] - fewer.seconds[stage]) / worked_on
+
+
+def compared(what: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> Finding:
+    """Return the finding that an image took `ours` seconds in each round, against `theirs`."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    mine, other = (f"{spread([1e6 * each for each in seconds])} µs" for seconds in (ours, theirs))
+    reached = 0 < statistics.median(ratios) <= MOST_TIMES  # below 0: fewer images seemed to take longer
+    return Finding(
+        f"{what}: {mine} an image",
+        f"{against}: {other}",
+        spread(ratios, ".2f", " times"),
+        f"at most {MOST_TIMES} times",
+        reached,
+    )
+
+
+def findings(trials: dict[int, list[Trial]]) -> list[Finding]:
+    """Return each stage's time for an image at each size against that at the smallest one, and the memory."""
+    smallest, *larger = sorted(size for size in trials if size != TINY)
+
+    def rounds(stage: str, fewer: int, more: int) -> list[float]:
+        pairs = zip(trials[fewer], trials[more], strict=True)
+        return [between(one, other, stage, more - fewer) for one, other in pairs]
+
+    found = []
+    for stage in STAGES:
+        least = rounds(stage, TINY, smallest)
+        for size in larger:
+            found.append(
+                compared(f"{stage}, {size:,} images", rounds(stage, TINY, size), f"{smallest:,} images", least)
+            )
+        for first, second, third in zip((smallest, *larger), larger, larger[1:], strict=False):
+            found.append(
+                compared(
+                    f"  each more, {second:,} to {third:,}",
+                    rounds(stage, second, third),
+                    f"{first:,} to {second:,}",
+                    rounds(stage, first, second),
+                )
+            )
+    peaks = {size: statistics.median(trial.memory for trial in trials[size]) for size in (smallest, *larger)}
+    for size in larger:
+        growth = (peaks[size] - peaks[smallest]) / (size - smallest)
+        found.append(
+            Finding(
+                f"largest process, {size:,} images: that of {trials[size][0].largest}",
+                f"{smallest:,} images: {peaks[smallest] / 1e6:,.0f} MB",
+                f"{peaks[size] / 1e6:,.0f} MB, {growth:,.0f} bytes more for each image",
+            )
+        )
+    return found
+
+
+def measure(folder: Path, sizes: Sequence[int], rounds: int) -> list[Finding]:
+    """Return how time and memory grow over `sizes`, in rising order, each tried in `rounds`."""
+    tomls = {}
+    for size in (TINY, *sizes):
+        print(f"Making {size:,} images", flush=True)
+        (folder / str(size)).mkdir()
+        tomls[size] = make_competition(folder / str(size), size)
+    trials: dict[int, list[Trial]] = {size: [] for size in tomls}
+    for number in range(rounds):
+        for size, toml in tomls.items():
+            print(f"Round {number + 1}, {size:,} images", flush=True)
+            tries = TRIES if size in (TINY, sizes[0]) else 1
+            trials[size].append(fastest([try_stages(folder / str(size), toml) for _ in range(tries)]))
+    return findings(trials)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Finding]:
+    parser = measuring.parser(__doc__, "scaling")
+    parser.add_argument("--sizes", default="10000,100000,1000000", help="numbers of images (10000,100000,1000000)")
+    parser.add_argument("--pairs", type=int, default=3, help="rounds in which each size is tried (3)")
+    words = parser.parse_args(arguments)
+    sizes = sorted({int(size) for size in words.sizes.split(",")})
+    if len(sizes) < 2 or sizes[0] <= TINY:
+        raise UserError(f"--sizes is {words.sizes}; it takes two or more numbers above {TINY}.")
+    with tempfile.TemporaryDirectory() as name:
+        found = measure(Path(name), sizes, words.pairs)
+    measuring.conclude("scaling", __doc__, arguments, found, f"{words.pairs} rounds; starts are those of {TINY} images")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(measuring.run(main))
