@@ -441,11 +441,35 @@ from pipelines import {stage}
 try:
     {stage}.main(["--help"])
 finally:
-    assert not {{"torch", "pandas", "sklearn"}} & set(sys.modules), sorted(sys.modules)
+    assert not {{"torch", "pandas", "numpy", "sklearn"}} & set(sys.modules), sorted(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Reads" in done.stdout and "Writes" in done.stdout and "label_smoothing" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("stage", "heavy"),
+    [
+        ("split", ["torch", "pandas", "numpy"]),
+        ("train", ["torch", "sklearn", "matplotlib"]),  # it reads split.csv
+        ("retrain", ["torch", "pandas", "numpy"]),
+        ("predict", ["torch", "pandas", "numpy"]),
+    ],
+)
+def test_finished_stage_says_so_without_importing_what_only_work_needs(
+    stage: str, heavy: list[str], digits: Path
+) -> None:
+    code = f"""
+import sys
+from pipelines import {stage}
+{stage}.main({["digits", *QUICK]})
+assert not set({heavy}) & set(sys.modules), sorted(sys.modules)
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=digits, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "already" in done.stdout.lower()
 
 
 def test_interrupt_ends_in_one_line_and_status_130(tmp_path: Path, digits: Path) -> None:
