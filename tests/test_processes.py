@@ -3,14 +3,22 @@
 import math
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.core.errors import UserError
-from pipelines.core.processes import in_processes
+from pipelines.core.files import only_one
+from pipelines.core.processes import AHEAD, in_processes
 from pipelines.core.watch import unwatched
+
+ROOT = Path(__file__).parent.parent
 
 
 def process_and_root(number: int) -> tuple[int, float]:
@@ -25,12 +33,12 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(*work: int) -> list[tuple[int, float]]:
-    return list(in_processes(process_and_root, work, unwatched, "taking", "roots"))
+    return list(in_processes(process_and_root, work, len(work), unwatched, "taking", "roots"))
 
 
 def test_several_pieces_are_done_by_other_processes() -> None:
-    found = results(0, 1, 4, 9, 16)
-    assert sorted(root for _, root in found) == [0, 1, 2, 3, 4]
+    found = results(*(number**2 for number in range(12)))
+    assert [root for _, root in found] == list(range(12))
     assert os.getpid() not in {process for process, _ in found}
 
 
@@ -57,5 +65,53 @@ def test_each_piece_is_watched(work: tuple[int, ...]) -> None:
             seen.append("piece")
             yield item
 
-    list(in_processes(process_and_root, work, watch, "taking", "roots"))
+    list(in_processes(process_and_root, work, len(work), watch, "taking", "roots"))
     assert seen == [("taking", len(work), "roots"), *["piece"] * len(work)]
+
+
+def test_work_is_asked_for_a_few_pieces_ahead_and_processes_end_when_nobody_wants_more() -> None:
+    asked: list[int] = []
+
+    def work() -> Iterator[int]:
+        for number in range(100):
+            asked.append(number)
+            yield number
+
+    before = multiprocessing.active_children()
+    found = in_processes(process_and_root, work(), 100, unwatched, "taking", "roots")
+    next(found), next(found)
+    assert len(asked) == 2 * AHEAD + 1
+    found.close()
+    assert multiprocessing.active_children() == before
+    assert len(asked) == 2 * AHEAD + 1
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from pipelines.core.processes import in_processes
+from pipelines.core.watch import unwatched
+import test_processes
+
+os.cpu_count = lambda: 2
+list(in_processes(test_processes.hold, map(Path, sys.argv[1:]), 2, unwatched, "holding", "locks"))
+"""
+
+
+def hold(lock: Path) -> None:
+    with only_one(lock, "holding it"):
+        time.sleep(120)
+
+
+def test_processes_end_with_the_one_that_they_work_for_even_if_it_is_killed(tmp_path: Path) -> None:
+    locks = [tmp_path / "first", tmp_path / "second"]
+    search = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    with subprocess.Popen([sys.executable, "-c", KILLED, *map(str, locks)], env=os.environ | search) as process:
+        deadline = time.monotonic() + 60
+        while not all(lock.exists() for lock in locks) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    for lock in locks:
+        with only_one(lock, "holding it", patience=20):
+            pass

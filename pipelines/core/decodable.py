@@ -34,7 +34,7 @@ def check_decodable(
         return
     items = [(str(row.path), images.place_of(row)) for row in unknown.itertuples()]
     work: list[Work] = [(raw, items[start : start + CHUNK_IMAGES]) for start in range(0, len(items), CHUNK_IMAGES)]
-    for _ in in_processes(_decode, work, watch, "checking", f"x {CHUNK_IMAGES} photos"):
+    for _ in in_processes(_decode, work, len(work), watch, "checking", f"x {CHUNK_IMAGES} photos"):
         pass
     with atomic_file(record) as partial, open(partial, "wb") as file:
         np.save(file, np.union1d(known, marks))

@@ -2,8 +2,12 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 from pipelines.core.watch import Watch
@@ -11,25 +15,50 @@ from pipelines.core.watch import Watch
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
+AHEAD = 2  # pieces a process: one that it does and one that waits for it
+
 
 def in_processes(
-    function: Callable[[Work], Result], work: Sequence[Work], watch: Watch, what: str, unit: str
-) -> Iterator[Result]:
-    """Yield `function` of each of `work`, in the order in which they end; what one raises is raised here.
+    function: Callable[[Work], Result], work: Iterable[Work], total: int, watch: Watch, what: str, unit: str
+) -> Generator[Result, None, None]:
+    """Yield `function` of each of `work`, in its order; what one raises is raised here.
 
-    A single piece of work is done in this process.
+    total: how many pieces there are; a single one is done in this process.  The processes work while others use what is
+    yielded, but only a few pieces ahead, so that neither work nor results add up in memory.  They end when the
+    iterator is exhausted or closed; and when this process ends, however that happens.
     """
-    processes = min(os.cpu_count() or 1, len(work))
+    with closing(_results(function, work, total)) as results:
+        yield from watch(results, what, total, unit)
+
+
+def _results(function: Callable[[Work], Result], work: Iterable[Work], total: int) -> Generator[Result, None, None]:
+    processes = min(os.cpu_count() or 1, total)
     if processes <= 1:
-        for piece in watch(work, what, len(work), unit):
-            yield function(piece)
+        yield from map(function, work)
         return
     # A fork server, since forking a process in which torch runs threads can deadlock.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = [pool.submit(function, piece) for piece in work]
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent) as pool:
+        pending: deque[Future[Result]] = deque()
         try:
-            for future in watch(as_completed(futures), what, len(work), unit):
-                yield future.result()
+            for piece in work:
+                pending.append(pool.submit(function, piece))
+                if len(pending) >= AHEAD * processes:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _depend_on_parent() -> None:
+    """Let this process end when the one that it works for does, and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the other process ends this one
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)  # the pool would have this process wait for more work for ever
+
+    threading.Thread(target=follow, daemon=True).start()
