@@ -11,7 +11,18 @@ from conftest import Tiny, noise, numbers_of
 from PIL import Image
 from torch import Tensor
 
-from pipelines.core.batches import Batch, BatchSource, Loading, PackedBatches, PhotoBatches, WatchedBatches
+from pipelines.core import packed
+from pipelines.core.batches import (
+    Batch,
+    BatchSource,
+    Loading,
+    PackedBatches,
+    PhotoBatches,
+    WatchedBatches,
+    fits_on_device,
+    moved_once,
+    open_source,
+)
 from pipelines.core.errors import UserError
 from pipelines.core.settings import PLAIN_INPUT, Settings, with_input
 
@@ -245,8 +256,67 @@ def test_a_bad_photo_ends_the_workers_at_once(tiny: Tiny) -> None:
 def test_a_bad_small_image_is_named_with_its_row(tiny: Tiny) -> None:
     (tiny.layout.raw / "test/10.png").write_text("no image")
     with pytest.raises(UserError, match=r"raw/test/10\.png \(id '10', line 30 of split\.csv\) cannot be read"):
-        tiny.source("test")
+        list(tiny.source("test").batches(0))
     tiny.source("train")  # and only who needs it is stopped
+
+
+def test_a_bad_small_labelled_image_is_named_before_the_first_batch(tiny: Tiny) -> None:
+    (tiny.layout.raw / "train/11.png").write_text("no image")
+    with pytest.raises(UserError, match=r"raw/train/11\.png \(id '11', line 12 of split\.csv\) cannot be read"):
+        tiny.source("train", training=True)
+
+
+def test_small_test_images_are_used_while_later_ones_are_decoded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "CHUNK_IMAGES", 6)
+    monkeypatch.setattr(packed.os, "cpu_count", lambda: 1)
+    fresh = tiny.source("test")
+    begun = fresh.batches(0)
+    first = next(begun)
+    assert not list(tiny.layout.cache.glob("*.npy"))
+    streamed = [first, *begun]
+    assert len(list(tiny.layout.cache.glob("*.npy"))) == 1
+    assert same(streamed, batches(fresh, 0))  # now from the whole file
+    assert same(streamed, batches(tiny.source("test", PHOTOS), 0))
+
+
+def test_an_abandoned_stream_of_small_images_leaves_nothing_that_looks_whole(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "CHUNK_IMAGES", 6)
+    before = multiprocessing.active_children()
+    begun = tiny.source("test").batches(0)
+    next(begun)
+    begun.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == before
+    assert not list(tiny.layout.cache.glob("*.npy"))
+    assert len(batches(tiny.source("test"), 0)) == 3
+
+
+def test_pixels_move_to_a_device_if_half_of_its_free_memory_holds_them() -> None:
+    assert fits_on_device(500, free=1000)
+    assert not fits_on_device(501, free=1000)
+    pixels = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    assert moved_once(pixels, torch.device("cpu")) is pixels
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("free", [0, 1 << 30])
+def test_on_a_gpu_the_batches_are_those_of_the_cpu(tiny: Tiny, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    for part, training in (("train", True), ("valid", False), ("test", False)):
+        options = (tiny.settings(), tiny.rows(part), tiny.table, tiny.layout, tiny.classes)
+        there = open_source(*options, torch.device("cuda"), training)
+        if training:
+            assert isinstance(there, PackedBatches)
+            assert there.pixels.is_cuda == bool(free)
+        found = batches(there, 1 if training else 0)
+        for ours, theirs in zip(
+            found, batches(tiny.source(part, training=training), 1 if training else 0), strict=True
+        ):
+            assert ours.inputs.is_cuda
+            assert torch.allclose(ours.inputs.cpu(), theirs.inputs, atol=1e-6)
+            assert torch.equal(ours.labels.cpu(), theirs.labels)
+            assert torch.equal(ours.positions, theirs.positions)
 
 
 @pytest.mark.parametrize(("resize", "crop_scale", "short"), [(0, 0.5, 16), (24, 1, 24), (0, 1, 14)])

@@ -26,7 +26,7 @@ GROUND: dict[str, set[str]] = {
 # These read and write files, but where a project keeps its own is for others to say, and so is who trains.
 KEEPERS: dict[str, set[str]] = {
     "images": {"errors"},
-    "packed": {"files", "images", "processes", "watch"},
+    "packed": {"errors", "files", "fingerprints", "images", "processes", "watch"},
     "fingerprints": {"errors", "files", "images", "watch"},
     "decodable": {"files", "fingerprints", "images", "processes", "watch"},
     "feature_store": {"errors", "files"},

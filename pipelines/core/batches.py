@@ -1,4 +1,4 @@
-"""The two sources of batches behind one small interface: packed arrays, and photos decoded by worker processes.
+"""The sources of batches behind one small interface: packed images, and photos decoded by worker processes.
 
 The engine cannot tell which it got.  Every batch says which images it holds, so that nothing depends on order.
 Randomness comes from (seed, epoch) alone: an epoch can be repeated, whatever came before it and however many workers
@@ -24,7 +24,7 @@ from pipelines.core.augment import augment, normalise, reduce, to_float
 from pipelines.core.decodable import check_decodable
 from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
-from pipelines.core.packed import pack
+from pipelines.core.packed import PackedImages
 from pipelines.core.seeds import derive_seed
 from pipelines.core.settings import Settings
 from pipelines.core.watch import Watch, unwatched
@@ -186,18 +186,52 @@ class PackedBatches(HeldBatches):
     """Batches from one array of equal-sized images, augmented a whole batch at a time on the device."""
 
     def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
-        """pixels: uint8 (M, H, W, 3).  places: int64 (N,), where each image of this source lies in `pixels`.
-        labels: int64 (N,), or (0,) where they are unknown."""
+        """pixels: uint8 (M, H, W, 3), on the device or on the CPU.  places: int64 (N,), where each image of this source
+        lies in `pixels`.  labels: int64 (N,), or (0,) where they are unknown."""
         super().__init__(ids, labels, loading)
         self.pixels = pixels
-        self.places = places
+        self.places = places.to(pixels.device)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         finish = self.loading.finisher(len(self), epoch, crop=True)
         for positions in self.loading.divide(len(self), epoch):
-            pixels = self.pixels[self.places[positions]]
+            pixels = self.pixels[self.places[positions.to(self.pixels.device, non_blocking=True)]]
             labels = self.labels[positions] if len(self.labels) else self.labels
-            yield finish(pixels, labels, positions)
+            yield finish(pinned(pixels, self.loading.device), labels, positions)
+
+
+class StreamedBatches(HeldBatches):
+    """Batches from packed images in their order, each as soon as its images are decoded; nothing is augmented."""
+
+    def __init__(self, ids: Ids, packed: PackedImages, places: Tensor, loading: Loading) -> None:
+        """places: int64 (N,), where each image of this source lies in `packed`."""
+        super().__init__(ids, torch.zeros(0, dtype=torch.int64), loading)
+        self.packed = packed
+        self.places = places
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        finish = self.loading.finisher(len(self), epoch, crop=True)
+        with self.packed.reading() as take:
+            for positions in self.loading.divide(len(self), epoch):
+                pixels = torch.from_numpy(take(self.places[positions].numpy()))
+                yield finish(pinned(pixels, self.loading.device), self.labels, positions)
+
+
+def pinned(pixels: Tensor, device: torch.device) -> Tensor:
+    """Return `pixels` so that moving them to `device` does not wait for all that a GPU has still to do."""
+    return pixels.pin_memory() if device.type == "cuda" and pixels.device.type == "cpu" else pixels
+
+
+def fits_on_device(size: int, free: int) -> bool:
+    """Whether data of `size` bytes may stay on a device that has `free` bytes: half is left to the network."""
+    return size <= free // 2
+
+
+def moved_once(pixels: Tensor, device: torch.device) -> Tensor:
+    """Return `pixels` on a GPU, if that is the device and they fit there; else where they are."""
+    if device.type == "cuda" and fits_on_device(pixels.nbytes, torch.cuda.mem_get_info(device)[0]):
+        return pixels.to(device)
+    return pixels
 
 
 class PhotoBatches:
@@ -377,8 +411,9 @@ def open_source(
     """Return the source of batches over `rows` that the settings name.
 
     rows: the part of the split table `table` that is wanted: labelled rows, or test rows.  Packed images of all
-    labelled rows, and of all test rows, are cached together, so that every stage and fold shares them.  Raises
-    `UserError` for a labelled photo that cannot be decoded, rather than in the middle of an epoch.
+    labelled rows, and of all test rows, are cached together, so that every stage and fold shares them; those of test
+    rows are decoded while the first batches are used.  Raises `UserError` for a labelled image that cannot be decoded,
+    rather than in the middle of an epoch.
     """
     labels = labels_of(rows, classes)
     loading = make_loading(settings, len(classes), device, training)
@@ -387,6 +422,10 @@ def open_source(
         if name == LABELLED:
             check_decodable(rows, together, layout.raw, layout.cache, name, watch)
         return PhotoBatches(rows, layout.raw, labels, loading, decoding_processes(settings))
-    pixels = torch.from_numpy(pack(together, layout.raw, settings.input.size, layout.cache, name, watch))
+    by, ids = settings.hardware.cache_by, rows["id"].to_numpy()
+    packed = PackedImages(together, layout.raw, settings.input.size, layout.cache, name, by, watch)
     places = torch.from_numpy(together.index.get_indexer(rows.index))
-    return PackedBatches(rows["id"].to_numpy(), pixels, places, labels, loading)
+    if name == TEST:
+        return StreamedBatches(ids, packed, places, loading)
+    pixels = torch.from_numpy(packed.mapped())
+    return PackedBatches(ids, moved_once(pixels, device) if training else pixels, places, labels, loading)

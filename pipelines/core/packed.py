@@ -1,78 +1,215 @@
-"""Small images decoded once into one memory-mapped array that every stage shares.
+"""Small images decoded once into one file that every stage shares.
 
-The array holds uint8 (N, size, size, 3): the layout that decoding gives, and in memory what convolutions with the
-channels last want, so that nothing is ever transposed.
+The file is an array of NumPy's, uint8 (N, size, size, 3): the layout that decoding gives, and in memory what
+convolutions with the channels last want, so that nothing is ever transposed.
+
+Until all images are in it, it has the name of a partial file, and beside it lies its journal: a byte for each image,
+which becomes 1 when the image is safe on the disk.  A killed process loses what it was just decoding, and no more.
 """
 
 import hashlib
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
 from pipelines.core import images
-from pipelines.core.files import atomic_file
+from pipelines.core.errors import UserError
+from pipelines.core.files import only_one, partial_name
 from pipelines.core.processes import in_processes
 from pipelines.core.watch import Watch, unwatched
 
+if TYPE_CHECKING:
+    import pandas as pd  # which decoding processes do not need, and which takes longer to load than all they do
+
 FORMAT = "packed-1"  # part of the key: another way to decode or resize must not find older files
-CHUNK_IMAGES = 2048
-Work = tuple[Path, Path, int, int, list[tuple[str, str]]]
+CHUNK_IMAGES, CHUNK_BYTES = 2048, 1 << 23  # at most, of what a process decodes, writes and flushes at once
+Take = Callable[[npt.NDArray[np.int64]], images.Pixels]
 
 
-def pack(
-    rows: pd.DataFrame, raw: Path, size: int, cache: Path, name: str, watch: Watch = unwatched
-) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return the images of `rows` as one memory-mapped array, uint8 (N, size, size, 3); row i is image i.
+class Chunk(NamedTuple):
+    """Images to be decoded by one process; `items` are their paths below `raw`, and where those come from."""
 
-    rows: a split table's `id` and `path` (below `raw`).  It is decoded at the first call and kept as
-    `cache/<name>-<size>px-<key>.npy`; the key covers every path, size and modification time, so that a changed file
-    is noticed, and arrays of the same name with another key are removed.  Raises `UserError` for an unreadable image.
+    partial: Path
+    journal: Path
+    offset: int
+    size: int
+    raw: Path
+    first: int
+    items: list[tuple[str, str]]
+
+
+class PackedImages:
+    """The images of some rows, decoded once, when they are first wanted; number i is that of row i.
+
+    rows: a split table's `id` and `path` (below `raw`).  They are kept as `cache/<name>-<size>px-<key>.npy`.  The key
+    covers every path and, by `time`, the size and modification time of its file or, by `bytes`, a fingerprint of its
+    content, so that a changed file is noticed; files of the same name with another key are removed.  Only one process
+    at a time decodes for a name and size: a `UserError` tells the others.
     """
-    stem = f"{name}-{size}px"
-    path = cache / f"{stem}-{_key(rows['path'], raw, size)}.npy"
-    if not path.exists():
-        with atomic_file(path) as partial:
-            _decode_all(rows, raw, size, partial, watch)
-        for stale in cache.glob(f"{stem}-*.npy"):
-            if stale != path:
-                stale.unlink()
-    # Copy-on-write rather than read-only, because torch warns about arrays it could not write to; nothing writes.
-    packed: np.memmap[tuple[int, ...], np.dtype[np.uint8]] = np.load(path, mmap_mode="c")
-    return packed
+
+    def __init__(
+        self,
+        rows: "pd.DataFrame",
+        raw: Path,
+        size: int,
+        cache: Path,
+        name: str,
+        by: Literal["time", "bytes"] = "time",
+        watch: Watch = unwatched,
+    ) -> None:
+        self.rows = rows[["id", "path"]]
+        self.raw = raw
+        self.size = size
+        self.watch = watch
+        marks = _times(rows["path"], raw) if by == "time" else _fingerprints(rows, raw, cache, name, watch)
+        digest = hashlib.sha256(f"{FORMAT} {size}\n".encode())
+        for path, mark in zip(rows["path"], marks, strict=True):
+            digest.update(f"{path}\0{mark}\n".encode())
+        self.stem = f"{name}-{size}px"
+        self.path = cache / f"{self.stem}-{digest.hexdigest()[:16]}.npy"
+        self.partial = partial_name(self.path)
+        self.journal = self.partial.with_suffix(".journal")
+        header = io.BytesIO()
+        about = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)}
+        np.lib.format.write_array_header_1_0(header, about)
+        self.header = header.getvalue()
+
+    def mapped(self) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
+        """Return all images as one memory-mapped array, uint8 (N, size, size, 3), to be taken in any order.
+
+        Raises `UserError` for an image that cannot be read.
+        """
+        for _ in self._decode(self.watch):
+            pass
+        # Copy-on-write rather than read-only, because torch warns about arrays it could not write to; nothing writes.
+        packed: np.memmap[tuple[int, ...], np.dtype[np.uint8]] = np.load(self.path, mmap_mode="c")
+        return packed
+
+    @contextmanager
+    def reading(self) -> Iterator[Take]:
+        """Yield what takes the images at places, int64 (n,), out of the file: uint8 (n, size, size, 3).
+
+        Where they are not decoded yet, other processes decode them, the first ones first, while this one does what it
+        does with those it took; taking waits for the last that it is asked for.  At the end all are decoded.  What is
+        read does not stay in this process's memory, as it would with a map.  Raises `UserError`, from taking or at the
+        end, for an image that cannot be read.
+        """
+        with closing(self._decode(unwatched)) as decoding:
+            decoded = next(decoding, len(self.rows))
+            # Unbuffered: a buffer would give back bytes from before they were decoded.
+            with open(self.path if self.path.exists() else self.partial, "rb", buffering=0) as file:
+
+                def take(places: npt.NDArray[np.int64]) -> images.Pixels:
+                    nonlocal decoded
+                    while decoded <= places.max():
+                        decoded = next(decoding)
+                    pixels = np.empty((len(places), self.size, self.size, 3), np.uint8)
+                    runs = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+                    for first, end in pairwise(runs):
+                        file.seek(len(self.header) + int(places[first]) * pixels[0].nbytes)
+                        if file.readinto(pixels[first:end].data) < pixels[first:end].nbytes:
+                            raise UserError(f"{self.path} is cut short. Remove it, and its images are decoded again.")
+                    return pixels
+
+                yield take
+                for _ in decoding:
+                    pass
+
+    def _decode(self, watch: Watch) -> Generator[int, None, None]:
+        """Decode what is not decoded yet.  Yields how many images, from the first on, are in the partial file, at once
+        and after each chunk; when it has ended, the file is whole and has its name."""
+        if self.path.exists():
+            return
+        # Beside the cache, not in it: a lock must outlive what it guards.
+        lock = self.path.parent.with_name(f".{self.path.parent.name}-{self.stem}.lock")
+        with only_one(lock, f"decoding the images {self.stem} in {self.path.parent}"):
+            if self.path.exists():  # by the process for which this one waited
+                return
+            try:
+                pending = self._begin()
+                ends = [*(first for first, _ in pending), len(self.rows)]
+                yield ends[0]
+                chunks = (self._chunk(first, end) for first, end in pending)
+                unit = f"x {self._chunk_images()} images"
+                with closing(in_processes(_decode_chunk, chunks, len(pending), watch, "decoding", unit)) as finished:
+                    for end, _ in zip(ends[1:], finished, strict=True):
+                        yield end
+                os.replace(self.partial, self.path)  # each chunk is on the disk already
+            except (UserError, OSError):
+                self.journal.unlink(missing_ok=True)
+                self.partial.unlink(missing_ok=True)
+                raise
+            self.journal.unlink()
+            for stale in self.path.parent.glob(f"{self.stem}-*.npy"):
+                if stale != self.path:
+                    stale.unlink()
+
+    def _begin(self) -> list[tuple[int, int]]:
+        """Make a partial file with room for all images, unless a killed process left one with this key; return the
+        chunks that it lacks, as their first image and the one after their last."""
+        count, length = len(self.rows), len(self.header) + len(self.rows) * self.size * self.size * 3
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for left in self.path.parent.glob(f".{self.stem}-*"):
+            if left not in (self.partial, self.journal):
+                left.unlink()
+        done = np.fromfile(self.journal, np.bool_) if self.journal.exists() else np.zeros(0, np.bool_)
+        if len(done) != count or not self.partial.exists() or self.partial.stat().st_size != length:
+            self.journal.unlink(missing_ok=True)  # first: it would speak of what is not in the new file
+            with open(self.partial, "wb") as file:
+                file.write(self.header)
+                file.flush()
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not after most of the work
+                    os.posix_fallocate(file.fileno(), 0, length)
+                file.truncate(length)
+                os.fsync(file.fileno())
+            self.journal.write_bytes(bytes(count))
+            done = np.zeros(count, np.bool_)
+        step = self._chunk_images()
+        chunks = ((first, min(first + step, count)) for first in range(0, count, step))
+        return [(first, end) for first, end in chunks if not done[first:end].all()]
+
+    def _chunk_images(self) -> int:
+        return max(min(CHUNK_IMAGES, CHUNK_BYTES // (self.size * self.size * 3)), 1)
+
+    def _chunk(self, first: int, end: int) -> Chunk:
+        items = [(str(row.path), images.place_of(row)) for row in self.rows.iloc[first:end].itertuples()]
+        return Chunk(self.partial, self.journal, len(self.header), self.size, self.raw, first, items)
 
 
-def _key(paths: Iterable[str], raw: Path, size: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {size}\n".encode())
+def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
+    """Yield the size and modification time of each file, as text."""
     for path in paths:
         try:
             status = os.stat(f"{raw}/{path}")  # noqa: PTH116 - pathlib would take twice the time over 300,000 files
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            yield f"{status.st_size}\0{status.st_mtime_ns}"
         except FileNotFoundError:
-            digest.update(f"{path}\0missing\n".encode())  # decoding will name it, with its row
-    return digest.hexdigest()[:16]
+            yield "missing"  # decoding will name it, with its row
 
 
-def _decode_all(rows: pd.DataFrame, raw: Path, size: int, target: Path, watch: Watch) -> None:
-    packed = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3))
-    packed.flush()
-    del packed
-    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, but a crash in the middle of a memory map
-        with open(target, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
-    items = [(path, images.place_of(row)) for path, row in zip(rows["path"], rows.itertuples(), strict=True)]
-    work: list[Work] = [
-        (target, raw, size, start, items[start : start + CHUNK_IMAGES]) for start in range(0, len(items), CHUNK_IMAGES)
-    ]
-    for _ in in_processes(_decode_chunk, work, watch, "decoding", f"x {CHUNK_IMAGES} images"):
-        pass
+def _fingerprints(rows: "pd.DataFrame", raw: Path, cache: Path, name: str, watch: Watch) -> list[int]:
+    from pipelines.core.fingerprints import fingerprints  # needs pandas: see above
+
+    marks: list[int] = fingerprints(rows, raw, cache, name, watch).tolist()
+    return marks
 
 
-def _decode_chunk(work: Work) -> None:
-    target, raw, size, start, items = work
-    packed = np.lib.format.open_memmap(target, mode="r+")
-    for offset, (path, place) in enumerate(items):
-        packed[start + offset] = images.fit(images.open_image(raw / path, place), size, resize=size)
-    packed.flush()
+def _decode_chunk(chunk: Chunk) -> None:
+    pixels = np.empty((len(chunk.items), chunk.size, chunk.size, 3), np.uint8)
+    with images.settled_warnings():
+        for number, (path, place) in enumerate(chunk.items):
+            pixels[number] = images.fit(images.decode(chunk.raw / path, place), chunk.size, resize=chunk.size)
+    with open(chunk.partial, "rb+") as file:
+        file.seek(chunk.offset + chunk.first * pixels[0].nbytes)
+        file.write(pixels.data)
+        file.flush()
+        os.fsync(file.fileno())
+    with open(chunk.journal, "rb+") as file:
+        file.seek(chunk.first)
+        file.write(b"\1" * len(chunk.items))

@@ -252,6 +252,11 @@ class HardwareSettings:
         "auto", "auto: bfloat16 where the hardware multiplies it fast"
     )
     workers: int = _option(2, "processes that decode photos; 0: in the main process", minimum=0)
+    cache_by: Literal["time", "bytes"] = _option(
+        "time",
+        "what tells that packed images must be decoded again; time: size and modification time of a file; bytes: its "
+        "content, read again only where size or time changed, so that a copied data set is not decoded again",
+    )
     threads: int = _option(0, "threads that compute on a processor; 0: one for each core, as torch chooses", minimum=0)
     compile: bool = _option(True, "compile frozen networks for large image sets, where torch.compile works")
     compile_training: bool = _option(
