@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
+    import torch
 
     from pipelines.core.layout import Layout, RunLayout
     from pipelines.core.settings import Settings
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, _ = settle_precision(settings, run.precision)
 
     def predicted(checkpoint: Path, rows: "pd.DataFrame", what: str) -> torch.Tensor:
-        return torch.from_numpy(_predict(checkpoint, rows, what, settings, table, classes, layout))
+        return _predict(checkpoint, rows, what, settings, table, classes, layout)
 
     validated = predicted(run.best, valid_rows, "validating")
     temperature = 1.0
@@ -115,9 +116,9 @@ def _predict(
     table: "pd.DataFrame",
     classes: list[str],
     layout: "Layout",
-) -> "Probabilities":
+) -> "torch.Tensor":
     """Return the log-probabilities, float32 (N, K), of `rows` by `checkpoint`, averaged over the settings' views."""
-    import numpy as np
+    import torch
 
     from pipelines.core.batches import WatchedBatches
     from pipelines.core.checkpoint import load
@@ -126,10 +127,13 @@ def _predict(
 
     predictor = open_predictor(load(checkpoint), settings, rows, table, layout, classes, command.progress)
     source = WatchedBatches(predictor.source, what, command.progress)
-    predicted = np.full((len(rows), len(classes)), np.nan, dtype=np.float32)
+    device = predictor.hardware.device
+    # Kept on the device: to fetch each batch is to wait for it, and leaves a GPU without work until the next one.
+    computed = torch.full((len(rows), len(classes)), torch.nan, device=device)
     for batch, log_probabilities in infer(predictor.model, source, predictor.hardware, predictor.views):
-        predicted[batch.positions.numpy()] = log_probabilities.cpu().numpy()
-    if np.isnan(predicted).any() or not np.isfinite(predicted.max(axis=1)).all():
+        computed[batch.positions.to(device, non_blocking=True)] = log_probabilities
+    predicted = computed.cpu()
+    if not predicted.amax(dim=1).isfinite().all():  # nor is the largest of numbers of which one is none
         raise UserError(f"{checkpoint} predicts numbers that are not finite. Train again with a lower train.lr.")
     return predicted
 
