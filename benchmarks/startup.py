@@ -41,7 +41,7 @@ def measure(folder: Path, runs: int) -> list[Finding]:
     """Return what the help of `train` takes, and each finished stage, called `runs` times in turn."""
     for stage in STAGES:
         run_stage(folder, stage, *WORDS)
-    calls = {"--help": (("pipelines.train", "--help"), "usage:")}
+    calls: dict[str, tuple[tuple[str, ...], str]] = {"--help": (("pipelines.train", "--help"), "usage:")}
     calls |= {stage: ((f"pipelines.{stage}", *WORDS), "Already") for stage in AGAIN}
     took: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs):

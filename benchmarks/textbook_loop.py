@@ -111,11 +111,15 @@ def our_speed(
     from pipelines.core.batches import WatchedBatches, open_source
     from pipelines.core.device import make_deterministic
     from pipelines.core.metrics import METRICS
+    from pipelines.core.models import whitening_of
     from pipelines.core.transfer import build_network
 
     make_deterministic()
     classes = sorted(set(rows["label"]))
     network = training.to_device(build_network(settings, classes, []), hardware)
+    if whitening := whitening_of(network):
+        seen = open_source(settings, rows, table, layout, classes, hardware.device)
+        whitening.fit(next(seen.batches(0)).inputs)
     learner = training.make_learner(settings, network, training.phases(settings)[0], hardware)
     source = open_source(settings, rows, table, layout, classes, hardware.device, training=True)
     stopwatch = Stopwatch(hardware.device, batches)

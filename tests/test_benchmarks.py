@@ -1,12 +1,15 @@
 """What the benchmarks measure with: tried on little, and never on how long something took."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import TOML, Tiny, pretrained
 from torch import nn
 
+from benchmarks import __main__ as bench
 from benchmarks import against_chapter, profile, scaling, training_speed
+from benchmarks.measuring import Finding
 from pipelines import command, download, split
 
 
@@ -107,3 +110,42 @@ def test_scaling_counts_the_fastest_try_and_the_largest_process() -> None:
     found = scaling.fastest(tries)
     assert found.seconds == dict.fromkeys(scaling.STAGES, 1.0)
     assert (found.memory, found.largest) == (3, "stage 3")
+
+
+def test_every_benchmark_is_in_the_list_that_make_bench_goes_through() -> None:
+    aside = {"__init__", "__main__", "measuring", "profile"}  # profile is a target of its own
+    there = {path.stem for path in Path(bench.__file__).parent.glob("*.py")} - aside
+    assert there <= {benchmark.name for benchmark in bench.BENCHMARKS}
+
+
+def test_make_bench_shows_what_compares_and_says_why_it_skips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = []
+
+    def main(words: list[str]) -> list[Finding]:
+        called.append(words)
+        return [
+            Finding("alone", "-", "1"),
+            Finding("ours", "theirs", "2.0 (1.9-2.1)"),
+            Finding("x", "-", "3", "4", True),
+        ]
+
+    archive = tmp_path / "there.zip"
+    archive.touch()
+    listed = (
+        bench.Benchmark("short", ("--pairs", "9"), ("--pairs", "3")),
+        bench.Benchmark("long", (), None),
+        bench.Benchmark("here", (), (), ("archive",)),
+        bench.Benchmark("gone", (), (), ("dogs",)),
+    )
+    monkeypatch.setattr(bench, "BENCHMARKS", listed)
+    monkeypatch.setattr(bench.importlib, "import_module", lambda name: SimpleNamespace(main=main))
+    bench.main(["--quick", "--archive", str(archive)])
+    assert called == [["--pairs", "3", "--no-record"], ["--archive", str(archive), "--no-record"]]
+    table = capsys.readouterr().out.partition("measured")[2]
+    assert "alone" not in table
+    assert table.count("2.0 (1.9-2.1)") == table.count(" yes ") == 2
+    assert "benchmarks.short --pairs 3\n" in table and "benchmarks.here --archive there.zip\n" in table
+    assert "Skipped: python -m benchmarks.long (takes longer than --quick is to)" in table
+    assert "Skipped: python -m benchmarks.gone (needs --dogs: not given)" in table
