@@ -26,7 +26,6 @@ BENCHMARKS = (
     Benchmark("startup", (), ("--runs", "5")),
     Benchmark("download", (), ("--megabytes", "50", "--pairs", "3")),
     Benchmark("split_vs_copy", (), ("--files", "3000")),
-    Benchmark("packing", (), ("--images", "2000", "--pairs", "3")),
     Benchmark("packing", (), ("--images", "3000", "--pairs", "1")),
     Benchmark("packing", (), None, ("archive",)),
     Benchmark("predict_memory", (), ("--images", "3000", "--fewer", "1000")),

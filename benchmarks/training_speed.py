@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 COMPETITION = "cifar-10"
 AIRBENCH = (
-    *('model.name="convnet"', "model.widths=[64,256,256]", "model.depth=2", "model.whitening=2"),
+    *('model.name="convnet"', "model.widths=[64,256,256]", "model.depth=[2]", "model.whitening=2"),
     *("augment.sizes=[]", "train.batch_size=500"),
 )
 AIRBENCH_EPOCHS = 8

@@ -33,11 +33,11 @@ def test_every_parameter_of_the_convnet_learns() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_block_has_as_many_convolutions_as_the_depth_says(depth: int) -> None:
+@pytest.mark.parametrize("depth", [(1,), (2,), (3, 1), (1, 2)])
+def test_a_block_has_as_many_convolutions_as_the_depth_says(depth: tuple[int, ...]) -> None:
     model = build_model(ModelSettings(widths=(8, 8), depth=depth), 3)
-    for block in model.blocks:  # type: ignore[union-attr]
-        assert sum(isinstance(module, nn.Conv2d) for module in block.modules()) == depth
+    for block, expected in zip(model.blocks, depth * 2 if len(depth) == 1 else depth, strict=True):  # type: ignore[arg-type]
+        assert sum(isinstance(module, nn.Conv2d) for module in block.modules()) == expected
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 3)
 
 
@@ -92,14 +92,15 @@ def test_the_whitening_is_found_and_does_not_learn() -> None:
     whitening = whitening_of(model)
     assert whitening is not None
     assert whitening.convolution.weight.shape == (54, 3, 3, 3)
-    assert not any(parameter.requires_grad for parameter in whitening.parameters())
+    assert [name for name, each in whitening.named_parameters() if each.requires_grad] == ["convolution.bias"]
+    assert not whitening.convolution.bias.any()  # type: ignore[union-attr]
     assert whitening_of(build_model(ModelSettings(widths=(8,)), 3)) is None
     assert whitening_of(build_model(ModelSettings(name="resnet18-small"), 3)) is None
 
 
 @pytest.mark.parametrize("size", [4, 5, 8, 32])
 def test_a_whitened_network_takes_images_of_any_size_that_settings_allow(size: int) -> None:
-    model = build_model(ModelSettings(widths=(8, 8, 8), whitening=3, depth=3), 5).eval()
+    model = build_model(ModelSettings(widths=(8, 8, 8), whitening=3, depth=(1, 2, 3)), 5).eval()
     assert model(torch.rand(2, 3, size, size)).shape == (2, 5)
 
 

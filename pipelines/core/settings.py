@@ -125,11 +125,13 @@ class ModelSettings:
         "side by side: resnet34+vgg16",
     )
     widths: tuple[int, ...] = _option((64, 128, 256), "convnet: channels of its blocks; each block halves the image")
-    depth: int = _option(2, "convnet: convolutions in a block", minimum=1)
+    depth: tuple[int, ...] = _option(
+        (2,), "convnet: convolutions in each block; a single number: in all of them", minimum=1
+    )
     whitening: int = _option(
         0,
-        "convnet: side of the patches that its first convolution whitens, which is computed from the training images "
-        "and does not learn (arXiv 2404.00498); 0: an ordinary one that learns",
+        "convnet: side of the patches that its first convolution whitens, by filters that are computed from the "
+        "training images and do not learn (arXiv 2404.00498); 0: an ordinary one that learns",
         minimum=0,
         maximum=5,
     )
@@ -514,6 +516,11 @@ def _check_together(settings: Settings, where: str) -> None:
     if not settings.model.widths or min(settings.model.widths) < 1:
         raise UserError(
             f"{where}: model.widths is {list(settings.model.widths)}; it takes one or more positive numbers."
+        )
+    if len(settings.model.depth) not in (1, len(settings.model.widths)):
+        raise UserError(
+            f"{where}: model.depth is {list(settings.model.depth)}; it takes one number, or one for each of "
+            f"model.widths, {list(settings.model.widths)}."
         )
     _check_finetuning(settings, where)
     if (settings.competition.source == "address") != bool(settings.competition.address):

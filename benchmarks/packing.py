@@ -1,0 +1,188 @@
+"""Packing images against decoding them one by one: PNGs made here; or CIFAR-10, from its archive on.
+
+The PNGs are 32x32 and in the page cache, since they were just written.  Against packing them stands a loop that opens
+each with Pillow and puts its pixels into a memory-mapped array.  Ours starts its processes and waits until the disk has
+all images; the loop is given free what the system has not yet written.
+
+With --archive, ours is the stages download (which unpacks) and split, each a process of its own, and then packing all
+labelled and all test images.  The textbook's way (d2l.ai, section 14.13) is the same unpacking, its copies of the
+images, and what decoding costs it in its first epoch over all labelled ones: ImageFolder and torchvision transforms in
+the main process, without a network.  Nothing is extrapolated; both ways take turns.
+"""
+
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import measuring
+from benchmarks.measuring import Finding, run_stage, spread
+from benchmarks.predict_memory import make_competition
+from benchmarks.split_vs_copy import textbook
+from benchmarks.textbook_loop import BATCH_SIZE, COMPETITION
+from pipelines.core.errors import UserError
+from pipelines.core.layout import Layout
+
+SIDE = 32
+LEAST_FASTER = 1.8  # times, on two cores
+LEAST_RATIO = 3
+MOST_SECONDS = 30
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    os.sync()
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def pillow_loop(raw: Path, paths: Sequence[str], target: Path) -> None:
+    """Decode the images at `paths` below `raw`, one after the other, into the new array `target`."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.lib.format.open_memmap(target, "w+", np.uint8, (len(paths), SIDE, SIDE, 3))
+    for number, path in enumerate(paths):
+        with Image.open(raw / path) as image:
+            pixels[number] = np.asarray(image.convert("RGB"))
+
+
+def measure_pngs(folder: Path, count: int, pairs: int) -> list[Finding]:
+    """Return the time that packing `count` PNGs takes, against a loop, each way measured `pairs` times in turn."""
+    import numpy as np
+    import pandas as pd
+
+    from pipelines.core.packed import PackedImages
+
+    layout = Layout(folder, Path(make_competition(folder, count)).stem)
+    numbers = [str(number) for number in range(1, count + 1)]
+    rows = pd.DataFrame({"id": numbers, "path": [f"test/{number}.png" for number in numbers]})
+    target = folder / "loop.npy"
+
+    def pack() -> None:
+        PackedImages(rows, layout.raw, SIDE, layout.cache, "test").mapped()
+
+    ours, theirs = [], []
+    for number in range(pairs):
+        ours.append(_seconds(pack))
+        theirs.append(_seconds(lambda: pillow_loop(layout.raw, rows["path"].tolist(), target)))
+        print(f"  pair {number + 1}: packing {ours[-1]:.1f} s, the loop {theirs[-1]:.1f} s", flush=True)
+        (packed,) = layout.cache.iterdir()
+        if not np.array_equal(np.load(packed, mmap_mode="r"), np.load(target, mmap_mode="r")):
+            raise UserError("Packing and the loop gave different pixels.")
+        packed.unlink()
+        target.unlink()
+    ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+    return [
+        Finding(
+            f"packing {count:,} PNGs, {os.cpu_count()} cores: {spread(ours)} s",
+            f"Pillow, one by one: {spread(theirs)} s",
+            f"{spread(ratios, '.2f', 'x')} faster",
+            f"at least {LEAST_FASTER}x",
+            statistics.median(ratios) >= LEAST_FASTER,
+        )
+    ]
+
+
+def our_way(folder: Path, archive: Path) -> dict[str, float]:
+    """Return the seconds from `archive` to packed images below `folder`, by step."""
+    from pipelines.core.batches import kept_together
+    from pipelines.core.packed import PackedImages
+    from pipelines.core.splits import read_split_csv
+
+    seconds = {"unpacking": run_stage(folder, "download", COMPETITION, "--archive", str(archive)).seconds}
+    seconds["split"] = run_stage(folder, "split", COMPETITION).seconds
+    layout = Layout(folder, COMPETITION)
+
+    def pack() -> None:
+        table = read_split_csv(layout.split_csv)
+        for part in ("train", "test"):
+            rows, name = kept_together(table[table["split"] == part], table)
+            PackedImages(rows, layout.raw, SIDE, layout.cache, name).mapped()
+
+    return seconds | {"packing": _seconds(pack)}
+
+
+def textbook_way(folder: Path, archive: Path) -> dict[str, float]:
+    """Return the seconds from `archive` to the end of the textbook's first epoch below `folder`, by step."""
+    seconds = {"unpacking": run_stage(folder, "download", COMPETITION, "--archive", str(archive)).seconds}
+    tree = folder / "copies"
+    seconds["copies"] = _seconds(lambda: textbook(Layout(folder, COMPETITION).raw, tree))
+    return seconds | {"decoding in an epoch": _seconds(lambda: decode_epoch(tree / "train_valid"))}
+
+
+def decode_epoch(tree: Path) -> None:
+    """Take all batches of an epoch over `tree`/<class>/ as the textbook does when it trains."""
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.Resize(40),
+            transforms.RandomResizedCrop(32, scale=(0.64, 1.0), ratio=(1.0, 1.0)),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+        ]
+    )
+    for _ in DataLoader(datasets.ImageFolder(str(tree), transform=transform), BATCH_SIZE, shuffle=True, drop_last=True):
+        pass
+
+
+def measure_archive(folder: Path, archive: Path, pairs: int) -> list[Finding]:
+    """Return the time from `archive` to packed images, against the textbook's way, each measured `pairs` times."""
+    trials: dict[str, list[dict[str, float]]] = {"ours": [], "textbook": []}
+    for _ in range(pairs):
+        for name, way in {"ours": our_way, "textbook": textbook_way}.items():
+            place = folder / "trial"
+            place.mkdir()
+            trials[name].append(way(place, archive))
+            print(f"  {name}: {_steps(trials[name][-1:])}", flush=True)
+            shutil.rmtree(place)
+    ours, theirs = ([sum(trial.values()) for trial in trials[name]] for name in trials)
+    ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+    return [
+        Finding(
+            f"{COMPETITION}: {_steps(trials['ours'])}",
+            "-",
+            f"{spread(ours)} s",
+            f"at most {MOST_SECONDS} s",
+            statistics.median(ours) <= MOST_SECONDS,
+        ),
+        Finding(
+            "  against the textbook's way to its first epoch",
+            f"{spread(theirs)} s: {_steps(trials['textbook'])}",
+            f"{spread(ratios, '.2f', 'x')} faster",
+            f"at least {LEAST_RATIO}x",
+            statistics.median(ratios) >= LEAST_RATIO,
+        ),
+    ]
+
+
+def _steps(trials: Sequence[dict[str, float]]) -> str:
+    medians = {step: statistics.median(trial[step] for trial in trials) for step in trials[0]}
+    return ", ".join(f"{step} {seconds:.1f} s" for step, seconds in medians.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Finding]:
+    parser = measuring.parser(__doc__, "packing")
+    parser.add_argument("--images", type=int, default=300_000, help="PNGs to make and pack")
+    parser.add_argument("--archive", type=Path, help="Kaggle's cifar-10.zip, to measure the way from it instead")
+    parser.add_argument("--pairs", type=int, default=3, help="times that each way is measured, in turn")
+    words = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        if words.archive:
+            findings = measure_archive(Path(name), words.archive.resolve(), words.pairs)
+        else:
+            findings = measure_pngs(Path(name), words.images, words.pairs)
+    section = "packing-archive" if words.archive else "packing"
+    sizes = f"{words.pairs} alternating pairs"
+    measuring.conclude(section, __doc__, arguments, findings, sizes)
+    return findings
+
+
+if __name__ == "__main__":
+    raise SystemExit(measuring.run(main))
