@@ -41,6 +41,15 @@ def test_a_block_has_as_many_convolutions_as_the_depth_says(depth: tuple[int, ..
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 3)
 
 
+@pytest.mark.parametrize("identity", [True, False])
+def test_a_residual_path_leads_around_what_does_not_hand_through_by_itself(identity: bool) -> None:
+    model = build_model(ModelSettings(widths=(8, 8), identity_start=identity), 3)
+    for block in model.blocks:  # type: ignore[union-attr]
+        nn.init.zeros_(block.refine[0][0].weight)
+        answer = block.eval()(torch.rand(2, block.widen.in_channels, 8, 8))
+        assert bool(answer.any()) != identity
+
+
 def test_norms_without_scales_learn_their_biases_alone() -> None:
     model = build_model(ModelSettings(widths=(8, 8), norm_scales=False), 3)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -111,20 +111,26 @@ class Whitening(nn.Module):
 
 
 class Block(nn.Module):
-    """Widens and halves the image, then refines it, with a residual path around the refinement."""
+    """Widens and halves the image, then refines it.
+
+    A residual path leads around the refinement, unless its convolutions hand through what they get by themselves: with
+    both, a run of four epochs on CIFAR-10 came out half a percentage point lower.
+    """
 
     def __init__(self, inputs: int, outputs: int, depth: int, settings: ModelSettings) -> None:
         super().__init__()
         self.widen = _convolution(inputs, outputs, settings)
         self.norm = _norm(outputs, settings)
         self.refine = nn.Sequential(*(_conv_norm_gelu(outputs, outputs, settings) for _ in range(depth - 1)))
+        self.has_residual = depth > 1 and not settings.identity_start
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.widen(images)
         if min(features.shape[2:]) >= 2:
             features = nn.functional.max_pool2d(features, 2)
         features = nn.functional.gelu(self.norm(features))
-        return features + self.refine(features) if len(self.refine) else features
+        refined: Tensor = self.refine(features)
+        return features + refined if self.has_residual else refined
 
 
 def _convolution(inputs: int, outputs: int, settings: ModelSettings) -> nn.Conv2d:
