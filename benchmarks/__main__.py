@@ -36,6 +36,7 @@ BENCHMARKS = (
     Benchmark("textbook_loop", ("--accuracy",), None, ("archive",)),
     Benchmark("against_chapter", (), None, ("archive",)),
     Benchmark("whole_pipeline", (), None, ("archive",)),
+    Benchmark("whole_pipeline", ("--recipe", "best", "--set", "predict.checkpoint=best"), None, ("archive",)),
     Benchmark("whole_pipeline", (*DOGS, "--warm"), None, ("dogs", "weights")),
     Benchmark("whole_pipeline", (*DOGS, "--recipe", "best"), None, ("dogs", "weights")),
     Benchmark("frozen_vs_chapter", (), None, ("dogs",)),
