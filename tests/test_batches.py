@@ -24,7 +24,7 @@ from pipelines.core.batches import (
     open_source,
 )
 from pipelines.core.errors import UserError
-from pipelines.core.settings import PLAIN_INPUT, Settings, with_input
+from pipelines.core.settings import PLAIN_INPUT, Settings, merge, with_input
 
 PACKED, PHOTOS = "input.source=packed", "input.source=photos"
 VARIED = ("augment.flip=true", "augment.translate=2", "augment.crop_scale=[0.4, 1.0]", "augment.colour_jitter=0.3")
@@ -414,8 +414,20 @@ def test_training_images_grow_as_the_sizes_say_and_evaluation_sees_them_whole(ti
         }
         return shape
 
-    assert [seen(True, epoch)[1] for epoch in range(1, 8)] == [4, 4, 4, 6, 6, 8, 8]
+    assert [seen(True, epoch)[1] for epoch in range(1, 8)] == [4, 4, 6, 6, 8, 8, 8]
     assert seen(False, 0) == (3, 8, 8)
+
+
+def test_fewer_epochs_than_sizes_end_with_whole_images() -> None:
+    for epochs in (1, 2, 3):
+        settings = merge(
+            with_input(Settings("x"), **PLAIN_INPUT),
+            {"augment": {"sizes": [16, 20, 24, 28, 32]}, "train": {"epochs": epochs}},
+            "here",
+        )
+        seen = [Loading(settings, 8, 3, torch.device("cpu"), True).size(epoch) for epoch in range(1, epochs + 1)]
+        assert seen[-1] == 32
+        assert seen == sorted(seen)
 
 
 def test_a_reduced_image_is_the_image_reduced(tiny: Tiny) -> None:

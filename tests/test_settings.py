@@ -121,7 +121,6 @@ MISTAKES = {
     "augment.sizes = [16, 24]": ("augment.sizes is [16, 24]", "input.size, 32"),
     "augment.sizes = [40, 32]": ("augment.sizes is [40, 32]", "input.size, 32"),
     "augment.sizes = [3, 32]": ("augment.sizes is 3", "at least 4"),
-    "augment.sizes = [16, 24, 32]\ntrain.epochs = 2": ("augment.sizes has 3 parts", "train.epochs, 2"),
     "model.whitening = 6": ("model.whitening is 6", "at most 5"),
     "model.depth = [0]": ("model.depth is 0", "at least 1"),
     "model.depth = [2, 3]": ("model.depth is [2, 3]", "one for each of model.widths"),

@@ -111,7 +111,8 @@ class Loading:
         settings, sizes = self.settings, self.settings.augment.sizes
         if not (self.training and sizes):
             return settings.input.size
-        return sizes[min((epoch - 1) * len(sizes) // settings.train.epochs, len(sizes) - 1)]
+        part = -(-epoch * len(sizes) // settings.train.epochs)  # rounded up: whatever the epochs, the last sees all
+        return sizes[part - 1]
 
     def finisher(self, count: int, epoch: int, crop: bool) -> "Finisher":
         """Return what finishes the batches of `epoch`, of a source of `count` images."""

@@ -502,8 +502,6 @@ def _check_together(settings: Settings, where: str) -> None:
         raise UserError(
             f"{where}: augment.sizes is {list(sizes)}; no size may exceed input.size, {size}, and the last must be it."
         )
-    if len(sizes) > settings.train.epochs:
-        raise UserError(f"{where}: augment.sizes has {len(sizes)} parts for train.epochs, {settings.train.epochs}.")
     if 0 < settings.input.resize < size:
         raise UserError(
             f"{where}: input.resize is {settings.input.resize}; it takes 0 (8/7 of size) or at least "
