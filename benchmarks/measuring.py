@@ -105,6 +105,14 @@ def now(device: "torch.device") -> float:
     return time.perf_counter()
 
 
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes, when the disk has done what it was given before."""
+    os.sync()
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 def spread(values: Sequence[float], form: str = ",.1f", unit: str = "") -> str:
     """Return `median (min-max)`, each in the format `form`; a single value stands alone."""
     median = f"{statistics.median(values):{form}}{unit}"
@@ -128,7 +136,7 @@ def conclude(name: str, doc: str | None, arguments: Sequence[str] | None, findin
     arguments: those that the benchmark was called with.  sizes: what was measured, how many, how often.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    print(table(findings))
+    print(f"Measured: {sizes}.\n{table(findings)}")
     if "--no-record" not in words:
         repeat = f"python -m benchmarks.{name.split('-')[0]} {plain(words)}".rstrip()
         body = f"{_title(doc)}\n\n{date.today()}; {hardware_line()}; {sizes}.\n\n    {repeat}\n\n{_fenced(findings)}"

@@ -1,54 +1,32 @@
-"""The memory that predicting a large test set takes, against a smaller one.
+"""Predicting a large test set: the memory it takes against a smaller one, its speed against the textbook's loop.
 
 The competition is made here: 32x32 PNGs in the form and with the settings of CIFAR-10, trained for one epoch on a few
 labelled images.  Predicting is a process of its own, with processes that decode.  The images are packed into a file
 that is mapped: 3,072 bytes of it per image end up resident, which the system can take back, so the peaks are also given
 without pages of files.  The largest process is exact; what processes take together is sampled.
+
+The textbook's loop (`benchmarks/textbook.py`) predicts each image once, over steady batches.  Ours is timed from its
+start to the finished submission, warm (the images are packed already): with one view of each image, as in the textbook,
+and with the recipe's own views, of fewer images.  All take turns.
 """
 
-import io
-import shutil
+import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from benchmarks import measuring
-from benchmarks.measuring import Finding, StageRun, run_stage
+from benchmarks import measuring, textbook
+from benchmarks.measuring import Finding, StageRun, run_stage, spread
+from benchmarks.synthetic import make_competition
 from pipelines.core.layout import Layout
-from pipelines.core.settings import find_competition
+from pipelines.core.settings import submission_name
 
-TEMPLATE = "cifar-10"
-CLASSES = 10
-LABELLED = 500
-DISTINCT = 256  # images that differ: what is in them changes neither time nor memory
+TEMPLATE, RUN = "cifar-10", "run"
+SIDE, LABELLED = 32, 500
 MOST_BYTES = 1_500_000_000
+LEAST_RATIO = 10
+ONE_VIEW = ("predict.mirror=false", "predict.shift=0")
 PEAKS = {"largest": "largest process", "together": "all processes", "private": "all without pages of files"}
-
-
-def make_competition(folder: Path, count: int) -> str:
-    """Write a competition of `count` test images below `folder` as its download would leave it; return its TOML."""
-    toml = folder / f"synthetic-{count}.toml"
-    shutil.copy(find_competition(TEMPLATE), toml)
-    raw = Layout(folder, toml.stem).raw
-    random = np.random.default_rng(0)
-    pictures = []
-    for _ in range(DISTINCT):
-        buffer = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
-        pictures.append(buffer.getvalue())
-    for part, number in (("train", LABELLED), ("test", count)):
-        (raw / part).mkdir(parents=True)
-        for index in range(1, number + 1):
-            # The number behind the picture is not read, but makes the file another one, of which nothing is known yet.
-            (raw / part / f"{index}.png").write_bytes(pictures[index % DISTINCT] + index.to_bytes(4, "big"))
-    labels = "".join(f"{index},class-{index % CLASSES}\n" for index in range(1, LABELLED + 1))
-    (raw / "trainLabels.csv").write_text(f"id,label\n{labels}")
-    sample = "".join(f"{index},class-0\n" for index in range(1, count + 1))
-    (raw / "sampleSubmission.csv").write_text(f"id,label\n{sample}")
-    return toml.name
 
 
 def frozen(network: str, folder: Path) -> list[str]:
@@ -61,27 +39,28 @@ def frozen(network: str, folder: Path) -> list[str]:
     return [
         *(f"model.name={network}", f"model.weights={weights}", "finetune.frozen_stages=-1", "features.mirror=false"),
         *("input.source=photos", "hardware.precision=float32"),
+        *("train.optimizer=sgd", "train.lr=0.1", "train.bias_lr=0", "train.output_lr=0"),
     ]
 
 
-def predict(folder: Path, count: int, overrides: Sequence[str]) -> StageRun:
-    """Split, train and predict a competition of `count` test images below `folder`; return how predicting went."""
+def trained(folder: Path, count: int, overrides: Sequence[str]) -> str:
+    """Split and train a competition of `count` test images below `folder`; return its TOML."""
     print(f"{count:,} test images")
-    words = (make_competition(folder, count), "--set", "train.epochs=1", "predict.checkpoint=best", *overrides)
-    return [run_stage(folder, stage, *words) for stage in ("split", "train", "predict")][-1]
+    toml = make_competition(folder, TEMPLATE, SIDE, LABELLED, count)
+    for stage in ("split", "train"):
+        run_stage(folder, stage, toml, "--run", RUN, "--set", *overrides)
+    return toml
 
 
-def measure(count: int, fewer: int, overrides: Sequence[str] = (), network: str = "") -> list[Finding]:
-    """Return what predicting `count` test images takes, and what it takes beyond `fewer` of them.
+def predict(folder: Path, toml: str, overrides: Sequence[str]) -> StageRun:
+    """Predict the test images of `toml` below `folder`, whether done before or not; return how it went."""
+    name = submission_name(RUN, list(overrides))
+    Layout(folder, Path(toml).stem).submission(name).unlink(missing_ok=True)
+    return run_stage(folder, "predict", toml, "--run", RUN, "--set", *overrides)
 
-    network: one that is frozen, whose features of the images are computed and kept; empty: the template's own.
-    """
-    runs = []
-    for number in (fewer, count):
-        with tempfile.TemporaryDirectory() as name:
-            chosen = [*(frozen(network, Path(name)) if network else []), *overrides]
-            runs.append(predict(Path(name), number, chosen))
-    small, large = runs
+
+def memory_findings(count: int, large: StageRun, fewer: int, small: StageRun, most_bytes: int | None) -> list[Finding]:
+    """Return what predicting `count` images took beyond `fewer` of them; at most `most_bytes`, if that is a goal."""
     findings = []
     for name, what in PEAKS.items():
         least, most = getattr(small.memory, name), getattr(large.memory, name)
@@ -90,25 +69,90 @@ def measure(count: int, fewer: int, overrides: Sequence[str] = (), network: str 
                 f"predict {count:,} images, {what}",
                 f"{fewer:,} images: {least / 1e6:,.0f} MB",
                 f"{most / 1e6:,.0f} MB",
-                "-" if network else f"under {MOST_BYTES / 1e6:,.0f} MB",
-                None if network else most < MOST_BYTES,
+                "-" if most_bytes is None else f"under {most_bytes / 1e6:,.0f} MB",
+                None if most_bytes is None else most < most_bytes,
             )
         )
     speeds = [f"{images / run.seconds:,.0f} images/s" for images, run in ((count, large), (fewer, small))]
-    findings.append(Finding("  speed, decoding and start included", f"{fewer:,} images: {speeds[1]}", speeds[0]))
-    return findings
+    return [*findings, Finding("  speed, decoding and start included", f"{fewer:,} images: {speeds[1]}", speeds[0])]
+
+
+def against_loop(what: str, ours: Sequence[float], theirs: Sequence[float]) -> Finding:
+    """Return how many times as many images a second `ours` are as `theirs`, the textbook's, measured in turn."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return Finding(
+        f"{what}: {spread(ours, ',.0f')} images/s",
+        f"textbook's loop, {spread(theirs, ',.0f')} images/s",
+        spread(ratios, ".1f", " times"),
+        f"at least {LEAST_RATIO} times",
+        statistics.median(ratios) >= LEAST_RATIO,
+    )
+
+
+def measure(count: int, fewer: int, batches: int, rounds: int, overrides: Sequence[str] = ()) -> list[Finding]:
+    """Return what predicting `count` test images takes, beyond `fewer` of them and against the textbook's loop.
+
+    batches: of the textbook's loop, in all `rounds` together.
+    """
+    settings = ("train.epochs=1", "predict.checkpoint=best", *overrides)
+    one_view = (*settings, *ONE_VIEW)
+    with tempfile.TemporaryDirectory() as name:
+        few, many = Path(name, "few"), Path(name, "many")
+        tomls, cold = {}, {}
+        for folder, number in ((few, fewer), (many, count)):
+            folder.mkdir()
+            tomls[folder] = trained(folder, number, settings)
+            cold[folder] = predict(folder, tomls[folder], one_view)
+
+        from pipelines.core.device import choose_hardware
+        from pipelines.core.settings import HardwareSettings
+
+        device, raw = choose_hardware(HardwareSettings()).device, Layout(many, Path(tomls[many]).stem).raw
+        once: list[float] = []
+        own_views: list[float] = []
+        theirs: list[float] = []
+        for _ in range(rounds):
+            once.append(count / predict(many, tomls[many], one_view).seconds)
+            own_views.append(fewer / predict(few, tomls[few], settings).seconds)
+            theirs.append(textbook.prediction_speed(raw, device, -(-batches // rounds)))
+    return [
+        *memory_findings(count, cold[many], fewer, cold[few], MOST_BYTES),
+        against_loop(f"predict {count:,} images, warm, one view", once, theirs),
+        against_loop(f"predict {fewer:,} images, warm, the recipe's views", own_views, theirs),
+    ]
+
+
+def measure_frozen(network: str, count: int, fewer: int, overrides: Sequence[str] = ()) -> list[Finding]:
+    """Return what predicting `count` test images with the frozen `network` takes beyond `fewer` of them; the features
+    of each image are computed and kept."""
+    runs = []
+    for number in (fewer, count):
+        with tempfile.TemporaryDirectory() as name:
+            settings = ("train.epochs=1", "predict.checkpoint=best", *frozen(network, Path(name)), *overrides)
+            runs.append(predict(Path(name), trained(Path(name), number, settings), settings))
+    small, large = runs
+    return memory_findings(count, large, fewer, small, None)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "predict_memory")
-    parser.add_argument("--images", type=int, default=100_000, help="test images")
-    parser.add_argument("--fewer", type=int, default=20_000, help="test images to compare with")
+    parser.add_argument("--images", type=int, default=300_000, help="test images: as many as Kaggle's, if not given")
+    parser.add_argument("--fewer", type=int, default=30_000, help="test images to compare with")
+    parser.add_argument("--batches", type=int, default=60, help="batches of the textbook's loop (60)")
+    parser.add_argument("--pairs", type=int, default=3, help="rounds in which the speeds are measured (3)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides, for quick trials")
     parser.add_argument("--network", default="", help="compute and keep the features of this network, frozen")
     words = parser.parse_args(arguments)
-    findings = measure(words.images, words.fewer, words.set, words.network)
+    if words.network:
+        findings = measure_frozen(words.network, words.images, words.fewer, words.set)
+    else:
+        findings = measure(words.images, words.fewer, words.batches, words.pairs, words.set)
     section = "predict_memory" + (f"-{words.network}" if words.network else "")
-    sizes = f"{words.images:,} and {words.fewer:,} test images of 32x32, settings of {TEMPLATE}, one run each"
+    sizes = f"{words.images:,} and {words.fewer:,} test images of 32x32, settings of {TEMPLATE}; memory of one run each"
+    if not words.network:
+        sizes += (
+            f"; speed in {words.pairs} rounds, the textbook's over {words.batches} batches of {textbook.BATCH_SIZE}"
+        )
     measuring.conclude(section, __doc__, arguments, findings, sizes)
     return findings
 

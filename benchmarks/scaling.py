@@ -10,7 +10,6 @@ are only started for more than `TINY`, so that their start weighs on the smalles
 with "each more": what an image takes beyond those of the size before, in which no start can hide.
 """
 
-import io
 import shutil
 import statistics
 import tempfile
@@ -20,15 +19,12 @@ from pathlib import Path
 
 from benchmarks import measuring
 from benchmarks.measuring import Finding, StageRun, run_stage, spread
-from pipelines import command
+from benchmarks.synthetic import make_competition
 from pipelines.core.errors import UserError
 from pipelines.core.files import read_json
 from pipelines.core.layout import Layout
-from pipelines.core.settings import find_competition
 
 TEMPLATE, RUN = "digits", "run"
-CLASSES = 10
-DISTINCT = 256  # pictures: what is in them changes neither time nor memory
 TINY, TRIES = 200, 3
 SIDE = 8
 OVERRIDES = ("model.widths=[8,8]", "train.epochs=1", "hardware.precision=float32", "predict.checkpoint=best")
@@ -43,33 +39,6 @@ class Trial:
     seconds: dict[str, float]
     memory: int
     largest: str
-
-
-def make_competition(folder: Path, count: int) -> str:
-    """Write a competition of `count` images below `folder` as its download would leave it; return its TOML's name."""
-    import numpy as np
-    from PIL import Image
-
-    toml = folder / f"scaling-{count}.toml"
-    shutil.copy(find_competition(TEMPLATE), toml)
-    raw = Layout(folder, toml.stem).raw
-    random = np.random.default_rng(0)
-    pictures = []
-    for _ in range(DISTINCT):
-        buffer = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(buffer, "PNG")
-        pictures.append(buffer.getvalue())
-    labelled, test = count - count // 2, count // 2
-    for part, number in (("train", labelled), ("test", test)):
-        (raw / part).mkdir(parents=True)
-        for index in command.progress(range(1, number + 1), f"making {part}", number):
-            # The number behind the picture is not read, but makes the file another one, of which nothing is known yet.
-            (raw / part / f"{index}.png").write_bytes(pictures[index % DISTINCT] + index.to_bytes(4, "big"))
-    labels = "".join(f"{index},{index % CLASSES}\n" for index in range(1, labelled + 1))
-    (raw / "labels.csv").write_text(f"id,label\n{labels}")
-    sample = "".join(f"{index},0\n" for index in range(1, test + 1))
-    (raw / "sample_submission.csv").write_text(f"id,label\n{sample}")
-    return toml.name
 
 
 def try_stages(folder: Path, toml: str) -> Trial:
@@ -157,7 +126,7 @@ def measure(folder: Path, sizes: Sequence[int], rounds: int) -> list[Finding]:
     for size in (TINY, *sizes):
         print(f"Making {size:,} images", flush=True)
         (folder / str(size)).mkdir()
-        tomls[size] = make_competition(folder / str(size), size)
+        tomls[size] = make_competition(folder / str(size), TEMPLATE, SIDE, size - size // 2, size // 2)
     trials: dict[int, list[Trial]] = {size: [] for size in tomls}
     for number in range(rounds):
         for size, toml in tomls.items():

@@ -14,17 +14,14 @@ import random
 import shutil
 import statistics
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import measuring
-from benchmarks.measuring import Finding, spread
+from benchmarks import measuring, textbook
+from benchmarks.measuring import Finding, spread, timed
 from pipelines import split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-VALID_RATIO = 0.1
 LEAST_FASTER = 3  # times
 MOST_DISK = 0.05  # of what the copies take
 BLOCK_BYTES = 512  # the unit of st_blocks, on every file system
@@ -41,28 +38,6 @@ def make_raw(raw: Path, count: int) -> None:
     labels = (f"{index},{generator.choice(CLASSES)}\n" for index in range(1, count - test + 1))
     (raw / "trainLabels.csv").write_text("id,label\n" + "".join(labels))
     (raw / "sampleSubmission.csv").write_text("id,label\n" + "".join(f"{i},cat\n" for i in range(1, test + 1)))
-
-
-def textbook(raw: Path, tree: Path) -> None:
-    """Sort copies of the images into `tree` as the textbook does."""
-    with open(raw / "trainLabels.csv") as file:
-        labels = dict(line.rstrip().split(",") for line in file.readlines()[1:])
-    share = max(1, int(min(Counter(labels.values()).values()) * VALID_RATIO))
-    taken: Counter[str] = Counter()
-    for name in os.listdir(raw / "train"):  # noqa: PTH208
-        label = labels[name.split(".")[0]]
-        source = os.path.join(raw, "train", name)  # noqa: PTH118 - as the textbook, which is also the faster way
-        _copy(source, os.path.join(tree, "train_valid", label))  # noqa: PTH118
-        part = "valid" if taken[label] < share else "train"
-        taken[label] += 1
-        _copy(source, os.path.join(tree, part, label))  # noqa: PTH118
-    for name in os.listdir(raw / "test"):  # noqa: PTH208
-        _copy(os.path.join(raw, "test", name), os.path.join(tree, "test", "unknown"))  # noqa: PTH118
-
-
-def _copy(source: str, folder: str) -> None:
-    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-    shutil.copy(source, folder)
 
 
 def disk_bytes(paths: Sequence[Path], raw: Path) -> int:
@@ -82,13 +57,6 @@ def _states(path: Path) -> Iterator[os.stat_result]:
     for folder, folders, names in os.walk(path):
         for name in (*folders, *names):
             yield os.lstat(os.path.join(folder, name))  # noqa: PTH118
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    os.sync()
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def measure(count: int, pairs: int) -> list[Finding]:
@@ -112,8 +80,8 @@ def measure(count: int, pairs: int) -> list[Finding]:
         for _ in range(pairs):
             for path in written:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            ours.append(_seconds(our_split))
-            theirs.append(_seconds(lambda: textbook(raw, copies)))
+            ours.append(timed(our_split))
+            theirs.append(timed(lambda: textbook.copy_images(raw, copies)))
             their_disk = disk_bytes([copies], raw)
             shutil.rmtree(copies)  # at once: where each freed block is discarded, flushed files take minutes to remove
     ratios = [their / our for our, their in zip(ours, theirs, strict=True)]

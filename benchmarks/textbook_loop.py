@@ -1,10 +1,8 @@
 """Our training against the textbook's own loop, on the first rows of CIFAR-10: images per second, or accuracy.
 
-The textbook's loop is written from the description in d2l.ai, section 14.13 (PyTorch): ImageFolder and torchvision
-transforms image by image in the main process, its ResNet-18 for small images, summed loss, float32.  Ours is the recipe
-`textbook`: the same batch size, augmentation and network (but for biases in front of norms), on our engine and packed
-images.  Both learn from the same rows.  Not timed: decoding once into the packed array, building the networks, the
-first batches.
+The textbook's loop is that of `benchmarks/textbook.py`.  Ours is the recipe `textbook`: the same batch size,
+augmentation and network (but for biases in front of norms), on our engine and packed images.  Both learn from the same
+rows.  Not timed: decoding once into the packed array, building the networks, the first batches.
 """
 
 import statistics
@@ -13,86 +11,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import measuring
+from benchmarks import measuring, textbook
 from benchmarks.measuring import WARM_UP, Finding, Stopwatch, run_stage, spread
+from benchmarks.textbook import BATCH_SIZE, COMPETITION
 from pipelines.core.errors import UserError
 from pipelines.core.files import read_json
 from pipelines.core.layout import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-    from torch import nn
 
     from pipelines.core.device import Hardware
     from pipelines.core.settings import Settings
 
-COMPETITION, RECIPE = "cifar-10", "textbook"
-BATCH_SIZE = 32
+RECIPE = "textbook"
 TEXTBOOK_ACCURACY = (0.36, 0.48)  # over the history of the chapter's own outputs, on its sample of 1,000 images
-
-
-def textbook_speed(tree: Path, device: "torch.device", batches: int | None = None) -> float:
-    """Return the images per second of the textbook's loop over the images in `tree`/<class>/.
-
-    batches: how many are measured; all of them, if none are given.
-    """
-    import torch
-    from torch import nn
-    from torchvision import datasets, transforms
-
-    torch.backends.cudnn.deterministic = False  # which our own way turns on
-    transform = transforms.Compose(
-        [
-            transforms.Resize(40),
-            transforms.RandomResizedCrop(32, scale=(0.64, 1.0), ratio=(1.0, 1.0)),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
-        ]
-    )
-    dataset = datasets.ImageFolder(str(tree), transform=transform)
-    loader = torch.utils.data.DataLoader(dataset, BATCH_SIZE, shuffle=True, drop_last=True)
-    model = textbook_resnet18(len(dataset.classes)).to(device)
-    criterion = nn.CrossEntropyLoss(reduction="none")
-    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9, weight_decay=5e-4)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.9)
-    stopwatch = Stopwatch(device, batches)
-    total_loss = total_correct = 0.0
-    for images, labels in stopwatch.watch(loader, lambda batch: len(batch[0])):
-        images, labels = images.to(device), labels.to(device)
-        model.train()
-        optimizer.zero_grad()
-        logits = model(images)
-        loss = criterion(logits, labels).sum()
-        loss.backward()
-        optimizer.step()
-        total_loss += loss.item()
-        total_correct += (logits.argmax(dim=1) == labels).sum().item()
-    scheduler.step()
-    return stopwatch.images_per_second
-
-
-def textbook_resnet18(classes: int) -> "nn.Module":
-    """Return the textbook's ResNet-18 for small images: a 3x3 stem, no max-pooling, biases in all convolutions."""
-    from torch import nn
-
-    class Residual(nn.Module):
-        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-            super().__init__()
-            self.first = nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride)
-            self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride) if stride > 1 else nn.Identity()
-            self.first_norm, self.second_norm = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
-
-        def forward(self, images: "torch.Tensor") -> "torch.Tensor":
-            features = nn.functional.relu(self.first_norm(self.first(images)))
-            return nn.functional.relu(self.second_norm(self.second(features)) + self.shortcut(images))
-
-    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
-    for inputs, outputs, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)):
-        layers += [Residual(inputs, outputs, stride), Residual(outputs, outputs, 1)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
 
 def our_speed(
@@ -155,7 +88,7 @@ def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[
     chosen = choose_hardware(HardwareSettings())
     plain = choose_hardware(HardwareSettings(precision="float32"))
     ways = {
-        "textbook": lambda: textbook_speed(tree, chosen.device),
+        "textbook": lambda: textbook.training_speed(tree, chosen.device),
         "chosen": lambda: our_speed(settings, layout, rows, rows, chosen),
         "float32": lambda: our_speed(settings, layout, rows, rows, plain),
     }

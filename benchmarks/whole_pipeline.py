@@ -43,18 +43,16 @@ GOALS = {
 
 
 def measure(
-    folder: Path, archive: Path, competition: str, recipe: str, overrides: Sequence[str], warm: bool
-) -> list[Finding]:
-    """Run all stages below `folder` with the settings `overrides`; return what each took and what came out.
-
-    warm: whether to train once more, when all features are kept already.
-    """
-    words = [competition, "--recipe", recipe, "--run", RUN, *(["--set", *overrides] if overrides else [])]
+    folder: Path, archive: Path, competition: str, recipe: str, overrides: Sequence[str] = ()
+) -> tuple[list[StageRun], list[Finding]]:
+    """Run all stages below `folder` with the settings `overrides`; return what each took, and that with what came
+    out as findings."""
+    words = _words(competition, recipe, overrides)
+    skipped = ("retrain",) if WITHOUT_RETRAINING in overrides else ()
     runs: list[StageRun] = []
     for stage in STAGES:
-        if stage == "retrain" and WITHOUT_RETRAINING in overrides:
-            continue
-        runs.append(run_stage(folder, stage, *words, *(["--archive", str(archive)] if stage == "download" else [])))
+        if stage not in skipped:
+            runs.append(run_stage(folder, stage, *words, *(["--archive", str(archive)] if stage == "download" else [])))
     run = Layout(folder, competition).run(RUN)
     trained = read_json(run.trained)
     ((submission, predicted),) = read_json(run.predicted).items()
@@ -63,10 +61,11 @@ def measure(
     largest = max(each.memory.largest for each in runs)
     metric, count = trained["metric"], trained["valid_images"]
     goal = GOALS.get((competition, recipe))
+    how = ", no retrain" if skipped else ""
     findings = [
         *(Finding(each.stage, "-", f"{each.seconds:,.0f} s, {each.memory.largest / 1e6:,.0f} MB") for each in runs),
         Finding(
-            f"archive to {submission}, {predicted['rows']:,} rows, checked",
+            f"archive to {submission}{how}, {predicted['rows']:,} rows, checked",
             "-",
             f"{seconds / 60:.1f} min, {largest / 1e6:,.0f} MB",
             f"at most {goal.minutes} min" if goal else "-",
@@ -77,16 +76,24 @@ def measure(
         text = f"{'at least' if goal.higher_is_better else 'at most'} {goal.score}" if goal else "-"
         reached = goal.reached(score) if goal else None
         findings.append(Finding(f"valid {metric} {how}, n = {count:,}", "-", f"{score:.4f}", text, reached))
-    if warm:
-        shutil.rmtree(run.folder)
-        again = run_stage(folder, "train", *words)
-        note = read_json(run.trained)
-        images, epochs = note["train_images"], note["epochs"]
-        what = f"train again, features kept: {epochs} epochs of {images:,} images"
-        reached = again.seconds < WARM_SECONDS
-        findings.append(Finding(what, "-", f"{again.seconds:.1f} s", f"under {WARM_SECONDS} s", reached))
-        findings.append(Finding("  of these, epochs", "-", f"{note['seconds']:.1f} s"))
-    return findings
+    return runs, findings
+
+
+def measure_warm(folder: Path, competition: str, recipe: str, overrides: Sequence[str]) -> list[Finding]:
+    """Return what it takes to train once more after `measure`, when all features are kept already."""
+    run = Layout(folder, competition).run(RUN)
+    shutil.rmtree(run.folder)
+    again = run_stage(folder, "train", *_words(competition, recipe, overrides))
+    note = read_json(run.trained)
+    what = f"train again, features kept: {note['epochs']} epochs of {note['train_images']:,} images"
+    return [
+        Finding(what, "-", f"{again.seconds:.1f} s", f"under {WARM_SECONDS} s", again.seconds < WARM_SECONDS),
+        Finding("  of these, epochs", "-", f"{note['seconds']:.1f} s"),
+    ]
+
+
+def _words(competition: str, recipe: str, overrides: Sequence[str]) -> list[str]:
+    return [competition, "--recipe", recipe, "--run", RUN, *(["--set", *overrides] if overrides else [])]
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
@@ -102,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     overrides = measuring.absolute(words.set)
     with tempfile.TemporaryDirectory() as name:
         archive = words.archive.resolve()
-        findings = measure(Path(name), archive, words.competition, words.recipe, overrides, words.warm)
+        _, findings = measure(Path(name), archive, words.competition, words.recipe, overrides)
+        if words.warm:
+            findings += measure_warm(Path(name), words.competition, words.recipe, overrides)
     section = "whole_pipeline" if words.competition == "cifar-10" else f"whole_pipeline-{words.competition}"
     section += "" if words.recipe == DEFAULT_RECIPE else f"-{words.recipe}"
     section += "-validated" if WITHOUT_RETRAINING in words.set else ""

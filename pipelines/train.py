@@ -22,14 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = layout.run(words.run_name())
     shown = run.folder.relative_to(Path.cwd())
 
-    from pipelines.core.records import split_is_made, start_run
+    from pipelines.core.records import read_record, split_is_made, start_run, with_weights_of
     from pipelines.core.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
         raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
     found = []
-    if settings.model.weights:
+    if settings.model.weights and run.trained.exists():
+        settings = with_weights_of(settings, read_record(run).settings)
+    elif settings.model.weights:
         from pipelines.core.transfer import find_origins, resolve
 
         found = find_origins(settings.model, layout.weights, watch=command.progress)

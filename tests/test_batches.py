@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -437,3 +438,16 @@ def test_a_reduced_image_is_the_image_reduced(tiny: Tiny) -> None:
         expected = torch.nn.functional.interpolate(other.inputs, 4, mode="bilinear", antialias=True)
         assert torch.allclose(one.inputs, expected, atol=1e-5)
     assert same(batches(small, 2), batches(whole, 2))
+
+
+def test_images_known_by_their_bytes_are_not_decoded_again_when_they_were_only_copied(tiny: Tiny) -> None:
+    by_bytes = "hardware.cache_by=bytes"
+    tiny.source("train", by_bytes)
+    (kept,) = tiny.layout.cache.glob("*.npy")
+    made = kept.stat().st_mtime_ns
+    for path in (tiny.layout.raw / "train").iterdir():
+        os.utime(path, (1, 1))
+    tiny.source("train", by_bytes)
+    assert [path.stat().st_mtime_ns for path in tiny.layout.cache.glob("*.npy")] == [made]
+    tiny.source("train")
+    assert made not in [path.stat().st_mtime_ns for path in tiny.layout.cache.glob("*.npy")]

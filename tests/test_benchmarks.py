@@ -1,16 +1,16 @@
 """What the benchmarks measure with: tried on little, and never on how long something took."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import TOML, Tiny, pretrained
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import against_chapter, profile, scaling, training_speed
-from benchmarks.measuring import Finding
+from benchmarks import measuring, predict_memory, profile, scaling, textbook, training_speed
 from pipelines import command, download, split
+from pipelines.core.settings import load_settings
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_parts_of_a_training_add_up_to_what_the_engine_measured(
 def test_kinds_of_epochs_are_those_of_the_whole_training(tiny: Tiny) -> None:
     settings = tiny.settings("augment.sizes=[4,6,8]", "train.epochs=7")
     found = profile.kinds(settings)
-    assert [(kind.epochs, kind.size) for kind in found] == [(3, 4), (2, 6), (2, 8)]
+    assert [(kind.epochs, kind.size) for kind in found] == [(2, 4), (2, 6), (3, 8)]
     short = profile.shortened(settings, found)
     assert [(kind.epochs, kind.size) for kind in profile.kinds(short)] == [(2, 4), (2, 6), (2, 8)]
 
@@ -80,7 +80,7 @@ def test_operations_of_a_step_leave_out_gradients_that_nobody_needs() -> None:
 
 
 def test_the_chapter_s_time_is_its_epochs_its_prediction_and_its_copies() -> None:
-    seconds = against_chapter.chapter_seconds(train=90, valid=10, test=30, training=10.0, predicting=3.0, copying=7.0)
+    seconds = textbook.seconds(train=90, valid=10, test=30, training=10.0, predicting=3.0, copying=7.0)
     assert seconds == 20 * 90 / 10 + 20 * 100 / 10 + 30 / 3 + 7
 
 
@@ -113,39 +113,78 @@ def test_scaling_counts_the_fastest_try_and_the_largest_process() -> None:
 
 
 def test_every_benchmark_is_in_the_list_that_make_bench_goes_through() -> None:
-    aside = {"__init__", "__main__", "measuring", "profile"}  # profile is a target of its own
+    aside = {"__init__", "__main__", "measuring", "profile", "synthetic", "textbook"}  # profile: a target of its own
     there = {path.stem for path in Path(bench.__file__).parent.glob("*.py")} - aside
     assert there <= {benchmark.name for benchmark in bench.BENCHMARKS}
 
 
-def test_make_bench_shows_what_compares_and_says_why_it_skips(
+def test_make_bench_shows_what_compares_and_says_what_it_skips_and_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    called = []
-
-    def main(words: list[str]) -> list[Finding]:
-        called.append(words)
-        return [
-            Finding("alone", "-", "1"),
-            Finding("ours", "theirs", "2.0 (1.9-2.1)"),
-            Finding("x", "-", "3", "4", True),
-        ]
-
-    archive = tmp_path / "there.zip"
-    archive.touch()
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(b"no archive")
+    little = ("--files", "300", "--pairs", "2")
     listed = (
-        bench.Benchmark("short", ("--pairs", "9"), ("--pairs", "3")),
-        bench.Benchmark("long", (), None),
-        bench.Benchmark("here", (), (), ("archive",)),
-        bench.Benchmark("gone", (), (), ("dogs",)),
+        bench.Benchmark("whole_pipeline", (), (), ("archive",)),
+        bench.Benchmark("split_vs_copy", ("--pairs", "9"), little),
+        bench.Benchmark("scaling", (), None),
+        bench.Benchmark("frozen_vs_chapter", (), (), ("dogs",)),
     )
     monkeypatch.setattr(bench, "BENCHMARKS", listed)
-    monkeypatch.setattr(bench.importlib, "import_module", lambda name: SimpleNamespace(main=main))
-    bench.main(["--quick", "--archive", str(archive)])
-    assert called == [["--pairs", "3", "--no-record"], ["--archive", str(archive), "--no-record"]]
-    table = capsys.readouterr().out.partition("measured")[2]
-    assert "alone" not in table
-    assert table.count("2.0 (1.9-2.1)") == table.count(" yes ") == 2
-    assert "benchmarks.short --pairs 3\n" in table and "benchmarks.here --archive there.zip\n" in table
-    assert "Skipped: python -m benchmarks.long (takes longer than --quick is to)" in table
-    assert "Skipped: python -m benchmarks.gone (needs --dogs: not given)" in table
+    before = measuring.RESULTS.read_bytes()
+    assert command.run(bench.main, ["--quick", "--archive", str(broken)]) == 2
+    captured = capsys.readouterr()
+    assert "broken.zip" in captured.err
+    assert (
+        "Failed, as told above: python -m benchmarks.whole_pipeline --archive broken.zip --no-record." in captured.err
+    )
+    table = captured.out.partition(" in all\n")[2]
+    (row,) = [line for line in table.splitlines() if line.startswith("split of 300 images, time")]
+    assert row.endswith("benchmarks.split_vs_copy --files 300 --pairs 2 --no-record")
+    assert "faster" in row and "at least" not in row  # goals are for full sizes
+    assert "Skipped: python -m benchmarks.scaling (takes longer than --quick is to)" in table
+    assert "Skipped: python -m benchmarks.frozen_vs_chapter --no-record (needs --dogs: not given)" in table
+    assert measuring.RESULTS.read_bytes() == before
+
+
+def test_a_section_of_the_results_is_replaced_where_it_stands(tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    for name, text in (("one", "first"), ("two", "second"), ("one", "anew")):
+        measuring.replace_section(results, name, text)
+    content = results.read_text()
+    assert content.startswith(measuring.PREFACE)
+    assert "first" not in content
+    assert 0 < content.index("anew") < content.index("second")
+
+
+@pytest.mark.parametrize(("batches", "let_through"), [(2, 5), (None, 7)])
+def test_a_stopwatch_leaves_out_the_first_batches(
+    monkeypatch: pytest.MonkeyPatch, batches: int | None, let_through: int
+) -> None:
+    times = iter([100.0, 104.0])  # when the first batch that counts is asked for, and when the last one is done
+    monkeypatch.setattr(measuring, "now", lambda device: next(times))
+    stopwatch = measuring.Stopwatch(torch.device("cpu"), batches)
+    sizes = [50, 50, 50, 8, 8, 8, 4]
+    assert list(stopwatch.watch(sizes, lambda size: size)) == sizes[:let_through]
+    assert stopwatch.images_per_second == (16 / 4 if batches else 28 / 4)
+
+
+def test_a_clock_counts_each_moment_for_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0])
+    monkeypatch.setattr(measuring, "now", lambda device: next(times))
+    clock = profile.Clock(torch.device("cpu"))
+    for part in ("forward", "backward", "forward", "", "I/O"):
+        clock.enter(part)
+    assert clock.taken() == {"forward": 1.0 + 4.0, "backward": 2.0, "I/O": 16.0}
+    assert clock.taken() == {}
+
+
+def test_settings_for_frozen_features_of_many_images_are_valid(tmp_path: Path) -> None:
+    chosen = load_settings(predict_memory.TEMPLATE, overrides=predict_memory.frozen("mobilenet_v2", tmp_path))
+    assert chosen.tuning.frozen_stages == -1
+
+
+def test_rates_of_rounds_are_compared_in_pairs() -> None:
+    found = predict_memory.against_loop("ours", [100.0, 30.0, 60.0], [10.0, 2.0, 5.0])
+    assert found.figure == "12.0 times (10.0-15.0)"
+    assert found.reached

@@ -15,14 +15,18 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import pretrained
 from PIL import Image
 
 from pipelines import command, compare, download, predict, retrain, score, split, sweep, train
 from pipelines.core import checkpoint
 from pipelines.core.batches import labels_of
 from pipelines.core.calibration import cross_fitted, fit_temperature
+from pipelines.core.device import choose_hardware
 from pipelines.core.engine import infer
+from pipelines.core.files import file_sha256, write_json
 from pipelines.core.layout import Layout
+from pipelines.core.settings import HardwareSettings
 from pipelines.core.splits import read_split_csv
 from pipelines.core.training import open_predictor
 
@@ -470,6 +474,48 @@ assert not set({heavy}) & set(sys.modules), sorted(sys.modules)
     done = subprocess.run([sys.executable, "-c", code], cwd=digits, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "already" in done.stdout.lower()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="precisions are only tried on a processor")
+def test_retraining_computes_in_the_precision_that_training_settled(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["digits", "--run", "settled", "--set", "train.epochs=1"]
+    assert run("train", *words) == 0
+    hardware = choose_hardware(HardwareSettings())
+    other = "float32" if hardware.dtype == torch.bfloat16 else "bfloat16"
+    speeds = {"float32": 100.0, "bfloat16": 100.0}
+    note = {"precision": other, "device": hardware.record()["device"], "images_per_second": speeds}
+    write_json(Layout(copied, "digits").run("settled").precision, note)
+    capsys.readouterr()
+    assert run("retrain", *words) == 0
+    assert f", {other} (1.0 times as fast as " in capsys.readouterr().out
+
+
+def test_finished_training_with_weights_needs_neither_torch_nor_their_file(
+    copied: Path, small_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = Path("weights.pth")
+    weights.write_bytes(small_weights.read_bytes())
+    words = ["digits", "--run", "tuned", *QUICK, *pretrained(weights), "finetune.frozen_stages=-1"]
+    assert run("train", *words) == 0
+    weights.unlink()
+    code = f"""
+import sys
+from pipelines import train
+train.main({words})
+assert not {{"torch", "torchvision"}} & set(sys.modules), sorted(sys.modules)
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Already trained" in done.stdout
+    assert run("train", *words, f"model.weights_sha256={file_sha256(small_weights).upper()}") == 0
+    capsys.readouterr()
+    assert run("train", *words, f"model.weights_sha256={'0' * 64}") == 2
+    assert "model.weights_sha256" in capsys.readouterr().err
+    assert run("train", *words, "input.mean=[0.4, 0.5, 0.5]") == 2
+    assert "input.mean" in capsys.readouterr().err
 
 
 def test_interrupt_ends_in_one_line_and_status_130(tmp_path: Path, digits: Path) -> None:

@@ -7,7 +7,16 @@ from typing import Any
 from pipelines.core.errors import UserError
 from pipelines.core.files import file_sha256, read_json, write_json
 from pipelines.core.layout import Layout, RunLayout
-from pipelines.core.settings import OUTSIDE_A_RUN, DataSettings, Settings, differences, from_dict, merge, to_dict
+from pipelines.core.settings import (
+    OUTSIDE_A_RUN,
+    DataSettings,
+    Settings,
+    differences,
+    from_dict,
+    merge,
+    to_dict,
+    with_input,
+)
 
 SPLIT_SECTIONS = ("data", "split")  # the settings that a split is made from
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # and those that make a run what it is
@@ -80,6 +89,19 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
             )
         return
     write_json(run.record, {"settings": to_dict(settings), "split_sha256": split_sha256})
+
+
+def with_weights_of(settings: Settings, then: Settings) -> Settings:
+    """Return `settings` with what files of weights determined for a run that has the settings `then`.
+
+    It is the same as `transfer.resolve` finds in those files, but needs neither them nor torch, which takes a second to
+    import: enough where the run is finished.  What `settings` say themselves stays, to be compared.
+    """
+    given = "".join(settings.model.weights_sha256.split()).lower()
+    if given in ("", then.model.weights_sha256):
+        settings = merge(settings, {"model": {"weights_sha256": then.model.weights_sha256}}, "model")
+    image = then.input
+    return with_input(settings, size=image.size, mean=image.mean, std=image.std, resize=image.resize)
 
 
 def read_record(run: RunLayout) -> RunRecord:

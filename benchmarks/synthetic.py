@@ -1,0 +1,42 @@
+"""Competitions made here, of as many images as a benchmark asks for."""
+
+import io
+import shutil
+from pathlib import Path
+
+from pipelines import command
+from pipelines.core.layout import Layout
+from pipelines.core.settings import find_competition, load_settings
+
+CLASSES = 10
+DISTINCT = 256  # pictures: what is in them changes neither time nor memory
+
+
+def make_competition(folder: Path, template: str, side: int, labelled: int, test: int) -> str:
+    """Write a competition of `side` x `side` PNGs below `folder` as its download would leave it; return its TOML.
+
+    Its settings and the names of its files are those of the competition `template`.
+    """
+    import numpy as np
+    from PIL import Image
+
+    settings = load_settings(template).data
+    toml = folder / f"synthetic-{labelled}-{test}.toml"
+    shutil.copy(find_competition(template), toml)
+    raw = Layout(folder, toml.stem).raw
+    random = np.random.default_rng(0)
+    pictures = []
+    for _ in range(DISTINCT):
+        buffer = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    for part, number in ((settings.train_images, labelled), (settings.test_images, test)):
+        (raw / part).mkdir(parents=True)
+        for index in command.progress(range(1, number + 1), f"making {part}", number):
+            # The number behind the picture is not read, but makes the file another one, of which nothing is known yet.
+            (raw / part / f"{index}.png").write_bytes(pictures[index % DISTINCT] + index.to_bytes(4, "big"))
+    labels = "".join(f"{index},{index % CLASSES}\n" for index in range(1, labelled + 1))
+    (raw / settings.labels).write_text(f"id,label\n{labels}")
+    sample = "".join(f"{index},0\n" for index in range(1, test + 1))
+    (raw / settings.sample_submission).write_text(f"id,label\n{sample}")
+    return toml.name
