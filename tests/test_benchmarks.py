@@ -143,7 +143,7 @@ def test_make_bench_shows_what_compares_and_says_what_it_skips_and_what_failed(
     assert row.endswith("benchmarks.split_vs_copy --files 300 --pairs 2 --no-record")
     assert "faster" in row and "at least" not in row  # goals are for full sizes
     assert "Skipped: python -m benchmarks.scaling (takes longer than --quick is to)" in table
-    assert "Skipped: python -m benchmarks.frozen_vs_chapter --no-record (needs --dogs: not given)" in table
+    assert "Skipped: python -m benchmarks.frozen_vs_chapter (needs --dogs: not given)" in table
     assert measuring.RESULTS.read_bytes() == before
 
 
