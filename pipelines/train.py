@@ -1,7 +1,8 @@
 """Train on the train rows and validate on the valid rows after each epoch.
 
 Reads   data/<c>/split.csv and the images it lists; weights/, where pretrained weights are kept.
-Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row an epoch), best.pt, last.pt, curves.png, train.json;
+Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row an epoch), best.pt, last.pt, curves.png, train.json,
+        precision.json (where both precisions were tried);
         data/<c>/cache/: decoded images, or the features of a frozen network.
 
 Killed at any moment, the same command goes on after the last whole epoch.
