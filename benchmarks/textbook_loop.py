@@ -52,7 +52,7 @@ def our_speed(
     network = training.to_device(build_network(settings, classes, []), hardware)
     if whitening := whitening_of(network):
         seen = open_source(settings, rows, table, layout, classes, hardware.device)
-        whitening.fit(next(seen.batches(0)).inputs)
+        whitening.fit([next(seen.batches(0)).inputs])
     learner = training.make_learner(settings, network, training.phases(settings)[0], hardware)
     source = open_source(settings, rows, table, layout, classes, hardware.device, training=True)
     stopwatch = Stopwatch(hardware.device, batches)

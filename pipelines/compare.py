@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for seed in range(words.seeds):  # all recipes of a seed first: what is there early can be compared
         for recipe in recipes:
-            _train(words, recipe, seed, runs[recipe][seed].folder.name)
+            more = _settled(words, runs[recipe][0]) if seed else []
+            _train(words, recipe, seed, runs[recipe][seed].folder.name, more)
 
     from pipelines.core import plots
 
@@ -90,10 +91,20 @@ def _recipes(words: Words) -> list[str]:
     return recipes
 
 
-def _train(words: Words, recipe: str, seed: int, run: str) -> None:
-    """Let a process of its own train `run`; end with its exit status where that is not 0."""
+def _settled(words: Words, first: "RunLayout") -> list[str]:
+    """Return as overrides the precision that the first seed found out by trying: a clock is not to decide for each seed
+    anew."""
+    from pipelines.core.files import read_json
+
+    if "precision" in parse_overrides(words.set).get("hardware", {}) or not first.precision.exists():
+        return []
+    return [f"hardware.precision={read_json(first.precision)['precision']}"]
+
+
+def _train(words: Words, recipe: str, seed: int, run: str, more: Sequence[str]) -> None:
+    """Let a process of its own train `run`, with `more` overrides; end with its exit status where that is not 0."""
     print(f"Recipe {recipe}, seed {seed}:", flush=True)
-    arguments = [words.competition, "--recipe", recipe, "--run", run, "--set", *words.set, f"train.seed={seed}"]
+    arguments = [words.competition, "--recipe", recipe, "--run", run, "--set", *words.set, f"train.seed={seed}", *more]
     status = subprocess.run([sys.executable, "-m", "pipelines.train", *arguments], check=False).returncode
     if status:
         print(f"The comparison ends with the run {run}. The same command goes on from here.", file=sys.stderr)

@@ -211,14 +211,14 @@ def _memory() -> tuple[float, float]:
 
 def _device(settings: "Settings") -> Check:
     from pipelines.core.device import bfloat16_is_fast, choose_hardware
+    from pipelines.core.processes import cores
 
     try:
         hardware = choose_hardware(settings.hardware)
     except UserError as error:
         return Check("device", "fails", f"hardware.device is {settings.hardware.device!r}", (str(error),))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     fast = "" if bfloat16_is_fast(hardware.device) else "; no fast bfloat16"
-    return Check("device", "ok", f"{hardware}{fast}; {cores} processor cores")
+    return Check("device", "ok", f"{hardware}{fast}; {cores()} processor cores")
 
 
 def _kaggle(settings: "Settings", client: bool) -> Iterator[Check]:

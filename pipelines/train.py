@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     classes = class_list(labelled["label"].tolist(), settings, layout.raw)
     train_rows, valid_rows = training.divide_rows(table, settings)
     network = build_network(settings, classes, found)
-    parameters = check_model(network, settings.model.name, settings.input.size)
+    parameters = check_model(network, settings.model.name, settings.input.size, settings.augment.sizes)
     settings, reason = training.settle_precision(settings, run.precision, network, len(train_rows))
     hardware = choose_hardware(settings.hardware)
     print(

@@ -12,7 +12,7 @@ from conftest import Tiny, noise, numbers_of
 from PIL import Image
 from torch import Tensor
 
-from pipelines.core import packed
+from pipelines.core import packed, processes
 from pipelines.core.batches import (
     Batch,
     BatchSource,
@@ -269,7 +269,7 @@ def test_a_bad_small_labelled_image_is_named_before_the_first_batch(tiny: Tiny) 
 
 def test_small_test_images_are_used_while_later_ones_are_decoded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "CHUNK_IMAGES", 6)
-    monkeypatch.setattr(packed.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(processes, "cores", lambda: 1)
     fresh = tiny.source("test")
     begun = fresh.batches(0)
     first = next(begun)

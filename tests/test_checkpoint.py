@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.core.checkpoint import Checkpoint, finished, load, save
+from pipelines.core.checkpoint import FORMAT, Checkpoint, finished, load, save
 from pipelines.core.errors import UserError
 from pipelines.core.models import build_model
 from pipelines.core.settings import PLAIN_INPUT, Settings, merge, with_input
@@ -128,7 +128,7 @@ def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
         load(path)
 
 
-@pytest.mark.parametrize("content", [b"a text", b"PK\x03\x04", b"\x00" * 1000, pickle.dumps({"format": 1})])
+@pytest.mark.parametrize("content", [b"a text", b"PK\x03\x04", b"\x00" * 1000, pickle.dumps({"format": FORMAT})])
 def test_a_file_of_another_kind_is_refused(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
@@ -146,7 +146,7 @@ class Hostile:
 
 @pytest.mark.parametrize("by_torch", [True, False])
 def test_code_in_a_checkpoint_is_not_run(path: Path, tmp_path: Path, by_torch: bool) -> None:
-    content = {"format": 1, "weights": Hostile(f"touch {tmp_path / 'hacked'}")}
+    content = {"format": FORMAT, "weights": Hostile(f"touch {tmp_path / 'hacked'}")}
     path.parent.mkdir()
     if by_torch:
         torch.save(content, path)
@@ -159,7 +159,15 @@ def test_code_in_a_checkpoint_is_not_run(path: Path, tmp_path: Path, by_torch: b
 
 @pytest.mark.parametrize(
     "content",
-    [{"format": 2}, {"format": 1}, {}, {"format": 1, "settings": {}, "surprise": 1}, [1], 3, torch.zeros(2)],
+    [
+        {"format": FORMAT - 1},
+        {"format": FORMAT},
+        {},
+        {"format": FORMAT, "settings": {}, "surprise": 1},
+        [1],
+        3,
+        torch.zeros(2),
+    ],
     ids=str,
 )
 def test_what_torch_can_read_but_is_not_ours_is_refused(path: Path, content: Any) -> None:

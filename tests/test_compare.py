@@ -96,6 +96,16 @@ def test_comparison_goes_on_after_a_kill_and_repeats_nothing(divided: Path, capf
     assert capfd.readouterr().out.count("Already trained") == 2
 
 
+def test_seeds_of_a_recipe_compute_in_one_precision(divided: Path) -> None:
+    words = ["tiny.toml", "--recipes", "third", "--seeds"]
+    assert compared(*words, "1") == 0
+    runs = divided / "runs" / "tiny"
+    write_json(runs / "third-seed0" / "precision.json", {"precision": "bfloat16"})
+    assert compared(*words, "2") == 0
+    records = [read_json(runs / f"third-seed{seed}/run.json") for seed in (0, 1)]
+    assert [record["settings"]["hardware"]["precision"] for record in records] == ["float32", "bfloat16"]
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
 def test_table_is_of_the_best_epochs_with_intervals_over_seeds(
     divided: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, metric: str

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,15 @@ def test_a_fingerprint_is_that_of_all_bytes(folder: Folder) -> None:
     for number, content in enumerate(contents):
         folder.write(f"train/{number}.png", content)
     assert folder.call() == [fingerprint(content) for content in contents]
+
+
+def test_several_callers_at_once_do_not_stand_in_one_another_s_way(folder: Folder) -> None:
+    def call(count: int) -> list[int]:
+        return fingerprints(folder.rows.head(count), folder.raw, folder.cache, "labelled").tolist()
+
+    with ThreadPoolExecutor(5) as pool:
+        for found, count in zip(pool.map(call, range(1, 6)), range(1, 6), strict=True):
+            assert found == expected(range(count))
 
 
 def test_it_is_the_same_on_every_machine_and_for_good(folder: Folder) -> None:

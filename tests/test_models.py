@@ -77,7 +77,7 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_1(side: int) -> None:
     smooth = noise + nn.functional.avg_pool2d(noise, 3, 1, 1)
     images = smooth + smooth.mean(dim=1, keepdim=True)  # neighbours and colours depend on one another
     whitening = Whitening(side)
-    whitening.fit(images)
+    whitening.fit(images.split(7))
     answers = whitening.convolution(images)
     count = 3 * side**2
     assert answers.shape[1] == 2 * count
@@ -92,7 +92,7 @@ def test_a_colour_that_never_varies_is_not_blown_up() -> None:
     images = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     images[:, 2] = images[:, 0]
     whitening = Whitening(2)
-    whitening.fit(images)
+    whitening.fit(images.split(7))
     assert whitening.convolution.weight.abs().max() < 50
 
 
@@ -173,3 +173,10 @@ def test_a_misspelt_name_is_answered_with_the_near_one() -> None:
 def test_a_size_that_the_network_cannot_take_is_named(name: str, size: int) -> None:
     with pytest.raises(UserError, match=rf"model\.name '{name}' cannot take images of input\.size {size}: "):
         check_model(build_model(ModelSettings(name=name), 3), name, size)
+
+
+def test_a_size_that_only_training_sees_is_tried_too() -> None:
+    model = build_model(ModelSettings(widths=(8,), whitening=5), 3)
+    check_model(model, "convnet", 32, smaller=(8, 32))
+    with pytest.raises(UserError, match=r"'convnet' cannot take images of augment\.sizes 4: "):
+        check_model(model, "convnet", 32, smaller=(4, 32))

@@ -200,3 +200,18 @@ def test_a_schedule_depends_on_progress_alone() -> None:
     forwards, backwards = make_schedule(train), make_schedule(dataclasses.replace(train))
     places = [0.5, 3.25, 11.9]
     assert [forwards(place) for place in places] == [backwards(place) for place in reversed(places)][::-1]
+
+
+def test_what_is_no_matrix_is_left_to_plain_steps() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer_scale = nn.Parameter(torch.ones(4, 1, 1))
+            self.positions = nn.Parameter(torch.ones(1, 7, 4))
+            self.linear, self.output = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    model = Scaled()
+    groups = make_optimizer(model, TrainSettings(optimizer="muon", lr=0.1)).param_groups
+    matrices = [parameter for group in groups if group["orthogonal"] for parameter in group["params"]]
+    assert [id(parameter) for parameter in matrices] == [id(model.linear.weight)]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))

@@ -20,7 +20,7 @@ import pytest
 from conftest import noise
 from PIL import Image
 
-from pipelines.core import packed
+from pipelines.core import packed, processes
 from pipelines.core.errors import UserError
 from pipelines.core.files import only_one
 from pipelines.core.packed import PackedImages
@@ -54,7 +54,7 @@ def rows(tmp_path: Path) -> pd.DataFrame:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images are a chunk, and are decoded in this process when they are asked for."""
     monkeypatch.setattr(packed, "CHUNK_IMAGES", 2)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(processes, "cores", lambda: 1)
 
 
 def images_of(
@@ -163,7 +163,7 @@ def test_a_bad_image_leaves_the_older_cache_until_it_is_mended(tmp_path: Path, r
 
 def test_several_processes_decode_several_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "CHUNK_IMAGES", 3)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
     rows = make_images(tmp_path / "raw", 11)
     seen: list[object] = []
 
@@ -215,10 +215,10 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import pandas as pd
-from pipelines.core import packed
+from pipelines.core import packed, processes
 
 raw, cache, rows = json.loads(sys.argv[1])
-os.cpu_count = lambda: 2
+processes.cores = lambda: 2
 packed.CHUNK_IMAGES = 3
 
 def watch(items, what, total, unit):
@@ -385,7 +385,7 @@ def test_what_nobody_took_is_decoded_at_the_end(tmp_path: Path, rows: pd.DataFra
 
 def test_later_images_are_decoded_while_the_first_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "CHUNK_IMAGES", 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
     rows = make_images(tmp_path / "raw", 12)
     images = images_of(tmp_path, rows)
     before = multiprocessing.active_children()
@@ -407,6 +407,8 @@ def test_a_file_that_was_cut_short_is_named(tmp_path: Path, rows: pd.DataFrame) 
     images = images_of(tmp_path, rows)
     images.mapped()
     images.path.write_bytes(images.path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"npy is cut short\. Remove it"):
+        images.mapped()
     with images.reading() as take:
         take(places(3))
         with pytest.raises(UserError, match=r"npy is cut short\. Remove it"):

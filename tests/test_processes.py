@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.core import processes
 from pipelines.core.errors import UserError
 from pipelines.core.files import only_one
 from pipelines.core.processes import AHEAD, in_processes
@@ -29,7 +30,7 @@ def process_and_root(number: int) -> tuple[int, float]:
 
 @pytest.fixture(autouse=True)
 def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
 
 
 def results(*work: int) -> list[tuple[int, float]]:
@@ -89,12 +90,12 @@ def test_work_is_asked_for_a_few_pieces_ahead_and_processes_end_when_nobody_want
 KILLED = """
 import os, sys
 from pathlib import Path
-from pipelines.core.processes import in_processes
+from pipelines.core import processes
 from pipelines.core.watch import unwatched
 import test_processes
 
-os.cpu_count = lambda: 2
-list(in_processes(test_processes.hold, map(Path, sys.argv[1:]), 2, unwatched, "holding", "locks"))
+processes.cores = lambda: 2
+list(processes.in_processes(test_processes.hold, map(Path, sys.argv[1:]), 2, unwatched, "holding", "locks"))
 """
 
 

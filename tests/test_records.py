@@ -45,6 +45,18 @@ def test_a_run_without_a_finished_epoch_is_started_anew(layout: Layout) -> None:
     assert read_record(layout.run("quick")).settings.train.epochs == 9
 
 
+def test_the_precision_found_out_for_a_run_is_forgotten_when_it_is_started_anew(layout: Layout) -> None:
+    run = layout.run("quick")
+    start(layout)
+    run.precision.write_text("{}")
+    start(layout)
+    assert not run.precision.exists()
+    run.precision.write_text("{}")
+    run.last.touch()
+    start(layout)
+    assert run.precision.exists()
+
+
 def test_a_run_in_progress_goes_on_only_with_its_own_settings(layout: Layout) -> None:
     start(layout, trained_epochs=1)
     start(layout)

@@ -20,6 +20,8 @@ from pipelines.core.models import Whitening
 from pipelines.core.training import (
     Job,
     Phase,
+    Row,
+    _patience_spent,
     best_row,
     divide_rows,
     make_learner,
@@ -362,6 +364,16 @@ def test_training_stops_when_patience_has_run_out(tiny: Tiny) -> None:
     for end in range(1, len(rows)):  # and it had not run out before
         assert end - best_row(rows[:end], "log_loss")["epoch"] < 3
     assert list(tiny.run(job)) == []  # the same command again does not go on
+
+
+def test_patience_begins_when_images_are_whole(tiny: Tiny) -> None:
+    options = ("augment.sizes=[4,6,8]", "train.epochs=9", "train.patience=1", "train.lr=1e-12")
+    rows = list(tiny.run(tiny.job(*options)))
+    assert len(rows) >= 7  # of which six are on smaller images
+    settings = tiny.settings(*options)
+    worse: list[Row] = [{"accuracy": 1 / epoch} for epoch in range(1, 10)]
+    spent = [_patience_spent(worse[:count], settings, "accuracy") for count in range(9)]
+    assert spent == [False] * 7 + [True] * 2
 
 
 def test_without_patience_all_epochs_are_trained(tiny: Tiny) -> None:

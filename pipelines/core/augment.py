@@ -21,8 +21,15 @@ def to_float(images: Tensor) -> Tensor:
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Subtract `mean` and divide by `std`, per channel of (N, 3, H, W)."""
-    shape = (1, len(mean), 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+    return (images - _channels(mean, images)) / _channels(std, images)
+
+
+def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
+    """One of `values` for each channel of `images`, (1, C, 1, 1), where those are.
+
+    Here as elsewhere in this file small tensors go to the device without waiting: a GPU would stand still in each step.
+    """
+    return torch.tensor(values, dtype=images.dtype).view(1, -1, 1, 1).to(images.device, non_blocking=True)
 
 
 def augment(
@@ -75,7 +82,8 @@ def shift_and_flip(
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     device = images.device
     index = torch.arange(count, device=device)[:, None, None]
-    return images[index, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
+    rows, columns = (each.to(device, non_blocking=True) for each in (rows, columns))
+    return images[index, rows[:, :, None], columns[:, None, :]]
 
 
 def _integers(low: int, high: int, count: int, generator: torch.Generator) -> Tensor:
@@ -110,14 +118,15 @@ def random_resized_crop(
     centre_y = (2 * uniform[3] - 1) * (1 - height)
     zero = torch.zeros(count)
     boxes = torch.stack([width, zero, centre_x, zero, height, centre_y], dim=1).view(count, 2, 3)
-    grid = F.affine_grid(boxes.to(images.device), [count, images.shape[1], size, size], align_corners=False)
+    boxes = boxes.to(images.device, non_blocking=True)
+    grid = F.affine_grid(boxes, [count, images.shape[1], size, size], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Multiply brightness, then contrast, then saturation of each image by its own factors in 1 ± strength."""
     factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, generator=generator) - 1)
-    brightness, contrast, saturation = factors.to(images.device)
+    brightness, contrast, saturation = factors.to(images.device, non_blocking=True)
     images = (images * brightness).clamp(0, 1)
     mean_grey = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
     images = (mean_grey + contrast * (images - mean_grey)).clamp(0, 1)
@@ -126,7 +135,7 @@ def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) 
 
 
 def _grey(images: Tensor) -> Tensor:
-    return (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    return (images * _channels(LUMA, images)).sum(dim=1, keepdim=True)
 
 
 def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
@@ -140,7 +149,7 @@ def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     def inside(length: int) -> Tensor:
         first = torch.randint(0, length, (count, 1), generator=generator) - side // 2
         positions = torch.arange(length)
-        return ((positions >= first) & (positions < first + side)).to(device)
+        return ((positions >= first) & (positions < first + side)).to(device, non_blocking=True)
 
     mask = inside(height)[:, None, :, None] & inside(width)[:, None, None, :]
     return images.masked_fill(mask, 0.5)

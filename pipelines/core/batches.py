@@ -5,7 +5,6 @@ Randomness comes from (seed, epoch) alone: an epoch can be repeated, whatever ca
 there are.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipelines.core.decodable import check_decodable
 from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
 from pipelines.core.packed import PackedImages
+from pipelines.core.processes import cores
 from pipelines.core.seeds import derive_seed
 from pipelines.core.settings import Settings
 from pipelines.core.watch import Watch, unwatched
@@ -375,8 +375,7 @@ class WatchedBatches:
 
 def decoding_processes(settings: Settings) -> int:
     """Return how many processes decode photos: as set, but no more than cores, of which torch warns with reason."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(settings.hardware.workers, cores)
+    return min(settings.hardware.workers, cores())
 
 
 def kept_together(rows: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, str]:

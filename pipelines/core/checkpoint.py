@@ -12,7 +12,7 @@ from pipelines.core.files import atomic_file
 from pipelines.core.settings import Settings, from_dict, merge, to_dict
 from pipelines.core.transfer import build_network, find_origins, is_head_only, load_learned
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipelines.core import images
 from pipelines.core.errors import UserError
-from pipelines.core.files import CHUNK_BYTES, atomic_file
+from pipelines.core.files import CHUNK_BYTES, atomic_file, only_one
 from pipelines.core.watch import Watch, unwatched
 
 FORMAT = "blake2b-1"  # fingerprints taken or kept another way must not be found
@@ -72,7 +72,8 @@ def _save(file: Path, entries: Entries, recorded: Entries) -> Entries:
     """Write `entries` to `file`, unless they are those `recorded`; return them as they are recorded now."""
     entries = entries[np.argsort(entries["path"], kind="stable")]
     if not np.array_equal(entries, recorded):
-        with atomic_file(file) as partial, open(partial, "wb") as target:
+        lock = file.parent.with_name(f".{file.parent.name}-{file.stem}.lock")
+        with only_one(lock, f"writing {file}"), atomic_file(file) as partial, open(partial, "wb") as target:
             # A zip holds checksums, so that damage is noticed.
             np.savez(target, format=np.array(FORMAT), entries=entries)
     return entries

@@ -1,5 +1,7 @@
 """The networks that settings can name."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -97,12 +99,16 @@ class Whitening(nn.Module):
         return nn.functional.gelu(self.convolution(images))
 
     @torch.no_grad()
-    def fit(self, images: Tensor) -> None:
-        """Compute the filters from all patches of `images`, float (N, 3, H, W), in float64 on the CPU."""
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Compute the filters from all patches of the images in `batches`, each float (N, 3, H, W), in float64 on the
+        CPU; one batch at a time is in memory."""
         side = self.convolution.kernel_size[0]
-        patches = nn.functional.unfold(images.detach().cpu().double(), side)  # (N, 3 * side**2, places)
-        patches = patches.transpose(1, 2).flatten(0, 1)
-        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        products, count = torch.zeros(3 * side**2, 3 * side**2, dtype=torch.float64), 0
+        for images in batches:
+            patches = nn.functional.unfold(images.detach().cpu().double(), side)  # (N, 3 * side**2, places)
+            products += torch.einsum("nip,njp->ij", patches, patches)
+            count += len(patches) * patches.shape[2]
+        variances, components = torch.linalg.eigh(products / count)
         filters = (components / (variances + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
         # An eigenvector's sign is arbitrary: its largest entry is made positive, as another library would find it too.
         filters = filters * filters.gather(1, filters.abs().argmax(dim=1, keepdim=True)).sign()
@@ -156,18 +162,20 @@ def whitening_of(model: nn.Module) -> Whitening | None:
     return next((module for module in model.modules() if isinstance(module, Whitening)), None)
 
 
-def check_model(model: nn.Module, name: str, size: int) -> int:
-    """Return the number of parameters of `model`, having tried it on one blank image of `size` x `size`.
+def check_model(model: nn.Module, name: str, size: int, smaller: Sequence[int] = ()) -> int:
+    """Return the number of parameters of `model`, having tried it on one blank image of `size` x `size`, and of each
+    `smaller` size that it is to see in training.
 
-    Raises `UserError`, which calls it `name`, where it cannot take images of that size.
+    Raises `UserError`, which calls it `name`, where it cannot take images of one of these sizes.
     """
     model.eval()
-    try:
-        with torch.inference_mode():
-            model(torch.zeros(1, 3, size, size))
-    except Exception as error:  # a failed assertion in one network, a convolution's RuntimeError in another
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"model.name {name!r} cannot take images of input.size {size}: {reason}. Try another size."
-        ) from None
+    for tried, key in ((size, "input.size"), *((each, "augment.sizes") for each in smaller)):
+        try:
+            with torch.inference_mode():
+                model(torch.zeros(1, 3, tried, tried))
+        except Exception as error:  # a failed assertion in one network, a convolution's RuntimeError in another
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"model.name {name!r} cannot take images of {key} {tried}: {reason}. Try another size."
+            ) from None
     return sum(parameter.numel() for parameter in model.parameters())

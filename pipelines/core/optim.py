@@ -20,8 +20,8 @@ def make_optimizer(
 
     Each group's `lr_share` is what it takes of the learning rate: `pretrained_lr` for the `pretrained` parameters, 1
     for the others, times the share that `bias_lr` and `output_lr` are of `lr`.  With `decay_norms_and_biases` false,
-    parameters of one dimension (norms' scales, biases) go without weight decay.  Muon's matrices are all weights but
-    the last one, the output layer's.
+    parameters of one dimension (norms' scales, biases) go without weight decay.  Muon's matrices are all weights of
+    more than one row and column (a convolution's filters are its rows) but the last one, the output layer's.
     """
     came_along = {id(parameter) for parameter in pretrained}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -32,7 +32,7 @@ def make_optimizer(
         share = pretrained_lr if id(parameter) in came_along else 1.0
         share *= (train.bias_lr if is_bias else train.output_lr if is_output else 0) / train.lr or 1.0
         decay = train.weight_decay if train.decay_norms_and_biases or not is_bias else 0.0
-        is_matrix = train.optimizer == "muon" and not (is_bias or is_output)
+        is_matrix = train.optimizer == "muon" and not (is_bias or is_output) and min(parameter.flatten(1).shape) > 1
         members.setdefault((share, decay, is_matrix), []).append(parameter)
     groups: list[dict[str, Any]] = []
     for (share, decay, is_matrix), parameters in members.items():

@@ -80,6 +80,7 @@ class PackedImages:
         about = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)}
         np.lib.format.write_array_header_1_0(header, about)
         self.header = header.getvalue()
+        self.length = len(self.header) + len(rows) * size * size * 3
 
     def mapped(self) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
         """Return all images as one memory-mapped array, uint8 (N, size, size, 3), to be taken in any order.
@@ -88,6 +89,8 @@ class PackedImages:
         """
         for _ in self._decode(self.watch):
             pass
+        if self.path.stat().st_size != self.length:
+            raise self._cut_short()
         # Copy-on-write rather than read-only, because torch warns about arrays it could not write to; nothing writes.
         packed: np.memmap[tuple[int, ...], np.dtype[np.uint8]] = np.load(self.path, mmap_mode="c")
         return packed
@@ -115,12 +118,15 @@ class PackedImages:
                     for first, end in pairwise(runs):
                         file.seek(len(self.header) + int(places[first]) * pixels[0].nbytes)
                         if file.readinto(pixels[first:end].data) < pixels[first:end].nbytes:
-                            raise UserError(f"{self.path} is cut short. Remove it, and its images are decoded again.")
+                            raise self._cut_short()
                     return pixels
 
                 yield take
                 for _ in decoding:
                     pass
+
+    def _cut_short(self) -> UserError:
+        return UserError(f"{self.path} is cut short. Remove it, and its images are decoded again.")
 
     def _decode(self, watch: Watch) -> Generator[int, None, None]:
         """Decode what is not decoded yet.  Yields how many images, from the first on, are in the partial file, at once
@@ -141,33 +147,32 @@ class PackedImages:
                 with closing(in_processes(_decode_chunk, chunks, len(pending), watch, "decoding", unit)) as finished:
                     for end, _ in zip(ends[1:], finished, strict=True):
                         yield end
+                for stale in self.path.parent.glob(f"{self.stem}-*.npy"):
+                    stale.unlink()
                 os.replace(self.partial, self.path)  # each chunk is on the disk already
             except (UserError, OSError):
                 self.journal.unlink(missing_ok=True)
                 self.partial.unlink(missing_ok=True)
                 raise
             self.journal.unlink()
-            for stale in self.path.parent.glob(f"{self.stem}-*.npy"):
-                if stale != self.path:
-                    stale.unlink()
 
     def _begin(self) -> list[tuple[int, int]]:
         """Make a partial file with room for all images, unless a killed process left one with this key; return the
         chunks that it lacks, as their first image and the one after their last."""
-        count, length = len(self.rows), len(self.header) + len(self.rows) * self.size * self.size * 3
+        count = len(self.rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for left in self.path.parent.glob(f".{self.stem}-*"):
             if left not in (self.partial, self.journal):
                 left.unlink()
         done = np.fromfile(self.journal, np.bool_) if self.journal.exists() else np.zeros(0, np.bool_)
-        if len(done) != count or not self.partial.exists() or self.partial.stat().st_size != length:
+        if len(done) != count or not self.partial.exists() or self.partial.stat().st_size != self.length:
             self.journal.unlink(missing_ok=True)  # first: it would speak of what is not in the new file
-            with open(self.partial, "wb") as file:
+            with open(self.partial, "wb+") as file:  # where a file system cannot reserve, what is there is read
                 file.write(self.header)
                 file.flush()
                 if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not after most of the work
-                    os.posix_fallocate(file.fileno(), 0, length)
-                file.truncate(length)
+                    os.posix_fallocate(file.fileno(), 0, self.length)
+                file.truncate(self.length)
                 os.fsync(file.fileno())
             self.journal.write_bytes(bytes(count))
             done = np.zeros(count, np.bool_)

@@ -47,7 +47,8 @@ def settle_precision(
     other = "float32" if tried["precision"] == "bfloat16" else "bfloat16"
     ratio = speeds[tried["precision"]] / speeds[other]
     decided = replace(settings.hardware, precision=tried["precision"])
-    return replace(settings, hardware=decided), f" ({ratio:.1f} times as fast as {other} when tried)"
+    reason = f"{ratio:.1f} times as fast as {other} when tried" if ratio >= 1 else f"{other} is not clearly faster"
+    return replace(settings, hardware=decided), f" ({reason})"
 
 
 def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware) -> tuple[str, dict[str, float]]:

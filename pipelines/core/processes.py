@@ -18,6 +18,11 @@ Result = TypeVar("Result")
 AHEAD = 2  # pieces a process: one that it does and one that waits for it
 
 
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_processes(
     function: Callable[[Work], Result], work: Iterable[Work], total: int, watch: Watch, what: str, unit: str
 ) -> Generator[Result, None, None]:
@@ -32,7 +37,7 @@ def in_processes(
 
 
 def _results(function: Callable[[Work], Result], work: Iterable[Work], total: int) -> Generator[Result, None, None]:
-    processes = min(os.cpu_count() or 1, total)
+    processes = min(cores(), total)
     if processes <= 1:
         yield from map(function, work)
         return

@@ -88,6 +88,7 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
                 f"remove it: rm -r {_shown(run)}"
             )
         return
+    run.precision.unlink(missing_ok=True)  # found out for what had no finished epoch, maybe another network
     write_json(run.record, {"settings": to_dict(settings), "split_sha256": split_sha256})
 
 

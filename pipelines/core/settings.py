@@ -251,7 +251,7 @@ class HardwareSettings:
 
     device: str = _option("auto", "auto: cuda, else cpu; or any torch device name, such as cuda:1 or mps")
     precision: Literal["auto", "float32", "bfloat16"] = _option(
-        "auto", "auto: bfloat16 where the hardware multiplies it fast"
+        "auto", "auto: bfloat16 where the hardware multiplies it fast, on processors tried before a longer training"
     )
     workers: int = _option(2, "processes that decode photos; 0: in the main process", minimum=0)
     cache_by: Literal["time", "bytes"] = _option(
@@ -262,7 +262,9 @@ class HardwareSettings:
     threads: int = _option(0, "threads that compute on a processor; 0: one for each core, as torch chooses", minimum=0)
     compile: bool = _option(True, "compile frozen networks for large image sets, where torch.compile works")
     compile_training: bool = _option(
-        False, "compile the network for training too: for GPUs that wait for small kernels; processors gain nothing"
+        False,
+        "compile the network for training too: for GPUs that wait for small kernels; processors gain nothing. "
+        "A run that is resumed may round otherwise than one that was not",
     )
 
 

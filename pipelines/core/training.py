@@ -224,7 +224,7 @@ def _fit_whitening(job: Job, network: nn.Module, hardware: Hardware, watch: Watc
         every = max(len(job.train) // WHITENED_IMAGES, 1)  # rows may be sorted by class
         some = job.train.iloc[::every].head(WHITENED_IMAGES)
         source = open_source(job.settings, some, job.table, job.layout, job.classes, hardware.device, watch=watch)
-        whitening.fit(torch.cat([batch.inputs for batch in source.batches(0)]))
+        whitening.fit(batch.inputs for batch in source.batches(0))
 
 
 def try_out(job: Job, network: nn.Module) -> Row:
@@ -434,8 +434,10 @@ def _patience_spent(rows: Sequence[Row], settings: Settings, metric: str) -> boo
     patience = settings.train.patience
     if not patience or not rows or metric not in rows[-1]:
         return False
-    # The head's own epochs end when they are over: what comes then starts better.
-    return len(rows) - max(_best_epoch(rows, metric), settings.tuning.head_epochs) >= patience
+    # The head's own epochs, and those on smaller images, end when they are over: what comes then scores better.
+    sizes = max(len(settings.augment.sizes), 1)
+    preparing = max(settings.tuning.head_epochs, settings.train.epochs * (sizes - 1) // sizes)
+    return len(rows) - max(_best_epoch(rows, metric), preparing) >= patience
 
 
 def _write_history(path: Path, rows: Sequence[Row]) -> None:
