@@ -295,7 +295,7 @@ def test_the_whitening_is_fitted_to_the_images_that_are_learned_from(tiny: Tiny,
     list(tiny.run(job))
     images = torch.cat([batch.inputs for batch in tiny.source("train").batches(0)])
     expected = Whitening(2)
-    expected.fit(images)
+    expected.fit([images])
     kept = checkpoint.load(job.last).weights["stem.convolution.weight"]
     assert torch.allclose(kept, expected.convolution.weight, atol=1e-5)
 
@@ -371,7 +371,7 @@ def test_patience_begins_when_images_are_whole(tiny: Tiny) -> None:
     rows = list(tiny.run(tiny.job(*options)))
     assert len(rows) >= 7  # of which six are on smaller images
     settings = tiny.settings(*options)
-    worse: list[Row] = [{"accuracy": 1 / epoch} for epoch in range(1, 10)]
+    worse: list[Row] = [{"epoch": epoch, "accuracy": 1 / epoch, "valid_loss": 1.0} for epoch in range(1, 10)]
     spent = [_patience_spent(worse[:count], settings, "accuracy") for count in range(9)]
     assert spent == [False] * 7 + [True] * 2
 
