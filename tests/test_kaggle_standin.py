@@ -662,8 +662,9 @@ def test_by_hand(tmp_path: Path) -> None:
     assert (status, errors) == (0, "")
     names = [line.split()[1] for line in output.splitlines() if line]
     # A line is printed when its answer has been sent, by when the client may have asked for the next thing already.
-    assert sorted(names[:5]) == ["CreateSubmission", "DownloadDataFiles", "StartSubmissionUpload", "storage", "upload"]
-    assert set(names[5:]) == {"ListSubmissions"}
+    once = sorted(name for name in names if name != "ListSubmissions")
+    assert once == ["CreateSubmission", "DownloadDataFiles", "StartSubmissionUpload", "storage", "upload"]
+    assert len(names) > len(once)
     assert "standin" not in output
 
 
