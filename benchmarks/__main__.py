@@ -1,18 +1,14 @@
 """All that is claimed, measured on this machine in one table: `python -m benchmarks`; --help lists the files."""
 
 import argparse
-import importlib
-import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import measuring
-from benchmarks.measuring import Finding
 from pipelines import command
 from pipelines.core.errors import UserError
 
@@ -87,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         repeat = f"{repeat} {measuring.plain(chosen)}".rstrip()
         print(f"\n{repeat}", flush=True)
         try:
-            findings = in_a_process(benchmark.name, chosen)
+            findings = measuring.in_a_process(benchmark.name, chosen)
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             failed.append(repeat)
@@ -103,17 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Skipped: {line}")
     if failed:
         raise UserError(f"Failed, as told above: {'; '.join(failed)}.")
-
-
-def in_a_process(name: str, words: Sequence[str]) -> list[Finding]:
-    """Call the benchmark `name` in a process of its own, so that its memory is not taken for that of later stages."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_call, name, list(words)).result()
-
-
-def _call(name: str, words: list[str]) -> list[Finding]:
-    findings: list[Finding] = importlib.import_module(f"benchmarks.{name}").main(words)
-    return findings
 
 
 if __name__ == "__main__":

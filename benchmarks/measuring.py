@@ -1,7 +1,9 @@
 """What the benchmarks share: findings, their table, their section of RESULTS.md, and stages run as real processes."""
 
 import argparse
+import importlib
 import itertools
+import multiprocessing
 import os
 import re
 import resource
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -190,6 +193,17 @@ def run(main: Callable[[Sequence[str] | None], object]) -> int:
         main(arguments)
 
     return command.run(without_result)
+
+
+def in_a_process(name: str, words: Sequence[str]) -> list[Finding]:
+    """Call the benchmark `name` in a process of its own, so that its memory is not taken for that of later stages."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_call, name, list(words)).result()
+
+
+def _call(name: str, words: list[str]) -> list[Finding]:
+    findings: list[Finding] = importlib.import_module(f"benchmarks.{name}").main(words)
+    return findings
 
 
 def run_stage(folder: Path, stage: str, *words: str) -> StageRun:
