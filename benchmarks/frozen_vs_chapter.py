@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import measuring
 from benchmarks.measuring import Finding, run_stage
-from pipelines.core.layout import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,14 +98,12 @@ def chapter_rates(
 
 def measure(folder: Path, archive: Path, name: str, weights: Path | None, batches: int) -> list[Finding]:
     """Return both times and their ratio with the network `name`; random weights, where none are given, take as long."""
-    run_stage(folder, "download", COMPETITION, "--archive", str(archive))
-    run_stage(folder, "split", COMPETITION)
+    layout = measuring.prepared(folder, COMPETITION, archive)
     import torch
     from torchvision import models
 
     from pipelines.core.splits import read_split_csv
 
-    layout = Layout(folder, COMPETITION)
     table = read_split_csv(layout.split_csv)
     train, valid, test = ((table["split"] == split).sum() for split in ("train", "valid", "test"))
     network = models.get_model(name, weights=None)

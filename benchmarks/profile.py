@@ -107,13 +107,12 @@ class Profile:
 
 def kinds(settings: "Settings") -> list[Kind]:
     """Return the kinds of epochs of a training, in order."""
-    import torch
+    from pipelines.core.batches import training_size
 
-    from pipelines.core.batches import make_loading
-
-    loading = make_loading(settings, 0, torch.device("cpu"), training=True)
     epochs = range(1, settings.train.epochs + 1)
-    alike = itertools.groupby(epochs, lambda epoch: (loading.size(epoch), epoch <= settings.tuning.head_epochs))
+    alike = itertools.groupby(
+        epochs, lambda epoch: (training_size(settings, epoch), epoch <= settings.tuning.head_epochs)
+    )
     return [Kind(len(list(group)), size, head) for (size, head), group in alike]
 
 

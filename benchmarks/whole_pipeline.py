@@ -61,11 +61,11 @@ def measure(
     largest = max(each.memory.largest for each in runs)
     metric, count = trained["metric"], trained["valid_images"]
     goal = GOALS.get((competition, recipe))
-    how = ", no retrain" if skipped else ""
+    left_out = ", no retrain" if skipped else ""
     findings = [
         *(Finding(each.stage, "-", f"{each.seconds:,.0f} s, {each.memory.largest / 1e6:,.0f} MB") for each in runs),
         Finding(
-            f"archive to {submission}{how}, {predicted['rows']:,} rows, checked",
+            f"archive to {submission}{left_out}, {predicted['rows']:,} rows, checked",
             "-",
             f"{seconds / 60:.1f} min, {largest / 1e6:,.0f} MB",
             f"at most {goal.minutes} min" if goal else "-",

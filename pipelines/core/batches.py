@@ -107,12 +107,8 @@ class Loading:
         return torch.Generator().manual_seed(derive_seed(self.settings.train.seed, purpose, epoch))
 
     def size(self, epoch: int) -> int:
-        """The height and width of the images of `epoch`, which progressive resizing lets grow."""
-        settings, sizes = self.settings, self.settings.augment.sizes
-        if not (self.training and sizes):
-            return settings.input.size
-        part = -(-epoch * len(sizes) // settings.train.epochs)  # rounded up: whatever the epochs, the last sees all
-        return sizes[part - 1]
+        """The height and width of the images of `epoch`."""
+        return training_size(self.settings, epoch) if self.training else self.settings.input.size
 
     def finisher(self, count: int, epoch: int, crop: bool) -> "Finisher":
         """Return what finishes the batches of `epoch`, of a source of `count` images."""
@@ -391,6 +387,15 @@ def labels_of(rows: pd.DataFrame, classes: Sequence[str]) -> Tensor:
         return torch.zeros(0, dtype=torch.int64)
     index = {label: number for number, label in enumerate(classes)}
     return torch.tensor([index[label] for label in rows["label"]], dtype=torch.int64)
+
+
+def training_size(settings: Settings, epoch: int) -> int:
+    """Return the height and width of the images that `epoch` learns from, which progressive resizing lets grow."""
+    sizes = settings.augment.sizes
+    if not sizes:
+        return settings.input.size
+    part = -(-epoch * len(sizes) // settings.train.epochs)  # rounded up: whatever the epochs, the last sees all
+    return sizes[part - 1]
 
 
 def make_loading(settings: Settings, classes: int, device: torch.device, training: bool) -> Loading:

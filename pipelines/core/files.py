@@ -110,6 +110,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def plain_sha256(text: str) -> str:
+    """Return a SHA-256 that a person typed as `file_sha256` spells it: lower case, without white space."""
+    return "".join(text.split()).lower()
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of the bytes of `path` in hexadecimal."""
     with open(path, "rb") as file:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UserError
-from pipelines.core.files import file_sha256, read_json, write_json
+from pipelines.core.files import file_sha256, plain_sha256, read_json, write_json
 from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.settings import (
     OUTSIDE_A_RUN,
@@ -98,8 +98,7 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
     It is the same as `transfer.resolve` finds in those files, but needs neither them nor torch, which takes a second to
     import: enough where the run is finished.  What `settings` say themselves stays, to be compared.
     """
-    given = "".join(settings.model.weights_sha256.split()).lower()
-    if given in ("", then.model.weights_sha256):
+    if plain_sha256(settings.model.weights_sha256) in ("", then.model.weights_sha256):
         settings = merge(settings, {"model": {"weights_sha256": then.model.weights_sha256}}, "model")
     image = then.input
     return with_input(settings, size=image.size, mean=image.mean, std=image.std, resize=image.resize)

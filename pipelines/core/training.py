@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipelines.core import checkpoint, engine, precision
-from pipelines.core.batches import BatchSource, WatchedBatches, labels_of, make_loading, open_source
+from pipelines.core.batches import BatchSource, WatchedBatches, labels_of, make_loading, open_source, training_size
 from pipelines.core.calibration import cross_fitted
 from pipelines.core.checkpoint import Checkpoint
 from pipelines.core.decodable import check_decodable
@@ -435,9 +435,9 @@ def _patience_spent(rows: Sequence[Row], settings: Settings, metric: str) -> boo
     if not patience or not rows or metric not in rows[-1]:
         return False
     # The head's own epochs, and those on smaller images, end when they are over: what comes then scores better.
-    sizes = max(len(settings.augment.sizes), 1)
-    preparing = max(settings.tuning.head_epochs, settings.train.epochs * (sizes - 1) // sizes)
-    return len(rows) - max(_best_epoch(rows, metric), preparing) >= patience
+    epochs = range(1, settings.train.epochs + 1)
+    smaller = [epoch for epoch in epochs if training_size(settings, epoch) < settings.input.size]
+    return len(rows) - max(_best_epoch(rows, metric), settings.tuning.head_epochs, *smaller) >= patience
 
 
 def _write_history(path: Path, rows: Sequence[Row]) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.core.errors import UserError, did_you_mean
-from pipelines.core.files import CHUNK_BYTES, atomic_file, file_sha256
+from pipelines.core.files import CHUNK_BYTES, atomic_file, file_sha256, plain_sha256
 from pipelines.core.watch import Watch, unwatched
 
 TIMEOUT_SECONDS = 30.0  # without a byte; a whole download may take as long as it needs
@@ -124,7 +124,7 @@ def find_weights(
     Raises `UserError` for an unknown name, a file that is neither here nor to be had, and another SHA-256 than the one
     published or asked for.  A file given by its path is recognised as a published one of `network` by its SHA-256.
     """
-    wanted = "".join(sha256.split()).lower()
+    wanted = plain_sha256(sha256)
     if not re.fullmatch("([0-9a-f]{64})?", wanted):
         raise UserError(
             f"The sha256 of the weights is given as {sha256!r}; expected are the 64 hexadecimal digits that "
