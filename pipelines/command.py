@@ -4,15 +4,20 @@ import argparse
 import errno
 import os
 import shlex
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 from pipelines.core.errors import TryAgainLater, UserError
-from pipelines.core.layout import Layout
+from pipelines.core.files import only_one
+from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_competition, load_settings, run_name
 
 Item = TypeVar("Item")
@@ -23,6 +28,19 @@ EXIT_USER_ERROR = 2
 EXIT_TRY_LATER = 3
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What disks, mounts and limits answer, and names that cannot be: never a mistake of ours.
+OUTSIDE = (
+    *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM has come, as from a machine that shuts down or a queue whose time is up."""
 
 
 class Words(argparse.Namespace):
@@ -45,6 +63,14 @@ class Words(argparse.Namespace):
     def run_name(self) -> str:
         """The run that is meant: the one named, or the one that recipe and overrides lead to."""
         return self.run or run_name(self.recipe, self.set)
+
+    def only_one_in(self, run: RunLayout) -> AbstractContextManager[int]:
+        """Hold the lock of `run`; where another process works on it, raise `UserError` that says so.
+
+        A run that does not exist yet gets its folder's parent, to hold the lock.
+        """
+        doing = f"training, retraining or predicting {self.competition}, run {run.folder.name}"
+        return only_one(run.lock, doing, inherited=False)
 
     def repeat(self, stage: str) -> str:
         """The make command that calls `stage` with the same words."""
@@ -81,11 +107,13 @@ def _plain_name(text: str) -> str:
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
     """Call a stage's `main` and return its exit status.
 
-    A `UserError`, a full disk or a forbidden path ends in one message on stderr and status 2, `TryAgainLater` in status
-    3, an interrupt in status 130.  Any other exception is our own mistake and keeps its traceback.
+    A `UserError`, a full disk, a forbidden path or a vanished disk ends in one message on stderr and status 2,
+    `TryAgainLater` in status 3, an interrupt in status 130, SIGTERM in status 143.  Any other exception is our own
+    mistake and keeps its traceback.
     """
     try:
-        main(arguments)
+        with _terminable():
+            main(arguments)
     except TryAgainLater as error:
         return _fail(str(error), EXIT_TRY_LATER)
     except UserError as error:
@@ -93,20 +121,59 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     except KeyboardInterrupt:
         print("\nInterrupted. Type the same command again to go on.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Terminated:
+        print("\nStopped by SIGTERM. Type the same command again to go on.", file=sys.stderr)
+        return EXIT_TERMINATED
     except BrokenPipeError:  # the reader of our output has left, as `head` does, before all was done
         _print_to_nobody()
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             return _fail(
                 f"The disk is full{_place(error)}. Nothing half-written was kept. Free space and type it again."
             )
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in FORBIDDEN:
             return _fail(
                 f"No permission{_place(error)}: {error.strerror}. Change the permissions, or work in another folder."
             )
+        if error.errno in OUTSIDE:
+            return _fail(
+                f"Cannot read or write{_place(error)}: {error.strerror}. Is its disk still there, and the name right? "
+                "Nothing half-written was kept; then type the same command again."
+            )
+        if isinstance(error, FileNotFoundError) and not _working_folder_is_there():
+            return _fail("The folder in which this was started is no longer there. Is its disk still mounted?")
         raise
     return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind the stage, as an interrupt does: what is half-written is removed, and workers are ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker, which this signal is to end, as if we were not here
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _working_folder_is_there() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
@@ -193,6 +260,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         padded = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def uncertainty(bounds: tuple[float | None, ...], images: int) -> str:
+    """Return what is printed after a score: ` (0.9723 to 0.9979, n = 259)`; `bounds` are those of its 95 % interval."""
+    known = [bound for bound in bounds if bound is not None]
+    return f" ({' to '.join(f'{bound:.4f}' for bound in known)}, n = {images:,})" if known else f" (n = {images:,})"
 
 
 def duration(seconds: float) -> str:

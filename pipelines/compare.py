@@ -9,7 +9,6 @@ Killed at any moment, the same command goes on where it was; runs that have fini
 
 import argparse
 import csv
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -177,6 +176,4 @@ def _print(runs: "Runs", metric: str) -> None:
 
 
 if __name__ == "__main__":
-    # Else the training in progress would live on, and stand in the way of the next one.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(command.run(main))

@@ -30,12 +30,17 @@ MISTAKES_SHOWN = 24
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
-    from pipelines.core.files import file_sha256, read_json
     from pipelines.core.records import finished_run
 
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
-    settings = record.settings
+    with words.only_one_in(run):
+        _make_submission(words, layout, run, record.settings)
+
+
+def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", settings: "Settings") -> None:
+    from pipelines.core.files import file_sha256, read_json
+
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
     if submission == layout.submission_log:
@@ -88,8 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"No temperature: the {len(labels):,} valid images are too few, or all predicted right or wrong.")
     score, bounds = _draw_validation(run, settings, valid_rows, classes, validated.exp().numpy(), layout)
     folder = run.folder.relative_to(Path.cwd())
+    sure = command.uncertainty(bounds, len(valid_rows))
     how = "" if temperature == 1 else ", each image with a temperature that the others chose"
-    print(f"best.pt, valid {settings.competition.metric} as predicted here{how}: {score:.4f}")
+    print(f"best.pt, valid {settings.competition.metric} as predicted here{how}: {score:.4f}{sure}")
     print(f"What it gets wrong: {folder / run.mistakes.name}, {folder / run.confusion.name}")
 
     tested = predicted(source, test_rows, "predicting")

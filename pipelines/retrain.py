@@ -11,8 +11,13 @@ It claims no validation score: every labelled row is learned from.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines import command
+
+if TYPE_CHECKING:
+    from pipelines.core.layout import Layout, RunLayout
+    from pipelines.core.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    with words.only_one_in(run):
+        _retrain(words, layout, run, record.settings, trained["best_epoch"])
+
+
+def _retrain(words: command.Words, layout: "Layout", run: "RunLayout", settings: "Settings", epochs: int) -> None:
     shown = run.folder.relative_to(Path.cwd())
     if run.retrained.exists() and run.final.exists():
         print(f"Already retrained: {shown / run.final.name}.")
@@ -36,11 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.splits import read_split_csv
     from pipelines.core.transfer import build_network, find_origins
 
-    settings, reason = training.settle_precision(record.settings, run.precision)
+    settings, reason = training.settle_precision(settings, run.precision)
     classes = checkpoint.load(run.best).classes
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     rows = pd.concat(training.divide_rows(table, settings)).sort_index()
-    epochs = trained["best_epoch"]
     print(
         f"{settings.name}, run {run.folder.name}: {len(rows):,} images to learn from, train and valid together; "
         f"{epochs} epochs, as its best; {choose_hardware(settings.hardware)}{reason}"

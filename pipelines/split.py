@@ -30,10 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = layout.raw.relative_to(layout.root)
     if not layout.raw.is_dir():
         raise UserError(f"{shown} is missing. First: {words.repeat('download')}")
-    if split_is_made(layout, settings):
-        print(f"{settings.name} is already split: nothing to do. To do it again: {split_removal(layout)}")
-        return
-    _split(settings, layout)
+    with files.only_one(layout.split_lock, f"splitting {settings.name}", inherited=False):
+        if split_is_made(layout, settings):
+            print(f"{settings.name} is already split: nothing to do. To do it again: {split_removal(layout)}")
+            return
+        _split(settings, layout)
     print(f"Next: {words.repeat('train')}")
 
 

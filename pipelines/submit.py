@@ -107,8 +107,7 @@ def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout
     else:
         local = f"{settings.competition.metric} {score:.4f}"
         if "valid_interval" in note:
-            low, high = note["valid_interval"]
-            local += f" ({low:.4f} to {high:.4f}, n = {note['valid_images']:,})"
+            local += command.uncertainty(tuple(note["valid_interval"]), note["valid_images"])
     text = words.message.strip() or (run if score is None else f"{run} valid {score:.4f}")
     message = compose_message(text, sha256)
     for what, value in (

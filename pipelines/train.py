@@ -12,23 +12,39 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines import command
 from pipelines.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipelines.core.layout import Layout, RunLayout
+    from pipelines.core.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-    run = layout.run(words.run_name())
-    shown = run.folder.relative_to(Path.cwd())
 
-    from pipelines.core.records import read_record, split_is_made, start_run, with_weights_of
+    from pipelines.core.records import split_is_made
     from pipelines.core.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
         raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+    run = layout.run(words.run_name())
+    with words.only_one_in(run):
+        _train(words, settings, table, layout, run)
+
+
+def _train(
+    words: command.Words, settings: "Settings", table: "pd.DataFrame", layout: "Layout", run: "RunLayout"
+) -> None:
+    from pipelines.core.records import read_record, start_run, with_weights_of
+
+    shown = run.folder.relative_to(Path.cwd())
     found = []
     if settings.model.weights and run.trained.exists():
         settings = with_weights_of(settings, read_record(run).settings)
@@ -91,11 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     best = training.best_row(rows, metric)
     title = f"{settings.name}, run {run.folder.name}"
     plots.draw_curves(run.curves, rows, metric, best["epoch"], title)
+    bounds = tuple(best.get(column) for column in training.interval_columns(metric))
     note = {
         "best_epoch": best["epoch"],
         "epochs": len(rows),
         "metric": metric,
         "score": best[metric],
+        "interval": list(bounds),
         "train_images": len(train_rows),
         "valid_images": len(valid_rows),
         "seconds": sum(row["seconds"] for row in rows),
@@ -104,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     write_json(run.trained, note)
     stopped = f"; stopped early after {len(rows)}" if len(rows) < settings.train.epochs else ""
-    print(
-        f"Best: valid {metric} {best[metric]:.4f} in epoch {best['epoch']}{stopped}. Curves: {shown / run.curves.name}"
-    )
+    sure = command.uncertainty(bounds, len(valid_rows))
+    print(f"Best: valid {metric} {best[metric]:.4f}{sure} in epoch {best['epoch']}{stopped}.")
+    print(f"Curves: {shown / run.curves.name}")
     print(f"Next: {words.repeat('retrain')}")
 
 

@@ -32,6 +32,7 @@ def small(**changes: Any) -> Checkpoint:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
     return tmp_path / "run" / "best.pt"
 
 
@@ -130,7 +131,6 @@ def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
 
 @pytest.mark.parametrize("content", [b"a text", b"PK\x03\x04", b"\x00" * 1000, pickle.dumps({"format": FORMAT})])
 def test_a_file_of_another_kind_is_refused(path: Path, content: bytes) -> None:
-    path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"best\.pt"):
         load(path)
@@ -147,7 +147,6 @@ class Hostile:
 @pytest.mark.parametrize("by_torch", [True, False])
 def test_code_in_a_checkpoint_is_not_run(path: Path, tmp_path: Path, by_torch: bool) -> None:
     content = {"format": FORMAT, "weights": Hostile(f"touch {tmp_path / 'hacked'}")}
-    path.parent.mkdir()
     if by_torch:
         torch.save(content, path)
     else:
@@ -171,7 +170,6 @@ def test_code_in_a_checkpoint_is_not_run(path: Path, tmp_path: Path, by_torch: b
     ids=str,
 )
 def test_what_torch_can_read_but_is_not_ours_is_refused(path: Path, content: Any) -> None:
-    path.parent.mkdir()
     torch.save(content, path)
     with pytest.raises(UserError, match=r"best\.pt is not a checkpoint of this project"):
         load(path)

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,59 @@ def test_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Type the same command again" in capsys.readouterr().err
 
 
+def test_termination_unwinds_and_is_status_143(tmp_path: Path) -> None:
+    """What is half-written is removed; a forked worker ends by the signal, without a word."""
+    program = """
+import os, sys, time
+from pathlib import Path
+from pipelines import command
+from pipelines.core.files import atomic_file
+def main(_):
+    with atomic_file(Path("whole")) as partial:
+        partial.write_text("half")
+        if not (child := os.fork()):
+            print(os.getpid(), flush=True)  # from here on: a signal that comes while it is forked is lost
+            time.sleep(60)
+        os.waitpid(child, 0)
+        Path("child-ended").touch()
+        time.sleep(60)
+sys.exit(command.run(main))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        os.kill(int(process.stdout.readline()), signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "child-ended").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.terminate()
+        assert process.stderr.read() == "\nStopped by SIGTERM. Type the same command again to go on.\n"
+    assert process.returncode == command.EXIT_TERMINATED == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["child-ended"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENAMETOOLONG, errno.EMFILE])
+def test_what_a_lost_disk_answers_is_no_mistake_of_ours(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(OSError(number, os.strerror(number), "runs/x")) == 2
+    assert f"Cannot read or write at runs/x: {os.strerror(number)}" in capsys.readouterr().err
+
+
+def test_a_lost_working_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert command.run(lambda _: print(Path.cwd())) == 2
+    assert "no longer there" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError):  # any other missing file is a mistake of ours
+        command.run(lambda _: print(Path("missing").read_text()))
+
+
 def test_a_reader_that_leaves_early_is_no_success() -> None:
     program = "import sys; from pipelines import command; sys.exit(command.run(lambda _: print('x' * 1_000_000)))"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -83,7 +138,7 @@ def test_our_own_mistake_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         fail_with(ZeroDivisionError())
     with pytest.raises(OSError, match="weird"):
-        fail_with(OSError(errno.EIO, "weird"))
+        fail_with(OSError(errno.EBADF, "weird"))
 
 
 def test_table_aligns_first_column_left_and_others_right() -> None:

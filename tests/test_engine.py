@@ -42,7 +42,8 @@ def source(count: int, training: bool, settings: Settings, batch_size: int = 0, 
     """`count` noise images of 3 classes."""
     pixels = torch.from_numpy(noise(count, 8, 8, 3, seed=seed))
     loading = Loading(settings, batch_size or settings.train.batch_size, 3, torch.device("cpu"), training)
-    return PackedBatches(np.arange(count), pixels, torch.arange(count), torch.arange(count) % 3, loading)
+    ids = np.arange(count) + 1000 * seed  # what differs by its seed is other images
+    return PackedBatches(ids, pixels, torch.arange(count), torch.arange(count) % 3, loading)
 
 
 def fitted(
@@ -130,7 +131,14 @@ def test_validation_that_is_no_number_stops_too() -> None:
     # Statistics that overflowed once: batches are still normalised by their own in training, but not in validation.
     learner.model.stem[1].running_mean.fill_(math.inf)  # type: ignore[index, union-attr]
     with pytest.raises(UserError, match="validation loss is no longer a finite number in epoch 1"):
-        list(fit(learner, source(8, True, settings), source(8, False, settings), ACCURACY, [1, 2], 0))
+        list(fit(learner, source(8, True, settings), source(8, False, settings, seed=1), ACCURACY, [1, 2], 0))
+
+
+def test_an_image_that_is_trained_on_is_never_validated_on() -> None:
+    settings = settings_of()
+    train, valid = source(8, True, settings), source(3, False, settings)
+    with pytest.raises(ValueError, match="3 images are both trained and validated on, such as id 0"):
+        next(fit(learner_of(settings), train, valid, ACCURACY, [1], 0))
 
 
 def test_clipping_bounds_the_step_and_only_where_it_is_longer() -> None:
@@ -308,10 +316,10 @@ def test_precision_is_respected() -> None:
         model, hardware = Spy(), Hardware(torch.device("cpu"), dtype)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         learner = Learner(model, optimizer, lambda progress: 0.1, hardware)
-        (result,) = fit(learner, source(8, True, settings), source(8, False, settings), ACCURACY, [1], 0)
+        (result,) = fit(learner, source(8, True, settings), source(8, False, settings, seed=1), ACCURACY, [1], 0)
         assert seen == [dtype, dtype]
         assert model.linear.weight.dtype == torch.float32
-        ((_, logs),) = infer(model, source(8, False, settings), hardware)
+        ((_, logs),) = infer(model, source(8, False, settings, seed=1), hardware)
         assert logs.dtype == torch.float32
         assert math.isfinite(result.train_loss)
         seen.clear()

@@ -24,7 +24,7 @@ from pipelines.core.batches import labels_of
 from pipelines.core.calibration import cross_fitted, fit_temperature
 from pipelines.core.device import choose_hardware
 from pipelines.core.engine import infer
-from pipelines.core.files import file_sha256, write_json
+from pipelines.core.files import file_sha256, only_one, write_json
 from pipelines.core.layout import Layout
 from pipelines.core.settings import HardwareSettings
 from pipelines.core.splits import read_split_csv
@@ -203,7 +203,7 @@ def copied(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def only_run(folder: Path) -> Path:
-    (found,) = (folder / "runs" / "digits").iterdir()
+    (found,) = (path for path in (folder / "runs" / "digits").iterdir() if path.is_dir())
     return found
 
 
@@ -297,7 +297,7 @@ def test_train_refuses_a_split_that_its_settings_do_not_ask_for(
 ) -> None:
     assert run("train", "digits", "--set", "split.seed=1") == 2
     assert "split.seed: 1 now, 0 then" in capsys.readouterr().err
-    assert len(list((copied / "runs/digits").iterdir())) == 1
+    only_run(copied)
 
 
 def test_split_and_train_notice_other_data(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -518,14 +518,135 @@ assert not {{"torch", "torchvision"}} & set(sys.modules), sorted(sys.modules)
     assert "input.mean" in capsys.readouterr().err
 
 
-def test_interrupt_ends_in_one_line_and_status_130(tmp_path: Path, digits: Path) -> None:
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Stopped by SIGTERM")])
+def test_stopping_is_one_line_and_a_status_and_only_one_process_trains_a_run(
+    tmp_path: Path, digits: Path, number: signal.Signals, words: str
+) -> None:
     subprocess.run(["cp", "-a", f"{digits}/data", str(tmp_path)], check=True)
-    process = stage_process("train", tmp_path, "digits", "--set", "train.epochs=500")
+    arguments = ["digits", "--run", "long", "--set", "train.epochs=500"]
+    process = stage_process("train", tmp_path, *arguments)
+    last = tmp_path / "runs/digits/long/last.pt"
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/digits/*/last.pt")) and time.monotonic() < deadline:
+    while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    with stage_process("train", tmp_path, *arguments) as second:
+        _, error = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert error == (
+        "error: Another process is training, retraining or predicting digits, run long. Wait until it has ended, or "
+        "stop it.\n"
+    )
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in error
-    assert "Type the same command again to go on" in error
+    assert process.returncode == 128 + number
+    assert error == f"\n{words}. Type the same command again to go on.\n"
+    assert not list(tmp_path.glob("runs/digits/long/.*"))
+
+
+@pytest.mark.parametrize("recipe", ["default", "photos"])
+def test_lock_of_a_killed_process_is_taken_over_at_once(colours: Path, recipe: str) -> None:
+    """Also where its loader workers live on for a moment."""
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    assert run("split", "colours.toml") == 0
+    words = ["colours.toml", "--recipe", recipe, "--run", "killed", "--set", "train.epochs=300"]
+    kill_when_there(stage_process("train", colours, *words), colours / "runs/colours/killed/last.pt")
+    run_files = Layout(colours, "colours").run("killed")
+    with only_one(run_files.lock, "training", patience=0, inherited=False):
+        assert not run_files.trained.exists()
+
+
+def test_run_whose_folder_vanishes_ends_in_one_message(colours: Path) -> None:
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    assert run("split", "colours.toml") == 0
+    process = stage_process("train", colours, "colours.toml", "--run", "lost", "--set", "train.epochs=2000")
+    folder = colours / "runs/colours/lost"
+    deadline = time.monotonic() + 60
+    while not (folder / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.replace(colours / "runs", colours / "elsewhere")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2, error
+    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert not folder.exists()
+
+
+def in_own_mounts(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the shell `script` where its mounts are its own; skip where this user may not."""
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("mounting takes rights that this user has not")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable}
+    words = ["unshare", "-m", "sh", "-e", "-c", script]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def one_error(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("stage", [pytest.param("split", marks=pytest.mark.slow), "train"])
+def test_read_only_folder_ends_in_one_message(stage: str, colours: Path) -> None:
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    if stage == "train":
+        assert run("split", "colours.toml") == 0
+    script = f"mount --bind . .; mount -o remount,bind,ro .; cd $PWD; exec $PYTHON -m pipelines.{stage} colours.toml"
+    assert "No permission at " in one_error(in_own_mounts(script, colours))
+    assert run(stage, "colours.toml") == 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "folder", "room"),
+    [
+        pytest.param("split", "data/colours", 0, marks=pytest.mark.slow),
+        pytest.param("train", "data/colours/cache", 4, marks=pytest.mark.slow),
+        pytest.param("train", "runs/colours", 8, marks=pytest.mark.slow),
+        ("train", "runs/colours", 48),
+        pytest.param("retrain", "runs/colours", 4, marks=pytest.mark.slow),
+        ("predict", "submissions", 0),
+    ],
+)
+def test_full_disk_ends_in_one_message_and_leaves_nothing_that_looks_whole(
+    stage: str, folder: str, room: int, colours: Path
+) -> None:
+    """The folder is moved to a disk of its own that has only `room` kB more than what lies there."""
+    stages = ["split", "train", "retrain", "predict"]
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    for before in stages[: stages.index(stage)]:
+        assert run(before, "colours.toml") == 0
+    script = f"""
+mkdir -p {folder} kept
+cp -a {folder}/. kept/
+mount -t tmpfs -o size=64m tmpfs {folder}
+cp -a kept/. {folder}/
+echo so that it is not empty >{folder}/.filler
+used=$(df --output=used -k {folder} | tail -1)
+mount -o remount,size=$((used + {room}))k {folder}
+set +e
+$PYTHON -m pipelines.{stage} colours.toml; status=$?
+find {folder} -name '*.partial' | grep . && status=9
+mount -o remount,size=64m {folder}
+$PYTHON -m pipelines.{stage} colours.toml >&2 || status=8
+exit $status
+"""
+    done = in_own_mounts(script, colours)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: The disk is full"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_vanished_mount_ends_in_one_message(colours: Path) -> None:
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    assert run("split", "colours.toml") == 0
+    script = """
+mkdir runs
+mount -t tmpfs tmpfs runs
+$PYTHON -m pipelines.train colours.toml --set train.epochs=2000 & train=$!
+while [ ! -e runs/colours/*/last.pt ]; do sleep 0.02; kill -0 $train; done
+umount -l runs
+set +e
+wait $train; status=$?
+ls -A runs >&2
+exit $status
+"""
+    assert "no longer there" in one_error(in_own_mounts(script, colours))

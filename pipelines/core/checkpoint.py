@@ -66,7 +66,7 @@ def finished(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to `path`, atomically, as tensors and plain values only."""
+    """Write `checkpoint` to `path`, whose folder is there, atomically, as tensors and plain values only."""
     content = {
         "format": FORMAT,
         "settings": to_dict(checkpoint.settings),
@@ -77,7 +77,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "history": checkpoint.history,
         "training": checkpoint.training,
     }
-    with atomic_file(path) as partial, open(partial, "wb") as file:
+    with atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
         torch.save(content, file)  # not by its name: torch would report a full disk as a RuntimeError of its own
 
 

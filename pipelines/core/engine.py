@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from pipelines.core.batches import Batch, BatchSource
 from pipelines.core.device import Hardware
 from pipelines.core.errors import UserError
-from pipelines.core.metrics import Metric
+from pipelines.core.metrics import Metric, interval
 from pipelines.core.optim import Schedule
 from pipelines.core.seeds import derive_seed
 
@@ -35,10 +35,11 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy in nats, and the metric's score, over all images of a source."""
+    """Mean cross-entropy in nats, and the metric's score with its 95 % interval, over all images of a source."""
 
     loss: float
     score: float
+    bounds: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,11 @@ def fit(
     """Train for `epochs` (their numbers, from 1) and yield each one's result; without `valid`, nothing is scored.
 
     Everything random in an epoch is seeded by (seed, epoch), so that training can go on at any epoch as if it had never
-    stopped.  Raises `UserError` when the loss, in training or in validation, is no longer a finite number.
+    stopped.  Raises `UserError` when the loss, in training or in validation, is no longer a finite number, and
+    `ValueError` when an image is in both sources: its score would be of what was learned by heart.
     """
+    if valid is not None and (shared := set(train.ids.tolist()) & set(valid.ids.tolist())):
+        raise ValueError(f"{len(shared)} images are both trained and validated on, such as id {min(shared)!r}")
     for epoch in epochs:
         torch.manual_seed(derive_seed(seed, "network", epoch))
         started = time.perf_counter()
@@ -153,12 +157,15 @@ def evaluate(
     views: tuple[View, ...] = (unchanged,),
 ) -> Evaluation:
     """Return loss and score of `model` over all images of `source`; sums are divided once, at the end."""
-    losses, sums = [], []
+    losses, sums, judged = [], [], []
     for batch, log_probabilities in infer(model, source, hardware, views):
         log_probabilities, labels = log_probabilities.cpu(), batch.labels.cpu()  # not every device has float64
         losses.append(F.nll_loss(log_probabilities, labels, reduction="sum").double())
         sums.append(metric.sums(log_probabilities.double().exp(), labels))
-    return Evaluation(torch.stack(losses).sum().item() / len(source), metric.value(torch.stack(sums).sum(dim=0)))
+        judged.append((log_probabilities.exp(), labels))
+    probabilities, labels = (torch.cat(parts) for parts in zip(*judged, strict=True))
+    score = metric.value(torch.stack(sums).sum(dim=0))
+    return Evaluation(torch.stack(losses).sum().item() / len(source), score, interval(metric, probabilities, labels))
 
 
 def feature_views(count: int) -> tuple[View, ...]:

@@ -31,17 +31,27 @@ def partial_name(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block succeeds, flush it to disk and rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def atomic_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block succeeds, flush it to disk and rename it to `path`.
+
+    make_folder: False where the folder has been there, and making it anew could only be below the place from which a
+    disk has vanished.  Raises `UserError` when the folder vanishes.
+    """
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not path.parent.is_dir():
+            raise UserError(
+                f"{path.parent} is no longer there, where {path.name} was to be written. Is its disk still mounted? "
+                "Put it back, and type the same command again to go on."
+            ) from None
         raise
 
 
@@ -71,17 +81,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def only_one(path: Path, doing: str, patience: float = 5.0) -> Iterator[int]:
-    """Hold the lock file `path` and yield its descriptor; a process that inherits it holds the lock too, until it ends.
+def only_one(path: Path, doing: str, patience: float = 5.0, inherited: bool = True) -> Iterator[int]:
+    """Hold the lock file `path` and yield its descriptor, until the block or the process ends, however that happens.
 
-    Raises `UserError`, which says what the other process is `doing`, when it is still held after `patience` seconds.
+    inherited: a process that inherits the descriptor holds the lock too, until it ends; else only this process holds
+    it, and no worker that outlives it for a moment.  Raises `UserError`, which says what the other process is `doing`,
+    when it is still held after `patience` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
     with open(path, "ab") as lock:
         while fcntl:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (fcntl.flock if inherited else fcntl.lockf)(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as error:
                 if error.errno in NO_LOCKS:

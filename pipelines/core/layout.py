@@ -35,6 +35,11 @@ class Layout:
         return self.data / "split.json"
 
     @property
+    def split_lock(self) -> Path:
+        """Held by who makes the split; beside what it guards, so that removing that does not remove the lock."""
+        return self.data / ".split.lock"
+
+    @property
     def tree(self) -> Path:
         return self.data / "train_valid_test"
 
@@ -76,6 +81,11 @@ class RunLayout:
     """The files of one training run."""
 
     folder: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by who trains, retrains or predicts: beside the folder, so that removing that does not remove it."""
+        return self.folder.with_name(f".{self.folder.name}.lock")
 
     @property
     def record(self) -> Path:

@@ -171,6 +171,7 @@ def run_job(job: Job, network: nn.Module, watch: Watch = unwatched) -> Iterator[
     metric = METRICS[settings.competition.metric]
     saved = checkpoint.load(job.last) if job.last.exists() else None
     rows: list[Row] = []
+    job.last.parent.mkdir(parents=True, exist_ok=True)
     if saved is not None:
         saved.check_classes(job.classes)
         load_learned(network, saved.weights)
@@ -342,6 +343,11 @@ def best_row(rows: Sequence[Row], metric: str) -> Row:
     return rows[_best_epoch(rows, metric) - 1]
 
 
+def interval_columns(metric: str) -> tuple[str, str]:
+    """Return the columns of the history that hold the bounds of the metric's 95 % interval."""
+    return f"{metric}_low", f"{metric}_high"
+
+
 def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware: Hardware) -> engine.Learner:
     """Return what learns in `phase`: `network`, or its top alone where that sees cached features."""
     train = replace(settings.train, lr=phase.lr, epochs=phase.last - phase.first + 1)
@@ -423,6 +429,7 @@ def _history_row(result: engine.EpochResult, metric: str) -> Row:
     row: Row = {"epoch": result.epoch, "train_loss": result.train_loss}
     if result.valid is not None:
         row |= {"valid_loss": result.valid.loss, metric: result.valid.score}
+        row |= dict(zip(interval_columns(metric), result.valid.bounds, strict=True))
     return row | {"lr": result.lr, "images_per_second": result.images_per_second, "seconds": result.seconds}
 
 
@@ -441,5 +448,5 @@ def _patience_spent(rows: Sequence[Row], settings: Settings, metric: str) -> boo
 
 
 def _write_history(path: Path, rows: Sequence[Row]) -> None:
-    with atomic_file(path) as partial:
+    with atomic_file(path, make_folder=False) as partial:
         pd.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n")
