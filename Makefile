@@ -27,7 +27,7 @@ WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo doctor download split train retrain predict submit submissions score all kernel kaggle-standin sweep compare test test-slow lint profile bench clean
+.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all kernel kaggle-standin sweep compare test test-slow lint profile bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ submissions: $(INSTALLED)  ## read all scores back: local against public against
 
 score: $(INSTALLED)  ## score the submission where true labels are known
 	$(RUNNER) -m pipelines.score $(WORDS) $(if $(SOLUTION),--solution "$(SOLUTION)")
+
+reproduce: $(INSTALLED)  ## make a run's submission again from its record alone, and compare the bytes
+	$(RUNNER) -m pipelines.reproduce $(WORDS)
 
 all: download split train retrain predict  ## download, split, train, retrain and predict
 

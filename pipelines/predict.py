@@ -64,7 +64,10 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
 
     from pipelines.core import calibration
     from pipelines.core.batches import labels_of
+    from pipelines.core.device import choose_hardware
     from pipelines.core.files import atomic_file, write_json
+    from pipelines.core.fingerprints import images_digest
+    from pipelines.core.records import code_version, split_inputs
     from pipelines.core.splits import read_split_csv
     from pipelines.core.submission import check_submission, class_list, make_submission
     from pipelines.core.training import divide_rows, settle_precision
@@ -108,6 +111,10 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
     notes[submission.name] = {**made_from, "sha256": file_sha256(submission), "rows": count, "valid_score": score}
     notes[submission.name] |= {"valid_interval": list(bounds), "valid_images": len(valid_rows)}
     notes[submission.name] |= {"temperature": temperature}
+    made_on = {**choose_hardware(settings.hardware).record(), "code": code_version()}
+    made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings.data).items()}
+    made_on["digest of all images"] = images_digest(table, layout.raw, layout.cache, command.progress)
+    notes[submission.name] |= {"made_on": made_on}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {source.name}: {shown} ({count:,} rows, {against})")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -31,6 +32,8 @@ class Hardware:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "python": platform.python_version(),
+            **{name: version(name) for name in ("torchvision", "numpy", "pillow")},
+            "system": platform.platform(),
         }
 
     def __str__(self) -> str:

@@ -56,6 +56,15 @@ def fingerprints(
     return entries["fingerprint"].astype(np.uint64)
 
 
+def images_digest(table: pd.DataFrame, raw: Path, cache: Path, watch: Watch = unwatched) -> str:
+    """Return a digest of the bytes of all images of a split table, in its order; see `fingerprints` for its errors."""
+    digest = hashlib.sha256()
+    is_test = table["split"] == "test"
+    for rows, name in ((table[~is_test], "labelled"), (table[is_test], "test")):
+        digest.update(fingerprints(rows, raw, cache, name, watch).astype("<u8").tobytes())
+    return digest.hexdigest()
+
+
 def _load(file: Path) -> Entries:
     """Return the entries in `file`, sorted by path, or none where it is missing, damaged or of another format."""
     try:

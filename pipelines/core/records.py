@@ -1,5 +1,6 @@
 """What a split and a run were made from, and the checks that what is asked for now is the same."""
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,28 @@ class RunRecord:
     settings: Settings
     split_sha256: str
 
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """Return the settings as plain values, section by section."""
+        return {key: value for key, value in to_dict(self.settings).items() if isinstance(value, dict)}
+
 
 def split_inputs(layout: Layout, data: DataSettings) -> dict[str, str]:
     """Return the SHA-256 of each file that says what the images are: the CSVs, and the record of the download."""
     names = (data.labels, data.test_table, data.sample_submission, DOWNLOAD_RECORD)
     return {name: file_sha256(layout.raw / name) for name in names if name and (layout.raw / name).is_file()}
+
+
+def code_version() -> str:
+    """Return the git commit of this project, with `, changed` where files differ from it; empty where git has none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return f"{commit}, changed" if changes.strip() else commit
 
 
 def split_is_made(layout: Layout, settings: Settings) -> bool:

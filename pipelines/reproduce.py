@@ -1,0 +1,109 @@
+"""Make a finished run's submission again from its record alone, and compare the two byte for byte.
+
+Reads   runs/<c>/<run>/run.json, train.json, predict.json; data/<c>/raw.
+Writes  runs/<c>/<run>-reproduced/: a working folder of its own, in which all stages run anew, with the settings of the
+        record rather than the TOML of today; it is removed when all bytes are equal.
+
+Killed at any moment, the same command goes on where it was.  Equal bytes are promised on the same machine, with as many
+threads and the same packages: where bytes differ, what has changed since is listed.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines import command
+from pipelines.core.errors import UserError
+from pipelines.core.settings import submission_name
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = command.parser(__doc__, "reproduce").parse_args(arguments, namespace=command.Words())
+    from pipelines.core.files import read_json
+    from pipelines.core.layout import Layout
+    from pipelines.core.records import finished_run
+
+    layout = words.layout()
+    run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    name = f"{submission_name(run.folder.name, words.set)}.csv"
+    note = read_json(run.predicted).get(name) if run.predicted.exists() else None
+    if note is None:
+        raise UserError(f"{name} was not predicted from this run. First: {words.repeat('predict')}")
+    scratch = run.folder.with_name(f"{run.folder.name}-reproduced")
+    shown = scratch.relative_to(layout.root)
+    with words.only_one_in(layout.run(scratch.name)):
+        copy = Layout(scratch, layout.competition)
+        _link(copy.raw, layout.raw)
+        _link(copy.weights, layout.weights)
+        sections = record.sections() | {"predict": note["predict"]}
+        sections["hardware"] |= {key: trained["hardware"][key] for key in ("precision", "threads")}
+        toml = scratch / f"{layout.competition}.toml"
+        _write_toml(toml, sections)
+        stages = ["split", "train", "retrain", "predict"]
+        if note["checkpoint"] == run.best.name:
+            stages.remove("retrain")
+        for number, stage in enumerate(stages, 1):
+            print(f"Stage {number} of {len(stages)}, in {shown}: {stage}", flush=True)
+            _run_stage(stage, toml.name, run.folder.name, scratch)
+        made = copy.run(run.folder.name)
+        ours, again = note, read_json(made.predicted)[f"{run.folder.name}.csv"]
+        rows = [("split.csv", record.split_sha256, read_json(made.record)["split_sha256"])]
+        rows += [("submission", ours["sha256"], again["sha256"])]
+        cells = [(what, then[:12], now[:12], "equal" if then == now else "DIFFERENT") for what, then, now in rows]
+        print(command.table(("sha256", "recorded", "reproduced", ""), cells))
+        if all(then == now for _, then, now in rows):
+            shutil.rmtree(scratch)
+            print(f"Reproduced: {name}, byte for byte.")
+            return
+        changes = _changes(ours.get("made_on", {}), again["made_on"])
+        print(command.table(("what has changed since", "then", "now"), changes) if changes else "Nothing has changed.")
+    raise UserError(
+        f"{name} could not be reproduced byte for byte. Both are there to be compared: "
+        f"{layout.submission(Path(name).stem).relative_to(layout.root)} and "
+        f"{copy.submission(run.folder.name).relative_to(layout.root)}."
+        + (" What is listed above can be the cause." if changes else " No cause is known: please report it.")
+    )
+
+
+def _link(link: Path, target: Path) -> None:
+    """Let `link` stand for the folder `target`, where there is one."""
+    if target.is_dir() and not link.is_symlink():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target.resolve(), target_is_directory=True)
+
+
+def _write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the settings as a competition's TOML; JSON's plain values are TOML's too."""
+    from pipelines.core.files import write_text
+
+    lines = []
+    for section, values in sections.items():
+        lines.append(f"[{section}]")
+        lines += [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None
+        ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _run_stage(stage: str, toml: str, run: str, scratch: Path) -> None:
+    """Let a process of its own do `stage`; end with its exit status where that is not 0."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    words = [sys.executable, "-m", f"pipelines.{stage}", toml, "--run", run]
+    status = subprocess.run(words, cwd=scratch, env=environment, check=False).returncode
+    if status:
+        sys.exit(status if status > 0 else 128 - status)  # negative: the signal that killed it
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [(key, str(then.get(key, "unknown")), str(value)) for key, value in now.items() if then.get(key) != value]
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
