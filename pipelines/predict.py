@@ -30,7 +30,7 @@ MISTAKES_SHOWN = 24
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
-    from pipelines.core.files import file_sha256, read_json
+    from pipelines.core.files import file_sha256, read_note
     from pipelines.core.records import finished_run
 
     layout = words.layout()
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = submission.relative_to(Path.cwd())
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of what was sent. Name the run otherwise: RUN=")
-    notes = read_json(run.predicted) if run.predicted.exists() else {}
+    notes = read_note(run.predicted) if run.predicted.exists() else {}
     source = run.final if settings.predict.checkpoint == "final" else run.best
     if source == run.final and not (run.retrained.exists() and run.final.exists()):
         raise UserError(
