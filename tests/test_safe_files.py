@@ -3,11 +3,10 @@
 import ast
 import csv
 import io
-import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TOML, pretrained
+from conftest import TOML, Tiny, png_size, pretrained
 from PIL import Image
 
 from pipelines import command, compare, download, predict, retrain, split, sweep, train
 from pipelines.core.checkpoint import load
+from pipelines.core.files import partial_name
+from pipelines.core.precision import settle_precision
 from pipelines.core.splits import read_split_csv
 from pipelines.core.tables import spreadsheet_safe
 
@@ -155,8 +156,8 @@ REFUSED: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "data/tiny/raw/labels.csv": ("data/tiny/split.json", "split", ()),
     "data/tiny/raw/train/1.png": ("", "train", ("--run", "new")),
     "data/tiny/raw/train/1.png ": ("", "train", ("--run", "new", "--recipe", "photos")),
-    "data/tiny/cache/PACKED": ("", "train", ("--run", "new")),
-    "data/tiny/cache/PACKED ": ("submissions/tiny/default.csv", "predict", ()),
+    "data/tiny/cache/LABELLED": ("", "train", ("--run", "new")),
+    "data/tiny/cache/TEST": ("submissions/tiny/default.csv", "predict", ()),
     "small.pth": ("", "train", ("--run", "new", *feature_words("small.pth")[2:])),
     "data/tiny/cache/ABOUT": ("", "train", ("--run", "new", *feature_words("small.pth")[2:])),
     "archive.zip": ("data/tiny/raw/.download.json", "download", ("--archive", "archive.zip")),
@@ -186,8 +187,162 @@ def test_code_in_a_file_that_cannot_be_made_anew_is_refused(
 
 
 def found(work: Path, name: str) -> Path:
-    """The path of `name`, in which PACKED and ABOUT stand for names that hold a digest."""
+    """The path of `name`, in which LABELLED, TEST and ABOUT stand for names that hold a digest."""
     cache = work / "data/tiny/cache"
-    if name.endswith("PACKED"):
-        return next(path for path in cache.glob("*px-*.npy") if "test" in path.name or True)
+    if name.endswith(("LABELLED", "TEST")):
+        return next(cache.glob(f"{name.rpartition('/')[2].lower()}-8px-*.npy"))
     return next(cache.rglob("about.json")) if name.endswith("ABOUT") else work / name
+
+
+MADE_ANEW: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "data/tiny/cache/.labelled-8px.partial": ("", "train", ("--run", "new")),
+    "data/tiny/cache/labelled-decodable.npy": ("", "train", ("--run", "new", "--recipe", "photos")),
+    "data/tiny/cache/labelled-fingerprints.npz": ("", "train", ("--run", "new", "--recipe", "photos")),
+    f"{RUN}/history.csv": (f"{RUN}/train.json", "train", ()),
+}
+
+
+@pytest.mark.parametrize("plant", MADE_ANEW)
+def test_code_in_what_can_be_made_anew_is_not_run_and_changes_nothing(
+    plant: str, work: Path, tmp_path: Path
+) -> None:
+    removed, stage, words = MADE_ANEW[plant]
+    path, hostile = found(work, plant), Hostile(tmp_path / "harmed")
+    assert path.exists() or plant.endswith("partial")
+    reference = load(work / ("runs/tiny/photos" if "photos" in words else RUN) / "best.pt")
+    for form, make in FORMS.items():
+        for name in removed.split():
+            (work / name).unlink()
+        shutil.rmtree(work / "runs/tiny/new", ignore_errors=True)
+        if plant.endswith("partial"):
+            plant_partial(work, make(hostile))
+        else:
+            path.write_bytes(make(hostile))
+        assert run(stage, *words) == 0, form
+        assert not hostile.marker.exists()
+        made = load(work / ("runs/tiny/new" if "new" in words else RUN) / "best.pt")
+        assert all(torch.equal(made.weights[name], value) for name, value in reference.weights.items())
+
+
+def plant_partial(work: Path, content: bytes) -> None:
+    """Put `content` where a killed process leaves images and its journal, of the right length and "all done"."""
+    (whole,) = (work / "data/tiny/cache").glob("labelled-8px-*.npy")
+    partial = partial_name(whole)
+    partial.write_bytes(content.ljust(whole.stat().st_size, b"x")[: whole.stat().st_size])
+    partial.with_suffix(".journal").write_bytes(b"\1" * 12)
+    whole.unlink()
+
+
+def test_code_in_a_store_of_features_is_not_run(work: Path, tmp_path: Path) -> None:
+    reference = load(work / "runs/tiny/features/best.pt")
+    hostile = Hostile(tmp_path / "harmed")
+    words = ("--run", "new", *feature_words("small.pth")[2:])
+    for make in FORMS.values():
+        shutil.rmtree(work / "runs/tiny/new", ignore_errors=True)
+        for path in [*work.rglob("keys.u64"), *work.rglob("values.*")]:
+            path.write_bytes(make(hostile)[: 8 if path.stem == "values" else None])  # less than a row
+        assert run("train", *words) == 0
+        assert not hostile.marker.exists()
+        made = load(work / "runs/tiny/new/best.pt")
+        assert all(torch.allclose(made.weights[name], value, atol=1e-5) for name, value in reference.weights.items())
+
+
+def test_code_in_the_note_on_precision_is_not_run(tiny: Tiny, tmp_path: Path) -> None:
+    hostile = Hostile(tmp_path / "harmed")
+    settings = tiny.settings("hardware.precision=auto", "train.epochs=100000")
+    note = tmp_path / "precision.json"
+    for content in [*(make(hostile) for make in FORMS.values()), b"[]", b"3", b'{"device": 1}', b"{", b""]:
+        note.write_bytes(content)
+        assert settle_precision(settings, note) == (settings, "")  # nothing is tried without a network
+        settled, reason = settle_precision(settings, note, tiny.network(settings), 10_000_000)
+        assert settled.hardware.precision in ("bfloat16", "float32") and reason
+        assert settle_precision(settings, note) == (settled, reason)
+    assert not hostile.marker.exists()
+
+
+# What would unpickle, evaluate or import what a file says.
+FORBIDDEN = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "np.loads", "joblib.load", "marshal.loads"}
+FORBIDDEN |= {"yaml.load", "yaml.unsafe_load", "shelve.open", "dill.load", "dill.loads", "pd.read_pickle", "jit.load"}
+
+
+def faults(source: str) -> list[str]:
+    """The calls in `source` that could run what a file says."""
+    bad = []
+    for call in ast.walk(ast.parse(source)):
+        if isinstance(call, ast.Call):
+            name = ".".join(ast.unparse(call.func).split(".")[-2:])
+            keywords = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            unsafe = name in FORBIDDEN or keywords.get("allow_pickle", "False") != "False"
+            if unsafe or (name == "torch.load" and keywords.get("weights_only") != "True"):
+                bad.append(ast.unparse(call))
+    return bad
+
+
+def test_nothing_in_the_project_could_run_what_a_file_says() -> None:
+    for wrong in ("pickle.load(f)", "eval('1')", "torch.load(f)", "np.load(f, allow_pickle=True)", "torch.jit.load(f)"):
+        assert faults(wrong), wrong
+    assert not faults("model.eval(); torch.load(f, weights_only=True); np.load(f, allow_pickle=False)")
+    for path in PACKAGE.rglob("*.py"):
+        assert not faults(path.read_text(encoding="utf-8")), path
+
+
+def test_what_people_open_in_a_spreadsheet_holds_no_formulas() -> None:
+    for text in ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "-", "=", "-1.5.2", "-١"):
+        assert spreadsheet_safe(text) == f"'{text}"
+    for text in ("-1.5", "+1", "-1e-05", "-.5", "1=1", "", "cat", " a", "'=1", "tabby - cat"):
+        assert spreadsheet_safe(text) == text
+
+
+ESCAPE = "\x1b[2J\x1b]0;owned\x07"
+ODD_LABELS = [
+    "=cmd|' /C calc'!A0",
+    "<script>alert(1)</script>",
+    r"$\frac$",
+    'one\ntwo, "three"',
+    f"{ESCAPE}red",
+    "-1+1",
+    "../../up",
+    "@here",
+]
+ODD_NAMES = ["=1+1", r"$\frac$", "<b>", f"{ESCAPE}x", "new\nline", "-2", "@x", "%s{0}", "a'b", 'a"b', "a,b", "ä\u202e"]
+
+
+def test_odd_labels_and_names_go_through_all_stages_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{name}{turn}" for turn in ("", "b") for name in ODD_NAMES]
+    make_competition(tmp_path, ODD_LABELS, names)
+    monkeypatch.chdir(tmp_path)
+    assert run("download", "--archive", "source") == 0
+    for stage in ("split", "train", "retrain", "predict"):
+        assert run(stage) == 0
+    table = read_split_csv(tmp_path / "data/tiny/split.csv", "split")
+    labelled = table[table["split"] != "test"]
+    expected = {name: ODD_LABELS[number % len(ODD_LABELS)] for number, name in enumerate(names)}
+    assert dict(zip(labelled["id"], labelled["label"], strict=True)) == expected
+    with open(tmp_path / "submissions/tiny/default.csv", newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "label"] and [row[0] for row in rows] == names  # Kaggle compares them
+    assert {row[1] for row in rows} <= set(ODD_LABELS)
+    for name in ("curves", "mistakes", "confusion"):
+        assert png_size(tmp_path / f"runs/tiny/default/{name}.png")
+    shown = capfd.readouterr()
+    assert shown.err == "" and shows_nothing_odd(shown.out)
+
+
+def shows_nothing_odd(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
+
+
+def test_odd_names_in_errors_do_not_steer_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_competition(tmp_path, ["red", "green"], [f"{ESCAPE}{number}" for number in range(8)])
+    monkeypatch.chdir(tmp_path)
+    assert run("download", "--archive", "source") == run("split") == 0
+    path = tmp_path / f"data/tiny/raw/train/{ESCAPE}1.png"
+    path.unlink()
+    path.write_bytes(b"no picture")
+    assert run("train") == command.EXIT_USER_ERROR
+    shown = capfd.readouterr()
+    assert "]0;owned" in shown.err and shows_nothing_odd(shown.out + shown.err)
