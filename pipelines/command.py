@@ -132,7 +132,9 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, unit: s
     """Yield `items` behind a progress bar: what, how many, how fast, how long still.  Quiet when not a terminal."""
     from tqdm import tqdm
 
-    yield from tqdm(items, desc=printable(what), total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True)
+    yield from tqdm(
+        items, desc=printable(what), total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True
+    )
 
 
 def print_credential() -> None:

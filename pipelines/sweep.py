@@ -201,7 +201,9 @@ def _write(path: Path, rows: list[dict[str, Any]], tried: dict[str, list[Any]]) 
         return spreadsheet_safe(value) if isinstance(value, str) else value
 
     with atomic_file(path) as partial:
-        pd.DataFrame([{key: safe(value) for key, value in row.items()} for row in rows]).to_csv(partial, index=False, lineterminator="\n")
+        pd.DataFrame([{key: safe(value) for key, value in row.items()} for row in rows]).to_csv(
+            partial, index=False, lineterminator="\n"
+        )
     lines = [f"{key} = {json.dumps(rows[0][key])}" for key in tried]  # of numbers, texts, lists, JSON is TOML
     write_text(path.with_suffix(".toml"), "\n".join(lines) + "\n")
 

@@ -1,12 +1,16 @@
-"""What lies in files is data: no code in it is run, no formula or terminal sequence comes out of it, no secret gets in."""
+"""What lies in files is data: no code in it is run, no formula or terminal sequence comes of it, no secret gets in."""
 
 import ast
+import base64
 import csv
 import io
+import json
 import os
 import pickle
 import shutil
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,17 +19,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOML, Tiny, png_size, pretrained
+from kaggle_standin import CLOSED_PROXY, Body, Html, Kernel, Lost, Standin, Status
 from PIL import Image
+from test_kernel import leave
 
-from pipelines import command, compare, download, predict, retrain, split, sweep, train
+from pipelines import command, doctor, download, kernel, predict, retrain, split, submissions, submit, train
 from pipelines.core.checkpoint import load
+from pipelines.core.errors import UserError
 from pipelines.core.files import partial_name
 from pipelines.core.precision import settle_precision
+from pipelines.core.settings import load_settings
 from pipelines.core.splits import read_split_csv
 from pipelines.core.tables import spreadsheet_safe
+from pipelines.core.weights import find_weights
 
 STAGES: dict[str, ModuleType] = {
-    stage.__name__.rpartition(".")[2]: stage for stage in (compare, download, predict, retrain, split, sweep, train)
+    stage.__name__.rpartition(".")[2]: stage for stage in (download, predict, retrain, split, train)
 }
 PACKAGE = Path(__file__).parent.parent / "pipelines"
 
@@ -203,14 +212,12 @@ MADE_ANEW: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("plant", MADE_ANEW)
-def test_code_in_what_can_be_made_anew_is_not_run_and_changes_nothing(
-    plant: str, work: Path, tmp_path: Path
-) -> None:
+def test_code_in_what_can_be_made_anew_is_not_run_and_changes_nothing(plant: str, work: Path, tmp_path: Path) -> None:
     removed, stage, words = MADE_ANEW[plant]
     path, hostile = found(work, plant), Hostile(tmp_path / "harmed")
     assert path.exists() or plant.endswith("partial")
     reference = load(work / ("runs/tiny/photos" if "photos" in words else RUN) / "best.pt")
-    for form, make in FORMS.items():
+    for make in (of_numpy, of_numpy_zip, pickle.dumps):
         for name in removed.split():
             (work / name).unlink()
         shutil.rmtree(work / "runs/tiny/new", ignore_errors=True)
@@ -218,7 +225,7 @@ def test_code_in_what_can_be_made_anew_is_not_run_and_changes_nothing(
             plant_partial(work, make(hostile))
         else:
             path.write_bytes(make(hostile))
-        assert run(stage, *words) == 0, form
+        assert run(stage, *words) == 0
         assert not hostile.marker.exists()
         made = load(work / ("runs/tiny/new" if "new" in words else RUN) / "best.pt")
         assert all(torch.equal(made.weights[name], value) for name, value in reference.weights.items())
@@ -237,7 +244,7 @@ def test_code_in_a_store_of_features_is_not_run(work: Path, tmp_path: Path) -> N
     reference = load(work / "runs/tiny/features/best.pt")
     hostile = Hostile(tmp_path / "harmed")
     words = ("--run", "new", *feature_words("small.pth")[2:])
-    for make in FORMS.values():
+    for make in (of_numpy, pickle.dumps):
         shutil.rmtree(work / "runs/tiny/new", ignore_errors=True)
         for path in [*work.rglob("keys.u64"), *work.rglob("values.*")]:
             path.write_bytes(make(hostile)[: 8 if path.stem == "values" else None])  # less than a row
@@ -261,7 +268,16 @@ def test_code_in_the_note_on_precision_is_not_run(tiny: Tiny, tmp_path: Path) ->
 
 
 # What would unpickle, evaluate or import what a file says.
-FORBIDDEN = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "np.loads", "joblib.load", "marshal.loads"}
+FORBIDDEN = {
+    "eval",
+    "exec",
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "np.loads",
+    "joblib.load",
+    "marshal.loads",
+}
 FORBIDDEN |= {"yaml.load", "yaml.unsafe_load", "shelve.open", "dill.load", "dill.loads", "pd.read_pickle", "jit.load"}
 
 
@@ -346,3 +362,155 @@ def test_odd_names_in_errors_do_not_steer_the_terminal(
     assert run("train") == command.EXIT_USER_ERROR
     shown = capfd.readouterr()
     assert "]0;owned" in shown.err and shows_nothing_odd(shown.out + shown.err)
+
+
+# Where the client may find a credential; the marks stand nowhere else, and no secret shares eight signs with another.
+USER, KEY, TOKEN, PROXY_PASSWORD = (
+    "planted-user",
+    "K3yPlantedSecret0017",
+    "KGAT_T0kenPlantedSecret42",
+    "Pr0xyPlantedSecret99",
+)
+SECRETS = [
+    *(KEY, TOKEN, PROXY_PASSWORD),
+    *(base64.b64encode(f"{name}:{value}".encode()).decode() for name, value in ((USER, KEY), ("bob", PROXY_PASSWORD))),
+]
+
+
+def plant_in_variables(home: Path) -> dict[str, str]:
+    return {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}
+
+
+def plant_in_token_variable(home: Path) -> dict[str, str]:
+    return plant_in_variables(home) | {"KAGGLE_API_TOKEN": TOKEN}
+
+
+def plant_in_key_file(home: Path) -> dict[str, str]:
+    keep(home / "kaggle/kaggle.json", json.dumps({"username": USER, "key": KEY}))
+    return {}
+
+
+def plant_in_token_file(home: Path) -> dict[str, str]:
+    keep(home / ".kaggle/access_token", TOKEN)
+    return plant_in_key_file(home)
+
+
+def keep(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    path.chmod(0o600)
+
+
+class Watched:
+    """A working folder and a stand-in; what its stages print is kept."""
+
+    def __init__(self, folder: Path, standin: Standin, environment: dict[str, str]) -> None:
+        self.folder, self.standin, self.environment = folder, standin, environment
+        self.said: list[str] = []
+
+    def run(self, stage: ModuleType, *words: str) -> int | None:
+        """Run the stage in this process; return its status, or None where it ended with a traceback."""
+        out, err = io.StringIO(), io.StringIO()
+        status = None
+        with pytest.MonkeyPatch.context() as place, redirect_stdout(out), redirect_stderr(err):
+            place.chdir(self.folder)
+            for name in os.environ.keys() - self.environment.keys():
+                place.delenv(name)
+            for name, value in self.environment.items():
+                place.setenv(name, value)
+            try:
+                status = command.run(stage.main, ["tiny.toml", *words])
+            except Exception:
+                self.said.append(traceback.format_exc())
+        self.said += [out.getvalue(), err.getvalue()]
+        return status
+
+    def leaks(self) -> list[str]:
+        """Where a secret shows: in what was printed, or in a file."""
+        texts = {f"output {number}": text.encode() for number, text in enumerate(self.said)}
+        texts |= {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        return [f"{place}: {secret}" for place, text in texts.items() for secret in SECRETS if secret.encode() in text]
+
+
+def watched_with(plant: Callable[[Path], dict[str, str]], tmp_path: Path, standin: Standin) -> Watched:
+    """A working folder with `tiny.toml`, which the stand-in has; secrets are planted for the client and in proxies."""
+    folder, home = tmp_path / "work", tmp_path / "home"
+    make_competition(folder, ["blue", "green", "red"], [str(number) for number in range(12)])
+    archive = Path(shutil.make_archive(str(folder / "tiny"), "zip", folder / "source"))
+    standin.username, standin.key, standin.token = USER, KEY, TOKEN
+    standin.add("tiny", archive, load_settings(str(folder / "tiny.toml")))
+    standin.run_kernel = leave_results
+    environment = standin.environment(home)
+    del environment["KAGGLE_USERNAME"], environment["KAGGLE_KEY"]
+    environment["http_proxy"] = standin.url.replace("//", f"//bob:{PROXY_PASSWORD}@")
+    environment["https_proxy"] = CLOSED_PROXY.replace("//", f"//bob:{PROXY_PASSWORD}@")
+    environment["TMPDIR"] = str(folder)
+    return Watched(folder, standin, environment | plant(home))
+
+
+def test_no_secret_shows_where_the_key_is_refused_or_the_stage_fails(tmp_path: Path) -> None:
+    with Standin(tmp_path / "work/standin") as standin:
+        watched = watched_with(plant_in_variables, tmp_path, standin)
+        assert watched.run(submissions) == 0
+        standin.key = "another"
+        assert watched.run(submissions) == command.EXIT_USER_ERROR
+        (watched.folder / "submissions/tiny/log.csv").mkdir(parents=True)
+        assert watched.run(submissions) is None and "Traceback" in "".join(watched.said)
+        assert not standin.violations
+    assert watched.leaks() == []
+
+
+@pytest.mark.parametrize("end", ["", "@127.0.0.1:x", "@", "/x@127.0.0.1:9", "@127.0.0.1:9"])
+def test_a_proxys_password_does_not_show_where_weights_cannot_be_fetched(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://bob:{PROXY_PASSWORD}{end}")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="could not be downloaded") as caught:
+        find_weights("resnet18", "IMAGENET1K_V1", "", tmp_path)
+    assert PROXY_PASSWORD not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", [plant_in_variables, plant_in_token_variable, plant_in_key_file, plant_in_token_file])
+def test_no_secret_shows_anywhere(plant: Callable[[Path], dict[str, str]], tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    with Standin(folder / "standin") as standin:  # whose uploads and kernels are looked through too
+        watched = watched_with(plant, tmp_path, standin)
+
+        assert watched.run(doctor) == 0, watched.said
+        for stage in (download, split, train):
+            assert watched.run(stage) == 0, watched.said
+        assert watched.run(retrain) == watched.run(predict) == 0
+        assert watched.run(submit) == watched.run(submissions) == 0, watched.said
+        assert watched.run(kernel, "--run", "elsewhere") == 0, watched.said
+
+        standin.fault("CreateSubmission", Status(500, "Internal"), Lost())
+        watched.run(submit, "--again")
+        standin.fault("ListSubmissions", Status(403, "no"), Html(), Body(b"{"))
+        assert [watched.run(submissions) for _ in range(3)] != [0, 0, 0]
+        standin.key, standin.token = "another", "another"
+        assert watched.run(doctor) and watched.run(submit, "--again") and watched.run(kernel, "--run", "refused")
+        (folder / "submissions/tiny/log.csv").unlink()
+        (folder / "submissions/tiny/log.csv").mkdir()
+        assert watched.run(submissions) is None and "Traceback" in "".join(watched.said)
+        assert not standin.violations
+    (folder / "submissions/tiny/log.csv").rmdir()
+    assert watched.run(submissions) == command.EXIT_TRY_LATER  # nobody is there
+    assert watched.run(doctor)
+    for bad in (
+        f"http://bob:{PROXY_PASSWORD}@127.0.0.1:x",
+        f"ftp://bob:{PROXY_PASSWORD}@[::1",
+        f"bob:{PROXY_PASSWORD}@",
+    ):
+        watched.environment |= {"http_proxy": bad, "https_proxy": bad}
+        assert watched.run(submissions) and watched.run(doctor)
+        assert watched.run(train, "--run", "new", "--set", "model.name=resnet18", "model.weights=IMAGENET1K_V1")
+    assert watched.leaks() == []
+
+
+def leave_results(kernel: Kernel) -> None:
+    """What a run on Kaggle leaves, as far as it is looked at here."""
+    note = json.dumps({"metric": "accuracy", "score": 0.9, "best_epoch": 1}).encode()
+    leave(kernel, {"submissions/tiny/elsewhere.csv": b"id,label\n", "runs/tiny/elsewhere/train.json": note})

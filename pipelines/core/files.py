@@ -117,7 +117,9 @@ def read_note(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object. Remove it, and call the stage that makes it again.")
+        raise UserError(
+            f"{path} is damaged: it holds no JSON object. Remove it, and call the stage that makes it again."
+        )
     return content
 
 
