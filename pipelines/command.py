@@ -19,6 +19,7 @@ from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.files import only_one
 from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_competition, load_settings, run_name
+from pipelines.core.terminal import printable, printable_lines
 
 Item = TypeVar("Item")
 
@@ -181,7 +182,7 @@ def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         _print_to_nobody()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable_lines(message)}", file=sys.stderr)
     return status
 
 
@@ -198,7 +199,9 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, unit: s
     """Yield `items` behind a progress bar: what, how many, how fast, how long still.  Quiet when not a terminal."""
     from tqdm import tqdm
 
-    yield from tqdm(items, desc=what, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True)
+    yield from tqdm(
+        items, desc=printable(what), total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True
+    )
 
 
 def print_credential() -> None:
@@ -253,7 +256,7 @@ def print_epochs(
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return an aligned table: the first column to the left, the others to the right."""
-    cells = [[str(value) for value in row] for row in (headings, *rows)]
+    cells = [[printable(str(value)) for value in row] for row in (headings, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     lines = []
     for first, *others in cells:

@@ -93,11 +93,11 @@ def _recipes(words: Words) -> list[str]:
 def _settled(words: Words, first: "RunLayout") -> list[str]:
     """Return as overrides the precision that the first seed found out by trying: a clock is not to decide for each seed
     anew."""
-    from pipelines.core.files import read_json
+    from pipelines.core.files import read_note
 
     if "precision" in parse_overrides(words.set).get("hardware", {}) or not first.precision.exists():
         return []
-    return [f"hardware.precision={read_json(first.precision)['precision']}"]
+    return [f"hardware.precision={read_note(first.precision)['precision']}"]
 
 
 def _train(words: Words, recipe: str, seed: int, run: str, more: Sequence[str]) -> None:
@@ -121,9 +121,10 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 def _write_csv(path: Path, histories: "Histories") -> None:
     from pipelines.core.files import atomic_file
+    from pipelines.core.tables import spreadsheet_safe
 
     rows = [
-        {"recipe": recipe, "seed": seed, **row}
+        {"recipe": spreadsheet_safe(recipe), "seed": seed, **row}
         for recipe, runs in histories.items()
         for seed, history in enumerate(runs)
         for row in history
@@ -138,12 +139,12 @@ def _print(runs: "Runs", metric: str) -> None:
     """Print the best validation scores of each recipe, and how far the first recipe is ahead of each other one."""
     import numpy as np
 
-    from pipelines.core.files import read_json
+    from pipelines.core.files import read_note
     from pipelines.core.metrics import METRICS
     from pipelines.core.plots import CONFIDENCE, mean_interval
 
     worst, best = (min, max) if METRICS[metric].higher_is_better else (max, min)
-    notes = {recipe: [read_json(run.trained) for run in its_runs] for recipe, its_runs in runs.items()}
+    notes = {recipe: [read_note(run.trained) for run in its_runs] for recipe, its_runs in runs.items()}
     scores = {recipe: np.array([note["score"] for note in its_notes]) for recipe, its_notes in notes.items()}
 
     def cells(values: "Values") -> tuple[str, str]:

@@ -22,6 +22,7 @@ from urllib.request import getproxies_environment
 
 from pipelines import command
 from pipelines.core.errors import TryAgainLater, UserError
+from pipelines.core.terminal import printable, printable_lines
 
 if TYPE_CHECKING:
     from pipelines.core.credentials import Credential
@@ -59,7 +60,7 @@ class Check:
         return self.verdict in ("missing", "fails")
 
     def __str__(self) -> str:
-        return f"{self.name:<{NAME_WIDTH}}  {self.verdict:<{VERDICT_WIDTH}}  {self.found}"
+        return f"{self.name:<{NAME_WIDTH}}  {self.verdict:<{VERDICT_WIDTH}}  {printable(self.found)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if steps:
         print("\nWhat to do:")
         for number, step in enumerate(steps, 1):
-            print(f"{number:3}. {step}")
+            print(f"{number:3}. {printable_lines(step)}")
     if failed:
         kind = TryAgainLater if all(check.later for check in failed) else UserError
         raise kind(f"{len(failed)} of {len(checks)} checks failed; see above.")

@@ -18,6 +18,7 @@ from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
 from pipelines.core.records import DOWNLOAD_RECORD
 from pipelines.core.settings import DataSettings, Settings
+from pipelines.core.terminal import printable
 
 SHOWN_NAMES = 20
 
@@ -80,7 +81,7 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
         competition = kaggle.competition()
         if not competition.entered:
             raise not_entered(slug)
-        print(f"{competition.title}: rules accepted.", flush=True)
+        print(f"{printable(competition.title)}: rules accepted.", flush=True)
         sha256 = fetch_archive(kaggle, archive, command.progress)
     size = archive.stat().st_size
     took = command.duration(time.monotonic() - started)

@@ -23,10 +23,11 @@ from typing import Any
 
 from pipelines import command
 from pipelines.core.errors import TryAgainLater, UserError
-from pipelines.core.files import atomic_folder, file_sha256, only_one, read_json, write_json, write_text
-from pipelines.core.kaggle_service import Kaggle, KernelOutput, NoSuchKernel, printable
+from pipelines.core.files import atomic_folder, file_sha256, only_one, read_json, read_note, write_json, write_text
+from pipelines.core.kaggle_service import Kaggle, KernelOutput, NoSuchKernel
 from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.settings import Settings, find_competition, submission_name
+from pipelines.core.terminal import printable
 
 PUSHING, PUSHED, FAILED, FETCHED = "pushing", "pushed", "failed", "fetched"
 FETCHED_FOLDER = "output"  # below the kernel's folder: whole, and not yet where it belongs
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _check_free(errand)
             state = _run_on_kaggle(errand, state, lock)
         _put_in_place(errand, state)
-    note = read_json(run.trained)
+    note = read_note(run.trained)
     print(f"Run: {errand.shown(run.folder)}, valid {note['metric']} {note['score']:.4f} in epoch {note['best_epoch']}")
     print(f"Submission: {errand.shown(submission)}    Kaggle's log: {errand.shown(errand.folder / 'log.txt')}")
     print(f"Next: {words.repeat('submit')}")

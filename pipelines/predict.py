@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", settings: "Settings") -> None:
-    from pipelines.core.files import file_sha256, read_json
+    from pipelines.core.files import file_sha256, read_note
 
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of what was sent. Name the run otherwise: RUN=")
-    notes = read_json(run.predicted) if run.predicted.exists() else {}
+    notes = read_note(run.predicted) if run.predicted.exists() else {}
     source = run.final if settings.predict.checkpoint == "final" else run.best
     if source == run.final and not (run.retrained.exists() and run.final.exists()):
         raise UserError(

@@ -19,6 +19,7 @@ from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
 from pipelines.core.records import SPLIT_SECTIONS, split_inputs, split_is_made, split_removal
 from pipelines.core.settings import Settings, to_dict
+from pipelines.core.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +98,7 @@ def _summary(rows: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
 
 
 def _some(names: Sequence[str], shown: int = 5) -> str:
-    return f"{len(names)} ({', '.join(names[:shown])}{', …' if len(names) > shown else ''})"
+    return f"{len(names)} ({printable(', '.join(names[:shown]))}{', …' if len(names) > shown else ''})"
 
 
 if __name__ == "__main__":

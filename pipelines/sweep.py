@@ -195,9 +195,15 @@ def _write(path: Path, rows: list[dict[str, Any]], tried: dict[str, list[Any]]) 
     import pandas as pd
 
     from pipelines.core.files import atomic_file, write_text
+    from pipelines.core.tables import spreadsheet_safe
+
+    def safe(value: Any) -> Any:
+        return spreadsheet_safe(value) if isinstance(value, str) else value
 
     with atomic_file(path) as partial:
-        pd.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n")
+        pd.DataFrame([{key: safe(value) for key, value in row.items()} for row in rows]).to_csv(
+            partial, index=False, lineterminator="\n"
+        )
     lines = [f"{key} = {json.dumps(rows[0][key])}" for key in tried]  # of numbers, texts, lists, JSON is TOML
     write_text(path.with_suffix(".toml"), "\n".join(lines) + "\n")
 

@@ -56,9 +56,9 @@ def _train(
     start_run(run, settings, layout.split_csv)
     metric = settings.competition.metric
     if run.trained.exists():
-        from pipelines.core.files import read_json
+        from pipelines.core.files import read_note
 
-        note = read_json(run.trained)
+        note = read_note(run.trained)
         print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
         print(f"To do it again: rm -r {shown}    Next: {words.repeat('retrain')}")
         return

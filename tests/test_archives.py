@@ -138,6 +138,60 @@ def test_names_that_lead_elsewhere(tmp_path: Path, make: Callable[..., Path], na
     refused(make(tmp_path / "archive", {"good": b"1", name: b"evil"}), "name" if "n" in name else "stay inside")
 
 
+@pytest.mark.parametrize("name", [*EVIL_NAMES, "//server/share/x", "a/..", "./../x", "\\\\server\\x"])
+def test_names_that_lead_elsewhere_in_7z_without_libarchive(tmp_path: Path, name: str) -> None:
+    words = "name" if "n" in name[:2] else "stay inside"
+    refused(make_7z(tmp_path / "archive", {"good": b"1", name: b"evil"}), words, with_libarchive=False)
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_long_tar_name_that_leads_elsewhere(tmp_path: Path, form: int) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+        archive.addfile(tarfile.TarInfo("a/" * 60 + "../" * 70 + "evil"))
+    refused(tmp_path / "a.tar", "stay inside")
+
+
+def test_a_zip_whose_local_name_is_another(tmp_path: Path) -> None:
+    source = make_zip(tmp_path / "a.zip", {"good/x": b"1"})
+    source.write_bytes(source.read_bytes().replace(b"good/x", b"../bad", 1))  # the first is the one before the content
+    refused(source, "damaged or incomplete")
+
+
+@pytest.mark.parametrize("with_libarchive", [True, False])
+def test_windows_links_and_odd_kinds_in_7z(tmp_path: Path, with_libarchive: bool) -> None:
+    for number, attributes in enumerate((0x400, 0x8000 | (stat.S_IFLNK | 0o777) << 16, 0x8000 | stat.S_IFBLK << 16)):
+        source = make_7z(tmp_path / f"{number}.7z", {"good": b"1", "evil": b"/etc"}, attributes)
+        refused(source, "'evil' is a", with_libarchive=with_libarchive)
+
+
+def test_a_tar_writes_neither_through_a_link_nor_into_one(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            link = tarfile.TarInfo("x")
+            link.type, link.linkname = kind, str(tmp_path / "precious")
+            archive.addfile(link)
+            member = tarfile.TarInfo("x")
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"evil"))
+        refused(tmp_path / "a.tar", "'x' is a link")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_no_file_is_unpacked_as_a_program(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("program")
+    info.external_attr = (stat.S_IFREG | 0o6777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(info, "#!/bin/sh")
+    member = tarfile.TarInfo("program")
+    member.mode = 0o6777
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(member)
+    for name in ("a.zip", "a.tar"):
+        unpack(tmp_path / name, tmp_path / "target")
+        assert not (tmp_path / "target/program").stat().st_mode & 0o7111
+
+
 def test_name_that_is_not_text() -> None:
     with pytest.raises(archives._Refusal, match="not valid text"):
         archives._inside("a\ud800")  # 7z can hold it, but nothing here writes such a one

@@ -32,6 +32,12 @@ def test_what_mends_itself_is_one_line_and_status_3(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "error: Kaggle answers 503.\n"
 
 
+def test_names_in_messages_and_tables_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    fail_with(UserError("\x1b[2Jred\r\x9b1m\u202e is unknown.\nRename it."))
+    assert capsys.readouterr().err == "error:  [2Jred  1m  is unknown.\nRename it.\n"
+    assert command.table(("class", "n"), [("\x1b[31mred\nx", "\x07")]) == "class       n\n [31mred x"
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_is_named(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert fail_with(OSError(number, "No space left on device", "data/x")) == 2

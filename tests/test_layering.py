@@ -19,6 +19,7 @@ GROUND: dict[str, set[str]] = {
     "files": {"errors"},
     "layout": set(),
     "seeds": set(),
+    "terminal": set(),
     "watch": set(),
     "settings": {"errors"},
     "processes": {"watch"},
@@ -33,10 +34,10 @@ KEEPERS: dict[str, set[str]] = {
     "weights": {"errors", "files", "watch"},
     "label_map": {"errors", "tables"},
     "kaggle_worker": set(),  # runs by itself, away from all of ours
-    "kaggle_service": {"errors"},
+    "kaggle_service": {"errors", "terminal"},
     "kaggle_download": {"errors", "files", "kaggle_service", "watch"},
     "credentials": {"errors"},
-    "submission_log": {"errors", "files", "kaggle_service"},
+    "submission_log": {"errors", "files", "kaggle_service", "terminal"},
 }
 # The training core knows no files, layouts, flags or competitions: what it gets, it gets as arguments.
 ABSTRACT: dict[str, set[str]] = {

@@ -1,5 +1,6 @@
 """Checkpoints that stand alone: weights, settings, classes and score in one file, written whole or not at all."""
 
+import pickle
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,11 @@ def load(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
+    except pickle.UnpicklingError:  # whose own words advise to run the code
+        raise UserError(
+            f"{path} cannot be read as a checkpoint: it is not a file of torch's, or holds code beside the tensors, "
+            "which is not run. Remove it and train again."
+        ) from None
     except Exception as error:
         # torch answers damage with half a dozen exception types, from RuntimeError to KeyError and EOFError.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

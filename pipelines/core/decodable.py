@@ -26,8 +26,11 @@ def check_decodable(
     marks = fingerprints(together, raw, cache, name, watch)[together.index.get_indexer(rows.index)]
     record = cache / f"{name}-decodable.npy"
     try:
-        known = np.load(record, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # none yet, or damaged: all are tried
+        with open(record, "rb") as file:
+            known = np.lib.format.read_array(file, allow_pickle=False)
+        if known.dtype != np.uint64:
+            raise ValueError(f"fingerprints of the type {known.dtype}")
+    except Exception:  # none yet, or damaged, which numpy answers with many exception types: all are tried
         known = np.zeros(0, dtype=np.uint64)
     unknown = rows[~np.isin(marks, known)]
     if unknown.empty:

@@ -122,6 +122,19 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """Read the JSON object that a stage left in `path` when it had ended; raises `UserError` where it is none."""
+    try:
+        content = read_json(path)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} is damaged: it holds no JSON object. Remove it, and call the stage that makes it again."
+        )
+    return content
+
+
 def plain_sha256(text: str) -> str:
     """Return a SHA-256 that a person typed as `file_sha256` spells it: lower case, without white space."""
     return "".join(text.split()).lower()

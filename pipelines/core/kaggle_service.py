@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.core.errors import TryAgainLater, UserError
+from pipelines.core.terminal import printable
 
 WORKER = Path(__file__).with_name("kaggle_worker.py")
 POLL_SECONDS = 0.05
@@ -466,11 +467,6 @@ def _cause(message: str) -> str:
     if known := re.search("|".join(CAUSES), message):
         return known.group()
     return "it was cut" if "IncompleteRead" in message or "aborted" in message else "there is no way there"
-
-
-def printable(text: str) -> str:
-    """`text` without what could steer the terminal or be no text at all: a space stands for each such character."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _quoted(text: str) -> str:

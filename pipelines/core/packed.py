@@ -92,8 +92,8 @@ class PackedImages:
         if self.path.stat().st_size != self.length:
             raise self._cut_short()
         # Copy-on-write rather than read-only, because torch warns about arrays it could not write to; nothing writes.
-        packed: np.memmap[tuple[int, ...], np.dtype[np.uint8]] = np.load(self.path, mmap_mode="c")
-        return packed
+        shape = (len(self.rows), self.size, self.size, 3)
+        return np.memmap(self.path, np.uint8, "c", len(self.header), shape)
 
     @contextmanager
     def reading(self) -> Iterator[Take]:
@@ -125,6 +125,11 @@ class PackedImages:
                 for _ in decoding:
                     pass
 
+    def _begins_well(self, path: Path) -> bool:
+        """Whether the file at `path` begins as one of these images does."""
+        with open(path, "rb") as file:
+            return file.read(len(self.header)) == self.header
+
     def _cut_short(self) -> UserError:
         return UserError(f"{self.path} is cut short. Remove it, and its images are decoded again.")
 
@@ -132,6 +137,8 @@ class PackedImages:
         """Decode what is not decoded yet.  Yields how many images, from the first on, are in the partial file, at once
         and after each chunk; when it has ended, the file is whole and has its name."""
         if self.path.exists():
+            if not self._begins_well(self.path):
+                raise UserError(f"{self.path} is damaged or another file. Remove it, and its images are decoded again.")
             return
         # Beside the cache, not in it: a lock must outlive what it guards.
         lock = self.path.parent.with_name(f".{self.path.parent.name}-{self.stem}.lock")
@@ -164,8 +171,9 @@ class PackedImages:
         for left in self.path.parent.glob(f".{self.stem}-*"):
             if left not in (self.partial, self.journal):
                 left.unlink()
-        done = np.fromfile(self.journal, np.bool_) if self.journal.exists() else np.zeros(0, np.bool_)
-        if len(done) != count or not self.partial.exists() or self.partial.stat().st_size != self.length:
+        done = np.fromfile(self.journal, np.uint8) == 1 if self.journal.exists() else np.zeros(0, np.bool_)
+        begun = self.partial.exists() and self.partial.stat().st_size == self.length and self._begins_well(self.partial)
+        if len(done) != count or not begun:
             self.journal.unlink(missing_ok=True)  # first: it would speak of what is not in the new file
             with open(self.partial, "wb+") as file:  # where a file system cannot reserve, what is there is read
                 file.write(self.header)

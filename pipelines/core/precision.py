@@ -5,6 +5,7 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ def settle_precision(
     if settings.hardware.precision != "auto" or hardware.device.type != "cpu":
         return settings, ""
     device = str(hardware.record()["device"])
-    tried = read_json(note) if note.exists() else {}
+    tried = _read(note)
     if tried.get("device") != device:
         pixels = images * settings.train.epochs * settings.input.size**2
         if network is None or pixels < WORTHWHILE:
@@ -49,6 +50,19 @@ def settle_precision(
     decided = replace(settings.hardware, precision=tried["precision"])
     reason = f"{ratio:.1f} times as fast as {other} when tried" if ratio >= 1 else f"{other} is not clearly faster"
     return replace(settings, hardware=decided), f" ({reason})"
+
+
+def _read(note: Path) -> dict[str, Any]:
+    """Return what is kept in `note`; nothing where it is not there or not what was written, and is then tried anew."""
+    try:
+        tried = read_json(note)
+        if tried["precision"] in ("bfloat16", "float32") and all(
+            tried["images_per_second"][name] > 0 for name in ("bfloat16", "float32")
+        ):
+            return dict(tried)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return {}
 
 
 def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware) -> tuple[str, dict[str, float]]:

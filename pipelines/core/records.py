@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UserError
-from pipelines.core.files import file_sha256, plain_sha256, read_json, write_json
+from pipelines.core.files import file_sha256, plain_sha256, read_json, read_note, write_json
 from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.settings import (
     OUTSIDE_A_RUN,
@@ -165,7 +165,7 @@ def finished_run(layout: Layout, name: str, settings: Settings, make_train: str)
         )
     check_split(run, record, layout.split_csv)
     current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
-    return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_json(run.trained)
+    return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_note(run.trained)
 
 
 def _shown(run: RunLayout) -> str:

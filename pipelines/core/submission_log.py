@@ -16,7 +16,8 @@ from typing import Any
 
 from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.files import write_text
-from pipelines.core.kaggle_service import Submission, printable
+from pipelines.core.kaggle_service import Submission
+from pipelines.core.terminal import printable
 
 SENDING, PENDING, COMPLETE, NOT_SENT, ERROR = "sending", "pending", "complete", "not sent", "error: "
 ID_DIGITS = 12

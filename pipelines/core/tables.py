@@ -14,6 +14,9 @@ from pipelines.core.errors import UserError, did_you_mean
 from pipelines.core.settings import DataSettings, SplitSettings
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# A spreadsheet takes what begins so for a formula, which may call programs; some take the wide forms of East Asia too.
+FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 FEW = 3  # cases that an error spells out before it only counts
 
 
@@ -54,6 +57,15 @@ def read_csv(path: Path, strip: bool = True) -> pd.DataFrame:
             raise UserError(f"{path}, line {line}: {len(row)} values for {len(header)} columns. Mend this row.")
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     return pd.DataFrame(columns, index=pd.Index(lines[1:], name="line"), dtype=str)
+
+
+def spreadsheet_safe(text: str) -> str:
+    """Return `text` for a CSV that people open in a spreadsheet: what would become a formula there gets an apostrophe
+    before it; a number stays.
+
+    Not for what is read again, as split.csv, submissions and log.csv are: there labels and ids have to stay exact.
+    """
+    return f"'{text}" if text.startswith(FORMULA_STARTS) and not NUMBER.fullmatch(text) else text
 
 
 def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -349,7 +349,11 @@ def _network() -> Iterator[None]:
     except HTTPError as error:
         error.close()
         raise _Failure(f"the server answered {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: a proxy whose address makes no sense
+    except (InvalidURL, ValueError) as error:  # whose words may hold the proxy's password
+        raise _Failure(
+            "the address of a proxy cannot be used: look at https_proxy, http_proxy and all_proxy"
+        ) from error
+    except (OSError, HTTPException) as error:
         cause = error.reason if isinstance(error, URLError) else error
         raise _Failure(str(cause) or type(cause).__name__) from error
 
