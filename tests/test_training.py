@@ -32,6 +32,7 @@ from pipelines.core.training import (
     to_device,
 )
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 TIMES = ("seconds", "images_per_second")
 VARIED = ("augment.flip=true", "augment.translate=1", "augment.colour_jitter=0.2", "augment.cutout=2")
 CASES: dict[str, tuple[str, ...]] = {
@@ -274,6 +275,18 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names(tiny: Tiny) -> N
     one, other = checkpoint.load(plain.last), checkpoint.load(compiled.last)
     assert one.weights.keys() == other.weights.keys()
     assert one.training["model"].keys() == other.training["model"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_a_network_compiled_in_bfloat16_learns_the_same(tiny: Tiny, device: str) -> None:
+    """The gradient of its maxima was not a number."""
+    options = ("train.epochs=1", "model.widths=[8]", f"hardware.device={device}", "hardware.precision=bfloat16")
+    (expected,) = tiny.run(tiny.job(*options))
+    (row,) = tiny.run(tiny.job(*options, "hardware.compile_training=true", run="compiled"))
+    assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=0.02)
+    assert row["valid_loss"] == pytest.approx(expected["valid_loss"], rel=0.05)
 
 
 def test_without_a_compiler_the_setting_that_asked_for_it_is_named(

@@ -1,6 +1,7 @@
 """The networks that settings can name."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,15 @@ class ConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = self.blocks(self.stem(images)).amax(dim=(2, 3))
         return self.head(features) * LOGIT_SCALE
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the parts on either side of the maxima over positions.
+
+        In bfloat16 a compiler computes the features anew for the gradient without rounding them, finds none that equals
+        the rounded maximum, and divides by their number: 0.
+        """
+        for part in (self.stem, self.blocks, self.head):
+            part.compile(*args, **kwargs)
 
 
 class Whitening(nn.Module):
