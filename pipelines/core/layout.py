@@ -43,6 +43,10 @@ class Layout:
         return self.data / "cache"
 
     @property
+    def audit(self) -> "AuditLayout":
+        return AuditLayout(self.data / "audit")
+
+    @property
     def weights(self) -> Path:
         """Pretrained weights, shared by all competitions."""
         return self.root / "weights"
@@ -69,6 +73,41 @@ class Layout:
 
     def run(self, name: str) -> "RunLayout":
         return RunLayout(self.root / "runs" / self.competition / name)
+
+
+@dataclass(frozen=True)
+class AuditLayout:
+    """What was found in a split that makes scores lie."""
+
+    folder: Path
+
+    @property
+    def pairs(self) -> Path:
+        """All duplicates, a pair a row, for people."""
+        return self.folder / "pairs.csv"
+
+    @property
+    def pairs_picture(self) -> Path:
+        return self.folder / "pairs.png"
+
+    @property
+    def groups(self) -> Path:
+        """The labelled rows that belong together: what the setting `split.group_file` takes."""
+        return self.folder / "groups.csv"
+
+    @property
+    def suspects(self) -> Path:
+        """The rows whose prediction most confidently contradicts their label."""
+        return self.folder / "suspects.csv"
+
+    @property
+    def suspects_picture(self) -> Path:
+        return self.folder / "suspects.png"
+
+    @property
+    def record(self) -> Path:
+        """What was found, in numbers, and by which settings; written last."""
+        return self.folder / "audit.json"
 
 
 @dataclass(frozen=True)

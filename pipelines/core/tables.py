@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from pipelines.core.errors import UserError, did_you_mean
+from pipelines.core.files import write_text
 from pipelines.core.settings import DataSettings, SplitSettings
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -54,6 +55,23 @@ def read_csv(path: Path, strip: bool = True) -> pd.DataFrame:
             raise UserError(f"{path}, line {line}: {len(row)} values for {len(header)} columns. Mend this row.")
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     return pd.DataFrame(columns, index=pd.Index(lines[1:], name="line"), dtype=str)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write `table`, atomically; `read_csv` without `strip` returns the same texts."""
+    columns = [table[name].tolist() for name in table]
+    # Python 3.11 leaves a carriage return without quotes, though its own reader takes it for the end of a line.
+    returns = any("\r" in value for column in columns for value in column if isinstance(value, str))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+    writer.writerow(table.columns)
+    writer.writerows(zip(*columns, strict=True))
+    write_text(path, text.getvalue())
+
+
+def for_spreadsheets(text: str) -> str:
+    """Return `text` so that a spreadsheet shows it: with an apostrophe before what it would take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":
