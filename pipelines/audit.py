@@ -110,9 +110,10 @@ def _draw_pairs(settings: "Settings", layout: "Layout", table: "pd.DataFrame", p
     twins = []
     for kind, distance, first, second, between, _ in chosen.to_numpy().tolist():
         rows: list[Any] = list(table.iloc[[first, second]].itertuples())
-        labels = " | ".join(row.label or "?" for row in rows)
+        labels = dict.fromkeys(row.label or "not known" for row in rows)
         what = f"{kind} {distance}" if kind in ("near", "mirrored") else kind
-        twins.append(plots.Twins(*(_picture(layout, row) for row in rows), (f"{between}, {what}", labels)))
+        one, two = (_picture(layout, row) for row in rows)
+        twins.append(plots.Twins(one, two, (f"{between}, {what}", *labels)))
     title = f"{settings.name}: {len(chosen):,} of {len(pairs):,} pairs of duplicates"
     plots.draw_twins(layout.audit.pairs_picture, twins, title)
 
