@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.core.settings import Settings
 
 PAIRS_SHOWN = 60
+SUSPECTS_SHOWN = 48
 PICTURE_SIZE = 96  # pixels to a side, in a contact sheet
 HEADINGS = {"train-train": "within train", "valid-valid": "within valid", "test-test": "within test"}
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     layout.audit.record.unlink(missing_ok=True)  # the mark that all is done: it must not vouch for what comes now
     found = _audit_pairs(words, settings, layout, table)
+    found["suspects"] = _audit_labels(words, settings, layout, table)
     record = {"audit": to_dict(settings)["audit"], "split_csv_sha256": file_sha256(layout.split_csv)}
     write_json(layout.audit.record, record | found)
 
@@ -100,6 +102,45 @@ def _print_groups(words: command.Words, settings: "Settings", layout: "Layout", 
     with_groups = command.Words(**vars(words) | {"set": [*words.set, f"split.group_file={path}"]})
     print("To keep each group on one side, split anew (scores of runs on the old split then no longer compare):")
     print(f"  {split_removal(layout)}\n  {with_groups.repeat('split')}")
+
+
+def _audit_labels(
+    words: command.Words, settings: "Settings", layout: "Layout", table: "pd.DataFrame"
+) -> dict[str, Any]:
+    """List the rows whose prediction contradicts their label, as far as runs say; return their numbers."""
+    from pipelines.core import plots, suspects
+    from pipelines.core.tables import write_csv
+
+    runs, others = suspects.runs_on(layout)
+    names = [run.folder.name for run in runs]
+    if others:
+        print(f"Runs of other splits, which are left out: {', '.join(run.folder.name for run in others)}.")
+    if not runs:
+        for stale in (layout.audit.suspects, layout.audit.suspects_picture):
+            stale.unlink(missing_ok=True)
+        print(f"Wrong labels: no run on this split has predicted yet. First: {words.repeat('train retrain predict')}")
+        return {"runs": names, "covered": 0, "rows": 0}
+    found, covered = suspects.find_suspects(runs, table)
+    write_csv(layout.audit.suspects, suspects.listing(found, table))
+    mistakes = []
+    shown_first = found.head(SUSPECTS_SHOWN)
+    for (predicted, probability, *_), row in zip(
+        shown_first.to_numpy().tolist(), table.loc[shown_first.index].itertuples(), strict=True
+    ):
+        mistakes.append(plots.Mistake(str(row.id), _picture(layout, row), str(row.label), predicted, probability))
+    labelled = int((table["split"] != "test").sum())
+    title = f"{settings.name}: {len(found):,} of {covered:,} labels contradicted, most confidently first"
+    plots.draw_mistakes(layout.audit.suspects_picture, mistakes, title)
+    shown = [path.relative_to(layout.root) for path in (layout.audit.suspects, layout.audit.suspects_picture)]
+    print(f"Labels that predictions contradict: {len(found):,} of {covered:,} rows. {shown[0]}, {shown[1]}")
+    if covered < labelled:
+        how = (
+            f"train and predict with the other folds too (train.fold=0 to {settings.split.folds - 1})"
+            if settings.split.folds
+            else "split with split.folds=5, then train and predict with train.fold=0 to 4"
+        )
+        print(f"Of {labelled:,} labelled rows {labelled - covered:,} were never held out. To cover them, {how}.")
+    return {"runs": names, "covered": covered, "rows": len(found)}
 
 
 def _draw_pairs(settings: "Settings", layout: "Layout", table: "pd.DataFrame", pairs: "pd.DataFrame") -> None:

@@ -71,6 +71,11 @@ class Layout:
         """The table (csv) or the picture (png) of several runs side by side."""
         return self.root / "runs" / self.competition / f"{name}.{extension}"
 
+    def runs(self) -> "list[RunLayout]":
+        """All runs that have begun, by name."""
+        records = (self.root / "runs" / self.competition).glob("*/run.json")
+        return [RunLayout(record.parent) for record in sorted(records)]
+
     def run(self, name: str) -> "RunLayout":
         return RunLayout(self.root / "runs" / self.competition / name)
 
@@ -135,6 +140,11 @@ class RunLayout:
     def predicted(self) -> Path:
         """What was predicted from this run: one entry per submission."""
         return self.folder / "predict.json"
+
+    @property
+    def valid_predictions(self) -> Path:
+        """What best.pt, which did not learn from them, predicts of the valid rows."""
+        return self.folder / "valid_predictions.csv"
 
     @property
     def precision(self) -> Path:
