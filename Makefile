@@ -27,7 +27,7 @@ WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all kernel kaggle-standin sweep compare test test-slow lint profile bench clean
+.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow lint profile bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ download: $(INSTALLED)  ## get the competition's data into data/<c>/raw
 
 split: $(INSTALLED)  ## divide the labelled rows: data/<c>/split.csv and train_valid_test/
 	$(RUNNER) -m pipelines.split $(WORDS)
+
+audit: $(INSTALLED)  ## look for what makes scores lie: duplicates across the split, wrong labels
+	$(RUNNER) -m pipelines.audit $(WORDS)
 
 train: $(INSTALLED)  ## train and validate: runs/<c>/<run>/
 	$(RUNNER) -m pipelines.train $(WORDS)

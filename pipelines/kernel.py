@@ -169,6 +169,11 @@ def _check_possible(settings: Settings) -> None:
             f"{settings.name} is no competition of Kaggle's: put its archive into a dataset of yours there and attach "
             f"that with {how}."
         )
+    if settings.split.group_file:
+        raise UserError(
+            f"split.group_file names {settings.split.group_file}, which a kernel on Kaggle does not have: run the "
+            "stages here, or empty split.group_file."
+        )
     from pipelines.core.kernel_script import weights_of
 
     for network, weights in weights_of(settings):

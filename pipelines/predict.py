@@ -1,8 +1,8 @@
 """Predict the test rows to a submission CSV, checked against the sample; draw what the network gets wrong.
 
 Reads   runs/<c>/<run>/final.pt (best.pt with --set predict.checkpoint=best), data/<c>/split.csv and its images.
-Writes  submissions/<c>/<run>.csv; runs/<c>/<run>/mistakes.png and confusion.png (of best.pt, on the valid rows, since
-        final.pt has learned from them), predict.json.
+Writes  submissions/<c>/<run>.csv; runs/<c>/<run>/mistakes.png, confusion.png and valid_predictions.csv (of best.pt, on
+        the valid rows, since final.pt has learned from them), predict.json.
 """
 
 import sys
@@ -55,7 +55,8 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
 
     made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
     note = notes.get(submission.name, {})
-    if submission.exists() and note == note | made_from | {"sha256": file_sha256(submission)}:
+    known = submission.exists() and run.valid_predictions.exists()
+    if known and note == note | made_from | {"sha256": file_sha256(submission)}:
         print(f"Already predicted: {shown}.")
         print(f"To do it again: rm {shown}")
         return
@@ -70,6 +71,7 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
     from pipelines.core.records import code_version, split_inputs
     from pipelines.core.splits import read_split_csv
     from pipelines.core.submission import check_submission, class_list, make_submission
+    from pipelines.core.suspects import write_valid_predictions
     from pipelines.core.training import divide_rows, settle_precision
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
@@ -94,6 +96,7 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
             print(f"Temperature {temperature:.3f}, fitted on the {len(labels):,} valid images.")
         else:  # how sure to be cannot be learned from these
             print(f"No temperature: the {len(labels):,} valid images are too few, or all predicted right or wrong.")
+    write_valid_predictions(run.valid_predictions, valid_rows, classes, validated.exp().numpy())
     score, bounds = _draw_validation(run, settings, valid_rows, classes, validated.exp().numpy(), layout)
     folder = run.folder.relative_to(Path.cwd())
     sure = command.uncertainty(bounds, len(valid_rows))

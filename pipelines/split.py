@@ -1,11 +1,12 @@
 """Divide the labelled images of a competition into train and valid.
 
-Reads   data/<competition>/raw: the labels CSV or class folders, the image names, the list of test images.
+Reads   data/<competition>/raw: the labels CSV or class folders, the image names, the list of test images;
+        the CSV that split.group_file names, where it does.
 Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all other stages go by it,
         data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools,
         data/<competition>/split.json: what the split was made from; it is written last.
 
-A split depends on ids, labels and split.seed alone.  It is made once: the same command again does nothing.
+A split depends on ids, labels, groups and split.seed alone.  It is made once: the same command again does nothing.
 """
 
 import sys
@@ -45,6 +46,8 @@ def _split(settings: Settings, layout: Layout) -> None:
 
     test, unlisted = tables.test_rows(layout.raw, settings.data)
     labelled = tables.labelled_rows(layout.raw, settings.data, settings.split, test["path"])
+    if settings.split.group_file:
+        labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split)
     rows = splits.with_test(labelled, test)
 
@@ -56,7 +59,7 @@ def _split(settings: Settings, layout: Layout) -> None:
         "images": {name: int((rows["split"] == name).sum()) for name in splits.SPLITS},
         "classes": labelled["label"].nunique(),
         "links": links,
-        "inputs": split_inputs(layout, settings.data),
+        "inputs": split_inputs(layout, settings),
         "split_csv_sha256": files.file_sha256(layout.split_csv),
     }
     files.write_json(layout.split_record, record)
@@ -70,6 +73,9 @@ def _split(settings: Settings, layout: Layout) -> None:
         sizes = [int((labelled["fold"] == fold).sum()) for fold in range(settings.split.folds)]
         always = len(labelled) - sum(sizes)
         print(f"Folds: {', '.join(map(str, sizes))} images; {always} always train; fold 0 is the valid above.")
+    if settings.split.group_file:
+        shared = [size for size in Counter(labelled["group"].tolist()).values() if size > 1]
+        print(f"Groups of {settings.split.group_file}: {len(shared):,} of {sum(shared):,} rows, each on one side.")
     if single := splits.single_image_classes(labelled):
         print(f"Classes with a single image, which stays in train: {_some(single)}.")
     if unseen := set(labelled["label"].unique()) - set(labelled["label"][labelled["split"] == "valid"].unique()):

@@ -211,7 +211,7 @@ def test_every_file_of_a_run_is_there(digits: Path) -> None:
     run_folder = only_run(digits)
     assert sorted(path.name for path in run_folder.iterdir()) == (
         "best.pt confusion.png curves.png final.pt history.csv last.pt mistakes.png "
-        "predict.json retrain.json retrain_history.csv run.json train.json".split()
+        "predict.json retrain.json retrain_history.csv run.json train.json valid_predictions.csv".split()
     )
     with open(run_folder / "history.csv") as file:
         history = list(csv.DictReader(file))

@@ -10,10 +10,12 @@ from PIL import Image
 
 from pipelines.core.plots import (
     Mistake,
+    Twins,
     draw_comparison,
     draw_confusion,
     draw_curves,
     draw_mistakes,
+    draw_twins,
     mean_interval,
 )
 
@@ -141,3 +143,14 @@ def test_a_picture_shows_its_numbers(tmp_path: Path) -> None:
     draw_mistakes(tmp_path / "d.png", [mistake(2)], "a title")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "c.png").read_bytes() != (tmp_path / "d.png").read_bytes()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_twins_of_any_number_and_name(tmp_path: Path, count: int) -> None:
+    twins = [
+        Twins(noise(8, 8, 3, seed=n), noise(9, 9, 3)[:8], ("train-valid, near 3", *ODD[n : n + 2]))
+        for n in range(count)
+    ]
+    draw_twins(tmp_path / "twins.png", twins, "a $title")
+    assert png_size(tmp_path / "twins.png")[0] == 1300
+    assert not is_blank(tmp_path / "twins.png")

@@ -48,6 +48,10 @@ class Layout:
         return self.data / "cache"
 
     @property
+    def audit(self) -> "AuditLayout":
+        return AuditLayout(self.data / "audit")
+
+    @property
     def weights(self) -> Path:
         """Pretrained weights, shared by all competitions."""
         return self.root / "weights"
@@ -72,8 +76,48 @@ class Layout:
         """The table (csv) or the picture (png) of several runs side by side."""
         return self.root / "runs" / self.competition / f"{name}.{extension}"
 
+    def runs(self) -> "list[RunLayout]":
+        """All runs that have begun, by name."""
+        records = (self.root / "runs" / self.competition).glob("*/run.json")
+        return [RunLayout(record.parent) for record in sorted(records)]
+
     def run(self, name: str) -> "RunLayout":
         return RunLayout(self.root / "runs" / self.competition / name)
+
+
+@dataclass(frozen=True)
+class AuditLayout:
+    """What was found in a split that makes scores lie."""
+
+    folder: Path
+
+    @property
+    def pairs(self) -> Path:
+        """All duplicates, a pair a row, for people."""
+        return self.folder / "pairs.csv"
+
+    @property
+    def pairs_picture(self) -> Path:
+        return self.folder / "pairs.png"
+
+    @property
+    def groups(self) -> Path:
+        """The labelled rows that belong together: what the setting `split.group_file` takes."""
+        return self.folder / "groups.csv"
+
+    @property
+    def suspects(self) -> Path:
+        """The rows whose prediction most confidently contradicts their label."""
+        return self.folder / "suspects.csv"
+
+    @property
+    def suspects_picture(self) -> Path:
+        return self.folder / "suspects.png"
+
+    @property
+    def record(self) -> Path:
+        """What was found, in numbers, and by which settings; written last."""
+        return self.folder / "audit.json"
 
 
 @dataclass(frozen=True)
@@ -106,6 +150,11 @@ class RunLayout:
     def predicted(self) -> Path:
         """What was predicted from this run: one entry per submission."""
         return self.folder / "predict.json"
+
+    @property
+    def valid_predictions(self) -> Path:
+        """What best.pt, which did not learn from them, predicts of the valid rows."""
+        return self.folder / "valid_predictions.csv"
 
     @property
     def precision(self) -> Path:

@@ -15,6 +15,7 @@ from pipelines.core.images import Pixels
 
 NUMBERED_CLASSES = 20  # more classes than this, and the numbers in a confusion matrix would be too small to read
 COLUMNS = 6
+TWIN_COLUMNS = 5
 CONFIDENCE = 0.95  # of intervals
 
 Values = npt.NDArray[np.float64]
@@ -30,6 +31,15 @@ class Mistake:
     label: str
     predicted: str
     confidence: float
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two images side by side, and a few words below each other on what they are."""
+
+    first: Pixels
+    second: Pixels
+    words: Sequence[str]
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_epoch: int, title: str) -> None:
@@ -117,6 +127,21 @@ def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
         axes.imshow(mistake.picture, interpolation="nearest")
         words = f"is {_short(mistake.label)}\nseen as {_short(mistake.predicted)} {mistake.confidence:.0%}"
         axes.set_title(words, fontsize=8, parse_math=False)
+    figure.suptitle(title, parse_math=False)
+    _save(figure, path)
+
+
+def draw_twins(path: Path, twins: Sequence[Twins], title: str) -> None:
+    """Draw a grid of `twins`, in the order given, to the PNG `path`."""
+    lines = max(1, -(-len(twins) // TWIN_COLUMNS))
+    figure = Figure(figsize=(TWIN_COLUMNS * 2.6, lines * 2 + 0.6), layout="constrained")
+    grid = figure.subplots(lines, TWIN_COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, each in zip(grid.flat, twins, strict=False):
+        gap = np.full((each.first.shape[0], max(1, each.first.shape[1] // 16), 3), 255, np.uint8)
+        axes.imshow(np.concatenate([each.first, gap, each.second], axis=1), interpolation="nearest")
+        axes.set_title("\n".join(_short(line, 36) for line in each.words), fontsize=8, parse_math=False)
     figure.suptitle(title, parse_math=False)
     _save(figure, path)
 

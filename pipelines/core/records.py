@@ -10,7 +10,6 @@ from pipelines.core.files import file_sha256, plain_sha256, read_json, read_note
 from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.settings import (
     OUTSIDE_A_RUN,
-    DataSettings,
     Settings,
     differences,
     from_dict,
@@ -21,6 +20,7 @@ from pipelines.core.settings import (
 
 SPLIT_SECTIONS = ("data", "split")  # the settings that a split is made from
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # and those that make a run what it is
+GROUP_FILE = "split.group_file"  # what its SHA-256 is called among the inputs of a split
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 
 
@@ -36,10 +36,14 @@ class RunRecord:
         return {key: value for key, value in to_dict(self.settings).items() if isinstance(value, dict)}
 
 
-def split_inputs(layout: Layout, data: DataSettings) -> dict[str, str]:
-    """Return the SHA-256 of each file that says what the images are: the CSVs, and the record of the download."""
+def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
+    """Return the SHA-256 of each file that says what the images are: the CSVs, and the record of the download; and of
+    the one that says which belong together."""
+    data = settings.data
     names = (data.labels, data.test_table, data.sample_submission, DOWNLOAD_RECORD)
-    return {name: file_sha256(layout.raw / name) for name in names if name and (layout.raw / name).is_file()}
+    inputs = {name: file_sha256(layout.raw / name) for name in names if name and (layout.raw / name).is_file()}
+    groups = layout.root / settings.split.group_file
+    return inputs | ({GROUP_FILE: file_sha256(groups)} if groups.is_file() else {})
 
 
 def code_version() -> str:
@@ -71,7 +75,14 @@ def split_is_made(layout: Layout, settings: Settings) -> bool:
             f"{settings.name} is already split, with other settings: {'; '.join(changes)}. Take them back, or split "
             f"anew: {split_removal(layout)} (scores of runs that trained on the old split then no longer compare)."
         )
-    if inputs != split_inputs(layout, settings.data):
+    today = split_inputs(layout, settings)
+    if inputs.get(GROUP_FILE) != today.get(GROUP_FILE):
+        state = "has changed since" if GROUP_FILE in today else "is missing, by which"
+        raise UserError(
+            f"{layout.root / settings.split.group_file}, which split.group_file names, {state} {layout.split_csv} was "
+            f"made. Put it back, or split anew: {split_removal(layout)}"
+        )
+    if inputs != today:
         raise UserError(
             f"{layout.raw} holds other data than {layout.split_csv} was made from. Split anew: {split_removal(layout)}"
         )

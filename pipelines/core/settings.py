@@ -65,6 +65,9 @@ class SplitSettings:
     valid_ratio: float = _option(0.1, "share of the labelled rows that goes to valid", above=0, below=1)
     folds: int = _option(0, "number of folds; valid is then fold 0, and valid_ratio is not used; 0: none", minimum=0)
     group_column: str = _option("", "column of the labels CSV whose rows of one value never straddle train and valid")
+    group_file: str = _option(
+        "", "CSV of id,group below the working folder, such as `audit` writes, whose groups never straddle them either"
+    )
     seed: int = _option(0, "another seed, another split", minimum=0)
 
 
@@ -286,6 +289,16 @@ class KaggleSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class AuditSettings:
+    """What `audit` takes for duplicates.  Not part of a run's identity."""
+
+    distance: int = _option(
+        48, "most signs, of 255, in which the hashes of near duplicates differ", minimum=0, maximum=100
+    )
+    correlation: float = _option(0.85, "least correlation of their luminance, at 32 x 32 pixels", minimum=0, maximum=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that is set for one competition and recipe."""
 
@@ -303,6 +316,7 @@ class Settings:
     predict: PredictSettings = PredictSettings()
     hardware: HardwareSettings = HardwareSettings()
     kaggle: KaggleSettings = KaggleSettings()
+    audit: AuditSettings = AuditSettings()
 
     @property
     def tuning(self) -> FinetuneSettings:
@@ -314,7 +328,7 @@ SECTIONS: dict[str, type] = {
     field.name: type(field.default) for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.default)
 }
 SHARED_BY_RECIPES = ("competition", "data", "split")
-OUTSIDE_A_RUN = ("predict", "hardware", "kaggle")
+OUTSIDE_A_RUN = ("predict", "hardware", "kaggle", "audit")
 PLAIN_INPUT: dict[str, Any] = {
     "size": 32,
     "mean": (0.5, 0.5, 0.5),
@@ -528,6 +542,8 @@ def _check_together(settings: Settings, where: str) -> None:
             f'{where}: competition.source = "address" and competition.address belong together: the address is where '
             "people find the archive."
         )
+    if settings.split.group_column and settings.split.group_file:
+        raise UserError(f"{where}: split.group_column and split.group_file are both set; choose one.")
     if settings.split.folds == 1:
         raise UserError(f"{where}: split.folds is 1; it takes 0 (none) or at least 2.")
     if settings.train.fold >= max(1, settings.split.folds):

@@ -4,9 +4,7 @@ A split depends on ids, labels and seed alone: within a class, rows are ordered 
 same for any order of rows or files, on any platform, with any version of any library.
 """
 
-import csv
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -15,14 +13,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.core import files
-from pipelines.core.errors import UserError
+from pipelines.core.errors import UserError, did_you_mean
 from pipelines.core.settings import SplitSettings
-from pipelines.core.tables import normal, read_csv, without_extension
+from pipelines.core.tables import normal, read_csv, without_extension, write_csv
 
 COLUMNS = ("id", "path", "label", "split", "fold")
 SPLITS = ("train", "valid", "test")
 NO_FOLD = -1
+GROUP_COLUMNS = ("id", "group")  # of the CSV that split.group_file names
+MANY = 10_000  # ids, among which looking for near ones takes seconds
 
 
 def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
@@ -34,10 +33,11 @@ def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
 
     Raises `UserError` when train, valid or a fold would be empty, and for settings that exclude one another.
     """
-    if settings.method == "equal-per-class" and (settings.group_column or settings.folds):
-        other = "split.group_column" if settings.group_column else "split.folds"
+    grouped = "group_column" if settings.group_column else "group_file" if settings.group_file else ""
+    if settings.method == "equal-per-class" and (grouped or settings.folds):
+        other = f"split.{grouped or 'folds'}"
         raise UserError(f"split.method 'equal-per-class' and {other} exclude each other: set split.method=stratified.")
-    if settings.group_column:
+    if grouped:
         homes = _place_groups(rows, settings)
     else:
         classes = _classes_in_hash_order(rows, settings.seed)
@@ -135,9 +135,12 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
     for group, label in zip(rows["group"], rows["label"], strict=True):
         groups.setdefault(group, Counter())[label] += 1
     if len(groups) < (settings.folds or 2):
+        where, key = f"column {settings.group_column!r}", "group_column"
+        if settings.group_file:
+            where, key = settings.group_file, "group_file"
         raise UserError(
-            f"{len(groups)} groups in column {settings.group_column!r} cannot fill {settings.folds or 2} parts: "
-            "lower split.folds, or empty split.group_column."
+            f"{len(groups)} groups in {where} cannot fill {settings.folds or 2} parts: "
+            f"lower split.folds, or empty split.{key}."
         )
     shares = {0: settings.valid_ratio, NO_FOLD: 1 - settings.valid_ratio}
     if settings.folds:
@@ -168,6 +171,43 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
     return [home_of[group] for group in rows["group"]]
 
 
+def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
+    """Return the group of each of `ids`, as the CSV `group_file` below `root` says; an id that is not listed is a group
+    of its own.
+
+    Raises `UserError` where the CSV is missing or has no columns id and group, and for an id that is unknown or listed
+    twice or without a group.
+    """
+    path = root / group_file
+    if not path.is_file():
+        raise UserError(
+            f"There is no file {path}, which split.group_file names, from the working folder. `make audit` writes one: "
+            "data/<competition>/audit/groups.csv, once there is a split."
+        )
+    table = read_csv(path, strip=False)
+    if missing := [name for name in GROUP_COLUMNS if name not in table]:
+        raise UserError(
+            f"{path} (split.group_file) has no column {missing[0]!r}. It takes the columns {','.join(GROUP_COLUMNS)}; "
+            f"it has: {', '.join(table.columns)}."
+        )
+    known = set(ids)
+    groups: dict[str, str] = {}
+    for line, name, group in zip(table.index.tolist(), table["id"].tolist(), table["group"].tolist(), strict=True):
+        where = f"{path} (split.group_file), line {line}: the id {name!r}"
+        if name not in known:
+            raise UserError(
+                f"{where} is not the id of a labelled row.{did_you_mean(name, known) if len(known) < MANY else ''} "
+                "Ids are written as in data.labels, or as paths below data.train_images. Mend or remove this row, or "
+                "make the file anew: make audit."
+            )
+        if name in groups:
+            raise UserError(f"{where} is listed twice. Remove one of the two rows; an id is in one group.")
+        if not group:
+            raise UserError(f"{where} has no group. Name its group, or remove this row.")
+        groups[name] = f"group {group}"
+    return [groups.get(name) or f"id {without_extension(name)}" for name in ids]
+
+
 def with_test(labelled: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     """Return the whole split, `COLUMNS`: what `assign` made, then the `test` rows (`id`, `path`), their label empty."""
     return pd.concat([labelled, test.assign(label="", split="test", fold=NO_FOLD)], ignore_index=True)[[*COLUMNS]]
@@ -175,14 +215,7 @@ def with_test(labelled: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 
 def write_split_csv(path: Path, rows: pd.DataFrame) -> None:
     """Write the whole split, `COLUMNS`, atomically; `read_split_csv` returns the same values."""
-    columns = [rows[name].tolist() for name in COLUMNS]
-    # Python 3.11 leaves a carriage return without quotes, though its own reader takes it for the end of a line.
-    returns = any("\r" in value for column in columns[:-1] for value in column)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(*columns, strict=True))
-    files.write_text(path, text.getvalue())
+    write_csv(path, rows[[*COLUMNS]])
 
 
 def read_split_csv(path: Path, split_command: str = "make split") -> pd.DataFrame:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from pipelines.core.errors import UserError, did_you_mean
+from pipelines.core.files import write_text
 from pipelines.core.settings import DataSettings, SplitSettings
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -66,6 +67,18 @@ def spreadsheet_safe(text: str) -> str:
     Not for what is read again, as split.csv, submissions and log.csv are: there labels and ids have to stay exact.
     """
     return f"'{text}" if text.startswith(FORMULA_STARTS) and not NUMBER.fullmatch(text) else text
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write `table`, atomically; `read_csv` without `strip` returns the same texts."""
+    columns = [table[name].tolist() for name in table]
+    # Python 3.11 leaves a carriage return without quotes, though its own reader takes it for the end of a line.
+    returns = any("\r" in value for column in columns for value in column if isinstance(value, str))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+    writer.writerow(table.columns)
+    writer.writerows(zip(*columns, strict=True))
+    write_text(path, text.getvalue())
 
 
 def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":

@@ -1,0 +1,202 @@
+"""The stage `audit`: what it writes and prints, and that its groups and its suspects are what they are said to be."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Tiny, png_size
+
+from pipelines import audit, command, predict, split, train
+from pipelines.core.errors import UserError
+from pipelines.core.files import file_sha256, write_text
+from pipelines.core.records import split_is_made
+from pipelines.core.splits import read_groups, read_split_csv
+from pipelines.core.suspects import find_suspects, listing, write_valid_predictions
+from pipelines.core.tables import read_csv
+
+GROUPS = "split.group_file=data/tiny/audit/groups.csv"
+
+
+@pytest.fixture
+def work(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tiny:
+    """The tiny competition, split, with valid images whose bytes are those of train rows: one of another label, one of
+    the same, and a test image."""
+    monkeypatch.chdir(tiny.layout.root)
+    assert command.run(split.main, [str(tiny.toml), "--set", "split.valid_ratio=0.25"]) == 0
+    rows = read_split_csv(tiny.layout.split_csv)
+    train_rows, valid = (rows[rows["split"] == part] for part in ("train", "valid"))
+    first = train_rows.iloc[0]
+    other = valid[valid["label"] != first["label"]].iloc[0]
+    same = valid[valid["label"] == first["label"]].iloc[0]
+    raw = tiny.layout.raw
+    for path in (other["path"], same["path"], "test/5.png"):
+        shutil.copyfile(raw / first["path"], raw / path)
+    capsys.readouterr()
+    return tiny
+
+
+def call(work: Tiny, *overrides: str) -> int:
+    return command.run(audit.main, [str(work.toml), "--set", "split.valid_ratio=0.25", *overrides])
+
+
+def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(work) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:2] == [
+        "pairs of duplicates  train-valid  train-test  valid-test  within train  within valid  within test  conflicts",
+        "bytes                          2           1           0             0             0            0          1",
+    ]
+    assert "Valid images with a twin in train: 2 of 6 (33.33%)." in printed
+    assert "Test images with a twin in train: 1 of 12 (8.33%)." in printed
+    assert "no run on this split has predicted yet. First: make train retrain predict COMP=" in printed
+    files = work.layout.audit
+    assert f'SET="split.valid_ratio=0.25 {GROUPS}"' in printed
+    record = json.loads(files.record.read_text())
+    assert record["pairs"]["bytes"]["train-valid"] == 2
+    assert record["groups"] == {"groups": 1, "rows": 3}
+    assert record["audit"] == {"distance": 48, "correlation": 0.85}
+    assert record["split_csv_sha256"] == file_sha256(work.layout.split_csv)
+    pairs = read_csv(files.pairs)
+    assert pairs["conflict"].tolist().count("yes") == 1
+    assert set(pairs["id_1"]) == {"1"}
+    assert len(read_csv(files.groups)) == 3
+    assert png_size(files.pairs_picture)
+    assert not files.suspects.exists()
+
+
+def test_it_needs_a_split(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    assert call(tiny) == 2
+    assert "split.csv is missing. First: make split COMP=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_a_split_by_its_groups_has_no_twins_across(work: Tiny, capsys: pytest.CaptureFixture[str], folds: int) -> None:
+    assert call(work) == 0
+    for path in (work.layout.split_record, work.layout.split_csv):
+        path.unlink()
+    words = [str(work.toml), "--set", "split.valid_ratio=0.25", f"split.folds={folds}", GROUPS]
+    assert command.run(split.main, words) == 0
+    assert "Groups of data/tiny/audit/groups.csv: 1 of 3 rows, each on one side." in capsys.readouterr().out
+    rows = read_split_csv(work.layout.split_csv)
+    of_group = rows[rows["id"].isin(read_csv(work.layout.audit.groups)["id"]) & (rows["split"] != "test")]
+    assert len(of_group) == 3
+    assert of_group[["split", "fold"]].drop_duplicates().shape[0] == 1
+    assert command.run(audit.main, words) == 0
+    printed = capsys.readouterr().out
+    assert "keeps each group on one side already" in printed
+    assert json.loads(work.layout.audit.record.read_text())["pairs"]["bytes"]["train-valid"] == 0
+
+
+def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
+    assert call(work) == 0
+    for path in (work.layout.split_record, work.layout.split_csv):
+        path.unlink()
+    words = [str(work.toml), "--set", "split.valid_ratio=0.25", GROUPS]
+    assert command.run(split.main, words) == 0
+    settings = work.settings("split.valid_ratio=0.25", GROUPS)
+    assert split_is_made(work.layout, settings)
+    write_text(work.layout.audit.groups, "id,group\n1,x\n2,x\n")
+    with pytest.raises(UserError, match=r"groups\.csv, which split\.group_file names, has changed since .*anew: rm -r"):
+        split_is_made(work.layout, settings)
+    work.layout.audit.groups.unlink()
+    with pytest.raises(UserError, match=r"is missing, by which .*split\.csv was made\. Put it back"):
+        split_is_made(work.layout, settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("id,group\n1,a\n99,a\n", r"line 3: the id '99' is not the id of a labelled row"),
+        ("id,set\n1,a\n", r"has no column 'group'\. It takes the columns id,group; it has: id, set"),
+        ("id,group\n1,a\n1,b\n", r"line 3: the id '1' is listed twice"),
+        ("id,group\n1,\n", r"line 2: the id '1' has no group"),
+        (None, r"There is no file .*g\.csv, which split\.group_file names"),
+    ],
+)
+def test_a_wrong_group_file_is_named(tmp_path: Path, content: str | None, expected: str) -> None:
+    if content is not None:
+        write_text(tmp_path / "g.csv", content)
+    with pytest.raises(UserError, match=expected):
+        read_groups(tmp_path, "g.csv", ["1", "2"])
+
+
+def test_rows_that_are_not_listed_are_groups_of_their_own(tmp_path: Path) -> None:
+    write_text(tmp_path / "g.csv", "id,group\n1,3\n2,3\n")
+    assert read_groups(tmp_path, "g.csv", ["1", "2", "3", "4.png"]) == ["group 3", "group 3", "id 3", "id 4"]
+
+
+def test_both_kinds_of_groups_are_refused(work: Tiny) -> None:
+    with pytest.raises(UserError, match=r"split\.group_column and split\.group_file are both set; choose one"):
+        work.settings("split.group_column=g", "split.group_file=g.csv")
+
+
+def test_what_a_run_contradicts_is_listed(work: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(work.toml), "--set", "split.valid_ratio=0.25", "predict.checkpoint=best", "--run", "mine"]
+    for stage in (train.main, predict.main):
+        assert command.run(stage, words) == 0
+    rows = read_split_csv(work.layout.split_csv)
+    valid = rows[rows["split"] == "valid"]
+    predictions = read_csv(work.layout.run("mine").valid_predictions)
+    assert predictions["id"].tolist() == valid["id"].tolist()
+    assert predictions["label"].tolist() == valid["label"].tolist()
+    capsys.readouterr()
+    assert call(work) == 0
+    printed = capsys.readouterr().out
+    assert "of 6 rows. data/tiny/audit/suspects.csv, data/tiny/audit/suspects.png" in printed
+    assert "Of 24 labelled rows 18 were never held out. To cover them, split with split.folds=5" in printed
+    suspects = read_csv(work.layout.audit.suspects)  # among them is the copy with another label, or that of its label
+    wrong = predictions[predictions["label"] != predictions["predicted"]]
+    assert set(suspects["id"]) == set(wrong["id"]) != set()
+    margins = suspects["p_predicted"].astype(float) - suspects["p_label"].astype(float)
+    assert margins.is_monotonic_decreasing
+    assert png_size(work.layout.audit.suspects_picture)
+    assert json.loads(work.layout.audit.record.read_text())["suspects"] == {
+        "runs": ["mine"],
+        "covered": 6,
+        "rows": len(suspects),
+    }
+
+
+def test_several_runs_of_a_row_are_averaged(tiny: Tiny) -> None:
+    valid = tiny.rows("valid").iloc[:3].assign(label=["red", "=green", "red"])
+    tiny.table.loc[valid.index, "label"] = valid["label"]
+    runs = [tiny.layout.run(name) for name in ("one", "two")]
+    classes = ["=green", "blue", "red"]
+    of_one = [[0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]]
+    of_two = [[0.1, 0.6, 0.3], [0.6, 0.1, 0.3]]
+    for run, rows, numbers in zip(runs, (valid, valid.iloc[:2]), (of_one, of_two), strict=True):
+        write_valid_predictions(run.valid_predictions, rows, classes, np.array(numbers, np.float32))
+    found, covered = find_suspects(runs, tiny.table)
+    assert covered == 3
+    assert found.index.tolist() == valid.index.tolist()[:1]  # of the second row the label has more votes: 0.4 to 0.35
+    row = found.iloc[0]
+    assert (row["predicted"], row["runs"]) == ("blue", 2)
+    assert (row["p_predicted"], row["p_label"]) == pytest.approx((0.7, 0.2))
+    alone, covered = find_suspects(runs[:1], tiny.table)
+    assert (len(alone), covered) == (2, 3)
+    assert listing(alone, tiny.table)["label"].tolist() == ["red", "'=green"]
+
+
+@pytest.mark.parametrize("content", ["id,label\n1,red\n", "id,label,predicted,p_predicted,p_label\n1,red,red,x,1\n"])
+def test_damaged_predictions_are_named(tiny: Tiny, content: str) -> None:
+    run = tiny.layout.run("one")
+    write_text(run.valid_predictions, content)
+    with pytest.raises(UserError, match=r"valid_predictions\.csv is damaged .*predict that run again"):
+        find_suspects([run], tiny.table)
+
+
+def test_runs_of_another_split_are_left_out(work: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(work.toml), "--set", "split.valid_ratio=0.25", "predict.checkpoint=best"]
+    for stage in (train.main, predict.main):
+        assert command.run(stage, words) == 0
+    table = pd.read_csv(work.layout.split_csv, dtype=str, keep_default_na=False)
+    table.iloc[::-1].to_csv(work.layout.split_csv, index=False)
+    capsys.readouterr()
+    assert call(work) == 0
+    printed = capsys.readouterr().out
+    assert "Runs of other splits, which are left out: default" in printed
+    assert "no run on this split has predicted yet" in printed
