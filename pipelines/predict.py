@@ -115,7 +115,7 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
     notes[submission.name] |= {"valid_interval": list(bounds), "valid_images": len(valid_rows)}
     notes[submission.name] |= {"temperature": temperature}
     made_on = {**choose_hardware(settings.hardware).record(), "code": code_version()}
-    made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings.data).items()}
+    made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings).items()}
     made_on["digest of all images"] = images_digest(table, layout.raw, layout.cache, command.progress)
     notes[submission.name] |= {"made_on": made_on}
     write_json(run.predicted, notes)

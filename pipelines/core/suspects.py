@@ -13,7 +13,7 @@ from pipelines.core.errors import UserError
 from pipelines.core.files import file_sha256
 from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.records import read_record
-from pipelines.core.tables import spreadsheet_safe, read_csv, write_csv
+from pipelines.core.tables import read_csv, spreadsheet_safe, write_csv
 
 PREDICTION_COLUMNS = ("id", "label", "predicted", "p_predicted", "p_label")
 
