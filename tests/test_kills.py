@@ -26,8 +26,9 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
 KILLED = -signal.SIGKILL
-KILLS = 6  # of each case, in the long trial
+KILLS = 4  # of each case, in the long trial
 FASTEST_KILLS = 6  # of all stages together, in the short one
+LAST_CHANGES = 5
 
 # Forks a process for each request, so that the import of torch is paid once.  A process is otherwise as if started anew.
 STARTER = """
@@ -192,6 +193,12 @@ class Calms:
 
     def _start(self, chain: str) -> Path:
         folder = self.home / chain / "start"
+        if chain == "again":
+            folder.parent.mkdir()
+            copy(self.get("packed", "predict").after, folder)
+            for name in ("data/kinds/split.json", "runs/kinds/default/final.pt", "submissions/kinds/default.csv"):
+                (folder / name).unlink()
+            return folder
         folder.mkdir(parents=True)
         make_competition(folder)
         if chain == "folder":
@@ -226,9 +233,10 @@ CHAINS = {
         "predict": [*HEAD, "predict.checkpoint=best"],
     },
     "digits": chain(QUICK, QUICK),
+    "again": dict.fromkeys(("split", "retrain", "predict"), ["kinds.toml"]),
 }
 CASES = [
-    *((name, stage) for name in ("packed", "digits") for stage in CHAINS[name]),
+    *((name, stage) for name in ("packed", "digits", "again") for stage in CHAINS[name]),
     *(("photos", stage) for stage in ("train", "retrain", "predict")),
     ("folder", "download"),
     *(("features", stage) for stage in ("sweep", "train", "predict")),
@@ -288,10 +296,7 @@ def content(path: Path) -> Any:
         return {name: {key: value for key, value in note.items() if key != "weights"} for name, note in notes.items()}
     if path.suffix == ".json":
         return untimed(json.loads(path.read_text(encoding="utf-8")))
-    if path.name.endswith("history.csv"):
-        with open(path, newline="", encoding="utf-8") as file:
-            return untimed(list(csv.DictReader(file)))
-    if path.name.endswith("sweep.csv"):
+    if path.name.endswith(("history.csv", "sweep.csv")):
         with open(path, newline="", encoding="utf-8") as file:
             return untimed(list(csv.DictReader(file)))
     return path.read_bytes()
@@ -315,15 +320,12 @@ def check_whole(folder: Path, calm: Calm) -> None:
         alike = [places[name] for places in (before, after) if name in places]
         if any(content(path) == content(other) for other in alike):
             continue
-        history = "retrain_history.csv" if path.name.startswith("retrain_") else "history.csv"
         if path.name in ("best.pt", "last.pt", "retrain_last.pt"):
             saved = content(path)
-            epochs = [row["epoch"] for row in saved["history"]]
-            final = "retrain" if path.name.startswith("retrain_") else "last"
-            theirs = content(next(p for p in after.values() if p.name == ("final.pt" if final == "retrain" else "last.pt")))
-            assert saved["history"] == theirs["history"][: saved["epoch"]], name
-            assert epochs == list(range(1, saved["epoch"] + 1)), name
-        elif path.name == history:
+            trained = after[name.replace(path.name, "final.pt" if path.name == "retrain_last.pt" else "last.pt")]
+            assert saved["history"] == content(trained)["history"][: saved["epoch"]], name
+            assert [row["epoch"] for row in saved["history"]] == list(range(1, saved["epoch"] + 1)), name
+        elif path.name in ("history.csv", "retrain_history.csv"):
             rows = content(path)
             assert rows and rows == content(after[name])[: len(rows)], name
         elif path.name == "keys.u64" or path.name.startswith("values."):  # which grow
@@ -377,6 +379,15 @@ def test_each_stage_killed_and_typed_again_ends_the_same(starter: Starter, calms
         count += len(storm(starter, calms.get("packed", stage), tmp_path / f"{count}-{stage}", random, 1))
 
 
+def test_retraining_killed_at_its_very_end_is_not_repeated(starter: Starter, calms: Calms, tmp_path: Path) -> None:
+    calm = calms.get("packed", "retrain")
+    copy(calm.before, tmp_path / "home")
+    assert starter.run(tmp_path / "home", "retrain", calm.words, calm.changes).status == KILLED
+    assert "runs/kinds/default/retrain_last.pt" in files(tmp_path / "home")
+    assert "Already retrained" in starter.run(tmp_path / "home", "retrain", calm.words).said
+    check_same(tmp_path / "home", calm.after)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "stage"), CASES)
 def test_killed_again_and_again_at_random(
@@ -390,3 +401,21 @@ def test_killed_again_and_again_at_random(
         if count >= KILLS:
             return
     raise AssertionError(f"only {count} kills came before the end")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "stage"), [case for case in CASES if case[0] in ("packed", "again")])
+def test_killed_before_each_of_its_last_changes(
+    name: str, stage: str, starter: Starter, calms: Calms, tmp_path: Path
+) -> None:
+    """Where all but a few marks are there, a wrong order of them would show."""
+    calm = calms.get(name, stage)
+    for change in range(max(calm.changes - LAST_CHANGES, 0) + 1, calm.changes + 1):
+        folder = tmp_path / str(change)
+        copy(calm.before, folder)
+        assert starter.run(folder, stage, calm.words, change).status == KILLED
+        check_whole(folder, calm)
+        ended = starter.run(folder, stage, calm.words)
+        assert ended.status == 0, (change, ended.said)
+        check_same(folder, calm.after)
+        shutil.rmtree(folder)

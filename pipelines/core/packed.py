@@ -132,6 +132,7 @@ class PackedImages:
         """Decode what is not decoded yet.  Yields how many images, from the first on, are in the partial file, at once
         and after each chunk; when it has ended, the file is whole and has its name."""
         if self.path.exists():
+            self.journal.unlink(missing_ok=True)  # left by a process that was killed when all else was done
             return
         # Beside the cache, not in it: a lock must outlive what it guards.
         lock = self.path.parent.with_name(f".{self.path.parent.name}-{self.stem}.lock")
@@ -154,7 +155,7 @@ class PackedImages:
                 self.journal.unlink(missing_ok=True)
                 self.partial.unlink(missing_ok=True)
                 raise
-            self.journal.unlink()
+            self.journal.unlink(missing_ok=True)  # another process, which sees that all is done, removes it too
 
     def _begin(self) -> list[tuple[int, int]]:
         """Make a partial file with room for all images, unless a killed process left one with this key; return the
