@@ -32,7 +32,7 @@ LAST_CHANGES = 5
 
 # Forks a process for each request, so that the import of torch is paid once.
 STARTER = """
-import json, os, runpy, signal, sys, time
+import atexit, gc, json, os, runpy, signal, sys, time
 import matplotlib.figure, PIL.PngImagePlugin, sklearn.linear_model, sklearn.datasets, torchvision
 import pipelines.core.training, pipelines.core.plots, pipelines.core.submission
 import pipelines.core.tree, pipelines.core.tables
@@ -65,9 +65,12 @@ def become_stage(request):
     counted = watch_changes(request["folder"], request["change"])
     try:
         runpy.run_module("pipelines." + request["stage"], run_name="__main__", alter_sys=True)
-    finally:
+    except SystemExit as end:
         print("changes:", counted[0], flush=True)
+        atexit._run_exitfuncs()
+        os._exit(end.code)  # tearing down all that torch imports takes longer than most stages
 
+gc.freeze()  # else each process would look through all that torch imports
 for line in sys.stdin:
     request = json.loads(line)
     started = time.monotonic()
@@ -82,6 +85,7 @@ for line in sys.stdin:
         time.sleep(0.002)
     status = os.waitstatus_to_exitcode(ended[1])
     print(json.dumps({"status": status, "seconds": time.monotonic() - started}), flush=True)
+os._exit(0)
 """
 
 TOML = """
