@@ -190,7 +190,6 @@ WAYS = {
     **{f"workers-{workers}": Way(workers=workers) for workers in (1, 4)},
     **{f"hash-seed-{seed}": Way({"PYTHONHASHSEED": seed}) for seed in ("0", "1", "4294967295")},
     **{f"locale-{locale}": Way({"LC_ALL": locale}) for locale in ("C", "C.utf8", "POSIX")},
-    "locale-C-without-utf8": Way({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}),
     **{f"zone-{zone}": Way({"TZ": zone}) for zone in ("UTC", "America/St_Johns", "Pacific/Kiritimati")},
 }
 
