@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         archive = words.archive.expanduser() if words.archive else _from_kaggle(settings, layout, words)
         started = time.monotonic()
-        _unpack(archive, layout.raw, settings.data, started)
+        _unpack(archive, layout.raw, settings.data)
     print(f"{_contents(layout.raw)} in {shown}, in {command.duration(time.monotonic() - started)}.")
     print(f"Next: {words.repeat('split')}")
 
@@ -89,8 +89,11 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
     return archive
 
 
-def _unpack(archive: Path, raw: Path, data: DataSettings, started: float) -> None:
-    """Unpack `archive` to `raw`, provided that it holds what the settings name; leave a record of it in there."""
+def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
+    """Unpack `archive` to `raw`, provided that it holds what the settings name; leave a record of it in there.
+
+    The record says the same each time: a split goes by it, and stays valid for the same data unpacked again.
+    """
     from pipelines.core.archives import Unpacked, unpack
     from pipelines.core.files import file_sha256, write_json
 
@@ -101,7 +104,6 @@ def _unpack(archive: Path, raw: Path, data: DataSettings, started: float) -> Non
             "sha256": file_sha256(archive) if archive.is_file() else None,
             "files": unpacked.files,
             "bytes": unpacked.bytes,
-            "seconds": round(time.monotonic() - started, 1),
         }
         write_json(folder / DOWNLOAD_RECORD, record)
 

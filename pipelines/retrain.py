@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _retrain(words: command.Words, layout: "Layout", run: "RunLayout", settings: "Settings", epochs: int) -> None:
     shown = run.folder.relative_to(Path.cwd())
     if run.retrained.exists() and run.final.exists():
+        run.retrain_last.unlink(missing_ok=True)  # left by a process that was killed when all else was done
         print(f"Already retrained: {shown / run.final.name}.")
         again = " ".join(str(shown / path.name) for path in (run.retrained, run.final))
         print(f"To do it again: rm {again}    Next: {words.repeat('predict')}")
@@ -55,8 +56,8 @@ def _retrain(words: command.Words, layout: "Layout", run: "RunLayout", settings:
         f"{epochs} epochs, as its best; {choose_hardware(settings.hardware)}{reason}"
     )
     if run.retrained.exists():  # its weights were removed, to be made anew
-        run.retrained.unlink()
         run.retrain_last.unlink(missing_ok=True)
+        run.retrained.unlink()
     job = training.Job(settings, classes, table, rows, None, epochs, layout, run.retrain_last, run.retrain_history)
     network = build_network(settings, classes, find_origins(settings.model, layout.weights))
     if counts := training.prepare_features(job, network, command.progress):
@@ -66,8 +67,8 @@ def _retrain(words: command.Words, layout: "Layout", run: "RunLayout", settings:
     history = command.print_epochs(new, earlier, epochs, settings.competition.metric, head_epochs)
     checkpoint.save(run.final, checkpoint.finished(checkpoint.load(run.retrain_last)))
     seconds = sum(row["seconds"] for row in history)
-    run.retrain_last.unlink()
     write_json(run.retrained, {"epochs": epochs, "train_images": len(rows), "seconds": seconds})
+    run.retrain_last.unlink()  # last: whoever is killed before goes on from it
     print(f"Final weights: {shown / run.final.name}. No score is claimed for them: they have learned from valid too.")
     print(f"Next: {words.repeat('predict')}")
 

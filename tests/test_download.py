@@ -69,7 +69,6 @@ def test_an_archive(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unpacked = contents(home / "data/cats/raw")
     record = json.loads(unpacked.pop(".download.json"))
     assert unpacked == FILES
-    assert record.pop("seconds") < 10
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     assert record == {"source": "cats.zip", "sha256": sha256, "files": 4, "bytes": sum(map(len, FILES.values()))}
 

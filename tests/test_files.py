@@ -93,6 +93,15 @@ def test_a_partial_folder_of_a_killed_process_is_emptied_first(tmp_path: Path) -
     assert names(tmp_path / "folder") == ["new"]
 
 
+def test_the_older_folder_that_a_killed_process_moved_away_is_removed(tmp_path: Path) -> None:
+    outgoing = tmp_path / ".folder.outgoing"  # killed between moving the older one away and the new one in
+    outgoing.mkdir()
+    (outgoing / "old").write_text("old")
+    with atomic_folder(tmp_path / "folder") as partial:
+        (partial / "new").write_text("")
+    assert names(tmp_path) == ["folder"]
+
+
 def test_text_is_utf8_with_unix_line_ends(tmp_path: Path) -> None:
     write_text(tmp_path / "text", "grün\nund\n")
     assert (tmp_path / "text").read_bytes() == "grün\nund\n".encode()

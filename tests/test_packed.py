@@ -247,6 +247,13 @@ def test_a_killed_process_is_gone_on_from_where_it_was(tmp_path: Path, monkeypat
     assert list(cached(tmp_path)) == [images.path.name]
 
 
+def test_the_journal_that_one_killed_at_the_very_end_left_is_removed(tmp_path: Path, rows: pd.DataFrame) -> None:
+    mapped(tmp_path, rows)
+    images_of(tmp_path, rows).journal.write_bytes(b"\1\1\1\1\1")
+    mapped(tmp_path, rows)
+    assert list(cached(tmp_path)) == [images_of(tmp_path, rows).path.name]
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_an_interrupted_one_goes_on_too(tmp_path: Path, rows: pd.DataFrame) -> None:
     def interrupt(items: Any, what: str, total: int | None = None, unit: str = "files") -> Any:

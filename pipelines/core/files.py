@@ -62,14 +62,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     An older folder at `path` is replaced: it stays whole until the new one is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(path)
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, outgoing = partial_name(path), path.with_name(f".{path.name}.outgoing")
+    for left in (partial, outgoing):  # by a killed process
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
         if path.exists():
-            outgoing = path.with_name(f".{path.name}.outgoing")
-            shutil.rmtree(outgoing, ignore_errors=True)
             os.replace(path, outgoing)
             os.replace(partial, path)
             shutil.rmtree(outgoing)

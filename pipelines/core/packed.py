@@ -139,6 +139,7 @@ class PackedImages:
         if self.path.exists():
             if not self._begins_well(self.path):
                 raise UserError(f"{self.path} is damaged or another file. Remove it, and its images are decoded again.")
+            self.journal.unlink(missing_ok=True)  # left by a process that was killed when all else was done
             return
         # Beside the cache, not in it: a lock must outlive what it guards.
         lock = self.path.parent.with_name(f".{self.path.parent.name}-{self.stem}.lock")
@@ -161,7 +162,7 @@ class PackedImages:
                 self.journal.unlink(missing_ok=True)
                 self.partial.unlink(missing_ok=True)
                 raise
-            self.journal.unlink()
+            self.journal.unlink(missing_ok=True)  # another process, which sees that all is done, removes it too
 
     def _begin(self) -> list[tuple[int, int]]:
         """Make a partial file with room for all images, unless a killed process left one with this key; return the
