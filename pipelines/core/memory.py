@@ -1,0 +1,80 @@
+"""What is said when memory runs out: here, on a GPU, or in a process that the system then kills."""
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.core.errors import UserError
+
+# What torch and the libraries below it say.  None of them has a type of its own for it on every device.
+SHORTAGES = ("out of memory", "can't allocate memory", "Cannot allocate memory", "ALLOC_FAILED", "bad_alloc")
+# Torch raises this wherever the main process is when a process of its loader ends, which may be in any computation.
+LOADER_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]*)|exited)")
+SHARED_MEMORY = "/dev/shm"
+
+
+SMALLER = "Choose a smaller input.size or model.name."
+
+
+@contextmanager
+def explained(what: str, advice: str = SMALLER) -> Iterator[None]:
+    """Raise `UserError` with `advice` where memory does not suffice for `what`, or a process of the loader has died."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if found := LOADER_DEATH.search(str(error)):
+            raise UserError(
+                f"{death(found[1], found[2] or '')} Lower hardware.workers (0: no such processes) or end other "
+                f"programs, and the same command goes on after the last whole epoch. Where that is not enough: {advice}"
+            ) from None
+        if not _is_shortage(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"Memory does not suffice for {what} ({reason.rstrip('. ')}). {advice} Or end what else uses this memory."
+        ) from None
+
+
+def smaller_batch(key: str, size: int) -> str:
+    """Return what to do where batches of `size` images are too large; `key` is the setting of their size."""
+    training = key.startswith("train.")
+    if size < (4 if training else 2):  # no batch statistics can be taken of a single image
+        return SMALLER
+    return f"Set {key}={size // 2}{', perhaps with half the train.lr' if training else ''}."
+
+
+def death(process: str, signal: str) -> str:
+    """Return what is said of a process that ended while it decoded images; `signal` is empty if none is known."""
+    how = f"was killed ({signal})" if signal else "ended unexpectedly"
+    return f"Process {process}, which decoded images, {how}; most likely memory ran out."
+
+
+@contextmanager
+def processes_can_start() -> Iterator[None]:
+    """Raise `UserError` where the system has no room for the locks that processes share; batches need none there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.ENOENT, errno.ENOSYS):
+            raise
+        raise UserError(
+            f"{SHARED_MEMORY}, through which processes share locks, {_room()} ({error.strerror}). Free or enlarge it "
+            "(docker run --shm-size=2g), or set hardware.workers=0."
+        ) from None
+
+
+def _room() -> str:
+    import shutil
+
+    try:
+        usage = shutil.disk_usage(SHARED_MEMORY)
+    except OSError:
+        return "is not there"
+    return f"is full: {usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB free"
+
+
+def _is_shortage(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or any(each in str(error) for each in SHORTAGES)
