@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.layout import Layout
+from pipelines.core.memory import explained
 from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_competition, load_settings, run_name
 
 Item = TypeVar("Item")
@@ -81,11 +82,13 @@ def _plain_name(text: str) -> str:
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
     """Call a stage's `main` and return its exit status.
 
-    A `UserError`, a full disk or a forbidden path ends in one message on stderr and status 2, `TryAgainLater` in status
-    3, an interrupt in status 130.  Any other exception is our own mistake and keeps its traceback.
+    A `UserError`, a full disk, a forbidden path or too little memory ends in one message on stderr and status 2,
+    `TryAgainLater` in status 3, an interrupt in status 130.  Any other exception is our own mistake and keeps its
+    traceback.
     """
     try:
-        main(arguments)
+        with explained("this stage"):  # and not only while it computes: a loader's process may die at any moment
+            main(arguments)
     except TryAgainLater as error:
         return _fail(str(error), EXIT_TRY_LATER)
     except UserError as error:

@@ -23,7 +23,7 @@ from pipelines.core.augment import augment, normalise, reduce, to_float
 from pipelines.core.decodable import check_decodable
 from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
-from pipelines.core.memory import processes_can_start
+from pipelines.core.memory import check_room_for_locks
 from pipelines.core.packed import PackedImages
 from pipelines.core.processes import cores
 from pipelines.core.seeds import derive_seed
@@ -374,9 +374,9 @@ def make_loader(
 
 def decoded(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the pixels, uint8, and positions of each batch of `loader`, ready to be moved to `device`."""
-    with processes_can_start():
-        items = iter(loader)
-    for item in items:
+    if loader.num_workers:
+        check_room_for_locks()
+    for item in loader:
         if isinstance(item, UserError):
             raise UserError(*item.args)  # not `item`, whose traceback would hold this frame, and so the workers
         pixels, positions = item

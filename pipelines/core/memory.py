@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ SHORTAGES = ("out of memory", "can't allocate memory", "Cannot allocate memory",
 # Torch raises this wherever the main process is when a process of its loader ends, which may be in any computation.
 LOADER_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]*)|exited)")
 SHARED_MEMORY = "/dev/shm"
+LOCKS = 1_000_000  # bytes: each takes a page there, and a loader of 16 workers has about 70
 
 
 SMALLER = "Choose a smaller input.size or model.name."
@@ -50,28 +52,18 @@ def death(process: str, signal: str) -> str:
     return f"Process {process}, which decoded images, {how}; most likely memory ran out."
 
 
-@contextmanager
-def processes_can_start() -> Iterator[None]:
-    """Raise `UserError` where the system has no room for the locks that processes share; batches need none there."""
+def check_room_for_locks() -> None:
+    """Raise `UserError` where Linux has no room for the locks that processes share; batches need none there."""
     try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.ENOENT, errno.ENOSYS):
-            raise
+        room = shutil.disk_usage(SHARED_MEMORY)
+    except OSError:  # another system, which keeps them elsewhere
+        return
+    if room.free < LOCKS:
         raise UserError(
-            f"{SHARED_MEMORY}, through which processes share locks, {_room()} ({error.strerror}). Free or enlarge it "
-            "(docker run --shm-size=2g), or set hardware.workers=0."
-        ) from None
-
-
-def _room() -> str:
-    import shutil
-
-    try:
-        usage = shutil.disk_usage(SHARED_MEMORY)
-    except OSError:
-        return "is not there"
-    return f"is full: {usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB free"
+            f"{SHARED_MEMORY}, through which processes share locks, is full: {room.free / 1e6:,.1f} of "
+            f"{room.total / 1e6:,.1f} MB free, {LOCKS / 1e6:,.1f} needed. Free or enlarge it (docker run "
+            "--shm-size=2g), or set hardware.workers=0."
+        )
 
 
 def _is_shortage(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TypeVar
 
 from pipelines.core.errors import UserError
-from pipelines.core.memory import death, processes_can_start
+from pipelines.core.memory import check_room_for_locks, death
 from pipelines.core.watch import Watch
 
 Work = TypeVar("Work")
@@ -47,8 +47,8 @@ def _results(function: Callable[[Work], Result], work: Iterable[Work], total: in
     # A fork server, since forking a process in which torch runs threads can deadlock.
     context = multiprocessing.get_context("forkserver")
     others = set(multiprocessing.active_children())
-    with processes_can_start():
-        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent)
+    check_room_for_locks()
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent)
     ours: set[multiprocessing.process.BaseProcess] = set()
     pending: deque[Future[Result]] = deque()
     try:

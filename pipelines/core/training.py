@@ -23,7 +23,6 @@ from pipelines.core.errors import UserError
 from pipelines.core.features import FeatureBatches, Features, compute_features, views_of
 from pipelines.core.files import atomic_file
 from pipelines.core.layout import Layout
-from pipelines.core.memory import explained
 from pipelines.core.metrics import METRICS
 from pipelines.core.models import whitening_of
 from pipelines.core.optim import make_optimizer, make_schedule
@@ -108,10 +107,9 @@ def prepare_features(job: Job, network: nn.Module, watch: Watch = unwatched) -> 
         return ""
     make_deterministic()
     hardware = choose_hardware(job.settings.hardware)
+    to_device(network, hardware)
     parts = [job.train] if job.valid is None else [job.train, job.valid]
-    with explained("the network"):
-        to_device(network, hardware)
-        kept = open_features(job.settings, pd.concat(parts), job.table, job.layout, network, hardware, watch)
+    kept = open_features(job.settings, pd.concat(parts), job.table, job.layout, network, hardware, watch)
     return kept.describe()
 
 
@@ -166,11 +164,6 @@ def run_job(job: Job, network: nn.Module, watch: Watch = unwatched) -> Iterator[
 
     Each row is yielded after its epoch's state was written.  Stops early when `train.patience` runs out.
     """
-    with explained("the network"):
-        yield from _epochs(job, network, watch)
-
-
-def _epochs(job: Job, network: nn.Module, watch: Watch) -> Iterator[Row]:
     settings = job.settings
     make_deterministic()
     hardware = choose_hardware(settings.hardware)
@@ -325,19 +318,6 @@ def open_predictor(
     settings: the run's, with the prediction's and hardware's of today.  A head on frozen backbones is given their
     features, as it was in training.
     """
-    with explained("the network"):
-        return _open_predictor(saved, settings, rows, table, layout, classes, watch)
-
-
-def _open_predictor(
-    saved: Checkpoint,
-    settings: Settings,
-    rows: pd.DataFrame,
-    table: pd.DataFrame,
-    layout: Layout,
-    classes: list[str],
-    watch: Watch,
-) -> Predictor:
     make_deterministic()
     hardware = choose_hardware(settings.hardware)
     network = to_device(saved.model(classes, layout.weights), hardware)
