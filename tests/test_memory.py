@@ -85,7 +85,10 @@ def alive(process: int) -> bool:
 @LINUX
 @pytest.mark.parametrize(
     ("number", "name"),
-    [(signal.SIGKILL, "Killed"), pytest.param(signal.SIGSEGV, "Segmentation fault", marks=pytest.mark.slow)],
+    [
+        (signal.SIGKILL, "Killed"),
+        pytest.param(signal.SIGSEGV, "Segmentation fault", marks=pytest.mark.slow),
+    ],
 )
 def test_a_worker_that_dies_ends_the_training_in_one_line_and_the_next_goes_on(
     split: Tiny, number: signal.Signals, name: str

@@ -11,7 +11,9 @@ from pipelines.core.errors import UserError
 # What torch and the libraries below it say.  None of them has a type of its own for it on every device.
 SHORTAGES = ("out of memory", "can't allocate memory", "Cannot allocate memory", "ALLOC_FAILED", "bad_alloc")
 # Torch raises this wherever the main process is when a process of its loader ends, which may be in any computation.
-LOADER_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]*)|exited)")
+# While it waits for a batch, torch raises the second from the first, and only that one knows the signal.
+LOADER_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed|exited)")
+LOADER_SIGNAL = re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: ([^.]*)")
 SHARED_MEMORY = "/dev/shm"
 LOCKS = 1_000_000  # bytes: each takes a page there, and a loader of 16 workers has about 70
 
@@ -26,8 +28,9 @@ def explained(what: str, advice: str = SMALLER) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
         if found := LOADER_DEATH.search(str(error)):
+            named = LOADER_SIGNAL.search(f"{error} {error.__cause__}")
             raise UserError(
-                f"{death(found[1], found[2] or '')} Lower hardware.workers (0: no such processes) or end other "
+                f"{death(found[1], named[1] if named else '')} Lower hardware.workers (0: no such processes) or end other "
                 f"programs, and the same command goes on after the last whole epoch. Where that is not enough: {advice}"
             ) from None
         if not _is_shortage(error):
