@@ -171,11 +171,11 @@ def test_too_large_a_batch_of_training_is_named_with_a_smaller_one(split: Tiny) 
 @LINUX
 @pytest.mark.slow
 def test_too_large_a_batch_of_prediction_is_named_with_a_smaller_one(split: Tiny) -> None:
-    same = ("input.size=256", "train.epochs=1", "train.batch_size=6")
+    same = ("input.size=512", "train.epochs=1", "train.batch_size=2")
     assert [run(split, stage, *same)[0] for stage in ("train", "retrain")] == [0, 0]
-    status, _, errors = run(split, "predict", *same, "predict.batch_size=12", prepare="limit(64_000_000)")
+    status, _, errors = run(split, "predict", *same, "predict.batch_size=12", prepare="limit(60_000_000)")
     assert status == 2 and errors.count("\n") == 1, errors
-    assert "predicting batches of 12 images" in errors and "Set predict.batch_size=6." in errors
+    assert "predicting batches of 2 images" in errors and "Set predict.batch_size=1." in errors
 
 
 @pytest.mark.parametrize(
