@@ -31,8 +31,8 @@ def explained(what: str, advice: str = SMALLER) -> Iterator[None]:
             named = LOADER_SIGNAL.search(f"{error} {error.__cause__}")
             dead = death(found[1], named[1] if named else "")
             raise UserError(
-                f"{dead} Lower hardware.workers (0: no such processes) or end other programs, and the same command goes "
-                f"on after the last whole epoch. Where that is not enough: {advice}"
+                f"{dead} Lower hardware.workers (0: no such processes) or end other programs, and the same command "
+                f"goes on after the last whole epoch. Where that is not enough: {advice}"
             ) from None
         if not _is_shortage(error):
             raise
