@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.files import only_one
 from pipelines.core.layout import Layout, RunLayout
+from pipelines.core.memory import explained
 from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_competition, load_settings, run_name
 from pipelines.core.terminal import printable, printable_lines
 
@@ -108,12 +109,13 @@ def _plain_name(text: str) -> str:
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
     """Call a stage's `main` and return its exit status.
 
-    A `UserError`, a full disk, a forbidden path or a vanished disk ends in one message on stderr and status 2,
-    `TryAgainLater` in status 3, an interrupt in status 130, SIGTERM in status 143.  Any other exception is our own
-    mistake and keeps its traceback.
+    A `UserError`, a full disk, a forbidden path, a vanished disk or too little memory ends in one message on stderr and
+    status 2, `TryAgainLater` in status 3, an interrupt in status 130, SIGTERM in status 143.  Any other exception is
+    our own mistake and keeps its traceback.
     """
     try:
-        with _terminable():
+        # Not only while it computes is memory short: a loader's process may die at any moment.
+        with _terminable(), explained("this stage"):
             main(arguments)
     except TryAgainLater as error:
         return _fail(str(error), EXIT_TRY_LATER)

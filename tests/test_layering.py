@@ -22,7 +22,8 @@ GROUND: dict[str, set[str]] = {
     "terminal": set(),
     "watch": set(),
     "settings": {"errors"},
-    "processes": {"watch"},
+    "memory": {"errors"},
+    "processes": {"errors", "memory", "watch"},
 }
 # These read and write files, but where a project keeps its own is for others to say, and so is who trains.
 KEEPERS: dict[str, set[str]] = {
@@ -48,15 +49,15 @@ ABSTRACT: dict[str, set[str]] = {
     "models": {"errors", "settings"},
     "device": {"errors", "settings"},
     "calibration": {"metrics"},
-    "engine": {"batches", "device", "errors", "metrics", "optim", "seeds"},
+    "engine": {"batches", "device", "errors", "memory", "metrics", "optim", "seeds"},
 }
 # Pretrained networks and what is kept of them: they are what is trained, and know nobody who trains.
 PRETRAINED: dict[str, set[str]] = {
     "backbones": {"errors", "weights"},
     "transfer": {"backbones", "errors", "label_map", "models", "seeds", "settings", "watch", "weights"},
     "features": {
-        *("augment", "backbones", "batches", "device", "errors", "feature_store", "fingerprints", "images", "seeds"),
-        *("settings", "transfer", "watch"),
+        *("augment", "backbones", "batches", "device", "errors", "feature_store", "fingerprints", "images", "memory"),
+        *("seeds", "settings", "transfer", "watch"),
     },
 }
 FLOORS = GROUND | KEEPERS | ABSTRACT | PRETRAINED

@@ -87,6 +87,19 @@ def test_work_is_asked_for_a_few_pieces_ahead_and_processes_end_when_nobody_want
     assert len(asked) == 2 * AHEAD + 1
 
 
+def end_by(number: int) -> None:
+    if number:
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_dies_is_named_with_its_signal_and_the_others_end(number: signal.Signals) -> None:
+    before = multiprocessing.active_children()
+    with pytest.raises(UserError, match=rf"Process \d+, which decoded images, was killed \({number.name}\)"):
+        list(in_processes(end_by, [0, 0, number, 0, 0], 5, unwatched, "ending", "processes"))
+    assert multiprocessing.active_children() == before
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

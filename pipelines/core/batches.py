@@ -23,6 +23,7 @@ from pipelines.core.augment import augment, normalise, reduce, to_float
 from pipelines.core.decodable import check_decodable
 from pipelines.core.errors import UserError
 from pipelines.core.layout import Layout
+from pipelines.core.memory import check_room_for_locks
 from pipelines.core.packed import PackedImages
 from pipelines.core.processes import cores
 from pipelines.core.seeds import derive_seed
@@ -73,6 +74,10 @@ class BatchSource(Protocol):
     def steps(self) -> int:
         """The number of batches in an epoch."""
 
+    @property
+    def batch_size(self) -> int:
+        """The number of images in the largest batch."""
+
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield every image once; in the order of `epoch` when training, in the order of `ids` otherwise."""
 
@@ -101,6 +106,10 @@ class Loading:
     def steps(self, count: int) -> int:
         steps = -(-count // self.batch_size)
         return max(min(steps, count // 2), 1) if self.training else steps
+
+    def largest(self, count: int) -> int:
+        """Return the number of images in the largest batch."""
+        return -(-count // self.steps(count)) if self.training else min(self.batch_size, count)
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
         """A random generator for one epoch, on the CPU whatever the device, so that all devices draw the same."""
@@ -178,6 +187,10 @@ class HeldBatches:
     def steps(self) -> int:
         return self.loading.steps(len(self))
 
+    @property
+    def batch_size(self) -> int:
+        return self.loading.largest(len(self))
+
 
 class PackedBatches(HeldBatches):
     """Batches from one array of equal-sized images, augmented a whole batch at a time on the device."""
@@ -241,17 +254,7 @@ class PhotoBatches:
         self.loading = loading
         self.order = _EpochOrder(loading, len(rows))
         cut = TrainingCut(loading.settings) if loading.training else EvaluationCut(loading.settings)
-        self.loader: DataLoader[Any] = DataLoader(
-            Photos(rows, raw, cut),
-            batch_sampler=self.order,
-            num_workers=workers,
-            collate_fn=collate,
-            persistent_workers=workers > 0,
-            pin_memory=loading.device.type == "cuda",
-            # Its own: else the loader draws from torch's global generator, in the first epoch only if workers persist,
-            # and dropout and mixup would depend on the number of workers and on where training was resumed.
-            generator=torch.Generator(),
-        )
+        self.loader = make_loader(Photos(rows, raw, cut), self.order, workers, persistent=workers > 0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -260,13 +263,14 @@ class PhotoBatches:
     def steps(self) -> int:
         return len(self.order)
 
+    @property
+    def batch_size(self) -> int:
+        return self.loading.largest(len(self))
+
     def batches(self, epoch: int) -> Iterator[Batch]:
         self.order.epoch = epoch
         finish = self.loading.finisher(len(self), epoch, crop=False)
-        for item in self.loader:
-            if isinstance(item, UserError):
-                raise UserError(*item.args)  # not `item`, whose traceback would hold this frame, and so the workers
-            pixels, positions = item
+        for pixels, positions in decoded(self.loader, self.loading.device):
             labels = self.labels[positions] if len(self.labels) else self.labels
             yield finish(pixels, labels, positions)
 
@@ -336,13 +340,48 @@ class Photos(Dataset[Any]):
         return self.cut(photo, position, epoch), position
 
 
-def collate(items: list[Any]) -> tuple[Tensor, Tensor] | UserError:
-    """Join what `Photos` returned: pixels, stacked, and positions; or the first error."""
+Decoded = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+
+def collate(items: list[Any]) -> Decoded | UserError:
+    """Join what `Photos` returned: pixels, stacked, and positions; or the first error.
+
+    Arrays travel from a worker through a pipe, as fast as tensors do through /dev/shm: which is small in containers,
+    and kills the worker that finds it full.
+    """
     for item in items:
         if isinstance(item, UserError):
             return item
     pixels, positions = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(pixels)), torch.tensor(positions)
+    return np.stack(pixels), np.array(positions)
+
+
+def make_loader(
+    photos: Photos, batches: Sampler[list[tuple[int, int]]], workers: int, persistent: bool = False
+) -> DataLoader[Any]:
+    """Return the loader of `batches` of `photos`; persistent: its workers live through all epochs."""
+    return DataLoader(
+        photos,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=persistent,
+        # Its own: else the loader draws from torch's global generator, in the first epoch only if workers persist,
+        # and dropout and mixup would depend on the number of workers and on where training was resumed.
+        generator=torch.Generator(),
+    )
+
+
+def decoded(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the pixels, uint8, and positions of each batch of `loader`, ready to be moved to `device`."""
+    if loader.num_workers:
+        check_room_for_locks()
+    for item in loader:
+        if isinstance(item, UserError):
+            raise UserError(*item.args)  # not `item`, whose traceback would hold this frame, and so the workers
+        pixels, positions = item
+        # Pinned here: torch's thread for it waits for ever for the rest of a batch whose worker was killed.
+        yield pinned(torch.from_numpy(pixels), device), torch.from_numpy(positions)
 
 
 @dataclass(frozen=True)
@@ -363,6 +402,10 @@ class WatchedBatches:
     @property
     def steps(self) -> int:
         return self.source.steps
+
+    @property
+    def batch_size(self) -> int:
+        return self.source.batch_size
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         what = f"{self.what} {epoch}" if epoch else self.what

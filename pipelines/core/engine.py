@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from pipelines.core.batches import Batch, BatchSource
 from pipelines.core.device import Hardware
 from pipelines.core.errors import UserError
+from pipelines.core.memory import explained, smaller_batch
 from pipelines.core.metrics import Metric, interval
 from pipelines.core.optim import Schedule
 from pipelines.core.seeds import derive_seed
@@ -101,28 +102,36 @@ def fit(
 
 def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, float]:
     """Return the mean loss over the images of one epoch, and the last learning rate."""
-    learner.model.train()
-    total = torch.zeros((), device=learner.hardware.device)
-    lr = 0.0
-    for step, batch in enumerate(source.batches(epoch)):
-        # The middle of the step: neither a warm-up's first step nor a decay's last one is wasted on a rate of 0.
-        lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
-        for group in learner.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_share", 1.0)
-        with learner.hardware.autocast():
-            logits = learner.model(batch.inputs)
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=learner.label_smoothing)
-        loss.backward()
-        if learner.clip_norm:
-            nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
-        learner.optimizer.step()
-        learner.optimizer.zero_grad(set_to_none=True)
-        if learner.averaged is not None:
-            learner.averaged.update_parameters(learner.model)
-        total += loss.detach() * len(batch.inputs)
-        if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
-            _check_finite(total.item(), "training", epoch, step + 1, lr)
-    return total.item() / len(source), lr
+    size = source.batch_size
+    with explained(f"training on batches of {size:,} images", smaller_batch("train.batch_size", size)):
+        learner.model.train()
+        total = torch.zeros((), device=learner.hardware.device)
+        lr = 0.0
+        for step, batch in enumerate(source.batches(epoch)):
+            # The middle of the step: neither a warm-up's first step nor a decay's last one is wasted on a rate of 0.
+            lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
+            loss = _step(learner, batch, lr)
+            total += loss * len(batch.inputs)
+            if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
+                _check_finite(total.item(), "training", epoch, step + 1, lr)
+        return total.item() / len(source), lr
+
+
+def _step(learner: Learner, batch: Batch, lr: float) -> Tensor:
+    """Learn from one batch, and return its mean loss."""
+    for group in learner.optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_share", 1.0)
+    with learner.hardware.autocast():
+        logits = learner.model(batch.inputs)
+    loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=learner.label_smoothing)
+    loss.backward()
+    if learner.clip_norm:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.averaged is not None:
+        learner.averaged.update_parameters(learner.model)
+    return loss.detach()
 
 
 def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> None:
@@ -142,11 +151,13 @@ def infer(
     views: transforms of a batch whose predicted probabilities are averaged (test-time augmentation).
     """
     model.eval()
-    for batch in source.batches(0):
-        with hardware.autocast():
-            logits = [model(view(batch.inputs)) for view in views]
-        log_probabilities = torch.stack([F.log_softmax(each.float(), dim=1) for each in logits])
-        yield batch, log_probabilities.logsumexp(dim=0) - math.log(len(views))
+    size = source.batch_size
+    with explained(f"predicting batches of {size:,} images", smaller_batch("predict.batch_size", size)):
+        for batch in source.batches(0):
+            with hardware.autocast():
+                logits = [model(view(batch.inputs)) for view in views]
+            log_probabilities = torch.stack([F.log_softmax(each.float(), dim=1) for each in logits])
+            yield batch, log_probabilities.logsumexp(dim=0) - math.log(len(views))
 
 
 def evaluate(

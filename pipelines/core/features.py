@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from pipelines.core import images
 from pipelines.core.augment import normalise, to_float
@@ -32,14 +32,17 @@ from pipelines.core.batches import (
     Loading,
     Photos,
     collate,
+    decoded,
     decoding_processes,
     evaluation_resize,
     kept_together,
+    make_loader,
 )
 from pipelines.core.device import Hardware
 from pipelines.core.errors import UserError
 from pipelines.core.feature_store import FeatureStore, view_keys
 from pipelines.core.fingerprints import fingerprints
+from pipelines.core.memory import explained
 from pipelines.core.seeds import derive_seed
 from pipelines.core.settings import Settings
 from pipelines.core.transfer import FineTuned, Origin
@@ -381,7 +384,7 @@ def _probe(rows: pd.DataFrame, raw: Path, settings: Settings) -> Tensor:
     items = collate([photos[position, 0] for position in range(len(photos.paths))])
     if isinstance(items, UserError):
         raise items
-    return items[0][:, 0]
+    return torch.from_numpy(items[0][:, 0])
 
 
 def _fill(
@@ -394,39 +397,34 @@ def _fill(
     what: str,
 ) -> None:
     """Compute the features that are missing in `gap`, and append them to `store` under their `keys`, (N, views)."""
-    loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
-        photos,
-        batch_sampler=Chunks(gap.positions),
-        num_workers=decoding_processes(extractor.settings),
-        collate_fn=collate,
-        pin_memory=extractor.hardware.device.type == "cuda",
-        generator=torch.Generator(),
-    )
-    waiting_keys: list[npt.NDArray[np.uint64]] = []
-    waiting: list[npt.NDArray[np.float32]] = []
+    loader = make_loader(photos, Chunks(gap.positions), decoding_processes(extractor.settings))
+    waiting: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]] = []
 
     def append() -> None:
         if waiting:
+            waiting_keys, features = zip(*waiting, strict=True)
             try:
-                store.append(np.concatenate(waiting_keys), np.concatenate(waiting))
+                store.append(np.concatenate(waiting_keys), np.concatenate(features))
             except ValueError as error:
                 raise UserError(
                     f"The {what} cannot be kept: {error}. Set features.dtype=float32; if that is what it is, are these "
                     "the right weights for input.mean and input.std?"
                 ) from None
-            waiting_keys.clear()
             waiting.clear()
 
-    for item in watch(loader, what, len(loader), f"x {IMAGES_AT_ONCE} images"):
-        if isinstance(item, UserError):
-            append()
-            raise UserError(*item.args)  # not `item`, whose traceback would hold this frame, and so the workers
-        pixels, places = item
-        for column, view in zip(gap.columns, gap.views, strict=True):
-            waiting.append(extractor(pixels[:, gap.crops.index(view.crop)], view.mirrored))
-            waiting_keys.append(keys[places.numpy(), column])
-        if sum(map(len, waiting)) >= APPEND_ROWS:
-            append()
+    try:
+        with explained(f"the {what}, {IMAGES_AT_ONCE} images at a time"):
+            for pixels, places in watch(
+                decoded(loader, extractor.hardware.device), what, len(loader), f"x {IMAGES_AT_ONCE} images"
+            ):
+                for column, view in zip(gap.columns, gap.views, strict=True):
+                    features = extractor(pixels[:, gap.crops.index(view.crop)], view.mirrored)
+                    waiting.append((keys[places.numpy(), column], features))
+                if sum(len(features) for _, features in waiting) >= APPEND_ROWS:
+                    append()
+    except UserError:
+        append()  # what was computed until then
+        raise
     append()
 
 

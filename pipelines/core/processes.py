@@ -7,9 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from typing import TypeVar
 
+from pipelines.core.errors import UserError
+from pipelines.core.memory import check_room_for_locks, death
 from pipelines.core.watch import Watch
 
 Work = TypeVar("Work")
@@ -43,17 +46,38 @@ def _results(function: Callable[[Work], Result], work: Iterable[Work], total: in
         return
     # A fork server, since forking a process in which torch runs threads can deadlock.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for piece in work:
-                pending.append(pool.submit(function, piece))
-                if len(pending) >= AHEAD * processes:
-                    yield pending.popleft().result()
-            while pending:
+    others = set(multiprocessing.active_children())
+    check_room_for_locks()
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent)
+    ours: set[multiprocessing.process.BaseProcess] = set()
+    pending: deque[Future[Result]] = deque()
+    try:
+        for piece in work:
+            pending.append(pool.submit(function, piece))
+            if len(ours) < processes:
+                ours |= set(multiprocessing.active_children()) - others
+            if len(pending) >= AHEAD * processes:
                 yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        pool.shutdown()
+        raise UserError(
+            f"{_death(ours)} End other programs, or let fewer processor cores be used (taskset -c 0 make …), and type "
+            "the same command again."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _death(processes: Iterable[multiprocessing.process.BaseProcess]) -> str:
+    """Return what is said of the one of `processes` that died first; the others were then told to end, by SIGTERM."""
+    for process in processes:
+        if process.exitcode not in (None, 0, -signal.SIGTERM):
+            assert process.exitcode is not None
+            name = signal.Signals(-process.exitcode).name if process.exitcode < 0 else ""
+            return death(str(process.pid), name)
+    return death("of a pool", "")
 
 
 def _depend_on_parent() -> None:
