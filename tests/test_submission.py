@@ -306,3 +306,10 @@ def test_test_images_in_class_folders_are_labelled_by_these(
     else:
         assert truth is not None
         assert truth.to_dict("list") == {"id": test, "label": labels}
+
+
+def test_a_submission_of_one_column_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "submission.csv", "id", "1")
+    for settings in (LABELS, PROBABILITIES):
+        with pytest.raises(UserError, match="has one column"):
+            check_submission(path, CLASSES, settings, tmp_path)

@@ -101,6 +101,8 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
     and sum to 1.  Raises `UserError` that names the first line at fault.
     """
     table = read_csv(path)
+    if len(table.columns) < 2:
+        raise UserError(f"{path} has one column; a submission has an id and at least one more.")
     ids = table.iloc[:, 0]
     if duplicated := list(ids[ids.duplicated()]):
         raise UserError(f"{path}: {len(duplicated)} ids occur twice, such as {_few(duplicated)}.")

@@ -1,6 +1,7 @@
 """Reading what Kaggle gives: CSVs, folders of images, and which file each id means."""
 
 import csv
+import errno
 import io
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipelines.core.errors import UserError, did_you_mean
+from pipelines.core.errors import UserError, did_you_mean, shown
 from pipelines.core.settings import DataSettings, SplitSettings
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -30,6 +31,10 @@ def read_csv(path: Path, strip: bool = True) -> pd.DataFrame:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise UserError(f"{path} is not a file that can be read: {error.strerror}. Name a CSV.") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]
@@ -67,7 +72,7 @@ def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> 
     if wanted in names:
         return table[wanted]
     missing = f"column {wanted!r}" if wanted else f"column number {position + 1}"
-    raise UserError(f"{path} has no {missing}.{did_you_mean(wanted, names)} It has: {', '.join(names)}.")
+    raise UserError(f"{path} has no {missing}.{did_you_mean(wanted, names)} It has: {', '.join(map(shown, names))}.")
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -101,7 +106,7 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
         names = sorted(entry.name for entry in raw.iterdir() if entry.is_dir())
         raise UserError(
             f"There is no folder {raw / top}, which {key} names.{did_you_mean(top, names)} "
-            f"{raw} has the folders: {', '.join(names) or 'none'}."
+            f"{raw} has the folders: {', '.join(map(shown, names)) or 'none'}."
         )
     images, pending = [], [top and f"{top}/"]
     while pending:
@@ -114,7 +119,7 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
                     pending.append(f"{prefix}{entry.name}/")
                 elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
                     if not entry.is_file():
-                        raise UserError(f"{entry.path} is a link that leads nowhere. Mend or remove it.")
+                        raise UserError(f"{shown(entry.path)} is a link that leads nowhere. Mend or remove it.")
                     images.append(prefix + entry.name)
     try:
         "".join(images).encode()
@@ -267,7 +272,7 @@ def _named_file(raw: Path, name: str, key: str) -> Path:
         names = sorted(file.name for file in raw.glob("*.csv"))
         raise UserError(
             f"There is no file {path}, which {key} names.{did_you_mean(name, names)} "
-            f"{raw} has the CSVs: {', '.join(names) or 'none'}."
+            f"{raw} has the CSVs: {', '.join(map(shown, names)) or 'none'}."
         )
     return path
 
@@ -321,5 +326,5 @@ def _refuse_empty(path: Path, what: str, values: "pd.Series[str]") -> None:
 def _refuse(where: Path, what: str, cases: Sequence[str], way_out: str) -> None:
     """Raise a `UserError` about `cases`, if there are any: how many, and the first few."""
     if cases:
-        shown = "; ".join(cases[:FEW]) + ("; …" if len(cases) > FEW else "")
-        raise UserError(f"{where}: {what}, {len(cases)} in all: {shown}. {way_out}")
+        few = "; ".join(map(shown, cases[:FEW])) + ("; …" if len(cases) > FEW else "")
+        raise UserError(f"{where}: {what}, {len(cases)} in all: {few}. {way_out}")
