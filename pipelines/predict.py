@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.batches import labels_of
     from pipelines.core.files import atomic_file, write_json
     from pipelines.core.splits import read_split_csv
-    from pipelines.core.submission import check_submission, class_list, make_submission
+    from pipelines.core.submission import check_submission, class_list, make_submission, write_submission
     from pipelines.core.training import divide_rows, settle_precision
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tested = calibration.apply_temperature(tested, temperature)
     with atomic_file(submission) as partial:
         content = make_submission(test_rows["id"].tolist(), tested.exp().numpy(), classes, settings, layout.raw)
-        content.to_csv(partial, index=False, lineterminator="\n")
+        write_submission(partial, content)
         count = check_submission(partial, classes, settings, layout.raw)
     notes[submission.name] = {**made_from, "sha256": file_sha256(submission), "rows": count, "valid_score": score}
     notes[submission.name] |= {"valid_interval": list(bounds), "valid_images": len(valid_rows)}

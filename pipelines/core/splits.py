@@ -4,9 +4,7 @@ A split depends on ids, labels and seed alone: within a class, rows are ordered 
 same for any order of rows or files, on any platform, with any version of any library.
 """
 
-import csv
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -18,7 +16,7 @@ import pandas as pd
 from pipelines.core import files
 from pipelines.core.errors import UserError
 from pipelines.core.settings import SplitSettings
-from pipelines.core.tables import normal, read_csv, without_extension
+from pipelines.core.tables import csv_text, normal, read_csv, without_extension
 
 COLUMNS = ("id", "path", "label", "split", "fold")
 SPLITS = ("train", "valid", "test")
@@ -178,13 +176,7 @@ def with_test(labelled: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 def write_split_csv(path: Path, rows: pd.DataFrame) -> None:
     """Write the whole split, `COLUMNS`, atomically; `read_split_csv` returns the same values."""
     columns = [rows[name].tolist() for name in COLUMNS]
-    # Python 3.11 leaves a carriage return without quotes, though its own reader takes it for the end of a line.
-    returns = any("\r" in value for column in columns[:-1] for value in column)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(*columns, strict=True))
-    files.write_text(path, text.getvalue())
+    files.write_text(path, csv_text([COLUMNS, *zip(*columns, strict=True)]))
 
 
 def read_split_csv(path: Path, split_command: str = "make split") -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.core.errors import UserError
 from pipelines.core.settings import Settings
-from pipelines.core.tables import find_column, read_csv
+from pipelines.core.tables import csv_text, find_column, read_csv
 
 SUM_TOLERANCE = 1e-4
 PROBABILITY_FORMAT = "%.9g"  # float32's own precision: more digits would be noise
@@ -92,6 +92,12 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
     table = read_csv(path)
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
     return str(ids.name), str(labels.name)
+
+
+def write_submission(path: Path, table: pd.DataFrame) -> None:
+    """Write the table that `make_submission` made to `path`, as `check_submission` reads it."""
+    text = csv_text([list(table.columns), *table.to_numpy().tolist()])
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:

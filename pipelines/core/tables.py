@@ -61,6 +61,17 @@ def read_csv(path: Path, strip: bool = True) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(lines[1:], name="line"), dtype=str)
 
 
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return the CSV of `rows`, header first, with Unix line ends; `read_csv` returns the same values."""
+    rows = list(rows)
+    # Python 3.11 leaves a carriage return without quotes, though its own reader takes it for the end of a line.
+    returns = any("\r" in value for row in rows for value in row if isinstance(value, str))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":
     """Return the column named `wanted`, or the one at `position` (from 0) when `wanted` is empty.
 
