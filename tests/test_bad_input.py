@@ -588,7 +588,10 @@ ARCHIVE_BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "zip": (lambda path: zip_bomb(path, BOMB_BYTES), "would exceed"),
     "zip that claims little": (lambda path: zip_bomb(path, 1000), "damaged"),
     "7z": (lambda path: seven_zip_bomb(path, BOMB_BYTES, in_header=False), "would exceed"),
-    "7z that claims little": (lambda path: seven_zip_bomb(path, 1000, in_header=False), "checksum of 'z.png'"),
+    "7z that claims little": (
+        lambda path: seven_zip_bomb(path, 1000, in_header=False),
+        "packed data for files of 1,000",
+    ),
     "7z header": (lambda path: seven_zip_bomb(path, BOMB_BYTES, in_header=True), "decoded header size"),
     "7z header that claims little": (lambda path: seven_zip_bomb(path, 1000, in_header=True), "damaged"),
     "tar": (lambda path: tar_bomb(path, tarfile.REGTYPE), "would exceed"),

@@ -37,6 +37,7 @@ HARMLESS_BYTES = 1 << 30  # below this an expansion of any ratio is let through:
 MAX_ENTRIES = 10_000_000  # ImageNet has 1.4 million; each costs memory before anything is known about it
 MAX_DEPTH = 3  # archives within the archive; Kaggle packs one deep
 MAX_HEADER_BYTES = 1 << 20  # of one entry of a tar: its name, and what else is known of it
+MAX_IDLE_BYTES = 1 << 16  # what packing may add to files that do not shrink
 NESTED = re.compile(r"\.(zip|7z|tgz|tbz2|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
 
 # By their first bytes, the compressions of a tar.
@@ -395,11 +396,21 @@ def _seven_zip(path: Path, libarchive: Any) -> Iterator[Contents]:
         with archive:
             if archive.needs_password():
                 raise encrypted
+            _refuse_idle_bytes(archive)
             entries = map(_seven_zip_entry, archive.files)
             if libarchive:
                 yield entries, lambda create: _pour_libarchive(path, create, libarchive)
             else:
                 yield entries, lambda create: _pour_py7zr(archive, create)
+
+
+def _refuse_idle_bytes(archive: "py7zr.SevenZipFile") -> None:
+    """Raise a `_Refusal` where more is packed than the files can need: libarchive would unpack it all, for hours."""
+    streams = archive.header.main_streams
+    packed = sum(streams.packinfo.packsizes) if streams else 0
+    unpacked = sum(info.uncompressed for info in archive.files)
+    if packed > 1.1 * unpacked + MAX_IDLE_BYTES:
+        raise _Refusal(f"it has {packed:,} bytes of packed data for files of {unpacked:,} bytes.")
 
 
 def _seven_zip_entry(info: "py7zr.py7zr.ArchiveFile") -> _Entry:
