@@ -681,7 +681,10 @@ KINDS: dict[str, Callable[[Draw, Sandbox, Path], None]] = {
 
 def resident_peak() -> int:
     """The most bytes that this process ever held; `getrusage` would count those of the process that started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS, which counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = status.read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
