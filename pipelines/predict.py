@@ -70,7 +70,7 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
     from pipelines.core.fingerprints import images_digest
     from pipelines.core.records import code_version, split_inputs
     from pipelines.core.splits import read_split_csv
-    from pipelines.core.submission import check_submission, class_list, make_submission
+    from pipelines.core.submission import check_submission, class_list, make_submission, write_submission
     from pipelines.core.suspects import write_valid_predictions
     from pipelines.core.training import divide_rows, settle_precision
 
@@ -109,7 +109,7 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
         tested = calibration.apply_temperature(tested, temperature)
     with atomic_file(submission) as partial:
         content = make_submission(test_rows["id"].tolist(), tested.exp().numpy(), classes, settings, layout.raw)
-        content.to_csv(partial, index=False, lineterminator="\n")
+        write_submission(partial, content)
         count = check_submission(partial, classes, settings, layout.raw)
     notes[submission.name] = {**made_from, "sha256": file_sha256(submission), "rows": count, "valid_score": score}
     notes[submission.name] |= {"valid_interval": list(bounds), "valid_images": len(valid_rows)}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import command
 from pipelines.core import files
-from pipelines.core.errors import UserError
+from pipelines.core.errors import UserError, shown
 from pipelines.core.layout import Layout
 from pipelines.core.records import SPLIT_SECTIONS, split_inputs, split_is_made, split_removal
 from pipelines.core.settings import Settings, to_dict
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "split").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-    shown = layout.raw.relative_to(layout.root)
+    raw = layout.raw.relative_to(layout.root)
     if not layout.raw.is_dir():
-        raise UserError(f"{shown} is missing. First: {words.repeat('download')}")
+        raise UserError(f"{raw} is missing. First: {words.repeat('download')}")
     with files.only_one(layout.split_lock, f"splitting {settings.name}", inherited=False):
         if split_is_made(layout, settings):
             print(f"{settings.name} is already split: nothing to do. To do it again: {split_removal(layout)}")
@@ -99,12 +99,20 @@ def _summary(rows: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
             lines.append((name, f"{len(labels):,}", "-", "-", "-"))
         else:
             (least, smallest), (most, largest) = sizes[0], sizes[-1]
-            lines.append((name, f"{len(labels):,}", str(len(sizes)), f"{smallest} {least:,}", f"{largest} {most:,}"))
+            lines.append(
+                (
+                    name,
+                    f"{len(labels):,}",
+                    str(len(sizes)),
+                    f"{shown(smallest)} {least:,}",
+                    f"{shown(largest)} {most:,}",
+                )
+            )
     return lines
 
 
-def _some(names: Sequence[str], shown: int = 5) -> str:
-    return f"{len(names)} ({printable(', '.join(names[:shown]))}{', …' if len(names) > shown else ''})"
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return f"{len(names)} ({printable(', '.join(map(shown, names[:most])))}{', …' if len(names) > most else ''})"
 
 
 if __name__ == "__main__":

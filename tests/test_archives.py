@@ -1,5 +1,6 @@
 """Unpacking: what is unpacked is whole, what is refused leaves nothing behind."""
 
+import gzip
 import io
 import os
 import stat
@@ -479,3 +480,31 @@ def test_every_declared_file_is_awaited(tmp_path: Path) -> None:
         unpacking._write({"a": archives._Entry("a", 0)}, tmp_path, lambda create: None, "archive")
     with pytest.raises(archives._Refusal, match="'b' is not in its table"):
         unpacking._write({"a": archives._Entry("a", 0)}, tmp_path, lambda create: create("b").close(), "archive")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
+def test_headers_of_a_tar_that_claim_to_be_endless(tmp_path: Path, kind: bytes) -> None:
+    """tarfile reads them whole, and a gzip of a few MB holds gigabytes of zeros."""
+    header = tarfile.TarInfo("a")
+    header.type, header.size = kind, 1 << 36
+    with gzip.open(tmp_path / "a.tgz", "wb", compresslevel=1) as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT) + bytes(8 << 20))
+    refused(tmp_path / "a.tgz", "the headers of an entry are longer than 1,048,576 bytes")
+
+
+def test_a_tar_that_goes_on_behind_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "HARMLESS_BYTES", 4 << 20)
+    whole = gzip.decompress(make_tar(tmp_path / "a.tgz", FILES).read_bytes())
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(whole + bytes(8 << 20)))
+    refused(tmp_path / "a.tgz", "goes on for more than 4,194,304 bytes")
+
+
+def test_a_tar_with_long_names_and_holes(tmp_path: Path) -> None:
+    content = bytes(1 << 20) + b"end"
+    (tmp_path / ("a" * 200)).write_bytes(b"")
+    with open(tmp_path / "holes", "wb") as file:
+        file.seek(1 << 20)
+        file.write(b"end")
+    subprocess.run(["tar", "--sparse", "-C", tmp_path, "-czf", tmp_path / "a.tgz", "a" * 200, "holes"], check=True)
+    unpack(tmp_path / "a.tgz", tmp_path / "target")
+    assert contents(tmp_path / "target") == {"a" * 200: b"", "holes": content}

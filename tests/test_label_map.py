@@ -194,3 +194,10 @@ def test_other_features_are_refused() -> None:
         UserError, match=r"takes 8 features, the pretrained classifier 4: .* linear and sees the pooled"
     ):
         start_rows(nn.Linear(8, 3), nn.Linear(4, 3), {0: 0})
+
+
+def test_a_number_of_thousands_of_digits_is_no_category(tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text(f"label,category\ncat,{'9' * 5000}\n")
+    with pytest.raises(UserError, match=r"line 2: the pretrained classifier has no category"):
+        match_labels(["cat"], ["cat", "dog"], path)

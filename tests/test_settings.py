@@ -158,6 +158,21 @@ MISTAKES = {
     "model = { weights = 'x.pth', label_map = 'names', hidden = [8] }": ("model.label_map", "model.hidden"),
     "model = { weights = 'x.pth', label_map = 'names', features = 'logits' }": ("model.label_map", "model.features"),
     "train.epochs = ": ("not valid TOML",),
+    f"train.lr = 1{'0' * 400}": ("train.lr is a number of 333 hexadecimal digits",),
+    f"train.epochs = {'9' * 5000}": ("not valid TOML", "thousands of digits"),
+    f"train.epochs = {'[' * 5000}{']' * 5000}": ("not valid TOML", "nested too deeply"),
+    "split.seed = 9223372036854775808": ("split.seed is a number of 16 hexadecimal digits",),
+    '[train]\n"a\\nb" = 1': ("unknown key train.a\\nb",),
+    '["a\\nb"]\nc = 1': ("unknown section [a\\nb]",),
+    'data.labels = "a\\u0000b"': ("data.labels is 'a\\x00b'", "control characters"),
+    f"data.labels = '{'a' * 256}'": ("data.labels cannot be a path", "longer than 255 bytes"),
+    "data.test_images = '/tmp'": ("data.test_images is '/tmp'", "inside the raw folder"),
+    "data.sample_submission = 'a/../../b.csv'": ("data.sample_submission is", "inside the raw folder"),
+    f"model.weights = '{'a' * 256}'": ("model.weights cannot be a path",),
+    "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", "without slashes"),
+    '[recipes."".train]\nepochs = 1': ("recipe ''", "not empty"),
+    '[recipes."a\\nb".train]\nepochs = 1': ("recipe 'a\\nb'", "no control characters"),
+    f"[recipes.{'a' * 250}.train]\nepochs = 1": ("recipe 'aaa", "overlong"),
     "recipes = 1": ("recipes are tables",),
     "[recipes]\nquick = 1": ("recipes are tables",),
     "[recipes.default.train]\nepochs = 1": ("recipe 'default'", "rename"),
@@ -352,3 +367,16 @@ def test_of_fresh_weights_nothing_is_spared(tmp_path: Path) -> None:
     text = 'model.weights = "x.pth"\nfinetune = { head_epochs = 1, freeze_norms = true }'
     assert load(tmp_path, text).tuning.head_epochs == 1
     assert load(tmp_path, f"{text}\nmodel.pretrained = false").tuning == FinetuneSettings()
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a/" * 3000, "a" * 300 + ".toml", "a\nb.toml"])
+def test_what_cannot_be_a_path_names_no_competition(name: str) -> None:
+    with pytest.raises(UserError, match="There is no") as error:
+        load_settings(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000 + "]" * 5000, "1" + "0" * 400, "5\nx = 1"])
+def test_an_override_beyond_what_toml_can_hold(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UserError, match=r"--set:? train\.epochs"):
+        load(tmp_path, "", f"train.epochs={value}")

@@ -203,3 +203,9 @@ def test_missing_or_foreign_split_csv(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text("id,label\n1,a\n")
     with pytest.raises(UserError, match="is not a split: remove it and type `make split COMP=x`"):
         read_split_csv(tmp_path / "split.csv", "make split COMP=x")
+
+
+def test_a_million_folds_are_refused_at_once() -> None:
+    rows = pd.DataFrame({"id": [str(number) for number in range(200)], "label": ["a", "b"] * 100, "group": ""})
+    with pytest.raises(UserError, match="Fold 200 of 100000000 would be empty"):
+        assign(rows, SplitSettings(folds=100_000_000))

@@ -16,6 +16,7 @@ from pipelines.core.submission import (
     folder_labels,
     make_submission,
     score_submission,
+    write_submission,
 )
 
 CLASSES = ["cat", "dog", "emu"]
@@ -306,3 +307,18 @@ def test_test_images_in_class_folders_are_labelled_by_these(
     else:
         assert truth is not None
         assert truth.to_dict("list") == {"id": test, "label": labels}
+
+
+def test_a_submission_of_one_column_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "submission.csv", "id", "1")
+    for settings in (LABELS, PROBABILITIES):
+        with pytest.raises(UserError, match="has one column"):
+            check_submission(path, CLASSES, settings, tmp_path)
+
+
+def test_a_carriage_return_in_a_label_survives_the_file(tmp_path: Path) -> None:
+    """Python 3.11's writer of CSVs leaves it without quotes, and its reader then sees another line."""
+    write(tmp_path / "sample.csv", "id,label", "1,?")
+    table = make_submission(["1"], sure_of([1], 2), ["cat", "do\rg"], LABELS, tmp_path)
+    write_submission(tmp_path / "submission.csv", table)
+    assert check_submission(tmp_path / "submission.csv", ["cat", "do\rg"], LABELS, tmp_path) == 1

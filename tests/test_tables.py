@@ -291,3 +291,17 @@ def test_an_image_cannot_be_labelled_and_in_the_test_set(tmp_path: Path) -> None
     write(tmp_path / "test.csv", "id\nimages/1.png\n2\n")
     data = DataSettings(labels="labels.csv", test_table="test.csv", train_images="images", test_images="images")
     assert "images both labelled and in the test set, 1 in all: images/1.png" in refusal(tmp_path, data)
+
+
+def test_a_csv_that_is_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path, write(tmp_path / "a.csv", "id,label\n1,cat\n") / "b.csv", tmp_path / ("a" * 300)):
+        with pytest.raises(UserError, match="is not a file that can be read"):
+            read_csv(path)
+
+
+def test_names_with_line_ends_do_not_break_a_message(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a\nb.png", "train/1.png", "more\nimages/2.png")
+    write(tmp_path / "labels.csv", 'id,"la\nbel"\n1,cat\n')
+    assert "a\\nb.png" in refusal(tmp_path)
+    assert "more\\nimages" in refusal(tmp_path, DataSettings(labels="labels.csv", train_images="absent"))
+    assert "la\\nbel" in refusal(tmp_path, DataSettings(labels="labels.csv", label_column="label"))

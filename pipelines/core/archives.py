@@ -5,9 +5,12 @@ are written none may become larger than the table says.  Only plain files and fo
 written through a link that an earlier one has laid.
 """
 
+import bz2
 import ctypes
 import errno
+import gzip
 import logging
+import lzma
 import os
 import re
 import shutil
@@ -33,8 +36,12 @@ MAX_EXPANSION = 200
 HARMLESS_BYTES = 1 << 30  # below this an expansion of any ratio is let through: a table of one value repeated is honest
 MAX_ENTRIES = 10_000_000  # ImageNet has 1.4 million; each costs memory before anything is known about it
 MAX_DEPTH = 3  # archives within the archive; Kaggle packs one deep
+MAX_HEADER_BYTES = 1 << 20  # of one entry of a tar: its name, and what else is known of it
+MAX_IDLE_BYTES = 1 << 16  # what packing may add to files that do not shrink
 NESTED = re.compile(r"\.(zip|7z|tgz|tbz2|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
 
+# By their first bytes, the compressions of a tar.
+TAR_STREAMS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 Finish = Callable[[Path, "Unpacked"], None]
 
 
@@ -194,8 +201,11 @@ class _Unpacking:
             return _zip(archive)
         if head.startswith(b"7z\xbc\xaf\x27\x1c"):
             return _seven_zip(archive, _libarchive() if self.with_libarchive else None)
-        if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")) or head[257:262] == b"ustar":
-            return _tar(archive)
+        for start, decompressed in TAR_STREAMS.items():
+            if head.startswith(start):
+                return _tar(archive, decompressed)
+        if head[257:262] == b"ustar":
+            return _tar(archive, lambda path: open(path, "rb"))
         if not head:
             raise _Refusal("the file is empty. Download it again.")
         if head.lstrip()[:1] == b"<":
@@ -303,29 +313,68 @@ def _zip_entry(info: zipfile.ZipInfo) -> _Entry:
     return _Entry(info.orig_filename, info.file_size, info.is_dir(), refusal)
 
 
+class _TarStream:
+    """The bytes of a tar, decompressed; of the headers of an entry it hands out no more than an honest one has.
+
+    tarfile reads a long name, or a list of holes, whole into memory, however long it claims to be.
+    """
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+        self.left: int | None = None  # bytes that may still be read before the next entry; None: as many as there are
+
+    def read(self, size: int = -1) -> bytes:
+        if self.left is not None:
+            if not 0 <= size <= self.left:
+                raise _Refusal(f"the headers of an entry are longer than {MAX_HEADER_BYTES:,} bytes.")
+            self.left -= size
+        return self.content.read(size)
+
+    def seek(self, position: int) -> int:
+        return self.content.seek(position)
+
+    def tell(self) -> int:
+        return self.content.tell()
+
+
 @contextmanager
-def _tar(path: Path) -> Iterator[Contents]:
-    with tarfile.open(path) as archive:
-        stream: Any = archive.fileobj
+def _tar(path: Path, decompressed: Callable[[Path], Any]) -> Iterator[Contents]:
+    with decompressed(path) as content:
+        stream = _TarStream(content)
+        stream.left = MAX_HEADER_BYTES
+        members: list[tarfile.TarInfo] = []
+        with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
 
-        def entries() -> Iterator[_Entry]:
-            for member in archive:
-                kind = "a link" if member.issym() or member.islnk() else "a device or a pipe"
-                refusal = "" if member.isreg() or member.isdir() else f"is {kind}"
-                yield _Entry(member.name, member.size, member.isdir(), refusal)
-            # tarfile takes a damaged header for the end of the archive; the true end is a block of zeros
-            stream.seek(archive.offset)
-            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"no end mark after {len(archive.getmembers()):,} entries")
-            while stream.read(CHUNK_BYTES):  # the checksum of a gzip, bzip2 or xz comes last
-                pass
+            def entries() -> Iterator[_Entry]:
+                count = 0
+                while member := archive.next():
+                    stream.left = MAX_HEADER_BYTES
+                    archive.members.clear()  # it keeps each, and millions of folders hardly make an archive longer
+                    member.pax_headers = {}
+                    count += 1
+                    if not member.isdir():
+                        members.append(member)
+                    kind = "a link" if member.issym() or member.islnk() else "a device or a pipe"
+                    refusal = "" if member.isreg() or member.isdir() else f"is {kind}"
+                    yield _Entry(member.name, member.size, member.isdir(), refusal)
+                stream.left = None
+                # tarfile takes a damaged header for the end of the archive; the true end is a block of zeros
+                stream.seek(archive.offset)
+                if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"no end mark after {count:,} entries")
+                behind = 0
+                while chunk := stream.read(CHUNK_BYTES):  # the checksum of a gzip, bzip2 or xz comes last
+                    behind += len(chunk)
+                    if behind > HARMLESS_BYTES:
+                        raise _Refusal(f"behind its last entry it goes on for more than {HARMLESS_BYTES:,} bytes.")
 
-        def pour(create: Create) -> None:
-            for member in archive.getmembers():
-                if content := archive.extractfile(member):
-                    _copy(content, create(member.name))
+            def pour(create: Create) -> None:
+                stream.left = None
+                for member in members:
+                    if content := archive.extractfile(member):
+                        _copy(content, create(member.name))
 
-        yield entries(), pour
+            yield entries(), pour
 
 
 def _copy(content: Any, output: _Output) -> None:
@@ -347,11 +396,21 @@ def _seven_zip(path: Path, libarchive: Any) -> Iterator[Contents]:
         with archive:
             if archive.needs_password():
                 raise encrypted
+            _refuse_idle_bytes(archive)
             entries = map(_seven_zip_entry, archive.files)
             if libarchive:
                 yield entries, lambda create: _pour_libarchive(path, create, libarchive)
             else:
                 yield entries, lambda create: _pour_py7zr(archive, create)
+
+
+def _refuse_idle_bytes(archive: "py7zr.SevenZipFile") -> None:
+    """Raise a `_Refusal` where more is packed than the files can need: libarchive would unpack it all, for hours."""
+    streams = archive.header.main_streams
+    packed = sum(streams.packinfo.packsizes) if streams else 0
+    unpacked = sum(info.uncompressed for info in archive.files)
+    if packed > 1.1 * unpacked + MAX_IDLE_BYTES:
+        raise _Refusal(f"it has {packed:,} bytes of packed data for files of {unpacked:,} bytes.")
 
 
 def _seven_zip_entry(info: "py7zr.py7zr.ArchiveFile") -> _Entry:

@@ -19,6 +19,11 @@ class TryAgainLater(UserError):
     """
 
 
+def shown(text: str) -> str:
+    """Return a name as a message can hold it: on one line, with escapes for what does not print."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest of `valid`, or an empty string when none is near."""
     matches = get_close_matches(name, list(valid), n=2, cutoff=0.5)

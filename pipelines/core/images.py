@@ -68,7 +68,7 @@ def decode(path: Path, place: str) -> Image.Image:
         problem = f"it is none of {', '.join(FORMATS)}"
     except Exception as error:
         # Pillow answers damage with a dozen exception types, from SyntaxError to struct.error.
-        problem = str(error) or type(error).__name__
+        problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     raise UserError(
         f"{path} ({place}) cannot be read as an image: {problem}. Put the right file there; or, for a labelled image, "
         "remove its row from the labels CSV and split again."

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipelines.core.errors import UserError, did_you_mean
+from pipelines.core.errors import UserError, did_you_mean, shown
 from pipelines.core.tables import normal, read_csv
 
 COLUMNS = ["label", "category"]
@@ -70,7 +70,9 @@ def _read(
     """Return {number of the class: number of the category, or None for no match} as the CSV at `path` states."""
     table = read_csv(path)
     if list(table.columns) != COLUMNS:
-        raise UserError(f"{path}, line 1: the columns are {', '.join(table.columns)}; expected {','.join(COLUMNS)}.")
+        raise UserError(
+            f"{path}, line 1: the columns are {', '.join(map(shown, table.columns))}; expected {','.join(COLUMNS)}."
+        )
     class_of = {normal(name): number for number, name in enumerate(classes)}
     stated: dict[int, int | None] = {}
     line_of: dict[int, int] = {}
@@ -94,7 +96,7 @@ def _category(text: str, categories: Sequence[str], numbers_of: Mapping[str, lis
     if len(numbers) > 1:
         meanings = " or ".join(f"{number} ({categories[number]!r})" for number in numbers)
         raise UserError(f"{where}: the category {text!r} may be {meanings}. Write the number that is meant.")
-    if not numbers and re.fullmatch("[0-9]+", text) and int(text) < len(categories):
+    if not numbers and re.fullmatch("[0-9]{1,9}", text) and int(text) < len(categories):
         return int(text)
     if not numbers:
         raise UserError(

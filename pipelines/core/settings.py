@@ -8,15 +8,20 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pipelines.core.errors import UserError, did_you_mean
+from pipelines.core.errors import UserError, did_you_mean, shown
 
 COMPETITIONS = Path(__file__).parent.parent / "competitions"
 DEFAULT_RECIPE = "default"
+LARGEST_WHOLE_NUMBER = 2**63 - 1  # of TOML; torch takes no larger seed
+LONGEST_NAME = 255  # bytes, of all common file systems
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def _option(default: Any, help: str, **bounds: float) -> Any:
@@ -351,16 +356,19 @@ def load_settings(
     path = find_competition(competition, folder)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid TOML: {_reason(error)}.") from None
     recipes = content.pop("recipes", {})
     if not isinstance(recipes, dict) or not all(isinstance(value, dict) for value in recipes.values()):
         raise UserError(f"{path}: recipes are tables, written [recipes.<name>].")
     settings = merge(Settings(name=path.stem, recipe=recipe), content, str(path))
     for name, changes in recipes.items():  # all of them, so that a mistake shows before its recipe is wanted
         where = f"{path}, recipe {name!r}"
-        if Path(name).name != name or name.startswith("."):
-            raise UserError(f"{where}: a recipe names a folder of runs, so it has no slashes and no leading dot.")
+        if not _is_plain_name(name):
+            raise UserError(
+                f"{where}: a recipe names a folder of runs, so it is not empty nor overlong, and has no slashes, no "
+                "control characters and no leading dot."
+            )
         if name == DEFAULT_RECIPE:
             raise UserError(f"{where}: the recipe of that name is what stands outside all recipes; rename this one.")
         if fixed := [section for section in SHARED_BY_RECIPES if section in changes]:
@@ -390,14 +398,16 @@ def with_input(settings: Settings, **values: Any) -> Settings:
 def find_competition(competition: str, folder: Path = COMPETITIONS) -> Path:
     """Return the TOML of a competition given by name or by path.  Raises `UserError` when there is none."""
     path = Path(competition) if competition.endswith(".toml") else folder / f"{competition}.toml"
-    if path.is_file():
+    if not _hinders_a_path(competition) and path.is_file():
         return path
     if competition.endswith(".toml"):
-        raise UserError(f"There is no file {competition}. A competition is the name of one, or the path of its TOML.")
+        raise UserError(
+            f"There is no file {shown(competition)}. A competition is the name of one, or the path of its TOML."
+        )
     known = sorted(file.stem for file in folder.glob("*.toml"))
     raise UserError(
         f"There is no competition {competition!r}.{did_you_mean(competition, known)} There are: {', '.join(known)}. "
-        f"To add one, write {folder / competition}.toml (README: Adding a competition)."
+        f"To add one, write {folder / shown(competition)}.toml (README: Adding a competition)."
     )
 
 
@@ -413,9 +423,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
                 "spaces: augment.crop_scale=[0.5,1.0]."
             )
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            content = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
-            value = text
+            content = {}
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"--set {key.strip()}: {_reason(error)}.") from None
+        value = content["value"] if len(content) == 1 else text  # text of several lines may be several keys
         parsed.setdefault(section, {})[name] = value
     return parsed
 
@@ -426,7 +439,7 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
     for name, values in changes.items():
         if name not in SECTIONS:
             raise UserError(
-                f"{where}: unknown section [{name}].{did_you_mean(name, SECTIONS)} Valid: {', '.join(SECTIONS)}."
+                f"{where}: unknown section [{shown(name)}].{did_you_mean(name, SECTIONS)} Valid: {', '.join(SECTIONS)}."
             )
         if not isinstance(values, Mapping):
             raise UserError(
@@ -437,7 +450,8 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
         for key, value in values.items():
             if key not in types_of:
                 raise UserError(
-                    f"{where}: unknown key {name}.{key}.{did_you_mean(key, types_of)} Valid: {', '.join(types_of)}."
+                    f"{where}: unknown key {name}.{shown(key)}.{did_you_mean(key, types_of)} "
+                    f"Valid: {', '.join(types_of)}."
                 )
             field = _fields(SECTIONS[name])[key]
             checked[key] = _checked(value, types_of[key], field.metadata, f"{where}: {name}.{key}")
@@ -458,6 +472,8 @@ def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> 
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise UserError(f"{key} is {value!r}; expected a list of {get_args(expected)[0].__name__}, such as [1, 2].")
         return tuple(_checked(item, get_args(expected)[0], bounds, key) for item in value)
+    if type(value) is int and abs(value) > LARGEST_WHOLE_NUMBER:
+        raise UserError(f"{key} is a number of {len(f'{abs(value):x}')} hexadecimal digits; at most 16 digits fit.")
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:  # not isinstance: True must not pass for the number 1
@@ -474,14 +490,55 @@ def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> 
         for rule, (holds, words) in rules.items():
             if rule in bounds and not holds(bounds[rule]):
                 raise UserError(f"{key} is {value}; it must be {words} {bounds[rule]:g}.")
+    if expected is str and CONTROL_CHARACTERS.search(value):
+        raise UserError(f"{key} is {value!r}; it must be one line of text without control characters.")
     return value
+
+
+def _reason(error: Exception) -> str:
+    """Why tomllib could not read a text, which it also says by exceptions that are not its own."""
+    if isinstance(error, RecursionError):
+        return "its lists or tables are nested too deeply"
+    if isinstance(error, (tomllib.TOMLDecodeError, UnicodeDecodeError)):
+        return str(error)
+    return "it holds a number of thousands of digits" if "digits" in str(error) else str(error)
+
+
+def _hinders_a_path(text: str) -> str:
+    """Return what prevents `text` from being the path of any file; empty when nothing does."""
+    if CONTROL_CHARACTERS.search(text):
+        return "it has control characters"
+    if len(os.fsencode(text)) > 4000 or any(len(os.fsencode(part)) > LONGEST_NAME for part in text.split("/")):
+        return f"a name in it is longer than {LONGEST_NAME} bytes"
+    return ""
+
+
+def _is_plain_name(text: str) -> bool:
+    """Whether `text` can be the name of a file or folder, with room for what is put around it."""
+    return Path(text).name == text != "" and not text.startswith(".") and not _hinders_a_path(text + "-" * 40)
 
 
 _TYPE_NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
 
 
 def _check_together(settings: Settings, where: str) -> None:
-    """Raise a `UserError` for values that are each valid but contradict one another."""
+    """Raise a `UserError` for values that are each valid but contradict one another, or name no place."""
+    for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
+        place = getattr(settings.data, key)
+        parts = Path(place).parts
+        if hindrance := _hinders_a_path(place):
+            raise UserError(f"{where}: data.{key} cannot be a path: {hindrance}.")
+        if Path(place).is_absolute() or ".." in parts:
+            raise UserError(f"{where}: data.{key} is {place!r}; it must be a path inside the raw folder.")
+    for key in ("weights", "label_map"):
+        if hindrance := _hinders_a_path(getattr(settings.model, key).replace("+", "/")):
+            raise UserError(f"{where}: model.{key} cannot be a path: {hindrance}.")
+    slug = settings.competition.slug
+    if slug and not _is_plain_name(slug):
+        raise UserError(
+            f"{where}: competition.slug is {slug!r}; it must be the last part of the competition's address, without "
+            "slashes."
+        )
     size = settings.input.size or (0 if settings.model.weights else PLAIN_INPUT["size"])
     if size and not 4 <= size <= 2048:
         raise UserError(f"{where}: input.size is {size}; it takes 0 (as the weights ask) or 4 to 2048 pixels.")

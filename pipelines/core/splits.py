@@ -43,8 +43,10 @@ def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
         classes = _classes_in_hash_order(rows, settings.seed)
         homes = _deal(classes, settings.folds) if settings.folds else _cut(classes, settings)
     valid = homes.count(0)
-    if empty := [fold for fold in range(settings.folds) if fold not in homes]:
-        raise UserError(f"Fold {empty[0]} of {settings.folds} would be empty with {len(rows)} rows: lower split.folds.")
+    filled = set(homes)
+    empty = next((fold for fold in range(settings.folds) if fold not in filled), None)  # folds may be a million
+    if empty is not None:
+        raise UserError(f"Fold {empty} of {settings.folds} would be empty with {len(rows)} rows: lower split.folds.")
     if valid in (0, len(rows)):
         raise UserError(
             f"Of {len(rows)} labelled rows {valid} would be valid, which leaves nothing to "

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.core.errors import UserError
 from pipelines.core.settings import Settings
-from pipelines.core.tables import find_column, read_csv
+from pipelines.core.tables import csv_text, find_column, read_csv
 
 SUM_TOLERANCE = 1e-4
 PROBABILITY_FORMAT = "%.9g"  # float32's own precision: more digits would be noise
@@ -94,6 +94,12 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
     return str(ids.name), str(labels.name)
 
 
+def write_submission(path: Path, table: pd.DataFrame) -> None:
+    """Write the table that `make_submission` made to `path`, as `check_submission` reads it."""
+    text = csv_text([list(table.columns), *table.to_numpy().tolist()])
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:
     """Check the submission file at `path` against the sample, and return its number of rows.
 
@@ -101,6 +107,8 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
     and sum to 1.  Raises `UserError` that names the first line at fault.
     """
     table = read_csv(path)
+    if len(table.columns) < 2:
+        raise UserError(f"{path} has one column; a submission has an id and at least one more.")
     ids = table.iloc[:, 0]
     if duplicated := list(ids[ids.duplicated()]):
         raise UserError(f"{path}: {len(duplicated)} ids occur twice, such as {_few(duplicated)}.")

@@ -1,6 +1,7 @@
 """Reading what Kaggle gives: CSVs, folders of images, and which file each id means."""
 
 import csv
+import errno
 import io
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipelines.core.errors import UserError, did_you_mean
+from pipelines.core.errors import UserError, did_you_mean, shown
 from pipelines.core.files import write_text
 from pipelines.core.settings import DataSettings, SplitSettings
 
@@ -34,6 +35,10 @@ def read_csv(path: Path, strip: bool = True) -> pd.DataFrame:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise UserError(f"{path} is not a file that can be read: {error.strerror}. Name a CSV.") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]
@@ -72,13 +77,18 @@ def spreadsheet_safe(text: str) -> str:
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write `table`, atomically; `read_csv` without `strip` returns the same texts."""
     columns = [table[name].tolist() for name in table]
+    write_text(path, csv_text([tuple(table.columns), *zip(*columns, strict=True)]))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return the CSV of `rows`, header first, with Unix line ends; `read_csv` returns the same values."""
+    rows = list(rows)
     # Python 3.11 leaves a carriage return without quotes, though its own reader takes it for the end of a line.
-    returns = any("\r" in value for column in columns for value in column if isinstance(value, str))
+    returns = any("\r" in value for row in rows for value in row if isinstance(value, str))
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
-    writer.writerow(table.columns)
-    writer.writerows(zip(*columns, strict=True))
-    write_text(path, text.getvalue())
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":
@@ -92,7 +102,7 @@ def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> 
     if wanted in names:
         return table[wanted]
     missing = f"column {wanted!r}" if wanted else f"column number {position + 1}"
-    raise UserError(f"{path} has no {missing}.{did_you_mean(wanted, names)} It has: {', '.join(names)}.")
+    raise UserError(f"{path} has no {missing}.{did_you_mean(wanted, names)} It has: {', '.join(map(shown, names))}.")
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -126,7 +136,7 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
         names = sorted(entry.name for entry in raw.iterdir() if entry.is_dir())
         raise UserError(
             f"There is no folder {raw / top}, which {key} names.{did_you_mean(top, names)} "
-            f"{raw} has the folders: {', '.join(names) or 'none'}."
+            f"{raw} has the folders: {', '.join(map(shown, names)) or 'none'}."
         )
     images, pending = [], [top and f"{top}/"]
     while pending:
@@ -139,7 +149,7 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
                     pending.append(f"{prefix}{entry.name}/")
                 elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
                     if not entry.is_file():
-                        raise UserError(f"{entry.path} is a link that leads nowhere. Mend or remove it.")
+                        raise UserError(f"{shown(entry.path)} is a link that leads nowhere. Mend or remove it.")
                     images.append(prefix + entry.name)
     try:
         "".join(images).encode()
@@ -292,7 +302,7 @@ def _named_file(raw: Path, name: str, key: str) -> Path:
         names = sorted(file.name for file in raw.glob("*.csv"))
         raise UserError(
             f"There is no file {path}, which {key} names.{did_you_mean(name, names)} "
-            f"{raw} has the CSVs: {', '.join(names) or 'none'}."
+            f"{raw} has the CSVs: {', '.join(map(shown, names)) or 'none'}."
         )
     return path
 
@@ -346,5 +356,5 @@ def _refuse_empty(path: Path, what: str, values: "pd.Series[str]") -> None:
 def _refuse(where: Path, what: str, cases: Sequence[str], way_out: str) -> None:
     """Raise a `UserError` about `cases`, if there are any: how many, and the first few."""
     if cases:
-        shown = "; ".join(cases[:FEW]) + ("; …" if len(cases) > FEW else "")
-        raise UserError(f"{where}: {what}, {len(cases)} in all: {shown}. {way_out}")
+        few = "; ".join(map(shown, cases[:FEW])) + ("; …" if len(cases) > FEW else "")
+        raise UserError(f"{where}: {what}, {len(cases)} in all: {few}. {way_out}")

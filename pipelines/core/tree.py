@@ -1,6 +1,5 @@
 """The folder tree that `torchvision.datasets.ImageFolder` and other tools read: links to the raw images, no copies."""
 
-import csv
 import errno
 import os
 import re
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipelines.core import files
-from pipelines.core.tables import normal
+from pipelines.core.tables import csv_text, normal
 from pipelines.core.watch import Watch, unwatched
 
 HARD_LINK, SYMBOLIC_LINK, COPY = "hard link", "symbolic link", "copy"
@@ -64,9 +63,7 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
                 (partial / part / name).mkdir(parents=True)
         (partial / UNKNOWN).mkdir(parents=True)
         with open(partial / CLASSES_CSV, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("folder", "label"))
-            writer.writerows((name, label) for label, name in names.items())
+            file.write(csv_text([("folder", "label"), *((name, label) for label, name in names.items())]))
         links = _links(rows, names)
         for folder, group in groupby(watch(links, "linking", len(links)), key=attrgetter("folder")):
             # From the tree's final place: a symbolic link says how to get from itself to the image.
