@@ -425,6 +425,12 @@ class Watched:
         self.said += [out.getvalue(), err.getvalue()]
         return status
 
+    def fail(self, stage: ModuleType, function: str) -> None:
+        """Run the stage with a mistake of ours in `function`, which ends in a traceback."""
+        with pytest.MonkeyPatch.context() as broken:
+            broken.setattr(stage, function, None)
+            assert self.run(stage) is None and "Traceback" in "".join(self.said)
+
     def leaks(self) -> list[str]:
         """Where a secret shows: in what was printed, or in a file."""
         texts = {f"output {number}": text.encode() for number, text in enumerate(self.said)}
@@ -454,8 +460,7 @@ def test_no_secret_shows_where_the_key_is_refused_or_the_stage_fails(tmp_path: P
         assert watched.run(submissions) == 0
         standin.key = "another"
         assert watched.run(submissions) == command.EXIT_USER_ERROR
-        (watched.folder / "submissions/tiny/log.csv").mkdir(parents=True)
-        assert watched.run(submissions) is None and "Traceback" in "".join(watched.said)
+        watched.fail(submissions, "_table_rows")
         assert not standin.violations
     assert watched.leaks() == []
 
@@ -493,10 +498,9 @@ def test_no_secret_shows_anywhere(plant: Callable[[Path], dict[str, str]], tmp_p
         standin.key, standin.token = "another", "another"
         assert watched.run(doctor) and watched.run(submit, "--again") and watched.run(kernel, "--run", "refused")
         (folder / "submissions/tiny/log.csv").unlink()
-        (folder / "submissions/tiny/log.csv").mkdir()
-        assert watched.run(submissions) is None and "Traceback" in "".join(watched.said)
+        watched.fail(submissions, "_table_rows")
         assert not standin.violations
-    (folder / "submissions/tiny/log.csv").rmdir()
+    (folder / "submissions/tiny/log.csv").unlink(missing_ok=True)
     assert watched.run(submissions) == command.EXIT_TRY_LATER  # nobody is there
     assert watched.run(doctor)
     for bad in (

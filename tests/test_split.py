@@ -16,6 +16,7 @@ from pipelines.core.splits import read_split_csv
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
+LOCK = ".split.lock"  # stays: a lock must not be removed while another process may wait for it
 TOML = '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n'
 
 
@@ -155,7 +156,7 @@ def test_a_mistake_in_the_data_writes_nothing(work: Path, capsys: pytest.Capture
     (work / "data/tiny/raw/train/1.png").unlink()
     assert call() == 2
     assert "labels.csv: ids without an image in train, 1 in all: line 2: '1'" in capsys.readouterr().err
-    assert [path.name for path in (work / "data/tiny").iterdir()] == ["raw"]
+    assert {path.name for path in (work / "data/tiny").iterdir()} == {"raw", LOCK}
 
 
 KILLED = """
@@ -177,9 +178,9 @@ split.main(["tiny.toml"])
 @pytest.mark.parametrize(
     ("module", "name", "calls", "left"),
     [
-        ("tree", "_link", 5, {"raw", ".train_valid_test.partial"}),
-        ("splits", "write_split_csv", 0, {"raw", "train_valid_test"}),
-        ("files", "write_json", 0, {"raw", "train_valid_test", "split.csv"}),
+        ("tree", "_link", 5, {"raw", LOCK, ".train_valid_test.partial"}),
+        ("splits", "write_split_csv", 0, {"raw", LOCK, "train_valid_test"}),
+        ("files", "write_json", 0, {"raw", LOCK, "train_valid_test", "split.csv"}),
     ],
 )
 def test_a_kill_leaves_nothing_that_looks_whole(
@@ -193,6 +194,7 @@ def test_a_kill_leaves_nothing_that_looks_whole(
     assert "already split" not in capsys.readouterr().out
     assert {path.name for path in (work / "data/tiny").iterdir()} == {
         "raw",
+        LOCK,
         "train_valid_test",
         "split.csv",
         "split.json",

@@ -1,0 +1,66 @@
+"""A finished run made again from its record alone: the same bytes, or what has changed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Tiny
+
+from pipelines import command, predict, reproduce, retrain, split, train
+
+
+@pytest.fixture
+def finished(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that has predicted, with settings that its TOML does not have."""
+    monkeypatch.chdir(tiny.layout.root)
+    for stage in (split, train, retrain, predict):
+        words = ["tiny.toml", "--run", "done", "--set", "train.epochs=2", "predict.mirror=true"]
+        assert command.run(stage.main, words) == 0
+    return tiny.layout.run("done").folder
+
+
+def submission(folder: Path) -> Path:
+    (found,) = (folder.parent.parent.parent / "submissions/tiny").glob("*.csv")
+    return found
+
+
+def again(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    words = ["tiny.toml", "--run", "done", "--set", "predict.mirror=true", *more]
+    program = [sys.executable, "-m", "pipelines.reproduce", *words]
+    return subprocess.run(program, cwd=folder.parent.parent.parent, env=environment, capture_output=True, text=True)
+
+
+def test_same_bytes_though_the_toml_and_the_submission_are_gone(finished: Path) -> None:
+    root = finished.parent.parent.parent
+    toml = root / "tiny.toml"
+    toml.write_text(toml.read_text().replace("widths = [8, 8]", "widths = [16]").replace("lr = 0.1", "lr = 9.0"))
+    submission(finished).unlink()
+    done = again(finished)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(", byte for byte.")
+    assert not finished.with_name("done-reproduced").exists()
+
+
+def test_a_difference_is_an_error_that_lists_what_has_changed(finished: Path) -> None:
+    notes = json.loads((finished / "predict.json").read_text())
+    (name,) = notes
+    assert {"device", "threads", "torch", "code", "digest of all images"} <= notes[name]["made_on"].keys()
+    notes[name]["sha256"] = "0" * 64
+    notes[name]["made_on"]["torch"] = "1.0"
+    (finished / "predict.json").write_text(json.dumps(notes))
+    done = again(finished)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {name} could not be reproduced byte for byte.")
+    assert "DIFFERENT" in done.stdout and "torch" in done.stdout and "1.0" in done.stdout
+    (made,) = finished.with_name("done-reproduced").glob("submissions/tiny/*.csv")
+    assert made.read_bytes() == submission(finished).read_bytes()
+
+
+def test_a_run_that_has_not_predicted_names_the_target(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "predict.json").unlink()
+    assert command.run(reproduce.main, ["tiny.toml", "--run", "done"]) == 2
+    assert "First: make predict" in capsys.readouterr().err
