@@ -42,6 +42,12 @@ def test_readme_names_target(target: str) -> None:
     assert f"`make {target}`" in README
 
 
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`tests/(\w+\.py::\w+)`", README))))
+def test_test_that_the_readme_promises_is_there(named: str) -> None:
+    file, name = named.split("::")
+    assert f"def {name}(" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
+
+
 def test_competition_in_the_readme_is_valid(tmp_path: Path) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "leaves.toml").write_text(block, encoding="utf-8")

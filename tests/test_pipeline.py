@@ -538,7 +538,7 @@ def test_stopping_is_one_line_and_a_status_and_only_one_process_trains_a_run(
     )
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, error
     assert error == f"\n{words}. Type the same command again to go on.\n"
     assert not list(tmp_path.glob("runs/digits/long/.*"))
 
