@@ -380,3 +380,11 @@ def test_what_cannot_be_a_path_names_no_competition(name: str) -> None:
 def test_an_override_beyond_what_toml_can_hold(tmp_path: Path, value: str) -> None:
     with pytest.raises(UserError, match=r"--set:? train\.epochs"):
         load(tmp_path, "", f"train.epochs={value}")
+
+
+@pytest.mark.parametrize("text", ["[{name}]", "{name} = 1", "[train]\n{name} = 1"])
+def test_an_endless_name_is_not_repeated_whole(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(text.format(name="9" * 20_000))
+    with pytest.raises(UserError, match="unknown") as error:
+        load_settings(str(tmp_path / "x.toml"))
+    assert len(str(error.value)) < 2_000 + len(str(tmp_path)) and "999…999" in str(error.value)

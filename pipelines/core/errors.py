@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_NAME = 400  # characters
+
 
 class UserError(Exception):
     """A mistake in the input or the settings, or something missing, that the person at the keyboard can mend.
@@ -20,7 +22,9 @@ class TryAgainLater(UserError):
 
 
 def shown(text: str) -> str:
-    """Return a name as a message can hold it: on one line, with escapes for what does not print."""
+    """Return a name as a message can hold it: on one line, with escapes for what does not print, and not endless."""
+    if len(text) > LONGEST_NAME:
+        text = f"{text[: LONGEST_NAME // 2]}…{text[-LONGEST_NAME // 2 :]}"
     return text if text.isprintable() else repr(text)[1:-1]
 
 
