@@ -103,7 +103,9 @@ def test_a_worker_that_dies_ends_the_training_in_one_line_and_the_next_goes_on(
         killed = time.monotonic()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
-    assert errors.count("\n") == 1
+    # Of a segmentation fault torch's own worker speaks first.
+    errors = errors.removeprefix("ERROR: Unexpected segmentation fault encountered in worker.\n\0")
+    assert errors.startswith("error: ") and errors.count("\n") == 1
     assert f"Process {workers[0]}, which decoded images, was killed ({name})" in errors
     assert "hardware.workers" in errors and "batch_size=" in errors
     assert not any(map(alive, workers))
@@ -153,7 +155,7 @@ def test_every_way_to_start_workers_gives_the_same_weights(split: Tiny, method: 
         prepare = f"multiprocessing.set_start_method({start_method!r})"
         status, _, errors = run(split, "train", *varied, f"hardware.workers={workers}", prepare=prepare)
         assert status == 0 and not errors, errors
-        (folder,) = (split.layout.root / "runs/tiny").iterdir()
+        (folder,) = (path for path in (split.layout.root / "runs/tiny").iterdir() if path.is_dir())
         weights.append(load(folder / "last.pt").weights)
         shutil.rmtree(folder)
     for other in weights[1:]:
