@@ -96,8 +96,9 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
             print(f"Temperature {temperature:.3f}, fitted on the {len(labels):,} valid images.")
         else:  # how sure to be cannot be learned from these
             print(f"No temperature: the {len(labels):,} valid images are too few, or all predicted right or wrong.")
-    write_valid_predictions(run.valid_predictions, valid_rows, classes, validated.exp().numpy())
-    score, bounds = _draw_validation(run, settings, valid_rows, classes, validated.exp().numpy(), layout)
+    probabilities = validated.exp().numpy()
+    write_valid_predictions(run.valid_predictions, valid_rows, classes, probabilities)
+    score, bounds = _draw_validation(run, settings, valid_rows, classes, probabilities, layout)
     folder = run.folder.relative_to(Path.cwd())
     sure = command.uncertainty(bounds, len(valid_rows))
     how = "" if temperature == 1 else ", each image with a temperature that the others chose"

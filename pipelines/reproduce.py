@@ -26,14 +26,14 @@ REPOSITORY = Path(__file__).parent.parent
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "reproduce").parse_args(arguments, namespace=command.Words())
-    from pipelines.core.files import read_json
+    from pipelines.core.files import read_json, read_note
     from pipelines.core.layout import Layout
     from pipelines.core.records import finished_run
 
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
     name = f"{submission_name(run.folder.name, words.set)}.csv"
-    note = read_json(run.predicted).get(name) if run.predicted.exists() else None
+    note = read_note(run.predicted).get(name) if run.predicted.exists() else None
     if note is None:
         raise UserError(f"{name} was not predicted from this run. First: {words.repeat('predict')}")
     scratch = run.folder.with_name(f"{run.folder.name}-reproduced")
@@ -53,16 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Stage {number} of {len(stages)}, in {shown}: {stage}", flush=True)
             _run_stage(stage, toml.name, run.folder.name, scratch)
         made = copy.run(run.folder.name)
-        ours, again = note, read_json(made.predicted)[f"{run.folder.name}.csv"]
-        rows = [("split.csv", record.split_sha256, read_json(made.record)["split_sha256"])]
-        rows += [("submission", ours["sha256"], again["sha256"])]
+        again = read_json(made.predicted)[f"{run.folder.name}.csv"]
+        rows = [
+            ("split.csv", record.split_sha256, read_json(made.record)["split_sha256"]),
+            ("submission", note["sha256"], again["sha256"]),
+        ]
         cells = [(what, then[:12], now[:12], "equal" if then == now else "DIFFERENT") for what, then, now in rows]
         print(command.table(("sha256", "recorded", "reproduced", ""), cells))
         if all(then == now for _, then, now in rows):
             shutil.rmtree(scratch)
             print(f"Reproduced: {name}, byte for byte.")
             return
-        changes = _changes(ours.get("made_on", {}), again["made_on"])
+        changes = _changes(note.get("made_on", {}), again["made_on"])
         print(command.table(("what has changed since", "then", "now"), changes) if changes else "Nothing has changed.")
     raise UserError(
         f"{name} could not be reproduced byte for byte. Both are there to be compared: "

@@ -20,7 +20,6 @@ from pipelines.core.errors import UserError, shown
 from pipelines.core.layout import Layout
 from pipelines.core.records import SPLIT_SECTIONS, split_inputs, split_is_made, split_removal
 from pipelines.core.settings import Settings, to_dict
-from pipelines.core.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +111,7 @@ def _summary(rows: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
-    return f"{len(names)} ({printable(', '.join(map(shown, names[:most])))}{', …' if len(names) > most else ''})"
+    return f"{len(names)} ({', '.join(map(shown, names[:most]))}{', …' if len(names) > most else ''})"
 
 
 if __name__ == "__main__":

@@ -633,13 +633,13 @@ def test_the_lock_is_let_go_after_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["no fcntl", "no locks in the file system"])
 def test_where_there_are_no_locks_it_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     if kind == "no fcntl":
-        monkeypatch.setattr(module, "fcntl", None)
+        monkeypatch.setattr("pipelines.core.files.fcntl", None)
     else:
 
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 
-        monkeypatch.setattr("pipelines.core.feature_store.fcntl.lockf", refuse)
+        monkeypatch.setattr("pipelines.core.files.fcntl.lockf", refuse)
     append(open_store(tmp_path), 1)
     append(open_store(tmp_path), 2)
     assert numbers_in(open_store(tmp_path)) == [1, 2]

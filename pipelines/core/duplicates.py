@@ -6,7 +6,6 @@ A sign says nothing of contrast, and the mirror image of a picture only turns th
 distance of two hashes is the number of signs in which they differ; whichever two are near are then compared themselves.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,7 @@ from pipelines.core import images
 from pipelines.core.batches import kept_together
 from pipelines.core.device import Hardware
 from pipelines.core.errors import UserError
-from pipelines.core.fingerprints import fingerprints
+from pipelines.core.fingerprints import fingerprint_of, fingerprints
 from pipelines.core.layout import Layout
 from pipelines.core.packed import PackedImages
 from pipelines.core.splits import SPLITS
@@ -111,23 +110,16 @@ def _followers(kind: str, rows: Places, leaders: Places) -> pd.DataFrame:
     return _pairs(kind, np.zeros(len(behind), np.int64), rows[leaders[behind]], rows[behind])
 
 
-def _key(*parts: bytes) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part)
-    return int.from_bytes(digest.digest(), "little")
-
-
 def _full_keys(table: pd.DataFrame, raw: Path, pixels: images.Pixels, rows: Places, watch: Watch) -> Marks:
     """Return keys of the decoded images of `rows`, uint64 (n,).  Only where the small ones are equal can the large ones
     be, so only those are decoded."""
-    keys = np.array([_key(pixels[row].tobytes()) for row in rows.tolist()], np.uint64)
+    keys = np.array([fingerprint_of(pixels[row].tobytes()) for row in rows.tolist()], np.uint64)
     _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(counts[which] > 1)
     lines = list(table.iloc[rows[shared]].itertuples())
     for place, line in watch(zip(shared.tolist(), lines, strict=True), "comparing pixels", len(shared), "images"):
         picture = images.open_image(raw / str(line.path), images.place_of(line))
-        keys[place] = _key(str(picture.size).encode(), picture.tobytes())
+        keys[place] = fingerprint_of(str(picture.size).encode() + picture.tobytes())
     return keys
 
 
@@ -178,7 +170,7 @@ class _Judge:
 def _same_hash(heads: Places, coefficients: Floats, judge: _Judge) -> tuple[pd.DataFrame, Places, Floats]:
     """Return the pairs of one hash, and the heads (with their coefficients) that are left to be compared."""
     hashes = np.packbits(coefficients >= 0, axis=1)
-    keys = np.array([_key(row.tobytes()) for row in hashes], np.uint64)
+    keys = np.array([fingerprint_of(row.tobytes()) for row in hashes], np.uint64)
     order = np.argsort(keys, kind="stable")
     bounds = np.flatnonzero(np.diff(keys[order])) + 1
     kept = np.ones(len(heads), np.bool_)

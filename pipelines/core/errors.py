@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-LONGEST_NAME = 400  # characters
+LONGEST_SHOWN = 400  # characters
 
 
 class UserError(Exception):
@@ -23,8 +23,8 @@ class TryAgainLater(UserError):
 
 def shown(text: str) -> str:
     """Return a name as a message can hold it: on one line, with escapes for what does not print, and not endless."""
-    if len(text) > LONGEST_NAME:
-        text = f"{text[: LONGEST_NAME // 2]}…{text[-LONGEST_NAME // 2 :]}"
+    if len(text) > LONGEST_SHOWN:
+        text = f"{text[: LONGEST_SHOWN // 2]}…{text[-LONGEST_SHOWN // 2 :]}"
     return text if text.isprintable() else repr(text)[1:-1]
 
 

@@ -18,12 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.core.errors import UserError
-from pipelines.core.files import NO_LOCKS, read_json, write_json
-
-try:
-    import fcntl
-except ImportError:  # Windows: there, nothing keeps two processes apart
-    fcntl = None  # type: ignore[assignment]
+from pipelines.core.files import only_one, read_json, write_json
 
 FORMAT = 1
 KEY = np.dtype("<u8")
@@ -121,7 +116,8 @@ class FeatureStore:
         process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        # Not inherited: the workers of a process that was killed would hold it on.
+        with only_one(self.folder / "lock", f"computing features into {self.folder}", patience=0, inherited=False):
             self._count()
             if not self._rows:
                 write_json(self._about_file, self._about)
@@ -182,24 +178,6 @@ class FeatureStore:
         return UserError(
             f"{self._about_file} {problem}. Remove the folder {self.folder}, and its features are computed again."
         )
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        if fcntl is None:
-            yield
-            return
-        with open(self.folder / "lock", "ab") as lock:
-            try:
-                # A record lock, since flock's would live on in the workers of a process that was killed.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                raise UserError(
-                    f"Another process is computing features into {self.folder}. Wait until it has ended, or stop it."
-                ) from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-            yield
 
 
 def _size(file: Path) -> int:

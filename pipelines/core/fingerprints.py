@@ -98,7 +98,7 @@ def _look(rows: pd.DataFrame, raw: Path) -> Entries:
             status = os.stat(f"{raw}/{path}")  # noqa: PTH116 - pathlib would take twice the time over 300,000 files
         except OSError as error:
             raise _unreadable(rows, raw, place, error) from None
-        paths[place], sizes[place], modified[place] = _hash(path.encode()), status.st_size, status.st_mtime_ns
+        paths[place], sizes[place], modified[place] = fingerprint_of(path.encode()), status.st_size, status.st_mtime_ns
     return entries
 
 
@@ -144,7 +144,8 @@ def _fingerprint(path: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _hash(content: bytes) -> int:
+def fingerprint_of(content: bytes) -> int:
+    """Return the fingerprint of bytes in memory, as that of a file that holds them."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 

@@ -118,30 +118,37 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
     """Draw a grid of `mistakes`, in the order given, each with both labels, to the PNG `path`."""
-    lines = max(1, -(-len(mistakes) // COLUMNS))
-    figure = Figure(figsize=(COLUMNS * 2, lines * 2.5 + 0.6), layout="constrained")
-    grid = figure.subplots(lines, COLUMNS, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, mistake in zip(grid.flat, mistakes, strict=False):
-        axes.imshow(mistake.picture, interpolation="nearest")
-        words = f"is {_short(mistake.label)}\nseen as {_short(mistake.predicted)} {mistake.confidence:.0%}"
-        axes.set_title(words, fontsize=8, parse_math=False)
-    figure.suptitle(title, parse_math=False)
-    _save(figure, path)
+    words = [f"is {_short(each.label)}\nseen as {_short(each.predicted)} {each.confidence:.0%}" for each in mistakes]
+    _draw_grid(path, [each.picture for each in mistakes], words, title, COLUMNS, (2, 2.5))
 
 
 def draw_twins(path: Path, twins: Sequence[Twins], title: str) -> None:
     """Draw a grid of `twins`, in the order given, to the PNG `path`."""
-    lines = max(1, -(-len(twins) // TWIN_COLUMNS))
-    figure = Figure(figsize=(TWIN_COLUMNS * 2.6, lines * 2 + 0.6), layout="constrained")
-    grid = figure.subplots(lines, TWIN_COLUMNS, squeeze=False)
+    pictures = []
+    for each in twins:
+        gap = np.full((each.first.shape[0], max(1, each.first.shape[1] // 16), 3), 255, np.uint8)
+        pictures.append(np.concatenate([each.first, gap, each.second], axis=1))
+    words = ["\n".join(_short(line, 36) for line in each.words) for each in twins]
+    _draw_grid(path, pictures, words, title, TWIN_COLUMNS, (2.6, 2))
+
+
+def _draw_grid(
+    path: Path,
+    pictures: Sequence[Pixels],
+    words: Sequence[str],
+    title: str,
+    columns: int,
+    cell: tuple[float, float],
+) -> None:
+    """Draw a grid of `pictures`, each below its `words`; cell: width and height of one, in inches."""
+    lines = max(1, -(-len(pictures) // columns))
+    figure = Figure(figsize=(columns * cell[0], lines * cell[1] + 0.6), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, each in zip(grid.flat, twins, strict=False):
-        gap = np.full((each.first.shape[0], max(1, each.first.shape[1] // 16), 3), 255, np.uint8)
-        axes.imshow(np.concatenate([each.first, gap, each.second], axis=1), interpolation="nearest")
-        axes.set_title("\n".join(_short(line, 36) for line in each.words), fontsize=8, parse_math=False)
+    for axes, picture, text in zip(grid.flat, pictures, words, strict=False):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(text, fontsize=8, parse_math=False)
     figure.suptitle(title, parse_math=False)
     _save(figure, path)
 

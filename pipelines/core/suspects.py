@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipelines.core.batches import labels_of
 from pipelines.core.errors import UserError
 from pipelines.core.files import file_sha256
 from pipelines.core.layout import Layout, RunLayout
@@ -22,8 +23,7 @@ def write_valid_predictions(
     path: Path, rows: pd.DataFrame, classes: Sequence[str], probabilities: npt.NDArray[np.float32]
 ) -> None:
     """Write what was predicted of the valid `rows`: `PREDICTION_COLUMNS`.  probabilities: (N, K), of `classes`."""
-    numbers = {label: number for number, label in enumerate(classes)}
-    labels = np.array([numbers[label] for label in rows["label"]])
+    labels = labels_of(rows, classes).numpy()
     everyone = np.arange(len(rows))
     predicted = probabilities.argmax(axis=1)
     columns = {
