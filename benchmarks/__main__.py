@@ -41,6 +41,7 @@ BENCHMARKS = (
     Benchmark("whole_pipeline", ("--recipe", "best", "--set", "predict.checkpoint=best"), None, ("archive",)),
     Benchmark("whole_pipeline", (*DOGS, "--warm"), None, ("dogs", "weights")),
     Benchmark("whole_pipeline", (*DOGS, "--recipe", "best"), None, ("dogs", "weights")),
+    Benchmark("safety", (), None, ("archive",)),
     Benchmark("frozen_vs_chapter", (), None, ("dogs",)),
     Benchmark("frozen_vs_chapter", MOBILENET, None, ("dogs",)),
     Benchmark("extraction", (), None, ("photos",)),

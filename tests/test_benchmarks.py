@@ -1,5 +1,7 @@
 """What the benchmarks measure with: tried on little, and never on how long something took."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,9 @@ from conftest import TOML, Tiny, pretrained
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import measuring, predict_memory, profile, scaling, textbook, training_speed
+from benchmarks import measuring, predict_memory, profile, safety, scaling, textbook, training_speed
 from pipelines import command, download, split
+from pipelines.core.errors import UserError
 from pipelines.core.settings import load_settings
 
 
@@ -110,6 +113,45 @@ def test_scaling_counts_the_fastest_try_and_the_largest_process() -> None:
     found = scaling.fastest(tries)
     assert found.seconds == dict.fromkeys(scaling.STAGES, 1.0)
     assert (found.memory, found.largest) == (3, "stage 3")
+
+
+@pytest.mark.slow
+def test_what_being_safe_costs_is_counted_in_every_stage(tmp_path: Path, tiny: Tiny) -> None:
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    stages = safety.measure(folder, tiny.layout.raw, str(tiny.toml), ["train.epochs=2"])
+    for stage, parts in {
+        "split": {"locks", "hashing", safety.FLUSH},
+        "train": {"locks", "hashing", safety.FLUSH, "checkpoints and history, each epoch", "intervals of scores"},
+        "retrain": {"locks", "hashing", safety.FLUSH, "checkpoints and history, each epoch"},
+        "predict": {"locks", "hashing", safety.FLUSH, "intervals of scores", "checking the submission"},
+    }.items():
+        assert {part for part, seconds in stages[stage].parts.items() if seconds} == parts
+        assert sum(stages[stage].parts.values()) < stages[stage].seconds
+    assert len(list((folder / "submissions" / "tiny").glob("default-*.csv"))) == 1
+    with pytest.raises(UserError, match=r"pipelines.download .*ended with status 2:\n(.|\n)*unknown key split.sed"):
+        safety.measure(folder, tiny.layout.raw, str(tiny.toml), ["split.sed=2"])
+
+
+def test_a_moment_inside_two_counted_functions_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 5.0, 10.0, 10.0, 10.0, 11.0, 20.0, 22.0])
+    monkeypatch.setattr(safety.time, "perf_counter", lambda: next(times))
+    tally = safety.Tally()
+
+    @contextlib.contextmanager
+    def written() -> Iterator[str]:
+        yield "value"
+
+    flush = tally.counted(safety.FLUSH, written)
+
+    def save() -> None:
+        with flush():
+            pass
+
+    tally.counted("locks", save)()
+    with flush() as value:
+        assert value == "value"
+    assert {part: seconds for part, seconds in tally.seconds.items() if seconds} == {"locks": 5.0, safety.FLUSH: 3.0}
 
 
 def test_every_benchmark_is_in_the_list_that_make_bench_goes_through() -> None:

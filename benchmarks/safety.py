@@ -1,0 +1,164 @@
+"""What being safe costs: the share of a whole run, from the archive to the submission, that goes into it.
+
+Counted is all that a run would also do without, if nobody ever pulled the plug or doubted a score: each epoch's
+checkpoints and history, flushing files to the disk and giving them their names, hashing, locks, the intervals of
+scores, and the check of the submission.  Each stage runs in a process of its own, in a fresh working folder, with a
+clock around these functions; a moment inside two of them is counted once.
+"""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measuring
+from benchmarks.measuring import Finding
+from pipelines import command
+from pipelines.core.errors import UserError
+
+STAGES = ("download", "split", "train", "retrain", "predict")
+GOAL = 0.03
+# By part: the functions of pipelines/core that do nothing else.
+PARTS = {
+    "checkpoints and history, each epoch": ("checkpoint.save", "training._write_history"),
+    "flushing to disk, giving names": ("files.atomic_file", "files.atomic_folder"),
+    "hashing": ("files.file_sha256", "fingerprints.fingerprints", "fingerprints.images_digest"),
+    "locks": ("files.only_one",),
+    "intervals of scores": ("metrics.interval",),
+    "checking the submission": ("submission.check_submission",),
+}
+FLUSH = "flushing to disk, giving names"
+
+
+@dataclass
+class Tally:
+    """Adds up the seconds inside counted functions; what one counted function calls belongs to it."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    busy: bool = False
+
+    @contextlib.contextmanager
+    def counting(self, part: str) -> Iterator[None]:
+        if self.busy:
+            yield
+            return
+        self.busy, started = True, time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy = False
+            self.seconds[part] += time.perf_counter() - started
+
+    def counted(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function`, counted for `part`; of a context manager, entering and leaving it are."""
+
+        @wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with self.counting(part):
+                result = function(*arguments, **options)
+            return self._entered(part, result) if isinstance(result, contextlib.AbstractContextManager) else result
+
+        return call
+
+    @contextlib.contextmanager
+    def _entered(self, part: str, context: contextlib.AbstractContextManager[Any]) -> Iterator[Any]:
+        with contextlib.ExitStack() as stack:
+            with self.counting(part):
+                value = stack.enter_context(context)
+            yield value
+            with self.counting(part):
+                stack.close()
+
+    def install(self) -> None:
+        """Put the counted functions in the place of the plain ones, in all modules that have them."""
+        for part, names in PARTS.items():
+            for name in names:
+                module, _, function = name.partition(".")
+                plain = getattr(importlib.import_module(f"pipelines.core.{module}"), function)
+                counted = self.counted(part, plain)
+                for each in [each for each in sys.modules.values() if each.__name__.startswith("pipelines.")]:
+                    if vars(each).get(function) is plain:
+                        setattr(each, function, counted)
+        os.fsync = self.counted(FLUSH, os.fsync)  # packing flushes what it has decoded so far
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The seconds that a stage took, and those of them that went into each part of being safe."""
+
+    seconds: float
+    parts: dict[str, float]
+
+
+def run_stage(folder: Path, stage: str, words: Sequence[str]) -> Stage:
+    """Run a stage in this process, in `folder`; its output goes to `<stage>.log`.  Raises `UserError` when it fails."""
+    os.chdir(folder)
+    started, tally = time.perf_counter(), Tally()
+    log = folder / f"{stage}.log"
+    with (
+        open(log, "w", encoding="utf-8") as output,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        module = importlib.import_module(f"pipelines.{stage}")
+        tally.install()
+        status = command.run(module.main, words)
+    if status:
+        raise UserError(f"pipelines.{stage} {measuring.plain(words)} ended with status {status}:\n{log.read_text()}")
+    return Stage(time.perf_counter() - started, tally.seconds)
+
+
+def measure(folder: Path, archive: Path, competition: str, overrides: Sequence[str] = ()) -> dict[str, Stage]:
+    """Run all stages below `folder`, each in a process of its own, and return what each took."""
+    words = [competition, *(["--set", *overrides] if overrides else [])]
+    found = {}
+    for stage in STAGES:
+        more = ["--archive", str(archive)] if stage == "download" else []
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            found[stage] = pool.submit(run_stage, folder, stage, [*words, *more]).result()
+        print(f"  {stage:<9}{command.duration(found[stage].seconds):>14}", flush=True)
+    return found
+
+
+def findings(stages: dict[str, Stage]) -> list[Finding]:
+    """Return each part's share of the whole run, and that of all parts, largest first."""
+    whole = sum(stage.seconds for stage in stages.values())
+    parts = {part: sum(stage.parts[part] for stage in stages.values()) for part in PARTS}
+    safe = sum(parts.values())
+    against = f"the whole run, {command.duration(whole)}"
+    found = [
+        Finding(part, against, f"{seconds / whole:.2%} ({seconds:.2f} s)")
+        for part, seconds in sorted(parts.items(), key=lambda item: -item[1])
+    ]
+    return [
+        *found,
+        Finding("being safe", against, f"{safe / whole:.2%} ({safe:.2f} s)", f"under {GOAL:.0%}", safe < GOAL * whole),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Finding]:
+    parser = measuring.parser(__doc__, "safety")
+    parser.add_argument("--archive", type=Path, required=True, help="the competition's archive")
+    parser.add_argument("--competition", default="cifar-10")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides")
+    words = parser.parse_args(arguments)
+    if not words.archive.exists():
+        raise UserError(f"There is no archive {words.archive}.")
+    with tempfile.TemporaryDirectory() as name:
+        stages = measure(Path(name), words.archive.resolve(), words.competition, measuring.absolute(words.set))
+    found = findings(stages)
+    measuring.conclude("safety", __doc__, arguments, found, f"one run over the whole archive of {words.competition}")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(measuring.run(main))
