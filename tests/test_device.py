@@ -74,3 +74,4 @@ def test_deterministic_kernels_are_chosen(monkeypatch: pytest.MonkeyPatch) -> No
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.allow_tf32
