@@ -200,6 +200,27 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     assert caught.value is error
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 139.80 GiB"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously"),
+    ],
+)
+def test_what_a_full_gpu_answers_names_a_smaller_batch(error: Exception) -> None:
+    with pytest.raises(UserError) as caught, explained("batches of 8 images", smaller_batch("train.batch_size", 8)):
+        raise error
+    message = str(caught.value)
+    assert message.startswith(
+        f"Memory does not suffice for batches of 8 images ({str(error).splitlines()[0].rstrip('. ')}"
+    )
+    assert "Set train.batch_size=4" in message and "\n" not in message
+
+
 @pytest.fixture
 def small_gpu() -> Iterator[None]:
     torch.cuda.set_per_process_memory_fraction(0.005)

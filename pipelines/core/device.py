@@ -75,11 +75,11 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 
 
 def make_deterministic() -> None:
-    """Choose deterministic kernels where they exist, and float32 that is not rounded to TF32; the stages call this before
-    their first computation.
+    """Choose deterministic kernels where they exist, and float32 that is not rounded to TF32.
 
-    TF32 keeps 10 bits of a float32's 23.  Torch lets a GPU's convolutions round to it unasked; where speed is wanted,
-    `hardware.precision` is bfloat16 anyway, and a record that says float32 is to mean it.
+    The stages call this before their first computation.  TF32 keeps 10 bits of a float32's 23, and torch lets a GPU's
+    convolutions round to it unasked; where speed is wanted, `hardware.precision` is bfloat16 anyway, and a record that
+    says float32 is to mean it.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is only deterministic with this set
     torch.backends.cudnn.benchmark = False
