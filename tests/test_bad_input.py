@@ -7,6 +7,7 @@ They are the same every time.
 import io
 import json
 import lzma
+import math
 import os
 import resource
 import shutil
@@ -34,7 +35,7 @@ from py7zr.properties import FILTER_COPY
 
 from pipelines import command, split
 from pipelines.core.archives import unpack
-from pipelines.core.images import fit, open_image
+from pipelines.core.images import MAX_PIXELS, fit, open_image
 from pipelines.core.settings import SECTIONS, Settings, load_settings, merge, to_dict
 from pipelines.core.splits import read_split_csv
 
@@ -694,7 +695,9 @@ def run_bombs(kind: str, folder: Path) -> dict[str, Any]:
         for name, content in IMAGE_BOMBS.items():
             path.write_bytes(content())
             said = sandbox.refuse(image)
-            assert "cannot be read as an image" in said and ("exceeds limit" in said or "too large" in said), (
+            assert "cannot be read as an image" in said and (
+                "pixels, the most that are" in said or "too large" in said
+            ), (
                 name,
                 said,
             )
@@ -705,6 +708,16 @@ def run_bombs(kind: str, folder: Path) -> dict[str, Any]:
                 said = sandbox.refuse(action)
                 assert words in said, (name, said)
     return {"refused": sandbox.results["refused"], "peak": resident_peak()}
+
+
+def run_largest(folder: Path) -> dict[str, int]:
+    """Decode pictures that are as large as they may be, of the modes whose conversion takes most."""
+    path = folder / "large.png"
+    side = math.isqrt(MAX_PIXELS)
+    for mode in ("RGBA", "LA", "I;16"):
+        Image.new(mode, (side, side), 0).save(path, compress_level=1)
+        assert open_image(path, "id '7', line 9 of split.csv").size == (side, side)
+    return {"peak": resident_peak()}
 
 
 # Running the cases
@@ -782,6 +795,11 @@ def test_bombs_end_in_one_message_and_leave_nothing(kind: str) -> None:
     assert result["peak"] < MEMORY_BYTES
 
 
+@pytest.mark.slow
+def test_a_picture_as_large_as_it_may_be_takes_less_than_a_gigabyte() -> None:
+    assert in_child("largest", "image")["peak"] < 1 << 30
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_input_ends_in_its_result_or_in_one_message(kind: str) -> None:
     check(kind, FAST_CASES)
@@ -798,6 +816,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         if sys.argv[1] == "bombs":
             outcome = run_bombs(sys.argv[2], Path(temporary))
+        elif sys.argv[1] == "largest":
+            outcome = run_largest(Path(temporary))
         else:
             outcome = run_cases(sys.argv[1], int(sys.argv[2]), Path(temporary))
         os.chdir(ROOT)
