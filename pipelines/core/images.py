@@ -31,8 +31,8 @@ TURNS = {
 
 # Of files that split finds; Pillow knows others, and would start Ghostscript for a PostScript file called .jpg.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
-# As many as Pillow takes without a warning: while a picture is decoded it is held two or three times, at 4 bytes a pixel
-# each, which comes to a gigabyte in each process (1.4 for WebP).
+# As many as Pillow takes without a warning: while a picture is decoded it is held two or three times, at 4 bytes a
+# pixel each, which comes to a gigabyte in each process (1.4 for WebP).
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four channels of 16 bits, not compressed
 STRIP_PIXELS = 1 << 20  # what is converted at once where a conversion takes several copies
