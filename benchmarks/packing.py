@@ -53,7 +53,7 @@ def measure_pngs(folder: Path, count: int, pairs: int) -> list[Finding]:
     target = folder / "loop.npy"
 
     def pack() -> None:
-        PackedImages(rows, layout.raw, SIDE, layout.cache, "test").mapped()
+        PackedImages(rows, layout.raw, SIDE, layout.cache, "test").whole()
 
     ours, theirs = [], []
     for number in range(pairs):
@@ -91,7 +91,7 @@ def our_way(folder: Path, archive: Path) -> dict[str, float]:
         table = read_split_csv(layout.split_csv)
         for part in ("train", "test"):
             rows, name = kept_together(table[table["split"] == part], table)
-            PackedImages(rows, layout.raw, SIDE, layout.cache, name).mapped()
+            PackedImages(rows, layout.raw, SIDE, layout.cache, name).whole()
 
     return seconds | {"packing": timed(pack)}
 

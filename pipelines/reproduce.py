@@ -2,7 +2,7 @@
 
 Reads   runs/<c>/<run>/run.json, train.json, predict.json; data/<c>/raw.
 Writes  runs/<c>/<run>-reproduced/: a working folder of its own, in which all stages run anew, with the settings of the
-        record rather than the TOML of today; it is removed when all bytes are equal.
+        record rather than the TOML of today, and what they say, <stage>.log; it is removed when all bytes are equal.
 
 Killed at any moment, the same command goes on where it was.  Equal bytes are promised on the same machine, with as many
 threads and the same packages: where bytes differ, what has changed since is listed.
@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from typing import Any
 from pipelines import command
 from pipelines.core.errors import UserError
 from pipelines.core.settings import submission_name
+from pipelines.core.terminal import printable_lines
 
 REPOSITORY = Path(__file__).parent.parent
+LOG_LINES = 20  # of a stage that has failed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _link(copy.raw, layout.raw)
         _link(copy.weights, layout.weights)
         sections = record.sections() | {"predict": note["predict"]}
+        _link_files(sections, layout.root, scratch)
         sections["hardware"] |= {key: trained["hardware"][key] for key in ("precision", "threads")}
         toml = scratch / f"{layout.competition}.toml"
         _write_toml(toml, sections)
@@ -50,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if note["checkpoint"] == run.best.name:
             stages.remove("retrain")
         for number, stage in enumerate(stages, 1):
-            print(f"Stage {number} of {len(stages)}, in {shown}: {stage}", flush=True)
-            _run_stage(stage, toml.name, run.folder.name, scratch)
+            print(f"Stage {number} of {len(stages)}: {stage}, see {shown / stage}.log", end="", flush=True)
+            print(f", {command.duration(_run_stage(stage, toml.name, run.folder.name, scratch))}", flush=True)
         made = copy.run(run.folder.name)
         again = read_json(made.predicted)[f"{run.folder.name}.csv"]
         rows = [
@@ -81,6 +85,27 @@ def _link(link: Path, target: Path) -> None:
         link.symlink_to(target.resolve(), target_is_directory=True)
 
 
+def _link_files(sections: Mapping[str, dict[str, Any]], root: Path, scratch: Path) -> None:
+    """Let the settings of `sections` that name a file from the working folder `root` name it from `scratch` too."""
+
+    def linked(name: str, key: str) -> str:
+        file = root / name
+        if Path(name).is_absolute() or not file.is_file():
+            return name  # it means the same everywhere
+        link = scratch / "inputs" / key / file.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(file.resolve())
+        return str(link.relative_to(scratch))
+
+    model, split = sections["model"], sections["split"]
+    split["group_file"] = linked(split["group_file"], "group_file")
+    if model["label_map"] != "names":
+        model["label_map"] = linked(model["label_map"], "label_map")
+    weights = model["weights"].split("+") if "+" in model["name"] else [model["weights"]]
+    model["weights"] = "+".join(linked(name, f"weights-{number}") for number, name in enumerate(weights))
+
+
 def _write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the settings as a competition's TOML; JSON's plain values are TOML's too."""
     from pipelines.core.files import write_text
@@ -94,13 +119,23 @@ def _write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _run_stage(stage: str, toml: str, run: str, scratch: Path) -> None:
-    """Let a process of its own do `stage`; end with its exit status where that is not 0."""
+def _run_stage(stage: str, toml: str, run: str, scratch: Path) -> float:
+    """Let a process of its own do `stage`, and return how many seconds it took; what it says goes to a log, since what
+    it would have the person type next is not what to do here.  Where it fails, show the log's end, and end with its
+    exit status."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     words = [sys.executable, "-m", f"pipelines.{stage}", toml, "--run", run]
-    status = subprocess.run(words, cwd=scratch, env=environment, check=False).returncode
+    log, begun = scratch / f"{stage}.log", time.monotonic()
+    with open(log, "wb") as file:
+        status = subprocess.run(
+            words, cwd=scratch, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if status:
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        print(flush=True)
+        print(printable_lines("\n".join([f"The stage {stage} has failed:", *said[-LOG_LINES:]])), file=sys.stderr)
         sys.exit(status if status > 0 else 128 - status)  # negative: the signal that killed it
+    return time.monotonic() - begun
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:

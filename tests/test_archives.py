@@ -292,9 +292,32 @@ def test_absurd_expansion_is_counted_over_all_layers(tmp_path: Path, monkeypatch
     refused(make_7z(tmp_path / "c.7z", {"zeros": bytes(2 << 20)}), "would exceed")
 
 
-def test_too_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
-    refused(make_zip(tmp_path / "a.zip", FILES), "more than 3 entries")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(make_zip, "more than 3 entries"), (make_tar, "more than 3 entries"), (make_7z, "limit 3)")],
+)
+def test_too_many_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path, dict[str, bytes]], Path], said: str
+) -> None:
+    monkeypatch.setattr(archives, "HARMLESS_ENTRIES", 3)
+    monkeypatch.setattr(archives, "ENTRY_BYTES", 1 << 30)
+    refused(make(tmp_path / "archive", FILES), said, "If you trust it")
+
+
+def test_entries_are_counted_over_all_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "HARMLESS_ENTRIES", 9)
+    monkeypatch.setattr(archives, "ENTRY_BYTES", 1 << 30)
+    inner = make_7z(tmp_path / "inner.7z", FILES).read_bytes()
+    assert unpack(make_zip(tmp_path / "a.zip", {"a/a.7z": inner}), tmp_path / "target") == Unpacked(4, TOTAL)
+    refused(make_zip(tmp_path / "b.zip", {"a/a.7z": inner, "b/b.7z": inner}), "b/b.7z: ", "limit 3)")
+
+
+def test_what_an_archive_may_hold_grows_with_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "HARMLESS_ENTRIES", 0)
+    files = {f"{number}.png": os.urandom(99) for number in range(100)}
+    for make in (make_zip, make_7z):
+        source = make(tmp_path / "archive", files)
+        assert unpack(source, tmp_path / "target").files == 100
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><title>Log in</title>", b"Rar!\x1a\x07\x00", b"PK", b"7z"])

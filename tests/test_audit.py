@@ -114,6 +114,8 @@ def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
         ("id,set\n1,a\n", r"has no column 'group'\. It takes the columns id,group; it has: id, set"),
         ("id,group\n1,a\n1,b\n", r"line 3: the id '1' is listed twice"),
         ("id,group\n1,\n", r"line 2: the id '1' has no group"),
+        ("id,set\n", r"has no column 'group'"),
+        ("", r"g\.csv is empty"),
         (None, r"There is no file .*g\.csv, which split\.group_file names"),
     ],
 )
@@ -122,6 +124,17 @@ def test_a_wrong_group_file_is_named(tmp_path: Path, content: str | None, expect
         write_text(tmp_path / "g.csv", content)
     with pytest.raises(UserError, match=expected):
         read_groups(tmp_path, "g.csv", ["1", "2"])
+
+
+def test_a_group_file_without_rows_means_that_nothing_belongs_together(work: Tiny) -> None:
+    write_text(work.layout.audit.groups, "id,group\n")
+    splits = []
+    for words in ([], [GROUPS]):
+        for path in (work.layout.split_record, work.layout.split_csv):
+            path.unlink(missing_ok=True)
+        assert command.run(split.main, [str(work.toml), "--set", "split.valid_ratio=0.25", *words]) == 0
+        splits.append(read_split_csv(work.layout.split_csv)["split"].value_counts().to_dict())
+    assert splits[0] == splits[1]
 
 
 def test_rows_that_are_not_listed_are_groups_of_their_own(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ They are the same every time.
 import io
 import json
 import lzma
+import math
 import os
 import resource
 import shutil
@@ -34,7 +35,7 @@ from py7zr.properties import FILTER_COPY
 
 from pipelines import command, split
 from pipelines.core.archives import unpack
-from pipelines.core.images import fit, open_image
+from pipelines.core.images import MAX_PIXELS, fit, open_image
 from pipelines.core.settings import SECTIONS, Settings, load_settings, merge, to_dict
 from pipelines.core.splits import read_split_csv
 
@@ -573,6 +574,37 @@ def seven_zip_bomb(path: Path, declared: int, in_header: bool) -> None:
     path.write_bytes(b"7z\xbc\xaf'\x1c\0\4" + struct.pack("<I", zlib.crc32(start)) + start + packed + header)
 
 
+def table_bomb(count: int) -> bytes:
+    """A 7z whose packed table of contents has so many nameless, empty entries."""
+    number = seven_zip_number
+    flags = b"\xff" * (count // 8)
+    table = b"\x01\x05" + number(count) + b"\x0e" + number(len(flags)) + flags
+    table += b"\x11" + number(2 * count + 1) + b"\0" + bytes(2 * count) + b"\0\0"
+    packed = lzma.compress(table, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 16}])
+    header = b"\x17\x06" + number(0) + number(1) + b"\x09" + number(len(packed)) + b"\0"
+    header += b"\x07\x0b" + number(1) + b"\0" + number(1) + b"\x21\x21\x01\x10\x0c" + number(len(table)) + b"\0\0"
+    start = struct.pack("<QQI", len(packed), len(header), zlib.crc32(header))
+    return b"7z\xbc\xaf'\x1c\0\4" + struct.pack("<I", zlib.crc32(start)) + start + packed + header
+
+
+def zip_table_bomb(path: Path) -> None:
+    """A zip that holds a zip of nothing but a table of contents of two million entries."""
+    count = 2_000_000
+    entry = struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"z"
+    length = count * len(entry)
+    end = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, 4)
+    end += struct.pack("<4sIQI", b"PK\6\7", 0, 4 + length, 1)
+    end += struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("inner.zip", "w") as inner,
+    ):
+        inner.write(b"PK\3\4")
+        for _ in range(20):
+            inner.write(entry * (count // 20))
+        inner.write(end)
+
+
 def tar_bomb(path: Path, kind: bytes) -> None:
     """A tar.gz whose first header has, or claims to have, BOMB_BYTES."""
     header = tarfile.TarInfo("z.png")
@@ -584,8 +616,13 @@ def tar_bomb(path: Path, kind: bytes) -> None:
     path.write_bytes(gzip_head + head + deflated_zeros(BOMB_BYTES) + bytes(8))
 
 
+def zipped(path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inner.7z", content)
+
+
 # With what is said of each.
-ARCHIVE_BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
+ARCHIVE_BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip": (lambda path: zip_bomb(path, BOMB_BYTES), "would exceed"),
     "zip that claims little": (lambda path: zip_bomb(path, 1000), "damaged"),
     "7z": (lambda path: seven_zip_bomb(path, BOMB_BYTES, in_header=False), "would exceed"),
@@ -595,6 +632,9 @@ ARCHIVE_BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "7z header": (lambda path: seven_zip_bomb(path, BOMB_BYTES, in_header=True), "decoded header size"),
     "7z header that claims little": (lambda path: seven_zip_bomb(path, 1000, in_header=True), "damaged"),
+    "7z of millions of entries": (lambda path: path.write_bytes(table_bomb(4_000_000)), "too long for an archive of"),
+    "7z of millions of entries in a zip": (lambda path: zipped(path, table_bomb(4_000_000)), "too long for an archive"),
+    "zip of millions of entries in a zip": (zip_table_bomb, "too long for an archive of its size"),
     "tar": (lambda path: tar_bomb(path, tarfile.REGTYPE), "would exceed"),
     "tar with a long name": (lambda path: tar_bomb(path, tarfile.GNUTYPE_LONGNAME), "headers of an entry"),
     "tar with pax headers": (lambda path: tar_bomb(path, tarfile.XHDTYPE), "headers of an entry"),
@@ -655,7 +695,9 @@ def run_bombs(kind: str, folder: Path) -> dict[str, Any]:
         for name, content in IMAGE_BOMBS.items():
             path.write_bytes(content())
             said = sandbox.refuse(image)
-            assert "cannot be read as an image" in said and ("exceeds limit" in said or "too large" in said), (
+            assert "cannot be read as an image" in said and (
+                "pixels, the most that are" in said or "too large" in said
+            ), (
                 name,
                 said,
             )
@@ -666,6 +708,16 @@ def run_bombs(kind: str, folder: Path) -> dict[str, Any]:
                 said = sandbox.refuse(action)
                 assert words in said, (name, said)
     return {"refused": sandbox.results["refused"], "peak": resident_peak()}
+
+
+def run_largest(folder: Path) -> dict[str, int]:
+    """Decode pictures that are as large as they may be, of the modes whose conversion takes most."""
+    path = folder / "large.png"
+    side = math.isqrt(MAX_PIXELS)
+    for mode in ("RGBA", "LA", "I;16"):
+        Image.new(mode, (side, side), 0).save(path, compress_level=1)
+        assert open_image(path, "id '7', line 9 of split.csv").size == (side, side)
+    return {"peak": resident_peak()}
 
 
 # Running the cases
@@ -743,6 +795,11 @@ def test_bombs_end_in_one_message_and_leave_nothing(kind: str) -> None:
     assert result["peak"] < MEMORY_BYTES
 
 
+@pytest.mark.slow
+def test_a_picture_as_large_as_it_may_be_takes_less_than_a_gigabyte() -> None:
+    assert in_child("largest", "image")["peak"] < 1 << 30
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_input_ends_in_its_result_or_in_one_message(kind: str) -> None:
     check(kind, FAST_CASES)
@@ -759,6 +816,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         if sys.argv[1] == "bombs":
             outcome = run_bombs(sys.argv[2], Path(temporary))
+        elif sys.argv[1] == "largest":
+            outcome = run_largest(Path(temporary))
         else:
             outcome = run_cases(sys.argv[1], int(sys.argv[2]), Path(temporary))
         os.chdir(ROOT)

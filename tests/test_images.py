@@ -1,6 +1,7 @@
 """Images of every kind arrive upright, RGB and 8 bits; what is none is named."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,8 +14,9 @@ from conftest import noise
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
+from pipelines.core import images
 from pipelines.core.errors import UserError
-from pipelines.core.images import crop, fit, open_image, random_crop_box
+from pipelines.core.images import MAX_PIXELS, crop, fit, open_image, random_crop_box
 
 WHITE = (255, 255, 255)
 
@@ -263,6 +265,37 @@ def test_a_file_that_is_no_whole_image_is_named_with_its_row(tmp_path: Path, wha
     with pytest.raises(UserError) as error:
         open_image(path, "id '7', line 9 of split.csv")
     assert str(error.value).startswith(f"{path} (id '7', line 9 of split.csv) cannot be read as an image: ")
+
+
+@pytest.mark.parametrize("factor", [1, 1.5, 3])
+def test_a_picture_of_too_many_pixels_is_named_with_how_many_there_may_be(tmp_path: Path, factor: float) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png_of_size(int(MAX_PIXELS * factor) + 1, 1))
+    with pytest.raises(UserError, match=r"x\.png \(id '7', line 9.*larger than 89,478,485 pixels.*scale it down\. "):
+        opened(path)
+
+
+def test_a_file_too_large_for_any_picture_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"")
+    os.truncate(path, 1 << 40)  # a hole: it takes no room on the disk
+    with pytest.raises(UserError, match="the file is larger than 715,827,880 bytes"):
+        opened(path)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_a_picture_converted_in_strips_is_that_converted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(noise(7, 10).view(np.uint16))
+    else:
+        image = Image.fromarray(noise(7, 5, 4)).convert(mode)
+    path = saved(tmp_path / "x.png", image, **({"transparency": bytes(range(256))} if mode == "P" else {}))
+    at_once = opened(path).tobytes()
+    for pixels in (1, 10, 17):  # strips of 1, 2 and 3 rows
+        monkeypatch.setattr(images, "STRIP_PIXELS", pixels)
+        assert opened(path).tobytes() == at_once
 
 
 def test_a_missing_file_and_a_folder_are_named_with_their_row(tmp_path: Path) -> None:

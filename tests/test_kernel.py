@@ -218,6 +218,15 @@ def test_weights_that_nothing_brings_to_kaggle(overrides: tuple[str, ...], messa
     assert "kaggle.dataset_sources" in str(caught.value)
 
 
+def test_groups_that_kaggle_does_not_have(trial: Trial) -> None:
+    toml = trial.folder / "cats.toml"
+    toml.write_text(toml.read_text() + '\n[split]\ngroup_file = "data/cats/audit/groups.csv"\n')
+    message = trial.fails(2)
+    assert "data/cats/audit/groups.csv, which a kernel on Kaggle does not have" in message
+    assert "empty split.group_file" in message
+    assert not trial.standin.requests
+
+
 def test_no_credentials(trial: Trial) -> None:
     del trial.environment["KAGGLE_USERNAME"], trial.environment["KAGGLE_KEY"]
     assert "no credentials" in trial.fails(2)

@@ -68,8 +68,8 @@ def images_of(
     return PackedImages(rows, tmp_path / "raw", size, tmp_path / "cache", name, by, watch)
 
 
-def mapped(*arguments: Any, **options: Any) -> np.ndarray:
-    return images_of(*arguments, **options).mapped()
+def whole(*arguments: Any, **options: Any) -> np.ndarray:
+    return images_of(*arguments, **options).whole()
 
 
 def cached(tmp_path: Path) -> dict[str, int]:
@@ -83,7 +83,7 @@ def places(*numbers: int) -> np.ndarray:
 
 
 def test_row_i_is_image_i(tmp_path: Path, rows: pd.DataFrame) -> None:
-    array = mapped(tmp_path, rows.iloc[::-1])
+    array = whole(tmp_path, rows.iloc[::-1])
     assert array.dtype == np.uint8
     assert (array == [noise(4, 4, 3, seed=number) for number in (4, 3, 2, 1, 0)]).all()
 
@@ -91,29 +91,29 @@ def test_row_i_is_image_i(tmp_path: Path, rows: pd.DataFrame) -> None:
 def test_images_of_another_size_are_fitted(tmp_path: Path, rows: pd.DataFrame) -> None:
     with Image.open(tmp_path / "raw/train/2.png") as image:
         expected = np.array(image.resize((8, 8), Image.Resampling.BILINEAR))
-    array = mapped(tmp_path, rows, size=8)
+    array = whole(tmp_path, rows, size=8)
     assert array.shape == (5, 8, 8, 3)
     assert (array[2] == expected).all()
 
 
 def test_a_second_call_reads_no_image_and_writes_nothing(tmp_path: Path, rows: pd.DataFrame) -> None:
-    first = np.array(mapped(tmp_path, rows))
+    first = np.array(whole(tmp_path, rows))
     before = cached(tmp_path)
     for path in (tmp_path / "raw/train").iterdir():
         spoil(path)
-    assert (mapped(tmp_path, rows) == first).all()
+    assert (whole(tmp_path, rows) == first).all()
     assert cached(tmp_path) == before
 
 
 def test_a_changed_image_is_noticed_and_the_stale_cache_removed(tmp_path: Path, rows: pd.DataFrame) -> None:
-    mapped(tmp_path, rows)
+    whole(tmp_path, rows)
     (before,) = cached(tmp_path)
     path = tmp_path / "raw/train/3.png"
     status = path.stat()
     Image.fromarray(noise(4, 4, 3, seed=99)).save(path, compress_level=0)
     assert path.stat().st_size == status.st_size  # so that the time alone can tell
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert (mapped(tmp_path, rows)[3] == noise(4, 4, 3, seed=99)).all()
+    assert (whole(tmp_path, rows)[3] == noise(4, 4, 3, seed=99)).all()
     (after,) = cached(tmp_path)
     assert after != before
 
@@ -121,24 +121,38 @@ def test_a_changed_image_is_noticed_and_the_stale_cache_removed(tmp_path: Path, 
 def test_other_rows_or_another_order_are_another_cache(tmp_path: Path, rows: pd.DataFrame) -> None:
     for path in (tmp_path / "raw/train").iterdir():
         os.utime(path, ns=(0, 0))  # all of one size and time, so that the paths alone can tell
-    mapped(tmp_path, rows)
-    assert (mapped(tmp_path, rows.iloc[[4, 0]]) == [noise(4, 4, 3, seed=4), noise(4, 4, 3, seed=0)]).all()
-    assert (mapped(tmp_path, rows.iloc[[0, 4]]) == [noise(4, 4, 3, seed=0), noise(4, 4, 3, seed=4)]).all()
+    whole(tmp_path, rows)
+    assert (whole(tmp_path, rows.iloc[[4, 0]]) == [noise(4, 4, 3, seed=4), noise(4, 4, 3, seed=0)]).all()
+    assert (whole(tmp_path, rows.iloc[[0, 4]]) == [noise(4, 4, 3, seed=0), noise(4, 4, 3, seed=4)]).all()
 
 
 def test_another_name_or_size_does_not_remove_a_cache(tmp_path: Path, rows: pd.DataFrame) -> None:
-    mapped(tmp_path, rows)
+    whole(tmp_path, rows)
     before = cached(tmp_path)
-    mapped(tmp_path, rows.iloc[:2], name="test")
-    mapped(tmp_path, rows, size=8)
+    whole(tmp_path, rows.iloc[:2], name="test")
+    whole(tmp_path, rows, size=8)
     assert len(cached(tmp_path)) == 3
-    mapped(tmp_path, rows)
+    whole(tmp_path, rows)
     assert cached(tmp_path).items() >= before.items()
 
 
-def test_writing_to_the_array_does_not_reach_the_cache(tmp_path: Path, rows: pd.DataFrame) -> None:
-    mapped(tmp_path, rows)[0] = 0
-    assert (mapped(tmp_path, rows)[0] == noise(4, 4, 3, seed=0)).all()
+@pytest.mark.parametrize("most_read", [0, packed.MOST_READ_BYTES])
+def test_writing_to_the_array_does_not_reach_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: pd.DataFrame, most_read: int
+) -> None:
+    monkeypatch.setattr(packed, "MOST_READ_BYTES", most_read)
+    array = whole(tmp_path, rows)
+    assert isinstance(array, np.memmap) == (most_read == 0)
+    array[0] = 0
+    assert (whole(tmp_path, rows)[0] == noise(4, 4, 3, seed=0)).all()
+
+
+def test_a_cache_that_vanishes_later_does_not_matter_to_who_has_read_it(tmp_path: Path, rows: pd.DataFrame) -> None:
+    array = whole(tmp_path, rows)
+    assert not isinstance(array, np.memmap)  # to read on would then end this process by SIGBUS
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    os.truncate(path, 0)
+    assert (array[3] == noise(4, 4, 3, seed=3)).all()
 
 
 @pytest.mark.parametrize("damage", ["unreadable", "missing"])
@@ -148,16 +162,16 @@ def test_a_bad_image_is_named_with_its_row_and_leaves_nothing(tmp_path: Path, ro
     if damage == "unreadable":
         path.write_text("no image")
     with pytest.raises(UserError, match=r"train/3\.png \(id 'id3', line 15 of split\.csv\)"):
-        mapped(tmp_path, rows)
+        whole(tmp_path, rows)
     assert cached(tmp_path) == {}
 
 
 def test_a_bad_image_leaves_the_older_cache_until_it_is_mended(tmp_path: Path, rows: pd.DataFrame) -> None:
-    mapped(tmp_path, rows)
+    whole(tmp_path, rows)
     before = cached(tmp_path)
     (tmp_path / "raw/train/3.png").write_text("no image")
     with pytest.raises(UserError):
-        mapped(tmp_path, rows)
+        whole(tmp_path, rows)
     assert cached(tmp_path) == before
 
 
@@ -173,14 +187,14 @@ def test_several_processes_decode_several_chunks(tmp_path: Path, monkeypatch: py
             seen.append("chunk")
             yield item
 
-    array = mapped(tmp_path, rows, watch=watch)
+    array = whole(tmp_path, rows, watch=watch)
     assert (array == [noise(4, 4, 3, seed=number) for number in range(11)]).all()
     assert seen == [("decoding", 4, "x 3 images"), *["chunk"] * 4]
 
     (tmp_path / "raw/train/7.png").write_text("no image")
     before = cached(tmp_path)
     with pytest.raises(UserError, match=r"7\.png \(id 'id7', line 19 of split\.csv\)"):
-        mapped(tmp_path, rows)
+        whole(tmp_path, rows)
     assert cached(tmp_path) == before
 
 
@@ -193,7 +207,7 @@ def test_a_chunk_of_large_images_holds_few(tmp_path: Path, rows: pd.DataFrame) -
 
 def test_the_file_is_an_array_as_numpy_writes_it(tmp_path: Path, rows: pd.DataFrame) -> None:
     images = images_of(tmp_path, rows)
-    np.save(tmp_path / "expected.npy", images.mapped())
+    np.save(tmp_path / "expected.npy", images.whole())
     assert images.path.read_bytes() == (tmp_path / "expected.npy").read_bytes()
 
 
@@ -207,7 +221,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         with pytest.raises(OSError, match="No space left"):
-            mapped(tmp_path, rows)
+            whole(tmp_path, rows)
     assert cached(tmp_path) == {}
 
 
@@ -227,7 +241,7 @@ def watch(items, what, total, unit):
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
 
-packed.PackedImages(pd.DataFrame(rows), Path(raw), 4, Path(cache), "labelled", watch=watch).mapped()
+packed.PackedImages(pd.DataFrame(rows), Path(raw), 4, Path(cache), "labelled", watch=watch).whole()
 """
 
 
@@ -243,14 +257,14 @@ def test_a_killed_process_is_gone_on_from_where_it_was(tmp_path: Path, monkeypat
     for number in done:  # not to be decoded again
         spoil(tmp_path / f"raw/train/{number}.png")
     monkeypatch.setattr(packed, "CHUNK_IMAGES", 3)
-    assert (images.mapped() == [noise(4, 4, 3, seed=number) for number in range(40)]).all()
+    assert (images.whole() == [noise(4, 4, 3, seed=number) for number in range(40)]).all()
     assert list(cached(tmp_path)) == [images.path.name]
 
 
 def test_the_journal_that_one_killed_at_the_very_end_left_is_removed(tmp_path: Path, rows: pd.DataFrame) -> None:
-    mapped(tmp_path, rows)
+    whole(tmp_path, rows)
     images_of(tmp_path, rows).journal.write_bytes(b"\1\1\1\1\1")
-    mapped(tmp_path, rows)
+    whole(tmp_path, rows)
     assert list(cached(tmp_path)) == [images_of(tmp_path, rows).path.name]
 
 
@@ -261,10 +275,10 @@ def test_an_interrupted_one_goes_on_too(tmp_path: Path, rows: pd.DataFrame) -> N
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        mapped(tmp_path, rows, watch=interrupt)
+        whole(tmp_path, rows, watch=interrupt)
     for number in (0, 1):
         spoil(tmp_path / f"raw/train/{number}.png")
-    assert (mapped(tmp_path, rows) == [noise(4, 4, 3, seed=number) for number in range(5)]).all()
+    assert (whole(tmp_path, rows) == [noise(4, 4, 3, seed=number) for number in range(5)]).all()
     assert len(cached(tmp_path)) == 1
 
 
@@ -284,7 +298,7 @@ def test_what_was_left_of_other_files_is_removed_and_not_gone_on_with(tmp_path: 
     Image.fromarray(noise(4, 4, 3, seed=99)).save(tmp_path / "raw/train/1.png")
     other = images_of(tmp_path, rows, name="test")
     other.partial.write_bytes(b"of another set")
-    assert (mapped(tmp_path, rows)[1] == noise(4, 4, 3, seed=99)).all()
+    assert (whole(tmp_path, rows)[1] == noise(4, 4, 3, seed=99)).all()
     assert not left.partial.exists() and not left.journal.exists()
     assert other.partial.exists()
 
@@ -296,7 +310,7 @@ def test_a_partial_file_without_its_like_journal_is_begun_anew(tmp_path: Path, r
     path = left.journal if "journal" in damage else left.partial
     path.unlink() if "no" in damage else path.write_bytes(path.read_bytes()[:-1])
     left.partial.touch()
-    assert (mapped(tmp_path, rows) == [noise(4, 4, 3, seed=number) for number in range(5)]).all()
+    assert (whole(tmp_path, rows) == [noise(4, 4, 3, seed=number) for number in range(5)]).all()
     assert list(cached(tmp_path)) == [left.path.name]
 
 
@@ -308,9 +322,9 @@ def test_a_second_process_is_told_of_the_first(
         take(places(0))
         monkeypatch.setattr(packed, "only_one", lambda path, doing: only_one(path, doing, patience=0))
         with pytest.raises(UserError, match=r"Another process is decoding the images labelled-4px in .*cache\. Wait"):
-            mapped(tmp_path, rows)
-        assert len(mapped(tmp_path, rows, name="test")) == 5
-    assert len(images.mapped()) == 5
+            whole(tmp_path, rows)
+        assert len(whole(tmp_path, rows, name="test")) == 5
+    assert len(images.whole()) == 5
 
 
 def test_a_second_process_that_waited_takes_what_the_first_one_made(
@@ -319,13 +333,13 @@ def test_a_second_process_that_waited_takes_what_the_first_one_made(
     @contextmanager
     def after_another(path: Path, doing: str) -> Iterator[int]:
         monkeypatch.setattr(packed, "only_one", only_one)
-        mapped(tmp_path, rows)
+        whole(tmp_path, rows)
         spoil(tmp_path / "raw/train/3.png")
         with only_one(path, doing) as lock:
             yield lock
 
     monkeypatch.setattr(packed, "only_one", after_another)
-    assert (mapped(tmp_path, rows)[3] == noise(4, 4, 3, seed=3)).all()
+    assert (whole(tmp_path, rows)[3] == noise(4, 4, 3, seed=3)).all()
 
 
 def touch(path: Path) -> None:
@@ -336,33 +350,33 @@ def test_by_bytes_a_copied_data_set_is_not_decoded_again(tmp_path: Path, rows: p
     def arrays() -> dict[str, int]:
         return {name: changed for name, changed in cached(tmp_path).items() if name.endswith(".npy")}
 
-    mapped(tmp_path, rows, by="bytes")
+    whole(tmp_path, rows, by="bytes")
     before = arrays()
     for path in (tmp_path / "raw/train").iterdir():
         touch(path)
-    assert (mapped(tmp_path, rows, by="bytes")[4] == noise(4, 4, 3, seed=4)).all()
+    assert (whole(tmp_path, rows, by="bytes")[4] == noise(4, 4, 3, seed=4)).all()
     assert arrays() == before
-    mapped(tmp_path, rows, by="time")
+    whole(tmp_path, rows, by="time")
     assert len(arrays().keys() - before.keys()) == 1
 
 
 def test_by_bytes_a_change_of_content_is_noticed(tmp_path: Path, rows: pd.DataFrame) -> None:
-    mapped(tmp_path, rows, by="bytes")
+    whole(tmp_path, rows, by="bytes")
     path = tmp_path / "raw/train/3.png"
     size = path.stat().st_size
     Image.fromarray(noise(4, 4, 3, seed=99)).save(path, compress_level=0)
     touch(path)
     assert path.stat().st_size == size
-    assert (mapped(tmp_path, rows, by="bytes")[3] == noise(4, 4, 3, seed=99)).all()
-    mapped(tmp_path, rows.iloc[::-1], by="bytes")
-    assert (mapped(tmp_path, rows.iloc[::-1], by="bytes")[0] == noise(4, 4, 3, seed=4)).all()
+    assert (whole(tmp_path, rows, by="bytes")[3] == noise(4, 4, 3, seed=99)).all()
+    whole(tmp_path, rows.iloc[::-1], by="bytes")
+    assert (whole(tmp_path, rows.iloc[::-1], by="bytes")[0] == noise(4, 4, 3, seed=4)).all()
 
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("there", [False, True])
 def test_images_are_taken_from_any_places_in_any_order(tmp_path: Path, rows: pd.DataFrame, there: bool) -> None:
     if there:
-        mapped(tmp_path, rows)
+        whole(tmp_path, rows)
     with images_of(tmp_path, rows).reading() as take:
         for chosen in ([0], [0, 1], [1, 2, 4], [4, 0, 1, 0], [3, 2, 1]):
             taken = take(places(*chosen))
@@ -412,10 +426,10 @@ def test_later_images_are_decoded_while_the_first_are_used(tmp_path: Path, monke
 
 def test_a_file_that_was_cut_short_is_named(tmp_path: Path, rows: pd.DataFrame) -> None:
     images = images_of(tmp_path, rows)
-    images.mapped()
+    images.whole()
     images.path.write_bytes(images.path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"npy is cut short\. Remove it"):
-        images.mapped()
+        images.whole()
     with images.reading() as take:
         take(places(3))
         with pytest.raises(UserError, match=r"npy is cut short\. Remove it"):
@@ -423,7 +437,8 @@ def test_a_file_that_was_cut_short_is_named(tmp_path: Path, rows: pd.DataFrame) 
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says how much of files is in memory")
-def test_what_is_read_does_not_stay_in_memory(tmp_path: Path) -> None:
+def test_what_is_read_does_not_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "MOST_READ_BYTES", 0)
     rows = pd.DataFrame({"id": [str(number) for number in range(2000)]})
     rows["path"] = rows["id"]
     images = images_of(tmp_path, rows, size=64)
@@ -441,6 +456,6 @@ def test_what_is_read_does_not_stay_in_memory(tmp_path: Path) -> None:
         for first in range(0, 2000, 100):
             take(np.arange(first, first + 100))
     assert resident() - before < length / 8
-    array = images.mapped()
+    array = images.whole()
     assert array.sum() == 0
     assert resident() - before > length / 2  # so that the figure can tell

@@ -57,6 +57,19 @@ def test_the_precision_found_out_for_a_run_is_forgotten_when_it_is_started_anew(
     assert run.precision.exists()
 
 
+def test_what_an_earlier_run_of_the_same_name_left_does_not_vouch_for_the_new_one(layout: Layout) -> None:
+    run = layout.run("quick")
+    start(layout, trained_epochs=1)
+    left = (run.valid_predictions, run.retrained, run.retrain_last)
+    for path in left:
+        path.touch()
+    start(layout)
+    assert all(path.exists() for path in left)
+    run.last.unlink()
+    start(layout, changed("train", epochs=9))
+    assert not any(path.exists() for path in left)
+
+
 def test_a_run_in_progress_goes_on_only_with_its_own_settings(layout: Layout) -> None:
     start(layout, trained_epochs=1)
     start(layout)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import Tiny
+from conftest import Tiny, pretrained
 
 from pipelines import command, predict, reproduce, retrain, split, train
 
@@ -29,7 +31,7 @@ def submission(folder: Path) -> Path:
 
 def again(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    words = ["tiny.toml", "--run", "done", "--set", "predict.mirror=true", *more]
+    words = ["tiny.toml", "--run", "done", "--set", *(more or ("predict.mirror=true",))]
     program = [sys.executable, "-m", "pipelines.reproduce", *words]
     return subprocess.run(program, cwd=folder.parent.parent.parent, env=environment, capture_output=True, text=True)
 
@@ -42,6 +44,11 @@ def test_same_bytes_though_the_toml_and_the_submission_are_gone(finished: Path) 
     done = again(finished)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(", byte for byte.")
+    assert [re.sub(r"\d+ s$", "1 s", line) for line in done.stdout.splitlines()[:4]] == [
+        f"Stage {number} of 4: {stage}, see runs/tiny/done-reproduced/{stage}.log, 1 s"
+        for number, stage in enumerate(("split", "train", "retrain", "predict"), 1)
+    ]
+    assert "Next:" not in done.stdout  # nothing that a stage says of the working folder within
     assert not finished.with_name("done-reproduced").exists()
 
 
@@ -58,6 +65,34 @@ def test_a_difference_is_an_error_that_lists_what_has_changed(finished: Path) ->
     assert "DIFFERENT" in done.stdout and "torch" in done.stdout and "1.0" in done.stdout
     (made,) = finished.with_name("done-reproduced").glob("submissions/tiny/*.csv")
     assert made.read_bytes() == submission(finished).read_bytes()
+
+
+def test_a_stage_that_fails_shows_the_end_of_its_log(finished: Path) -> None:
+    (finished.parent.parent.parent / "data/tiny/raw/train/7.png").write_text("no image")
+    done = again(finished)
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("Stage 2 of 4: train")
+    first, *_, last = done.stderr.splitlines()
+    assert first == "The stage train has failed:"
+    assert last.startswith("error: ") and "train/7.png" in last
+
+
+@pytest.mark.slow
+def test_files_that_the_settings_name_from_the_working_folder(
+    tiny: Tiny, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    Path("models").mkdir()
+    shutil.copyfile(small_weights, "models/small.pth")
+    Path("map.csv").write_text("label,category\nblue,tabby\ngreen,goldfish\nred,tench\n")
+    Path("groups.csv").write_text("id,group\n1,a\n4,a\n")
+    files = ("model.label_map=map.csv", "split.group_file=groups.csv", "predict.checkpoint=best")
+    settings = (*pretrained(Path("models/small.pth")), *files, "train.epochs=1")
+    for stage in (split, train, predict):
+        assert command.run(stage.main, ["tiny.toml", "--run", "done", "--set", *settings]) == 0
+    done = again(tiny.layout.run("done").folder, *settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(", byte for byte.")
 
 
 def test_a_run_that_has_not_predicted_names_the_target(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import bz2
 import ctypes
 import errno
 import gzip
+import io
 import logging
 import lzma
 import os
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 MAX_EXPANSION = 200
 HARMLESS_BYTES = 1 << 30  # below this an expansion of any ratio is let through: a table of one value repeated is honest
 MAX_ENTRIES = 10_000_000  # ImageNet has 1.4 million; each costs memory before anything is known about it
+# A table of contents can be packed too, as that of a 7z is, so that a kilobyte would ask for gigabytes.  Beyond the
+# harmless ones an entry, that is a file's content, name and checksum, takes so many bytes of an honest archive.
+HARMLESS_ENTRIES = 250_000
+ENTRY_BYTES = 16
+TABLE_BYTES = 128  # of one entry, unpacked: its name, and what else is known of it
 MAX_DEPTH = 3  # archives within the archive; Kaggle packs one deep
 MAX_HEADER_BYTES = 1 << 20  # of one entry of a tar: its name, and what else is known of it
 MAX_IDLE_BYTES = 1 << 16  # what packing may add to files that do not shrink
@@ -100,6 +106,13 @@ def _wrong_checksum(name: str) -> _Refusal:
     return _Refusal(f"the checksum of {name!r} is wrong: it is damaged. Download it again.")
 
 
+def _too_many_entries(what: str) -> _Refusal:
+    return _Refusal(
+        f"its table of contents is too long for an archive of its size ({what}). If you trust it, unpack it yourself "
+        "and give the folder."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """One line of an archive's table of contents; `refusal` is empty for a plain file or folder."""
@@ -151,10 +164,11 @@ class _Unpacking:
     def __init__(self, watch: Watch, with_libarchive: bool) -> None:
         self.watch, self.with_libarchive = watch, with_libarchive
         self.files = self.bytes = self.copied = 0
-        self.entries = self.declared_bytes = self.allowed_bytes = 0
+        self.entries = self.declared_bytes = self.allowed_bytes = self.allowed_entries = 0
 
     def allow(self, source_bytes: int) -> None:
         self.allowed_bytes = max(HARMLESS_BYTES, MAX_EXPANSION * source_bytes)
+        self.allowed_entries = min(HARMLESS_ENTRIES + source_bytes // ENTRY_BYTES, MAX_ENTRIES)
 
     def unpack_archive(self, archive: Path, folder: Path, label: str, depth: int = 0) -> None:
         """Unpack `archive` into the existing `folder`; `label` names it in errors, with the archives around it."""
@@ -197,10 +211,11 @@ class _Unpacking:
     def _open(self, archive: Path) -> AbstractContextManager[Contents]:
         with open(archive, "rb") as file:
             head = file.read(512)
+        entries = self.allowed_entries - self.entries
         if head.startswith((b"PK\3\4", b"PK\5\6")):
-            return _zip(archive)
+            return _zip(archive, entries)
         if head.startswith(b"7z\xbc\xaf\x27\x1c"):
-            return _seven_zip(archive, _libarchive() if self.with_libarchive else None)
+            return _seven_zip(archive, entries, _libarchive() if self.with_libarchive else None)
         for start, decompressed in TAR_STREAMS.items():
             if head.startswith(start):
                 return _tar(archive, decompressed)
@@ -218,8 +233,8 @@ class _Unpacking:
         total = 0
         for entry in entries:
             self.entries += 1
-            if self.entries > MAX_ENTRIES:
-                raise _Refusal(f"it has more than {MAX_ENTRIES:,} entries.")
+            if self.entries > self.allowed_entries:
+                raise _too_many_entries(f"more than {self.allowed_entries:,} entries")
             if entry.refusal:
                 raise _Refusal(f"{entry.name!r} {entry.refusal}: only plain files and folders are unpacked.")
             name = _inside(entry.name)
@@ -290,9 +305,27 @@ def _inside(name: str) -> str:
     return "/".join(parts)
 
 
+class _ZipStream(io.BufferedReader):
+    """The bytes of a zip, of which no more are read at once than a table of so many entries has.
+
+    zipfile reads the table whole, however long it is, and keeps an object for each 46 bytes of it.
+    """
+
+    def __init__(self, path: Path, entries: int) -> None:
+        super().__init__(io.FileIO(path))
+        self.most = max(TABLE_BYTES * entries, CHUNK_BYTES)
+        self.length = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = self.length - self.tell() if size is None or size < 0 else size
+        if wanted > self.most:
+            raise _too_many_entries(f"{wanted:,} bytes")
+        return super().read(wanted)
+
+
 @contextmanager
-def _zip(path: Path) -> Iterator[Contents]:
-    with zipfile.ZipFile(path) as archive:
+def _zip(path: Path, most_entries: int) -> Iterator[Contents]:
+    with _ZipStream(path, most_entries) as stream, zipfile.ZipFile(stream) as archive:
 
         def pour(create: Create) -> None:
             for info in archive.infolist():
@@ -384,15 +417,20 @@ def _copy(content: Any, output: _Output) -> None:
 
 
 @contextmanager
-def _seven_zip(path: Path, libarchive: Any) -> Iterator[Contents]:
+def _seven_zip(path: Path, most_entries: int, libarchive: Any) -> Iterator[Contents]:
     import py7zr
 
     encrypted = _Refusal("it is encrypted; unpack it yourself and give the folder.")
     with open(path, "rb") as file:
         try:
-            archive = py7zr.SevenZipFile(file)
+            with _bounded_table(most_entries):
+                archive = py7zr.SevenZipFile(file)
         except py7zr.exceptions.PasswordRequired:
             raise encrypted from None
+        except py7zr.exceptions.Bad7zFile as error:
+            if "exceeds limit" not in str(error):
+                raise
+            raise _too_many_entries(str(error)) from None
         with archive:
             if archive.needs_password():
                 raise encrypted
@@ -402,6 +440,26 @@ def _seven_zip(path: Path, libarchive: Any) -> Iterator[Contents]:
                 yield entries, lambda create: _pour_libarchive(path, create, libarchive)
             else:
                 yield entries, lambda create: _pour_py7zr(archive, create)
+
+
+@contextmanager
+def _bounded_table(entries: int) -> Iterator[None]:
+    """Let py7zr refuse a table of contents of more than so many entries, before it makes an object of each.
+
+    Its own limits let gigabytes be taken before anything is known, and it has no argument for them.
+    """
+    from py7zr import archiveinfo
+
+    limits = dict.fromkeys(("MAX_NUMFILES", "MAX_SUBSTREAMS", "MAX_NUMFOLDERS"), entries)
+    limits["MAX_HEADER_SIZE"] = TABLE_BYTES * entries
+    before = {name: getattr(archiveinfo, name) for name in limits}
+    try:
+        for name, limit in limits.items():
+            setattr(archiveinfo, name, min(limit, before[name]))
+        yield
+    finally:
+        for name, limit in before.items():
+            setattr(archiveinfo, name, limit)
 
 
 def _refuse_idle_bytes(archive: "py7zr.SevenZipFile") -> None:

@@ -475,5 +475,5 @@ def open_source(
     places = torch.from_numpy(together.index.get_indexer(rows.index))
     if name == TEST:
         return StreamedBatches(ids, packed, places, loading)
-    pixels = torch.from_numpy(packed.mapped())
+    pixels = torch.from_numpy(packed.whole())
     return PackedBatches(ids, moved_once(pixels, device) if training else pixels, places, labels, loading)

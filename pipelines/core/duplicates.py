@@ -310,5 +310,5 @@ def small_copies(
         rows, name = kept_together(part, table)
         places = rows.index.to_numpy()
         marks[places] = fingerprints(rows, layout.raw, layout.cache, name, watch)
-        pixels[places] = PackedImages(rows, layout.raw, SIZE, layout.cache, name, by, watch).mapped()
+        pixels[places] = PackedImages(rows, layout.raw, SIZE, layout.cache, name, by, watch).whole()
     return pixels, marks

@@ -1,6 +1,7 @@
 """Decoding image files to upright RGB, and fitting them to a size; no torch, as decoding processes import it."""
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +31,16 @@ TURNS = {
 
 # Of files that split finds; Pillow knows others, and would start Ghostscript for a PostScript file called .jpg.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
+# As many as Pillow takes without a warning: while a picture is decoded it is held two or three times, at 4 bytes a
+# pixel each, which comes to a gigabyte in each process (1.4 for WebP).
+MAX_PIXELS = 89_478_485
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: four channels of 16 bits, not compressed
+STRIP_PIXELS = 1 << 20  # what is converted at once where a conversion takes several copies
 
 
 @contextmanager
 def settled_warnings() -> Iterator[None]:
-    """Let Pillow keep to itself each damaged tag that it finds, and refuse pictures too large to be any.
+    """Let Pillow keep to itself each damaged tag that it finds, and refuse pictures of more than MAX_PIXELS.
 
     Entered once for many small images: entering takes as long as a tenth of decoding one.
     """
@@ -57,8 +63,12 @@ def decode(path: Path, place: str) -> Image.Image:
     """Do what `open_image` does, inside of `settled_warnings`."""
     try:
         with open(path, "rb", buffering=0) as file:  # read at once: Pillow's own small steps take a tenth of the time
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes, the most that is read")
             content = io.BytesIO(file.read())
         with Image.open(content, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             _check_depth(image)
             image.load()
             return _to_rgb(_upright(image))
@@ -66,6 +76,8 @@ def decode(path: Path, place: str) -> Image.Image:
         problem = "the file is missing"
     except UnidentifiedImageError:
         problem = f"it is none of {', '.join(FORMATS)}"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        problem = f"it is larger than {MAX_PIXELS:,} pixels, the most that are decoded; scale it down"
     except Exception as error:
         # Pillow answers damage with a dozen exception types, from SyntaxError to struct.error.
         problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -98,15 +110,29 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel: convert() would clip at 255 rather than scale
-        values = np.asarray(image).astype(np.float64)
-        pixels = (values / 257).clip(0, 255).round().astype(np.uint8)
-        pixels[values == image.info.get("transparency", -1)] = 255
+        values = np.asarray(image)
+        pixels = np.empty(values.shape, np.uint8)
+        for top, bottom in _strips(image):
+            greys = values[top:bottom].astype(np.float64)
+            pixels[top:bottom] = (greys / 257).clip(0, 255).round()
+            pixels[top:bottom][greys == image.info.get("transparency", -1)] = 255
         image = Image.fromarray(pixels)
     if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA", "PA"):  # what lies under transparent pixels is arbitrary: show them on white
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        shown = Image.new("RGB", image.size)
+        for top, bottom in _strips(image):
+            strip = image.crop((0, top, image.width, bottom)).convert("RGBA")
+            shown.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+        return shown
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int]]:
+    """Yield the first row, and the one after the last, of each strip of `image` that is converted at once."""
+    rows = max(STRIP_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield top, min(top + rows, image.height)
 
 
 def fit(image: Image.Image, size: int, resize: int) -> Pixels:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 FORMAT = "packed-1"  # part of the key: another way to decode or resize must not find older files
 CHUNK_IMAGES, CHUNK_BYTES = 2048, 1 << 23  # at most, of what a process decodes, writes and flushes at once
+# As much is read into memory; more is mapped, and a disk that then vanishes, or a file that is then cut short, ends the
+# process by SIGBUS, of which nothing can be said any more.
+MOST_READ_BYTES = 1 << 28
 Take = Callable[[npt.NDArray[np.int64]], images.Pixels]
 
 
@@ -82,8 +85,9 @@ class PackedImages:
         self.header = header.getvalue()
         self.length = len(self.header) + len(rows) * size * size * 3
 
-    def mapped(self) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-        """Return all images as one memory-mapped array, uint8 (N, size, size, 3), to be taken in any order.
+    def whole(self) -> images.Pixels:
+        """Return all images as one array, uint8 (N, size, size, 3), to be taken in any order: memory-mapped where it is
+        larger than MOST_READ_BYTES.
 
         Raises `UserError` for an image that cannot be read.
         """
@@ -91,6 +95,13 @@ class PackedImages:
             pass
         if self.path.stat().st_size != self.length:
             raise self._cut_short()
+        if self.length <= MOST_READ_BYTES:
+            pixels = np.empty((len(self.rows), self.size, self.size, 3), np.uint8)
+            with open(self.path, "rb") as file:
+                file.seek(len(self.header))
+                if file.readinto(pixels.data) < pixels.nbytes:
+                    raise self._cut_short()
+            return pixels
         # Copy-on-write rather than read-only, because torch warns about arrays it could not write to; nothing writes.
         shape = (len(self.rows), self.size, self.size, 3)
         return np.memmap(self.path, np.uint8, "c", len(self.header), shape)

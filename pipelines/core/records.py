@@ -117,7 +117,9 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
                 f"remove it: rm -r {_shown(run)}"
             )
         return
-    run.precision.unlink(missing_ok=True)  # found out for what had no finished epoch, maybe another network
+    # What is left of an earlier run of this name, maybe of another network, must not be taken for this one's.
+    for stale in (run.precision, run.valid_predictions, run.retrained, run.retrain_last):
+        stale.unlink(missing_ok=True)
     write_json(run.record, {"settings": to_dict(settings), "split_sha256": split_sha256})
 
 

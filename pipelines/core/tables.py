@@ -22,14 +22,15 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.AS
 FEW = 3  # cases that an error spells out before it only counts
 
 
-def read_csv(path: Path, strip: bool = True) -> pd.DataFrame:
+def read_csv(path: Path, strip: bool = True, may_lack_rows: bool = False) -> pd.DataFrame:
     """Return the CSV at `path` as columns of text, indexed by the line on which each row starts (the header is 1).
 
     Nothing is guessed: `007` keeps its zeros, and a class named `NA` or `nan` stays a class.  A byte order mark, either
     kind of line end, quoted fields and blank lines are understood.  `strip` takes the spaces off both ends of every
     name and value.
 
-    Raises `UserError`, with the line, for a file that is missing, empty, not UTF-8 or not a table.
+    Raises `UserError`, with the line, for a file that is missing, empty, not UTF-8 or not a table; and for a header
+    alone, unless the file `may_lack_rows`.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -53,7 +54,7 @@ def read_csv(path: Path, strip: bool = True) -> pd.DataFrame:
             start = reader.line_num + 1  # line_num is where a row ends; one with line ends in quotes starts earlier
     except csv.Error as error:
         raise UserError(f"{path}, line {start}: not valid CSV: {error}. Mend this row.") from None
-    if len(rows) < 2:
+    if len(rows) < (1 if may_lack_rows else 2):
         raise UserError(f"{path} {'has a header but no rows' if rows else 'is empty'}. Download it again.")
     header = rows.pop(0)
     if repeated := sorted({name for name in header if header.count(name) > 1}):
@@ -61,7 +62,7 @@ def read_csv(path: Path, strip: bool = True) -> pd.DataFrame:
     for line, row in zip(lines[1:], rows, strict=True):
         if len(row) != len(header):
             raise UserError(f"{path}, line {line}: {len(row)} values for {len(header)} columns. Mend this row.")
-    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
     return pd.DataFrame(columns, index=pd.Index(lines[1:], name="line"), dtype=str)
 
 
