@@ -52,7 +52,7 @@ def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", t
     hardware = choose_hardware(settings.hardware)
     pixels, marks = duplicates.small_copies(table, layout, settings.hardware.cache_by, command.progress)
     how = settings.audit.distance, settings.audit.correlation
-    pairs = duplicates.find_pairs(table, layout.raw, pixels, marks, *how, hardware, command.progress)
+    pairs, left_out = duplicates.find_pairs(table, layout.raw, pixels, marks, *how, hardware, command.progress)
     groups = duplicates.groups_of(pairs, table)
     write_csv(layout.audit.pairs, duplicates.listing(pairs, table))
     write_csv(layout.audit.groups, groups)
@@ -77,11 +77,17 @@ def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", t
                 f"{part.capitalize()} images with a twin in train: {twins[of_part].sum():,} of {of_part.sum():,} "
                 f"({twins[of_part].mean():.2%})."
             )
+    if left_out:
+        print(
+            f"Left out: {left_out:,} pairs that look alike, but of images of less than {duplicates.SIDE} pixels, which "
+            "are too small for what is alike to be told from what is the same."
+        )
     shown = [path.relative_to(layout.root) for path in (layout.audit.pairs, layout.audit.pairs_picture)]
     print(f"Pairs: {shown[0]}, {shown[1]}")
     _print_groups(words, settings, layout, groups)
     return {
         "pairs": counts,
+        "left out, as too small": left_out,
         "twins": shares,
         "groups": {"groups": groups["group"].nunique(), "rows": len(groups)},
         "compared_in": str(hardware.dtype).removeprefix("torch."),

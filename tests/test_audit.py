@@ -57,7 +57,7 @@ def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str
     record = json.loads(files.record.read_text())
     assert record["pairs"]["bytes"]["train-valid"] == 2
     assert record["groups"] == {"groups": 1, "rows": 3}
-    assert record["audit"] == {"distance": 48, "correlation": 0.85}
+    assert record["audit"] == {"distance": 56, "correlation": 0.85}
     assert record["split_csv_sha256"] == file_sha256(work.layout.split_csv)
     pairs = read_csv(files.pairs)
     assert pairs["conflict"].tolist().count("yes") == 1

@@ -32,6 +32,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root, "c")
         self.rows: list[tuple[str, str, str, str, int]] = []
+        self.left_out = 0  # pairs, in the last search
 
     def put(self, split: str, content: Picture | bytes, label: str = "a", kind: str = "png") -> int:
         number = len(self.rows)
@@ -56,7 +57,9 @@ class Shelf:
         how = AuditSettings(**audit)  # type: ignore[arg-type]
         table = self.table
         pixels, marks = duplicates.small_copies(table, self.layout, "time")
-        return duplicates.find_pairs(table, self.layout.raw, pixels, marks, how.distance, how.correlation, hardware)
+        how_near = how.distance, how.correlation
+        pairs, self.left_out = duplicates.find_pairs(table, self.layout.raw, pixels, marks, *how_near, hardware)
+        return pairs
 
 
 @pytest.fixture
@@ -132,6 +135,21 @@ def test_flat_images_match_exactly_only(shelf: Shelf) -> None:
         shelf.put("train", picture)
     again = shelf.put("valid", flat[2], kind="bmp")
     assert listed(shelf.pairs()) == [("pixels", again - 2, again, "train-valid", False)]
+
+
+def test_tiny_images_match_exactly_only(shelf: Shelf) -> None:
+    tiny = scene(200, size=15)
+    changed = tiny.copy()
+    changed[0, 0] += 1
+    first, equal, near = shelf.put("train", tiny), shelf.put("valid", tiny, kind="bmp"), shelf.put("valid", changed)
+    assert listed(shelf.pairs()) == [("pixels", first, equal, "train-valid", False)]
+    assert shelf.left_out == 1
+    enough = scene(200, size=16)
+    changed = enough.copy()
+    changed[0, 0] += 1
+    one, two = shelf.put("train", enough), shelf.put("valid", changed)
+    assert ("near", one, two, "train-valid", False) in listed(shelf.pairs())
+    assert near not in shelf.pairs()["second"].tolist()
 
 
 def test_large_images_that_are_equal_in_small_only_are_near_not_equal(shelf: Shelf) -> None:
