@@ -87,8 +87,38 @@ def test_a_split_by_its_groups_has_no_twins_across(work: Tiny, capsys: pytest.Ca
     assert of_group[["split", "fold"]].drop_duplicates().shape[0] == 1
     assert command.run(audit.main, words) == 0
     printed = capsys.readouterr().out
-    assert "keeps each group on one side already" in printed
+    assert "The split keeps each group of images that belong together on one side" in printed
     assert json.loads(work.layout.audit.record.read_text())["pairs"]["bytes"]["train-valid"] == 0
+
+
+def test_groups_by_which_the_split_was_made_stay_as_they_are(work: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(work) == 0
+    for path in (work.layout.split_record, work.layout.split_csv):
+        path.unlink()
+    words = [str(work.toml), "--set", "split.valid_ratio=0.25", GROUPS]
+    assert command.run(split.main, words) == 0
+    raw, files = work.layout.raw, work.layout.audit
+    before = files.groups.read_bytes()
+    shutil.copyfile(raw / "train" / "2.png", raw / "train" / "3.png")
+    capsys.readouterr()
+    assert call(work) == 0  # though the words do not name the groups
+    printed = capsys.readouterr().out
+    assert "The split was made by others, data/tiny/audit/groups.csv, which stay as long as it does." in printed
+    assert "  mv data/tiny/audit/groups-new.csv data/tiny/audit/groups.csv\n  make split" in printed
+    assert files.groups.read_bytes() == before
+    assert len(read_csv(files.other_groups)) == 5
+    assert split_is_made(work.layout, work.settings("split.valid_ratio=0.25", GROUPS))
+
+
+def test_without_twins_there_are_no_groups(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    assert command.run(split.main, [str(tiny.toml), "--set", "split.valid_ratio=0.25"]) == 0
+    write_text(tiny.layout.audit.groups, "id,group\n1,1\n2,1\n")  # of an earlier audit of other data
+    assert call(tiny) == 0
+    assert "No labelled rows belong together." in capsys.readouterr().out
+    assert not tiny.layout.audit.groups.exists()
 
 
 def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
