@@ -98,8 +98,9 @@ def is_split_by_audit(layout: Layout) -> bool:
     if not layout.split_record.exists():
         return False
     try:
-        return layout.root / read_note(layout.split_record)["split"]["group_file"] == layout.audit.groups
-    except (KeyError, TypeError) as error:
+        group_file = read_note(layout.split_record)["split"].get("group_file", "")  # which older ones do not know
+        return bool(layout.root / group_file == layout.audit.groups)
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{layout.split_record} is damaged ({error!r}). Split anew: {split_removal(layout)}") from None
 
 
