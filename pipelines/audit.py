@@ -79,8 +79,8 @@ def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", t
             )
     if left_out:
         print(
-            f"Left out: {left_out:,} pairs that look alike, but of images of less than {duplicates.SIDE} pixels, which "
-            "are too small for what is alike to be told from what is the same."
+            f"Near pairs of images of less than {duplicates.SIDE} pixels: {left_out:,}. They are left out, since in so "
+            "few pixels the same cannot be told from the alike."
         )
     shown = [path.relative_to(layout.root) for path in (layout.audit.pairs, layout.audit.pairs_picture)]
     print(f"Pairs: {shown[0]}, {shown[1]}")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Tiny, png_size
+from PIL import Image
 
 from pipelines import audit, command, predict, split, train
 from pipelines.core.errors import UserError
@@ -65,6 +66,19 @@ def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str
     assert len(read_csv(files.groups)) == 3
     assert png_size(files.pairs_picture)
     assert not files.suspects.exists()
+    written = {path: path.read_bytes() for path in files.folder.iterdir()}
+    assert call(work) == 0
+    assert {path: path.read_bytes() for path in files.folder.iterdir()} == written
+
+
+def test_images_too_small_for_near_twins_are_told(work: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open(work.layout.raw / "train" / "7.png") as image:
+        pixels = np.array(image)
+    pixels[7, 7] ^= 1
+    Image.fromarray(pixels).save(work.layout.raw / "test" / "7.png")
+    assert call(work) == 0
+    assert "Near pairs of images of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
+    assert set(read_csv(work.layout.audit.pairs)["kind"]) == {"bytes"}
 
 
 def test_it_needs_a_split(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,7 +148,7 @@ class _Judge:
     """Compares pictures themselves, where their hashes are near."""
 
     def __init__(self, table: pd.DataFrame, raw: Path, pixels: images.Pixels, correlation: float) -> None:
-        self.table = table
+        self.paths = table["path"].to_numpy()
         self.raw = raw
         self.pixels = pixels
         self.correlation = correlation
@@ -170,8 +170,8 @@ class _Judge:
     def _sides(self, rows: Places) -> Places:
         """Return the shorter side of the image of each of `rows`, in pixels."""
         new = np.unique(rows[self.sides[rows] == 0])
-        for row, line in zip(new.tolist(), self.table.iloc[new].itertuples(), strict=True):
-            self.sides[row] = min(images.open_image(self.raw / str(line.path), images.place_of(line)).size)
+        for row, path in zip(new.tolist(), self.paths[new].tolist(), strict=True):
+            self.sides[row] = images.shorter_side(self.raw / path)
         return self.sides[rows]
 
     def _alike(self, one: images.Pixels, two: images.Pixels) -> Bools:
