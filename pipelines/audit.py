@@ -2,7 +2,8 @@
 
 Reads   data/<c>/split.csv and its images; runs/<c>/*/valid_predictions.csv of finished runs, where there are any.
 Writes  data/<c>/audit/pairs.csv and pairs.png: duplicates, by bytes, by pixels, near ones and mirror images,
-        data/<c>/audit/groups.csv: the labelled rows that belong together, for the setting split.group_file,
+        data/<c>/audit/groups.csv: the labelled rows that belong together, for the setting split.group_file; or
+        groups-new.csv, where the split was made by that file and they are others now,
         data/<c>/audit/suspects.csv and suspects.png: rows whose prediction most confidently contradicts their label,
         data/<c>/audit/audit.json: what was found, in numbers; it is written last.
 
@@ -52,10 +53,9 @@ def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", t
     hardware = choose_hardware(settings.hardware)
     pixels, marks = duplicates.small_copies(table, layout, settings.hardware.cache_by, command.progress)
     how = settings.audit.distance, settings.audit.correlation
-    pairs = duplicates.find_pairs(table, layout.raw, pixels, marks, *how, hardware, command.progress)
+    pairs, left_out = duplicates.find_pairs(table, layout.raw, pixels, marks, *how, hardware, command.progress)
     groups = duplicates.groups_of(pairs, table)
     write_csv(layout.audit.pairs, duplicates.listing(pairs, table))
-    write_csv(layout.audit.groups, groups)
     _draw_pairs(settings, layout, table, pairs)
 
     counts = {
@@ -77,31 +77,56 @@ def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", t
                 f"{part.capitalize()} images with a twin in train: {twins[of_part].sum():,} of {of_part.sum():,} "
                 f"({twins[of_part].mean():.2%})."
             )
+    if left_out:
+        print(
+            f"Near pairs of images of less than {duplicates.SIDE} pixels: {left_out:,}. They are left out, since in so "
+            "few pixels the same cannot be told from the alike."
+        )
     shown = [path.relative_to(layout.root) for path in (layout.audit.pairs, layout.audit.pairs_picture)]
     print(f"Pairs: {shown[0]}, {shown[1]}")
-    _print_groups(words, settings, layout, groups)
+    _write_groups(words, settings, layout, groups)
     return {
         "pairs": counts,
+        "left out, as too small": left_out,
         "twins": shares,
         "groups": {"groups": groups["group"].nunique(), "rows": len(groups)},
         "compared_in": str(hardware.dtype).removeprefix("torch."),
     }
 
 
-def _print_groups(words: command.Words, settings: "Settings", layout: "Layout", groups: "pd.DataFrame") -> None:
-    from pipelines.core.records import split_removal
+def _write_groups(words: command.Words, settings: "Settings", layout: "Layout", groups: "pd.DataFrame") -> None:
+    """Write `groups`, but never over those that the split was made by; say what can be done with them."""
+    from pipelines.core.records import is_split_by_audit, split_removal
+    from pipelines.core.tables import csv_text, write_csv
 
-    path = layout.audit.groups.relative_to(layout.root)
+    here, aside = layout.audit.groups, layout.audit.other_groups
+    used = here.exists() and is_split_by_audit(layout)
+    aside.unlink(missing_ok=True)
+    if used and here.read_bytes() == csv_text([tuple(groups), *groups.to_numpy().tolist()]).encode():
+        print("The split keeps each group of images that belong together on one side (split.group_file).")
+        return
     if groups.empty:
         print("No labelled rows belong together.")
+        if not used:
+            here.unlink(missing_ok=True)
         return
-    print(f"Groups: {path}, {groups['group'].nunique():,} of {len(groups):,} labelled rows in all.")
-    if settings.split.group_file == str(path):
-        print("The split keeps each group on one side already (split.group_file), as far as it was known then.")
+    path = aside if used else here
+    write_csv(path, groups)
+    names = [str(each.relative_to(layout.root)) for each in (path, here)]
+    print(f"Groups: {names[0]}, {groups['group'].nunique():,} of {len(groups):,} labelled rows in all.")
+    if settings.split.group_column:
+        print("The split goes by split.group_column, which excludes split.group_file: put both into one file first.")
         return
-    with_groups = command.Words(**vars(words) | {"set": [*words.set, f"split.group_file={path}"]})
+    changes = [f"split.group_file={names[1]}"]
+    changes += ["split.method=stratified"] if settings.split.method != "stratified" else []
+    with_groups = command.Words(**vars(words) | {"set": [*words.set, *changes]})
+    if used:
+        print(f"The split was made by others, {names[1]}, which stay as long as it does.")
     print("To keep each group on one side, split anew (scores of runs on the old split then no longer compare):")
-    print(f"  {split_removal(layout)}\n  {with_groups.repeat('split')}")
+    print(f"  {split_removal(layout)}")
+    if used:
+        print(f"  mv {names[0]} {names[1]}")
+    print(f"  {with_groups.repeat('split')}")
 
 
 def _audit_labels(

@@ -120,8 +120,9 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def _write_csv(path: Path, histories: "Histories") -> None:
-    from pipelines.core.files import atomic_file
-    from pipelines.core.tables import spreadsheet_safe
+    import pandas as pd
+
+    from pipelines.core.tables import spreadsheet_safe, write_csv
 
     rows = [
         {"recipe": spreadsheet_safe(recipe), "seed": seed, **row}
@@ -129,10 +130,7 @@ def _write_csv(path: Path, histories: "Histories") -> None:
         for seed, history in enumerate(runs)
         for row in history
     ]
-    with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, pd.DataFrame(rows))
 
 
 def _print(runs: "Runs", metric: str) -> None:

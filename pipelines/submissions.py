@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import command
 from pipelines.core.errors import UserError
+from pipelines.core.terminal import one_line
 
 if TYPE_CHECKING:
     from pipelines.core.kaggle_service import Kaggle, Submission
@@ -88,7 +89,7 @@ def _table_rows(
 
     listed: all that Kaggle has; None where it could not be asked.
     """
-    from pipelines.core.submission_log import one_line, plain_score, submission_id, submission_status, submission_time
+    from pipelines.core.submission_log import plain_score, submission_id, submission_status, submission_time
 
     refs, found = {submission.ref for submission in listed or ()}, []
     for row in log.rows:

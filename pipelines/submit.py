@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import command
 from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.settings import submission_name
+from pipelines.core.terminal import one_line
 
 if TYPE_CHECKING:
     from pipelines.core.kaggle_service import Competition, Kaggle, Limits
@@ -204,7 +205,7 @@ def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: 
 def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, way_again: str) -> int:
     """Send the parcel and return the place of its row; where Kaggle turns out to have it, adopt that instead."""
     from pipelines.core.kaggle_service import ConnectionLost, not_entered
-    from pipelines.core.submission_log import NOT_SENT, PENDING, Row, look_for, now, one_line
+    from pipelines.core.submission_log import NOT_SENT, PENDING, Row, look_for, now
 
     def new_row() -> int:
         """A row is a submission, not an attempt: one that failed gives its own to the next."""

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Tiny, png_size
+from PIL import Image
 
 from pipelines import audit, command, predict, split, train
 from pipelines.core.errors import UserError
@@ -57,7 +58,7 @@ def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str
     record = json.loads(files.record.read_text())
     assert record["pairs"]["bytes"]["train-valid"] == 2
     assert record["groups"] == {"groups": 1, "rows": 3}
-    assert record["audit"] == {"distance": 48, "correlation": 0.85}
+    assert record["audit"] == {"distance": 56, "correlation": 0.85}
     assert record["split_csv_sha256"] == file_sha256(work.layout.split_csv)
     pairs = read_csv(files.pairs)
     assert pairs["conflict"].tolist().count("yes") == 1
@@ -65,6 +66,19 @@ def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str
     assert len(read_csv(files.groups)) == 3
     assert png_size(files.pairs_picture)
     assert not files.suspects.exists()
+    written = {path: path.read_bytes() for path in files.folder.iterdir()}
+    assert call(work) == 0
+    assert {path: path.read_bytes() for path in files.folder.iterdir()} == written
+
+
+def test_images_too_small_for_near_twins_are_told(work: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open(work.layout.raw / "train" / "7.png") as image:
+        pixels = np.array(image)
+    pixels[7, 7] ^= 1
+    Image.fromarray(pixels).save(work.layout.raw / "test" / "7.png")
+    assert call(work) == 0
+    assert "Near pairs of images of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
+    assert set(read_csv(work.layout.audit.pairs)["kind"]) == {"bytes"}
 
 
 def test_it_needs_a_split(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,8 +101,38 @@ def test_a_split_by_its_groups_has_no_twins_across(work: Tiny, capsys: pytest.Ca
     assert of_group[["split", "fold"]].drop_duplicates().shape[0] == 1
     assert command.run(audit.main, words) == 0
     printed = capsys.readouterr().out
-    assert "keeps each group on one side already" in printed
+    assert "The split keeps each group of images that belong together on one side" in printed
     assert json.loads(work.layout.audit.record.read_text())["pairs"]["bytes"]["train-valid"] == 0
+
+
+def test_groups_by_which_the_split_was_made_stay_as_they_are(work: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(work) == 0
+    for path in (work.layout.split_record, work.layout.split_csv):
+        path.unlink()
+    words = [str(work.toml), "--set", "split.valid_ratio=0.25", GROUPS]
+    assert command.run(split.main, words) == 0
+    raw, files = work.layout.raw, work.layout.audit
+    before = files.groups.read_bytes()
+    shutil.copyfile(raw / "train" / "2.png", raw / "train" / "3.png")
+    capsys.readouterr()
+    assert call(work) == 0  # though the words do not name the groups
+    printed = capsys.readouterr().out
+    assert "The split was made by others, data/tiny/audit/groups.csv, which stay as long as it does." in printed
+    assert "  mv data/tiny/audit/groups-new.csv data/tiny/audit/groups.csv\n  make split" in printed
+    assert files.groups.read_bytes() == before
+    assert len(read_csv(files.other_groups)) == 5
+    assert split_is_made(work.layout, work.settings("split.valid_ratio=0.25", GROUPS))
+
+
+def test_without_twins_there_are_no_groups(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    assert command.run(split.main, [str(tiny.toml), "--set", "split.valid_ratio=0.25"]) == 0
+    write_text(tiny.layout.audit.groups, "id,group\n1,1\n2,1\n")  # of an earlier audit of other data
+    assert call(tiny) == 0
+    assert "No labelled rows belong together." in capsys.readouterr().out
+    assert not tiny.layout.audit.groups.exists()
 
 
 def test_a_changed_group_file_is_noticed(work: Tiny) -> None:

@@ -12,7 +12,9 @@ from PIL import Image, ImageFilter
 from pipelines.core import duplicates
 from pipelines.core.device import Hardware
 from pipelines.core.layout import Layout
-from pipelines.core.settings import AuditSettings
+from pipelines.core.settings import AuditSettings, SplitSettings
+from pipelines.core.splits import assign, read_groups
+from pipelines.core.tables import write_csv
 
 Picture = npt.NDArray[np.uint8]
 FLOAT32 = Hardware(torch.device("cpu"), torch.float32)
@@ -32,6 +34,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root, "c")
         self.rows: list[tuple[str, str, str, str, int]] = []
+        self.left_out = 0  # pairs, in the last search
 
     def put(self, split: str, content: Picture | bytes, label: str = "a", kind: str = "png") -> int:
         number = len(self.rows)
@@ -56,7 +59,9 @@ class Shelf:
         how = AuditSettings(**audit)  # type: ignore[arg-type]
         table = self.table
         pixels, marks = duplicates.small_copies(table, self.layout, "time")
-        return duplicates.find_pairs(table, self.layout.raw, pixels, marks, how.distance, how.correlation, hardware)
+        how_near = how.distance, how.correlation
+        pairs, self.left_out = duplicates.find_pairs(table, self.layout.raw, pixels, marks, *how_near, hardware)
+        return pairs
 
 
 @pytest.fixture
@@ -104,6 +109,32 @@ def test_each_kind_where_it_was_planted(shelf: Shelf, dtype: torch.dtype) -> Non
     assert tied == {frozenset({"i0", f"i{same}"}), frozenset({"i5", f"i{near}"}), frozenset({"i2", f"i{mirrored}"})}
 
 
+@pytest.mark.parametrize("folds", [0, 3])
+def test_a_split_by_the_groups_has_no_twins_across(shelf: Shelf, folds: int) -> None:
+    """Whichever twins were found in the split before, those in the next one are the same."""
+    for number in (0, 1, 4, 5, 8, 9):  # each three times more, in a chain: equal, near, mirrored
+        equal = shelf.put("valid", shelf.bytes_of(number), label=str(number % 2))
+        near = scene(number)
+        shelf.put("train", near, kind="jpg")
+        shelf.put("train", np.ascontiguousarray(near[:, ::-1]), label="b")
+        assert shelf.bytes_of(equal) == shelf.bytes_of(number)
+    table = shelf.table
+    before = duplicates.groups_of(shelf.pairs(), table)
+    assert before["group"].value_counts().tolist() == [4] * 6
+    write_csv(shelf.layout.root / "groups.csv", before)
+    labelled = table[table["split"] != "test"].drop(columns=["split", "fold"])
+    labelled["group"] = read_groups(shelf.layout.root, "groups.csv", labelled["id"].tolist())
+    for seed in range(2):
+        rows = assign(labelled, SplitSettings(folds=folds, valid_ratio=0.3, seed=seed, group_file="groups.csv"))
+        for fold in range(max(folds, 1)):
+            valid = (rows["fold"] == fold) if folds else (rows["split"] == "valid")
+            table.loc[rows.index, "split"] = np.where(valid, "valid", "train")
+            shelf.rows = [tuple(row) for row in table.to_numpy().tolist()]
+            pairs = shelf.pairs()
+            assert {"train-train", "valid-valid"} == set(pairs["between"])
+            pd.testing.assert_frame_equal(duplicates.groups_of(pairs, table), before)
+
+
 def test_of_n_equal_images_n_less_one_pairs_are_listed(shelf: Shelf) -> None:
     copies = [shelf.put("test", shelf.bytes_of(4)) for _ in range(5)]
     copies += [shelf.put("train", scene(4), kind="bmp") for _ in range(3)]
@@ -132,6 +163,21 @@ def test_flat_images_match_exactly_only(shelf: Shelf) -> None:
         shelf.put("train", picture)
     again = shelf.put("valid", flat[2], kind="bmp")
     assert listed(shelf.pairs()) == [("pixels", again - 2, again, "train-valid", False)]
+
+
+def test_tiny_images_match_exactly_only(shelf: Shelf) -> None:
+    tiny = scene(200, size=15)
+    changed = tiny.copy()
+    changed[0, 0] += 1
+    first, equal, near = shelf.put("train", tiny), shelf.put("valid", tiny, kind="bmp"), shelf.put("valid", changed)
+    assert listed(shelf.pairs()) == [("pixels", first, equal, "train-valid", False)]
+    assert shelf.left_out == 1
+    enough = scene(200, size=16)
+    changed = enough.copy()
+    changed[0, 0] += 1
+    one, two = shelf.put("train", enough), shelf.put("valid", changed)
+    assert ("near", one, two, "train-valid", False) in listed(shelf.pairs())
+    assert near not in shelf.pairs()["second"].tolist()
 
 
 def test_large_images_that_are_equal_in_small_only_are_near_not_equal(shelf: Shelf) -> None:

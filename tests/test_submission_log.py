@@ -16,11 +16,11 @@ from pipelines.core.submission_log import (
     look_for,
     may_be_unlisted,
     now,
-    one_line,
     submission_id,
     submission_status,
     submission_time,
 )
+from pipelines.core.terminal import one_line
 
 SHA256 = "0123456789abcdef" * 4
 OTHER = "f" * 64

@@ -4,6 +4,8 @@ Near duplicates are found by a perceptual hash: the signs of the low frequencies
 discrete cosine transform (pHash: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
 A sign says nothing of contrast, and the mirror image of a picture only turns the signs of the odd horizontal ones.  The
 distance of two hashes is the number of signs in which they differ; whichever two are near are then compared themselves.
+A picture with fewer pixels than a hash has frequencies says too little: such ones are duplicates only where they are
+equal.
 """
 
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from pipelines.core.tables import spreadsheet_safe
 from pipelines.core.watch import Watch, unwatched
 
 SIZE = 32  # pixels to a side, of the pictures that are hashed and compared
-SIDE = 16  # frequencies to a side, of which the first, the mean, is left out
+SIDE = 16  # frequencies to a side, of which the first, the mean, is left out; and least pixels of what is hashed
 BITS = SIDE * SIDE - 1
 KINDS = ("bytes", "pixels", "near", "mirrored")
 BETWEEN = ("train-valid", "train-test", "valid-test", "train-train", "valid-valid", "test-test")
@@ -43,6 +45,7 @@ MOST_PAIRS = 2_000_000  # more are no list that anybody reads, and would fill th
 Places = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Marks = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 
 def find_pairs(
@@ -54,9 +57,9 @@ def find_pairs(
     correlation: float,
     hardware: Hardware,
     watch: Watch = unwatched,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, int]:
     """Return the pairs of duplicates in the split table `table`: `kind`, `distance`, `first`, `second`, `between`,
-    `conflict`.
+    `conflict`; and how many near ones were left out, because one of the two is too small.
 
     pixels: uint8 (N, 32, 32, 3), each image in small, and marks: uint64 (N,), the fingerprint of its bytes.  Near ones
     are those whose hashes differ in `distance` signs at most, whose luminance has at least this `correlation` and whose
@@ -77,12 +80,12 @@ def find_pairs(
     found.append(_followers("pixels", heads, leaders))
     heads = heads[np.unique(leaders)]
 
-    coefficients, flat = _frequencies(pixels, heads, watch)
-    heads, coefficients = heads[~flat], coefficients[~flat]
-    judge = _Judge(pixels, correlation)
-    same, heads, coefficients = _same_hash(heads, coefficients, judge)
+    signs, flat = _signs(pixels, heads, watch)
+    heads, signs = heads[~flat], signs[~flat]
+    judge = _Judge(table, raw, pixels, correlation)
+    same, heads, signs = _same_hash(heads, signs, judge)
     found.append(same)
-    found.append(_near(heads, coefficients, distance, judge, hardware, watch))
+    found.append(_near(heads, signs, distance, judge, hardware, watch))
 
     pairs = pd.concat(found, ignore_index=True)
     ends = np.sort(parts[pairs[["first", "second"]].to_numpy(np.int64)], axis=1)
@@ -91,7 +94,7 @@ def find_pairs(
     labels = table["label"].to_numpy()
     one, two = labels[pairs["first"]], labels[pairs["second"]]
     pairs["conflict"] = (ends[:, 1] < SPLITS.index("test")) & (one != two)
-    return pairs
+    return pairs, judge.left_out
 
 
 def _pairs(kind: str, distances: Places, first: Places, second: Places) -> pd.DataFrame:
@@ -127,9 +130,9 @@ def _luminance(pixels: images.Pixels) -> Floats:
     return pixels.astype(np.float32) @ LUMINANCE
 
 
-def _frequencies(pixels: images.Pixels, rows: Places, watch: Watch) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Return the low frequencies of `rows`, float32 (n, BITS), and which of them are flat, bool (n,)."""
-    coefficients = np.empty((len(rows), BITS), np.float32)
+def _signs(pixels: images.Pixels, rows: Places, watch: Watch) -> tuple[Bools, Bools]:
+    """Return which of the low frequencies of `rows` are not negative, bool (n, BITS), and which rows are flat, (n,)."""
+    signs = np.empty((len(rows), BITS), np.bool_)
     flat = np.empty(len(rows), np.bool_)
     starts = range(0, len(rows), BLOCK)
     for start in watch(starts, "hashing", len(starts), f"x {BLOCK} images"):
@@ -137,39 +140,54 @@ def _frequencies(pixels: images.Pixels, rows: Places, watch: Watch) -> tuple[Flo
         luminance = _luminance(pixels[rows[block]])
         flat[block] = luminance.std(axis=(1, 2)) < LEAST_CONTRAST
         low = dctn(luminance, axes=(1, 2), norm="ortho")[:, :SIDE, :SIDE]
-        coefficients[block] = low.reshape(len(low), -1)[:, 1:]
-    return coefficients, flat
+        signs[block] = low.reshape(len(low), -1)[:, 1:] >= 0
+    return signs, flat
 
 
 class _Judge:
     """Compares pictures themselves, where their hashes are near."""
 
-    def __init__(self, pixels: images.Pixels, correlation: float) -> None:
+    def __init__(self, table: pd.DataFrame, raw: Path, pixels: images.Pixels, correlation: float) -> None:
+        self.paths = table["path"].to_numpy()
+        self.raw = raw
         self.pixels = pixels
         self.correlation = correlation
+        self.sides = np.zeros(len(table), np.int64)  # the shorter one of each image, where it was looked at
+        self.left_out = 0
 
-    def __call__(self, first: Places, second: Places, mirrored: bool = False) -> npt.NDArray[np.bool_]:
+    def __call__(self, first: Places, second: Places, mirrored: bool = False) -> Bools:
         """Return which pairs of rows show nearly the same picture, bool (n,)."""
         verdicts = [np.zeros(0, np.bool_)]
         for start in range(0, len(first), BLOCK):
             one, two = self.pixels[first[start : start + BLOCK]], self.pixels[second[start : start + BLOCK]]
             verdicts.append(self._alike(one, two[:, :, ::-1] if mirrored else two))
-        return np.concatenate(verdicts)
+        alike = np.concatenate(verdicts)
+        told = alike.copy()
+        told[alike] = np.minimum(self._sides(first[alike]), self._sides(second[alike])) >= SIDE
+        self.left_out += int((alike & ~told).sum())
+        return told
 
-    def _alike(self, one: images.Pixels, two: images.Pixels) -> npt.NDArray[np.bool_]:
+    def _sides(self, rows: Places) -> Places:
+        """Return the shorter side of the image of each of `rows`, in pixels."""
+        new = np.unique(rows[self.sides[rows] == 0])
+        for row, path in zip(new.tolist(), self.paths[new].tolist(), strict=True):
+            self.sides[row] = images.shorter_side(self.raw / path)
+        return self.sides[rows]
+
+    def _alike(self, one: images.Pixels, two: images.Pixels) -> Bools:
         lights = [_luminance(each) for each in (one, two)]
         centred = [each - each.mean(axis=(1, 2), keepdims=True) for each in lights]
         lengths = [np.sqrt((each**2).sum(axis=(1, 2))) for each in centred]
         products = (centred[0] * centred[1]).sum(axis=(1, 2))
         colours = [each.astype(np.float32) - light[..., None] for each, light in zip((one, two), lights, strict=True)]
         apart = np.abs(colours[0] - colours[1]).mean(axis=(1, 2, 3))
-        alike: npt.NDArray[np.bool_] = products >= self.correlation * lengths[0] * lengths[1]
+        alike: Bools = products >= self.correlation * lengths[0] * lengths[1]
         return alike & (apart <= COLOUR_BOUND)
 
 
-def _same_hash(heads: Places, coefficients: Floats, judge: _Judge) -> tuple[pd.DataFrame, Places, Floats]:
-    """Return the pairs of one hash, and the heads (with their coefficients) that are left to be compared."""
-    hashes = np.packbits(coefficients >= 0, axis=1)
+def _same_hash(heads: Places, signs: Bools, judge: _Judge) -> tuple[pd.DataFrame, Places, Bools]:
+    """Return the pairs of one hash, and the heads (with their signs) that are left to be compared."""
+    hashes = np.packbits(signs, axis=1)
     keys = np.array([fingerprint_of(row.tobytes()) for row in hashes], np.uint64)
     order = np.argsort(keys, kind="stable")
     bounds = np.flatnonzero(np.diff(keys[order])) + 1
@@ -183,16 +201,14 @@ def _same_hash(heads: Places, coefficients: Floats, judge: _Judge) -> tuple[pd.D
             kept[others[alike]] = False
             cluster = others[~alike]
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
-    return _pairs("near", np.zeros(len(pairs), np.int64), first, second), heads[kept], coefficients[kept]
+    return _pairs("near", np.zeros(len(pairs), np.int64), first, second), heads[kept], signs[kept]
 
 
-def _near(
-    heads: Places, coefficients: Floats, distance: int, judge: _Judge, hardware: Hardware, watch: Watch
-) -> pd.DataFrame:
+def _near(heads: Places, signs: Bools, distance: int, judge: _Judge, hardware: Hardware, watch: Watch) -> pd.DataFrame:
     """Return the pairs of `heads` whose hashes are near, and which are alike; a pair that is so both ways is near."""
     count = 0
     found = []
-    for kind, block in _blocks(coefficients, distance, hardware, watch):
+    for kind, block in _blocks(signs, distance, hardware, watch):
         first, second, distances = heads[block[0]], heads[block[1]], block[2]
         alike = judge(first, second, kind == "mirrored")
         found.append(_pairs(kind, distances[alike], first[alike], second[alike]))
@@ -208,7 +224,7 @@ def _near(
 
 
 def _blocks(
-    coefficients: Floats, distance: int, hardware: Hardware, watch: Watch
+    signs: Bools, distance: int, hardware: Hardware, watch: Watch
 ) -> Iterator[tuple[str, tuple[Places, Places, Places]]]:
     """Yield a kind, and the places of pairs whose hashes are near with their distances; each pair once for a kind.
 
@@ -216,10 +232,10 @@ def _blocks(
     even and of the odd horizontal frequencies: their sum compares the pictures, their difference one with the other's
     mirror image.  Both are whole numbers up to 128, which bfloat16 holds too.
     """
-    signs = torch.from_numpy(coefficients >= 0).to(hardware.device, hardware.dtype) * 2 - 1
+    hashes = torch.from_numpy(signs).to(hardware.device, hardware.dtype) * 2 - 1
     odd = torch.arange(SIDE).repeat(SIDE)[1:] % 2 == 1
-    parts = [signs[:, ~odd].contiguous(), signs[:, odd].contiguous()]
-    starts = range(0, len(coefficients), BLOCK)
+    parts = [hashes[:, ~odd].contiguous(), hashes[:, odd].contiguous()]
+    starts = range(0, len(signs), BLOCK)
     corners = [(top, left) for top in starts for left in starts if top <= left]
     for top, left in watch(corners, "comparing", len(corners), f"x {BLOCK} x {BLOCK} images"):
         evens, odds = (part[top : top + BLOCK] @ part[left : left + BLOCK].T for part in parts)
@@ -246,7 +262,7 @@ def groups_of(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"id": ids, "group": [names[number] for number in numbers[rows].tolist()]}, dtype=str)
 
 
-def with_twin_in_train(pairs: pd.DataFrame, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+def with_twin_in_train(pairs: pd.DataFrame, table: pd.DataFrame) -> Bools:
     """Return which rows have a duplicate among the train rows, bool (N,): one of their equals, or one like these."""
     hidden = (pairs["kind"].isin(("bytes", "pixels")) | (pairs["distance"] == 0) & (pairs["kind"] == "near")).to_numpy()
     numbers = _components(pairs[hidden], len(table))  # of one leader, who alone was compared with others
@@ -256,7 +272,7 @@ def with_twin_in_train(pairs: pd.DataFrame, table: pd.DataFrame) -> npt.NDArray[
     near = np.zeros(len(table), np.bool_)
     np.logical_or.at(near, first, trained[second] > 0)
     np.logical_or.at(near, second, trained[first] > 0)
-    twins: npt.NDArray[np.bool_] = near[numbers] | (trained[numbers] - train > 0)
+    twins: Bools = near[numbers] | (trained[numbers] - train > 0)
     return twins
 
 

@@ -167,16 +167,14 @@ def evaluate(
     hardware: Hardware,
     views: tuple[View, ...] = (unchanged,),
 ) -> Evaluation:
-    """Return loss and score of `model` over all images of `source`; sums are divided once, at the end."""
-    losses, sums, judged = [], [], []
-    for batch, log_probabilities in infer(model, source, hardware, views):
-        log_probabilities, labels = log_probabilities.cpu(), batch.labels.cpu()  # not every device has float64
-        losses.append(F.nll_loss(log_probabilities, labels, reduction="sum").double())
-        sums.append(metric.sums(log_probabilities.double().exp(), labels))
-        judged.append((log_probabilities.exp(), labels))
-    probabilities, labels = (torch.cat(parts) for parts in zip(*judged, strict=True))
-    score = metric.value(torch.stack(sums).sum(dim=0))
-    return Evaluation(torch.stack(losses).sum().item() / len(source), score, interval(metric, probabilities, labels))
+    """Return loss and score of `model` over all images of `source`."""
+    judged = [(log_probabilities, batch.labels) for batch, log_probabilities in infer(model, source, hardware, views)]
+    # Fetched from the device together, as each fetching waits for it; and only then float64, which not every one has.
+    log_probabilities, labels = (torch.cat(parts).cpu() for parts in zip(*judged, strict=True))
+    loss = F.nll_loss(log_probabilities, labels, reduction="none").double().mean().item()
+    probabilities = log_probabilities.double().exp()
+    score = metric.value(metric.sums(probabilities, labels))
+    return Evaluation(loss, score, interval(metric, probabilities, labels))
 
 
 def feature_views(count: int) -> tuple[View, ...]:

@@ -87,6 +87,12 @@ def decode(path: Path, place: str) -> Image.Image:
     )
 
 
+def shorter_side(path: Path) -> int:
+    """Return the shorter side, in pixels, of a picture that was decoded before: only its header is read."""
+    with settled_warnings(), Image.open(path, formats=FORMATS) as image:
+        return min(image.size)
+
+
 def _check_depth(image: Image.Image) -> None:
     """Raise a `ValueError` for greys of which Pillow does not say what is white: all but 8 and plain 16 bits."""
     if image.mode == "F":

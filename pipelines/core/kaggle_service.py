@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.core.errors import TryAgainLater, UserError
-from pipelines.core.terminal import printable
+from pipelines.core.terminal import one_line
 
 WORKER = Path(__file__).with_name("kaggle_worker.py")
 POLL_SECONDS = 0.05
@@ -471,7 +471,7 @@ def _cause(message: str) -> str:
 
 def _quoted(text: str) -> str:
     """`text` in one line, without what could steer the terminal, and not too long."""
-    line = " ".join(printable(text).split())
+    line = one_line(text)
     return line if len(line) <= SAID else line[:SAID] + "…"
 
 

@@ -106,6 +106,11 @@ class AuditLayout:
         return self.folder / "groups.csv"
 
     @property
+    def other_groups(self) -> Path:
+        """What is found when the split was made by `groups`, which then has to stay, and is not that."""
+        return self.folder / "groups-new.csv"
+
+    @property
     def suspects(self) -> Path:
         """The rows whose prediction most confidently contradicts their label."""
         return self.folder / "suspects.csv"

@@ -93,6 +93,17 @@ def split_is_made(layout: Layout, settings: Settings) -> bool:
     return layout.tree.is_dir()
 
 
+def is_split_by_audit(layout: Layout) -> bool:
+    """Whether the split was made by the groups that `audit` writes: they are one of its inputs, which is to stay."""
+    if not layout.split_record.exists():
+        return False
+    try:
+        group_file = read_note(layout.split_record)["split"].get("group_file", "")  # which older ones do not know
+        return bool(layout.root / group_file == layout.audit.groups)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{layout.split_record} is damaged ({error!r}). Split anew: {split_removal(layout)}") from None
+
+
 def split_removal(layout: Layout) -> str:
     """The command that removes the split."""
     paths = (layout.split_record, layout.split_csv, layout.tree)

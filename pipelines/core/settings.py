@@ -298,7 +298,7 @@ class AuditSettings:
     """What `audit` takes for duplicates.  Not part of a run's identity."""
 
     distance: int = _option(
-        48, "most signs, of 255, in which the hashes of near duplicates differ", minimum=0, maximum=100
+        56, "most signs, of 255, in which the hashes of near duplicates differ", minimum=0, maximum=100
     )
     correlation: float = _option(0.85, "least correlation of their luminance, at 32 x 32 pixels", minimum=0, maximum=1)
 

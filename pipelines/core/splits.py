@@ -184,7 +184,7 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
     if not path.is_file():
         raise UserError(
             f"There is no file {path}, which split.group_file names, from the working folder. `make audit` writes one: "
-            "data/<competition>/audit/groups.csv, once there is a split."
+            "data/<competition>/audit/groups.csv, once there is a split, where rows belong together."
         )
     table = read_csv(path, strip=False, may_lack_rows=True)  # as `audit` writes it where nothing belongs together
     if missing := [name for name in GROUP_COLUMNS if name not in table]:

@@ -17,7 +17,7 @@ from typing import Any
 from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.files import write_text
 from pipelines.core.kaggle_service import Submission
-from pipelines.core.terminal import printable
+from pipelines.core.terminal import one_line
 
 SENDING, PENDING, COMPLETE, NOT_SENT, ERROR = "sending", "pending", "complete", "not sent", "error: "
 ID_DIGITS = 12
@@ -236,11 +236,6 @@ def _as_written(moment: datetime) -> str:
 def _in_utc(moment: datetime) -> datetime:
     """`moment` in UTC, which is meant where a hand-edited log names no zone."""
     return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
-
-
-def one_line(text: str) -> str:
-    """`text` in one line, without what could steer the terminal or cannot be written."""
-    return " ".join(printable(text).split())
 
 
 def _read(path: Path) -> list[Row]:

@@ -1,5 +1,10 @@
 """Labels that are probably wrong: rows of which a network that did not learn from them is sure that they are something
-else."""
+else.
+
+Of the ways in C. Northcutt, L. Jiang and I. Chuang, Confident learning: estimating uncertainty in dataset labels (JAIR
+70, 2021), this is the plainest: a row is suspect where another class is more probable than its label, and the margin
+between the two ranks it.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

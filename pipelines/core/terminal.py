@@ -6,6 +6,11 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def one_line(text: str) -> str:
+    """As `printable`, with all that is white in it as single spaces."""
+    return " ".join(printable(text).split())
+
+
 def printable_lines(text: str) -> str:
     """As `printable`, but line ends stay."""
     return "\n".join(map(printable, text.split("\n")))
