@@ -191,9 +191,12 @@ class HeldBatches:
     def batch_size(self) -> int:
         return self.loading.largest(len(self))
 
+    def labels_at(self, positions: Tensor) -> Tensor:
+        return self.labels[positions] if len(self.labels) else self.labels
+
 
 class PackedBatches(HeldBatches):
-    """Batches from one array of equal-sized images, augmented a whole batch at a time on the device."""
+    """Batches to learn from, of one array of equal-sized images, augmented a whole batch at a time on the device."""
 
     def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
         """pixels: uint8 (M, H, W, 3), on the device or on the CPU.  places: int64 (N,), where each image of this source
@@ -206,16 +209,16 @@ class PackedBatches(HeldBatches):
         finish = self.loading.finisher(len(self), epoch, crop=True)
         for positions in self.loading.divide(len(self), epoch):
             pixels = self.pixels[self.places[positions.to(self.pixels.device, non_blocking=True)]]
-            labels = self.labels[positions] if len(self.labels) else self.labels
-            yield finish(pinned(pixels, self.loading.device), labels, positions)
+            yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
 
 
 class StreamedBatches(HeldBatches):
-    """Batches from packed images in their order, each as soon as its images are decoded; nothing is augmented."""
+    """Batches to predict, of packed images in their order, each as soon as its images are decoded; they are taken from
+    the file, and memory holds one batch at a time."""
 
-    def __init__(self, ids: Ids, packed: PackedImages, places: Tensor, loading: Loading) -> None:
-        """places: int64 (N,), where each image of this source lies in `packed`."""
-        super().__init__(ids, torch.zeros(0, dtype=torch.int64), loading)
+    def __init__(self, ids: Ids, packed: PackedImages, places: Tensor, labels: Tensor, loading: Loading) -> None:
+        """places, labels: as for `PackedBatches`."""
+        super().__init__(ids, labels, loading)
         self.packed = packed
         self.places = places
 
@@ -224,7 +227,7 @@ class StreamedBatches(HeldBatches):
         with self.packed.reading() as take:
             for positions in self.loading.divide(len(self), epoch):
                 pixels = torch.from_numpy(take(self.places[positions].numpy()))
-                yield finish(pinned(pixels, self.loading.device), self.labels, positions)
+                yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
 
 
 def pinned(pixels: Tensor, device: torch.device) -> Tensor:
@@ -473,7 +476,8 @@ def open_source(
     by, ids = settings.hardware.cache_by, rows["id"].to_numpy()
     packed = PackedImages(together, layout.raw, settings.input.size, layout.cache, name, by, watch)
     places = torch.from_numpy(together.index.get_indexer(rows.index))
-    if name == TEST:
-        return StreamedBatches(ids, packed, places, loading)
-    pixels = torch.from_numpy(packed.whole())
-    return PackedBatches(ids, moved_once(pixels, device) if training else pixels, places, labels, loading)
+    if training:
+        return PackedBatches(ids, moved_once(torch.from_numpy(packed.whole()), device), places, labels, loading)
+    if name == LABELLED:
+        packed.decode()
+    return StreamedBatches(ids, packed, places, labels, loading)

@@ -85,14 +85,18 @@ class PackedImages:
         self.header = header.getvalue()
         self.length = len(self.header) + len(rows) * size * size * 3
 
+    def decode(self) -> None:
+        """Decode what is not decoded yet.  Raises `UserError` for an image that cannot be read."""
+        for _ in self._decode(self.watch):
+            pass
+
     def whole(self) -> images.Pixels:
         """Return all images as one array, uint8 (N, size, size, 3), to be taken in any order: memory-mapped where it is
         larger than MOST_READ_BYTES.
 
         Raises `UserError` for an image that cannot be read.
         """
-        for _ in self._decode(self.watch):
-            pass
+        self.decode()
         if self.path.stat().st_size != self.length:
             raise self._cut_short()
         if self.length <= MOST_READ_BYTES:
