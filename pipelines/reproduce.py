@@ -9,9 +9,7 @@ threads and the same packages: where bytes differ, what has changed since is lis
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +18,6 @@ from typing import Any
 from pipelines import command
 from pipelines.core.errors import UserError
 from pipelines.core.settings import submission_name
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stages.remove("retrain")
         for number, stage in enumerate(stages, 1):
             print(f"Stage {number} of {len(stages)}, in {shown}: {stage}", flush=True)
-            _run_stage(stage, toml.name, run.folder.name, scratch)
+            if status := command.run_stage(stage, [toml.name, "--run", run.folder.name], scratch):
+                sys.exit(status)
         made = copy.run(run.folder.name)
         again = read_json(made.predicted)[f"{run.folder.name}.csv"]
         rows = [
@@ -92,15 +89,6 @@ def _write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
             f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None
         ]
     write_text(path, "\n".join(lines) + "\n")
-
-
-def _run_stage(stage: str, toml: str, run: str, scratch: Path) -> None:
-    """Let a process of its own do `stage`; end with its exit status where that is not 0."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    words = [sys.executable, "-m", f"pipelines.{stage}", toml, "--run", run]
-    status = subprocess.run(words, cwd=scratch, env=environment, check=False).returncode
-    if status:
-        sys.exit(status if status > 0 else 128 - status)  # negative: the signal that killed it
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
