@@ -3,8 +3,11 @@
 import os
 import pickle
 import shutil
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -188,5 +191,18 @@ def test_a_save_that_fails_leaves_the_older_checkpoint(path: Path) -> None:
     save(path, small())
     with pytest.raises(Exception, match="lambda"):
         save(path, small(epoch=3, training={"function": lambda: None}))
+    assert load(path).epoch == 2
+    assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]
+
+
+def test_an_interrupt_while_saving_stays_one_and_leaves_a_whole_checkpoint(path: Path) -> None:
+    """Amid its writing, torch would answer with an error of its own."""
+    saved, random = small(weights={str(number): torch.rand(300) for number in range(40)}), Random(0)
+    for _ in range(60):
+        interrupt = threading.Timer(random.uniform(0, 0.01), os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.start()
+            while True:
+                save(path, saved)
     assert load(path).epoch == 2
     assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]
