@@ -184,8 +184,8 @@ def _do_stage(stage: str, words: Sequence[str], folder: Path | None) -> NoReturn
 def _stoppable() -> Iterator[None]:
     """Let SIGINT and SIGTERM unwind the stage: what is half-written is removed, and workers are ended.
 
-    Within an import, the process ends at once: an exception there can be lost, as in importlib's callbacks, or leave
-    compiled modules so that Python aborts when it ends.
+    The process ends at once within an import, where an exception can leave compiled modules so that Python aborts when
+    it ends, and where the exception would be lost, as in destructors and callbacks.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -199,20 +199,24 @@ def _stoppable() -> Iterator[None]:
             return
         stopped = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
         if os.getpid() == owner and _imports(frame):
-            message, status = _stop_said(stopped)
-            with suppress(OSError, RuntimeError):  # a reader that has left; a signal amid writing
-                sys.stdout.flush()
-                os.write(sys.stderr.fileno(), f"{message}\n".encode())
-            os._exit(status)
+            _end_at_once(stopped)
         raise stopped
 
+    def lost(unraisable: "sys.UnraisableHookArgs") -> None:
+        if os.getpid() == owner and isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated):
+            _end_at_once(unraisable.exc_value)
+        hook(unraisable)
+
+    hook = sys.unraisablehook
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number, handler in before.items():
             if handler in (signal.SIG_DFL, signal.default_int_handler):  # not where nohup or a caller wants another
                 signal.signal(number, stop)
+        sys.unraisablehook = lost
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -222,6 +226,15 @@ def _imports(frame: FrameType | None) -> bool:
     while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None
+
+
+def _end_at_once(stopped: BaseException) -> NoReturn:
+    message, status = _stop_said(stopped)
+    with suppress(OSError, RuntimeError):  # a reader that has left; a signal amid writing
+        sys.stdout.flush()
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{message}\n".encode())
+    os._exit(status)
 
 
 def _stop_said(stopped: BaseException) -> tuple[str, int]:

@@ -291,7 +291,7 @@ def copy(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)  # with times, which caches go by, and links
 
 
-UNFINISHED = (".partial", ".journal", ".outgoing")
+UNFINISHED = (".partial", ".journal", ".outgoing", "-reproduced")
 TIMES = {"seconds", "images_per_second", "features_seconds"}
 
 
@@ -336,7 +336,7 @@ def untimed(value: Any) -> Any:
 
 def check_nobody_works_on(folder: Path) -> None:
     """See that no stage lives on that the killed one had started."""
-    for lock in folder.glob("runs/*/.*.lock"):
+    for lock in folder.rglob(".*.lock"):
         with only_one(lock, "working on unseen", inherited=False):
             pass
 
