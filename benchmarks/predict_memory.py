@@ -2,8 +2,8 @@
 
 The competition is made here: 32x32 PNGs in the form and with the settings of CIFAR-10, trained for one epoch on a few
 labelled images.  Predicting is a process of its own, with processes that decode.  The images are packed into a file
-that is mapped: 3,072 bytes of it per image end up resident, which the system can take back, so the peaks are also given
-without pages of files.  The largest process is exact; what processes take together is sampled.
+that is read batch by batch.  Pages of files that are resident can be taken back by the system, so the peaks are also
+given without them.  The largest process is exact; what processes take together is sampled.
 
 The textbook's loop (`benchmarks/textbook.py`) predicts each image once, over steady batches.  Ours is timed from its
 start to the finished submission, warm (the images are packed already): with one view of each image, as in the textbook,

@@ -9,11 +9,12 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pipelines.core.errors import TryAgainLater, UserError
 from pipelines.core.files import only_one
@@ -26,6 +27,7 @@ Item = TypeVar("Item")
 
 EPOCH_CELL = len("100/100")  # of an epoch's row: no number in it is wider
 LEFT_CELL = len("59 min 59 s")
+GRACE_SECONDS = 0.5  # for a stage that was interrupted too, before it is ended
 EXIT_USER_ERROR = 2
 EXIT_TRY_LATER = 3
 EXIT_INTERRUPTED = 130
@@ -115,18 +117,16 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     """
     try:
         # Not only while it computes is memory short: a loader's process may die at any moment.
-        with _terminable(), explained("this stage"):
+        with _stoppable(), explained("this stage"):
             main(arguments)
     except TryAgainLater as error:
         return _fail(str(error), EXIT_TRY_LATER)
     except UserError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        print("\nInterrupted. Type the same command again to go on.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except Terminated:
-        print("\nStopped by SIGTERM. Type the same command again to go on.", file=sys.stderr)
-        return EXIT_TERMINATED
+    except (KeyboardInterrupt, Terminated) as stopped:
+        message, status = _stop_said(stopped)
+        print(message, file=sys.stderr)
+        return status
     except BrokenPipeError:  # the reader of our output has left, as `head` does, before all was done
         _print_to_nobody()
         return EXIT_BROKEN_PIPE
@@ -150,26 +150,104 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     return 0
 
 
+def run_stage(stage: str, words: Sequence[str], elsewhere: Path | None = None) -> int:
+    """Let a process of its own do `stage`, and return its exit status.
+
+    It ends when this process does, so that nothing trains on unseen, and holds a run's lock, after a kill.
+
+    elsewhere: the folder to work in, where `<stage>.log` then takes what it prints, but for errors and progress bars:
+    what it would have the person type next is not what to do here.
+    """
+    import multiprocessing
+
+    process = multiprocessing.get_context("spawn").Process(target=_do_stage, args=(stage, words, elsewhere))
+    process.start()
+    try:
+        process.join()
+    except (KeyboardInterrupt, Terminated):
+        process.join(GRACE_SECONDS)  # a terminal interrupts both
+        process.terminate()
+        process.join()
+        raise
+    status = process.exitcode
+    assert status is not None
+    return status if status >= 0 else 128 - status  # negative: the signal that killed it
+
+
+def _do_stage(stage: str, words: Sequence[str], elsewhere: Path | None) -> NoReturn:
+    from pipelines.core.processes import end_with_parent
+
+    end_with_parent()
+    if elsewhere:
+        os.chdir(elsewhere)
+        log = os.open(f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.dup2(log, sys.stdout.fileno())
+        os.close(log)
+    sys.exit(run(import_module(f"pipelines.{stage}").main, words))
+
+
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stage, as an interrupt does: what is half-written is removed, and workers are ended."""
+def _stoppable() -> Iterator[None]:
+    """Let SIGINT and SIGTERM unwind the stage: what is half-written is removed, and workers are ended.
+
+    The process ends at once within an import, where an exception can leave compiled modules so that Python aborts when
+    it ends, and where the exception would be lost, as in destructors and callbacks.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked worker, which this signal is to end, as if we were not here
+        if os.getpid() != owner and number == signal.SIGTERM:  # a forked worker, to be ended as if we were not here
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        raise Terminated
+        stopped = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        if os.getpid() == owner and _imports(frame):
+            _end_at_once(stopped)
+        raise stopped
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def lost(unraisable: "sys.UnraisableHookArgs") -> None:
+        if os.getpid() == owner and isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated):
+            _end_at_once(unraisable.exc_value)
+        hook(unraisable)
+
+    hook = sys.unraisablehook
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for number, handler in before.items():
+            if handler in (signal.SIG_DFL, signal.default_int_handler):  # not where nohup or a caller wants another
+                signal.signal(number, stop)
+        sys.unraisablehook = lost
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether `frame` runs below an import."""
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _end_at_once(stopped: BaseException) -> NoReturn:
+    message, status = _stop_said(stopped)
+    with suppress(OSError, RuntimeError):  # a reader that has left; a signal amid writing
+        sys.stdout.flush()
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{message}\n".encode())
+    os._exit(status)
+
+
+def _stop_said(stopped: BaseException) -> tuple[str, int]:
+    """Return what is said of a stage that was `stopped`, and its exit status."""
+    if isinstance(stopped, Terminated):
+        return "\nStopped by SIGTERM. Type the same command again to go on.", EXIT_TERMINATED
+    return "\nInterrupted. Type the same command again to go on.", EXIT_INTERRUPTED
 
 
 def _working_folder_is_there() -> bool:

@@ -9,7 +9,6 @@ Killed at any moment, the same command goes on where it was; runs that have fini
 
 import argparse
 import csv
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,10 +103,9 @@ def _train(words: Words, recipe: str, seed: int, run: str, more: Sequence[str]) 
     """Let a process of its own train `run`, with `more` overrides; end with its exit status where that is not 0."""
     print(f"Recipe {recipe}, seed {seed}:", flush=True)
     arguments = [words.competition, "--recipe", recipe, "--run", run, "--set", *words.set, f"train.seed={seed}", *more]
-    status = subprocess.run([sys.executable, "-m", "pipelines.train", *arguments], check=False).returncode
-    if status:
+    if status := command.run_stage("train", arguments):
         print(f"The comparison ends with the run {run}. The same command goes on from here.", file=sys.stderr)
-        sys.exit(status if status > 0 else 128 - status)  # negative: the signal that killed it
+        sys.exit(status)
 
 
 def _history(path: Path) -> list[dict[str, float]]:

@@ -9,11 +9,8 @@ threads and the same packages: where bytes differ, what has changed since is lis
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +18,6 @@ from typing import Any
 from pipelines import command
 from pipelines.core.errors import UserError
 from pipelines.core.settings import submission_name
-from pipelines.core.terminal import printable_lines
-
-REPOSITORY = Path(__file__).parent.parent
-LOG_LINES = 20  # of a stage that has failed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if note["checkpoint"] == run.best.name:
             stages.remove("retrain")
         for number, stage in enumerate(stages, 1):
-            print(f"Stage {number} of {len(stages)}: {stage}, see {shown / stage}.log", end="", flush=True)
-            print(f", {command.duration(_run_stage(stage, toml.name, run.folder.name, scratch))}", flush=True)
+            print(f"Stage {number} of {len(stages)}: {stage}; what it says: {shown / stage}.log", flush=True)
+            if status := command.run_stage(stage, [toml.name, "--run", run.folder.name], scratch):
+                sys.exit(status)
         made = copy.run(run.folder.name)
         again = read_json(made.predicted)[f"{run.folder.name}.csv"]
         rows = [
@@ -117,25 +111,6 @@ def _write_toml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
             f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None
         ]
     write_text(path, "\n".join(lines) + "\n")
-
-
-def _run_stage(stage: str, toml: str, run: str, scratch: Path) -> float:
-    """Let a process of its own do `stage`, and return how many seconds it took; what it says goes to a log, since what
-    it would have the person type next is not what to do here.  Where it fails, show the log's end, and end with its
-    exit status."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    words = [sys.executable, "-m", f"pipelines.{stage}", toml, "--run", run]
-    log, begun = scratch / f"{stage}.log", time.monotonic()
-    with open(log, "wb") as file:
-        status = subprocess.run(
-            words, cwd=scratch, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if status:
-        said = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        print(flush=True)
-        print(printable_lines("\n".join([f"The stage {stage} has failed:", *said[-LOG_LINES:]])), file=sys.stderr)
-        sys.exit(status if status > 0 else 128 - status)  # negative: the signal that killed it
-    return time.monotonic() - begun
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:

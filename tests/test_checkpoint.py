@@ -3,8 +3,13 @@
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -190,3 +195,45 @@ def test_a_save_that_fails_leaves_the_older_checkpoint(path: Path) -> None:
         save(path, small(epoch=3, training={"function": lambda: None}))
     assert load(path).epoch == 2
     assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]
+
+
+def test_an_interrupt_while_saving_stays_one_and_leaves_a_whole_checkpoint(path: Path) -> None:
+    """Amid its writing, torch would answer with an error of its own in one of six times."""
+    saved, random = small(weights={str(number): torch.rand(300) for number in range(40)}), Random(0)
+    for _ in range(20):
+        interrupt = threading.Timer(random.uniform(0, 0.01), os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.start()
+            while True:
+                save(path, saved)
+    assert load(path).epoch == 2
+    assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]
+
+
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+import torch
+from pipelines.core.checkpoint import Checkpoint, save
+from pipelines.core.settings import Settings
+
+def interrupt(frame, event, argument):
+    if frame.f_code.co_name == "__exit__" and frame.f_code.co_filename == torch.serialization.__file__:
+        sys.settrace(None)
+        signal.raise_signal(signal.SIGINT)
+
+sys.settrace(interrupt)
+try:
+    save(Path("best.pt"), Checkpoint(Settings("tiny", "quick"), ["a"], {"0": torch.rand(9)}, 1))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupt_as_a_file_is_ended_does_not_abort_the_process(path: Path) -> None:
+    """Torch would end it later, in a destructor, when the file is closed: with SIGABRT."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    program = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(program, cwd=path.parent, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+    assert load(path).epoch == 1

@@ -203,3 +203,28 @@ def test_run_name_cannot_leave_the_runs_folder(name: str) -> None:
     with pytest.raises(SystemExit) as stop:
         command.parser("", "train").parse_args(["digits", "--run", name])
     assert stop.value.code == 2
+
+
+LOSING = """
+import os, signal, sys
+from pipelines import command
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        print("closed")
+
+def main(arguments):
+    closing = Closing()
+    del closing
+    print("going on")
+
+sys.exit(command.run(main))
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Stopped by SIGTERM")])
+def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOSING, str(int(number))], capture_output=True, text=True)
+    said = f"\n{said}. Type the same command again to go on.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", said)

@@ -1,6 +1,5 @@
 """Recipes side by side: ordinary runs, made once; a killed comparison goes on; one table and one picture at the end."""
 
-import os
 import re
 import signal
 import subprocess
@@ -14,7 +13,8 @@ import pytest
 from conftest import Tiny, png_size
 
 from pipelines import command, compare, split
-from pipelines.core.files import read_json, write_json
+from pipelines.core.files import only_one, read_json, write_json
+from pipelines.core.layout import RunLayout
 
 REPOSITORY = Path(__file__).parent.parent
 RECIPES = """
@@ -49,17 +49,16 @@ def states(folder: Path) -> dict[str, int]:
 
 
 def kill_when_there(words: list[str], folder: Path, name: str) -> None:
-    """Start a comparison, and kill it and the training that it has started as soon as a run has the file `name`."""
+    """Start a comparison, and kill it, but not the training that it started, as soon as a run has the file `name`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.compare", *words],
         cwd=folder,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not list(folder.glob(f"runs/tiny/*/{name}")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 
@@ -96,6 +95,21 @@ def test_comparison_goes_on_after_a_kill_and_repeats_nothing(divided: Path, capf
     assert capfd.readouterr().out.count("Already trained") == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_training_ends_with_the_comparison(divided: Path, number: signal.Signals) -> None:
+    words = ["tiny.toml", "--recipes", "third", "--seeds", "1", "--set", "train.epochs=100000"]
+    process = subprocess.Popen([sys.executable, "-m", "pipelines.compare", *words], cwd=divided, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (last := list(divided.glob("runs/tiny/*/last.pt"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=20)  # which the training holds open too
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert b"Traceback" not in error
+    with only_one(RunLayout(last[0].parent).lock, "training", patience=0, inherited=False):
+        pass
+
+
 def test_seeds_of_a_recipe_compute_in_one_precision(divided: Path) -> None:
     words = ["tiny.toml", "--recipes", "third", "--seeds"]
     assert compared(*words, "1") == 0
@@ -113,10 +127,10 @@ def test_table_is_of_the_best_epochs_with_intervals_over_seeds(
     scores = {"default": [0.9, 0.8, 0.85], "scratch": [0.6, 0.55, 0.5], "third": [0.9, 0.9, 0.9]}
     asked = []
 
-    def pretend(command: list[str], check: bool) -> "subprocess.CompletedProcess[str]":
+    def pretend(stage: str, arguments: list[str]) -> int:
         """Leave what the training of a recipe and seed would leave; three epochs, the second of which is the best."""
-        words = dict(zip(command[4:8:2], command[5:9:2], strict=True))
-        recipe, seed = words["--recipe"], int(command[-1].removeprefix("train.seed="))
+        words = dict(zip(arguments[1:5:2], arguments[2:6:2], strict=True))
+        recipe, seed = words["--recipe"], int(arguments[-1].removeprefix("train.seed="))
         asked.append((recipe, seed))
         run = divided / "runs" / "tiny" / words["--run"]
         run.mkdir(parents=True)
@@ -124,12 +138,12 @@ def test_table_is_of_the_best_epochs_with_intervals_over_seeds(
         rows = [f"{epoch},1,2,{score + worse * (epoch != 2)}\n" for epoch in (1, 2, 3)]
         (run / "history.csv").write_text(f"epoch,train_loss,valid_loss,{metric}\n" + "".join(rows))
         write_json(run / "train.json", {"score": score, "valid_images": 1234, "seconds": 2.0 + seed})
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
     toml = divided / "tiny.toml"
     if metric == "log_loss":
         toml.write_text('[competition]\nmetric = "log_loss"\nsubmission = "probabilities"\n' + toml.read_text())
-    monkeypatch.setattr(subprocess, "run", pretend)
+    monkeypatch.setattr(command, "run_stage", pretend)
     assert compared("tiny.toml", "--recipes", *scores) == 0
     assert asked == [(recipe, seed) for seed in range(3) for recipe in scores]
     lines = capfd.readouterr().out.splitlines()

@@ -2,11 +2,20 @@
 
 import hashlib
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
-from pipelines.core.files import atomic_file, atomic_folder, file_sha256, read_json, write_json, write_text
+from pipelines.core.files import (
+    atomic_file,
+    atomic_folder,
+    file_sha256,
+    read_json,
+    undisturbed,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -129,3 +138,12 @@ def test_sha256_is_that_of_all_bytes(tmp_path: Path, size: int) -> None:
     content = b"x" * size
     (tmp_path / "file").write_bytes(content)
     assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_an_interrupt_waits_for_the_end_of_what_is_not_to_be_disturbed() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        done.append("all of it")
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,10 +25,13 @@ import torch
 from conftest import pretrained
 from PIL import Image
 
+from pipelines.core.files import only_one
+
 REPOSITORY = Path(__file__).parent.parent
 KILLED = -signal.SIGKILL
 KILLS = 4  # of each case, in the long trial
 FASTEST_KILLS = 6  # of all stages together, in the short one
+FRESH_KILLS = 2  # of each stage, in an interpreter of its own
 LAST_CHANGES = 5
 
 # Forks a process for each request, so that the import of torch is paid once.
@@ -129,16 +133,19 @@ class Ended(NamedTuple):
     said: str
 
 
+def environment() -> dict[str, str]:
+    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    return os.environ | threads | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 class Starter:
     """Runs stages in processes that may be killed."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-        environment = os.environ | threads | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
         words = [sys.executable, "-c", STARTER]
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
         )
 
     def run(self, folder: Path, stage: str, words: list[str], change: int = 0, seconds: float = 0) -> Ended:
@@ -198,9 +205,12 @@ class Calms:
 
     def _start(self, chain: str) -> Path:
         folder = self.home / chain / "start"
-        if chain == "again":
+        if chain in ("again", "reproduced"):
             folder.parent.mkdir()
             copy(self.get("packed", "predict").after, folder)
+        if chain == "reproduced":
+            return folder
+        if chain == "again":
             for name in ("data/kinds/split.json", "runs/kinds/default/final.pt", "submissions/kinds/default.csv"):
                 (folder / name).unlink()
             return folder
@@ -238,6 +248,12 @@ CHAINS = {
         "predict": [*HEAD, "predict.checkpoint=best"],
     },
     "digits": chain(QUICK, QUICK),
+    "compared": {
+        "download": ZIP,
+        "split": ["kinds.toml"],
+        "compare": ["kinds.toml", "--recipes", "default", "photos", "--seeds", "1", "--set", "train.epochs=2"],
+    },
+    "reproduced": {"reproduce": ["kinds.toml"]},
     "again": {stage: ["kinds.toml"] for stage in ("split", "retrain", "predict")},  # done once and then removed
 }
 CASES = [
@@ -245,6 +261,8 @@ CASES = [
     *(("photos", stage) for stage in ("train", "retrain", "predict")),
     ("folder", "download"),
     *(("features", stage) for stage in ("sweep", "train", "predict")),
+    ("compared", "compare"),
+    ("reproduced", "reproduce"),
 ]
 
 
@@ -273,7 +291,7 @@ def copy(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)  # with times, which caches go by, and links
 
 
-UNFINISHED = (".partial", ".journal", ".outgoing")
+UNFINISHED = (".partial", ".journal", ".outgoing", "-reproduced")
 TIMES = {"seconds", "images_per_second", "features_seconds"}
 
 
@@ -301,7 +319,7 @@ def content(path: Path) -> Any:
         return {name: {key: value for key, value in note.items() if key != "weights"} for name, note in notes.items()}
     if path.suffix == ".json":
         return untimed(json.loads(path.read_text(encoding="utf-8")))
-    if path.name.endswith(("history.csv", "sweep.csv")):
+    if path.name.endswith(("history.csv", "sweep.csv")) or path.match("compare-*.csv"):
         with open(path, newline="", encoding="utf-8") as file:
             return untimed(list(csv.DictReader(file)))
     return path.read_bytes()
@@ -316,8 +334,16 @@ def untimed(value: Any) -> Any:
     return [untimed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
+def check_nobody_works_on(folder: Path) -> None:
+    """See that no stage lives on that the killed one had started."""
+    for lock in folder.rglob(".*.lock"):
+        with only_one(lock, "working on unseen", inherited=False):
+            pass
+
+
 def check_whole(folder: Path, calm: Calm) -> None:
     """See that what has its final name is as before the stage, as after it, or a state that it can go on from."""
+    check_nobody_works_on(folder)
     before, after = files(calm.before), files(calm.after)
     for name, path in files(folder).items():
         if unfinished(name):
@@ -422,3 +448,40 @@ def test_killed_before_each_of_its_last_changes(
         assert ended.status == 0, (change, ended.said)
         check_same(folder, calm.after)
         shutil.rmtree(folder)
+
+
+def fresh(calm: Calm, folder: Path, seconds: float | None = None) -> int:
+    """Run a stage as people do, kill it after so many seconds, and return its exit status."""
+    words = [sys.executable, "-m", f"pipelines.{calm.stage}", *calm.words]
+    with subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.DEVNULL) as process:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", CHAINS["packed"])
+def test_fresh_interpreter_killed_at_any_moment_of_its_life(stage: str, calms: Calms, tmp_path: Path) -> None:
+    """Most of which it spends on imports, which the other trials have behind them."""
+    random, calm = Random(f"fresh {stage}"), calms.get("packed", stage)
+    copy(calm.before, tmp_path / "calm")
+    started = time.monotonic()
+    assert fresh(calm, tmp_path / "calm") == 0
+    life = time.monotonic() - started
+    moments: list[float] = []
+    for trial in range(10 * FRESH_KILLS):
+        folder = tmp_path / str(trial)
+        copy(calm.before, folder)
+        seconds = random.uniform(0, life)
+        status = fresh(calm, folder, seconds)
+        assert status in (0, KILLED)
+        moments += [seconds] if status else []
+        check_whole(folder, calm)
+        assert fresh(calm, folder) == 0
+        check_same(folder, calm.after)
+        if len(moments) == FRESH_KILLS:
+            print(f"{stage}: killed after {', '.join(f'{each:.2f}' for each in moments)} of {life:.2f} s")
+            return
+    raise AssertionError(f"only {len(moments)} kills came before the end")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipelines.core.errors import UserError
-from pipelines.core.files import atomic_file
+from pipelines.core.files import atomic_file, undisturbed
 from pipelines.core.settings import Settings, from_dict, merge, to_dict
 from pipelines.core.transfer import build_network, find_origins, is_head_only, load_learned
 
@@ -78,7 +78,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "history": checkpoint.history,
         "training": checkpoint.training,
     }
-    with atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
+    # Interrupted while it writes, torch raises a RuntimeError of its own.
+    with undisturbed(), atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
         torch.save(content, file)  # not by its name: torch would report a full disk as a RuntimeError of its own
 
 

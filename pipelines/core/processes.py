@@ -83,11 +83,16 @@ def _death(processes: Iterable[multiprocessing.process.BaseProcess]) -> str:
 def _depend_on_parent() -> None:
     """Let this process end when the one that it works for does, and not before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the other process ends this one
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let this process, started through multiprocessing, end at once when its parent does, however that happens."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def follow() -> None:
         parent.join()
-        os._exit(1)  # the pool would have this process wait for more work for ever
+        os._exit(1)  # a pool would have this process wait for more work for ever, and a stage go on unseen
 
     threading.Thread(target=follow, daemon=True).start()
