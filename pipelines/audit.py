@@ -132,7 +132,7 @@ def _write_groups(words: command.Words, settings: "Settings", layout: "Layout", 
 def _audit_labels(
     words: command.Words, settings: "Settings", layout: "Layout", table: "pd.DataFrame"
 ) -> dict[str, Any]:
-    """List the rows whose prediction contradicts their label, as far as runs say; return their numbers."""
+    """List the rows whose prediction confidently contradicts their label, as far as runs say; return their numbers."""
     from pipelines.core import plots, suspects
     from pipelines.core.tables import write_csv
 
@@ -154,10 +154,10 @@ def _audit_labels(
     ):
         mistakes.append(plots.Mistake(str(row.id), _picture(layout, row), str(row.label), predicted, probability))
     labelled = int((table["split"] != "test").sum())
-    title = f"{settings.name}: {len(found):,} of {covered:,} labels contradicted, most confidently first"
+    title = f"{settings.name}: {len(found):,} of {covered:,} labels confidently contradicted"
     plots.draw_mistakes(layout.audit.suspects_picture, mistakes, title)
     shown = [path.relative_to(layout.root) for path in (layout.audit.suspects, layout.audit.suspects_picture)]
-    print(f"Labels that predictions contradict: {len(found):,} of {covered:,} rows. {shown[0]}, {shown[1]}")
+    print(f"Labels that predictions confidently contradict: {len(found):,} of {covered:,} rows. {shown[0]}, {shown[1]}")
     if covered < labelled:
         how = (
             f"train and predict with the other folds too (train.fold=0 to {settings.split.folds - 1})"

@@ -1,9 +1,10 @@
 """Labels that are probably wrong: rows of which a network that did not learn from them is sure that they are something
 else.
 
-Of the ways in C. Northcutt, L. Jiang and I. Chuang, Confident learning: estimating uncertainty in dataset labels (JAIR
-70, 2021), this is the plainest: a row is suspect where another class is more probable than its label, and the margin
-between the two ranks it.
+As in C. Northcutt, L. Jiang and I. Chuang, Confident learning: estimating uncertainty in dataset labels (JAIR 70,
+2021), to be sure of a class is to give it at least the probability that the rows with that label get for it on average;
+the margin between the two classes ranks what is found.  Theirs also finds rows of which a class with less than the
+highest probability is sure; of those nothing is kept here.
 """
 
 from collections import defaultdict
@@ -53,8 +54,8 @@ def runs_on(layout: Layout) -> tuple[list[RunLayout], list[RunLayout]]:
 
 
 def find_suspects(runs: Iterable[RunLayout], table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Return the rows of the split table `table` whose prediction contradicts their label, and of how many rows there
-    is one.
+    """Return the rows of the split table `table` whose prediction confidently contradicts their label, and of how many
+    rows there is one.
 
     The result is indexed by the place in `table`, the most confident contradictions first: `predicted`, `p_predicted`,
     `p_label`, `runs`, the number of runs that held the row out.  Probabilities are means over these runs, where a run
@@ -74,12 +75,16 @@ def find_suspects(runs: Iterable[RunLayout], table: pd.DataFrame) -> tuple[pd.Da
             votes[place][predicted] += p_predicted
             of_label[place] += p_label
             counts[place] += 1
+    in_own_label: dict[str, list[float]] = defaultdict(list)
+    for place, count in counts.items():
+        in_own_label[labels[place]].append(of_label[place] / count)
+    sure = {label: sum(probabilities) / len(probabilities) for label, probabilities in in_own_label.items()}
     found = []
     for place, by_class in votes.items():
         predicted, total = max(by_class.items(), key=lambda vote: (vote[1], vote[0]))
-        if predicted != labels[place] and total > of_label[place]:
-            count = counts[place]
-            found.append((place, predicted, total / count, of_label[place] / count, count))
+        p_predicted, p_label = total / counts[place], of_label[place] / counts[place]
+        if predicted != labels[place] and p_predicted > p_label and p_predicted >= sure.get(predicted, 0.0):
+            found.append((place, predicted, p_predicted, p_label, counts[place]))
     found.sort(key=lambda row: (row[3] - row[2], row[0]))
     columns = ["place", "predicted", "p_predicted", "p_label", "runs"]
     return pd.DataFrame(found, columns=columns).set_index("place"), len(counts)
