@@ -3,8 +3,8 @@
 Counted is all that a run would also do without, if nobody ever pulled the plug or doubted a score: each epoch's
 checkpoints and history, flushing files to the disk and giving them their names, hashing, locks, the intervals of
 scores, and the check of the submission.  Each stage runs in a process of its own, in a fresh working folder, with a
-clock around these functions; a moment inside two of them is counted once.  What processes that decode flush is left out:
-less than it takes them to decode, which comes to seconds.
+clock around these functions; a moment inside two of them is counted once.  What decoding processes flush is left out;
+it is a part of the seconds that they take in all.
 """
 
 import contextlib
