@@ -1,5 +1,6 @@
 """When memory runs out, here, on a GPU, in /dev/shm or in a worker process, a stage says so and how to go on."""
 
+import gc
 import os
 import shutil
 import signal
@@ -268,6 +269,7 @@ def test_the_memory_of_workers_does_not_grow_over_the_epochs_of_300_000_photos(t
     loading = make_loading(settings, 3, torch.device("cpu"), training=True)
     source = PhotoBatches(rows, tiny.layout.raw, torch.zeros(count, dtype=torch.int64), loading, processes.cores())
     before = set(children(os.getpid()))
+    gc.freeze()  # else a worker's collections touch, and so copy, all that other tests have left in this process
     measured = []
     for epoch in range(1, 4):
         images = sum(len(batch.positions) for batch in source.batches(epoch))
@@ -275,5 +277,6 @@ def test_the_memory_of_workers_does_not_grow_over_the_epochs_of_300_000_photos(t
         workers = set(children(os.getpid())) - before
         assert len(workers) == processes.cores()
         measured.append(max(map(private_memory, workers)))
+    gc.unfreeze()
     print([f"{each / 1e6:.1f} MB" for each in measured])
     assert measured[-1] - measured[0] < 4e6, measured  # the paths of all photos take 3 MB

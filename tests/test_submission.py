@@ -146,6 +146,13 @@ def test_a_sample_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,cat,dog,emu", "1,0.3,0.3,0.4")
     with pytest.raises(UserError, match=r"4 columns.*Set competition.submission to probabilities"):
         class_list(["cat", "dog"], LABELS, tmp_path)
+
+
+def test_an_endless_column_name_is_not_repeated_whole(tmp_path: Path) -> None:
+    (tmp_path / "sample.csv").write_text(f"id,{'9' * 9_000},dog\n1,0.5,0.5\n")
+    with pytest.raises(UserError, match=r"'cat'; it has '9+…9+', 'dog'\.") as caught:
+        class_list(["cat", "dog"], PROBABILITIES, tmp_path)
+    assert len(str(caught.value)) < 1_500
     write(tmp_path / "sample.csv", "id,label", "1,cat")
     with pytest.raises(UserError, match="columns are not the classes"):
         make_submission(["1"], sure_of([0]), CLASSES, PROBABILITIES, tmp_path)

@@ -23,9 +23,17 @@ class TryAgainLater(UserError):
 
 def shown(text: str) -> str:
     """Return a name as a message can hold it: on one line, with escapes for what does not print, and not endless."""
-    if len(text) > LONGEST_SHOWN:
-        text = f"{text[: LONGEST_SHOWN // 2]}…{text[-LONGEST_SHOWN // 2 :]}"
+    text = _shortened(text)
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def quoted(text: object) -> str:
+    """Return a name in quotes, as a message can hold it: on one line, and not endless."""
+    return repr(_shortened(str(text)))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}…{text[-LONGEST_SHOWN // 2 :]}"
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.core.errors import UserError, did_you_mean
+from pipelines.core.errors import UserError, did_you_mean, quoted
 from pipelines.core.settings import SplitSettings
 from pipelines.core.tables import normal, read_csv, without_extension, write_csv
 
@@ -195,7 +195,7 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
     known = set(ids)
     groups: dict[str, str] = {}
     for line, name, group in zip(table.index.tolist(), table["id"].tolist(), table["group"].tolist(), strict=True):
-        where = f"{path} (split.group_file), line {line}: the id {name!r}"
+        where = f"{path} (split.group_file), line {line}: the id {quoted(name)}"
         if name not in known:
             raise UserError(
                 f"{where} is not the id of a labelled row.{did_you_mean(name, known) if len(known) < MANY else ''} "

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.core.errors import UserError
+from pipelines.core.errors import UserError, quoted
 from pipelines.core.settings import Settings
 from pipelines.core.tables import csv_text, find_column, read_csv
 
@@ -40,7 +40,7 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     if homeless := sorted(set(occurring) - set(columns)):
         raise UserError(
             f"{path}: its columns are not the classes: {len(homeless)} of {len(occurring)} labels have none, such as "
-            f"{homeless[0]!r}; it has {_few(columns)}. Set data.label_column to the right column of "
+            f"{quoted(homeless[0])}; it has {_few(columns)}. Set data.label_column to the right column of "
             f"{settings.data.labels}, or competition.submission to labels."
         )
     return sorted(columns)
@@ -131,7 +131,7 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
         if unknown.any():
             line = int(np.flatnonzero(unknown)[0])
             raise UserError(
-                f"{path}, line {line + 2}: {values.iloc[line, 0]!r} is not a known label ({_few(classes)})."
+                f"{path}, line {line + 2}: {quoted(values.iloc[line, 0])} is not a known label ({_few(classes)})."
             )
         return len(table)
     numbers = values.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
@@ -202,4 +202,4 @@ def folder_labels(table: pd.DataFrame, folder: str) -> pd.DataFrame | None:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+    return ", ".join(map(quoted, names[:3])) + (", …" if len(names) > 3 else "")

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipelines.core.errors import UserError, did_you_mean, shown
+from pipelines.core.errors import UserError, did_you_mean, quoted, shown
 from pipelines.core.files import write_text
 from pipelines.core.settings import DataSettings, SplitSettings
 
@@ -316,13 +316,13 @@ def _one_file_each(path: Path, ids: "pd.Series[str]", images: Sequence[str], fol
     _refuse(
         path,
         f"ids without an image in {folder}",
-        [f"line {line}: {name!r}" for line, name, files in meant if not files],
+        [f"line {line}: {quoted(name)}" for line, name, files in meant if not files],
         "Download again, or remove these rows.",
     )
     _refuse(
         path,
         "ids that several images fit",
-        [f"line {line}: {name!r} may be {' or '.join(files)}" for line, name, files in meant if len(files) > 1],
+        [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in meant if len(files) > 1],
         "Write the id as a path, or remove the images that are not meant.",
     )
     return [file for _, _, (file,) in meant]
@@ -342,9 +342,11 @@ def _refuse_repeated(path: Path, ids: "pd.Series[str]", labels: "pd.Series[str]"
         if earlier_line == line:
             continue
         if label == earlier_label:
-            same.append(f"line {line}: {name!r}, first on line {earlier_line}")
+            same.append(f"line {line}: {quoted(name)}, first on line {earlier_line}")
         else:
-            other.append(f"line {line}: {name!r} is {label!r}, on line {earlier_line} it is {earlier_label!r}")
+            other.append(
+                f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier_line} it is {quoted(earlier_label)}"
+            )
     _refuse(path, "images with two different labels", other, "Only you can know which holds: remove the wrong rows.")
     _refuse(path, "images listed twice", same, "Remove the second rows.")
 
