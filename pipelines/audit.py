@@ -100,7 +100,7 @@ def _write_groups(words: command.Words, settings: "Settings", layout: "Layout", 
     from pipelines.core.tables import csv_text, write_csv
 
     here, aside = layout.audit.groups, layout.audit.other_groups
-    used = here.exists() and is_split_by_audit(layout)
+    used = is_split_by_audit(layout)
     aside.unlink(missing_ok=True)
     if used and here.read_bytes() == csv_text([tuple(groups), *groups.to_numpy().tolist()]).encode():
         print("The split keeps each group of images that belong together on one side (split.group_file).")

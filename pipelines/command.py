@@ -165,8 +165,10 @@ def run_stage(stage: str, words: Sequence[str], elsewhere: Path | None = None) -
     try:
         process.join()
     except (KeyboardInterrupt, Terminated):
-        process.join(GRACE_SECONDS)  # a terminal interrupts both
-        process.terminate()
+        try:
+            process.join(GRACE_SECONDS)  # a terminal interrupts both
+        finally:  # also where another signal ends the wait
+            process.terminate()
         process.join()
         raise
     status = process.exitcode
@@ -177,13 +179,16 @@ def run_stage(stage: str, words: Sequence[str], elsewhere: Path | None = None) -
 def _do_stage(stage: str, words: Sequence[str], elsewhere: Path | None) -> NoReturn:
     from pipelines.core.processes import end_with_parent
 
+    def main(arguments: Sequence[str] | None) -> None:
+        if elsewhere:
+            os.chdir(elsewhere)
+            log = os.open(f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            os.dup2(log, sys.stdout.fileno())
+            os.close(log)
+        import_module(f"pipelines.{stage}").main(arguments)
+
     end_with_parent()
-    if elsewhere:
-        os.chdir(elsewhere)
-        log = os.open(f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        os.dup2(log, sys.stdout.fileno())
-        os.close(log)
-    sys.exit(run(import_module(f"pipelines.{stage}").main, words))
+    sys.exit(run(main, words))
 
 
 @contextmanager

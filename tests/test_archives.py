@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import py7zr
@@ -302,6 +303,13 @@ def test_too_many_entries(
     monkeypatch.setattr(archives, "HARMLESS_ENTRIES", 3)
     monkeypatch.setattr(archives, "ENTRY_BYTES", 1 << 30)
     refused(make(tmp_path / "archive", FILES), said, "If you trust it")
+
+
+def test_a_py7zr_without_limits_unpacks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Kaggle, another version may be there than the one that is pinned."""
+    archive = make_7z(tmp_path / "archive", FILES)
+    monkeypatch.setattr(py7zr, "archiveinfo", ModuleType("archiveinfo"))
+    assert unpack(archive, tmp_path / "target") == Unpacked(4, TOTAL)
 
 
 def test_entries_are_counted_over_all_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

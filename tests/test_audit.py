@@ -123,6 +123,11 @@ def test_groups_by_which_the_split_was_made_stay_as_they_are(work: Tiny, capsys:
     assert len(read_csv(files.other_groups)) == 5
     assert split_is_made(work.layout, work.settings("split.valid_ratio=0.25", GROUPS))
 
+    files.other_groups.replace(files.groups)  # as it said, but without the two other lines
+    assert call(work) == 0
+    printed = capsys.readouterr().out
+    assert "The split keeps" not in printed and "split anew" in printed
+
 
 def test_without_twins_there_are_no_groups(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

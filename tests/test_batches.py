@@ -293,6 +293,16 @@ def test_an_abandoned_stream_of_small_images_leaves_nothing_that_looks_whole(
     assert len(batches(tiny.source("test"), 0)) == 3
 
 
+def test_images_to_validate_on_stay_the_same_whatever_becomes_of_their_cache(tiny: Tiny) -> None:
+    """It goes when `make clean` is called meanwhile, or a stage with another `hardware.cache_by`."""
+    opened = tiny.source("valid")
+    before = batches(opened, 1)
+    for path in (*tiny.layout.cache.glob("*.npy"), *(tiny.layout.raw / "train").iterdir()):
+        path.unlink()
+    assert same(before, batches(opened, 2))
+    assert not list(tiny.layout.cache.glob("*.npy"))
+
+
 def test_pixels_move_to_a_device_if_half_of_its_free_memory_holds_them() -> None:
     assert fits_on_device(500, free=1000)
     assert not fits_on_device(501, free=1000)

@@ -95,14 +95,16 @@ def test_comparison_goes_on_after_a_kill_and_repeats_nothing(divided: Path, capf
     assert capfd.readouterr().out.count("Already trained") == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_the_training_ends_with_the_comparison(divided: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_the_training_ends_with_the_comparison(divided: Path, number: signal.Signals, times: int) -> None:
     words = ["tiny.toml", "--recipes", "third", "--seeds", "1", "--set", "train.epochs=100000"]
     process = subprocess.Popen([sys.executable, "-m", "pipelines.compare", *words], cwd=divided, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not (last := list(divided.glob("runs/tiny/*/last.pt"))) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(number)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.1)
     _, error = process.communicate(timeout=20)  # which the training holds open too
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert b"Traceback" not in error

@@ -153,6 +153,9 @@ class _Output:
     def seekable(self) -> bool:  # py7zr would rewind it otherwise
         return False
 
+    def seek(self, offset: int, whence: int = 0) -> int:  # py7zr before 1.1.4 rewinds what it wrote, and writes no more
+        return 0
+
 
 Create = Callable[[str], _Output]
 Contents = tuple[Iterable[_Entry], Callable[[Create], None]]  # what is in it, and the function that pours it out
@@ -446,16 +449,17 @@ def _seven_zip(path: Path, most_entries: int, libarchive: Any) -> Iterator[Conte
 def _bounded_table(entries: int) -> Iterator[None]:
     """Let py7zr refuse a table of contents of more than so many entries, before it makes an object of each.
 
-    Its own limits let gigabytes be taken before anything is known, and it has no argument for them.
+    Its own limits let gigabytes be taken before anything is known, and it has no argument for them; before 1.1.4 it has
+    none.
     """
     from py7zr import archiveinfo
 
     limits = dict.fromkeys(("MAX_NUMFILES", "MAX_SUBSTREAMS", "MAX_NUMFOLDERS"), entries)
     limits["MAX_HEADER_SIZE"] = TABLE_BYTES * entries
-    before = {name: getattr(archiveinfo, name) for name in limits}
+    before = {name: getattr(archiveinfo, name) for name in limits if hasattr(archiveinfo, name)}
     try:
-        for name, limit in limits.items():
-            setattr(archiveinfo, name, min(limit, before[name]))
+        for name, limit in before.items():
+            setattr(archiveinfo, name, min(limit, limits[name]))
         yield
     finally:
         for name, limit in before.items():

@@ -101,8 +101,8 @@ def undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for first in came[:1]:
-            signal.raise_signal(first)
+        for each in came:  # the first one that is not ignored ends this
+            signal.raise_signal(each)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ which becomes 1 when the image is safe on the disk.  A killed process loses what
 import hashlib
 import io
 import os
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -84,11 +85,17 @@ class PackedImages:
         np.lib.format.write_array_header_1_0(header, about)
         self.header = header.getvalue()
         self.length = len(self.header) + len(rows) * size * size * 3
+        self.file: io.FileIO | None = None
 
     def decode(self) -> None:
-        """Decode what is not decoded yet.  Raises `UserError` for an image that cannot be read."""
+        """Decode what is not decoded yet, and keep the file open: `reading` then takes from it whoever removes it.
+
+        Raises `UserError` for an image that cannot be read.
+        """
         for _ in self._decode(self.watch):
             pass
+        self.file = io.FileIO(self.path)
+        weakref.finalize(self, self.file.close)
 
     def whole(self) -> images.Pixels:
         """Return all images as one array, uint8 (N, size, size, 3), to be taken in any order: memory-mapped where it is
@@ -119,6 +126,9 @@ class PackedImages:
         read does not stay in this process's memory, as it would with a map.  Raises `UserError`, from taking or at the
         end, for an image that cannot be read.
         """
+        if kept := self.file:
+            yield lambda places: self._taken(kept, places)
+            return
         with closing(self._decode(unwatched)) as decoding:
             decoded = next(decoding, len(self.rows))
             # Unbuffered: a buffer would give back bytes from before they were decoded.
@@ -128,17 +138,21 @@ class PackedImages:
                     nonlocal decoded
                     while decoded <= places.max():
                         decoded = next(decoding)
-                    pixels = np.empty((len(places), self.size, self.size, 3), np.uint8)
-                    runs = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
-                    for first, end in pairwise(runs):
-                        file.seek(len(self.header) + int(places[first]) * pixels[0].nbytes)
-                        if file.readinto(pixels[first:end].data) < pixels[first:end].nbytes:
-                            raise self._cut_short()
-                    return pixels
+                    return self._taken(file, places)
 
                 yield take
                 for _ in decoding:
                     pass
+
+    def _taken(self, file: io.FileIO, places: npt.NDArray[np.int64]) -> images.Pixels:
+        """Return the images at `places`, int64 (n,), of those in `file`: uint8 (n, size, size, 3)."""
+        pixels = np.empty((len(places), self.size, self.size, 3), np.uint8)
+        runs = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+        for first, end in pairwise(runs):
+            file.seek(len(self.header) + int(places[first]) * pixels[0].nbytes)
+            if file.readinto(pixels[first:end].data) < pixels[first:end].nbytes:
+                raise self._cut_short()
+        return pixels
 
     def _begins_well(self, path: Path) -> bool:
         """Whether the file at `path` begins as one of these images does."""

@@ -94,12 +94,16 @@ def split_is_made(layout: Layout, settings: Settings) -> bool:
 
 
 def is_split_by_audit(layout: Layout) -> bool:
-    """Whether the split was made by the groups that `audit` writes: they are one of its inputs, which is to stay."""
-    if not layout.split_record.exists():
+    """Whether the split was made by the groups that lie where `audit` writes them: one of its inputs, which is to
+    stay."""
+    groups = layout.audit.groups
+    if not (layout.split_record.exists() and groups.is_file()):
         return False
     try:
-        group_file = read_note(layout.split_record)["split"].get("group_file", "")  # which older ones do not know
-        return bool(layout.root / group_file == layout.audit.groups)
+        record = read_note(layout.split_record)
+        group_file = record["split"].get("group_file", "")  # which older ones do not know
+        sha256 = record["inputs"].get(GROUP_FILE)
+        return bool(layout.root / group_file == groups and sha256 == file_sha256(groups))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{layout.split_record} is damaged ({error!r}). Split anew: {split_removal(layout)}") from None
 
