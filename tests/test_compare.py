@@ -112,6 +112,7 @@ def test_the_training_ends_with_the_comparison(divided: Path, number: signal.Sig
         pass
 
 
+@pytest.mark.slow
 def test_seeds_of_a_recipe_compute_in_one_precision(divided: Path) -> None:
     words = ["tiny.toml", "--recipes", "third", "--seeds"]
     assert compared(*words, "1") == 0

@@ -303,6 +303,7 @@ def test_a_single_archive(tmp_path: Path) -> None:
     assert find_data(tmp_path / "nothing", task()) is None
 
 
+@pytest.mark.slow
 def test_a_run_on_archives_within_a_folder(tmp_path: Path, small: Path) -> None:
     packed(tmp_path / "input/competitions/digits", small)
     done = execute(tmp_path, bundled())

@@ -51,6 +51,7 @@ def test_same_bytes_though_the_toml_and_the_submission_are_gone(finished: Path) 
     assert not finished.with_name("done-reproduced").exists()
 
 
+@pytest.mark.slow
 def test_a_difference_is_an_error_that_lists_what_has_changed(finished: Path) -> None:
     notes = json.loads((finished / "predict.json").read_text())
     (name,) = notes
