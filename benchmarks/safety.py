@@ -28,16 +28,16 @@ from pipelines.core.errors import UserError
 
 STAGES = ("download", "split", "train", "retrain", "predict")
 GOAL = 0.03
+FLUSH = "flushing to disk, giving names"
 # By part: the functions of pipelines/core that do nothing else.
 PARTS = {
     "checkpoints and history, each epoch": ("checkpoint.save", "training._write_history"),
-    "flushing to disk, giving names": ("files.atomic_file", "files.atomic_folder"),
+    FLUSH: ("files.atomic_file", "files.atomic_folder"),
     "hashing": ("files.file_sha256", "fingerprints.fingerprints", "fingerprints.images_digest"),
     "locks": ("files.only_one",),
     "intervals of scores": ("metrics.interval",),
     "checking the submission": ("submission.check_submission",),
 }
-FLUSH = "flushing to disk, giving names"
 
 
 @dataclass

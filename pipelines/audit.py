@@ -97,12 +97,12 @@ def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", t
 def _write_groups(words: command.Words, settings: "Settings", layout: "Layout", groups: "pd.DataFrame") -> None:
     """Write `groups`, but never over those that the split was made by; say what can be done with them."""
     from pipelines.core.records import is_split_by_audit, split_removal
-    from pipelines.core.tables import csv_text, write_csv
+    from pipelines.core.tables import table_text, write_csv
 
     here, aside = layout.audit.groups, layout.audit.other_groups
     used = is_split_by_audit(layout)
     aside.unlink(missing_ok=True)
-    if used and here.read_bytes() == csv_text([tuple(groups), *groups.to_numpy().tolist()]).encode():
+    if used and here.read_bytes() == table_text(groups).encode():
         print("The split keeps each group of images that belong together on one side (split.group_file).")
         return
     if groups.empty:

@@ -21,6 +21,7 @@ from pipelines.core.files import only_one
 from pipelines.core.layout import Layout, RunLayout
 from pipelines.core.memory import explained
 from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_competition, load_settings, run_name
+from pipelines.core.signals import STOPPING, handled_by
 from pipelines.core.terminal import printable, printable_lines
 
 Item = TypeVar("Item")
@@ -219,17 +220,13 @@ def _stoppable() -> Iterator[None]:
         hook(unraisable)
 
     hook = sys.unraisablehook
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number, handler in before.items():
-            if handler in (signal.SIG_DFL, signal.default_int_handler):  # not where nohup or a caller wants another
-                signal.signal(number, stop)
-        sys.unraisablehook = lost
-        yield
-    finally:
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    plain = (signal.SIG_DFL, signal.default_int_handler)  # others are left, which nohup or a caller wants
+    with handled_by(stop, [number for number in STOPPING if signal.getsignal(number) in plain]):
+        try:
+            sys.unraisablehook = lost
+            yield
+        finally:
+            sys.unraisablehook = hook
 
 
 def _imports(frame: FrameType | None) -> bool:

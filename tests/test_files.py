@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from pipelines.core.files import (
     atomic_folder,
     file_sha256,
     read_json,
-    undisturbed,
     write_json,
     write_text,
 )
@@ -138,22 +136,3 @@ def test_sha256_is_that_of_all_bytes(tmp_path: Path, size: int) -> None:
     content = b"x" * size
     (tmp_path / "file").write_bytes(content)
     assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-def test_an_interrupt_waits_for_the_end_of_what_is_not_to_be_disturbed() -> None:
-    done = []
-    with pytest.raises(KeyboardInterrupt), undisturbed():
-        signal.raise_signal(signal.SIGINT)
-        done.append("all of it")
-    assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_signal_that_is_ignored_does_not_hide_the_next_one() -> None:
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with others
-    try:
-        with pytest.raises(KeyboardInterrupt), undisturbed():
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, before)

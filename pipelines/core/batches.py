@@ -191,9 +191,6 @@ class HeldBatches:
     def batch_size(self) -> int:
         return self.loading.largest(len(self))
 
-    def labels_at(self, positions: Tensor) -> Tensor:
-        return self.labels[positions] if len(self.labels) else self.labels
-
 
 class PackedBatches(HeldBatches):
     """Batches to learn from, of one array of equal-sized images, augmented a whole batch at a time on the device."""
@@ -209,7 +206,7 @@ class PackedBatches(HeldBatches):
         finish = self.loading.finisher(len(self), epoch, crop=True)
         for positions in self.loading.divide(len(self), epoch):
             pixels = self.pixels[self.places[positions.to(self.pixels.device, non_blocking=True)]]
-            yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
+            yield finish(pinned(pixels, self.loading.device), labels_at(self.labels, positions), positions)
 
 
 class StreamedBatches(HeldBatches):
@@ -227,7 +224,7 @@ class StreamedBatches(HeldBatches):
         with self.packed.reading() as take:
             for positions in self.loading.divide(len(self), epoch):
                 pixels = torch.from_numpy(take(self.places[positions].numpy()))
-                yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
+                yield finish(pinned(pixels, self.loading.device), labels_at(self.labels, positions), positions)
 
 
 def pinned(pixels: Tensor, device: torch.device) -> Tensor:
@@ -274,8 +271,7 @@ class PhotoBatches:
         self.order.epoch = epoch
         finish = self.loading.finisher(len(self), epoch, crop=False)
         for pixels, positions in decoded(self.loader, self.loading.device):
-            labels = self.labels[positions] if len(self.labels) else self.labels
-            yield finish(pixels, labels, positions)
+            yield finish(pixels, labels_at(self.labels, positions), positions)
 
 
 class _EpochOrder(Sampler[list[tuple[int, int]]]):
@@ -433,6 +429,11 @@ def labels_of(rows: pd.DataFrame, classes: Sequence[str]) -> Tensor:
         return torch.zeros(0, dtype=torch.int64)
     index = {label: number for number, label in enumerate(classes)}
     return torch.tensor([index[label] for label in rows["label"]], dtype=torch.int64)
+
+
+def labels_at(labels: Tensor, positions: Tensor) -> Tensor:
+    """Return those of `labels` (see `labels_of`) at `positions`; none where there are none."""
+    return labels[positions] if len(labels) else labels
 
 
 def training_size(settings: Settings, epoch: int) -> int:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from pipelines.core.errors import UserError
-from pipelines.core.files import atomic_file, undisturbed
+from pipelines.core.files import atomic_file
 from pipelines.core.settings import Settings, from_dict, merge, to_dict
+from pipelines.core.signals import undisturbed
 from pipelines.core.transfer import build_network, find_origins, is_head_only, load_learned
 
 FORMAT = 2

@@ -36,6 +36,7 @@ from pipelines.core.batches import (
     decoding_processes,
     evaluation_resize,
     kept_together,
+    labels_at,
     make_loader,
 )
 from pipelines.core.device import Hardware
@@ -136,7 +137,7 @@ class FeatureBatches(HeldBatches):
             if self.loading.training:
                 views = torch.randint(self.features.views, (len(positions),), generator=generator).numpy()
             inputs = self.features.take(positions.numpy(), views).to(self.loading.device)
-            labels = self.labels[positions].to(self.loading.device) if len(self.labels) else self.labels
+            labels = labels_at(self.labels, positions).to(self.loading.device)
             yield Batch(inputs, labels, positions)
 
 

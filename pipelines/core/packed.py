@@ -87,8 +87,9 @@ class PackedImages:
         self.length = len(self.header) + len(rows) * size * size * 3
         self.file: io.FileIO | None = None
 
-    def decode(self) -> None:
-        """Decode what is not decoded yet, and keep the file open: `reading` then takes from it whoever removes it.
+    def decode(self) -> io.FileIO:
+        """Decode what is not decoded yet, and return the file, which stays open: `reading` then takes from it whoever
+        removes it.
 
         Raises `UserError` for an image that cannot be read.
         """
@@ -96,6 +97,7 @@ class PackedImages:
             pass
         self.file = io.FileIO(self.path)
         weakref.finalize(self, self.file.close)
+        return self.file
 
     def whole(self) -> images.Pixels:
         """Return all images as one array, uint8 (N, size, size, 3), to be taken in any order: memory-mapped where it is
@@ -103,16 +105,11 @@ class PackedImages:
 
         Raises `UserError` for an image that cannot be read.
         """
-        self.decode()
-        if self.path.stat().st_size != self.length:
+        file = self.decode()
+        if os.fstat(file.fileno()).st_size != self.length:
             raise self._cut_short()
         if self.length <= MOST_READ_BYTES:
-            pixels = np.empty((len(self.rows), self.size, self.size, 3), np.uint8)
-            with open(self.path, "rb") as file:
-                file.seek(len(self.header))
-                if file.readinto(pixels.data) < pixels.nbytes:
-                    raise self._cut_short()
-            return pixels
+            return self._taken(file, np.arange(len(self.rows)))
         # Copy-on-write rather than read-only, because torch warns about arrays it could not write to; nothing writes.
         shape = (len(self.rows), self.size, self.size, 3)
         return np.memmap(self.path, np.uint8, "c", len(self.header), shape)

@@ -63,12 +63,7 @@ def split_is_made(layout: Layout, settings: Settings) -> bool:
     """Whether the split that `settings` ask for is there.  Raises `UserError` when another one is."""
     if not (layout.split_record.exists() and layout.split_csv.exists()):
         return False
-    try:
-        record = read_json(layout.split_record)
-        recorded, sha256 = {name: record[name] for name in SPLIT_SECTIONS}, record["split_csv_sha256"]
-        inputs = record["inputs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{layout.split_record} is damaged ({error!r}). Split anew: {split_removal(layout)}") from None
+    recorded, inputs, sha256 = _read_split_record(layout)
     then = merge(Settings(settings.name), recorded, str(layout.split_record))
     if changes := differences(settings, then, SPLIT_SECTIONS):
         raise UserError(
@@ -99,12 +94,18 @@ def is_split_by_audit(layout: Layout) -> bool:
     groups = layout.audit.groups
     if not (layout.split_record.exists() and groups.is_file()):
         return False
+    sections, inputs, _ = _read_split_record(layout)
+    group_file = sections["split"].get("group_file", "")  # which older ones do not know
+    return bool(layout.root / group_file == groups and inputs.get(GROUP_FILE) == file_sha256(groups))
+
+
+def _read_split_record(layout: Layout) -> tuple[dict[str, dict[str, Any]], dict[str, str], str]:
+    """Return the settings, the digests of the inputs, and the digest of split.csv that the split's record names."""
     try:
-        record = read_note(layout.split_record)
-        group_file = record["split"].get("group_file", "")  # which older ones do not know
-        sha256 = record["inputs"].get(GROUP_FILE)
-        return bool(layout.root / group_file == groups and sha256 == file_sha256(groups))
-    except (KeyError, TypeError, AttributeError) as error:
+        record = read_json(layout.split_record)
+        sections = {name: dict(record[name]) for name in SPLIT_SECTIONS}
+        return sections, dict(record["inputs"]), record["split_csv_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{layout.split_record} is damaged ({error!r}). Split anew: {split_removal(layout)}") from None
 
 

@@ -186,7 +186,7 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
             f"There is no file {path}, which split.group_file names, from the working folder. `make audit` writes one: "
             "data/<competition>/audit/groups.csv, once there is a split, where rows belong together."
         )
-    table = read_csv(path, strip=False, may_lack_rows=True)  # as `audit` writes it where nothing belongs together
+    table = read_csv(path, strip=False, may_lack_rows=True)  # without them every row is a group of its own
     if missing := [name for name in GROUP_COLUMNS if name not in table]:
         raise UserError(
             f"{path} (split.group_file) has no column {missing[0]!r}. It takes the columns {','.join(GROUP_COLUMNS)}; "

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.core.errors import UserError, quoted
 from pipelines.core.settings import Settings
-from pipelines.core.tables import csv_text, find_column, read_csv
+from pipelines.core.tables import find_column, read_csv, table_text
 
 SUM_TOLERANCE = 1e-4
 PROBABILITY_FORMAT = "%.9g"  # float32's own precision: more digits would be noise
@@ -96,8 +96,7 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
 
 def write_submission(path: Path, table: pd.DataFrame) -> None:
     """Write the table that `make_submission` made to `path`, as `check_submission` reads it."""
-    text = csv_text([list(table.columns), *table.to_numpy().tolist()])
-    path.write_text(text, encoding="utf-8", newline="\n")
+    path.write_text(table_text(table), encoding="utf-8", newline="\n")
 
 
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:

@@ -77,8 +77,13 @@ def spreadsheet_safe(text: str) -> str:
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write `table`, atomically; `read_csv` without `strip` returns the same texts."""
+    write_text(path, table_text(table))
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """Return the CSV of `table`; see `csv_text`."""
     columns = [table[name].tolist() for name in table]
-    write_text(path, csv_text([tuple(table.columns), *zip(*columns, strict=True)]))
+    return csv_text([tuple(table.columns), *zip(*columns, strict=True)])
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
