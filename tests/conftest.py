@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,12 @@ class Tiny:
     def run(self, job: Job, watch: Watch = unwatched) -> Iterator[Row]:
         """Train as the stages do."""
         return run_job(job, self.network(job.settings), watch)
+
+
+def pytest_configure() -> None:
+    """Let the tests and the processes that they start be interrupted, also where they run in a shell's background or
+    below nohup: these ignore SIGINT, and whoever is started then does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
