@@ -22,8 +22,6 @@ from pipelines.core.training import Job, Row, divide_rows, run_job
 from pipelines.core.transfer import build_network, find_origins
 from pipelines.core.watch import Watch, unwatched
 
-torch.set_num_threads(1)  # for networks this small, threads cost more than they bring
-
 TOML = """
 [data]
 labels = "labels.csv"
@@ -44,8 +42,8 @@ precision = "float32"
 workers = 0
 """
 # Networks this small gain nothing from threads, and the hand-over between threads costs them most of the time.
-os.environ["OMP_NUM_THREADS"] = "1"  # for the stages that tests start as processes
-torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the stages that tests start as processes
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 CLASSES = ["blue", "green", "red"]
 LABELLED, TEST = 24, 12
