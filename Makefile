@@ -60,7 +60,7 @@ demo: all score  ## all stages on the bundled digits, in a minute: submission, s
 	@echo 'Next: make help, or your own competition: README.md, "From a Kaggle archive to a submission".'
 
 doctor: $(INSTALLED)  ## check the machine, the credentials and the competition; say what to do
-	$(RUNNER) -m pipelines.doctor $(WORDS)
+	$(RUNNER) -m pipelines.tools.doctor $(WORDS)
 
 download: $(INSTALLED)  ## get the competition's data into data/<c>/raw
 	$(RUNNER) -m pipelines.download $(WORDS) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
@@ -69,7 +69,7 @@ split: $(INSTALLED)  ## divide the labelled rows: data/<c>/split.csv and train_v
 	$(RUNNER) -m pipelines.split $(WORDS)
 
 audit: $(INSTALLED)  ## look for what makes scores lie: duplicates across the split, wrong labels
-	$(RUNNER) -m pipelines.audit $(WORDS)
+	$(RUNNER) -m pipelines.tools.audit $(WORDS)
 
 train: $(INSTALLED)  ## train and validate: runs/<c>/<run>/
 	$(RUNNER) -m pipelines.train $(WORDS)
@@ -84,27 +84,27 @@ submit: $(INSTALLED)  ## send the submission to Kaggle and wait for its score
 	$(RUNNER) -m pipelines.submit $(WORDS) $(if $(MSG),--message="$$MSG") $(if $(AGAIN),--again)
 
 submissions: $(INSTALLED)  ## read all scores back: local against public against private
-	$(RUNNER) -m pipelines.submissions $(WORDS)
+	$(RUNNER) -m pipelines.tools.submissions $(WORDS)
 
 score: $(INSTALLED)  ## score the submission where true labels are known
-	$(RUNNER) -m pipelines.score $(WORDS) $(if $(SOLUTION),--solution "$(SOLUTION)")
+	$(RUNNER) -m pipelines.tools.score $(WORDS) $(if $(SOLUTION),--solution "$(SOLUTION)")
 
 reproduce: $(INSTALLED)  ## make a run's submission again from its record alone, and compare the bytes
-	$(RUNNER) -m pipelines.reproduce $(WORDS)
+	$(RUNNER) -m pipelines.tools.reproduce $(WORDS)
 
 all: download split train retrain predict  ## download, split, train, retrain and predict
 
 kernel: $(INSTALLED)  ## run all stages on Kaggle, on a GPU of theirs, and fetch the results
-	$(RUNNER) -m pipelines.kernel $(WORDS)
+	$(RUNNER) -m pipelines.tools.kernel $(WORDS)
 
 kaggle-standin: $(INSTALLED)  ## stand in for Kaggle on this machine, to try the round trip
-	PYTHONPATH=. $(RUNNER) tests/kaggle_standin.py $(COMP) --port $(PORT) $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(SOLUTION),--solution "$(SOLUTION)")
+	$(RUNNER) -m pipelines.tools.kaggle_standin $(COMP) --port $(PORT) $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(SOLUTION),--solution "$(SOLUTION)")
 
 sweep: $(INSTALLED)  ## try settings of the head on cached features, seconds each
-	$(RUNNER) -m pipelines.sweep $(WORDS) $(if $(TRY),--try $(TRY))
+	$(RUNNER) -m pipelines.tools.sweep $(WORDS) $(if $(TRY),--try $(TRY))
 
 compare: $(INSTALLED)  ## train recipes side by side over several seeds; draw their curves
-	$(RUNNER) -m pipelines.compare $(WORDS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS))
+	$(RUNNER) -m pipelines.tools.compare $(WORDS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(INSTALLED)  ## run the tests (under 5 minutes)
 	$(RUNNER) -m pytest -q $(SIDE_BY_SIDE)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchmarks import measuring
 from pipelines import command
-from pipelines.core.errors import UserError
+from pipelines.system.errors import UserError
 
 
 class Benchmark(NamedTuple):

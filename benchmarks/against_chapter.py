@@ -15,9 +15,9 @@ from benchmarks import measuring, textbook, whole_pipeline
 from benchmarks.measuring import Finding, spread, timed
 from benchmarks.textbook import BATCH_SIZE, COMPETITION, EPOCHS
 from pipelines import command
-from pipelines.core.errors import UserError
-from pipelines.core.layout import Layout
-from pipelines.core.settings import DEFAULT_RECIPE
+from pipelines.settings.layout import Layout
+from pipelines.settings.schema import DEFAULT_RECIPE
+from pipelines.system.errors import UserError
 
 ROUNDS = 3
 LEAST_RATIO = 20
@@ -25,9 +25,9 @@ LEAST_RATIO = 20
 
 def measure_chapter(layout: Layout, batches: int) -> tuple[list[Finding], list[float]]:
     """Return what the textbook's way is made of, and its seconds in each round."""
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.settings import HardwareSettings
-    from pipelines.core.splits import read_split_csv
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.device import choose_hardware
+    from pipelines.settings.schema import HardwareSettings
 
     table = read_split_csv(layout.split_csv, "the stage split")
     train, valid, test = (int((table["split"] == split).sum()) for split in ("train", "valid", "test"))

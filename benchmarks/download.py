@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks import measuring
 from benchmarks.measuring import Finding, spread
 from pipelines import command
-from pipelines.core.files import file_sha256
+from pipelines.system.files import file_sha256
 
 MOST_OVERHEAD = 1.3  # times
 FORMS = {"photos": 2_000, "two archives, as in cifar-10.zip": 2}  # members of the archive
@@ -29,8 +29,8 @@ MB = 1_000_000
 SERVE = """
 import json, sys, time
 from pathlib import Path
-from kaggle_standin import Standin
-from pipelines.core.settings import Settings
+from pipelines.tools.kaggle_standin import Standin
+from pipelines.settings.schema import Settings
 
 with Standin(Path(sys.argv[2])) as standin:
     standin.add("photos", Path(sys.argv[1]), Settings("photos"))
@@ -39,9 +39,9 @@ with Standin(Path(sys.argv[2])) as standin:
 """
 OURS = """
 from pathlib import Path
-from pipelines.core.kaggle_service import Kaggle
+from pipelines.kaggle.service import Kaggle
 with Kaggle("photos") as kaggle:
-    from pipelines.core.kaggle_download import fetch_archive
+    from pipelines.kaggle.download import fetch_archive
     fetch_archive(kaggle, Path("photos.zip"))
 """
 BARE = ("-m", "kaggle", "competitions", "download", "-q", "photos")
@@ -58,10 +58,9 @@ def make_archive(path: Path, size: int, members: int) -> None:
 @contextlib.contextmanager
 def serving(archive: Path, folder: Path) -> Iterator[dict[str, str]]:
     """Yield the environment in which Kaggle's client talks to a stand-in that has `archive`, in its own process."""
-    search = f"{measuring.ROOT}:{measuring.ROOT / 'tests'}"
     with subprocess.Popen(
         [sys.executable, "-c", SERVE, str(archive), str(folder)],
-        env={"PYTHONPATH": search, "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(measuring.ROOT), "PATH": "/usr/bin:/bin"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

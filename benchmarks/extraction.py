@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import measuring
 from benchmarks.measuring import Finding, run_stage, spread
-from pipelines.core.layout import Layout
+from pipelines.settings.layout import Layout
 
 COMPETITION = "dog-breed-identification"
 MATRIX = 4096
@@ -40,10 +40,10 @@ def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[F
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from pipelines.core import features
-    from pipelines.core.backbones import build_backbone
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.settings import load_settings
+    from pipelines.models import features
+    from pipelines.models.backbones import build_backbone
+    from pipelines.models.device import choose_hardware
+    from pipelines.settings.loading import load_settings
 
     normalised = ["input.mean=[0.5,0.5,0.5]", "input.std=[0.25,0.25,0.25]", "model.label_map=", f"model.name={name}"]
     settings = load_settings(COMPETITION, overrides=normalised)
@@ -121,10 +121,10 @@ def _decoding(folder: Path, archive: Path, settings: object, network: float, pai
     import pandas as pd
     from torch.utils.data import DataLoader
 
-    from pipelines.core import features
-    from pipelines.core.batches import Photos, collate, decoding_processes
-    from pipelines.core.settings import Settings
-    from pipelines.core.splits import read_split_csv
+    from pipelines.dataset.batches import Photos, collate, decoding_processes
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.models import features
+    from pipelines.settings.schema import Settings
 
     assert isinstance(settings, Settings)
     run_stage(folder, "download", COMPETITION, "--archive", str(archive))

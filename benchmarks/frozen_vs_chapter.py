@@ -36,8 +36,8 @@ def chapter_rates(
     from torch import nn
     from torchvision import transforms
 
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.settings import HardwareSettings
+    from pipelines.models.device import choose_hardware
+    from pipelines.settings.schema import HardwareSettings
 
     normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     training = transforms.Compose(
@@ -102,7 +102,7 @@ def measure(folder: Path, archive: Path, name: str, weights: Path | None, batche
     import torch
     from torchvision import models
 
-    from pipelines.core.splits import read_split_csv
+    from pipelines.dataset.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv)
     train, valid, test = ((table["split"] == split).sum() for split in ("train", "valid", "test"))

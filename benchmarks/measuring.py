@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pipelines import command
-from pipelines.core.errors import UserError
-from pipelines.core.files import write_text
-from pipelines.core.layout import Layout
+from pipelines.settings.layout import Layout
+from pipelines.system.errors import UserError
+from pipelines.system.files import write_text
 
 if TYPE_CHECKING:
     import torch
@@ -176,8 +176,8 @@ def replace_section(path: Path, name: str, text: str) -> None:
 def hardware_line() -> str:
     """Return what the stages compute on here, as runs record it."""
     # Not at the top: what this process has in memory when it starts a stage blurs the system's figure of the stage's.
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.settings import HardwareSettings
+    from pipelines.models.device import choose_hardware
+    from pipelines.settings.schema import HardwareSettings
 
     record = choose_hardware(HardwareSettings()).record()
     return (

@@ -21,8 +21,8 @@ from benchmarks import measuring, textbook
 from benchmarks.measuring import Finding, run_stage, spread, timed
 from benchmarks.synthetic import make_competition
 from benchmarks.textbook import COMPETITION
-from pipelines.core.errors import UserError
-from pipelines.core.layout import Layout
+from pipelines.settings.layout import Layout
+from pipelines.system.errors import UserError
 
 SIDE, LABELLED = 32, 10
 LEAST_FASTER = 1.8  # times, on two cores
@@ -45,7 +45,7 @@ def measure_pngs(folder: Path, count: int, pairs: int) -> list[Finding]:
     """Return the time that packing `count` PNGs takes, against a loop, each way measured `pairs` times in turn."""
     import pandas as pd
 
-    from pipelines.core.packed import PackedImages
+    from pipelines.dataset.packed import PackedImages
 
     layout = Layout(folder, Path(make_competition(folder, COMPETITION, SIDE, LABELLED, count)).stem)
     numbers = [str(number) for number in range(1, count + 1)]
@@ -79,9 +79,9 @@ def measure_pngs(folder: Path, count: int, pairs: int) -> list[Finding]:
 
 def our_way(folder: Path, archive: Path) -> dict[str, float]:
     """Return the seconds from `archive` to packed images below `folder`, by step."""
-    from pipelines.core.batches import kept_together
-    from pipelines.core.packed import PackedImages
-    from pipelines.core.splits import read_split_csv
+    from pipelines.dataset.batches import kept_together
+    from pipelines.dataset.packed import PackedImages
+    from pipelines.dataset.splits import read_split_csv
 
     seconds = {"unpacking": run_stage(folder, "download", COMPETITION, "--archive", str(archive)).seconds}
     seconds["split"] = run_stage(folder, "split", COMPETITION).seconds

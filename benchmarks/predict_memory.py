@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks import measuring, textbook
 from benchmarks.measuring import Finding, StageRun, run_stage, spread
 from benchmarks.synthetic import make_competition
-from pipelines.core.layout import Layout
-from pipelines.core.settings import submission_name
+from pipelines.settings.layout import Layout
+from pipelines.settings.loading import submission_name
 
 TEMPLATE, RUN = "cifar-10", "run"
 SIDE, LABELLED = 32, 500
@@ -104,8 +104,8 @@ def measure(count: int, fewer: int, batches: int, rounds: int, overrides: Sequen
             tomls[folder] = trained(folder, number, settings)
             cold[folder] = predict(folder, tomls[folder], one_view)
 
-        from pipelines.core.device import choose_hardware
-        from pipelines.core.settings import HardwareSettings
+        from pipelines.models.device import choose_hardware
+        from pipelines.settings.schema import HardwareSettings
 
         device, raw = choose_hardware(HardwareSettings()).device, Layout(many, Path(tomls[many]).stem).raw
         once: list[float] = []

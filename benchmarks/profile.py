@@ -22,18 +22,18 @@ from unittest import mock
 
 from benchmarks import measuring
 from pipelines import command
-from pipelines.core.errors import UserError
-from pipelines.core.layout import Layout
+from pipelines.settings.layout import Layout
+from pipelines.system.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
     from torch import Tensor, nn
 
-    from pipelines.core.batches import Batch, Finisher
     from pipelines.core.checkpoint import Checkpoint
-    from pipelines.core.settings import Settings
     from pipelines.core.training import Job, Row
+    from pipelines.dataset.batches import Batch, Finisher
+    from pipelines.settings.schema import Settings
 
 STEPS = 40
 PARTS = {
@@ -107,7 +107,7 @@ class Profile:
 
 def kinds(settings: "Settings") -> list[Kind]:
     """Return the kinds of epochs of a training, in order."""
-    from pipelines.core.batches import training_size
+    from pipelines.dataset.batches import training_size
 
     epochs = range(1, settings.train.epochs + 1)
     alike = itertools.groupby(
@@ -118,7 +118,7 @@ def kinds(settings: "Settings") -> list[Kind]:
 
 def shortened(settings: "Settings", found: Sequence[Kind]) -> "Settings":
     """Return `settings` for a training of two epochs of each kind."""
-    from pipelines.core.settings import merge
+    from pipelines.settings.loading import merge
 
     changes: dict[str, Any] = {"train": {"epochs": 2 * len(found), "patience": 0}}
     if settings.augment.sizes:
@@ -134,8 +134,8 @@ def hooks(clock: Clock, network: "nn.Module") -> Iterator[None]:
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     from pipelines.core import checkpoint
-    from pipelines.core.batches import Finisher
-    from pipelines.core.transfer import FineTuned
+    from pipelines.dataset.batches import Finisher
+    from pipelines.models.transfer import FineTuned
 
     finish, save = Finisher.__call__, checkpoint.save
 
@@ -221,8 +221,8 @@ def _decode(job: "Job", network: "nn.Module", larger: float) -> float:
     import pandas as pd
 
     from pipelines.core import training
-    from pipelines.core.batches import open_source
-    from pipelines.core.device import choose_hardware
+    from pipelines.dataset.batches import open_source
+    from pipelines.models.device import choose_hardware
 
     assert job.valid is not None
     seconds, started = 0.0, time.perf_counter()
@@ -240,7 +240,7 @@ def _decode(job: "Job", network: "nn.Module", larger: float) -> float:
 def _epochs(job: "Job", network: "nn.Module") -> Iterator[tuple["Row", dict[str, float]]]:
     """Train, and yield each epoch's row of the history and the seconds of its parts."""
     from pipelines.core import training
-    from pipelines.core.device import choose_hardware
+    from pipelines.models.device import choose_hardware
 
     clock = Clock(choose_hardware(job.settings.hardware).device)
     waiting = {
@@ -279,17 +279,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not layout.raw.is_dir():
         raise UserError(f"{layout.raw.relative_to(layout.root)} is missing. First: {words.repeat('download')}")
 
-    from pipelines.core.records import split_is_made
-    from pipelines.core.splits import read_split_csv
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.settings.records import split_is_made
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
         raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
 
     from pipelines.core import training
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.submission import class_list
-    from pipelines.core.transfer import build_network, find_origins, resolve
+    from pipelines.dataset.submission import class_list
+    from pipelines.models.device import choose_hardware
+    from pipelines.models.transfer import build_network, find_origins, resolve
 
     found = []
     if settings.model.weights:

@@ -24,19 +24,19 @@ from typing import Any
 from benchmarks import measuring
 from benchmarks.measuring import Finding
 from pipelines import command
-from pipelines.core.errors import UserError
+from pipelines.system.errors import UserError
 
 STAGES = ("download", "split", "train", "retrain", "predict")
 GOAL = 0.03
 FLUSH = "flushing to disk, giving names"
-# By part: the functions of pipelines/core that do nothing else.
+# By part: the functions of pipelines that do nothing else.
 PARTS = {
-    "checkpoints and history, each epoch": ("checkpoint.save", "training._write_history"),
-    FLUSH: ("files.atomic_file", "files.atomic_folder"),
-    "hashing": ("files.file_sha256", "fingerprints.fingerprints", "fingerprints.images_digest"),
-    "locks": ("files.only_one",),
-    "intervals of scores": ("metrics.interval",),
-    "checking the submission": ("submission.check_submission",),
+    "checkpoints and history, each epoch": ("core.checkpoint.save", "core.training._write_history"),
+    FLUSH: ("system.files.atomic_file", "system.files.atomic_folder"),
+    "hashing": ("system.files.file_sha256", "dataset.fingerprints.fingerprints", "dataset.fingerprints.images_digest"),
+    "locks": ("system.files.only_one",),
+    "intervals of scores": ("core.metrics.interval",),
+    "checking the submission": ("dataset.submission.check_submission",),
 }
 
 
@@ -83,8 +83,8 @@ class Tally:
         """Put the counted functions in the place of the plain ones, in all modules that have them."""
         for part, names in PARTS.items():
             for name in names:
-                module, _, function = name.partition(".")
-                plain = getattr(importlib.import_module(f"pipelines.core.{module}"), function)
+                module, _, function = name.rpartition(".")
+                plain = getattr(importlib.import_module(f"pipelines.{module}"), function)
                 counted = self.counted(part, plain)
                 for each in [each for each in sys.modules.values() if each.__name__.startswith("pipelines.")]:
                     if vars(each).get(function) is plain:

@@ -20,9 +20,9 @@ from pathlib import Path
 from benchmarks import measuring
 from benchmarks.measuring import Finding, StageRun, run_stage, spread
 from benchmarks.synthetic import make_competition
-from pipelines.core.errors import UserError
-from pipelines.core.files import read_json
-from pipelines.core.layout import Layout
+from pipelines.settings.layout import Layout
+from pipelines.system.errors import UserError
+from pipelines.system.files import read_json
 
 TEMPLATE, RUN = "digits", "run"
 TINY, TRIES = 200, 3

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from pipelines import command
-from pipelines.core.layout import Layout
-from pipelines.core.settings import find_competition, load_settings
+from pipelines.settings.layout import Layout
+from pipelines.settings.loading import find_competition, load_settings
 
 CLASSES = 10
 DISTINCT = 256  # pictures: what is in them changes neither time nor memory

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import measuring, textbook
 from benchmarks.measuring import WARM_UP, Finding, Stopwatch, run_stage, spread
 from benchmarks.textbook import BATCH_SIZE, COMPETITION
-from pipelines.core.errors import UserError
-from pipelines.core.files import read_json
-from pipelines.core.layout import Layout
+from pipelines.settings.layout import Layout
+from pipelines.system.errors import UserError
+from pipelines.system.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipelines.core.device import Hardware
-    from pipelines.core.settings import Settings
+    from pipelines.models.device import Hardware
+    from pipelines.settings.schema import Settings
 
 RECIPE = "textbook"
 TEXTBOOK_ACCURACY = (0.36, 0.48)  # over the history of the chapter's own outputs, on its sample of 1,000 images
@@ -41,11 +41,11 @@ def our_speed(
     batches: how many are measured; all of them, if none are given.
     """
     from pipelines.core import engine, training
-    from pipelines.core.batches import WatchedBatches, open_source
-    from pipelines.core.device import make_deterministic
     from pipelines.core.metrics import METRICS
-    from pipelines.core.models import whitening_of
-    from pipelines.core.transfer import build_network
+    from pipelines.dataset.batches import WatchedBatches, open_source
+    from pipelines.models.device import make_deterministic
+    from pipelines.models.networks import whitening_of
+    from pipelines.models.transfer import build_network
 
     make_deterministic()
     classes = sorted(set(rows["label"]))
@@ -70,9 +70,10 @@ def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[
     """Return the speeds and their ratios on the train rows among the first `images` rows, over alternating `pairs`."""
     layout = measuring.prepared(folder, COMPETITION, archive)
 
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.settings import HardwareSettings, load_settings
-    from pipelines.core.splits import read_split_csv
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.device import choose_hardware
+    from pipelines.settings.loading import load_settings
+    from pipelines.settings.schema import HardwareSettings
 
     table = read_split_csv(layout.split_csv, "the stage split")
     rows = table[table["split"] != "test"].head(images)

@@ -20,7 +20,8 @@ from benchmarks.extraction import MATRIX, rate
 from benchmarks.measuring import Finding, Stopwatch, spread
 from benchmarks.profile import Kind, kinds
 from benchmarks.textbook_loop import our_speed
-from pipelines.core.settings import DEFAULT_RECIPE, Settings, load_settings
+from pipelines.settings.loading import load_settings
+from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,7 @@ def plain_speed(settings: Settings, tree: Path, device: "torch.device", batches:
     import torch.nn.functional as F
     from torchvision import datasets, transforms
 
-    from pipelines.core.transfer import build_network
+    from pipelines.models.transfer import build_network
 
     torch.backends.cudnn.deterministic = False  # which our own way turns on
     augment, train = settings.augment, settings.train
@@ -112,9 +113,9 @@ def measure(
     import torch
 
     from pipelines.core import training
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.splits import read_split_csv
-    from pipelines.core.transfer import build_network
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.device import choose_hardware
+    from pipelines.models.transfer import build_network
 
     table = read_split_csv(layout.split_csv, "the stage split")
     rows = table[table["split"] == "train"]

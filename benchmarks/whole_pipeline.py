@@ -11,10 +11,10 @@ from pathlib import Path
 
 from benchmarks import measuring
 from benchmarks.measuring import Finding, StageRun, run_stage
-from pipelines.core.errors import UserError
-from pipelines.core.files import read_json
-from pipelines.core.layout import Layout
-from pipelines.core.settings import DEFAULT_RECIPE
+from pipelines.settings.layout import Layout
+from pipelines.settings.schema import DEFAULT_RECIPE
+from pipelines.system.errors import UserError
+from pipelines.system.files import read_json
 
 RUN = "run"
 STAGES = ("download", "split", "train", "retrain", "predict")

@@ -16,13 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from pipelines.core.errors import TryAgainLater, UserError
-from pipelines.core.files import only_one
-from pipelines.core.layout import Layout, RunLayout
-from pipelines.core.memory import explained
-from pipelines.core.settings import DEFAULT_RECIPE, Settings, describe, find_competition, load_settings, run_name
-from pipelines.core.signals import STOPPING, handled_by
-from pipelines.core.terminal import printable, printable_lines
+from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.loading import describe, find_competition, load_settings, run_name
+from pipelines.settings.schema import DEFAULT_RECIPE, Settings
+from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.files import only_one
+from pipelines.system.memory import explained
+from pipelines.system.signals import STOPPING, handled_by
+from pipelines.system.terminal import printable, printable_lines
 
 Item = TypeVar("Item")
 
@@ -178,7 +179,7 @@ def run_stage(stage: str, words: Sequence[str], elsewhere: Path | None = None) -
 
 
 def _do_stage(stage: str, words: Sequence[str], elsewhere: Path | None) -> NoReturn:
-    from pipelines.core.processes import end_with_parent
+    from pipelines.system.processes import end_with_parent
 
     def main(arguments: Sequence[str] | None) -> None:
         if elsewhere:
@@ -288,7 +289,7 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, unit: s
 
 def print_credential() -> None:
     """Print which credential Kaggle's client finds here, and what is wrong with it.  Raises `UserError` without one."""
-    from pipelines.core.credentials import require_credential
+    from pipelines.kaggle.credentials import require_credential
 
     credential = require_credential(os.environ)
     print("\n".join([f"Kaggle: {credential}.", *credential.warnings]), flush=True)

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
-from pipelines.core.errors import UserError
-from pipelines.core.layout import Layout
-from pipelines.core.records import DOWNLOAD_RECORD
-from pipelines.core.settings import DataSettings, Settings
-from pipelines.core.terminal import printable
+from pipelines.settings.layout import Layout
+from pipelines.settings.records import DOWNLOAD_RECORD
+from pipelines.settings.schema import DataSettings, Settings
+from pipelines.system.errors import UserError
+from pipelines.system.terminal import printable
 
 SHOWN_NAMES = 20
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     started = time.monotonic()
     if settings.competition.source == "digits" and not words.archive:
-        from pipelines.core.digits import write_digits
+        from pipelines.dataset.digits import write_digits
 
         write_digits(layout.raw, layout.held_back)
     else:
@@ -60,8 +60,8 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
             f"{settings.name} is not on Kaggle. Get its archive from {settings.competition.address}, then: "
             f"{words.repeat('download')} ARCHIVE=<the file>"
         )
-    from pipelines.core.files import only_one
-    from pipelines.core.kaggle_service import COMPETITION_PAGE, Kaggle, not_entered
+    from pipelines.kaggle.service import COMPETITION_PAGE, Kaggle, not_entered
+    from pipelines.system.files import only_one
 
     try:
         command.print_credential()
@@ -76,7 +76,7 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
         only_one(lock, f"downloading {archive.name}") as held,
         Kaggle(slug, settings.kaggle.stall_seconds, (held,)) as kaggle,
     ):
-        from pipelines.core.kaggle_download import fetch_archive  # while the client starts
+        from pipelines.kaggle.download import fetch_archive  # while the client starts
 
         competition = kaggle.competition()
         if not competition.entered:
@@ -94,8 +94,8 @@ def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
 
     The record says the same each time: a split goes by it, and stays valid for the same data unpacked again.
     """
-    from pipelines.core.archives import Unpacked, unpack
-    from pipelines.core.files import file_sha256, write_json
+    from pipelines.dataset.archives import Unpacked, unpack
+    from pipelines.system.files import file_sha256, write_json
 
     def finish(folder: Path, unpacked: Unpacked) -> None:
         _check(folder, data, archive)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.core.errors import UserError
-from pipelines.core.settings import submission_name, to_dict
+from pipelines.settings.loading import submission_name, to_dict
+from pipelines.system.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from pipelines.core.layout import Layout, RunLayout
-    from pipelines.core.settings import Settings
+    from pipelines.settings.layout import Layout, RunLayout
+    from pipelines.settings.schema import Settings
 
     Probabilities = npt.NDArray[np.float32]
 
@@ -30,7 +30,7 @@ MISTAKES_SHOWN = 24
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
-    from pipelines.core.records import finished_run
+    from pipelines.settings.records import finished_run
 
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", settings: "Settings") -> None:
-    from pipelines.core.files import file_sha256, read_note
+    from pipelines.system.files import file_sha256, read_note
 
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
@@ -63,16 +63,16 @@ def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", s
 
     import torch
 
+    from pipelines.analysis.suspects import write_valid_predictions
     from pipelines.core import calibration
-    from pipelines.core.batches import labels_of
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.files import atomic_file, write_json
-    from pipelines.core.fingerprints import images_digest
-    from pipelines.core.records import code_version, split_inputs
-    from pipelines.core.splits import read_split_csv
-    from pipelines.core.submission import check_submission, class_list, make_submission, write_submission
-    from pipelines.core.suspects import write_valid_predictions
     from pipelines.core.training import divide_rows, settle_precision
+    from pipelines.dataset.batches import labels_of
+    from pipelines.dataset.fingerprints import images_digest
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.dataset.submission import check_submission, class_list, make_submission, write_submission
+    from pipelines.models.device import choose_hardware
+    from pipelines.settings.records import code_version, split_inputs
+    from pipelines.system.files import atomic_file, write_json
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     test_rows = table[table["split"] == "test"]
@@ -137,10 +137,10 @@ def _predict(
     """Return the log-probabilities, float32 (N, K), of `rows` by `checkpoint`, averaged over the settings' views."""
     import torch
 
-    from pipelines.core.batches import WatchedBatches
     from pipelines.core.checkpoint import load
     from pipelines.core.engine import infer
     from pipelines.core.training import open_predictor
+    from pipelines.dataset.batches import WatchedBatches
 
     predictor = open_predictor(load(checkpoint), settings, rows, table, layout, classes, command.progress)
     source = WatchedBatches(predictor.source, what, command.progress)
@@ -168,9 +168,10 @@ def _draw_validation(
     import numpy as np
     import torch
 
-    from pipelines.core import images, plots
-    from pipelines.core.batches import evaluation_resize, labels_of
+    from pipelines.analysis import plots
     from pipelines.core.metrics import METRICS, interval
+    from pipelines.dataset import images
+    from pipelines.dataset.batches import evaluation_resize, labels_of
 
     labels = labels_of(rows, classes).numpy()
     predicted = probabilities.argmax(axis=1)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from pipelines import command
 
 if TYPE_CHECKING:
-    from pipelines.core.layout import Layout, RunLayout
-    from pipelines.core.settings import Settings
+    from pipelines.settings.layout import Layout, RunLayout
+    from pipelines.settings.schema import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words())
-    from pipelines.core.records import finished_run
+    from pipelines.settings.records import finished_run
 
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
@@ -42,10 +42,10 @@ def _retrain(words: command.Words, layout: "Layout", run: "RunLayout", settings:
     import pandas as pd
 
     from pipelines.core import checkpoint, training
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.files import write_json
-    from pipelines.core.splits import read_split_csv
-    from pipelines.core.transfer import build_network, find_origins
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.device import choose_hardware
+    from pipelines.models.transfer import build_network, find_origins
+    from pipelines.system.files import write_json
 
     settings, reason = training.settle_precision(settings, run.precision)
     classes = checkpoint.load(run.best).classes

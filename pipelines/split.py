@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.core import files
-from pipelines.core.errors import UserError, shown
-from pipelines.core.layout import Layout
-from pipelines.core.records import SPLIT_SECTIONS, split_inputs, split_is_made, split_removal
-from pipelines.core.settings import Settings, to_dict
+from pipelines.settings.layout import Layout
+from pipelines.settings.loading import to_dict
+from pipelines.settings.records import SPLIT_SECTIONS, split_inputs, split_is_made, split_removal
+from pipelines.settings.schema import Settings
+from pipelines.system import files
+from pipelines.system.errors import UserError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _split(settings: Settings, layout: Layout) -> None:
     """Make the split, write it, and print what it came to."""
-    from pipelines.core import splits, tables, tree
+    from pipelines.dataset import splits, tables, tree
 
     test, unlisted = tables.test_rows(layout.raw, settings.data)
     labelled = tables.labelled_rows(layout.raw, settings.data, settings.split, test["path"])

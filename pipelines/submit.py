@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
-from pipelines.core.errors import TryAgainLater, UserError
-from pipelines.core.settings import submission_name
-from pipelines.core.terminal import one_line
+from pipelines.settings.loading import submission_name
+from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.terminal import one_line
 
 if TYPE_CHECKING:
-    from pipelines.core.kaggle_service import Competition, Kaggle, Limits
-    from pipelines.core.layout import Layout
-    from pipelines.core.settings import Settings
-    from pipelines.core.submission_log import Row, SubmissionLog
+    from pipelines.kaggle.service import Competition, Kaggle, Limits
+    from pipelines.kaggle.submission_log import Row, SubmissionLog
+    from pipelines.settings.layout import Layout
+    from pipelines.settings.schema import Settings
 
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 1.0, 15.0, 1.5  # seconds between two looks for the score
 SHOWN_DIGITS = 12
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--message", default="", help="what Kaggle shows beside it; default: the run and its score")
     parser.add_argument("--again", action="store_true", help="send a file once more that was sent before")
     words = parser.parse_args(arguments, namespace=command.Words())
-    from pipelines.core.files import only_one
-    from pipelines.core.kaggle_service import Kaggle, is_standin
-    from pipelines.core.submission_log import PENDING, SubmissionLog
+    from pipelines.kaggle.service import Kaggle, is_standin
+    from pipelines.kaggle.submission_log import PENDING, SubmissionLog
+    from pipelines.system.files import only_one
 
     settings, layout = words.settings(), words.layout()
     submission = layout.submission(submission_name(words.run_name(), words.set))
@@ -96,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout", words: command.Words) -> Parcel:
     """Check the `copy` of `submission`, show what would be sent, and return it.  Raises `UserError` for any fault."""
-    from pipelines.core.files import file_sha256
-    from pipelines.core.submission_log import compose_message
+    from pipelines.kaggle.submission_log import compose_message
+    from pipelines.system.files import file_sha256
 
     shown, run, sha256 = submission.relative_to(layout.root), words.run_name(), file_sha256(copy)
     note = _prediction_note(layout.run(run).predicted, copy.name, sha256)
@@ -126,7 +126,7 @@ def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout
 
 def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
     """Return what the stage `predict` noted of exactly this file; empty where it is another one."""
-    from pipelines.core.files import read_json
+    from pipelines.system.files import read_json
 
     try:
         note = read_json(predicted)[name]
@@ -139,8 +139,8 @@ def _check(
     copy: Path, submission: Path, settings: "Settings", layout: "Layout", words: command.Words, note: dict[str, Any]
 ) -> tuple[int, str]:
     """Return the number of rows of the `copy` of `submission`, and how it was checked."""
-    from pipelines.core.splits import read_split_csv
-    from pipelines.core.submission import check_submission, class_list
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.dataset.submission import check_submission, class_list
 
     shown, sample = submission.relative_to(layout.root), settings.data.sample_submission
     anew = f"To predict it anew: rm {shown}; {words.repeat('predict')}"
@@ -171,7 +171,7 @@ def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: 
     An attempt that ended between sending and knowing is settled first; it, and a submission that still waits for its
     score, are what a repeated command means, with `again` too.
     """
-    from pipelines.core.submission_log import NOT_SENT, PENDING, look_for, may_be_unlisted
+    from pipelines.kaggle.submission_log import NOT_SENT, PENDING, look_for, may_be_unlisted
 
     places = log.places(parcel.sha256)
     for place in places:
@@ -204,8 +204,8 @@ def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: 
 
 def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, way_again: str) -> int:
     """Send the parcel and return the place of its row; where Kaggle turns out to have it, adopt that instead."""
-    from pipelines.core.kaggle_service import ConnectionLost, not_entered
-    from pipelines.core.submission_log import NOT_SENT, PENDING, Row, look_for, now
+    from pipelines.kaggle.service import ConnectionLost, not_entered
+    from pipelines.kaggle.submission_log import NOT_SENT, PENDING, Row, look_for, now
 
     def new_row() -> int:
         """A row is a submission, not an attempt: one that failed gives its own to the next."""
@@ -308,7 +308,7 @@ def _check_quota(limits: "Limits") -> None:
             f"No submissions are left: the competition limits their number in all, and {limits.total} were sent. "
             "Nothing was sent now."
         )
-    from pipelines.core.kaggle_service import seconds_to_new_day
+    from pipelines.kaggle.service import seconds_to_new_day
 
     raise UserError(
         f"No submissions are left today: {limits.today} were sent. Kaggle's new day begins at 00:00 UTC, in "
@@ -318,7 +318,7 @@ def _check_quota(limits: "Limits") -> None:
 
 def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, read_back: str) -> "Row":
     """Ask for the score until it is there, and return the row.  Raises `TryAgainLater` after so many minutes."""
-    from pipelines.core.submission_log import PENDING
+    from pipelines.kaggle.submission_log import PENDING
 
     row = log.rows[place]
     last = "it is still pending"

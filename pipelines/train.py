@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.core.errors import UserError
+from pipelines.system.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipelines.core.layout import Layout, RunLayout
-    from pipelines.core.settings import Settings
+    from pipelines.settings.layout import Layout, RunLayout
+    from pipelines.settings.schema import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
 
-    from pipelines.core.records import split_is_made
-    from pipelines.core.splits import read_split_csv
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.settings.records import split_is_made
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
@@ -42,33 +42,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _train(
     words: command.Words, settings: "Settings", table: "pd.DataFrame", layout: "Layout", run: "RunLayout"
 ) -> None:
-    from pipelines.core.records import read_record, start_run, with_weights_of
+    from pipelines.settings.records import read_record, start_run, with_weights_of
 
     shown = run.folder.relative_to(Path.cwd())
     found = []
     if settings.model.weights and run.trained.exists():
         settings = with_weights_of(settings, read_record(run).settings)
     elif settings.model.weights:
-        from pipelines.core.transfer import find_origins, resolve
+        from pipelines.models.transfer import find_origins, resolve
 
         found = find_origins(settings.model, layout.weights, watch=command.progress)
         settings = resolve(settings, found)
     start_run(run, settings, layout.split_csv)
     metric = settings.competition.metric
     if run.trained.exists():
-        from pipelines.core.files import read_note
+        from pipelines.system.files import read_note
 
         note = read_note(run.trained)
         print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
         print(f"To do it again: rm -r {shown}    Next: {words.repeat('retrain')}")
         return
 
-    from pipelines.core import plots, training
-    from pipelines.core.device import choose_hardware
-    from pipelines.core.files import write_json
-    from pipelines.core.models import check_model
-    from pipelines.core.submission import class_list
-    from pipelines.core.transfer import build_network
+    from pipelines.analysis import plots
+    from pipelines.core import training
+    from pipelines.dataset.submission import class_list
+    from pipelines.models.device import choose_hardware
+    from pipelines.models.networks import check_model
+    from pipelines.models.transfer import build_network
+    from pipelines.system.files import write_json
 
     labelled = table[table["split"] != "test"]
     classes = class_list(labelled["label"].tolist(), settings, layout.raw)

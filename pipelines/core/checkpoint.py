@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.core.errors import UserError
-from pipelines.core.files import atomic_file
-from pipelines.core.settings import Settings, from_dict, merge, to_dict
-from pipelines.core.signals import undisturbed
-from pipelines.core.transfer import build_network, find_origins, is_head_only, load_learned
+from pipelines.models.transfer import build_network, find_origins, is_head_only, load_learned
+from pipelines.settings.loading import from_dict, merge, to_dict
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from pipelines.system.files import atomic_file
+from pipelines.system.signals import undisturbed
 
 FORMAT = 2
 

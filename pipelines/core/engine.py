@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipelines.core.batches import Batch, BatchSource
-from pipelines.core.device import Hardware
-from pipelines.core.errors import UserError
-from pipelines.core.memory import explained, smaller_batch
 from pipelines.core.metrics import Metric, interval
 from pipelines.core.optim import Schedule
-from pipelines.core.seeds import derive_seed
+from pipelines.dataset.batches import Batch, BatchSource
+from pipelines.models.device import Hardware
+from pipelines.system.errors import UserError
+from pipelines.system.memory import explained, smaller_batch
+from pipelines.system.seeds import derive_seed
 
 CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
 View = Callable[[Tensor], Tensor]

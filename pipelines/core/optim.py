@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipelines.core.muon import Muon
-from pipelines.core.settings import TrainSettings
+from pipelines.settings.schema import TrainSettings
 
 Schedule = Callable[[float], float]
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipelines.core.device import Hardware, choose_hardware
-from pipelines.core.files import read_json, write_json
-from pipelines.core.settings import Settings
+from pipelines.models.device import Hardware, choose_hardware
+from pipelines.settings.schema import Settings
+from pipelines.system.files import read_json, write_json
 
 PIXELS = 128 * 32 * 32  # in a step that is tried: enough for threads and caches to behave as in training
 STEPS = 3  # of each precision, in turn, after one that is not counted

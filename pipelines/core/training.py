@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipelines.core import checkpoint, engine, precision
-from pipelines.core.batches import BatchSource, WatchedBatches, labels_of, make_loading, open_source, training_size
 from pipelines.core.calibration import cross_fitted
 from pipelines.core.checkpoint import Checkpoint
-from pipelines.core.decodable import check_decodable
-from pipelines.core.device import Hardware, choose_hardware, make_deterministic
-from pipelines.core.errors import UserError
-from pipelines.core.features import FeatureBatches, Features, compute_features, views_of
-from pipelines.core.files import atomic_file
-from pipelines.core.layout import Layout
 from pipelines.core.metrics import METRICS
-from pipelines.core.models import whitening_of
 from pipelines.core.optim import make_optimizer, make_schedule
-from pipelines.core.settings import Settings
-from pipelines.core.transfer import WHOLE, FineTuned, learned_state, load_learned
-from pipelines.core.watch import Watch, unwatched
+from pipelines.dataset.batches import BatchSource, WatchedBatches, labels_of, make_loading, open_source, training_size
+from pipelines.dataset.decodable import check_decodable
+from pipelines.models.device import Hardware, choose_hardware, make_deterministic
+from pipelines.models.features import FeatureBatches, Features, compute_features, views_of
+from pipelines.models.networks import whitening_of
+from pipelines.models.transfer import WHOLE, FineTuned, learned_state, load_learned
+from pipelines.settings.layout import Layout
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from pipelines.system.files import atomic_file
+from pipelines.system.watch import Watch, unwatched
 
 Row = dict[str, Any]
 

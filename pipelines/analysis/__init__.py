@@ -1,0 +1,1 @@
+"""Pictures, duplicates, suspect labels and scores."""

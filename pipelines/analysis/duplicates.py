@@ -1,0 +1,330 @@
+"""Images that are in a split twice: the same bytes, the same pixels, nearly the same picture, or its mirror image.
+
+Near duplicates are found by a perceptual hash: the signs of the low frequencies of a picture's luminance, by its
+discrete cosine transform (pHash: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
+A sign says nothing of contrast, and the mirror image of a picture only turns the signs of the odd horizontal ones.  The
+distance of two hashes is the number of signs in which they differ; whichever two are near are then compared themselves.
+A picture with fewer pixels than a hash has frequencies says too little: such ones are duplicates only where they are
+equal.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from scipy.fft import dctn
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from pipelines.dataset import images
+from pipelines.dataset.batches import kept_together
+from pipelines.dataset.fingerprints import fingerprint_of, fingerprints
+from pipelines.dataset.packed import PackedImages
+from pipelines.dataset.splits import SPLITS
+from pipelines.dataset.tables import spreadsheet_safe
+from pipelines.models.device import Hardware
+from pipelines.settings.layout import Layout
+from pipelines.system.errors import UserError
+from pipelines.system.watch import Watch, unwatched
+
+SIZE = 32  # pixels to a side, of the pictures that are hashed and compared
+SIDE = 16  # frequencies to a side, of which the first, the mean, is left out; and least pixels of what is hashed
+BITS = SIDE * SIDE - 1
+KINDS = ("bytes", "pixels", "near", "mirrored")
+BETWEEN = ("train-valid", "train-test", "valid-test", "train-train", "valid-valid", "test-test")
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+LEAST_CONTRAST = 4.0  # standard deviation, of 255: the signs of a flatter picture are those of its noise
+COLOUR_BOUND = 24.0  # most mean absolute difference, of 255, of what is left of two pictures' colours without luminance
+BLOCK = 4096  # images in a step
+MOST_PAIRS = 2_000_000  # more are no list that anybody reads, and would fill the memory
+
+Places = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Marks = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+
+def find_pairs(
+    table: pd.DataFrame,
+    raw: Path,
+    pixels: images.Pixels,
+    marks: Marks,
+    distance: int,
+    correlation: float,
+    hardware: Hardware,
+    watch: Watch = unwatched,
+) -> tuple[pd.DataFrame, int]:
+    """Return the pairs of duplicates in the split table `table`: `kind`, `distance`, `first`, `second`, `between`,
+    `conflict`; and how many near ones were left out, because one of the two is too small.
+
+    pixels: uint8 (N, 32, 32, 3), each image in small, and marks: uint64 (N,), the fingerprint of its bytes.  Near ones
+    are those whose hashes differ in `distance` signs at most, whose luminance has at least this `correlation` and whose
+    colours are alike.  first, second: rows of `table`, by their number; of train before valid before test.  Of n
+    equal images (or of one hash) n - 1 pairs are listed, all with the first of them, and this one stands for all of
+    them when others are compared.  conflict: both are labelled, and otherwise.
+    """
+    parts = table["split"].map({name: number for number, name in enumerate(SPLITS)}).to_numpy()
+    order = np.argsort(parts, kind="stable")  # a leader is the first of its like: a train row, if there is one
+    found = []
+
+    leaders = _first_alike(marks[order])
+    found.append(_followers("bytes", order, leaders))
+    heads = order[np.unique(leaders)]
+
+    keys = _full_keys(table, raw, pixels, heads, watch)
+    leaders = _first_alike(keys)
+    found.append(_followers("pixels", heads, leaders))
+    heads = heads[np.unique(leaders)]
+
+    signs, flat = _signs(pixels, heads, watch)
+    heads, signs = heads[~flat], signs[~flat]
+    judge = _Judge(table, raw, pixels, correlation)
+    same, heads, signs = _same_hash(heads, signs, judge)
+    found.append(same)
+    found.append(_near(heads, signs, distance, judge, hardware, watch))
+
+    pairs = pd.concat(found, ignore_index=True)
+    ends = np.sort(parts[pairs[["first", "second"]].to_numpy(np.int64)], axis=1)
+    names = np.array(SPLITS)
+    pairs["between"] = [f"{names[one]}-{names[two]}" for one, two in ends.tolist()]
+    labels = table["label"].to_numpy()
+    one, two = labels[pairs["first"]], labels[pairs["second"]]
+    pairs["conflict"] = (ends[:, 1] < SPLITS.index("test")) & (one != two)
+    return pairs, judge.left_out
+
+
+def _pairs(kind: str, distances: Places, first: Places, second: Places) -> pd.DataFrame:
+    return pd.DataFrame({"kind": kind, "distance": distances, "first": first, "second": second})
+
+
+def _first_alike(keys: Marks) -> Places:
+    """Return for each key the place of the first one that is equal, int64 (N,)."""
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return first[which].astype(np.int64)
+
+
+def _followers(kind: str, rows: Places, leaders: Places) -> pd.DataFrame:
+    """Return a pair of each of `rows` that is not its own leader with the one that is."""
+    behind = np.flatnonzero(leaders != np.arange(len(leaders)))
+    return _pairs(kind, np.zeros(len(behind), np.int64), rows[leaders[behind]], rows[behind])
+
+
+def _full_keys(table: pd.DataFrame, raw: Path, pixels: images.Pixels, rows: Places, watch: Watch) -> Marks:
+    """Return keys of the decoded images of `rows`, uint64 (n,).  Only where the small ones are equal can the large ones
+    be, so only those are decoded."""
+    keys = np.array([fingerprint_of(pixels[row].tobytes()) for row in rows.tolist()], np.uint64)
+    _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(counts[which] > 1)
+    lines = list(table.iloc[rows[shared]].itertuples())
+    for place, line in watch(zip(shared.tolist(), lines, strict=True), "comparing pixels", len(shared), "images"):
+        picture = images.open_image(raw / str(line.path), images.place_of(line))
+        keys[place] = fingerprint_of(str(picture.size).encode() + picture.tobytes())
+    return keys
+
+
+def _luminance(pixels: images.Pixels) -> Floats:
+    return pixels.astype(np.float32) @ LUMINANCE
+
+
+def _signs(pixels: images.Pixels, rows: Places, watch: Watch) -> tuple[Bools, Bools]:
+    """Return which of the low frequencies of `rows` are not negative, bool (n, BITS), and which rows are flat, (n,)."""
+    signs = np.empty((len(rows), BITS), np.bool_)
+    flat = np.empty(len(rows), np.bool_)
+    starts = range(0, len(rows), BLOCK)
+    for start in watch(starts, "hashing", len(starts), f"x {BLOCK} images"):
+        block = slice(start, start + BLOCK)
+        luminance = _luminance(pixels[rows[block]])
+        flat[block] = luminance.std(axis=(1, 2)) < LEAST_CONTRAST
+        low = dctn(luminance, axes=(1, 2), norm="ortho")[:, :SIDE, :SIDE]
+        signs[block] = low.reshape(len(low), -1)[:, 1:] >= 0
+    return signs, flat
+
+
+class _Judge:
+    """Compares pictures themselves, where their hashes are near."""
+
+    def __init__(self, table: pd.DataFrame, raw: Path, pixels: images.Pixels, correlation: float) -> None:
+        self.paths = table["path"].to_numpy()
+        self.raw = raw
+        self.pixels = pixels
+        self.correlation = correlation
+        self.sides = np.zeros(len(table), np.int64)  # the shorter one of each image, where it was looked at
+        self.left_out = 0
+
+    def __call__(self, first: Places, second: Places, mirrored: bool = False) -> Bools:
+        """Return which pairs of rows show nearly the same picture, bool (n,)."""
+        verdicts = [np.zeros(0, np.bool_)]
+        for start in range(0, len(first), BLOCK):
+            one, two = self.pixels[first[start : start + BLOCK]], self.pixels[second[start : start + BLOCK]]
+            verdicts.append(self._alike(one, two[:, :, ::-1] if mirrored else two))
+        alike = np.concatenate(verdicts)
+        told = alike.copy()
+        told[alike] = np.minimum(self._sides(first[alike]), self._sides(second[alike])) >= SIDE
+        self.left_out += int((alike & ~told).sum())
+        return told
+
+    def _sides(self, rows: Places) -> Places:
+        """Return the shorter side of the image of each of `rows`, in pixels."""
+        new = np.unique(rows[self.sides[rows] == 0])
+        for row, path in zip(new.tolist(), self.paths[new].tolist(), strict=True):
+            self.sides[row] = images.shorter_side(self.raw / path)
+        return self.sides[rows]
+
+    def _alike(self, one: images.Pixels, two: images.Pixels) -> Bools:
+        lights = [_luminance(each) for each in (one, two)]
+        centred = [each - each.mean(axis=(1, 2), keepdims=True) for each in lights]
+        lengths = [np.sqrt((each**2).sum(axis=(1, 2))) for each in centred]
+        products = (centred[0] * centred[1]).sum(axis=(1, 2))
+        colours = [each.astype(np.float32) - light[..., None] for each, light in zip((one, two), lights, strict=True)]
+        apart = np.abs(colours[0] - colours[1]).mean(axis=(1, 2, 3))
+        alike: Bools = products >= self.correlation * lengths[0] * lengths[1]
+        return alike & (apart <= COLOUR_BOUND)
+
+
+def _same_hash(heads: Places, signs: Bools, judge: _Judge) -> tuple[pd.DataFrame, Places, Bools]:
+    """Return the pairs of one hash, and the heads (with their signs) that are left to be compared."""
+    hashes = np.packbits(signs, axis=1)
+    keys = np.array([fingerprint_of(row.tobytes()) for row in hashes], np.uint64)
+    order = np.argsort(keys, kind="stable")
+    bounds = np.flatnonzero(np.diff(keys[order])) + 1
+    kept = np.ones(len(heads), np.bool_)
+    pairs: list[tuple[int, int]] = []
+    for cluster in np.split(order, bounds):
+        while len(cluster) > 1:  # each time with those that the last leader was not like
+            leader, others = cluster[0], cluster[1:]
+            alike = judge(np.full(len(others), heads[leader]), heads[others])
+            pairs += [(int(heads[leader]), int(heads[other])) for other in others[alike]]
+            kept[others[alike]] = False
+            cluster = others[~alike]
+    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
+    return _pairs("near", np.zeros(len(pairs), np.int64), first, second), heads[kept], signs[kept]
+
+
+def _near(heads: Places, signs: Bools, distance: int, judge: _Judge, hardware: Hardware, watch: Watch) -> pd.DataFrame:
+    """Return the pairs of `heads` whose hashes are near, and which are alike; a pair that is so both ways is near."""
+    count = 0
+    found = []
+    for kind, block in _blocks(signs, distance, hardware, watch):
+        first, second, distances = heads[block[0]], heads[block[1]], block[2]
+        alike = judge(first, second, kind == "mirrored")
+        found.append(_pairs(kind, distances[alike], first[alike], second[alike]))
+        count += int(alike.sum())
+        if count > MOST_PAIRS:
+            raise UserError(
+                f"More than {MOST_PAIRS:,} pairs of images are near duplicates at audit.distance {distance}, "
+                f"audit.correlation {judge.correlation:g}. Lower the one or raise the other."
+            )
+    pairs = pd.concat(found, ignore_index=True) if found else _pairs("near", *np.zeros((3, 0), np.int64))
+    pairs = pairs.sort_values(["kind", "distance"], ascending=[False, True], kind="stable")  # near, then mirrored
+    return pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
+
+
+def _blocks(
+    signs: Bools, distance: int, hardware: Hardware, watch: Watch
+) -> Iterator[tuple[str, tuple[Places, Places, Places]]]:
+    """Yield a kind, and the places of pairs whose hashes are near with their distances; each pair once for a kind.
+
+    The product of two hashes of 1 and -1 is the number of equal signs less that of different ones.  It is taken of the
+    even and of the odd horizontal frequencies: their sum compares the pictures, their difference one with the other's
+    mirror image.  Both are whole numbers up to 128, which bfloat16 holds too.
+    """
+    hashes = torch.from_numpy(signs).to(hardware.device, hardware.dtype) * 2 - 1
+    odd = torch.arange(SIDE).repeat(SIDE)[1:] % 2 == 1
+    parts = [hashes[:, ~odd].contiguous(), hashes[:, odd].contiguous()]
+    starts = range(0, len(signs), BLOCK)
+    corners = [(top, left) for top in starts for left in starts if top <= left]
+    for top, left in watch(corners, "comparing", len(corners), f"x {BLOCK} x {BLOCK} images"):
+        evens, odds = (part[top : top + BLOCK] @ part[left : left + BLOCK].T for part in parts)
+        rows, columns = (evens + odds.abs() >= BITS - 2 * distance).nonzero().T
+        ordered = rows + top < columns + left
+        rows, columns = rows[ordered], columns[ordered]
+        even, odd_ones = evens[rows, columns].long(), odds[rows, columns].long()
+        for kind, product in (("near", even + odd_ones), ("mirrored", even - odd_ones)):
+            near = product >= BITS - 2 * distance
+            found = (rows[near] + top, columns[near] + left, (BITS - product[near]) // 2)
+            first, second, distances = (each.cpu().numpy() for each in found)
+            yield kind, (first, second, distances)
+
+
+def groups_of(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return `id` and `group` of all labelled rows that pairs tie to others, a number for each group, in order."""
+    labelled = (table["split"] != "test").to_numpy()
+    ties = pairs[labelled[pairs["first"]] & labelled[pairs["second"]]]
+    numbers = _components(ties, len(table))
+    sizes = np.bincount(numbers, minlength=len(table))
+    rows = np.flatnonzero(sizes[numbers] > 1)
+    names = {number: str(place) for place, number in enumerate(dict.fromkeys(numbers[rows].tolist()), 1)}
+    ids = table["id"].to_numpy()[rows]
+    return pd.DataFrame({"id": ids, "group": [names[number] for number in numbers[rows].tolist()]}, dtype=str)
+
+
+def with_twin_in_train(pairs: pd.DataFrame, table: pd.DataFrame) -> Bools:
+    """Return which rows have a duplicate among the train rows, bool (N,): one of their equals, or one like these."""
+    hidden = (pairs["kind"].isin(("bytes", "pixels")) | (pairs["distance"] == 0) & (pairs["kind"] == "near")).to_numpy()
+    numbers = _components(pairs[hidden], len(table))  # of one leader, who alone was compared with others
+    train = (table["split"] == "train").to_numpy()
+    trained = np.bincount(numbers, weights=train, minlength=len(table))
+    first, second = (numbers[pairs[end].to_numpy()[~hidden]] for end in ("first", "second"))
+    near = np.zeros(len(table), np.bool_)
+    np.logical_or.at(near, first, trained[second] > 0)
+    np.logical_or.at(near, second, trained[first] > 0)
+    twins: Bools = near[numbers] | (trained[numbers] - train > 0)
+    return twins
+
+
+def _components(pairs: pd.DataFrame, count: int) -> Places:
+    """Return for each of `count` rows the number of what `pairs` tie it to."""
+    ends = pairs["first"].to_numpy(), pairs["second"].to_numpy()
+    numbers: Places = connected_components(coo_array((np.ones(len(pairs)), ends), (count, count)), directed=False)[1]
+    return numbers
+
+
+def most_telling(pairs: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return `most` of `pairs` at most: those with conflicting labels, those across the split, then the others.
+
+    While others wait, each of these gets half of what room is left.  Where it does not hold all, it holds some of all
+    distances: the nearest are the surest, the farthest show whether the distance is well chosen.
+    """
+    places = {name: number for number, name in enumerate(BETWEEN)}
+    importance = pairs["between"].map(places).where(~pairs["conflict"], -1)
+    ordered = pairs.assign(importance=importance).sort_values(["importance", "distance"], kind="stable")
+    chosen = []
+    waiting = importance.nunique()
+    for _, alike in ordered.groupby("importance"):
+        waiting -= 1
+        room = min(-(-most // 2) if waiting else most, len(alike))
+        chosen.append(alike.iloc[np.linspace(0, len(alike) - 1, room).round().astype(int)])
+        most -= room
+    return pd.concat(chosen)[[*pairs]] if chosen else pairs
+
+
+def listing(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return `pairs` for people: with id, split, label and path of both, as a spreadsheet may open them."""
+    columns: dict[str, object] = {"kind": pairs["kind"].to_numpy(), "distance": pairs["distance"].to_numpy()}
+    for number, end in enumerate(("first", "second"), 1):
+        rows = table.iloc[pairs[end].to_numpy()]
+        for name in ("id", "split", "label", "path"):
+            columns[f"{name}_{number}"] = [spreadsheet_safe(text) for text in rows[name]]
+    columns["conflict"] = np.where(pairs["conflict"], "yes", "no")
+    return pd.DataFrame(columns)
+
+
+def small_copies(
+    table: pd.DataFrame, layout: Layout, by: Literal["time", "bytes"], watch: Watch = unwatched
+) -> tuple[images.Pixels, Marks]:
+    """Return all images of the split table in small, uint8 (N, 32, 32, 3), and the fingerprints of their bytes.
+
+    They are kept where a network that takes images of 32 pixels would have them too.
+    """
+    pixels = np.empty((len(table), SIZE, SIZE, 3), np.uint8)
+    marks = np.empty(len(table), np.uint64)
+    for _, part in table.groupby(table["split"] == "test"):
+        rows, name = kept_together(part, table)
+        places = rows.index.to_numpy()
+        marks[places] = fingerprints(rows, layout.raw, layout.cache, name, watch)
+        pixels[places] = PackedImages(rows, layout.raw, SIZE, layout.cache, name, by, watch).whole()
+    return pixels, marks

@@ -1,0 +1,161 @@
+"""Augmentation of whole batches on the device, with no Python per image.
+
+Images come as uint8 (N, H, W, 3), the layout that decoding gives, and leave as float32 (N, 3, H, W) between 0 and 1;
+in memory the channels stay last, which is what convolutions want.  All random numbers come from the generator passed
+in, which lives on the CPU so that every device draws the same.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipelines.settings.schema import AugmentSettings
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision weigh red, green and blue
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Turn uint8 (N, H, W, 3) into float32 (N, 3, H, W) between 0 and 1."""
+    return images.permute(0, 3, 1, 2).float().div_(255)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Subtract `mean` and divide by `std`, per channel of (N, 3, H, W)."""
+    return (images - _channels(mean, images)) / _channels(std, images)
+
+
+def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
+    """One of `values` for each channel of `images`, (1, C, 1, 1), where those are.
+
+    Here as elsewhere in this file small tensors go to the device without waiting: a GPU would stand still in each step.
+    """
+    return torch.tensor(values, dtype=images.dtype).view(1, -1, 1, 1).to(images.device, non_blocking=True)
+
+
+def augment(
+    images: Tensor,
+    settings: AugmentSettings,
+    size: int,
+    generator: torch.Generator,
+    crop: bool,
+    mirrored: Tensor | None = None,
+) -> Tensor:
+    """Vary a batch as `settings` say.
+
+    images: uint8 (N, H, W, 3).  size: height and width of the result.  crop: whether the random resized crop is still
+    to be done here (photos are cropped where they are decoded).  mirrored: bool (N,), which images to mirror where that
+    was settled before; None: drawn here.
+    Returns float32 (N, 3, size, size) between 0 and 1.
+    """
+    images = shift_and_flip(images, settings.translate, settings.flip, generator, mirrored)
+    varied = to_float(images)
+    if crop and (settings.resize or settings.crop_scale != (1.0, 1.0) or settings.crop_ratio != (1.0, 1.0)):
+        if settings.resize:
+            varied = F.interpolate(varied, settings.resize, mode="bilinear", antialias=True)
+        varied = random_resized_crop(varied, size, settings.crop_scale, settings.crop_ratio, generator)
+    if settings.colour_jitter:
+        varied = jitter_colours(varied, settings.colour_jitter, generator)
+    if settings.cutout:
+        varied = cut_out(varied, settings.cutout, generator)
+    return varied
+
+
+def shift_and_flip(
+    images: Tensor, pixels: int, flip: bool, generator: torch.Generator, mirrored: Tensor | None = None
+) -> Tensor:
+    """Shift each image by up to `pixels` in both directions, borders reflected, and mirror half of them if `flip`, or
+    else those that are `mirrored`, bool (N,).
+
+    images: (N, H, W, C) of any type; returns the same shape.  Both changes are one gather.
+    """
+    count, height, width, _ = images.shape
+    if not (pixels or flip or mirrored is not None):
+        return images
+    rows = torch.arange(height).expand(count, -1)
+    columns = torch.arange(width).expand(count, -1)
+    if pixels:
+        rows = _reflect(rows + _integers(-pixels, pixels, count, generator), height)
+        columns = _reflect(columns + _integers(-pixels, pixels, count, generator), width)
+    if flip:
+        mirrored = _integers(0, 1, count, generator).bool().squeeze(1)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    device = images.device
+    index = torch.arange(count, device=device)[:, None, None]
+    rows, columns = (each.to(device, non_blocking=True) for each in (rows, columns))
+    return images[index, rows[:, :, None], columns[:, None, :]]
+
+
+def _integers(low: int, high: int, count: int, generator: torch.Generator) -> Tensor:
+    """One whole number between `low` and `high`, both included, for each of `count` images; (count, 1)."""
+    return torch.randint(low, high + 1, (count, 1), generator=generator)
+
+
+def _reflect(positions: Tensor, size: int) -> Tensor:
+    """Fold positions outside 0 to size - 1 back inside, as a mirror at the outermost pixels does."""
+    period = max(2 * (size - 1), 1)
+    folded = positions % period
+    return torch.where(folded >= size, period - folded, folded)
+
+
+def random_resized_crop(
+    images: Tensor, size: int, scale: tuple[float, ...], ratio: tuple[float, ...], generator: torch.Generator
+) -> Tensor:
+    """Cut a random box out of each image and resample it, bilinearly, to `size`.
+
+    images: float (N, 3, H, W).  scale: least and most share of the area; ratio: least and most width over height, drawn
+    on a log scale as torchvision's RandomResizedCrop does.  A box larger than the image is cut to it.
+    """
+    count = len(images)
+    uniform = torch.rand(4, count, generator=generator)
+    area = scale[0] + uniform[0] * (scale[1] - scale[0])
+    log_least, log_most = torch.tensor(ratio).log()
+    aspect = (log_least + uniform[1] * (log_most - log_least)).exp()
+    width = (area * aspect).sqrt().clamp(max=1.0)
+    height = (area / aspect).sqrt().clamp(max=1.0)
+    # In affine_grid's coordinates the image spans -1 to 1, so a box of width w has its centre within ±(1 - w).
+    centre_x = (2 * uniform[2] - 1) * (1 - width)
+    centre_y = (2 * uniform[3] - 1) * (1 - height)
+    zero = torch.zeros(count)
+    boxes = torch.stack([width, zero, centre_x, zero, height, centre_y], dim=1).view(count, 2, 3)
+    boxes = boxes.to(images.device, non_blocking=True)
+    grid = F.affine_grid(boxes, [count, images.shape[1], size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Multiply brightness, then contrast, then saturation of each image by its own factors in 1 ± strength."""
+    factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, generator=generator) - 1)
+    brightness, contrast, saturation = factors.to(images.device, non_blocking=True)
+    images = (images * brightness).clamp(0, 1)
+    mean_grey = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+    images = (mean_grey + contrast * (images - mean_grey)).clamp(0, 1)
+    grey = _grey(images)
+    return (grey + saturation * (images - grey)).clamp(0, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    return (images * _channels(LUMA, images)).sum(dim=1, keepdim=True)
+
+
+def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Grey out a square of `side` pixels around a random centre of each image (arXiv 1708.04552).
+
+    Near a border part of the square lies outside, as in the paper.
+    """
+    count, _, height, width = images.shape
+    device = images.device
+
+    def inside(length: int) -> Tensor:
+        first = torch.randint(0, length, (count, 1), generator=generator) - side // 2
+        positions = torch.arange(length)
+        return ((positions >= first) & (positions < first + side)).to(device, non_blocking=True)
+
+    mask = inside(height)[:, None, :, None] & inside(width)[:, None, None, :]
+    return images.masked_fill(mask, 0.5)
+
+
+def reduce(images: Tensor, size: int) -> Tensor:
+    """Resize float images (N, 3, H, W) to `size` x `size`, each pixel the weighted mean of those that it stands for."""
+    reduced = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return reduced.contiguous(memory_format=torch.channels_last)

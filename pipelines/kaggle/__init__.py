@@ -1,0 +1,1 @@
+"""Kaggle: the client's process, credentials, downloads, submissions and kernels."""

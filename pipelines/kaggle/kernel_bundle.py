@@ -1,0 +1,213 @@
+"""The pipeline as one Python script with its metadata, as Kaggle takes it: a short header, and a zip of what is needed.
+
+Nothing is in it but the modules that the stages import, the competition's TOML and the label map that it names.
+"""
+
+import ast
+import base64
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipelines.kaggle.kernel_script import STAGES, Task
+from pipelines.settings.loading import COMPETITIONS
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+
+PACKAGE = Path(__file__).parent.parent
+SCRIPT, METADATA = "script.py", "kernel-metadata.json"
+ROOTS = (*(f"pipelines.{stage}" for stage in STAGES), "pipelines.kaggle.kernel_script")
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # of a zip's dates
+LINE = 116  # characters of base64
+SLUG_LENGTHS = (5, 50)  # of Kaggle's slugs
+HASH_LENGTH = 6
+
+HEADER = '''\
+"""One run of an image-classification pipeline, from the data attached to this kernel to submission.csv.
+
+It was written by `make kernel`.  The long text below is the pipeline itself: a zip, in base64, of the Python modules
+and the settings of this competition.  It is unpacked to a temporary folder and run from there, stage by stage.
+"""
+
+import base64
+import functools
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+COMPETITION = {competition}
+SLUG = {slug}
+RECIPE = {recipe}
+RUN = {run}
+SET = {overrides}
+RUN_ID = {run_id}
+FILES = {files}
+FOLDERS = {folders}
+
+
+def main():
+    if sys.version_info < (3, 11):
+        print("error: Python 3.11 or newer is needed, and this is " + sys.version.split()[0] + ": choose the latest")
+        print("environment in the kernel's settings (docker_image_pinning_type is then 'latest').")
+        return 2
+    base = Path(os.environ.get("PIPELINES_KAGGLE_FOLDER", "/kaggle"))
+    folder = base / "temp" / "pipeline"
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="pipeline-"))
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(PIPELINE))) as archive:
+        archive.extractall(folder / "code")
+    sys.path.insert(0, str(folder / "code"))
+    from pipelines.kaggle.kernel_script import Task, run
+
+    task = Task(COMPETITION, SLUG, RECIPE, RUN, SET, RUN_ID, FILES, FOLDERS)
+    return run(task, base, folder, functools.partial(print, flush=True))
+
+
+PIPELINE = """
+{pipeline}
+"""
+
+if __name__ == "__main__":
+    status = main()
+    if status:
+        sys.exit(status)
+'''
+
+
+def make_task(competition: str, settings: Settings, run: str, overrides: Iterable[str], run_id: str) -> Task:
+    """Return what the kernel is to do: `run` of `competition`, the name of a TOML, with `settings`."""
+    data = settings.data
+    files = [name for name in (data.labels, data.sample_submission, data.test_table) if name]
+    folders = [name for name in dict.fromkeys((data.train_images, data.test_images)) if name]
+    return Task(competition, settings.competition.slug, settings.recipe, run, list(overrides), run_id, files, folders)
+
+
+def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> dict[str, Path]:
+    """Return what the kernel needs, each file by its name in the zip: modules, `toml`, and the CSV `label_map`.
+
+    Raises `UserError` for a label map that is missing or that does not lie below where it is looked for.
+    """
+    files = imported_modules(ROOTS, package)
+    competitions = f"{package.name}/competitions"
+    files[f"{competitions}/{toml.name}"] = toml
+    if label_map and label_map != "names":
+        if PurePosixPath(label_map).is_absolute() or ".." in PurePosixPath(label_map).parts:
+            raise UserError(
+                f"model.label_map is {label_map}, which a kernel on Kaggle cannot reach: give its path relative to the "
+                "working folder or to the competitions, and within it."
+            )
+        path = next((place for place in (Path(label_map), COMPETITIONS / label_map) if place.is_file()), None)
+        if path is None:
+            raise UserError(f"There is no label map {label_map}, nor {COMPETITIONS / label_map}: see model.label_map.")
+        files[f"{competitions}/{PurePosixPath(label_map)}"] = path
+    return files
+
+
+def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, Path]:
+    """Return the modules of `package` that `roots` import, wherever in them, and themselves: their paths by the names
+    that they have below the folder of `package`."""
+    home = package.parent
+    found: dict[str, Path] = {}
+    pending = list(roots)
+    while pending:
+        parts = pending.pop().split(".")
+        prefixes = [Path(*parts[:length]) for length in range(1, len(parts) + 1)]  # the last may be within a module
+        for relative in [each for prefix in prefixes for each in (prefix / "__init__.py", prefix.with_suffix(".py"))]:
+            if relative.as_posix() not in found and (home / relative).is_file():
+                found[relative.as_posix()] = home / relative
+                pending += _imports((home / relative).read_text(encoding="utf-8"), package.name)
+    return found
+
+
+def _imports(source: str, package: str) -> list[str]:
+    """Return the names in `package` that a module imports; some of them may be names within modules."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name for name in names if name.partition(".")[0] == package]
+
+
+def pack(files: Mapping[str, Path]) -> bytes:
+    """Return a zip of `files`: the same bytes for the same names and contents."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, EARLIEST)
+            info.create_system, info.external_attr = 3, 0o644 << 16  # else they tell of this system
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, files[name].read_bytes(), compresslevel=9)
+    return buffer.getvalue()
+
+
+def make_script(task: Task, packed: bytes) -> str:
+    """Return the script that does `task` with the zip `packed`; it holds nothing else."""
+    text = base64.b64encode(packed).decode()
+    return HEADER.format(
+        competition=_literal(task.competition),
+        slug=_literal(task.slug),
+        recipe=_literal(task.recipe),
+        run=_literal(task.run),
+        overrides=_literal(list(task.overrides)),
+        run_id=_literal(task.run_id),
+        files=_literal(list(task.files)),
+        folders=_literal(list(task.folders)),
+        pipeline="\n".join(text[start : start + LINE] for start in range(0, len(text), LINE)),
+    )
+
+
+def _literal(value: Any) -> str:
+    """`value`, text or a list of texts, as Python writes it; JSON's escapes of rare signs would mean others there."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def kernel_slug(competition: str, run: str) -> str:
+    """Return the name of the kernel on Kaggle, 5 to 50 of a-z, 0-9 and single hyphens; the same each time.
+
+    A name that had to be changed for that carries a hash, so that no two runs share a kernel.
+    """
+    name = f"{competition}-{run}"
+    slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+    least, most = SLUG_LENGTHS
+    if slug == name and least <= len(slug) <= most:
+        return slug
+    digest = hashlib.sha256(name.encode()).hexdigest()[:HASH_LENGTH]
+    return f"{slug[: most - HASH_LENGTH - 1].strip('-')}-{digest}".lstrip("-")
+
+
+def make_metadata(username: str, slug: str, settings: Settings) -> dict[str, Any]:
+    """Return the kernel-metadata.json of the private kernel `username`/`slug`."""
+    kaggle = settings.kaggle
+    on_kaggle = settings.competition.source == "kaggle"
+    shape = {"machine_shape": kaggle.accelerator} if kaggle.accelerator else {}
+    return {
+        "id": f"{username}/{slug}",
+        "title": slug.replace("-", " "),
+        "code_file": SCRIPT,
+        "language": "python",
+        "kernel_type": "script",
+        "is_private": True,
+        "enable_gpu": bool(kaggle.accelerator),
+        **shape,
+        "enable_tpu": False,
+        "enable_internet": kaggle.internet,
+        "competition_sources": [settings.competition.slug] if on_kaggle else [],
+        "dataset_sources": list(kaggle.dataset_sources),
+        "kernel_sources": [],
+        "model_sources": list(kaggle.model_sources),
+    }

@@ -1,0 +1,1 @@
+"""Networks, pretrained weights, fine-tuning and cached features."""

@@ -1,0 +1,106 @@
+"""What the run computes on: the device, the one precision path, and a record of both."""
+
+import contextlib
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from pipelines.settings.schema import HardwareSettings
+from pipelines.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device and the type in which it multiplies matrices; parameters and sums stay float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    def record(self) -> dict[str, str | int]:
+        """Return what a run's numbers depend on, for its record."""
+        on_gpu = self.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else _processor_name(),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torchvision", "numpy", "pillow")},
+            "system": platform.platform(),
+        }
+
+    def __str__(self) -> str:
+        record = self.record()
+        where = record["device"] if self.device.type == "cuda" else f"{record['device']}, {record['threads']} threads"
+        return f"{where}, {record['precision']}"
+
+
+def choose_hardware(settings: HardwareSettings) -> Hardware:
+    """Return the device and precision that `settings` ask for, having told torch how many threads to compute with.
+
+    Raises `UserError` for a device that this machine or torch does not have.
+    """
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"hardware.device is {name!r}, which cannot be used here: {reason}. Try auto or cpu.") from None
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.precision == "auto":
+        dtype = torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
+    else:
+        dtype = getattr(torch, settings.precision)
+    return Hardware(device, dtype)
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether `device` has instructions that multiply bfloat16 (emulation would be slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool({"amx_bf16", "avx512_bf16"} & _processor_flags())
+    return False
+
+
+def make_deterministic() -> None:
+    """Choose deterministic kernels where they exist, and float32 that is not rounded to TF32.
+
+    The stages call this before their first computation.  TF32 keeps 10 bits of a float32's 23, and torch lets a GPU's
+    convolutions round to it unasked; where speed is wanted, `hardware.precision` is bfloat16 anyway, and a record that
+    says float32 is to mean it.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is only deterministic with this set
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _processor_flags() -> set[str]:
+    return set(_cpuinfo("flags").split())
+
+
+def _processor_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """Return the first value of `key` in Linux's /proc/cpuinfo, or an empty string."""
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""

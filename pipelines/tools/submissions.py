@@ -1,0 +1,132 @@
+"""Read the scores of all submissions back from Kaggle: local against public against private, best first.
+
+Reads   submissions/<c>/log.csv; Kaggle.
+Writes  submissions/<c>/log.csv: statuses and scores, and what became of submissions that were broken off.
+
+Submissions that were made elsewhere are shown too, by the names of their files; the log is left without them.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipelines import command
+from pipelines.system.errors import UserError
+from pipelines.system.terminal import one_line
+
+if TYPE_CHECKING:
+    from pipelines.kaggle.service import Kaggle, Submission
+    from pipelines.kaggle.submission_log import SubmissionLog
+
+MESSAGE_SHOWN, STATUS_SHOWN = 32, 40  # characters
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = command.parser(__doc__, "tools.submissions").parse_args(arguments, namespace=command.Words())
+    from pipelines.core.metrics import METRICS
+    from pipelines.kaggle.service import Kaggle, is_standin
+    from pipelines.kaggle.submission_log import SubmissionLog
+    from pipelines.system.files import only_one
+
+    settings, layout = words.settings(), words.layout()
+    if settings.competition.source != "kaggle" and not is_standin(os.environ):
+        raise UserError(f"{settings.name} is not a competition on Kaggle, so nothing was sent there.")
+    log_path = layout.submission_log
+    listed: list[Submission] | None = None
+    trouble: UserError | None = None
+    slug = settings.competition.slug
+    with only_one(layout.submission_lock(slug), f"sending a submission to {slug}") as lock:
+        log = SubmissionLog(log_path)
+        try:
+            command.print_credential()
+            with Kaggle(slug, settings.kaggle.stall_seconds, (lock,)) as kaggle:
+                listed = _read_back(kaggle, log)
+        except UserError as error:
+            trouble = error
+    metric = METRICS[settings.competition.metric]
+    rows = _table_rows(log, listed, metric.higher_is_better)
+    if rows:
+        direction = "highest" if metric.higher_is_better else "lowest"
+        print(f"By {metric.name}, {direction} first; by the private score where it is known:")
+        print(command.table(("submission", "time (UTC)", "local", "public", "private", "status", "message"), rows))
+    elif not trouble:
+        print(f"Nothing was sent to {slug} yet. First: {words.repeat('submit')}")
+    if trouble:
+        if rows:
+            print("This is what the log knew: Kaggle could not be asked.")
+        raise trouble
+    if log.rows:
+        print(f"Log: {log_path.relative_to(layout.root)}")
+
+
+def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
+    """Bring the log up to date, and return Kaggle's list."""
+    from pipelines.kaggle.submission_log import LOOK_PAUSES, NOT_SENT, look_for, may_be_unlisted
+
+    listed = kaggle.submissions()
+    by_ref = {submission.ref: submission for submission in listed}
+    for place, row in enumerate(log.rows):
+        if row.ref:
+            if row.ref in by_ref:
+                log.update(place, by_ref[row.ref])
+            continue
+        found = next(iter(log.unknown(listed, row.sha256)), None)
+        if not found and row.unsettled:
+            found = look_for(log, row.sha256, kaggle.submissions, LOOK_PAUSES[1:])
+        if found:
+            log.adopt(place, found)
+        elif row.unsettled and not may_be_unlisted(row, lambda: kaggle.limits().total, lambda: len(listed)):
+            log.change(place, status=NOT_SENT)
+    return listed
+
+
+def _table_rows(
+    log: "SubmissionLog", listed: "list[Submission] | None", higher_is_better: bool
+) -> list[tuple[str, ...]]:
+    """Return the cells of the log's rows and of submissions that it does not know, the best first.
+
+    listed: all that Kaggle has; None where it could not be asked.
+    """
+    from pipelines.kaggle.submission_log import plain_score, submission_id, submission_status, submission_time
+
+    refs, found = {submission.ref for submission in listed or ()}, []
+    for row in log.rows:
+        status = row.status + (", not at Kaggle" if row.ref and listed is not None and row.ref not in refs else "")
+        scores = (row.local_score, row.public_score, row.private_score)
+        message = row.message.removesuffix(submission_id(row.sha256))
+        found.append((PurePosixPath(row.file).stem, row.time, scores, status, message))
+    for submission in listed or ():
+        if submission.ref not in log.refs:
+            scores = ("", plain_score(submission.public_score), plain_score(submission.private_score))
+            status, when = submission_status(submission), submission_time(submission)
+            name = one_line(submission.file) or f"ref {submission.ref}"
+            found.append((name, when, scores, status, one_line(submission.description)))
+    found.sort(key=lambda each: each[1], reverse=True)
+    found.sort(key=lambda each: _order(each[2][2] or each[2][1], higher_is_better))
+    return [
+        (
+            name,
+            when[:16].replace("T", " ") or "-",
+            *(score or "-" for score in scores),
+            _cut(status, STATUS_SHOWN),
+            _cut(message, MESSAGE_SHOWN),
+        )
+        for name, when, scores, status, message in found
+    ]
+
+
+def _order(score: str, higher_is_better: bool) -> tuple[bool, float]:
+    """The sort key of a score: the best first, unknown ones last."""
+    value = float(score or 0)
+    return not score, -value if higher_is_better else value
+
+
+def _cut(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,156 @@
+"""Pictures: whole PNGs for every size of run and every label, without a warning (which pytest turns into an error)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.analysis.plots import (
+    Mistake,
+    Twins,
+    draw_comparison,
+    draw_confusion,
+    draw_curves,
+    draw_mistakes,
+    draw_twins,
+    mean_interval,
+)
+from tests.support.pictures import noise, png_size
+
+ODD = ["$x$", r"$\frac{$", "a$b", r"\frac{", "größer", "猫", "عربي", "🐕", "_^", "%s {0}", "x" * 100, "", " "]
+
+
+def rows(epochs: int) -> list[dict[str, Any]]:
+    return [
+        {"epoch": n, "train_loss": 2 / n, "valid_loss": 2.5 / n, "accuracy": 1 - 1 / (n + 1)}
+        for n in range(1, epochs + 1)
+    ]
+
+
+def mistake(number: int, label: str = "cat", predicted: str = "dog") -> Mistake:
+    return Mistake(str(number), noise(8, 8, 3, seed=number), label, predicted, 0.987)
+
+
+def is_blank(path: Path) -> bool:
+    with Image.open(path) as image:
+        return len(np.unique(np.asarray(image.convert("L")))) < 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 30])
+def test_curves_of_any_length(tmp_path: Path, epochs: int) -> None:
+    path = tmp_path / "run" / "curves.png"
+    draw_curves(path, rows(epochs), "accuracy", epochs, "a title")
+    assert png_size(path) == (1000, 400)
+    assert not is_blank(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["curves.png"]
+
+
+@pytest.mark.parametrize("title", ["costs $5 or $6", "größer 猫", r"$\frac{$"])
+def test_curves_of_a_run_with_an_odd_name(tmp_path: Path, title: str) -> None:
+    draw_curves(tmp_path / "curves.png", rows(3), "accuracy", 2, title)
+    assert png_size(tmp_path / "curves.png") == (1000, 400)
+
+
+def runs(*epochs: int) -> list[list[dict[str, Any]]]:
+    """A run for each number of epochs, every one a little better than the one before."""
+    return [
+        [row | {"accuracy": row["accuracy"] + seed / 100, "valid_loss": row["valid_loss"] - seed / 100} for row in each]
+        for seed, each in enumerate(map(rows, epochs))
+    ]
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        {"default": runs(5, 5, 5), "scratch": runs(9, 9, 9)},
+        {"default": runs(1, 1), "scratch": runs(1, 1)},
+        {"default": runs(3)},
+        {"default": runs(3), "scratch": runs(3, 2)},
+        {"default": runs(7, 2, 5), **{name: runs(3) for name in ODD}},
+    ],
+    ids=["three seeds", "one epoch", "one run", "another number of seeds", "odd names"],
+)
+def test_comparison_of_any_runs(tmp_path: Path, histories: Any) -> None:
+    path = tmp_path / "runs" / "compare.png"
+    draw_comparison(path, histories, "accuracy", "costs $5 or $6")
+    assert png_size(path) == (1000, 400)
+    assert not is_blank(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["compare.png"]
+
+
+def test_comparison_shows_every_run(tmp_path: Path) -> None:
+    draw_comparison(tmp_path / "a.png", {"default": runs(3, 3, 3)}, "accuracy", "a title")
+    draw_comparison(tmp_path / "b.png", {"default": runs(3, 3, 4)}, "accuracy", "a title")
+    draw_comparison(tmp_path / "c.png", {"default": runs(3, 3, 3)}, "accuracy", "a title")
+    first, second, again = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert first != second
+    assert first == again
+
+
+def test_interval_is_students() -> None:
+    mean, margin = mean_interval(np.array([1.0, 2.0, 3.0]))
+    assert mean == 2
+    assert margin == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6)  # t of 2 degrees of freedom, from any table
+    means, margins = mean_interval(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    assert means.tolist() == [2, 5]
+    assert margins == pytest.approx([12.706205, 0], rel=1e-6)
+    assert np.isnan(mean_interval(np.array([1.0]))[1])
+
+
+@pytest.mark.parametrize(("count", "lines"), [(0, 1), (1, 1), (6, 1), (7, 2), (24, 4)])
+def test_mistakes_of_any_number(tmp_path: Path, count: int, lines: int) -> None:
+    path = tmp_path / "mistakes.png"
+    draw_mistakes(path, [mistake(number) for number in range(count)], "a title\nof two lines")
+    assert png_size(path) == (1200, round((lines * 2.5 + 0.6) * 100))
+    assert not is_blank(path)
+
+
+@pytest.mark.parametrize("label", ODD)
+def test_mistakes_with_odd_labels(tmp_path: Path, label: str) -> None:
+    draw_mistakes(tmp_path / "mistakes.png", [mistake(1, label, label)], label)
+    assert png_size(tmp_path / "mistakes.png")[0] == 1200
+
+
+@pytest.mark.parametrize("number", [1, 2, 20, 21, 120])
+def test_confusion_of_any_number_of_classes(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "confusion.png"
+    counts = np.random.default_rng(0).integers(0, 9, (number, number))
+    counts[0] = 0  # a class without valid images
+    draw_confusion(path, counts, [f"class number {n}" for n in range(number)], "a title")
+    assert min(png_size(path)) >= 500
+    assert not is_blank(path)
+
+
+def test_confusion_with_odd_labels(tmp_path: Path) -> None:
+    draw_confusion(tmp_path / "confusion.png", np.eye(len(ODD), dtype=np.int64), ODD, "$ and $")
+    assert not is_blank(tmp_path / "confusion.png")
+
+
+def test_the_same_numbers_draw_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        draw_curves(tmp_path / name / "curves.png", rows(3), "accuracy", 2, "a title")
+        draw_mistakes(tmp_path / name / "mistakes.png", [mistake(1)], "a title")
+    for name in ("curves.png", "mistakes.png"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_a_picture_shows_its_numbers(tmp_path: Path) -> None:
+    draw_curves(tmp_path / "a.png", rows(3), "accuracy", 2, "a title")
+    draw_curves(tmp_path / "b.png", rows(3), "accuracy", 3, "a title")
+    draw_mistakes(tmp_path / "c.png", [mistake(1)], "a title")
+    draw_mistakes(tmp_path / "d.png", [mistake(2)], "a title")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "c.png").read_bytes() != (tmp_path / "d.png").read_bytes()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_twins_of_any_number_and_name(tmp_path: Path, count: int) -> None:
+    twins = [
+        Twins(noise(8, 8, 3, seed=n), noise(9, 9, 3)[:8], ("train-valid, near 3", *ODD[n : n + 2]))
+        for n in range(count)
+    ]
+    draw_twins(tmp_path / "twins.png", twins, "a $title")
+    assert png_size(tmp_path / "twins.png")[0] == 1300
+    assert not is_blank(tmp_path / "twins.png")

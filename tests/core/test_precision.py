@@ -1,0 +1,102 @@
+"""Precision: what was detected stands unless the other is clearly faster, and a run keeps what it began with."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.core import precision
+from pipelines.core.precision import faster_precision, settle_precision
+from pipelines.models.device import Hardware, choose_hardware
+from pipelines.settings.schema import Settings
+from pipelines.system.files import read_json, write_json
+from tests.support.tiny import Tiny
+
+CPU = torch.device("cpu")
+MANY = 10**9  # images: a training that is long enough to be worth a trial
+
+
+def automatic(tiny: Tiny, *overrides: str) -> Settings:
+    return tiny.settings("hardware.precision=auto", *overrides)
+
+
+@pytest.mark.parametrize("detected", [torch.float32, torch.bfloat16])
+def test_both_precisions_are_tried_and_nothing_is_touched(tiny: Tiny, detected: torch.dtype) -> None:
+    settings = automatic(tiny, "model.dropout=0.5")
+    network = tiny.network(settings)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    chosen, speeds = faster_precision(network, settings, Hardware(CPU, detected))
+    assert speeds.keys() == {"bfloat16", "float32"}
+    assert min(speeds.values()) > 0
+    fastest = max(speeds, key=lambda name: speeds[name])
+    assert chosen in (fastest, str(detected).removeprefix("torch."))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("float32_is", "expected"), [(0.3, "bfloat16"), (1.2, "bfloat16"), (1.3, "float32")])
+def test_what_was_detected_stands_unless_the_other_is_clearly_faster(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, float32_is: float, expected: str
+) -> None:
+    seconds = {"bfloat16": 1.0, "float32": 1 / float32_is}
+    clock, order = [0.0], ["bfloat16", "float32"] * (1 + precision.STEPS)
+    calls = [0]
+
+    def perf_counter() -> float:
+        if calls[0] % 2:  # the end of a step
+            clock[0] += seconds[order[calls[0] // 2]]
+        calls[0] += 1
+        return clock[0]
+
+    monkeypatch.setattr(precision.time, "perf_counter", perf_counter)
+    settings = automatic(tiny)
+    chosen, speeds = faster_precision(tiny.network(settings), settings, Hardware(CPU, torch.bfloat16))
+    assert chosen == expected
+    assert speeds["float32"] / speeds["bfloat16"] == pytest.approx(float32_is, rel=0.01)
+
+
+def test_a_run_computes_on_as_it_began(tiny: Tiny, tmp_path: Path) -> None:
+    settings, note = automatic(tiny), tmp_path / "run/precision.json"
+    first, reason = settle_precision(settings, note, tiny.network(settings), MANY)
+    assert first.hardware.precision in ("bfloat16", "float32")
+    assert "when tried" in reason or "is not clearly faster" in reason
+    slower = "float32" if first.hardware.precision == "bfloat16" else "bfloat16"
+    kept = read_json(note)
+    fastest = first.hardware.precision
+    for speeds, expected in (
+        ({slower: 30.0, fastest: 10.0}, f" (3.0 times as fast as {fastest} when tried)"),
+        ({slower: 9.0, fastest: 10.0}, f" ({fastest} is not clearly faster)"),
+    ):  # as if it had come out otherwise then
+        write_json(note, kept | {"precision": slower, "images_per_second": speeds})
+        again, reason = settle_precision(settings, note)
+        assert again.hardware.precision == slower
+        assert reason == expected
+    write_json(note, kept | {"precision": slower, "device": "another processor"})
+    settle_precision(settings, note, tiny.network(settings), MANY)
+    assert read_json(note)["device"] == kept["device"]  # found out anew: what another one did says nothing of this one
+
+
+def test_a_short_training_or_none_tries_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    settings, note = automatic(tiny), tmp_path / "precision.json"
+    assert settle_precision(settings, note, tiny.network(settings), images=100) == (settings, "")
+    assert settle_precision(settings, note) == (settings, "")
+    assert not note.exists()
+
+
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_what_the_settings_say_is_not_questioned(tiny: Tiny, tmp_path: Path, chosen: str) -> None:
+    settings = tiny.settings(f"hardware.precision={chosen}")
+    note = tmp_path / "precision.json"
+    assert settle_precision(settings, note, tiny.network(settings), MANY) == (settings, "")
+    assert not note.exists()
+    assert choose_hardware(settings.hardware).dtype == getattr(torch, chosen)
+
+
+def test_settings_differ_in_the_precision_alone(tiny: Tiny, tmp_path: Path) -> None:
+    settings = automatic(tiny)
+    settled, _ = settle_precision(settings, tmp_path / "precision.json", tiny.network(settings), MANY)
+    assert dataclasses.replace(settled, hardware=settings.hardware) == settings
+    assert dataclasses.replace(settled.hardware, precision="auto") == settings.hardware

@@ -1,0 +1,98 @@
+"""The rooms of the house: imports go down, no stage imports another, and only stages and tools print."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "pipelines"
+# From the ground up: a room may import the rooms before it.
+ROOMS = ("system", "settings", "dataset", "models", "core", "kaggle", "analysis", "command", "stages")
+STAGES = ("download", "split", "train", "retrain", "predict", "submit", "tools")
+ON_SCREEN = ("command", "stages")  # the rooms that read the command line and print
+ALONE = "pipelines.kaggle.worker"  # it runs in the client's process and imports nothing of ours
+WITHOUT_TORCH = ("system", "settings")
+DECODING = ("images", "packed", "fingerprints", "decodable")  # the modules of dataset that a decoding process imports
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+MODULES = {
+    name_of(path): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Return the full names of all modules that a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+GRAPH = {name: imported(tree) for name, tree in MODULES.items()}
+
+
+def room(name: str) -> str:
+    second = name.split(".")[1]
+    return "stages" if second in STAGES else second
+
+
+def ours(name: str) -> set[str]:
+    """The modules of ours that the module `name` imports."""
+    return GRAPH[name] & set(MODULES)
+
+
+def test_every_module_is_in_a_room() -> None:
+    assert {room(name) for name in MODULES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name: str) -> None:
+    below = ROOMS[: ROOMS.index(room(name))]
+    for other in ours(name):
+        if room(name) != room(other):
+            assert room(other) in below, other
+        elif room(name) == "stages":  # what runs by itself is imported by none
+            assert "__main__" not in ast.unparse(MODULES[other]), other
+    assert name != ALONE or not ours(name)
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    pending = {name: ours(name) for name in MODULES}
+    while free := {name for name, others in pending.items() if not others & pending.keys()}:
+        pending = {name: others for name, others in pending.items() if name not in free}
+    assert not pending
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) not in ON_SCREEN])
+def test_only_stages_and_tools_print(name: str) -> None:
+    if name == ALONE:
+        return
+    assert "argparse" not in GRAPH[name]
+    calls = {ast.unparse(node.func) for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)}
+    assert not calls & {"print", "input", "exit", "sys.exit", "breakpoint"}
+
+
+def test_what_every_process_starts_with_needs_no_torch() -> None:
+    pending = [name for name in MODULES if room(name) in WITHOUT_TORCH]
+    pending += [f"pipelines.dataset.{name}" for name in DECODING]
+    seen = set()
+    while pending:
+        module = pending.pop()
+        seen.add(module)
+        assert not any(each.partition(".")[0] in ("torch", "torchvision") for each in GRAPH[module]), module
+        pending += ours(module) - seen
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is(name: str) -> None:
+    assert (ast.get_docstring(MODULES[name]) or "").strip()

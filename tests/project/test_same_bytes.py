@@ -1,0 +1,202 @@
+"""The same seed gives the same split, weights and submission, byte for byte, wherever and however the stages run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[2]
+STAGES = ("download", "split", "train", "retrain", "predict")
+
+# Runs all stages in one process: the import of torch is what takes longest.
+ALL_STAGES = """
+import importlib, json, os, random, sys
+from pipelines import command
+
+calls, cores, shuffled = json.loads(sys.argv[1])
+if cores:
+    os.sched_getaffinity = lambda process: set(range(cores))
+if shuffled:
+    shuffle, listed, scanned = random.Random(shuffled).shuffle, os.listdir, os.scandir
+
+    def listdir(*arguments):
+        names = listed(*arguments)
+        shuffle(names)
+        return names
+
+    class Scanned:
+        def __init__(self, *arguments):
+            with scanned(*arguments) as entries:
+                self.entries = list(entries)
+            shuffle(self.entries)
+        def __iter__(self):
+            return self
+        def __next__(self):
+            if not self.entries:
+                raise StopIteration
+            return self.entries.pop()
+        def __enter__(self):
+            return self
+        def __exit__(self, *error):
+            self.entries.clear()
+        def close(self):
+            self.entries.clear()
+
+    os.listdir, os.scandir = listdir, Scanned
+for stage, *words in calls:
+    status = command.run(importlib.import_module("pipelines." + stage).main, words)
+    if status:
+        sys.exit(status)
+"""
+
+TOML = """
+[competition]
+metric = "log_loss"
+submission = "probabilities"
+[split]
+valid_ratio = 0.25
+[data]
+train_images = "train"
+test_images = "test"
+[input]
+size = 8
+[augment]
+flip = true
+mixup = 0.2
+[model]
+widths = [8, 8]
+dropout = 0.1
+[train]
+epochs = 2
+batch_size = 8
+lr = 0.02
+ema_decay = 0.8
+[hardware]
+device = "cpu"
+precision = "float32"
+[recipes.photos]
+input = { source = "photos", resize = 9 }
+augment = { flip = true, crop_scale = [0.5, 1.0], colour_jitter = 0.2 }
+"""
+LABELS = ("blå", "grün", "Rot")  # in class folders, whose order depends on the listing
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the stages are run: the environment, the workers, the cores claimed, and whether listings are shuffled."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    workers: int = 0
+    shuffled: int = 0
+    stages: tuple[str, ...] = STAGES
+
+
+def make_competition(folder: Path) -> None:
+    """Write classes.toml and the folder `source`, with a folder of images for each class."""
+    (folder / "classes.toml").write_text(TOML)
+    random = np.random.default_rng(0)
+    for number in range(60):
+        part = f"train/{LABELS[number % 3]}" if number < 45 else "test"
+        (folder / "source" / part).mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 200, (8, 8, 3), dtype=np.uint8)
+        pixels[..., number % 3] += 50
+        Image.fromarray(pixels).save(folder / "source" / part / f"{number}.png")
+
+
+def run_all(folder: Path, way: Way, recipes: tuple[str, ...]) -> None:
+    """Run the stages of each recipe in `folder`, in one process."""
+    calls = []
+    for recipe in recipes:
+        words = ["classes.toml", "--recipe", recipe, "--set", f"hardware.workers={way.workers}"]
+        words += ["--run", recipe]
+        calls += [[stage, *words, *(["--archive", "source"] if stage == "download" else [])] for stage in way.stages]
+    plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environment = plain | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | way.environment
+    arguments = json.dumps([calls, 8 if way.workers else 0, way.shuffled])
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_STAGES, arguments], cwd=folder, env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+
+def results(folder: Path, recipes: tuple[str, ...]) -> dict[str, Any]:
+    """What must be the same: files by their bytes, and checkpoints by their tensors."""
+    found: dict[str, Any] = {"split.csv": (folder / "data/classes/split.csv").read_bytes()}
+    found["split.json"] = (folder / "data/classes/split.json").read_bytes()
+    for recipe in recipes:
+        found[f"{recipe}.csv"] = (folder / f"submissions/classes/{recipe}.csv").read_bytes()
+        for name in ("best.pt", "final.pt"):
+            saved = torch.load(folder / "runs/classes" / recipe / name, weights_only=True)
+            found |= {f"{recipe}/{name}/{key}": value.numpy().tobytes() for key, value in saved["weights"].items()}
+    return found
+
+
+def check_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if ours[name] != theirs[name]]
+    assert not different, different
+
+
+RECIPES = ("default", "photos")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working folder after all stages, run in the plainest way."""
+    folder = tmp_path_factory.mktemp("plain")
+    make_competition(folder)
+    run_all(folder, Way(), RECIPES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(home: Path) -> dict[str, Any]:
+    return results(home, RECIPES)
+
+
+def test_elsewhere_with_all_varied_at_once(plain: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "an other folder, ü"
+    folder.mkdir()
+    make_competition(folder)
+    environment = {"PYTHONHASHSEED": "12345", "LC_ALL": "C", "TZ": "Pacific/Kiritimati"}
+    run_all(folder, Way(environment, workers=1, shuffled=1), RECIPES)
+    check_same(results(folder, RECIPES), plain)
+
+
+def test_again_over_warm_caches(home: Path, plain: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    subprocess.run(["cp", "-a", str(home), str(folder)], check=True)  # with times, by which caches know files
+    for made in ("runs", "submissions"):
+        shutil.rmtree(folder / made)
+    caches = {path: path.stat().st_mtime_ns for path in (folder / "data/classes/cache").iterdir()}
+    run_all(folder, Way(stages=("train", "retrain", "predict")), RECIPES)
+    check_same(results(folder, RECIPES), plain)
+    assert caches
+    assert {path: path.stat().st_mtime_ns for path in (folder / "data/classes/cache").iterdir()} == caches
+
+
+WAYS = {
+    "elsewhere": Way(),
+    **{f"shuffled-{seed}": Way(shuffled=seed) for seed in (1, 2, 3)},
+    **{f"workers-{workers}": Way(workers=workers) for workers in (1, 4)},
+    **{f"hash-seed-{seed}": Way({"PYTHONHASHSEED": seed}) for seed in ("0", "1", "4294967295")},
+    **{f"locale-{locale}": Way({"LC_ALL": locale}) for locale in ("C", "C.utf8", "POSIX")},
+    **{f"zone-{zone}": Way({"TZ": zone}) for zone in ("UTC", "America/St_Johns", "Pacific/Kiritimati")},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WAYS)
+def test_each_variation_alone(name: str, plain: dict[str, Any], tmp_path: Path) -> None:
+    make_competition(tmp_path)
+    run_all(tmp_path, WAYS[name], RECIPES)
+    check_same(results(tmp_path, RECIPES), plain)

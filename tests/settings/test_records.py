@@ -1,0 +1,176 @@
+"""A run's records: what it was started with holds, whatever the TOML and the split have become since."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipelines.settings.layout import Layout
+from pipelines.settings.loading import merge
+from pipelines.settings.records import finished_run, read_record, start_run
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from pipelines.system.files import read_json, write_json, write_text
+from pipelines.system.seeds import derive_seed
+
+SETTINGS = merge(Settings("tiny"), {"train": {"epochs": 3}}, "here")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path, "tiny")
+    write_text(layout.split_csv, "id,path,label,split,fold\n1,1.png,a,train,-1\n")
+    return layout
+
+
+def start(layout: Layout, settings: Settings = SETTINGS, trained_epochs: int = 0) -> None:
+    """Start the run, and leave the files of a training of so many epochs."""
+    run = layout.run("quick")
+    start_run(run, settings, layout.split_csv)
+    if trained_epochs:
+        run.last.touch()
+
+
+def changed(section: str, **values: object) -> Settings:
+    return merge(SETTINGS, {section: values}, "here")
+
+
+def test_a_record_keeps_the_settings(layout: Layout) -> None:
+    start(layout)
+    assert read_record(layout.run("quick")).settings == SETTINGS
+
+
+def test_a_run_without_a_finished_epoch_is_started_anew(layout: Layout) -> None:
+    start(layout)
+    start(layout, changed("train", epochs=9))
+    assert read_record(layout.run("quick")).settings.train.epochs == 9
+
+
+def test_the_precision_found_out_for_a_run_is_forgotten_when_it_is_started_anew(layout: Layout) -> None:
+    run = layout.run("quick")
+    start(layout)
+    run.precision.write_text("{}")
+    start(layout)
+    assert not run.precision.exists()
+    run.precision.write_text("{}")
+    run.last.touch()
+    start(layout)
+    assert run.precision.exists()
+
+
+def test_what_an_earlier_run_of_the_same_name_left_does_not_vouch_for_the_new_one(layout: Layout) -> None:
+    run = layout.run("quick")
+    start(layout, trained_epochs=1)
+    left = (run.valid_predictions, run.retrained, run.retrain_last)
+    for path in left:
+        path.touch()
+    start(layout)
+    assert all(path.exists() for path in left)
+    run.last.unlink()
+    start(layout, changed("train", epochs=9))
+    assert not any(path.exists() for path in left)
+
+
+def test_a_run_in_progress_goes_on_only_with_its_own_settings(layout: Layout) -> None:
+    start(layout, trained_epochs=1)
+    start(layout)
+    with pytest.raises(UserError, match=r"runs/tiny/quick .*other settings \(train\.epochs: 9 now, 3 then\).*RUN="):
+        start(layout, changed("train", epochs=9))
+    assert read_record(layout.run("quick")).settings == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("features", "crops", 3), ("finetune", "backbone_lr", 0.1), ("model", "dropout", 0.5)]
+)
+def test_how_a_network_is_fine_tuned_belongs_to_the_run(layout: Layout, section: str, key: str, value: object) -> None:
+    start(layout, trained_epochs=1)
+    with pytest.raises(UserError, match=rf"{section}\.{key}: {value} now"):
+        start(layout, changed(section, **{key: value}))
+
+
+@pytest.mark.parametrize("section", [{"hardware": {"workers": 7}}, {"predict": {"mirror": True}}])
+def test_hardware_and_prediction_may_change_in_between(layout: Layout, section: dict[str, dict[str, object]]) -> None:
+    start(layout, trained_epochs=1)
+    start(layout, merge(SETTINGS, section, "here"))
+
+
+def test_a_run_in_progress_goes_on_only_with_its_own_split(layout: Layout) -> None:
+    start(layout, trained_epochs=1)
+    write_text(layout.split_csv, "id,path,label,split,fold\n1,1.png,a,valid,-1\n")
+    with pytest.raises(UserError, match=r"runs/tiny/quick was trained on another split"):
+        start(layout)
+
+
+def test_a_finished_run_has_its_own_settings_and_todays_prediction_and_hardware(layout: Layout) -> None:
+    start(layout)
+    write_json(layout.run("quick").trained, {"best_epoch": 2})
+    today = merge(changed("train", epochs=9), {"predict": {"shift": 3}, "hardware": {"workers": 7}}, "here")
+    _, record, trained = finished_run(layout, "quick", today, "make train")
+    assert trained == {"best_epoch": 2}
+    assert (record.settings.train.epochs, record.settings.predict.shift, record.settings.hardware.workers) == (3, 3, 7)
+
+
+def test_a_finished_run_of_another_split_is_refused(layout: Layout) -> None:
+    start(layout)
+    write_json(layout.run("quick").trained, {"best_epoch": 2})
+    write_text(layout.split_csv, "id,path,label,split,fold\n1,1.png,a,valid,-1\n")
+    with pytest.raises(UserError, match="another split"):
+        finished_run(layout, "quick", SETTINGS, "make train")
+    layout.split_csv.unlink()
+    with pytest.raises(UserError, match="is missing, by which runs/tiny/quick was trained"):
+        finished_run(layout, "quick", SETTINGS, "make train")
+
+
+def test_a_finished_run_of_another_recipe_is_refused(layout: Layout) -> None:
+    start(layout)
+    write_json(layout.run("quick").trained, {"best_epoch": 2})
+    with pytest.raises(UserError, match=f"add RECIPE={SETTINGS.recipe}"):
+        finished_run(layout, "quick", dataclasses.replace(SETTINGS, recipe="other"), "make train")
+
+
+def test_a_finished_run_is_guarded_even_when_its_last_checkpoint_was_removed(layout: Layout) -> None:
+    start(layout)
+    write_json(layout.run("quick").trained, {"best_epoch": 2})
+    with pytest.raises(UserError, match=r"train\.epochs: 9 now, 3 then"):
+        start_run(layout.run("quick"), changed("train", epochs=9), layout.split_csv)
+
+
+def test_a_new_title_does_not_make_another_run(layout: Layout) -> None:
+    start(layout, trained_epochs=1)
+    start_run(layout.run("quick"), changed("competition", title="New"), layout.split_csv)
+    with pytest.raises(UserError, match=r"competition\.metric: 'f1_macro' now, 'accuracy' then"):
+        start_run(layout.run("quick"), changed("competition", metric="f1_macro"), layout.split_csv)
+
+
+def test_an_absent_or_unfinished_run_names_the_command_that_makes_it(layout: Layout) -> None:
+    with pytest.raises(UserError, match=r"runs/tiny/quick does not exist\. First: make train COMP=tiny"):
+        finished_run(layout, "quick", SETTINGS, "make train COMP=tiny")
+    start(layout)
+    with pytest.raises(UserError, match=r"has not finished training\. First: make train COMP=tiny"):
+        finished_run(layout, "quick", SETTINGS, "make train COMP=tiny")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": {}, "split_sha256": "x"}', '{"settings": 1}'])
+def test_a_damaged_record_is_named(layout: Layout, content: str) -> None:
+    run = layout.run("quick")
+    write_text(run.record, content)
+    with pytest.raises(UserError, match=r"run\.json cannot be read .*rm -r runs/tiny/quick"):
+        read_record(run)
+
+
+def test_a_record_of_unknown_settings_names_the_key(layout: Layout) -> None:
+    start(layout)
+    run = layout.run("quick")
+    content = read_json(run.record)
+    content["settings"]["train"]["speed"] = 1
+    write_json(run.record, content)
+    with pytest.raises(UserError, match=r"run\.json: unknown key train\.speed"):
+        read_record(run)
+
+
+def test_seeds_are_stable_and_apart() -> None:
+    seeds = [derive_seed(seed, use, epoch) for seed in range(5) for use in ("order", "crop") for epoch in range(5)]
+    assert len(set(seeds)) == 50
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(1, 23) != derive_seed(12, 3)
+    assert derive_seed(0, "weights") == 133441691874178746  # another number would change every published score

@@ -1,0 +1,230 @@
+"""The frame of the stages: how errors end, how tables and times look."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipelines import command
+from pipelines.system.errors import TryAgainLater, UserError
+
+
+def fail_with(error: BaseException) -> int:
+    def main(arguments: Sequence[str] | None) -> None:
+        raise error
+
+    return command.run(main)
+
+
+def test_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(UserError("labels.csv has no column 'breed'.")) == 2
+    assert capsys.readouterr().err == "error: labels.csv has no column 'breed'.\n"
+
+
+def test_what_mends_itself_is_one_line_and_status_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(TryAgainLater("Kaggle answers 503.")) == 3
+    assert capsys.readouterr().err == "error: Kaggle answers 503.\n"
+
+
+def test_names_in_messages_and_tables_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    fail_with(UserError("\x1b[2Jred\r\x9b1m\u202e is unknown.\nRename it."))
+    assert capsys.readouterr().err == "error:  [2Jred  1m  is unknown.\nRename it.\n"
+    assert command.table(("class", "n"), [("\x1b[31mred\nx", "\x07")]) == "class       n\n [31mred x"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_named(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(OSError(number, "No space left on device", "data/x")) == 2
+    assert "The disk is full at data/x" in capsys.readouterr().err
+
+
+def test_forbidden_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(PermissionError(errno.EACCES, "Permission denied", "runs/x")) == 2
+    assert "No permission at runs/x" in capsys.readouterr().err
+
+
+def test_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(KeyboardInterrupt()) == 130
+    assert "Type the same command again" in capsys.readouterr().err
+
+
+def test_termination_unwinds_and_is_status_143(tmp_path: Path) -> None:
+    """What is half-written is removed; a forked worker ends by the signal, without a word."""
+    program = """
+import os, sys, time
+from pathlib import Path
+from pipelines import command
+from pipelines.system.files import atomic_file
+def main(_):
+    with atomic_file(Path("whole")) as partial:
+        partial.write_text("half")
+        if not (child := os.fork()):
+            print(os.getpid(), flush=True)  # from here on: a signal that comes while it is forked is lost
+            time.sleep(60)
+        os.waitpid(child, 0)
+        Path("child-ended").touch()
+        time.sleep(60)
+sys.exit(command.run(main))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        os.kill(int(process.stdout.readline()), signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "child-ended").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.terminate()
+        assert process.stderr.read() == "\nStopped by SIGTERM. Type the same command again to go on.\n"
+    assert process.returncode == command.EXIT_TERMINATED == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["child-ended"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENAMETOOLONG, errno.EMFILE])
+def test_what_a_lost_disk_answers_is_no_mistake_of_ours(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail_with(OSError(number, os.strerror(number), "runs/x")) == 2
+    assert f"Cannot read or write at runs/x: {os.strerror(number)}" in capsys.readouterr().err
+
+
+def test_a_lost_working_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert command.run(lambda _: print(Path.cwd())) == 2
+    assert "no longer there" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError):  # any other missing file is a mistake of ours
+        command.run(lambda _: print(Path("missing").read_text()))
+
+
+def test_a_reader_that_leaves_early_is_no_success() -> None:
+    program = "import sys; from pipelines import command; sys.exit(command.run(lambda _: print('x' * 1_000_000)))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == command.EXIT_BROKEN_PIPE == 128 + signal.SIGPIPE
+
+
+def test_an_error_is_told_though_the_reader_of_the_output_has_left() -> None:
+    program = """
+import sys
+from pipelines import command
+from pipelines.system.errors import UserError
+def main(_):
+    print("some")
+    raise UserError("too bad")
+sys.exit(command.run(main))
+"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b"error: too bad\n"
+    assert process.returncode == command.EXIT_USER_ERROR
+
+
+def test_what_is_to_be_typed_again_can_be_typed() -> None:
+    words = command.Words(competition="my leaves.toml", recipe="a,b#", run="it's", set=["train.lr=1"])
+    assert words.repeat("train") == "make train COMP='my leaves.toml' RECIPE='a,b#' RUN='it'\"'\"'s' SET=\"train.lr=1\""
+
+
+def test_our_own_mistake_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        fail_with(ZeroDivisionError())
+    with pytest.raises(OSError, match="weird"):
+        fail_with(OSError(errno.EBADF, "weird"))
+
+
+def test_table_aligns_first_column_left_and_others_right() -> None:
+    assert command.table(("what", "n"), [("train", 7), ("a", 1000)]) == "what      n\ntrain     7\na      1000"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
+)
+def test_duration_is_for_people(seconds: float, text: str) -> None:
+    assert command.duration(seconds) == text
+
+
+def test_progress_is_quiet_when_not_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(command.progress(range(3), "counting", 3)) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_epochs_are_printed_once_each_and_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(epoch: int) -> dict[str, float]:
+        values = {"train_loss": 1.0, "valid_loss": 2.0, "accuracy": 0.5, "lr": 0.1, "images_per_second": 100.0}
+        return {"epoch": epoch, **values, "seconds": 2.0}
+
+    rows = command.print_epochs(iter([row(2), row(3)]), [row(1)], 3, "accuracy")
+    lines = capsys.readouterr().out.splitlines()
+    assert [each["epoch"] for each in rows] == [1, 2, 3]
+    assert lines.pop(2) == "Going on after epoch 1."
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert lines[2].split()[0] == "2/3" and lines[2].endswith("2 s")
+
+
+def test_parts_are_printed_with_what_they_learn_by(capsys: pytest.CaptureFixture[str]) -> None:
+    frozen = {"part": "resnet34: conv1 to layer4", "epochs": "1-2", "parameters": 21284672, "lr": None}
+    head = {"part": "head", "epochs": "1-2", "parameters": 61560, "lr": 0.0123, "weight_decay": 1e-4}
+    command.print_parts([frozen | {"weight_decay": None}, head])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["part", "epochs", "parameters"]
+    assert lines[1].split()[-4:] == ["1-2", "21,284,672", "frozen", "-"]
+    assert lines[2].split() == ["head", "1-2", "61,560", "0.012", "0.0001"]
+
+
+def test_a_network_without_parts_prints_none(capsys: pytest.CaptureFixture[str]) -> None:
+    command.print_parts([])
+    assert capsys.readouterr().out == ""
+
+
+def test_repeat_gives_the_same_words_back() -> None:
+    words = command.parser("", "train").parse_args(
+        ["cifar-10", "--recipe", "textbook", "--set", "train.epochs=5", "train.lr=1e-3"], namespace=command.Words()
+    )
+    assert words.repeat("retrain") == 'make retrain COMP=cifar-10 RECIPE=textbook SET="train.epochs=5 train.lr=1e-3"'
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden"])
+def test_run_name_cannot_leave_the_runs_folder(name: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command.parser("", "train").parse_args(["digits", "--run", name])
+    assert stop.value.code == 2
+
+
+LOSING = """
+import os, signal, sys
+from pipelines import command
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        print("closed")
+
+def main(arguments):
+    closing = Closing()
+    del closing
+    print("going on")
+
+sys.exit(command.run(main))
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Stopped by SIGTERM")])
+def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOSING, str(int(number))], capture_output=True, text=True)
+    said = f"\n{said}. Type the same command again to go on.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", said)

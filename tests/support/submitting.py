@@ -1,0 +1,165 @@
+"""The stage `submit` in a working folder, and its competition at the stand-in."""
+
+import csv
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pipelines import command, submit
+from pipelines.settings.loading import load_settings
+from pipelines.tools.kaggle_standin import (
+    Competition,
+    Request,
+    Standin,
+)
+
+TOML = """
+[competition]
+slug = "{slug}"
+[data]
+labels = "labels.csv"
+sample_submission = "sample.csv"
+"""
+
+
+SPLIT = "id,path,label,split,fold\n1,train/1.png,cat,train,-1\n2,train/2.png,dog,valid,-1\n"
+
+
+SAMPLE = "id,label\n7,cat\n8,cat\n9,cat\n"
+
+
+GOOD = "id,label\n7,cat\n8,dog\n9,cat\n"
+
+
+SHA256 = hashlib.sha256(GOOD.encode()).hexdigest()
+
+
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Trial:
+    """A working folder with a predicted submission, and its competition at the stand-in."""
+
+    folder: Path
+    standin: Standin
+    competition: Competition
+    first_request: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def submission(self) -> Path:
+        return self.folder / "submissions/cats/default.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.submission.with_name("log.csv")
+
+    @property
+    def ref(self) -> int:
+        """The number of the newest submission at Kaggle."""
+        return self.competition.submissions[-1].ref
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the stand-in was asked since the last `submit`."""
+        return self.standin.requests[self.first_request :]
+
+    def calls(self, name: str) -> list[Request]:
+        return [request for request in self.requests if request.method == name]
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        with open(self.log, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    @property
+    def row(self) -> dict[str, str]:
+        (only,) = self.rows
+        return only
+
+    def submit(self, *words: str, expect: int = 0, stage: ModuleType = submit) -> str:
+        """Run the stage; return what it printed where it should succeed, else its error."""
+        printed, error = self.run(stage, *words, expect=expect)
+        return error if expect else printed
+
+    def run(self, stage: ModuleType, *words: str, expect: int = 0) -> tuple[str, str]:
+        """Run the stage in this process, see that it ends with the status `expect`, and return what it printed.
+
+        Only the client has a process of its own then; those that two stages would have cost most of the time.
+        """
+        self.first_request = len(self.standin.requests)
+        with (
+            pytest.MonkeyPatch.context() as place,
+            redirect_stdout(StringIO()) as out,
+            redirect_stderr(StringIO()) as err,
+        ):
+            place.chdir(self.folder)
+            for name in os.environ.keys() - self.environment.keys():
+                place.delenv(name)
+            for name, value in self.environment.items():
+                place.setenv(name, value)
+            status = command.run(stage.main, ["cats.toml", *words])
+        printed, error = out.getvalue(), err.getvalue()
+        assert status == expect, f"status {status}:\n{printed}\n{error}"
+        assert self.environment["KAGGLE_KEY"] not in printed + error
+        assert error.startswith("error: ") if expect else not error  # no progress bar where nobody looks
+        return printed, error
+
+    def start(self, toml: str = "cats.toml") -> "subprocess.Popen[str]":
+        """Start the stage as a person does."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.submit", toml],
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+
+def make_trial(standin: Standin, folder: Path) -> Trial:
+    """A competition of its own at the stand-in, and all that is needed to submit to it."""
+    slug = f"cats-{len(standin.competitions)}"
+    raw = folder / "data/cats/raw"
+    raw.mkdir(parents=True)
+    (raw / "sample.csv").write_text(SAMPLE)
+    (folder / "data/cats/split.csv").write_text(SPLIT)
+    (folder / "cats.toml").write_text(TOML.format(slug=slug))
+    (folder / "submissions/cats").mkdir(parents=True)
+    (folder / "submissions/cats/default.csv").write_text(GOOD)
+    note_prediction(folder)
+    archive = serve_sample(folder / "cats.zip", SAMPLE)
+    competition = standin.add(slug, archive, load_settings(str(folder / "cats.toml")))
+    environment = standin.environment(folder / "home")
+    environment["TMPDIR"] = environment["HOME"]  # for what killed processes leave
+    return Trial(folder, standin, competition, len(standin.requests), environment)
+
+
+def serve_sample(path: Path, sample: str) -> Path:
+    with zipfile.ZipFile(path, "w") as opened:
+        opened.writestr("sample.csv", sample)
+    return path
+
+
+def note_prediction(folder: Path, **values: Any) -> None:
+    note = {"sha256": SHA256, "rows": 3, "valid_score": 0.93123, "valid_interval": [0.9, 0.95], "valid_images": 1259}
+    path = folder / "runs/cats/default/predict.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"default.csv": note | values}))

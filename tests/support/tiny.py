@@ -1,0 +1,122 @@
+"""A whole competition of 36 images, 8 pixels wide, and the smallest network."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from pipelines.core.training import Job, Row, divide_rows, run_job
+from pipelines.dataset.batches import Batch, BatchSource, open_source
+from pipelines.models.transfer import build_network, find_origins
+from pipelines.settings.layout import Layout
+from pipelines.settings.loading import load_settings
+from pipelines.settings.schema import Settings
+from pipelines.system.watch import Watch, unwatched
+
+TOML = """
+[data]
+labels = "labels.csv"
+sample_submission = "sample.csv"
+[input]
+size = 8
+[model]
+widths = [8, 8]
+[train]
+epochs = 3
+batch_size = 6
+lr = 0.1
+[predict]
+batch_size = 5
+[hardware]
+device = "cpu"
+precision = "float32"
+workers = 0
+"""
+
+
+CLASSES = ["blue", "green", "red"]
+
+
+LABELLED, TEST = 24, 12
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A competition whose label is the brightest colour of an image; every fourth labelled row validates.
+
+    Image number i of a split is 8x8 PNG noise, and its first pixel is (i, 0, 0): what a batch holds can be told from
+    its pixels.  Test ids are the numbers 1 to 12, listed so that neither text nor number order is theirs.
+    """
+
+    toml: Path
+    layout: Layout
+    table: pd.DataFrame
+    classes: list[str]
+
+    def settings(self, *overrides: str) -> Settings:
+        return load_settings(str(self.toml), overrides=overrides)
+
+    def rows(self, part: str) -> pd.DataFrame:
+        return self.table[self.table["split"] == part]
+
+    def source(self, part: str, *overrides: str, training: bool = False) -> BatchSource:
+        return open_source(
+            self.settings(*overrides),
+            self.rows(part),
+            self.table,
+            self.layout,
+            self.classes,
+            torch.device("cpu"),
+            training,
+        )
+
+    def job(self, *overrides: str, run: str = "run") -> Job:
+        """The job of the stage `train`, with its files below runs/tiny/<run>."""
+        settings = self.settings(*overrides)
+        train, valid = divide_rows(self.table, settings)
+        files = self.layout.run(run)
+        return Job(
+            settings,
+            self.classes,
+            self.table,
+            train,
+            valid,
+            settings.train.epochs,
+            self.layout,
+            files.last,
+            files.history,
+            files.best,
+        )
+
+    def retrain_job(self, *overrides: str, run: str = "run") -> Job:
+        """The job of the stage `retrain`: all labelled rows, and nothing to validate on."""
+        job = self.job(*overrides, run=run)
+        files = self.layout.run(run)
+        rows = pd.concat([job.train, job.valid]).sort_index()
+        return dataclasses.replace(
+            job, train=rows, valid=None, best=None, last=files.retrain_last, history=files.retrain_history
+        )
+
+    def network(self, settings: Settings) -> nn.Module:
+        """The fresh network of `settings`, as the stages build it."""
+        return build_network(settings, self.classes, find_origins(settings.model, self.layout.weights))
+
+    def run(self, job: Job, watch: Watch = unwatched) -> Iterator[Row]:
+        """Train as the stages do."""
+        return run_job(job, self.network(job.settings), watch)
+
+
+def pretrained(weights: Path) -> tuple[str, ...]:
+    """The settings that name the network of `small_weights`."""
+    image = ("input.size=8", "input.mean=[0.5, 0.5, 0.5]", "input.std=[0.25, 0.25, 0.25]")
+    return ("model.name=shufflenet_v2_x0_5", f"model.weights={weights}", *image)
+
+
+def numbers_of(batch: Batch, settings: Settings) -> list[int]:
+    """The numbers that the first pixels of a batch's images spell (see `Tiny`), where nothing was augmented."""
+    red = batch.inputs[:, 0, 0, 0].double() * settings.input.std[0] + settings.input.mean[0]
+    return [round(value * 255) for value in red.tolist()]

@@ -1,0 +1,283 @@
+"""When memory runs out, here, on a GPU, in /dev/shm or in a worker process, a stage says so and how to go on."""
+
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipelines.core import engine
+from pipelines.core.checkpoint import load
+from pipelines.dataset.batches import PhotoBatches, make_loading, open_source
+from pipelines.models.device import choose_hardware
+from pipelines.system import processes
+from pipelines.system.errors import UserError
+from pipelines.system.memory import explained, smaller_batch
+from tests.support.tiny import Tiny
+
+ROOT = Path(__file__).parents[2]
+PHOTOS = "input.source=photos"
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="it needs a GPU")
+SEARCH = {"PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"}  # arenas reserve memory that they never use
+# A stage in a process that is made ready for it first: `prepare` is a line of Python.
+SCRIPT = """
+import multiprocessing, resource, sys
+from pipelines import command, predict, retrain, split, train
+
+def limit(spare):
+    import torch, pandas, torchvision, matplotlib.pyplot, torch._dynamo
+    (size,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+    resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + spare, -1))
+
+if __name__ == "__main__":
+    {prepare}
+    sys.exit(command.run({stage}.main))
+"""
+
+
+@pytest.fixture
+def split(tiny: Tiny) -> Tiny:
+    """The tiny competition, split as the stage does it."""
+    status, _, errors = run(tiny, "split")
+    assert status == 0, errors
+    return tiny
+
+
+def start(tiny: Tiny, stage: str, *settings: str, prepare: str = "pass", before: str = "") -> subprocess.Popen[str]:
+    """Start `stage` in a process of its own; before: a line of shell that runs first, in mounts of its own."""
+    script = tiny.layout.root / f"{stage}_script.py"
+    script.write_text(SCRIPT.format(prepare=prepare, stage=stage))
+    command = [sys.executable, str(script), str(tiny.toml), *(["--set", *settings] if settings else [])]
+    if before:
+        command = ["unshare", "--mount", "sh", "-c", f'{before} && exec "$@"', "sh", *command]
+    environment = os.environ | SEARCH
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=tiny.layout.root, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def run(tiny: Tiny, stage: str, *settings: str, prepare: str = "pass", before: str = "") -> tuple[int, str, str]:
+    """Return the exit status, the output and the errors of `stage`."""
+    with start(tiny, stage, *settings, prepare=prepare, before=before) as process:
+        try:
+            output, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return process.returncode, output, errors
+
+
+def children(process: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (signal.SIGKILL, "Killed"),
+        pytest.param(signal.SIGSEGV, "Segmentation fault", marks=pytest.mark.slow),
+    ],
+)
+def test_a_worker_that_dies_ends_the_training_in_one_line_and_the_next_goes_on(
+    split: Tiny, number: signal.Signals, name: str
+) -> None:
+    settings = (PHOTOS, "train.epochs=2000")
+    with start(split, "train", *settings, "hardware.workers=2") as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith(" 3/2000"):
+            assert process.poll() is None, process.communicate()
+        workers = children(process.pid)
+        os.kill(workers[0], number)
+        killed = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    # Of a segmentation fault torch's own worker speaks first.
+    errors = errors.removeprefix("ERROR: Unexpected segmentation fault encountered in worker.\n\0")
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    assert f"Process {workers[0]}, which decoded images, was killed ({name})" in errors
+    assert "hardware.workers" in errors and "batch_size=" in errors
+    assert not any(map(alive, workers))
+    assert time.monotonic() - killed < 15
+    with start(split, "train", *settings, "hardware.workers=0") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(6)]
+        process.kill()
+    assert any(line.startswith("Going on after epoch") for line in lines), lines
+
+
+def small_memory(size: str) -> str:
+    """The line of shell that makes /dev/shm as small as `size`; skips where that is not allowed."""
+    line = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(["unshare", "--mount", "sh", "-c", line], capture_output=True).returncode
+    ):
+        pytest.skip("this account may not mount a small /dev/shm")
+    return line
+
+
+@LINUX
+def test_batches_need_no_room_in_shared_memory(split: Tiny) -> None:
+    sizes = ("input.size=256", "train.batch_size=22", "train.epochs=1")  # a batch takes 4.3 MB
+    found = run(split, "train", PHOTOS, *sizes, "hardware.workers=2", before=small_memory("2m"))
+    assert found[0] == 0, found
+    assert not found[2]
+
+
+@LINUX
+def test_full_shared_memory_is_named_with_its_size_and_the_ways_out(split: Tiny) -> None:
+    fill = "; cat /dev/zero >/dev/shm/full 2>/dev/null; true"
+    status, _, errors = run(split, "train", PHOTOS, "hardware.workers=2", before=small_memory("64k") + fill)
+    assert status == 2 and errors.count("\n") == 1, errors
+    assert "/dev/shm" in errors and "0.0 of 0.1 MB free" in errors
+    assert "--shm-size=2g" in errors and "hardware.workers=0" in errors
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_every_way_to_start_workers_gives_the_same_weights(split: Tiny, method: str) -> None:
+    varied = (PHOTOS, "train.epochs=2", "augment.crop_scale=[0.4, 1.0]")
+    weights = []
+    for start_method, workers in (("fork", 0), ("fork", 1), (method, 1)):
+        prepare = f"multiprocessing.set_start_method({start_method!r})"
+        status, _, errors = run(split, "train", *varied, f"hardware.workers={workers}", prepare=prepare)
+        assert status == 0 and not errors, errors
+        (folder,) = (path for path in (split.layout.root / "runs/tiny").iterdir() if path.is_dir())
+        weights.append(load(folder / "last.pt").weights)
+        shutil.rmtree(folder)
+    for other in weights[1:]:
+        assert all(torch.equal(other[name], value) for name, value in weights[0].items())
+
+
+@LINUX
+def test_too_large_a_batch_of_training_is_named_with_a_smaller_one(split: Tiny) -> None:
+    large = ("input.size=512", "model.widths=[64, 64]", "train.batch_size=18")  # a layer's output takes 1.2 GB
+    status, _, errors = run(split, "train", *large, prepare="limit(900_000_000)")
+    assert status == 2 and errors.count("\n") == 1, errors
+    assert "training on batches of 11 images" in errors and "Set train.batch_size=5, perhaps with half" in errors
+
+
+@LINUX
+@pytest.mark.slow
+def test_too_large_a_batch_of_prediction_is_named_with_a_smaller_one(split: Tiny) -> None:
+    same = ("input.size=512", "train.epochs=1", "train.batch_size=2")
+    assert [run(split, stage, *same)[0] for stage in ("train", "retrain")] == [0, 0]
+    status, _, errors = run(split, "predict", *same, "predict.batch_size=12", prepare="limit(60_000_000)")
+    assert status == 2 and errors.count("\n") == 1, errors
+    assert "predicting batches of 2 images" in errors and "Set predict.batch_size=1." in errors
+
+
+@pytest.mark.parametrize(
+    ("key", "size", "expected"),
+    [
+        ("train.batch_size", 256, "Set train.batch_size=128, perhaps with half the train.lr."),
+        ("train.batch_size", 3, "Choose a smaller input.size or model.name."),
+        ("predict.batch_size", 3, "Set predict.batch_size=1."),
+        ("predict.batch_size", 1, "Choose a smaller input.size or model.name."),
+    ],
+)
+def test_half_the_batch_is_advised_as_long_as_there_is_one(key: str, size: int, expected: str) -> None:
+    assert smaller_batch(key, size) == expected
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a shape"), OSError(28, "No space left on device"), KeyError("x")])
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, explained("this"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 139.80 GiB"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously"),
+    ],
+)
+def test_what_a_full_gpu_answers_names_a_smaller_batch(error: Exception) -> None:
+    with pytest.raises(UserError) as caught, explained("batches of 8 images", smaller_batch("train.batch_size", 8)):
+        raise error
+    message = str(caught.value)
+    assert message.startswith(
+        f"Memory does not suffice for batches of 8 images ({str(error).splitlines()[0].rstrip('. ')}"
+    )
+    assert "Set train.batch_size=4" in message and "\n" not in message
+
+
+@pytest.fixture
+def small_gpu() -> Iterator[None]:
+    torch.cuda.set_per_process_memory_fraction(0.005)
+    yield None
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+@GPU
+@pytest.mark.parametrize("source", ["packed", "photos"])
+def test_a_gpu_that_is_full_in_training_names_a_smaller_batch(tiny: Tiny, small_gpu: None, source: str) -> None:
+    job = tiny.job(
+        *(f"input.source={source}", "hardware.device=cuda", "input.size=512", "model.widths=[256, 256]"),
+        *("train.batch_size=18", "hardware.workers=1"),
+    )
+    with pytest.raises(UserError, match=r"batches of 18 images \(CUDA out of memory.*Set train\.batch_size=9, perhaps"):
+        list(tiny.run(job))
+
+
+@GPU
+def test_a_gpu_that_is_full_in_prediction_names_a_smaller_batch(tiny: Tiny, small_gpu: None) -> None:
+    settings = tiny.settings(
+        "hardware.device=cuda", "input.size=512", "model.widths=[512, 512]", "predict.batch_size=12"
+    )
+    hardware = choose_hardware(settings.hardware)
+    rows = tiny.rows("test")
+    source = open_source(settings, rows, tiny.table, tiny.layout, tiny.classes, hardware.device)
+    network = tiny.network(settings).to(hardware.device)
+    with pytest.raises(UserError, match=r"batches of 12 images \(CUDA out of memory.*Set predict\.batch_size=6"):
+        list(engine.infer(network, source, hardware))
+
+
+def private_memory(process: int) -> int:
+    """Return the bytes that a process shares with no other."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+@LINUX
+@pytest.mark.slow
+def test_the_memory_of_workers_does_not_grow_over_the_epochs_of_300_000_photos(tiny: Tiny) -> None:
+    count = 300_000
+    rows = pd.DataFrame({"id": np.arange(count).astype(str), "path": "train/1.png", "label": "red", "split": "train"})
+    settings = tiny.settings(PHOTOS, "train.batch_size=500", "augment.crop_scale=[0.4, 1.0]")
+    loading = make_loading(settings, 3, torch.device("cpu"), training=True)
+    source = PhotoBatches(rows, tiny.layout.raw, torch.zeros(count, dtype=torch.int64), loading, processes.cores())
+    before = set(children(os.getpid()))
+    gc.freeze()  # else a worker's collections touch, and so copy, all that other tests have left in this process
+    measured = []
+    for epoch in range(1, 4):
+        images = sum(len(batch.positions) for batch in source.batches(epoch))
+        assert images == count
+        workers = set(children(os.getpid())) - before
+        assert len(workers) == processes.cores()
+        measured.append(max(map(private_memory, workers)))
+    gc.unfreeze()
+    print([f"{each / 1e6:.1f} MB" for each in measured])
+    assert measured[-1] - measured[0] < 4e6, measured  # the paths of all photos take 3 MB

@@ -1,0 +1,131 @@
+"""Work spread over processes: all of it is done, and what goes wrong in one is raised here."""
+
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.system import processes
+from pipelines.system.errors import UserError
+from pipelines.system.files import only_one
+from pipelines.system.processes import AHEAD, in_processes
+from pipelines.system.watch import unwatched
+
+ROOT = Path(__file__).parents[2]
+
+
+def process_and_root(number: int) -> tuple[int, float]:
+    if number < 0:
+        raise UserError(f"{number} has no root.")
+    return os.getpid(), math.sqrt(number)
+
+
+@pytest.fixture(autouse=True)
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+
+
+def results(*work: int) -> list[tuple[int, float]]:
+    return list(in_processes(process_and_root, work, len(work), unwatched, "taking", "roots"))
+
+
+def test_several_pieces_are_done_by_other_processes() -> None:
+    found = results(*(number**2 for number in range(12)))
+    assert [root for _, root in found] == list(range(12))
+    assert os.getpid() not in {process for process, _ in found}
+
+
+def test_one_piece_is_done_in_this_process_and_none_in_none() -> None:
+    assert results(49) == [(os.getpid(), 7)]
+    assert results() == []
+
+
+@pytest.mark.parametrize("work", [(-1,), (1, -1, 4)])
+def test_a_mistake_is_raised_here_and_leaves_no_process(work: tuple[int, ...]) -> None:
+    before = multiprocessing.active_children()
+    with pytest.raises(UserError, match=r"-1 has no root"):
+        results(*work)
+    assert multiprocessing.active_children() == before
+
+
+@pytest.mark.parametrize("work", [(4,), (1, 4, 9)])
+def test_each_piece_is_watched(work: tuple[int, ...]) -> None:
+    seen: list[object] = []
+
+    def watch(items: Iterable[Any], what: str, total: int | None = None, unit: str = "files") -> Iterator[Any]:
+        seen.append((what, total, unit))
+        for item in items:
+            seen.append("piece")
+            yield item
+
+    list(in_processes(process_and_root, work, len(work), watch, "taking", "roots"))
+    assert seen == [("taking", len(work), "roots"), *["piece"] * len(work)]
+
+
+def test_work_is_asked_for_a_few_pieces_ahead_and_processes_end_when_nobody_wants_more() -> None:
+    asked: list[int] = []
+
+    def work() -> Iterator[int]:
+        for number in range(100):
+            asked.append(number)
+            yield number
+
+    before = multiprocessing.active_children()
+    found = in_processes(process_and_root, work(), 100, unwatched, "taking", "roots")
+    next(found), next(found)
+    assert len(asked) == 2 * AHEAD + 1
+    found.close()
+    assert multiprocessing.active_children() == before
+    assert len(asked) == 2 * AHEAD + 1
+
+
+def end_by(number: int) -> None:
+    if number:
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_dies_is_named_with_its_signal_and_the_others_end(number: signal.Signals) -> None:
+    before = multiprocessing.active_children()
+    with pytest.raises(UserError, match=rf"Process \d+, which decoded images, was killed \({number.name}\)"):
+        list(in_processes(end_by, [0, 0, number, 0, 0], 5, unwatched, "ending", "processes"))
+    assert multiprocessing.active_children() == before
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from pipelines.core import processes
+from pipelines.system.watch import unwatched
+import test_processes
+
+processes.cores = lambda: 2
+list(processes.in_processes(test_processes.hold, map(Path, sys.argv[1:]), 2, unwatched, "holding", "locks"))
+"""
+
+
+def hold(lock: Path) -> None:
+    with only_one(lock, "holding it"):
+        time.sleep(120)
+
+
+def test_processes_end_with_the_one_that_they_work_for_even_if_it_is_killed(tmp_path: Path) -> None:
+    locks = [tmp_path / "first", tmp_path / "second"]
+    search = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    with subprocess.Popen([sys.executable, "-c", KILLED, *map(str, locks)], env=os.environ | search) as process:
+        deadline = time.monotonic() + 60
+        while not all(lock.exists() for lock in locks) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    for lock in locks:
+        with only_one(lock, "holding it", patience=20):
+            pass

@@ -1,0 +1,102 @@
+"""A finished run made again from its record alone: the same bytes, or what has changed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import command, predict, retrain, split, train
+from pipelines.tools import reproduce
+from tests.support.tiny import Tiny, pretrained
+
+
+@pytest.fixture
+def finished(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that has predicted, with settings that its TOML does not have."""
+    monkeypatch.chdir(tiny.layout.root)
+    for stage in (split, train, retrain, predict):
+        words = ["tiny.toml", "--run", "done", "--set", "train.epochs=2", "predict.mirror=true"]
+        assert command.run(stage.main, words) == 0
+    return tiny.layout.run("done").folder
+
+
+def submission(folder: Path) -> Path:
+    (found,) = (folder.parent.parent.parent / "submissions/tiny").glob("*.csv")
+    return found
+
+
+def again(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words = ["tiny.toml", "--run", "done", "--set", *(more or ("predict.mirror=true",))]
+    program = [sys.executable, "-m", "pipelines.tools.reproduce", *words]
+    return subprocess.run(program, cwd=folder.parent.parent.parent, env=environment, capture_output=True, text=True)
+
+
+def test_same_bytes_though_the_toml_and_the_submission_are_gone(finished: Path) -> None:
+    root = finished.parent.parent.parent
+    toml = root / "tiny.toml"
+    toml.write_text(toml.read_text().replace("widths = [8, 8]", "widths = [16]").replace("lr = 0.1", "lr = 9.0"))
+    submission(finished).unlink()
+    done = again(finished)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(", byte for byte.")
+    assert done.stdout.splitlines()[:4] == [
+        f"Stage {number} of 4: {stage}; what it says: runs/tiny/done-reproduced/{stage}.log"
+        for number, stage in enumerate(("split", "train", "retrain", "predict"), 1)
+    ]
+    assert "Next:" not in done.stdout  # nothing that a stage says of the working folder within
+    assert not finished.with_name("done-reproduced").exists()
+
+
+@pytest.mark.slow
+def test_a_difference_is_an_error_that_lists_what_has_changed(finished: Path) -> None:
+    notes = json.loads((finished / "predict.json").read_text())
+    (name,) = notes
+    assert {"device", "threads", "torch", "code", "digest of all images"} <= notes[name]["made_on"].keys()
+    notes[name]["sha256"] = "0" * 64
+    notes[name]["made_on"]["torch"] = "1.0"
+    (finished / "predict.json").write_text(json.dumps(notes))
+    done = again(finished)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {name} could not be reproduced byte for byte.")
+    assert "DIFFERENT" in done.stdout and "torch" in done.stdout and "1.0" in done.stdout
+    (made,) = finished.with_name("done-reproduced").glob("submissions/tiny/*.csv")
+    assert made.read_bytes() == submission(finished).read_bytes()
+
+
+def test_a_stage_that_fails_says_why(finished: Path) -> None:
+    (finished.parent.parent.parent / "data/tiny/raw/train/7.png").write_text("no image")
+    done = again(finished)
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("Stage 2 of 4: train")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "train/7.png" in done.stderr
+    log = finished.with_name("done-reproduced") / "split.log"
+    assert "Next: make train" in log.read_text()
+
+
+@pytest.mark.slow
+def test_files_that_the_settings_name_from_the_working_folder(
+    tiny: Tiny, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    Path("models").mkdir()
+    shutil.copyfile(small_weights, "models/small.pth")
+    Path("map.csv").write_text("label,category\nblue,tabby\ngreen,goldfish\nred,tench\n")
+    Path("groups.csv").write_text("id,group\n1,a\n4,a\n")
+    files = ("model.label_map=map.csv", "split.group_file=groups.csv", "predict.checkpoint=best")
+    settings = (*pretrained(Path("models/small.pth")), *files, "train.epochs=1")
+    for stage in (split, train, predict):
+        assert command.run(stage.main, ["tiny.toml", "--run", "done", "--set", *settings]) == 0
+    done = again(tiny.layout.run("done").folder, *settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(", byte for byte.")
+
+
+def test_a_run_that_has_not_predicted_names_the_target(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "predict.json").unlink()
+    assert command.run(reproduce.main, ["tiny.toml", "--run", "done"]) == 2
+    assert "First: make predict" in capsys.readouterr().err
