@@ -277,7 +277,7 @@ def test_a_missing_image_is_named_with_its_row(folder: Folder, before: bool) -> 
         folder.call()
     assert str(caught.value) == (
         f"{folder.raw / 'train/3.png'} (id '3', line 15 of split.csv) cannot be read: the file is missing. Put the "
-        "right file there; or, for a labelled image, remove its row from the labels CSV and split again."
+        "right file there. For a labelled image you can also remove its row from the labels CSV and split again."
     )
     assert folder.read == []  # all are looked at before the first is read
     assert folder.record.exists() == before

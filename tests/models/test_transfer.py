@@ -642,7 +642,7 @@ def test_a_file_says_nothing_about_its_images(tiny: Tiny, weights: Path) -> None
     for missing in range(3):
         image = [each for place, each in enumerate(IMAGE) if place != missing]
         settings = tiny.settings(f"model.name={NAME}", f"model.weights={weights}", *image)
-        with pytest.raises(UserError, match=r"small\.pth does not say .* set input\.size, input\.mean and input\.std"):
+        with pytest.raises(UserError, match=r"small\.pth does not give .* set input\.size, input\.mean and input\.std"):
             resolve(settings, find_origins(settings.model, tiny.layout.weights))
 
 

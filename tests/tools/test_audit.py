@@ -55,7 +55,7 @@ def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str
     ]
     assert "Valid images with a twin in train: 2 of 6 (33.33%)." in printed
     assert "Test images with a twin in train: 1 of 12 (8.33%)." in printed
-    assert "no run on this split has predicted yet. First: make train retrain predict COMP=" in printed
+    assert "no run of this split has predicted yet. First: make train retrain predict COMP=" in printed
     files = work.layout.audit
     assert f'SET="split.valid_ratio=0.25 {GROUPS}"' in printed
     record = json.loads(files.record.read_text())
@@ -80,7 +80,7 @@ def test_images_too_small_for_near_twins_are_told(work: Tiny, capsys: pytest.Cap
     pixels[7, 7] ^= 1
     Image.fromarray(pixels).save(work.layout.raw / "test" / "7.png")
     assert call(work) == 0
-    assert "Near pairs of images of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
+    assert "Near pairs with an image of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
     assert set(read_csv(work.layout.audit.pairs)["kind"]) == {"bytes"}
 
 
@@ -120,7 +120,7 @@ def test_groups_by_which_the_split_was_made_stay_as_they_are(work: Tiny, capsys:
     capsys.readouterr()
     assert call(work) == 0  # though the words do not name the groups
     printed = capsys.readouterr().out
-    assert "The split was made by others, data/tiny/audit/groups.csv, which stay as long as it does." in printed
+    assert "The split was made with data/tiny/audit/groups.csv, which is kept." in printed
     assert "  mv data/tiny/audit/groups-new.csv data/tiny/audit/groups.csv\n  make split" in printed
     assert files.groups.read_bytes() == before
     assert len(read_csv(files.other_groups)) == 5
@@ -129,7 +129,7 @@ def test_groups_by_which_the_split_was_made_stay_as_they_are(work: Tiny, capsys:
     files.other_groups.replace(files.groups)  # as it said, but without the two other lines
     assert call(work) == 0
     printed = capsys.readouterr().out
-    assert "The split keeps" not in printed and "split anew" in printed
+    assert "The split keeps" not in printed and "split again" in printed
 
 
 def test_without_twins_there_are_no_groups(
@@ -212,7 +212,7 @@ def test_what_a_run_contradicts_is_listed(work: Tiny, capsys: pytest.CaptureFixt
     assert call(work) == 0
     printed = capsys.readouterr().out
     assert "of 6 rows. data/tiny/audit/suspects.csv, data/tiny/audit/suspects.png" in printed
-    assert "Of 24 labelled rows 18 were never held out. To cover them, split with split.folds=5" in printed
+    assert "18 of 24 labelled rows were never held out. To cover them, split with split.folds=5" in printed
     suspects = read_csv(work.layout.audit.suspects, may_lack_rows=True)
     predictions = predictions.astype({"p_predicted": float, "p_label": float})
     usual = predictions.groupby("label")["p_label"].mean()
@@ -282,5 +282,5 @@ def test_runs_of_another_split_are_left_out(work: Tiny, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert call(work) == 0
     printed = capsys.readouterr().out
-    assert "Runs of other splits, which are left out: default" in printed
-    assert "no run on this split has predicted yet" in printed
+    assert "Left out, as they used another split: default" in printed
+    assert "no run of this split has predicted yet" in printed
