@@ -37,10 +37,7 @@ def _finetuning_problems(settings: Settings) -> Iterator[str]:
             yield f"finetune.{key} is {value!r}, which needs a pretrained network: set model.weights."
     head_is_cached = model.pretrained and finetune.frozen_stages == -1 and settings.features.cached
     if head_is_cached and (augment.mixup or augment.cutmix):
-        yield (
-            "augment.mixup and augment.cutmix mix images, but the head trains on cached features: set both to 0, or "
-            "features.cached = false."
-        )
+        yield "augment.mixup and augment.cutmix cannot mix cached features: set both to 0, or features.cached = false."
     if finetune.head_epochs and finetune.head_epochs >= epochs:
         yield f"finetune.head_epochs is {finetune.head_epochs}; it must be less than train.epochs, {epochs}."
 
@@ -48,4 +45,5 @@ def _finetuning_problems(settings: Settings) -> Iterator[str]:
 def _fold_problems(settings: Settings) -> Iterator[str]:
     folds, fold = settings.split.folds, settings.train.fold
     if fold >= max(1, folds):
-        yield f"train.fold is {fold}, but the split has {f'folds 0 to {folds - 1}' if folds else 'no folds (split.folds is 0)'}."
+        known = f"folds 0 to {folds - 1}" if folds else "no folds (split.folds is 0)"
+        yield f"train.fold is {fold}, but the split has {known}."

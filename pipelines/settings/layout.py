@@ -5,14 +5,14 @@ from pathlib import Path
 
 
 class Below:
-    """A path below the folder that `base` names on the same object: `record = Below("run.json")`."""
+    """A path below `base`, another path of the same object; `{competition}` in it is that field of the object."""
 
     def __init__(self, place: str, base: str = "folder") -> None:
         self.place, self.base = place, base
 
     def __get__(self, owner: object, kind: type) -> Path:
         folder: Path = getattr(owner, self.base)
-        return folder / self.place
+        return folder / self.place.format_map(vars(owner))
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class Layout:
     root: Path
     competition: str
 
+    data = Below("data/{competition}", "root")
+    runs_folder = Below("runs/{competition}", "root")
+    submissions = Below("submissions/{competition}", "root")
     weights = Below("weights", "root")  # pretrained weights, shared by all competitions
     raw = Below("raw", "data")  # the unpacked data; never changed after the download
     held_back = Below("held_back/labels.csv", "data")  # true labels of test images, if known; only `score` reads them
@@ -74,18 +77,6 @@ class Layout:
     tree = Below("train_valid_test", "data")
     cache = Below("cache", "data")
     submission_log = Below("log.csv", "submissions")  # one row per submission to Kaggle, with its scores
-
-    @property
-    def data(self) -> Path:
-        return self.root / "data" / self.competition
-
-    @property
-    def runs_folder(self) -> Path:
-        return self.root / "runs" / self.competition
-
-    @property
-    def submissions(self) -> Path:
-        return self.root / "submissions" / self.competition
 
     @property
     def audit(self) -> AuditLayout:

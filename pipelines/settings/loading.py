@@ -140,7 +140,7 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
 
 
 def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(SECTIONS[section])}  # type: ignore[arg-type]
+    return {field.name: field for field in dataclasses.fields(SECTIONS[section])}
 
 
 def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> Any:
@@ -210,37 +210,21 @@ def from_dict(values: Mapping[str, Any], where: str) -> Settings:
 
 def differences(ours: Settings, theirs: Settings, sections: Sequence[str]) -> list[str]:
     """Return a line `section.key: ours now, theirs then` for each key of `sections` that differs."""
-    lines = []
-    for section in sections:
-        for key in _fields(section):
-            mine, other = getattr(getattr(ours, section), key), getattr(getattr(theirs, section), key)
-            if mine != other:
-                lines.append(f"{section}.{key}: {mine!r} now, {other!r} then")
-    return lines
-
-
-def reference(section: str) -> list[tuple[str, str, str, str]]:
-    """Return the key, default (JSON), allowed values and help line of each setting of `section`."""
-    types = get_type_hints(SECTIONS[section])
     return [
-        (key, json.dumps(field.default), _allowed(types[key], field.metadata), field.metadata["help"])
-        for key, field in _fields(section).items()
+        f"{section}.{key}: {mine!r} now, {other!r} then"
+        for section in sections
+        for key, mine in vars(getattr(ours, section)).items()
+        if mine != (other := getattr(getattr(theirs, section), key))
     ]
-
-
-def _allowed(expected: Any, bounds: Mapping[str, Any]) -> str:
-    if get_origin(expected) is Literal:
-        return " | ".join(get_args(expected))
-    if get_origin(expected) is tuple:
-        return f"list, each {_allowed(get_args(expected)[0], bounds)}"
-    limits = [f"{words} {bounds[rule]:g}" for rule, (_, words) in BOUNDS.items() if rule in bounds]
-    return ", ".join([TYPE_NAMES[expected].removesuffix(" in quotes"), *limits])
 
 
 def describe() -> str:
     """Return all settings with their defaults and meaning, one per line, for `--help`."""
     lines = []
     for section, kind in SECTIONS.items():
+        types = get_type_hints(kind)
         lines.append(f"[{section}]  {(kind.__doc__ or '').splitlines()[0]}")
-        lines += [f"  {key} = {default} ({allowed}): {help}" for key, default, allowed, help in reference(section)]
+        for key, field in _fields(section).items():
+            choices = f" ({' | '.join(get_args(types[key]))})" if get_origin(types[key]) is Literal else ""
+            lines.append(f"  {key} = {json.dumps(field.default)}{choices}: {field.metadata['help']}")
     return "\n".join(lines)

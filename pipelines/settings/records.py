@@ -61,7 +61,7 @@ def split_is_made(layout: Layout, settings: Settings) -> bool:
     again = f"split again: {split_removal(layout)}"
     if changes := differences(settings, then, SPLIT_SECTIONS):
         raise UserError(
-            f"{settings.name} is already split, with other settings: {'; '.join(changes)}. Undo the changes, or {again} "
+            f"{settings.name} is already split, with other settings: {'; '.join(changes)}. Undo these, or {again} "
             "(scores of runs on the old split then no longer compare)."
         )
     current = split_inputs(layout, settings)

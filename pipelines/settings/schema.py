@@ -16,10 +16,9 @@ def option(default: Any, help: str, **bounds: float) -> Any:
 
 
 class Section:
-    """A section of settings."""
+    """A section of settings; `problems` yields a message for each contradiction within it."""
 
     def problems(self) -> Iterator[str]:
-        """Yield a message for each contradiction within the section; loading raises the first one."""
         yield from ()
 
 
@@ -40,14 +39,14 @@ class CompetitionSettings(Section):
 
     def problems(self) -> Iterator[str]:
         if self.slug and not is_plain_name(self.slug):
-            yield f"competition.slug is {self.slug!r}; it must be the last part of the address, without slashes."
+            yield f"competition.slug is {self.slug!r}; it must be the last part of its Kaggle address, without slashes."
         if (self.source == "address") != bool(self.address):
             yield 'competition.source = "address" and competition.address (where the archive is) must be set together.'
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Section):
-    """Paths inside the raw folder, data/<competition>/raw, and columns of the labels CSV."""
+    """Paths inside the raw folder, `data/<competition>/raw`, and columns of the labels CSV."""
 
     labels: str = option("", "CSV of the labelled images; empty: train_images has one folder per class")
     id_column: str = option("", "column of image ids in the labels CSV; empty: the first column")
@@ -71,14 +70,12 @@ class SplitSettings(Section):
     """How labelled rows are divided into training and validation rows; the same for all recipes, to compare scores."""
 
     method: Literal["stratified", "equal-per-class"] = option(
-        "stratified", "validation rows per class: in proportion to the class, or (d2l.ai) the same number from each"
+        "stratified", "validation rows: in proportion to each class, or the same number from each class (d2l.ai)"
     )
     valid_ratio: float = option(0.1, "share of the labelled rows used for validation", above=0, below=1)
-    folds: int = option(0, "number of folds; fold 0 then replaces valid_ratio; 0: no folds", minimum=0)
-    group_column: str = option("", "column of the labels CSV; rows with the same value stay on one side of the split")
-    group_file: str = option(
-        "", "CSV of id,group, path from the working folder (`audit` writes one); a group stays on one side of the split"
-    )
+    folds: int = option(0, "number of folds; fold 0 then validates, and valid_ratio is unused; 0: no folds", minimum=0)
+    group_column: str = option("", "column of the labels CSV; rows with one value stay together in the split")
+    group_file: str = option("", "CSV of id,group (`audit` writes one), from the working folder; groups stay together")
     seed: int = option(0, "random seed of the split", minimum=0)
 
     def problems(self) -> Iterator[str]:
@@ -92,20 +89,13 @@ class SplitSettings(Section):
 class InputSettings(Section):
     """How an image becomes a tensor of shape (3, size, size)."""
 
-    source: Literal["packed", "photos"] = option(
-        "packed", "packed: small images, decoded once into one array; photos: files decoded again in each epoch"
-    )
-    size: int = option(0, "image side in pixels, 4 to 2048; 0: the size of the pretrained weights, or 32", minimum=0)
+    source: Literal["packed", "photos"] = option("packed", "packed: small images, decoded once; photos: in every epoch")
+    size: int = option(0, "image side in pixels, 4 to 2048; 0: from the pretrained weights, or 32", minimum=0)
     resize: int = option(
-        0,
-        "photos: shorter side before the centre crop of evaluation; 0: the value of the pretrained weights, or size "
-        "(8/7 of it if augment.crop_scale starts below 1)",
-        minimum=0,
+        0, "photos: shorter side before the centre crop; 0: from the weights, or size (8/7 size with crops)", minimum=0
     )
-    mean: tuple[float, ...] = option(
-        (), "subtracted from red, green, blue, on a scale of 0 to 1; empty: the value of the pretrained weights, or 0.5"
-    )
-    std: tuple[float, ...] = option((), "divides red, green, blue; empty: the value of the pretrained weights, or 0.25")
+    mean: tuple[float, ...] = option((), "mean of R, G, B (0 to 1) to subtract; empty: from the weights, or 0.5")
+    std: tuple[float, ...] = option((), "standard deviation of R, G, B to divide by; empty: from the weights, or 0.25")
 
     def problems(self) -> Iterator[str]:
         if self.size and not 4 <= self.size <= 2048:
@@ -122,24 +112,17 @@ class AugmentSettings(Section):
     """Random changes of the training images; none by default."""
 
     flip: bool = option(False, "mirror each image with probability 0.5 in each epoch")
-    alternating_flip: bool = option(
-        False, "mirror a random half of the images in odd epochs, the other half in even epochs (arXiv 2404.00498)"
-    )
+    alternating_flip: bool = option(False, "mirror half the images in odd epochs, the rest in even (arXiv 2404.00498)")
     translate: int = option(0, "largest random shift in pixels; borders are filled by reflection", minimum=0)
     resize: int = option(0, "packed images: enlarge to this side in pixels before the random crop; 0: off", minimum=0)
     crop_scale: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least and most share of the area")
     crop_ratio: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least and most width / height")
-    colour_jitter: float = option(
-        0.0, "multiply brightness, contrast and saturation by random factors of 1 - x to 1 + x", minimum=0, maximum=1
-    )
+    colour_jitter: float = option(0.0, "vary brightness, contrast, saturation by ± this share", minimum=0, maximum=1)
     cutout: int = option(0, "side in pixels of a random grey square (arXiv 1708.04552); 0: off", minimum=0)
     mixup: float = option(0.0, "alpha of mixup (arXiv 1710.09412); 0: off", minimum=0)
     cutmix: float = option(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", minimum=0)
     sizes: tuple[int, ...] = option(
-        (),
-        "progressive resizing: the epochs are divided into as many equal parts, each with one of these image sides; "
-        "the last is input.size; empty: off",
-        minimum=4,
+        (), "progressive resizing: image sides, for equal parts of the epochs; last: input.size; empty: off", minimum=4
     )
 
     def problems(self) -> Iterator[str]:
@@ -151,7 +134,7 @@ class AugmentSettings(Section):
                 numbers = ", ".join(f"{value:g}" for value in values)
                 yield f"augment.{key} is [{numbers}]; the first must be above 0 and not above the second."
         if max(self.crop_scale, default=1) > 1:
-            yield "augment.crop_scale is a share of the area; it must be at most 1."
+            yield f"augment.crop_scale is {list(self.crop_scale)}; a share of the area must be at most 1."
         for one, other in (("mixup", "cutmix"), ("flip", "alternating_flip")):
             if getattr(self, one) and getattr(self, other):
                 yield f"augment.{one} and augment.{other} are both on; choose one."
@@ -163,25 +146,18 @@ class ModelSettings(Section):
 
     name: str = option(
         "convnet",
-        "convnet, resnet18-small (3x3 stem, for small images), or a torchvision classifier; with weights also several "
-        "whose features are concatenated: resnet34+vgg16",
+        "convnet, resnet18-small (3x3 stem) or a torchvision classifier; with weights several: resnet34+vgg16",
     )
     widths: tuple[int, ...] = option((64, 128, 256), "convnet: channels of each block; a block halves the image side")
     depth: tuple[int, ...] = option((2,), "convnet: convolutions of each block; one number: of every block", minimum=1)
     whitening: int = option(
-        0,
-        "convnet: kernel side of a first convolution whose frozen filters whiten the training images' patches (arXiv "
-        "2404.00498); 0: an ordinary trainable convolution",
-        minimum=0,
-        maximum=5,
+        0, "convnet: kernel side of a frozen, whitening first layer (arXiv 2404.00498); 0: none", minimum=0, maximum=5
     )
     identity_start: bool = option(False, "convnet: initialise convolutions as the identity (Dirac initialisation)")
     norm_scales: bool = option(True, "convnet: batch norms have a trainable scale besides their bias")
     dropout: float = option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
     weights: str = option(
-        "",
-        "pretrained weights: a torchvision name (IMAGENET1K_V1) or a file; several networks: one for all, or one+each; "
-        "empty: random weights",
+        "", "pretrained weights: a torchvision name (IMAGENET1K_V1) or file; several networks: one+each; empty: none"
     )
     weights_sha256: str = option("", "expected SHA-256 of the weights file (one+each); empty: not checked")
     pretrained: bool = option(True, "false: same network, random weights, for comparison; [finetune] is then ignored")
@@ -190,9 +166,7 @@ class ModelSettings(Section):
     )
     hidden: tuple[int, ...] = option((), "pretrained network: widths of the head's hidden layers; empty: a linear head")
     label_map: str = option(
-        "",
-        "start the head from the pretrained classifier's rows for the same labels: names (match by name) or a CSV of "
-        "label,category; empty: random weights",
+        "", "start the head from the pretrained rows of the same labels: names, or a CSV of label,category; empty: off"
     )
 
     def problems(self) -> Iterator[str]:
@@ -202,10 +176,7 @@ class ModelSettings(Section):
         if not self.widths or min(self.widths) < 1:
             yield f"model.widths is {list(self.widths)}; it takes one or more positive numbers."
         if len(self.depth) not in (1, len(self.widths)):
-            yield (
-                f"model.depth is {list(self.depth)}; it takes one number, or one for each of model.widths, "
-                f"{list(self.widths)}."
-            )
+            yield f"model.depth is {list(self.depth)}; it takes one number, or one for each of model.widths."
         if min(self.hidden, default=1) < 1:
             yield f"model.hidden is {list(self.hidden)}; it takes positive numbers."
         if self.label_map and not self.weights:
@@ -216,23 +187,16 @@ class ModelSettings(Section):
                 "model.weights (and model.pretrained=false for random weights of the same shape)."
             )
         if self.label_map and (self.hidden or self.features != "pooled"):
-            yield (
-                "model.label_map starts a linear head from the pretrained classifier's rows: it needs "
-                'model.features = "pooled" and no model.hidden.'
-            )
+            yield 'model.label_map needs a linear head: set model.features = "pooled" and model.hidden = [].'
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneSettings(Section):
     """Which parts of a pretrained network are trained, and at which learning rate."""
 
-    frozen_stages: int = option(0, "number of frozen stages, from the input; -1: all, only the head trains", minimum=-1)
+    frozen_stages: int = option(0, "frozen stages, from the input; -1: all, so only the head trains", minimum=-1)
     freeze_norms: bool = option(False, "batch norms keep their pretrained statistics, also in stages that train")
-    head_epochs: int = option(
-        0,
-        "number of first epochs that train only the head; then frozen_stages applies and the schedule restarts",
-        minimum=0,
-    )
+    head_epochs: int = option(0, "first epochs, which train only the head; then the schedule restarts", minimum=0)
     head_lr: float = option(0.0, "peak learning rate of head_epochs; 0: train.lr", minimum=0)
     backbone_lr: float = option(1.0, "learning rate of the pretrained part, as a multiple of the head's", above=0)
 
@@ -270,10 +234,7 @@ class TrainSettings(Section):
     momentum: float = option(0.9, "momentum of sgd and muon", minimum=0, below=1)
     nesterov: bool = option(False, "Nesterov momentum for sgd; muon always uses it")
     weight_decay: float = option(
-        0.0,
-        "weight decay of the optimiser, as torch.optim defines it; muon: the share of the not orthogonalised weights "
-        "that a step at the peak learning rate removes",
-        minimum=0,
+        0.0, "as in torch.optim; muon: share of non-orthogonalised weights that a step at peak lr removes", minimum=0
     )
     decay_norms_and_biases: bool = option(True, "false: no weight decay for norms and biases")
     schedule: Literal["constant", "step", "multistep", "exponential", "cosine", "linear"] = option(
@@ -285,12 +246,10 @@ class TrainSettings(Section):
     gamma: float = option(0.1, "step, multistep, exponential: factor of each reduction", above=0, maximum=1)
     clip_norm: float = option(0.0, "largest norm of the gradient; 0: no clipping", minimum=0)
     label_smoothing: float = option(0.0, "share of the target spread evenly over all classes", minimum=0, below=1)
-    ema_decay: float = option(
-        0.0, "decay per step of the averaged weights that are validated and saved; 0: off", minimum=0, below=1
-    )
+    ema_decay: float = option(0.0, "EMA of weights, validated and saved: decay per step; 0: off", minimum=0, below=1)
     patience: int = option(0, "stop after this number of epochs without a better score; 0: never", minimum=0)
     limit: int = option(0, "use only the first n rows of the labels CSV; 0: all", minimum=0)
-    fold: int = option(0, "fold that validates, if split.folds is set", minimum=0)
+    fold: int = option(0, "fold used for validation, if split.folds is set", minimum=0)
     seed: int = option(0, "random seed of weights, batch order and augmentation", minimum=0)
 
     def problems(self) -> Iterator[str]:
@@ -321,16 +280,12 @@ class HardwareSettings(Section):
     )
     workers: int = option(2, "number of processes that decode photos; 0: decode in the main process", minimum=0)
     cache_by: Literal["time", "bytes"] = option(
-        "time",
-        "packed images are decoded again when this changes; time: size and modification time of a file; bytes: its "
-        "content, so that a copied dataset is not decoded again",
+        "time", "decode packed images again if a file's size or time changed (time), or its content (bytes)"
     )
     threads: int = option(0, "number of compute threads on a CPU; 0: torch's default, one per core", minimum=0)
     compile: bool = option(True, "use torch.compile to compute the features of many images, if it works here")
     compile_training: bool = option(
-        False,
-        "use torch.compile for training too: helps GPUs that wait for small kernels, not CPUs. A resumed run may then "
-        "differ in rounding from an uninterrupted one",
+        False, "use torch.compile for training, for GPUs waiting on small kernels; a resumed run may round differently"
     )
 
 
@@ -344,7 +299,9 @@ class KaggleSettings(Section):
     internet: bool = option(False, "kernel: allow internet access; without it, attach pretrained weights")
     dataset_sources: tuple[str, ...] = option((), "kernel: datasets to attach: owner/name")
     model_sources: tuple[str, ...] = option((), "kernel: models to attach: owner/model/framework/variation/version")
-    kernel_hours: float = option(12.0, "kernel: longest running time, also waited for", above=0, maximum=12)
+    kernel_hours: float = option(
+        12.0, "kernel: longest running time; the kernel command waits as long", above=0, maximum=12
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,7 +338,7 @@ class Settings:
         return self.finetune if self.model.pretrained else FinetuneSettings()
 
 
-SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type] = {
     field.name: type(field.default) for field in dataclasses.fields(Settings) if isinstance(field.default, Section)
 }
 SHARED_BY_RECIPES = ("competition", "data", "split")
