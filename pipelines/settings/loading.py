@@ -49,7 +49,7 @@ def load_settings(
     }
     if recipe not in known:
         raise UserError(
-            f"{path.stem} has no recipe {recipe!r}.{did_you_mean(recipe, known)} Valid: {', '.join(known)}."
+            f"{path.stem} has no recipe {recipe!r}.{did_you_mean(recipe, known)} It has: {', '.join(known)}."
         )
     chosen = merge(known[recipe], parse_overrides(overrides), "--set")
     if not chosen.competition.slug:

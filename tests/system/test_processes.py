@@ -1,4 +1,4 @@
-"""Work spread over processes: all of it is done, and what goes wrong in one is raised here."""
+"""Work spread over processes: every item is done, and an error in a process is raised here."""
 
 import math
 import multiprocessing
@@ -103,9 +103,9 @@ def test_a_process_that_dies_is_named_with_its_signal_and_the_others_end(number:
 KILLED = """
 import os, sys
 from pathlib import Path
-from pipelines.core import processes
+from pipelines.system import processes
 from pipelines.system.watch import unwatched
-import test_processes
+from tests.system import test_processes
 
 processes.cores = lambda: 2
 list(processes.in_processes(test_processes.hold, map(Path, sys.argv[1:]), 2, unwatched, "holding", "locks"))
@@ -119,7 +119,7 @@ def hold(lock: Path) -> None:
 
 def test_processes_end_with_the_one_that_they_work_for_even_if_it_is_killed(tmp_path: Path) -> None:
     locks = [tmp_path / "first", tmp_path / "second"]
-    search = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    search = {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", KILLED, *map(str, locks)], env=os.environ | search) as process:
         deadline = time.monotonic() + 60
         while not all(lock.exists() for lock in locks) and process.poll() is None and time.monotonic() < deadline:
