@@ -7,18 +7,14 @@ LONGEST_SHOWN = 400  # characters
 
 
 class UserError(Exception):
-    """A mistake in the input or settings, or a missing file, that the user can correct.
+    """A mistake that the user can correct. The message names the file, row or key, what is wrong and what to do.
 
-    The message is complete: it names the file, row or key, what is wrong, and what to do. A stage prints it without a
-    traceback and exits with status 2.
+    A stage prints it without a traceback and exits with status 2.
     """
 
 
 class TryAgainLater(UserError):
-    """A failure of Kaggle or the network that may be over when the same command is run later; exit status 3.
-
-    Finished work is kept, and the message says what is already done.
-    """
+    """A failure of Kaggle or the network that may end by itself; exit status 3. The message says what is done."""
 
 
 def shown(text: str) -> str:

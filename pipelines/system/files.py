@@ -48,7 +48,7 @@ def partial_name(path: Path) -> Path:
 def atomic_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; if the block succeeds, flush it to disk and rename it to `path`.
 
-    make_folder: False if the folder must exist already; if its disk was unmounted, creating it would write elsewhere.
+    make_folder: False if the folder exists; creating it after its disk was unmounted would write to another disk.
     Raises `UserError` if the folder vanishes.
     """
     if make_folder:

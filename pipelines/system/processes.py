@@ -74,8 +74,8 @@ def _results(function: Callable[[Work], Result], work: Iterable[Work], total: in
 def _death(processes: Iterable[BaseProcess]) -> str:
     """Return the message about the process that died first; the pool then ended the others with SIGTERM."""
     for process in processes:
-        code = process.exitcode
-        if code is not None and code not in (0, -signal.SIGTERM):
+        if (code := process.exitcode) not in (None, 0, -signal.SIGTERM):
+            assert code is not None
             return death(str(process.pid), signal.Signals(-code).name if code < 0 else "")
     return death("of a pool", "")
 

@@ -151,7 +151,7 @@ def small_memory(size: str) -> str:
 
 
 @LINUX
-def test_batches_need_no_room_in_shared_memory(split: Tiny) -> None:
+def test_batches_need_no_shared_memory(split: Tiny) -> None:
     sizes = ("input.size=256", "train.batch_size=22", "train.epochs=1")  # a batch takes 4.3 MB
     found = run(split, "fit", PHOTOS, *sizes, "hardware.workers=2", before=small_memory("2m"))
     assert found[0] == 0, found
@@ -159,7 +159,7 @@ def test_batches_need_no_room_in_shared_memory(split: Tiny) -> None:
 
 
 @LINUX
-def test_full_shared_memory_is_named_with_its_size_and_the_ways_out(split: Tiny) -> None:
+def test_full_shared_memory_is_named_with_its_size_and_what_to_do(split: Tiny) -> None:
     fill = "; cat /dev/zero >/dev/shm/full 2>/dev/null; true"
     status, _, errors = run(split, "fit", PHOTOS, "hardware.workers=2", before=small_memory("64k") + fill)
     assert status == 2 and errors.count("\n") == 1, errors
@@ -211,12 +211,12 @@ def test_too_large_a_batch_of_prediction_is_named_with_a_smaller_one(split: Tiny
         ("predict.batch_size", 1, "Choose a smaller input.size or model.name."),
     ],
 )
-def test_half_the_batch_is_advised_as_long_as_there_is_one(key: str, size: int, expected: str) -> None:
+def test_the_advice_is_half_the_batch_while_that_is_possible(key: str, size: int, expected: str) -> None:
     assert smaller_batch(key, size) == expected
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a shape"), OSError(28, "No space left on device"), KeyError("x")])
-def test_other_errors_stay_what_they_are(error: Exception) -> None:
+def test_other_errors_stay_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, explained("this"):
         raise error
     assert caught.value is error
@@ -233,7 +233,7 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously"),
     ],
 )
-def test_what_a_full_gpu_answers_names_a_smaller_batch(error: Exception) -> None:
+def test_errors_of_a_full_gpu_name_a_smaller_batch(error: Exception) -> None:
     with pytest.raises(UserError) as caught, explained("batches of 8 images", smaller_batch("train.batch_size", 8)):
         raise error
     message = str(caught.value)
@@ -253,7 +253,7 @@ def small_gpu() -> Iterator[None]:
 
 @GPU
 @pytest.mark.parametrize("source", ["packed", "photos"])
-def test_a_gpu_that_is_full_in_training_names_a_smaller_batch(tiny: Tiny, small_gpu: None, source: str) -> None:
+def test_a_full_gpu_in_training_names_a_smaller_batch(tiny: Tiny, small_gpu: None, source: str) -> None:
     job = tiny.job(
         *(f"input.source={source}", "hardware.device=cuda", "input.size=512", "model.widths=[256, 256]"),
         *("train.batch_size=18", "hardware.workers=1"),
@@ -263,7 +263,7 @@ def test_a_gpu_that_is_full_in_training_names_a_smaller_batch(tiny: Tiny, small_
 
 
 @GPU
-def test_a_gpu_that_is_full_in_prediction_names_a_smaller_batch(tiny: Tiny, small_gpu: None) -> None:
+def test_a_full_gpu_in_prediction_names_a_smaller_batch(tiny: Tiny, small_gpu: None) -> None:
     settings = tiny.settings(
         "hardware.device=cuda", "input.size=512", "model.widths=[512, 512]", "predict.batch_size=12"
     )
