@@ -152,10 +152,10 @@ def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
     settings = work.settings("split.valid_ratio=0.25", GROUPS)
     assert split_is_made(work.layout, settings)
     write_text(work.layout.audit.groups, "id,group\n1,x\n2,x\n")
-    with pytest.raises(UserError, match=r"groups\.csv, which split\.group_file names, has changed since .*anew: rm -r"):
+    with pytest.raises(UserError, match=r"groups\.csv \(split\.group_file\) has changed since .*again: rm -r"):
         split_is_made(work.layout, settings)
     work.layout.audit.groups.unlink()
-    with pytest.raises(UserError, match=r"is missing, by which .*split\.csv was made\. Put it back"):
+    with pytest.raises(UserError, match=r"is missing since .*split\.csv was made\. Put it back"):
         split_is_made(work.layout, settings)
 
 
