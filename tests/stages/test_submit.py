@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines.tools import submissions
-from pipelines.tools.kaggle_standin import (
+from tests.support.standin import (
     Body,
     Cut,
     Delay,

@@ -15,7 +15,7 @@ import pytest
 from pipelines import command, predict, retrain, split, train
 from pipelines.settings.loading import load_settings
 from pipelines.tools import doctor
-from pipelines.tools.kaggle_standin import CLOSED_PROXY, Competition, Html, Lost, Stall, Standin, Status
+from tests.support.standin import CLOSED_PROXY, Competition, Html, Lost, Stall, Standin, Status
 from tests.support.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pipelines.settings.loading import load_settings
-from pipelines.tools.kaggle_standin import (
+from tests.support.standin import (
     Body,
     Competition,
     Cut,
