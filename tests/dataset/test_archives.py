@@ -18,7 +18,7 @@ import py7zr
 import pytest
 from py7zr.properties import FILTER_COPY
 
-from pipelines.dataset import archives
+from pipelines.dataset import archive_7z, archive_entries, archive_tar, archives
 from pipelines.dataset.archives import Unpacked, unpack
 from pipelines.system.errors import UserError
 from pipelines.system.watch import unwatched
@@ -83,7 +83,7 @@ def test_zip_is_told_by_its_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_libarchive", [True, False])
 def test_7z(tmp_path: Path, with_libarchive: bool) -> None:
-    if with_libarchive and not archives._libarchive():
+    if with_libarchive and not archive_7z.find_libarchive():
         pytest.skip("libarchive is not installed")
     source = make_7z(tmp_path / "a.7z", FILES)
     assert unpack(source, tmp_path / "target", with_libarchive=with_libarchive) == Unpacked(4, TOTAL)
@@ -195,8 +195,8 @@ def test_no_file_is_unpacked_as_a_program(tmp_path: Path) -> None:
 
 
 def test_name_that_is_not_text() -> None:
-    with pytest.raises(archives._Refusal, match="not valid text"):
-        archives._inside("a\ud800")  # 7z can hold it, but nothing here writes such a one
+    with pytest.raises(archive_entries.Refusal, match="not valid text"):
+        archive_entries.safe_path("a\ud800")  # 7z can hold it, but nothing here writes such a one
 
 
 def test_nul_in_a_zip_name(tmp_path: Path) -> None:
@@ -495,22 +495,23 @@ def test_watch_sees_every_file(tmp_path: Path, with_libarchive: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"1234", "larger than the 3 bytes"), (b"12", "has 2 bytes of the 3"), (b"124", "checksum")]
+    ("content", "words"),
+    [(b"1234", "larger than the 3 bytes"), (b"12", "has 2 bytes, but declares 3"), (b"124", "checksum")],
 )
 def test_a_file_becomes_what_was_declared(tmp_path: Path, content: bytes, words: str) -> None:
     """The readers see to it too; this is what holds should one of them not."""
-    output = archives._Output(tmp_path / "a", archives._Entry("a", 3, crc=zlib.crc32(b"123")))
-    with pytest.raises(archives._Refusal, match=words), output.file:
+    output = archive_entries.Output(tmp_path / "a", archive_entries.Entry("a", 3, crc=zlib.crc32(b"123")))
+    with pytest.raises(archive_entries.Refusal, match=words), output.file:
         output.write(content)
         output.close()
 
 
 def test_every_declared_file_is_awaited(tmp_path: Path) -> None:
     unpacking = archives._Unpacking(unwatched, with_libarchive=True)
-    with pytest.raises(archives._Refusal, match="1 of its files are missing, 'a'"):
-        unpacking._write({"a": archives._Entry("a", 0)}, tmp_path, lambda create: None, "archive")
-    with pytest.raises(archives._Refusal, match="'b' is not in its table"):
-        unpacking._write({"a": archives._Entry("a", 0)}, tmp_path, lambda create: create("b").close(), "archive")
+    with pytest.raises(archive_entries.Refusal, match="1 of its files are missing, for example 'a'"):
+        unpacking._write({"a": archive_entries.Entry("a", 0)}, tmp_path, lambda create: None, "archive")
+    with pytest.raises(archive_entries.Refusal, match="'b' is not in its table"):
+        unpacking._write({"a": archive_entries.Entry("a", 0)}, tmp_path, lambda create: create("b").close(), "archive")
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
@@ -524,10 +525,10 @@ def test_headers_of_a_tar_that_claim_to_be_endless(tmp_path: Path, kind: bytes) 
 
 
 def test_a_tar_that_goes_on_behind_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "HARMLESS_BYTES", 4 << 20)
+    monkeypatch.setattr(archive_tar, "HARMLESS_BYTES", 4 << 20)
     whole = gzip.decompress(make_tar(tmp_path / "a.tgz", FILES).read_bytes())
     (tmp_path / "a.tgz").write_bytes(gzip.compress(whole + bytes(8 << 20)))
-    refused(tmp_path / "a.tgz", "goes on for more than 4,194,304 bytes")
+    refused(tmp_path / "a.tgz", "continues for more than 4,194,304 bytes")
 
 
 def test_a_tar_with_long_names_and_holes(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_class_within_one_group_always_trains() -> None:
 @pytest.mark.parametrize(
     ("rows", "settings", "expected"),
     [
-        (rows_of(a=3), {}, "Of 3 labelled rows 0 would be valid, which leaves nothing to validate on"),
+        (rows_of(a=3), {}, "0 of 3 labelled rows would be valid, which leaves nothing to validate on"),
         (rows_of(a=1, b=1), {"method": "equal-per-class"}, "nothing to validate on"),
         (rows_of(a=3), {"folds": 5}, "Fold 3 of 5 would be empty"),
         (rows_of("xyxy", a=4), {"folds": 3, "group_column": "g"}, "2 groups in column 'g' cannot fill 3 parts"),
@@ -201,7 +201,7 @@ def test_missing_or_foreign_split_csv(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"split\.csv is missing\. First: make split COMP=x"):
         read_split_csv(tmp_path / "split.csv", "make split COMP=x")
     (tmp_path / "split.csv").write_text("id,label\n1,a\n")
-    with pytest.raises(UserError, match="is not a split: remove it and type `make split COMP=x`"):
+    with pytest.raises(UserError, match=r"is not a split\. Remove it and run `make split COMP=x`"):
         read_split_csv(tmp_path / "split.csv", "make split COMP=x")
 
 

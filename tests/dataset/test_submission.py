@@ -138,7 +138,7 @@ def test_predictions_that_the_sample_does_not_ask_for_are_left_out(tmp_path: Pat
 
 def test_ids_that_were_not_predicted_are_named(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,label", "2,cat", "7,cat", "8,cat")
-    with pytest.raises(UserError, match=r"sample\.csv wants 2 ids that were not predicted, such as '7', '8'"):
+    with pytest.raises(UserError, match=r"sample\.csv wants 2 ids that were not predicted, for example '7', '8'"):
         make_submission(["1", "2"], sure_of([0, 1]), CLASSES, LABELS, tmp_path)
 
 
@@ -181,7 +181,7 @@ FAULTS: list[tuple[str, tuple[str, ...], str]] = [
     ("labels", ("id,label", "1,cat"), "1 are absent.*'2'"),
     ("labels", ("id,label", "1,cat", "2,dog", "3,dog"), "1 too many.*'3'"),
     ("labels", ("id,label", "1,cat", "02,dog"), "1 are absent.*'2'.*1 too many.*'02'"),
-    ("labels", ("id,label", "1,cat", "1,dog", "2,cat"), "1 ids occur twice, such as '1'"),
+    ("labels", ("id,label", "1,cat", "1,dog", "2,cat"), "1 ids occur twice, for example '1'"),
     ("labels", ("id,label", "1,cat", "2,Dog"), r"line 3: 'Dog' is not a known label"),
     ("labels", ("id,label", "1,", "2,dog"), r"line 2: '' is not a known label"),
     ("labels", ("id,label", "1,cat", "2"), "line 3: 1 values for 2 columns"),
@@ -279,7 +279,7 @@ def test_score_refuses_a_probability_that_is_no_number(tmp_path: Path) -> None:
 
 
 def test_log_loss_of_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="log loss is taken of probabilities"):
+    with pytest.raises(UserError, match="log loss needs probabilities"):
         class_list(["cat"], settings_of("labels", metric="log_loss"), tmp_path)
 
 

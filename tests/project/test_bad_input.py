@@ -697,7 +697,7 @@ def run_bombs(kind: str, folder: Path) -> dict[str, Any]:
             path.write_bytes(content())
             said = sandbox.refuse(image)
             assert "cannot be read as an image" in said and (
-                "pixels, the most that are" in said or "too large" in said
+                "pixels, the limit" in said or "too large" in said
             ), (
                 name,
                 said,
