@@ -105,10 +105,7 @@ def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
 
 
 def _check(folder: Path, data: DataSettings, archive: Path) -> None:
-    """Check that `folder` holds what the settings name; move it out of a single folder around everything.
-
-    Raises `UserError` with the missing names and those at the top.
-    """
+    """Raise `UserError` unless `folder` holds what the settings name; take off a single folder around everything."""
     found = sorted(folder.iterdir())
     missing = _missing(folder, data)
     if missing and len(found) == 1 and found[0].is_dir() and not _missing(found[0], data):

@@ -26,7 +26,7 @@ class Refusal(Exception):
 
     @staticmethod
     def too_many_entries(what: str) -> "Refusal":
-        return Refusal(f"its table of contents is too long for its size ({what}). {UNPACK_YOURSELF}")
+        return Refusal(f"its table of contents is too long for an archive of its size ({what}). {UNPACK_YOURSELF}")
 
     @staticmethod
     def too_large(limit: int) -> "Refusal":

@@ -53,9 +53,7 @@ def unpack(
     source: a zip, 7z or tar (plain, gzip, bzip2, xz), recognised by its first bytes; or a folder, whose files are
         hard-linked, or copied if that is impossible. An archive inside is replaced by its files.
     target: replaced if it exists. Empty folders are not created.
-    watch: called with the files of each archive while they are written.
-    finish: called with the complete folder just before it is renamed to `target`. It may add files; an exception in it
-        cancels the unpacking.
+    finish: called with the complete folder before it becomes `target`; it may add files, and an exception cancels all.
     with_libarchive: read 7z with libarchive if it is installed: half the time and memory of py7zr.
 
     Raises `UserError` for an archive that is damaged, encrypted, too large, or holds anything but plain files inside

@@ -38,17 +38,13 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
     """Return the images at any depth below `raw/folder`: POSIX paths relative to `raw`, sorted as text.
 
     Hidden files and folders are skipped; symbolic links are followed. No `stat` per file: there may be 300,000.
-
-    Raises `UserError` if the folder, which the setting `key` names, is missing, for a broken link, and for a name that
-    is not UTF-8.
+    Raises `UserError` for a missing folder, which the setting `key` names, a broken link, and a name not in UTF-8.
     """
     top = posix(folder)
     if not (raw / top).is_dir():
         names = sorted(entry.name for entry in raw.iterdir() if entry.is_dir())
-        raise UserError(
-            f"There is no folder {raw / top}, which {key} names.{did_you_mean(top, names)} "
-            f"{raw} has the folders: {', '.join(map(shown, names)) or 'none'}."
-        )
+        there = f"{raw} has the folders: {', '.join(map(shown, names)) or 'none'}."
+        raise UserError(f"There is no folder {raw / top}, which {key} names.{did_you_mean(top, names)} {there}")
     images, pending = [], [top and f"{top}/"]
     while pending:
         prefix = pending.pop()
@@ -78,14 +74,8 @@ def images_by_id(ids: Iterable[str], images: Sequence[str], folder: str) -> dict
     """
     top = posix(folder)
     below = len(top) + 1 if top else 0
-    forms: tuple[Callable[[str], str], ...] = (
-        lambda image: image,
-        lambda image: image[below:],
-        lambda image: image.rpartition("/")[2],
-        without_extension,
-        lambda image: without_extension(image[below:]),
-        lambda image: without_extension(image.rpartition("/")[2]),
-    )
+    cuts: list[Callable[[str], str]] = [str, lambda image: image[below:], lambda image: image.rpartition("/")[2]]
+    forms: list[Callable[[str], str]] = [*cuts, *(lambda image, cut=cut: without_extension(cut(image)) for cut in cuts)]
     pending = {normal(identifier) for identifier in ids}
     found: dict[str, list[str]] = {}
     for form in forms:

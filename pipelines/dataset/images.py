@@ -17,21 +17,12 @@ from pipelines.system.errors import UserError
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
-# By the value of the EXIF tag Orientation; 1 is upright.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# By the value of the EXIF tag Orientation, from 2; 1 is upright.
+_TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
+TURNS = {value: Image.Transpose[turn] for value, turn in enumerate(_TURNS, start=2)}
 # Pillow reads more formats, but would start Ghostscript for a PostScript file named .jpg.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
-# Pillow's limit for a warning. Decoding holds an image two or three times, at 4 bytes a pixel: about a gigabyte per
-# process (1.4 for WebP).
-MAX_PIXELS = 89_478_485
+MAX_PIXELS = 89_478_485  # Pillow's own limit; decoding so many takes about a gigabyte (1.4 for WebP)
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
 STRIP_PIXELS = 1 << 20  # converted at once where a conversion makes several copies
 
@@ -138,10 +129,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, int]]:
 
 
 def fit(image: Image.Image, size: int, resize: int) -> Pixels:
-    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, 3).
-
-    An image that already has that size is returned unchanged.
-    """
+    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, 3)."""
     if image.size != (size, size) or resize != size:
         width, height = image.size
         side = min(width, height) * size / resize  # of the square in `image` that becomes size x size

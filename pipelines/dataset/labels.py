@@ -18,9 +18,8 @@ def labelled_rows(raw: Path, data: DataSettings, split: SplitSettings, test_path
 
     With a labels CSV, rows and ids are those of the CSV. Without one, each folder in `train_images` is a class, an id
     is the path below `train_images`, and the rows are in natural order. `test_paths` are the images of the test set;
-    they may be in the same folder, but must not be labelled.
-
-    Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
+    they may be in the same folder, but must not be labelled. Raises `UserError`, with file and line, for anything
+    missing, empty, repeated or ambiguous.
     """
     images = image_files(raw, data.train_images, "data.train_images")
     rows = (_listed_rows if data.labels else _class_folder_rows)(raw, data, split, images)
@@ -76,9 +75,8 @@ def test_rows(raw: Path, data: DataSettings) -> tuple[pd.DataFrame, int]:
 
     The ids are those of `test_table`, else of `sample_submission`, in the order of that file. Without both they are
     all images of `test_images` in natural order; an id is the name without extension, or the path below `test_images`
-    for an image in a subfolder. Without a list and without the folder there are no rows.
-
-    Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
+    for an image in a subfolder. Without a list and without the folder there are no rows. Raises `UserError`, with file
+    and line, for anything missing, empty, repeated or ambiguous.
     """
     key = "test_table" if data.test_table else "sample_submission"
     listing = getattr(data, key)
@@ -110,14 +108,11 @@ def _paths_below(images: Iterable[str], folder: str) -> dict[str, str]:
 
 
 def _listing(raw: Path, name: str, key: str) -> Path:
-    path = raw / name
-    if not path.is_file():
-        names = sorted(file.name for file in raw.glob("*.csv"))
-        raise UserError(
-            f"There is no file {path}, which {key} names.{did_you_mean(name, names)} "
-            f"{raw} has the CSVs: {', '.join(map(shown, names)) or 'none'}."
-        )
-    return path
+    if not (raw / name).is_file():
+        names = sorted(path.name for path in raw.glob("*.csv"))
+        there = f"{raw} has the CSVs: {', '.join(map(shown, names)) or 'none'}."
+        raise UserError(f"There is no file {raw / name}, which {key} names.{did_you_mean(name, names)} {there}")
+    return raw / name
 
 
 def _one_image_each(path: Path, ids: "pd.Series[str]", images: Sequence[str], folder: str) -> list[str]:

@@ -30,7 +30,6 @@ def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
 
     `split` is `train` or `valid`; `fold` is 0 to `settings.folds` - 1, or -1 for a row that is always in train and for
     all rows without folds. With folds, valid is fold 0. Every class keeps a row in train, whichever fold validates.
-
     Raises `UserError` if train, valid or a fold would be empty, and for settings that exclude each other.
     """
     grouped = "group_column" if settings.group_column else "group_file" if settings.group_file else ""
@@ -170,8 +169,7 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
 def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
     """Return the group of each of `ids` in the CSV `group_file` below `root`; an id not listed is its own group.
 
-    Raises `UserError` if the CSV is missing or lacks the columns id and group, and for an id that is unknown, listed
-    twice, or without a group.
+    Raises `UserError` for a missing file or column, and for an id that is unknown, listed twice, or without a group.
     """
     path = root / group_file
     if not path.is_file():

@@ -20,11 +20,9 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.AS
 def read_csv(path: Path, strip: bool = True, may_lack_rows: bool = False) -> pd.DataFrame:
     """Return the CSV at `path` as columns of text, indexed by the line on which each row starts (the header is 1).
 
-    No types are guessed: `007` keeps its zeros, and a class named `NA` or `nan` stays a class. A byte order mark, any
-    line ends, quoted fields and blank lines are accepted. `strip` removes spaces around names and values.
-
-    Raises `UserError`, with the line, for a file that is missing, empty, not UTF-8 or not a table; and for a header
-    without rows, unless the file `may_lack_rows`.
+    No types are guessed: `007` and `NA` stay as they are. A byte order mark, any line ends, quoted fields and blank
+    lines are accepted. `strip` removes spaces around names and values. Raises `UserError`, with the line, for a file
+    that is missing, empty, not UTF-8 or not a table; and for a header without rows, unless the file `may_lack_rows`.
     """
     text = _read_text(path)
     rows, lines, start = [], [], 1
@@ -93,10 +91,8 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":
-    """Return the column named `wanted`, or the one at `position` (from 0) if `wanted` is empty.
-
-    Raises `UserError` if `table`, read from `path`, has no such column.
-    """
+    """Return the column named `wanted`, or the one at `position` (from 0) if `wanted` is empty; raise `UserError` if
+    `table`, read from `path`, has none."""
     names = list(table.columns)
     if not wanted and position < len(names):
         return table[names[position]]

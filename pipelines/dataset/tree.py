@@ -6,6 +6,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from itertools import chain, count, groupby
 from operator import attrgetter
 from pathlib import Path
@@ -45,24 +46,22 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
     The tree holds `train`, `valid` and `train_valid` with a folder for every class (`folder_names`, listed in
     `classes.csv`), and `test/unknown`. A class without valid images has an empty folder in `valid`, so that ImageFolder
     numbers the classes of `valid` like those of `train`. An entry is a hard link if the file system allows it, else a
-    symbolic link, else a copy. `watch` is called with the entries, for a progress bar.
-
-    The tree appears only when it is complete. Raises `OSError` for a full disk or an unreadable image.
+    symbolic link, else a copy. The tree appears only when it is complete. Raises `OSError` for a full disk.
     """
     names = folder_names(rows["label"][rows["split"] != "test"].unique())
     source = os.path.realpath(raw)
     kinds: Counter[str] = Counter()
-    with files.atomic_folder(tree) as partial:
+    with files.atomic_folder(tree) as unfinished:
         of_classes = [f"{part}/{name}" for part in ("train", "valid", "train_valid") for name in names.values()]
         for folder in (*of_classes, UNKNOWN):
-            (partial / folder).mkdir(parents=True)
-        with open(partial / CLASSES_CSV, "w", encoding="utf-8", newline="") as file:
+            (unfinished / folder).mkdir(parents=True)
+        with open(unfinished / CLASSES_CSV, "w", encoding="utf-8", newline="") as file:
             file.write(csv_text([("folder", "label"), *((name, label) for label, name in names.items())]))
         links = _links(rows, names)
         for folder, group in groupby(watch(links, "linking", len(links)), key=attrgetter("folder")):
             # relative to the final place of the tree, where a symbolic link must lead to the image
             upwards = os.path.relpath(source, os.path.realpath(tree / folder))
-            place = partial / folder
+            place = unfinished / folder
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path lookup per link
             try:
                 for _, name, path in group:
@@ -74,19 +73,16 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
 
 def _link(source: str, relative: str, folder: Path, descriptor: int, name: str) -> str:
     """Link or copy the file `source` to `name` in `folder`, open as `descriptor`; return the kind of entry."""
-    try:
-        # With a descriptor, unlike with two paths, Linux links to the target of a symbolic link, not to the link.
-        os.link(source, name, dst_dir_fd=descriptor)
-        return HARD_LINK
-    except OSError as error:
-        if error.errno not in _CANNOT_LINK:
-            raise
-    try:
-        os.symlink(relative, name, dir_fd=descriptor)
-        return SYMBOLIC_LINK
-    except OSError as error:
-        if error.errno not in _CANNOT_LINK:
-            raise
+    # With a descriptor, unlike with two paths, Linux links to the target of a symbolic link, not to the link.
+    hard = partial(os.link, source, name, dst_dir_fd=descriptor)
+    symbolic = partial(os.symlink, relative, name, dir_fd=descriptor)
+    for kind, link in ((HARD_LINK, hard), (SYMBOLIC_LINK, symbolic)):
+        try:
+            link()
+            return kind
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
     shutil.copyfile(source, folder / name)
     return COPY
 
