@@ -1,4 +1,4 @@
-"""The stage: what it writes and prints, when it does nothing, and what a kill leaves behind."""
+"""The stage `split`: its output and files, repeated calls, and kills."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from pipelines.system.files import file_sha256
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
-LOCK = ".split.lock"  # stays: a lock must not be removed while another process may wait for it
+LOCK = ".split.lock"  # never removed: another process may be waiting for it
 TOML = '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n'
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a competition of 12 labelled images in two classes and 3 test images, one not listed."""
+    """Return a working folder with 12 labelled images in two classes and 3 test images, one of them not listed."""
     monkeypatch.chdir(tmp_path)
     raw = tmp_path / "data/tiny/raw"
     for folder, count in (("train", 12), ("test", 3)):
@@ -192,13 +192,8 @@ def test_a_kill_leaves_nothing_that_looks_whole(
     assert {path.name for path in (work / "data/tiny").iterdir()} == left
     assert call() == 0
     assert "already split" not in capsys.readouterr().out
-    assert {path.name for path in (work / "data/tiny").iterdir()} == {
-        "raw",
-        LOCK,
-        "train_valid_test",
-        "split.csv",
-        "split.json",
-    }
+    complete = {"raw", LOCK, "train_valid_test", "split.csv", "split.json"}
+    assert {path.name for path in (work / "data/tiny").iterdir()} == complete
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
