@@ -163,7 +163,7 @@ def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
     ("content", "expected"),
     [
         ("id,group\n1,a\n99,a\n", r"line 3: the id '99' is not the id of a labelled row"),
-        ("id,set\n1,a\n", r"has no column 'group'\. It takes the columns id,group; it has: id, set"),
+        ("id,set\n1,a\n", r"has no column 'group'\. It needs the columns id,group; it has: id, set"),
         ("id,group\n1,a\n1,b\n", r"line 3: the id '1' is listed twice"),
         ("id,group\n1,\n", r"line 2: the id '1' has no group"),
         ("id,set\n", r"has no column 'group'"),
