@@ -65,8 +65,8 @@ BY_KIND: dict[str, tuple[type[UserError], str]] = {
     ),
     "not json": (
         Unanswered,
-        "The answer did not come from Kaggle's service but perhaps from a web page ({doing}): a login page of the "
-        "network, a proxy, or maintenance at Kaggle. Open https://www.kaggle.com in a browser and try again later.",
+        "What answered was not Kaggle's service but perhaps a web page ({doing}): a login page of the network, a "
+        "proxy, or maintenance at Kaggle. Open https://www.kaggle.com in a browser and try again later.",
     ),
     "size": (
         Damaged,

@@ -127,7 +127,9 @@ def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str,
     pending = list(roots)
     while pending:
         parts = pending.pop().split(".")
-        prefixes = [Path(*parts[:length]) for length in range(1, len(parts) + 1)]  # the last may be a name inside a module
+        prefixes = [
+            Path(*parts[:length]) for length in range(1, len(parts) + 1)
+        ]  # the last may be a name inside a module
         for relative in [each for prefix in prefixes for each in (prefix / "__init__.py", prefix.with_suffix(".py"))]:
             if relative.as_posix() not in found and (home / relative).is_file():
                 found[relative.as_posix()] = home / relative

@@ -279,6 +279,5 @@ def _row(path: Path, line: int, values: list[str]) -> Row:
 
 def _damaged(path: Path, line: int, what: str) -> UserError:
     return UserError(
-        f"{path}, line {line}: {what}. Correct this line; or move the file away: submissions are found again at "
-        "Kaggle."
+        f"{path}, line {line}: {what}. Correct this line; or move the file away: submissions are found again at Kaggle."
     )

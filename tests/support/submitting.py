@@ -3,27 +3,19 @@
 import csv
 import hashlib
 import json
-import os
 import socket
 import subprocess
 import sys
 import zipfile
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
-
-from pipelines import command, submit
+from pipelines import submit
 from pipelines.settings.loading import load_settings
-from pipelines.tools.kaggle_standin import (
-    Competition,
-    Request,
-    Standin,
-)
+from pipelines.tools.kaggle_standin import Competition, Request, Standin
+from tests.support.clients import run_stage, shared_environment
 
 TOML = """
 [competition]
@@ -100,30 +92,16 @@ class Trial:
         return error if expect else printed
 
     def run(self, stage: ModuleType, *words: str, expect: int = 0) -> tuple[str, str]:
-        """Run the stage in this process, see that it ends with the status `expect`, and return what it printed.
-
-        Only the client has a process of its own then; those that two stages would have cost most of the time.
-        """
+        """Run the stage in this process, check that it ends with the status `expect`, and return what it printed."""
         self.first_request = len(self.standin.requests)
-        with (
-            pytest.MonkeyPatch.context() as place,
-            redirect_stdout(StringIO()) as out,
-            redirect_stderr(StringIO()) as err,
-        ):
-            place.chdir(self.folder)
-            for name in os.environ.keys() - self.environment.keys():
-                place.delenv(name)
-            for name, value in self.environment.items():
-                place.setenv(name, value)
-            status = command.run(stage.main, ["cats.toml", *words])
-        printed, error = out.getvalue(), err.getvalue()
+        status, printed, error = run_stage(stage, ["cats.toml", *words], self.folder, self.environment)
         assert status == expect, f"status {status}:\n{printed}\n{error}"
         assert self.environment["KAGGLE_KEY"] not in printed + error
         assert error.startswith("error: ") if expect else not error  # no progress bar where nobody looks
         return printed, error
 
     def start(self, toml: str = "cats.toml") -> "subprocess.Popen[str]":
-        """Start the stage as a person does."""
+        """Start the stage as a process."""
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.submit", toml],
             cwd=self.folder,
@@ -147,8 +125,8 @@ def make_trial(standin: Standin, folder: Path) -> Trial:
     note_prediction(folder)
     archive = serve_sample(folder / "cats.zip", SAMPLE)
     competition = standin.add(slug, archive, load_settings(str(folder / "cats.toml")))
-    environment = standin.environment(folder / "home")
-    environment["TMPDIR"] = environment["HOME"]  # for what killed processes leave
+    (folder / "temporary").mkdir()
+    environment = shared_environment(standin) | {"TMPDIR": str(folder / "temporary")}  # for files of killed processes
     return Trial(folder, standin, competition, len(standin.requests), environment)
 
 

@@ -8,20 +8,23 @@ import pytest
 from pipelines.kaggle.submission_log import Row, SubmissionLog
 from pipelines.tools import submissions
 from pipelines.tools.kaggle_standin import Standin, Status, Submission
+from tests.support.clients import forget, kept_client
 from tests.support.submitting import GOOD, SHA256, Trial, free_port, make_trial
 
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
     with Standin(tmp_path_factory.mktemp("standin")) as started:
-        started.key = "0123456789abcdef"
-        yield started
+        started.key = "0123456789abcdef"  # a value that would be noticed in any output
+        with kept_client(started):
+            yield started
 
 
 @pytest.fixture
 def trial(standin: Standin, tmp_path: Path) -> Iterator[Trial]:
     yield make_trial(standin, tmp_path)
     assert standin.violations == []
+    forget(standin)
 
 
 def read_back(trial: Trial, expect: int = 0) -> list[str]:
@@ -154,5 +157,5 @@ def test_without_kaggle_the_log_is_shown_all_the_same(trial: Trial, trouble: str
     assert words in error
     assert "run1" in printed
     assert "run2" in printed
-    assert "This is what the log knew: Kaggle could not be asked." in printed
+    assert "These rows come from the log only: Kaggle could not be asked." in printed
     assert trial.log.read_text() == before
