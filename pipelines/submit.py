@@ -37,10 +37,9 @@ SHOWN_DIGITS = 12
 
 @dataclass(frozen=True)
 class Parcel:
-    """A checked submission.
+    """path: the checked copy, which is sent.  local_score: text with 5 decimals, empty if unknown.
 
-    path: the checked copy, which is sent.  local_score: text with 5 decimals, empty if unknown.  again: whether to send
-    a file that was sent before; send_again: the command for that.
+    again: whether to send a file that was sent before; send_again: the command for that.
     """
 
     path: Path
@@ -160,10 +159,9 @@ def _check(
 
 
 def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel) -> int | None:
-    """Return the index of this file's row if it was sent before and is not to be sent again, else None.
+    """Return the index of the row if the file was sent before and is not to be sent again, else None.
 
-    First resolve attempts of unknown outcome.  A file found that way, and a submission without its score, count as sent
-    even with `parcel.again`.
+    An attempt of unknown outcome, and a submission without a score, are continued even with `parcel.again`.
     """
     from pipelines.kaggle.submission_log import NOT_SENT, PENDING, look_for, may_be_unlisted
 
@@ -240,9 +238,7 @@ def _new_row(log: "SubmissionLog", parcel: Parcel) -> int:
     """Add a row for the parcel, or reuse the row of a failed attempt, and return its index."""
     from pipelines.kaggle.submission_log import NOT_SENT, Row, now
 
-    row = Row(
-        now(), parcel.run, parcel.path.name, parcel.sha256, message=parcel.message, local_score=parcel.local_score
-    )
+    row = Row(now(), parcel.run, parcel.path.name, parcel.sha256, parcel.message, local_score=parcel.local_score)
     for place in log.places(parcel.sha256):
         if log.rows[place].status == NOT_SENT:
             log.replace(place, row)
@@ -251,10 +247,7 @@ def _new_row(log: "SubmissionLog", parcel: Parcel) -> int:
 
 
 def _record(log: "SubmissionLog", place: int, sent: "Sent") -> str:
-    """Log Kaggle's answer.  Return the trouble if the answer leaves open whether Kaggle has the file, else "".
-
-    Raises `TryAgainLater` for a failed upload.
-    """
+    """Log Kaggle's answer.  Return the trouble if it is unclear whether Kaggle has the file, else an empty text."""
     from pipelines.kaggle.submission_log import NOT_SENT, PENDING
 
     if sent.ref > 0 and sent.ref not in log.refs:
@@ -271,10 +264,7 @@ def _record(log: "SubmissionLog", place: int, sent: "Sent") -> str:
 
 
 def _find(kaggle: "Kaggle", log: "SubmissionLog", place: int, limits: "Limits", trouble: str) -> None:
-    """Adopt the submission whose answer was lost.  Raises `TryAgainLater` if Kaggle does not list it.
-
-    limits: before it was sent.
-    """
+    """Adopt the submission whose answer was lost.  Raises `TryAgainLater` if it is not listed.  limits: before it."""
     from pipelines.kaggle.submission_log import NOT_SENT, look_for
 
     print("The answer is unclear: looking whether Kaggle has the submission.", flush=True)
@@ -294,9 +284,7 @@ def _find(kaggle: "Kaggle", log: "SubmissionLog", place: int, limits: "Limits", 
         )
     if not found:
         log.change(place, status=NOT_SENT)
-        raise TryAgainLater(
-            f"{trouble} It is not among the submissions at Kaggle, so the same command sends it again safely."
-        )
+        raise TryAgainLater(f"{trouble} It is not among the submissions at Kaggle: the same command sends it again.")
     _adopt(log, place, found)
 
 
@@ -316,10 +304,8 @@ def _check_quota(limits: "Limits") -> None:
             print(f"Submissions left now: {limits.left}; sent today: {limits.today}.", flush=True)
         return
     if limits.limited_by_total:
-        raise UserError(
-            f"No submissions are left: the competition limits their total number, and {limits.total} were sent. "
-            "Nothing was sent now."
-        )
+        reason = f"the competition limits their total number, and {limits.total} were sent"
+        raise UserError(f"No submissions are left: {reason}. Nothing was sent now.")
     from pipelines.kaggle.service import seconds_to_new_day
 
     raise UserError(

@@ -31,10 +31,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission.
-
-    date: ISO 8601 in UTC, or empty.  status: pending, complete or error.  Scores are text, empty while unknown.
-    """
+    """date: ISO 8601 in UTC, or empty.  status: pending, complete or error.  Scores are text, empty while unknown."""
 
     ref: int
     date: str
@@ -48,10 +45,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Sent:
-    """The answer to a new submission.
-
-    ref: 0 if Kaggle did not confirm it; `uploaded` then says whether Kaggle may have it anyway.
-    """
+    """ref: 0 if Kaggle did not confirm the submission; `uploaded` then says whether Kaggle may have it anyway."""
 
     ref: int
     uploaded: bool

@@ -32,10 +32,7 @@ NEW_KEY_FILE = f'It should be {{"username": "...", "key": "..."}}, as downloaded
 
 @dataclass(frozen=True)
 class Credential:
-    """The credential that the client will use.
-
-    source: its variables or file.  username: empty if only Kaggle knows it.  warnings: sentences about problems.
-    """
+    """source: variables or file.  username: empty if only Kaggle knows it.  warnings: sentences about problems."""
 
     kind: Literal["access token", "username and key", "OAuth"]
     source: str
@@ -49,8 +46,7 @@ class Credential:
 def find_credential(environment: Mapping[str, str]) -> Credential | None:
     """Return the credential that the client finds in a process with this `environment`, or None.
 
-    Raises `UserError` for what makes the client fail at once: an invalid token, a file that cannot be read, a settings
-    folder that cannot be made.
+    Raises `UserError` if the client would fail: invalid token, unreadable file, impossible settings folder.
     """
     return _Search(environment).run()
 
@@ -153,8 +149,8 @@ class _Search:
             is_file = path.exists()
         except (OSError, ValueError):  # the client fails here too, and prints the token
             raise UserError(
-                "KAGGLE_API_TOKEN cannot be used: the client first looks for a file of that name, and it is no valid "
-                "file name. Save the token in ~/.kaggle/access_token (chmod 600) and unset KAGGLE_API_TOKEN."
+                "KAGGLE_API_TOKEN cannot be used: the client fails at it, because it is no valid file name. Save the "
+                "token in ~/.kaggle/access_token (chmod 600) and unset KAGGLE_API_TOKEN."
             ) from None
         if not is_file:
             if not PLAIN.fullmatch(value):
@@ -185,9 +181,7 @@ class _Search:
                 "file of one line, or remove it."
             ) from None
         if text and not PLAIN.fullmatch(text):
-            raise UserError(
-                f"{self.shown(path)} {NOT_PLAIN.format(what='token')} Save only the token in it, as its only line."
-            )
+            raise UserError(f"{self.shown(path)} {NOT_PLAIN.format(what='token')} Save only the token in it.")
         return bool(text)
 
     def _key(self) -> Credential | None:

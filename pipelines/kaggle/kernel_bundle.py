@@ -97,10 +97,7 @@ def make_task(competition: str, settings: Settings, run: str, overrides: Iterabl
 
 
 def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> dict[str, Path]:
-    """Return the kernel's files by their names in the zip: modules, `toml`, and the CSV `label_map`.
-
-    Raises `UserError` for a label map that is missing or outside the folders where it is searched for.
-    """
+    """Return the kernel's files by their names in the zip: modules, `toml`, and the CSV `label_map`."""
     files = imported_modules(ROOTS, package)
     competitions = f"{package.name}/competitions"
     files[f"{competitions}/{toml.name}"] = toml
@@ -118,10 +115,7 @@ def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> di
 
 
 def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, Path]:
-    """Return the paths of the modules of `package` that `roots` import directly or indirectly, and of `roots`.
-
-    Keys are the paths relative to the folder of `package`.
-    """
+    """Return `roots` and all modules of `package` that they import: paths by names relative to the package's folder."""
     home = package.parent
     found: dict[str, Path] = {}
     pending = list(roots)
@@ -170,10 +164,7 @@ def make_script(task: Task, packed: bytes) -> str:
 
 
 def kernel_slug(competition: str, run: str) -> str:
-    """Return the kernel's name on Kaggle: 5 to 50 of a-z, 0-9 and single hyphens, the same for the same run.
-
-    A name that had to be changed carries a hash, so that no two runs share a kernel.
-    """
+    """Return the kernel's name on Kaggle: 5 to 50 of a-z, 0-9 and single hyphens, with a hash if it was changed."""
     name = f"{competition}-{run}"
     slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     least, most = SLUG_LENGTHS

@@ -29,11 +29,7 @@ SHOWN_NAMES = 5
 
 @dataclass(frozen=True)
 class _Session:
-    """The kernel's last session.
-
-    output, manifest: None while it runs, and if there is none.  ours: whether it is the session of the pushed run;
-    None if nothing tells.
-    """
+    """A kernel's last session.  output, manifest: None while it runs.  ours: of the pushed run, if known."""
 
     status: str
     message: str
@@ -60,8 +56,7 @@ def has_arrived(kaggle: Kaggle, run: KernelRun, state: State) -> bool:
 def wait(kaggle: Kaggle, run: KernelRun, state: State, say: Say) -> tuple[KernelOutput, dict[str, Any]]:
     """Wait for the end of the run, and return its output and manifest.
 
-    Raises `UserError` if it failed, after showing the end of its log; `TryAgainLater` if it has not ended in time, or
-    Kaggle no longer answers.
+    Raises `UserError` if it failed; `TryAgainLater` if it has not ended in time, or Kaggle no longer answers.
     """
     hours = run.settings.kaggle.kernel_hours
     deadline = time.monotonic() + hours * 3600
@@ -139,10 +134,7 @@ def _fail(run: KernelRun, state: State, session: _Session, say: Say) -> NoReturn
 
 
 def _manifest(kaggle: Kaggle, run: KernelRun, output: KernelOutput) -> dict[str, Any] | None:
-    """Return the output's manifest, or None if there is none.
-
-    Raises `UserError` for file names that lead out of a folder, before anything is written.
-    """
+    """Return the output's manifest or None, after a check of all file names."""
     _check_names([file.name for file in output.files])
     address = next((file.url for file in output.files if file.name == MANIFEST), None)
     if address is None:
@@ -201,8 +193,7 @@ def put_in_place(run: KernelRun, state: State | None) -> None:
     if state is None:
         folder = run.shown(run.folder)
         raise UserError(
-            f"{folder} holds results of an unknown run: state.json is missing. Remove it and run on Kaggle again: "
-            f"rm -r {folder}"
+            f"{folder} holds results, but its state.json is missing. Remove it and run again: rm -r {folder}"
         )
     for target in (run.target.folder, run.submission):
         source = run.fetched / run.shown(target)
@@ -218,7 +209,5 @@ def check_free(run: KernelRun, targets: Iterable[Path]) -> None:
     """Raise `UserError` if one of the `targets` of results exists."""
     for path in targets:
         if path.exists():
-            raise UserError(
-                f"{run.shown(path)} exists, and not from this run on Kaggle. Choose another run name with RUN=, or "
-                f"remove it: rm -r {run.shown(path)}"
-            )
+            shown = run.shown(path)
+            raise UserError(f"{shown} exists, and not from this run. Choose another RUN=, or remove it: rm -r {shown}")

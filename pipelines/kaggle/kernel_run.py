@@ -28,17 +28,16 @@ HOW_TO_ATTACH = {
 
 
 class Say(Protocol):
-    """Shows a line to the user.  seconds: since the push, for a change of the run's status."""
+    """Show a line.  seconds: since the push, for a change of the run's status."""
 
     def __call__(self, text: str, seconds: float | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
 class State:
-    """The content of state.json.
+    """The content of state.json.  words: recipe and overrides.  bundle_sha256: of the pipeline.
 
-    run_id: also in the kernel's output, to identify it.  words: recipe and overrides at the push.  bundle_sha256: of
-    the pushed pipeline.  pushed_at: seconds since 1970.
+    run_id: also in the kernel's output, to identify it.  pushed_at: seconds since 1970.
     """
 
     run_id: str
@@ -101,29 +100,22 @@ class KernelRun:
         return state
 
     def state(self) -> State | None:
-        """Return the saved state, or None before the first push.
-
-        Raises `UserError` for a damaged file, and for a push with other words that has not failed.
-        """
+        """Return the saved state or None.  Raises `UserError` if it is damaged, or of a push with other words."""
         path, folder = self.folder / "state.json", self.shown(self.folder)
         try:
             state = State(**read_json(path))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{self.shown(path)} cannot be read ({error}). Remove it and run on Kaggle again: rm -r {folder}"
-            ) from None
+            remedy = f"Remove it and run on Kaggle again: rm -r {folder}"
+            raise UserError(f"{self.shown(path)} cannot be read ({error}). {remedy}") from None
         if state.state != FAILED and state.words != self.words:
             recipe, *overrides = state.words
             pushed = f"RECIPE={recipe} and {'SET=' + json.dumps(' '.join(overrides)) if overrides else 'no SET'}"
-            raise UserError(
-                f"{folder} was pushed with {pushed}. Choose another run name with RUN=, or remove it: rm -r {folder}"
-            )
+            raise UserError(f"{folder} was pushed with {pushed}. Choose another RUN=, or remove it: rm -r {folder}")
         return state
 
     def bundle(self) -> tuple[bytes, str]:
-        """Return the packed pipeline and its SHA-256."""
         packed = kernel_bundle.pack(kernel_bundle.needed_files(self.toml, self.settings.model.label_map))
         return packed, hashlib.sha256(packed).hexdigest()
 
@@ -198,7 +190,6 @@ def push(kaggle: Kaggle, run: KernelRun, say: Say) -> State:
 
 
 def _refusal(error: str, invalid: dict[str, list[str]]) -> str:
-    """Return the message about what Kaggle refused and how to correct it."""
     if not invalid:
         return f"Kaggle refuses the kernel: {printable(error)}"
     said = f' Kaggle says: "{printable(error)}"' if error else ""

@@ -89,10 +89,7 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
 
 
 def find_data(folder: Path, task: Task) -> Path | None:
-    """Return the folder or archive below `folder` that holds the names of `task`, unpacked or packed; else None.
-
-    Searched are competitions/<slug>, <slug>, and then all folders, level by level.
-    """
+    """Return the folder or archive below `folder` that holds the names of `task`, unpacked or packed; else None."""
     own = [place for place in (folder / "competitions" / task.slug, folder / task.slug) if place.is_dir()]
     wanted = [*task.files, *task.folders]
     for place in chain(own, _folders(folder)):  # lazily: listing 300,000 images is slow
@@ -134,9 +131,8 @@ def _no_data(folder: Path, task: Task) -> UserError:
     shown = ", ".join(there[:SHOWN_NAMES]) + (", …" if len(there) > SHOWN_NAMES else "") if there else "nothing"
     return UserError(
         f"The data of {task.slug} are not below {folder}: searched for {', '.join([*task.files, *task.folders])}, "
-        f"unpacked or packed. There is: {shown}. Has this account accepted the competition's rules "
-        f"(https://www.kaggle.com/competitions/{task.slug}/rules)? Attach other data with "
-        "kaggle.dataset_sources."
+        f"unpacked or packed. There is: {shown}. Accept the competition's rules "
+        f"(https://www.kaggle.com/competitions/{task.slug}/rules), or attach other data with kaggle.dataset_sources."
     )
 
 
@@ -148,9 +144,8 @@ def _needs_seven_zip(source: Path) -> bool:
     except Exception:  # missing, or incompatible with other packages
         pass
     if source.is_dir():
-        return any(name.lower().endswith(".7z") for _, _, names in os.walk(source) for name in names) or any(
-            _needs_seven_zip(archive) for archive in source.glob("*.zip")
-        )
+        inside = any(name.lower().endswith(".7z") for _, _, names in os.walk(source) for name in names)
+        return inside or any(map(_needs_seven_zip, source.glob("*.zip")))
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as content:
             return any(name.lower().endswith(".7z") for name in content.namelist())
@@ -158,9 +153,7 @@ def _needs_seven_zip(source: Path) -> bool:
 
 
 def _without_seven_zip(source: Path, folder: Path, internet: bool, say: Say) -> Path:
-    """Return a source without 7z archives: `folder` with everything unpacked by the program 7z, or `source` itself
-    after py7zr was installed.  Raises `UserError` if neither is possible.
-    """
+    """Unpack `source` to `folder` with the program 7z, or install py7zr; return the source for the stages."""
     program = next(filter(None, map(shutil.which, SEVEN_ZIP_PROGRAMS)), None)
     if program is None:
         advice = "attach the unpacked data with kaggle.dataset_sources, or set kaggle.internet=true"
@@ -185,19 +178,17 @@ def _without_seven_zip(source: Path, folder: Path, internet: bool, say: Say) -> 
 
 def _call_seven_zip(program: str, archive: Path, folder: Path, say: Say) -> None:
     say(f"Unpacking {archive.name}")
-    done = subprocess.run(
-        [program, "x", "-y", f"-o{folder}", str(archive)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    words = [program, "x", "-y", f"-o{folder}", str(archive)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         said = done.stdout[-500:].strip()
         raise UserError(f"{program} could not unpack {archive} (status {done.returncode}): {said}")
 
 
 def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: Layout, say: Say) -> None:
-    """Link the pretrained weights of `settings` from below `folder` to the paths where the stages look for them.
+    """Link the pretrained weights of `settings`, found below `folder` but not below `data`, to where the stages look.
 
-    data: a place not to search.  A published file is identified by its SHA-256, whatever its name.  Raises `UserError`
-    for a missing file that cannot be downloaded.
+    A published file is identified by its SHA-256.  Raises `UserError` for a missing file that cannot be downloaded.
     """
     for network, weights in weights_of(settings):
         from pipelines.models.weights import is_published_name, published
@@ -226,10 +217,7 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
 
 
 def weights_of(settings: Settings) -> list[tuple[str, str]]:
-    """Return the networks of `settings` that need weights, each with the weights' name or file.
-
-    The stages check the number and names of the parts.
-    """
+    """Return the networks that need weights, each with the weights' name or file; the stages check their number."""
     model = settings.model
     if not (model.weights and model.pretrained):
         return []
@@ -256,12 +244,10 @@ def _run_stages(task: Task, source: Path | None, folder: Path, work: Path, say: 
     for stage in STAGES:
         more = ["--archive", str(source)] if stage == "download" and source else []
         say(f"\n{stage}")
-        done = subprocess.run(
-            [sys.executable, "-m", f"pipelines.{stage}", *words, *more], cwd=work, env=environment, check=False
-        )
-        if done.returncode:
-            say(f"The stage {stage} failed with status {done.returncode}.")
-            return done.returncode
+        program = [sys.executable, "-m", f"pipelines.{stage}", *words, *more]
+        if status := subprocess.run(program, cwd=work, env=environment, check=False).returncode:
+            say(f"The stage {stage} failed with status {status}.")
+            return status
     return 0
 
 

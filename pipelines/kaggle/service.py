@@ -44,7 +44,6 @@ class Kaggle:
         self.close()
 
     def close(self) -> None:
-        """End the client's process, even during a call."""
         self.client.close()
 
     def username(self) -> str:
@@ -62,18 +61,15 @@ class Kaggle:
         """Return the bytes of the competition's files by name, at most `LISTED_FILES` of them and at least one."""
         found = dict(self._ask("files", slug=self.slug, most=LISTED_FILES))
         if not found:
+            page = COMPETITION_PAGE.format(slug=self.slug)
             raise Unanswered(
-                f"Kaggle lists no files for {self.slug!r}, so a download cannot be checked against its list. Try again "
-                f"later; or download the data in a browser, from {COMPETITION_PAGE.format(slug=self.slug)}/data, and "
-                "pass them with ARCHIVE=."
+                f"Kaggle lists no files for {self.slug!r}, so a download cannot be checked. Try again later; or "
+                f"download the data in a browser, from {page}/data, and pass them with ARCHIVE=."
             )
         return found
 
     def download(self, folder: Path, arrived: Callable[[], int]) -> None:
-        """Download the competition's archive into the existing `folder`, resuming the client's partial file there.
-
-        arrived: returns the bytes received so far; called repeatedly, so it may also show them.
-        """
+        """Download the archive into the existing `folder`, resuming a partial file.  arrived: polled for its bytes."""
         self._ask("download", arrived, slug=self.slug, folder=str(folder))
 
     def submit(self, path: Path, message: str) -> Sent:
@@ -87,9 +83,8 @@ class Kaggle:
         """Return the submission `ref`.  Raises `Unanswered` if Kaggle answers with another one."""
         answer = Submission(**self._ask("submission", ref=ref))
         if answer.ref != ref:
-            raise Unanswered(
-                f"Kaggle was asked for the submission {ref} and answered with {answer.ref}. Try again later."
-            )
+            asked = f"Kaggle was asked for the submission {ref}"
+            raise Unanswered(f"{asked} and answered with {answer.ref}. Try again later.")
         return answer
 
     def push_kernel(self, folder: Path, hours: float) -> PushedKernel:

@@ -29,11 +29,9 @@ LISTED_AFTER = 600  # seconds after which Kaggle surely lists what it counts
 
 @dataclass(frozen=True)
 class Row:
-    """One submission.
+    """time: ISO 8601 in UTC.  ref: Kaggle's number, 0 while unknown.  Scores are text, empty while unknown.
 
-    time: when it was sent, ISO 8601 in UTC.  file: its name.  ref: Kaggle's number, 0 while unknown.  status: sending,
-    pending, complete, not sent, or `error: …` in Kaggle's words.  Scores are text, empty while unknown; local_score is
-    the validation score.
+    status: sending, pending, complete, not sent, or `error: …` in Kaggle's words.  local_score: the validation score.
     """
 
     time: str
@@ -62,10 +60,9 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 class SubmissionLog:
-    """The rows of the log at `path`, oldest first.  Every change is on disk, atomically, before the call returns.
+    """The log at `path`, oldest row first.  Every change is written atomically at once; the caller holds the lock.
 
-    The caller holds the competition's lock.  Raises `UserError` with file and line for a damaged log, which stays as
-    it is.
+    Raises `UserError` with file and line for a damaged log, which stays as it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,25 +79,19 @@ class SubmissionLog:
         return [place for place, row in enumerate(self.rows) if row.sha256 == sha256]
 
     def add(self, row: Row) -> int:
-        """Append `row` and return its index."""
         self._write([*self.rows, row])
         return len(self.rows) - 1
 
     def replace(self, place: int, row: Row) -> Row:
-        """Set the row at `place`, and return it."""
         if row != self.rows[place]:
             self._write([*self.rows[:place], row, *self.rows[place + 1 :]])
         return row
 
     def change(self, place: int, **values: Any) -> Row:
-        """Set `values` of the row at `place`, and return it."""
         return self.replace(place, replace(self.rows[place], **values))
 
     def update(self, place: int, submission: Submission) -> Row:
-        """Copy ref, status and scores of `submission` into the row at `place`, and return it.
-
-        A known ref never changes: a `submission` with another ref, or with none, changes nothing.
-        """
+        """Copy ref, status and scores into the row, and return it.  A `submission` with another ref changes nothing."""
         return self._copy(place, submission)
 
     def adopt(self, place: int, submission: Submission) -> Row:
@@ -111,24 +102,15 @@ class SubmissionLog:
     def unknown(self, submissions: Iterable[Submission], sha256: str) -> list[Submission]:
         """Return the `submissions` that carry the id of the file with this SHA-256, and whose ref is not in the log."""
         refs, mark = self.refs, submission_id(sha256)
-        return [
-            each
-            for each in submissions
-            if one_line(each.description).endswith(mark) and each.ref > 0 and each.ref not in refs
-        ]
+        new = (each for each in submissions if each.ref > 0 and each.ref not in refs)
+        return [each for each in new if one_line(each.description).endswith(mark)]
 
     def _copy(self, place: int, submission: Submission, **values: Any) -> Row:
         row = self.rows[place]
         if submission.ref <= 0 or row.ref not in (0, submission.ref):
             return row
-        return self.change(
-            place,
-            ref=submission.ref,
-            status=submission_status(submission),
-            public_score=plain_score(submission.public_score),
-            private_score=plain_score(submission.private_score),
-            **values,
-        )
+        scores = {name: plain_score(getattr(submission, name)) for name in ("public_score", "private_score")}
+        return self.change(place, ref=submission.ref, status=submission_status(submission), **scores, **values)
 
     def _write(self, rows: list[Row]) -> None:
         text = io.StringIO()
@@ -187,8 +169,7 @@ def look_for(
 def may_be_unlisted(row: Row, counted: Callable[[], int], listed: Callable[[], int]) -> bool:
     """Return whether Kaggle may have the submission of `row` without listing it yet.
 
-    counted, listed: return how many submissions Kaggle counts and lists; called only for a recent row, because of an
-    old one these numbers say nothing.
+    counted, listed: return how many submissions Kaggle counts and lists; called only for a recent row.
     """
     try:
         age = (datetime.now(UTC) - _in_utc(datetime.fromisoformat(row.time))).total_seconds()
@@ -203,12 +184,10 @@ def submission_time(submission: Submission) -> str:
 
 
 def now() -> str:
-    """Return the current time in the form of the log."""
     return _log_time(datetime.now(UTC))
 
 
 def submission_status(submission: Submission) -> str:
-    """Return the status of a row of `submission`."""
     if submission.status == "error":
         return f"{ERROR}{one_line(submission.error) or 'Kaggle does not say why'}"
     return COMPLETE if submission.status == "complete" else PENDING

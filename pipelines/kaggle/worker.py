@@ -38,7 +38,7 @@ def main() -> None:
     while True:
         request = requests.get()
         try:
-            reply = {"value": CALLS[request["call"]](**request["arguments"])}
+            reply = {"value": BY_NAME[request["call"]](**request["arguments"])}
         except (Exception, SystemExit) as error:  # the client calls exit() if it finds no credentials
             reply = {"failure": _facts(error)}
         replies.write(json.dumps(reply) + "\n")
@@ -132,7 +132,6 @@ def limits(slug: str) -> dict[str, Any]:
 
 
 def files(slug: str, most: int) -> list[tuple[str, int]]:
-    """Return names and bytes of the first `most` files of the competition."""
     found: list[tuple[str, int]] = []
     for answer in _pages("competitions", "list_data_files", competition_name=slug):
         found += [(file.name, file.total_bytes or 0) for file in answer.files or []]
@@ -152,7 +151,6 @@ def submit(slug: str, path: str, message: str) -> dict[str, Any]:
 
 
 def submissions(slug: str) -> list[dict[str, Any]]:
-    """Return all submissions to the competition, newest first."""
     pages = _pages("competitions", "list_submissions", competition_name=slug, page=1)
     return [_submission(each) for answer in pages for each in answer.submissions or []]
 
@@ -203,7 +201,6 @@ def kernel_status(kernel: str) -> dict[str, Any]:
 
 
 def kernel_output(kernel: str) -> dict[str, Any]:
-    """Return names and addresses of the output files of the kernel's last session, and its unparsed log."""
     owner, name = kernel.split("/")
     found: list[dict[str, str]] = []
     log = ""
@@ -232,13 +229,9 @@ def fetch(url: str, path: str) -> None:
                 file.write(piece)
 
 
-CALLS = {
-    call.__name__: call
-    for call in (
-        *(user, competition, limits, files, download, submit, submissions, submission),
-        *(push_kernel, kernel_status, kernel_output, gpu_hours, fetch),
-    )
-}
+KERNEL_CALLS = (push_kernel, kernel_status, kernel_output, gpu_hours, fetch)
+CALLS = (user, competition, limits, files, download, submit, submissions, submission, *KERNEL_CALLS)
+BY_NAME = {call.__name__: call for call in CALLS}
 
 
 def _facts(error: BaseException) -> dict[str, Any]:
