@@ -1,4 +1,4 @@
-"""Downloads by the real client from the stand-in: whole or not at all, every failure in words, nothing lost."""
+"""Downloads by Kaggle's client from the stand-in: complete or absent, with a clear message for each failure."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ class Trial:
         return run_stage(download, ["cats.toml", *words], self.folder, self.environment)
 
     def fails(self, status: int, *words: str) -> str:
-        """Run the stage, see that it fails with `status`, with one message and no data; return the message."""
+        """Run the stage, check that it fails with `status`, one message and no data; return the message."""
         code, _, errors = self.download(*words)
         assert (code, errors.count("error: ")) == (status, 1), errors
         assert not (self.folder / ARCHIVE).exists()
@@ -62,7 +62,7 @@ class Trial:
         return errors
 
     def succeeds(self) -> str:
-        """Run the stage and see that the archive came byte by byte; return what it printed."""
+        """Run the stage and check that the archive is identical; return what it printed."""
         code, printed, errors = self.download()
         assert (code, errors) == (0, "")
         self.is_whole()
@@ -77,7 +77,7 @@ class Trial:
         assert not list((self.folder / "data/cats").glob(".cats.zip.download"))
 
     def kept(self) -> int:
-        """The bytes that a broken download left to go on from."""
+        """The bytes of the partial file of a broken download."""
         return (self.folder / PRIOR).stat().st_size if (self.folder / PRIOR).exists() else 0
 
 
@@ -247,7 +247,7 @@ def test_an_archive_with_one_wrong_bit(trial: Trial) -> None:
 
 
 def test_the_text_of_an_error_within_a_download_is_never_gone_on_from(trial: Trial) -> None:
-    """Client 2.2.4 writes the answers to its second and third request over what it has, and would add to that."""
+    """Client 2.2.4 overwrites the partial file with the answers to its later requests, and would resume from them."""
     trial.standin.fault("storage", Cut(1_000_000), Status(403, "expired"), Status(403, "expired"))
     trial.fails(3)
     trial.succeeds()
@@ -307,7 +307,7 @@ def test_a_competition_that_is_not_on_kaggle(trial: Trial) -> None:
 
 @pytest.mark.slow
 def test_cut_at_twenty_random_points_and_repeated(tmp_path: Path) -> None:
-    """Cut anywhere, and what the client makes of it then killed or not: 20 of 20 end byte-identical."""
+    """Cut at any byte, with and without further failures: 20 of 20 downloads end identical."""
     chance = random.Random(7)
 
     def attempt(number: int) -> bool:

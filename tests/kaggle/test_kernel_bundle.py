@@ -1,4 +1,4 @@
-"""The bundled script: what is in it, and that it really runs where there is nothing but Kaggle's folders."""
+"""The bundled script: its content, and that it runs with nothing but Kaggle's folders."""
 
 import ast
 import base64
@@ -41,20 +41,20 @@ def bundled(competition: str = "digits", overrides: tuple[str, ...] = QUICK, run
 
 
 def contents(script: str) -> dict[str, bytes]:
-    """The files in the zip of a script, found as a reader would."""
+    """Return the files in the zip of a script."""
     text = script.split('PIPELINE = """\n')[1].split('"""')[0]
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(text))) as archive:
         return {info.filename: archive.read(info) for info in archive.infolist()}
 
 
 def environment(base: Path, **more: str) -> dict[str, str]:
-    """An environment from which neither this repository nor Kaggle's credentials can be reached."""
+    """Return an environment without this repository and without Kaggle's credentials."""
     kept = {name: value for name, value in os.environ.items() if "KAGGLE" not in name and name != "PYTHONPATH"}
     return {**kept, "PIPELINES_KAGGLE_FOLDER": str(base), "OMP_NUM_THREADS": "1", "HOME": str(base), **more}
 
 
 def execute(base: Path, script: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run `script` below `base`, laid out as Kaggle's folders are."""
+    """Run `script` in `base`, which has Kaggle's folders."""
     (base / "working").mkdir(parents=True, exist_ok=True)
     (base / "temp").mkdir(exist_ok=True)
     (base / "script.py").write_text(script, encoding="utf-8")
@@ -71,7 +71,7 @@ def execute(base: Path, script: str, **more: str) -> "subprocess.CompletedProces
 
 
 def manifest_of(base: Path) -> dict[str, Any]:
-    """The manifest, after a check that it tells the truth about the files."""
+    """Return the manifest, after a check that it describes the files."""
     manifest = json.loads((base / "working" / "manifest.json").read_text())
     there = {
         path.relative_to(base / "working").as_posix(): path.read_bytes()
@@ -86,7 +86,7 @@ def manifest_of(base: Path) -> dict[str, Any]:
 
 
 def finished(base: Path, done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
-    """See that a run went through and left what it should; return its manifest."""
+    """Check that a run succeeded with all its files; return its manifest."""
     assert done.returncode == 0, done.stdout
     manifest = manifest_of(base)
     assert manifest["finished"] and manifest["run_id"] == RUN_ID
@@ -107,7 +107,7 @@ def finished(base: Path, done: "subprocess.CompletedProcess[str]") -> dict[str, 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits as Kaggle would give them."""
+    """The digits as a Kaggle competition."""
     folder = tmp_path_factory.mktemp("digits")
     write_digits(folder / "raw", folder / "held_back.csv")
     return folder / "raw"
@@ -115,7 +115,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits, but with 100 of the labelled ones."""
+    """The digits with only 100 labelled ones."""
     folder = tmp_path_factory.mktemp("small") / "raw"
     shutil.copytree(raw, folder)
     lines = (folder / "labels.csv").read_text().splitlines()
@@ -133,7 +133,7 @@ def seven_zip(archive: Path, folder: Path, name: str) -> None:
 
 
 def packed(folder: Path, raw: Path) -> None:
-    """Lay `raw` out as Kaggle does cifar-10: 7z archives beside CSVs."""
+    """Lay out `raw` like cifar-10: 7z archives beside CSVs."""
     folder.mkdir(parents=True)
     for name in ("train", "test"):
         seven_zip(folder / f"{name}.7z", raw, name)
@@ -351,7 +351,7 @@ def without_py7zr(tmp_path: Path) -> Iterator[Path]:
 
 
 def program_7z(folder: Path) -> Path:
-    """Put a program `7z` into `folder`, which does what the script asks of Kaggle's."""
+    """Write a program `7z` that understands the script's arguments into `folder`."""
     folder.mkdir()
     program = folder / "7z"
     program.write_text(

@@ -1,4 +1,4 @@
-"""The talk with Kaggle itself: answers that the client cannot read, what it refuses, and its process that is killed."""
+"""Calls to Kaggle: unreadable answers, refusals, and a client process that is killed."""
 
 import json
 import math
@@ -140,7 +140,7 @@ def test_silence_is_waited_for_no_longer_than_set(kaggle: Kaggle, standin: Stand
 
 
 def test_the_process_ends_with_the_one_that_asks(standin: Standin) -> None:
-    """However it ends: nothing is sent that nobody waits for."""
+    """Nothing is sent for a stage that has ended."""
     program = "from pipelines.kaggle.service import Kaggle\nk = Kaggle('cats')\nk.client.start()\nprint(k.client.process.pid, flush=True)\nk.limits()"  # noqa: E501
     standin.fault("GetSubmissionLimits", Stall())
     before = len(standin.calls("GetSubmissionLimits"))
@@ -157,7 +157,7 @@ def test_the_process_ends_with_the_one_that_asks(standin: Standin) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended may stay listed until its parent takes note."""
+    """Return whether a process runs; an ended one stays listed until its parent waits for it."""
     try:
         return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:

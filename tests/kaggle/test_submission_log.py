@@ -1,4 +1,4 @@
-"""The log of submissions: what is written is read back, a damaged one is refused, and what was lost is found again."""
+"""The log of submissions: writing and reading, damaged logs, and the search for lost submissions."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The stage `submit` with Kaggle's real client: whatever happens, a file is sent once, and the log tells the truth."""
+"""The stage `submit` with Kaggle's client: after any failure a file is sent once, and the log is right."""
 
 import hashlib
 import random
@@ -35,7 +35,7 @@ def json_body(text: str) -> Body:
     return Body(text.encode(), {"Content-Type": "application/json"})
 
 
-EMPTY = json_body("{}")  # as which Kaggle's list looks too, where it lags
+EMPTY = json_body("{}")  # also Kaggle's list before it contains a new submission
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_submission_is_sent_and_scored_and_not_sent_twice(trial: Trial) -> Non
 
     first = trial.row
     trial.competition.scoring_seconds = 0
-    trial.standin.fault("GetSubmission", Html())  # which is waited out
+    trial.standin.fault("GetSubmission", Html())  # the next request succeeds
     trial.submit("--again", "--message", "  once\n \x1b\x00more ")
     assert [each.description for each in trial.competition.submissions] == [row["message"], f"once more {MARK}"]
     assert trial.rows[0] == first
@@ -482,7 +482,7 @@ def test_what_reaches_kaggle_long_after_it_was_given_up_is_not_sent_twice(trial:
 
 @pytest.mark.slow
 def test_killed_at_20_random_points_it_is_sent_exactly_once(standin: Standin, tmp_path: Path) -> None:
-    for call in ("CreateSubmission", "StartSubmissionUpload"):  # so that some fall while Kaggle is at work
+    for call in ("CreateSubmission", "StartSubmissionUpload"):  # so that some kills happen during these calls
         standin.fault(call, Delay(0.2), times=None)
 
     started = time.monotonic()
@@ -496,7 +496,7 @@ def test_killed_at_20_random_points_it_is_sent_exactly_once(standin: Standin, tm
         trial = make_trial(standin, tmp_path / str(number))
         trial.competition.scoring_seconds = 0.3
         process = trial.start()
-        time.sleep(duration * (number + generator.random()) / 20)  # spread, so that every state is met
+        time.sleep(duration * (number + generator.random()) / 20)  # spread over all states
         process.kill()
         process.communicate()
         states.append(trial.row["status"] if trial.log.exists() else "nothing")
@@ -512,7 +512,7 @@ def test_killed_at_20_random_points_it_is_sent_exactly_once(standin: Standin, tm
         assert (row["public_score"], row["sha256"]) == (sent.public_score, SHA256)
         assert not list(trial.log.parent.glob("*.partial"))
     print(f"killed within {duration:.1f} s, the log then said: {sorted(states)}")
-    assert {"nothing", "sending", "pending"} <= set(states)  # else this shows little
+    assert {"nothing", "sending", "pending"} <= set(states)  # else the kills missed a state
     for call in ("CreateSubmission", "StartSubmissionUpload"):
         standin.fault(call)
     assert standin.violations == []

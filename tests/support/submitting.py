@@ -39,7 +39,7 @@ SHA256 = hashlib.sha256(GOOD.encode()).hexdigest()
 
 
 def free_port() -> int:
-    """A port at which nobody listens."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -70,7 +70,7 @@ class Trial:
 
     @property
     def requests(self) -> list[Request]:
-        """What the stand-in was asked since the last `submit`."""
+        """The stand-in's requests since the last `submit`."""
         return self.standin.requests[self.first_request :]
 
     def calls(self, name: str) -> list[Request]:
@@ -87,7 +87,7 @@ class Trial:
         return only
 
     def submit(self, *words: str, expect: int = 0, stage: ModuleType = submit) -> str:
-        """Run the stage; return what it printed where it should succeed, else its error."""
+        """Run the stage; return what it printed, or its error if `expect` is not 0."""
         printed, error = self.run(stage, *words, expect=expect)
         return error if expect else printed
 
@@ -97,7 +97,7 @@ class Trial:
         status, printed, error = run_stage(stage, ["cats.toml", *words], self.folder, self.environment)
         assert status == expect, f"status {status}:\n{printed}\n{error}"
         assert self.environment["KAGGLE_KEY"] not in printed + error
-        assert error.startswith("error: ") if expect else not error  # no progress bar where nobody looks
+        assert error.startswith("error: ") if expect else not error  # no progress bar without a terminal
         return printed, error
 
     def start(self, toml: str = "cats.toml") -> "subprocess.Popen[str]":
@@ -113,7 +113,7 @@ class Trial:
 
 
 def make_trial(standin: Standin, folder: Path) -> Trial:
-    """A competition of its own at the stand-in, and all that is needed to submit to it."""
+    """Return a trial with its own competition at the stand-in."""
     slug = f"cats-{len(standin.competitions)}"
     raw = folder / "data/cats/raw"
     raw.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The stage `kernel`, as a process with the real client against the stand-in: a run on Kaggle as if it were here."""
+"""The tool `kernel` with Kaggle's client against the stand-in: a run on Kaggle, fetched as if it was made here."""
 
 import functools
 import hashlib
@@ -34,7 +34,7 @@ RUN, FOLDER, SUBMISSION = (
 
 
 class Stage(subprocess.Popen[str]):
-    """A process that does not outlive a test that fails: it would wait for half a day."""
+    """A process that ends with a failed test; it would wait for half a day."""
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind:
@@ -74,7 +74,7 @@ class Trial:
         return printed
 
     def fails(self, status: int, *words: str) -> str:
-        """Run the stage, see that it fails with `status` and leaves no results; return the message."""
+        """Run the stage, check that it fails with `status` and leaves no results; return the message."""
         code, printed, errors = self.run(*words)
         assert (code, errors.count("error: ")) == (status, 1), printed + errors
         assert not (self.folder / RUN).exists() and not (self.folder / SUBMISSION).exists()
@@ -98,7 +98,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
         kept_client(standin),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(kernel_bundle, "imported_modules", lambda *names: dict(find(*names)))  # always the same ones
+        patch.setattr(kernel_bundle, "imported_modules", lambda *names: dict(find(*names)))  # parsed once
         yield standin
 
 
@@ -277,7 +277,7 @@ def test_status_changes_are_shown_once_each(trial: Trial) -> None:
 
 
 def test_an_earlier_sessions_output_is_not_taken(trial: Trial) -> None:
-    """Right after a push Kaggle may still show the session before."""
+    """Right after a push Kaggle may still show the previous session."""
 
     def before(kernel: Kernel) -> None:
         leave(kernel, run_id="0" * 16)
@@ -299,7 +299,7 @@ def test_a_run_that_another_one_replaced_is_not_waited_for(trial: Trial) -> None
 
     trial.standin.run_kernel = slowly
     trial.fails(3, "--set", "kaggle.kernel_hours=0.0001")
-    state = trial.state() | {"pushed_at": time.time() - 3600}  # long enough for Kaggle to know of it
+    state = trial.state() | {"pushed_at": time.time() - 3600}  # after the grace period
     (trial.folder / FOLDER / "state.json").write_text(json.dumps(state))
     leave(trial.standin.kernels[0], run_id="0" * 16)
     assert "is another run than the one pushed from here" in trial.fails(2)
@@ -427,7 +427,7 @@ def test_a_push_that_did_not_arrive_after_an_earlier_one_is_made_again(trial: Tr
     (trial.folder / SUBMISSION).unlink()
     trial.standin.fault("SaveKernel", Status(503))
     trial.fails(3)
-    trial.change_state(pushed_at=time.time() - 100)  # else it would wait for Kaggle to show what it may have taken
+    trial.change_state(pushed_at=time.time() - 100)  # after the grace period
     trial.succeeds()
     assert len(trial.standin.kernels) == 2
 
@@ -490,7 +490,7 @@ def test_results_that_are_missing(trial: Trial) -> None:
 
 @pytest.mark.slow
 def test_the_digits_run_on_the_standin(tmp_path: Path) -> None:
-    """All of it in earnest: the stand-in mounts the data and executes the pushed script."""
+    """The stand-in mounts the data and executes the pushed script."""
     write_digits(tmp_path / "raw", tmp_path / "solution.csv")
     archive = Path(shutil.make_archive(str(tmp_path / "digits"), "zip", tmp_path / "raw"))
     toml = (COMPETITIONS / "digits.toml").read_text().replace('source = "digits"\n', "")
