@@ -126,6 +126,15 @@ class AuditLayout:
 
 
 @dataclass(frozen=True)
+class StateFiles:
+    """The files of a training in progress: the last checkpoint, a history row per epoch, and the best checkpoint."""
+
+    last: Path
+    history: Path
+    best: Path | None = None
+
+
+@dataclass(frozen=True)
 class RunLayout:
     """The files of one training run."""
 
@@ -189,6 +198,16 @@ class RunLayout:
     @property
     def final(self) -> Path:
         return self.folder / "final.pt"
+
+    @property
+    def training(self) -> "StateFiles":
+        """The files of `train`."""
+        return StateFiles(self.last, self.history, self.best)
+
+    @property
+    def retraining(self) -> "StateFiles":
+        """The files of `retrain`, which scores nothing and so has no best epoch."""
+        return StateFiles(self.retrain_last, self.retrain_history)
 
     @property
     def curves(self) -> Path:

@@ -310,6 +310,11 @@ class Settings:
         """[finetune] as it applies: there is nothing to spare in fresh weights."""
         return self.finetune if self.model.pretrained else FinetuneSettings()
 
+    @property
+    def trains_on_cache(self) -> bool:
+        """Whether only the head is trained, on cached features."""
+        return self.tuning.frozen_stages == -1 and self.features.cached
+
 
 SECTIONS: dict[str, type] = {
     field.name: type(field.default) for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.default)

@@ -17,7 +17,10 @@ import torch
 
 from pipelines.core import engine
 from pipelines.core.checkpoint import load
-from pipelines.dataset.batches import PhotoBatches, make_loading, open_source
+from pipelines.dataset.batches import open_source
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.loading import Loading
+from pipelines.dataset.photos import PhotoBatches
 from pipelines.models.device import choose_hardware
 from pipelines.system import processes
 from pipelines.system.errors import UserError
@@ -248,8 +251,7 @@ def test_a_gpu_that_is_full_in_prediction_names_a_smaller_batch(tiny: Tiny, smal
         "hardware.device=cuda", "input.size=512", "model.widths=[512, 512]", "predict.batch_size=12"
     )
     hardware = choose_hardware(settings.hardware)
-    rows = tiny.rows("test")
-    source = open_source(settings, rows, tiny.table, tiny.layout, tiny.classes, hardware.device)
+    source = open_source(settings, tiny.part("test"), hardware.device)
     network = tiny.network(settings).to(hardware.device)
     with pytest.raises(UserError, match=r"batches of 12 images \(CUDA out of memory.*Set predict\.batch_size=6"):
         list(engine.infer(network, source, hardware))
@@ -267,14 +269,14 @@ def test_the_memory_of_workers_does_not_grow_over_the_epochs_of_300_000_photos(t
     count = 300_000
     rows = pd.DataFrame({"id": np.arange(count).astype(str), "path": "train/1.png", "label": "red", "split": "train"})
     settings = tiny.settings(PHOTOS, "train.batch_size=500", "augment.crop_scale=[0.4, 1.0]")
-    loading = make_loading(settings, 3, torch.device("cpu"), training=True)
-    source = PhotoBatches(rows, tiny.layout.raw, torch.zeros(count, dtype=torch.int64), loading, processes.cores())
+    loading = Loading(settings, 3, torch.device("cpu"), training=True)
+    images = ImageSet(rows, rows, tiny.layout.raw, tiny.layout.cache, tiny.classes)
+    source = PhotoBatches(images, loading, processes.cores())
     before = set(children(os.getpid()))
     gc.freeze()  # else a worker's collections touch, and so copy, all that other tests have left in this process
     measured = []
     for epoch in range(1, 4):
-        images = sum(len(batch.positions) for batch in source.batches(epoch))
-        assert images == count
+        assert sum(len(batch.positions) for batch in source.batches(epoch)) == count
         workers = set(children(os.getpid())) - before
         assert len(workers) == processes.cores()
         measured.append(max(map(private_memory, workers)))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,12 +233,13 @@ def test_to_be_sure_of_a_class_is_to_give_it_what_its_own_rows_get(tiny: Tiny) -
     run = tiny.layout.run("one")
     of_blue = [0.64, 0.7, 0.9, 0.9, 0.6, 0.1]  # 0.625 of those that are blue on average
     numbers = np.array([[each, 1 - each] for each in of_blue], np.float32)
-    write_valid_predictions(run.valid_predictions, valid, ["blue", "red"], numbers)
+    images = replace(tiny.images, rows=valid, classes=["blue", "red"])
+    write_valid_predictions(run.valid_predictions, images, numbers)
     found, _ = find_suspects([run], tiny.table)
     assert found.index.tolist() == [valid.index[place] for place in (5, 1, 0)]
     assert found["predicted"].tolist() == ["red", "blue", "blue"]
     numbers[0] = 0.62, 0.38
-    write_valid_predictions(run.valid_predictions, valid, ["blue", "red"], numbers)
+    write_valid_predictions(run.valid_predictions, images, numbers)
     found, _ = find_suspects([run], tiny.table)
     assert found.index.tolist() == [valid.index[place] for place in (5, 1)]
 
@@ -250,7 +252,8 @@ def test_several_runs_of_a_row_are_averaged(tiny: Tiny) -> None:
     of_one = [[0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]]
     of_two = [[0.1, 0.6, 0.3], [0.6, 0.1, 0.3]]
     for run, rows, numbers in zip(runs, (valid, valid.iloc[:2]), (of_one, of_two), strict=True):
-        write_valid_predictions(run.valid_predictions, rows, classes, np.array(numbers, np.float32))
+        images = replace(tiny.images, rows=rows, classes=classes)
+        write_valid_predictions(run.valid_predictions, images, np.array(numbers, np.float32))
     found, covered = find_suspects(runs, tiny.table)
     assert covered == 3
     assert found.index.tolist() == valid.index.tolist()[:1]  # of the second row the label has more votes: 0.4 to 0.35
