@@ -152,6 +152,16 @@ def test_functions_and_constants_that_the_architecture_names_exist() -> None:
     assert sorted(named - defined) == []
 
 
+def test_messages_that_troubleshooting_explains_are_in_the_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "pipelines").rglob("*.py"))
+    code = re.sub(r"\"\s*\n\s*f?\"", "", code)  # a message over several lines
+    messages = re.findall(r"^\| `(.+?)` \|", PAGES["docs/troubleshooting.md"], re.MULTILINE)
+    assert len(messages) > 10
+    for message in messages:
+        for fragment in filter(None, map(str.strip, message.split("…"))):
+            assert fragment in code, message
+
+
 def test_settings_that_a_page_names_exist() -> None:
     pattern = rf"`({'|'.join(SECTIONS)})\.(?!csv|json)([a-z0-9_]+)"
     named = [pair for text in PAGES.values() for pair in re.findall(pattern, text)]
