@@ -208,7 +208,7 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
     `UserError` for one that is missing and cannot be downloaded.
     """
     for network, weights in weights_of(settings):
-        from pipelines.models.weights import is_published_name, published
+        from pipelines.models.published import is_published_name, published
 
         found = _weight_files(folder, data)
         if is_published_name(weights):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_norms, stages
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
-from pipelines.models.weights import AUXILIARY_HEADS, find_weights, is_published_name, published, recognised
+from pipelines.models.published import AUXILIARY_HEADS, is_published_name, published, recognised
+from pipelines.models.weights import find_weights
 from pipelines.settings.loading import COMPETITIONS, merge, with_input
 from pipelines.settings.schema import PLAIN_INPUT, ModelSettings, Settings
 from pipelines.system.errors import UserError

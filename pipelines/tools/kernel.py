@@ -178,7 +178,7 @@ def _check_possible(settings: Settings) -> None:
     from pipelines.kaggle.kernel_script import weights_of
 
     for network, weights in weights_of(settings):
-        from pipelines.models.weights import is_published_name, published
+        from pipelines.models.published import is_published_name, published
 
         by_name = is_published_name(weights)
         if not by_name and (Path(weights).is_absolute() or weights.startswith("~") or ".." in Path(weights).parts):

@@ -31,7 +31,7 @@ DTYPES: tuple[Dtype, ...] = ("float16", "float32")
 
 
 def open_store(folder: Path, dtype: Dtype = "float16") -> FeatureStore:
-    return FeatureStore.open(folder / "store", ABOUT, DIMENSIONS, dtype)
+    return FeatureStore(folder / "store", ABOUT, DIMENSIONS, dtype)
 
 
 def keys(*numbers: int) -> npt.NDArray[np.uint64]:
@@ -180,7 +180,7 @@ def test_what_is_too_large_for_float16_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path, "float16")
     with store.writing(), pytest.raises(ValueError, match="1 of 3 values are not finite as float16"):
         store.append(keys(1), rows)
-    wide = FeatureStore.open(tmp_path / "wide", ABOUT, DIMENSIONS, "float32")
+    wide = FeatureStore(tmp_path / "wide", ABOUT, DIMENSIONS, "float32")
     with wide.writing():
         wide.append(keys(1), rows)
     assert (wide.values() == rows).all()
@@ -233,13 +233,13 @@ def test_values_that_are_mapped_stay_while_others_are_appended(tmp_path: Path) -
 
 def test_values_larger_than_the_memory_are_mapped(tmp_path: Path) -> None:
     rows, dimensions = 1 << 10, 1 << 28  # a tebibyte, all of it holes
-    store = FeatureStore.open(tmp_path / "store", {}, dimensions, "float32")
+    store = FeatureStore(tmp_path / "store", {}, dimensions, "float32")
     with store.writing():
         pass
     for name, size in (("keys.u64", rows * 8), ("values.float32", rows * dimensions * 4)):
         with open(tmp_path / "store" / name, "wb") as file:
             file.truncate(size)
-    store = FeatureStore.open(tmp_path / "store", {}, dimensions, "float32")
+    store = FeatureStore(tmp_path / "store", {}, dimensions, "float32")
     mapped = store.values()
     assert mapped.shape == (rows, dimensions)
     assert mapped[-1, -1] == 0
@@ -265,7 +265,7 @@ def test_a_folder_of_other_features_is_refused(tmp_path: Path, change: dict[str,
     append(open_store(tmp_path), 1)
     asked: dict[str, Any] = {"about": ABOUT, "dimensions": DIMENSIONS, "dtype": "float16"} | change
     with pytest.raises(UserError) as caught:
-        FeatureStore.open(tmp_path / "store", asked["about"], asked["dimensions"], asked["dtype"])
+        FeatureStore(tmp_path / "store", asked["about"], asked["dimensions"], asked["dtype"])
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'store' / 'about.json'} is of other features: ")
     assert said in message
@@ -508,7 +508,7 @@ def test_a_disk_that_fills_up_leaves_whole_rows(tmp_path: Path, dimensions: int)
     row = max(8, dimensions * 2)
     for size in range(4 * row, 9 * row, max(1, row // 7)):
         folder = tmp_path / str(size)
-        store = FeatureStore.open(folder, {}, dimensions, "float16")
+        store = FeatureStore(folder, {}, dimensions, "float16")
         with store.writing():
             store.append(keys(1, 2, 3, 4), rows_of(1, 2, 3, 4))
             with files_at_most(size):
@@ -518,14 +518,14 @@ def test_a_disk_that_fills_up_leaves_whole_rows(tmp_path: Path, dimensions: int)
                 except OSError as error:
                     assert error.errno == errno.EFBIG
                     assert size < 8 * row
-        again = FeatureStore.open(folder, {}, dimensions, "float16")
+        again = FeatureStore(folder, {}, dimensions, "float16")
         assert len(again) >= 4
         assert (again.find(keys(1, 2, 3, 4)) == [0, 1, 2, 3]).all()
         assert wrong(again, numbers) == []
         assert again.lost == 0
         with again.writing():
             again.append(keys(9), rows_of(9))
-        assert wrong(FeatureStore.open(folder, {}, dimensions, "float16"), [*numbers, 9]) == []
+        assert wrong(FeatureStore(folder, {}, dimensions, "float16"), [*numbers, 9]) == []
 
 
 APPENDING = """
@@ -534,7 +534,7 @@ from pathlib import Path
 import numpy as np
 from pipelines.models.feature_store import FeatureStore, view_keys
 
-store = FeatureStore.open(Path(sys.argv[1]), {"what": "a test"}, 700, "float32")
+store = FeatureStore(Path(sys.argv[1]), {"what": "a test"}, 700, "float32")
 with store.writing():
     print("writing", flush=True)
     while True:
@@ -553,11 +553,11 @@ def test_rows_are_whole_and_right_however_often_it_is_killed(tmp_path: Path) -> 
             assert process.stdout is not None
             assert process.stdout.readline() == "writing\n"
             with pytest.raises(UserError, match=r"Another process is computing features into .*store\. Wait"):
-                FeatureStore.open(folder, {"what": "a test"}, 700, "float32").writing().__enter__()
+                FeatureStore(folder, {"what": "a test"}, 700, "float32").writing().__enter__()
             time.sleep(delays.uniform(0.02, 0.1))
             process.kill()
         assert process.returncode == -signal.SIGKILL
-        store = FeatureStore.open(folder, {"what": "a test"}, 700, "float32")
+        store = FeatureStore(folder, {"what": "a test"}, 700, "float32")
         rows = len(store)
         assert rows >= before
         assert store.lost == 0
@@ -575,7 +575,7 @@ import os, sys, time
 from pathlib import Path
 from pipelines.models.feature_store import FeatureStore
 
-with FeatureStore.open(Path(sys.argv[1]), {}, 3, "float16").writing():
+with FeatureStore(Path(sys.argv[1]), {}, 3, "float16").writing():
     child = os.fork()
     if child == 0:
         time.sleep(60)
@@ -586,7 +586,7 @@ with FeatureStore.open(Path(sys.argv[1]), {}, 3, "float16").writing():
 
 
 def test_a_worker_that_outlives_its_process_does_not_hold_the_store(tmp_path: Path) -> None:
-    store = FeatureStore.open(tmp_path, {}, DIMENSIONS, "float16")
+    store = FeatureStore(tmp_path, {}, DIMENSIONS, "float16")
     with subprocess.Popen(
         [sys.executable, "-c", FORKED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -688,7 +688,7 @@ def test_keys_have_the_shape_of_the_fingerprints_and_leave_them_alone() -> None:
 
 def test_two_million_keys_are_found_at_once(tmp_path: Path) -> None:
     count = 1_000_000
-    store = FeatureStore.open(tmp_path / "store", {}, 1, "float16")
+    store = FeatureStore(tmp_path / "store", {}, 1, "float16")
     present = view_keys(np.arange(count, dtype=np.uint64), "centre")
     absent = view_keys(np.arange(count, dtype=np.uint64), "flipped")
     with store.writing():
