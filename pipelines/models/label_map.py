@@ -112,7 +112,7 @@ def start_rows(layer: nn.Linear, classifier: nn.Linear, matches: Mapping[int, in
     if layer.in_features != classifier.in_features:
         raise UserError(
             f"The output layer takes {layer.in_features} features, the pretrained classifier {classifier.in_features}. "
-            "model.label_map needs a linear head on pooled features: empty model.hidden and set model.features to pooled."
+            "model.label_map needs a linear head on pooled features: model.hidden must be empty, model.features pooled."
         )
     rows, sources = list(matches.keys()), list(matches.values())
     with torch.no_grad():
