@@ -416,7 +416,7 @@ def same_again(network: nn.Module, state: dict[str, Tensor]) -> bool:
 
 
 def test_from_scratch_with_a_published_name_downloads_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published_module, "_download", None)
+    monkeypatch.setattr("pipelines.models.weights._download", None)
     options = (f"model.name={NAME}", "model.weights=IMAGENET1K_V1", "model.pretrained=false", "input.size=32")
     network, before, rows = train(tiny, *options, "train.epochs=1")
     check_learned(network, before, kept=set())
@@ -482,7 +482,7 @@ def test_a_label_map_file_pairs_other_names(tiny: Tiny, weights: Path, tmp_path:
     expected = own_logits(weights, NAME, pictures(size=32))[:, [CATEGORIES.index("jay"), 954]]
     assert torch.allclose(outputs(network, pictures(size=32))[:, [0, 2]], expected, atol=1e-5)
     path.write_text("label,category\npurple,jay\n")
-    with pytest.raises(UserError, match=r"map\.csv, line 2: 'purple' is no label"):
+    with pytest.raises(UserError, match=r"map\.csv, line 2: 'purple' is not a label"):
         start(tiny, *on(weights, f"model.label_map={path}"))
 
 
