@@ -27,7 +27,7 @@ WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow lint profile bench clean
+.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow lint docs profile bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ lint: $(INSTALLED)  ## check style and types
 	$(RUNNER) -m ruff check .
 	$(RUNNER) -m ruff format --check .
 	$(RUNNER) -m mypy
+
+docs: $(INSTALLED)  ## regenerate docs/settings.md
+	$(RUNNER) -m pipelines.tools.docs
 
 profile: $(INSTALLED)  ## say where the time of a training goes, part by part
 	$(RUNNER) -m benchmarks.profile $(WORDS)

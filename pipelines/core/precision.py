@@ -33,6 +33,8 @@ def settle_precision(
     a long training of `images` per epoch; without a network or images, nothing is measured.  The file `note` keeps the
     result, so that a resumed run computes as it began.
     """
+    if settings.trains_on_cache:  # such a head trains in float32, and the precision of features is chosen by likeness
+        return settings, ""
     hardware = choose_hardware(settings.hardware)
     if settings.hardware.precision != "auto" or hardware.device.type != "cpu":
         return settings, ""

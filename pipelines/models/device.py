@@ -43,7 +43,7 @@ class Hardware:
 
 
 def choose_hardware(settings: HardwareSettings) -> Hardware:
-    """Return the device and precision that `settings` name, and set torch's number of threads.
+    """Return the device and precision of `settings`, after setting torch's threads and deterministic kernels.
 
     Raises `UserError` for a device that this machine or this torch does not have.
     """
@@ -56,6 +56,7 @@ def choose_hardware(settings: HardwareSettings) -> Hardware:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"hardware.device is {name!r}, which cannot be used here: {reason}. Try auto or cpu.") from None
+    make_deterministic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.precision == "auto":
@@ -73,7 +74,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 def make_deterministic() -> None:
     """Choose deterministic kernels where they exist, and float32 without rounding to TF32.
 
-    Call it before the first computation.  By default, torch rounds a GPU's convolutions to TF32, which has 10 of
+    By default, torch rounds a GPU's convolutions to TF32, which has 10 of
     float32's 23 bits; a run recorded as float32 must compute in float32.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this setting
