@@ -1,4 +1,4 @@
-"""Score a submission against true labels."""
+"""Scoring a submission against true labels."""
 
 from pathlib import Path, PurePosixPath
 
@@ -16,13 +16,12 @@ from pipelines.system.errors import UserError
 def score_submission(
     path: Path, solution: Path, settings: Settings, truth: pd.DataFrame | None = None
 ) -> tuple[float, int]:
-    """Return the competition's metric of the submission at `path` against the true labels in `solution`, and their
-    number.
+    """Return the competition's metric of the submission at `path`, and the number of scored images.
 
-    solution: a CSV whose first two columns are id and label.  Ids that it does not list are not scored, as Kaggle does
-    not score the filler images of CIFAR-10.  truth: the same two columns, where no CSV holds them; `solution` then says
-    where they come from.  Raises `UserError` for an id or a label that the submission lacks, an id that stands twice,
-    and a probability that is no number.
+    solution: a CSV whose first two columns are id and true label.  Ids that are not in it are not scored, as Kaggle
+    ignores the filler images of CIFAR-10.  truth: the same two columns, where no CSV holds them; `solution` then names
+    their source.  Raises `UserError` for an id or a label that the submission lacks, a repeated id, and a probability
+    that is not a number.
     """
     submitted = read_csv(path)
     truth = read_csv(solution) if truth is None else truth
@@ -52,8 +51,10 @@ def score_submission(
 
 
 def folder_labels(table: pd.DataFrame, folder: str) -> pd.DataFrame | None:
-    """Return `id` and `label` of the test rows of the split table `table` whose images lie in folders of their classes
-    below `folder`; None where they do not all do so, and their labels are not known."""
+    """Return the columns id and label of the test rows in the split table `table`, from their class folders.
+
+    None unless every test image is in a class folder below `folder`.
+    """
     rows = table[table["split"] == "test"]
     top = PurePosixPath(folder).parts
     parts = [PurePosixPath(path).parts for path in rows["path"]]

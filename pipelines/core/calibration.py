@@ -1,7 +1,7 @@
-"""Temperature scaling: one number that makes probabilities as confident as they are right (arXiv 1706.04599).
+"""Temperature scaling: divide all log-probabilities by one number that minimises the log loss (arXiv 1706.04599).
 
-A log loss punishes a network that is surer than it should be, as most are.  Dividing all log-probabilities by one
-temperature leaves the order of the classes, and so the accuracy, as it is.
+Most networks are overconfident, and the log loss punishes that.  A temperature does not change the order of the
+classes, so accuracy stays the same.
 """
 
 import math
@@ -12,22 +12,22 @@ from torch import Tensor
 from pipelines.core.metrics import KAGGLE_CLIP
 
 LOWEST, HIGHEST = 0.05, 20.0
-PARTS = 5  # of the rows, each calibrated by the others
-STEPS = 100  # Newton's take about ten; halvings alone would end below the tolerance too
-TOLERANCE = 1e-7  # relative, in the temperature; Newton's last step leaves an error of about its square
-LEAST_CURVATURE = 1e-300  # rows that are sure and wrong have none; the step then goes to the bound downhill
-FLAT = 1e-12  # below this slope no temperature lowers the loss: it is all rounding
+PARTS = 5
+STEPS = 100  # Newton's method needs about ten; bisection alone would also reach the tolerance
+TOLERANCE = 1e-7  # relative change of the temperature; the error after Newton's last step is about its square
+LEAST_CURVATURE = 1e-300  # avoids a division by zero on rows that are certain and wrong; the step ends at a bound
+FLAT = 1e-12  # a slope below this is only rounding: no temperature lowers the loss
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
     """Return the temperature T in [0.05, 20] that minimises the mean cross-entropy of softmax(log p / T).
 
-    log_probabilities: (N, K), natural logarithms, already averaged over views; one below log 1e-15, so minus infinity
-    too, counts as that, as Kaggle clips.  labels: (N,) int64.
+    log_probabilities: (N, K), natural logarithms, averaged over views; clipped to at least log 1e-15, as Kaggle does.
+    labels: (N,) int64.
 
-    The loss is convex in 1/T, so Newton's method inside a shrinking bracket finds the one minimum; the same input gives
-    the same number.  Rows that are all right have their minimum at 0, and come out at 0.05 unless they are as sure as
-    can be; all wrong ones at 20.  Where no temperature helps (no rows, one class, uniform rows), T is 1.
+    The loss is convex in 1/T, so Newton's method inside a shrinking bracket finds its only minimum, deterministically.
+    If all rows are right, T is 0.05, unless all are certain; if all are wrong, 20.  If no temperature helps (no rows,
+    one class, uniform rows), T is 1.
     """
     if not len(labels):
         return 1.0
@@ -49,18 +49,15 @@ def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
 
 
 def apply_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:
-    """Return log softmax(log p / T), of the shape (N, K) and type of `log_probabilities`, clipped below as in fitting.
-
-    All are finite, and each row's probabilities sum to 1.
-    """
+    """Return log softmax(log p / T), finite, in the shape (N, K) and type of `log_probabilities`."""
     return torch.log_softmax(_clipped(log_probabilities) / temperature, dim=1).to(log_probabilities.dtype)
 
 
 def cross_fitted(log_probabilities: Tensor, labels: Tensor, parts: int = PARTS) -> Tensor:
-    """Return (N, K) log-probabilities, each row's with the temperature that all rows outside its part fit.
+    """Return calibrated log-probabilities (N, K), each row with a temperature fitted on the rows of the other parts.
 
-    A score of them is honest: no row had a say in its own temperature.  Row i belongs to part i modulo `parts`.  Where
-    there are fewer rows than parts, T is 1.
+    Their score is unbiased, because no row influences its own temperature.  Row i is in part i modulo `parts`.  With
+    fewer rows than parts, T is 1.
     """
     calibrated = apply_temperature(log_probabilities, 1.0)
     if len(labels) < parts:
@@ -78,7 +75,7 @@ def _clipped(log_probabilities: Tensor) -> Tensor:
 
 
 def _derivatives(scores: Tensor, labels: Tensor, inverse: float) -> tuple[float, float]:
-    """The first and second derivative of the mean cross-entropy of softmax(`scores` * `inverse`) by `inverse`."""
+    """Return both derivatives of the mean cross-entropy of softmax(`scores` * `inverse`) with respect to `inverse`."""
     probabilities = torch.softmax(scores * inverse, dim=1)
     means = (probabilities * scores).sum(dim=1, keepdim=True)
     variances = (probabilities * (scores - means).square()).sum(dim=1)

@@ -1,8 +1,7 @@
-"""The competitions' own metrics, as sums over samples that are divided once.
+"""The competitions' metrics, as sums over samples that are divided once.
 
-Because a metric is a function of additive sums, the last partial batch counts like any other, the batch size cannot
-change a score, and the sums of several processes can be added.  How sure a score is (`interval`) is another matter: it
-takes the single images.
+Such sums can be added over batches and processes: neither the batch size nor a partial last batch changes a score.
+Confidence intervals (`interval`) need all predictions instead.
 """
 
 import math
@@ -13,18 +12,18 @@ import torch
 from torch import Tensor
 
 KAGGLE_CLIP = 1e-15
-NORMAL_QUANTILE = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+NORMAL_QUANTILE = 1.959963984540054  # 97.5 % of a standard normal distribution are below
 RESAMPLES = 1_000
 RESAMPLING_SEED = 0
-DRAWN_AT_ONCE = 1 << 18  # images: so many stay in a processor's cache
+DRAWN_AT_ONCE = 1 << 18  # images; so few stay in a processor's cache
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric with its direction.
 
-    `sums` maps probabilities (N, K) and labels (N,) to a float64 tensor that adds up over batches; `value` maps the
-    added sums to the score; `bounds` maps probabilities and labels to what `interval` returns.
+    sums: maps probabilities (N, K) and labels (N,) to a float64 tensor that is additive over batches.  value: maps the
+    added sums to the score.  bounds: maps probabilities and labels to the result of `interval`.
     """
 
     name: str
@@ -35,17 +34,17 @@ class Metric:
 
 
 def interval(metric: Metric, probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the bounds of the 95 % confidence interval of `metric`, as far as these images let one tell.
+    """Return the 95 % confidence interval of `metric`, (low, high); deterministic.
 
-    probabilities: (N, K) for the N >= 1 `labels`; raises `ValueError` for none.  The same input gives the same bounds.
+    probabilities: (N, K); labels: (N,), N >= 1.  Raises `ValueError` for no images.
 
     accuracy, f1_micro: Wilson's score interval (E. B. Wilson, Probable inference, the law of succession, and
-    statistical inference, JASA 22, 1927); it holds near 1 too, where scores are.  log_loss: mean of the images' losses
-    ± 1.96 standard errors, by the central limit theorem, but not below 0.  f1_macro, which is no mean over images:
-    percentile bootstrap (B. Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7, 1979).
+    statistical inference, JASA 22, 1927), which is also valid near 1.  log_loss: mean ± 1.96 standard errors, by the
+    central limit theorem, but at least 0.  f1_macro, which is not a mean over images: percentile bootstrap (B. Efron,
+    Bootstrap methods: another look at the jackknife, Annals of Statistics 7, 1979).
     """
     if not len(labels):
-        raise ValueError("no images, so nothing is known of their score")
+        raise ValueError("no images, so their score has no interval")
     return metric.bounds(probabilities, labels)
 
 
@@ -55,7 +54,7 @@ def _hits(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def _losses(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Kaggle's log loss of each image, (N,): rows rescaled to sum 1, then clipped to [1e-15, 1 - 1e-15]."""
+    """Return Kaggle's log loss of each image, (N,): rows rescaled to sum 1, then clipped to [1e-15, 1 - 1e-15]."""
     rescaled = probabilities.double() / probabilities.double().sum(dim=1, keepdim=True)
     return -rescaled.gather(1, labels[:, None])[:, 0].clamp(KAGGLE_CLIP, 1 - KAGGLE_CLIP).log()
 
@@ -66,36 +65,32 @@ def _log_losses(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def _confusions(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Per class: true positives, predicted, actual; shape (3, K)."""
+    """Return true positives, predicted and actual counts per class, (3, K)."""
     predicted, classes = probabilities.argmax(dim=1), probabilities.shape[1]
-    true_positives = torch.bincount(labels[predicted == labels], minlength=classes)
-    return torch.stack(
-        [true_positives, torch.bincount(predicted, minlength=classes), torch.bincount(labels, minlength=classes)]
-    ).double()
+    which = (labels[predicted == labels], predicted, labels)
+    return torch.stack([torch.bincount(each, minlength=classes) for each in which]).double()
 
 
 def _mean(sums: Tensor) -> float:
     return (sums[0] / sums[1]).item()
 
 
-def _f1_macro(sums: Tensor) -> float:
-    return _mean_f1(sums).item()
-
-
-def _mean_f1(sums: Tensor) -> Tensor:
-    """Return the mean over classes, the second dimension of `sums`, of F1 = 2 TP / (predicted + actual); a class that
-    neither occurs nor is predicted, whose F1 is no number, is left out, as in scikit-learn."""
+def _f1(sums: Tensor) -> Tensor:
+    """Return F1 = 2 TP / (predicted + actual) from sums (3, ...); NaN where a class is neither actual nor predicted."""
     true_positives, predicted, actual = sums
-    return (2 * true_positives / (predicted + actual)).nanmean(dim=0)
+    return 2 * true_positives / (predicted + actual)
+
+
+def _f1_macro(sums: Tensor) -> float:
+    return _f1(sums).nanmean(dim=0).item()  # leaves out NaN, as scikit-learn does
 
 
 def _f1_micro(sums: Tensor) -> float:
-    true_positives, predicted, actual = sums.sum(dim=1)
-    return (2 * true_positives / (predicted + actual)).item()
+    return _f1(sums.sum(dim=1)).item()
 
 
 def _wilson(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Of the share of hits, which is f1_micro too where each image has one label."""
+    """Return Wilson's interval of the accuracy, which equals f1_micro where each image has one label."""
     hits, count = _hits(probabilities, labels).tolist()
     share, square = hits / count, NORMAL_QUANTILE**2
     centre = (share + square / (2 * count)) / (1 + square / count)
@@ -105,17 +100,18 @@ def _wilson(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
 
 def _around_the_mean(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
     losses = _losses(probabilities, labels)
-    if len(losses) == 1:  # says nothing of how losses spread, so it may be any
+    if len(losses) == 1:  # no spread is known, so any loss is possible
         return 0.0, -math.log(KAGGLE_CLIP)
-    reach = NORMAL_QUANTILE * losses.std().item() / math.sqrt(len(losses))
-    return max(0.0, losses.mean().item() - reach), losses.mean().item() + reach
+    mean, reach = losses.mean().item(), NORMAL_QUANTILE * losses.std().item() / math.sqrt(len(losses))
+    return max(0.0, mean - reach), mean + reach
 
 
 def _bootstrap(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Of the macro F1, by drawing as many pairs of label and prediction as there are, again and again."""
+    """Return the bootstrap interval of the macro F1, from `RESAMPLES` samples of N pairs (label, prediction) each."""
     predicted, labels = probabilities.argmax(dim=1).cpu(), labels.cpu()
     classes = probabilities.shape[1]
-    kinds, kind_of = (labels * classes + predicted).unique(return_inverse=True)  # of such pairs; counted, not listed
+    # Count the distinct pairs, at most K**2, instead of keeping all drawn ones.
+    kinds, kind_of = (labels * classes + predicted).unique(return_inverse=True)
     actual, answer = kinds // classes, kinds % classes
     right = actual == answer
     generator = torch.Generator().manual_seed(RESAMPLING_SEED)
@@ -127,7 +123,7 @@ def _bootstrap(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
         none = counts.new_zeros(classes, len(some))
         true_positives = none.index_add(0, actual[right], counts[right])
         sums = true_positives, none.index_add(0, answer, counts), none.index_add(0, actual, counts)
-        scores.append(_mean_f1(torch.stack(sums)))
+        scores.append(_f1(torch.stack(sums)).nanmean(dim=0))
     low, high = torch.cat(scores).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 

@@ -1,4 +1,4 @@
-"""Muon: momentum, orthogonalised matrix by matrix (Keller Jordan et al., 2024, https://kellerjordan.github.io/posts/muon)."""
+"""Muon: momentum, orthogonalised per matrix (Keller Jordan et al., 2024, https://kellerjordan.github.io/posts/muon)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,32 +6,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ITERATIONS = 3  # the singular values then lie between 0.5 and 1.5 or so, which is near enough
-# Of the odd polynomial whose iteration pulls singular values towards 1: of steep slope at 0, for few iterations.
+ITERATIONS = 3  # the singular values are then between about 0.5 and 1.5, which is accurate enough
+# Coefficients of the odd polynomial that moves singular values to 1; a steep slope at 0 needs few iterations.
 LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps along the nearest orthogonal matrix to the Nesterov momentum of each weight.
+    """Update each weight by the orthogonal matrix nearest to its Nesterov momentum.
 
-    Groups with `orthogonal` true hold weights of two dimensions or more, taken as matrices (outputs, all else).  They
-    are meant to stand before norms, to which their length means nothing: it is kept at the square root of the outputs,
-    so that the learning rate alone says how far a step turns them (as airbench does; torch.optim.Muon decays weights
-    instead, and takes no convolutions).  The other groups take plain Nesterov steps and lose `weight_decay` * lr of
-    themselves in each, apart from the gradient.
+    Groups with `orthogonal` true hold weights of two or more dimensions, as matrices (outputs, all else).  Each should
+    precede a norm, so that its length has no effect: it is kept at the square root of the outputs, and the learning
+    rate alone sets the angle of a step (as in airbench; torch.optim.Muon decays weights instead, and refuses
+    convolutions).  The other groups take plain Nesterov steps with decoupled decay: each step subtracts
+    `weight_decay` * lr of the weights.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
-        """momentum: the share of the older gradients that is kept in each step.  Each group may have an lr and a
-        momentum of its own."""
+        """momentum: the share of the older gradients kept in each step.  A group may override lr and momentum."""
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        assert closure is None, "the gradient is computed once a step"
+        assert closure is None, "Muon does not re-evaluate the loss"
         for group in self.param_groups:
-            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in learning:
+            for parameter in (each for each in group["params"] if each.grad is not None):
                 state = self.state[parameter]
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
@@ -46,12 +44,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return `matrix`, float32 (M, N), with its singular values brought near 1 by Newton-Schulz iterations in bfloat16.
+    """Return `matrix`, float32 (M, N), with singular values near 1, by Newton-Schulz iterations in bfloat16.
 
-    A matrix of zeros stays one.
+    A zero matrix stays zero.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    result = (wide / wide.norm().clamp(min=1e-7)).bfloat16()  # no singular value is then above 1
+    result = (wide / wide.norm().clamp(min=1e-7)).bfloat16()  # no singular value is above 1
     for _ in range(ITERATIONS):
         square = result @ result.T
         polynomial = torch.addmm(square, square, square, beta=CUBIC, alpha=QUINTIC)

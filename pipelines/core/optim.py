@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, from settings."""
+"""Optimizers and learning-rate schedules, from settings."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -16,12 +16,12 @@ Schedule = Callable[[float], float]
 def make_optimizer(
     model: nn.Module, train: TrainSettings, pretrained: Iterable[nn.Parameter] = (), pretrained_lr: float = 1.0
 ) -> torch.optim.Optimizer:
-    """Return the optimiser over the learning parameters of `model`.
+    """Return the optimizer of the parameters of `model` that require gradients.
 
-    Each group's `lr_share` is what it takes of the learning rate: `pretrained_lr` for the `pretrained` parameters, 1
-    for the others, times the share that `bias_lr` and `output_lr` are of `lr`.  With `decay_norms_and_biases` false,
-    parameters of one dimension (norms' scales, biases) go without weight decay.  Muon's matrices are all weights of
-    more than one row and column (a convolution's filters are its rows) but the last one, the output layer's.
+    `lr_share` of a group is its fraction of the learning rate: `pretrained_lr` for `pretrained` parameters, 1 for the
+    others, times `bias_lr` / `lr` or `output_lr` / `lr` where these are set.  With `decay_norms_and_biases` false,
+    parameters of one dimension (norms' scales, biases) have no weight decay.  Muon's matrices are all weights with
+    more than one row and column (a convolution's filters are rows), except the output layer's, which is the last.
     """
     came_along = {id(parameter) for parameter in pretrained}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -38,7 +38,7 @@ def make_optimizer(
     for (share, decay, is_matrix), parameters in members.items():
         lr = train.lr * share
         groups.append({"params": parameters, "weight_decay": decay, "lr": lr, "lr_share": share})
-        if train.optimizer == "muon":  # its decay is a share of the weights, whatever the group's rate
+        if train.optimizer == "muon":  # its decay is a share of the weights, independent of the group's rate
             groups[-1] |= {"orthogonal": is_matrix, "weight_decay": 0.0 if is_matrix else decay / lr}
     match train.optimizer:
         case "sgd":
@@ -51,9 +51,9 @@ def make_optimizer(
 
 
 def make_schedule(train: TrainSettings) -> Schedule:
-    """Return the learning rate as a function of the epochs done so far (a fraction within an epoch).
+    """Return the learning rate as a function of the epochs done, including the fraction of the current one.
 
-    Being a function of progress alone, it has no state to save, and another number of batches does not change it.
+    It depends on progress alone: there is no state to save, and the number of batches does not change it.
     """
 
     def lr(progress: float) -> float:

@@ -1,4 +1,4 @@
-"""Which precision a processor trains a network faster in: detected, then tried, once for each run."""
+"""Choosing the faster precision for training on a processor: detected, then measured, once per run."""
 
 import copy
 import statistics
@@ -15,22 +15,23 @@ from pipelines.models.device import Hardware, choose_hardware
 from pipelines.settings.schema import Settings
 from pipelines.system.files import read_json, write_json
 
-PIXELS = 128 * 32 * 32  # in a step that is tried: enough for threads and caches to behave as in training
-STEPS = 3  # of each precision, in turn, after one that is not counted
-# What the processor's instructions speak for is kept unless the other precision is faster by as much: where both are
-# about as fast, runs of the same seed must not differ by the noise of a clock.
+PIXELS = 128 * 32 * 32  # per measured step: enough for threads and caches to behave as in training
+STEPS = 3  # measured per precision, alternately, after one warm-up step each
+# The detected precision is kept unless the other is faster by this factor: if both are about as fast, timing noise must
+# not make runs of the same seed differ.
 CLEARLY = 1.25
-WORTHWHILE = 200_000 * 32 * 32  # pixels to train on in all: less is over before it matters
+WORTHWHILE = 200_000 * 32 * 32  # training pixels in total; shorter trainings are not worth the measurement
+OTHER = {"bfloat16": "float32", "float32": "bfloat16"}
 
 
 def settle_precision(
     settings: Settings, note: Path, network: nn.Module | None = None, images: int = 0
 ) -> tuple[Settings, str]:
-    """Return `settings` with the precision that is to be computed in, and the reason for it, to stand behind its name.
+    """Return `settings` with the chosen precision, and the reason, to be printed after its name.
 
-    Found out only for `precision = "auto"` on a processor, by a few steps of `network` in both; what came out is kept
-    in `note`, so that what goes on with the run computes as it began.  Nothing is tried without a network, or where the
-    training, of so many `images` an epoch, is short.
+    Measured only for `precision = "auto"` on a processor, by a few steps of `network` in both precisions, and only for
+    a long training of `images` per epoch; without a network or images, nothing is measured.  The file `note` keeps the
+    result, so that a resumed run computes as it began.
     """
     if settings.trains_on_cache:  # such a head trains in float32, and the precision of features is chosen by likeness
         return settings, ""
@@ -46,21 +47,18 @@ def settle_precision(
         chosen, speeds = faster_precision(network, settings, hardware)
         tried = {"device": device, "precision": chosen, "images_per_second": speeds}
         write_json(note, tried)
-    speeds = tried["images_per_second"]
-    other = "float32" if tried["precision"] == "bfloat16" else "bfloat16"
-    ratio = speeds[tried["precision"]] / speeds[other]
-    decided = replace(settings.hardware, precision=tried["precision"])
+    chosen, speeds = tried["precision"], tried["images_per_second"]
+    other = OTHER[chosen]
+    ratio = speeds[chosen] / speeds[other]
     reason = f"{ratio:.1f} times as fast as {other} when tried" if ratio >= 1 else f"{other} is not clearly faster"
-    return replace(settings, hardware=decided), f" ({reason})"
+    return replace(settings, hardware=replace(settings.hardware, precision=chosen)), f" ({reason})"
 
 
 def _read(note: Path) -> dict[str, Any]:
-    """Return what is kept in `note`; nothing where it is not there or not what was written, and is then tried anew."""
+    """Return the content of `note`; empty if it is missing or damaged, so that the precision is measured again."""
     try:
         tried = read_json(note)
-        if tried["precision"] in ("bfloat16", "float32") and all(
-            tried["images_per_second"][name] > 0 for name in ("bfloat16", "float32")
-        ):
+        if tried["precision"] in OTHER and all(tried["images_per_second"][name] > 0 for name in OTHER):
             return dict(tried)
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         pass
@@ -68,10 +66,10 @@ def _read(note: Path) -> dict[str, Any]:
 
 
 def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware) -> tuple[str, dict[str, float]]:
-    """Return the precision to train `network` in, and how many images a second each did in steps of noise.
+    """Return the precision to train `network` in, and the images per second of both, measured on noise.
 
-    The network, its statistics and torch's random numbers stay as they are.  hardware: what was detected, which
-    is kept unless the other precision is clearly faster.
+    hardware: the detected one; its precision is kept unless the other is clearly faster.  The network, its statistics
+    and torch's random state are unchanged.
     """
     size = settings.input.size
     count = max(2, min(settings.train.batch_size, PIXELS // size**2))
@@ -88,12 +86,12 @@ def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware)
         network.zero_grad()
         return time.perf_counter() - started
 
-    seconds: dict[str, list[float]] = {"bfloat16": [], "float32": []}
+    seconds: dict[str, list[float]] = {name: [] for name in OTHER}
     with torch.random.fork_rng(devices=[]):
         for _ in range(1 + STEPS):
             for name, measured in seconds.items():
                 measured.append(step(replace(hardware, dtype=getattr(torch, name))))
     speeds = {name: round(count / statistics.median(measured[1:]), 1) for name, measured in seconds.items()}
     detected = str(hardware.dtype).removeprefix("torch.")
-    other = "float32" if detected == "bfloat16" else "bfloat16"
+    other = OTHER[detected]
     return (other if speeds[other] > CLEARLY * speeds[detected] else detected), speeds

@@ -135,7 +135,7 @@ def check_possible(settings: Settings) -> None:
             "stages here, or empty split.group_file."
         )
     for network, weights in weights_of(settings):
-        from pipelines.models.weights import is_published_name, published
+        from pipelines.models.published import is_published_name, published
 
         by_name = is_published_name(weights)
         if not by_name and (Path(weights).is_absolute() or weights.startswith("~") or ".." in Path(weights).parts):

@@ -191,7 +191,7 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
     A published file is identified by its SHA-256.  Raises `UserError` for a missing file that cannot be downloaded.
     """
     for network, weights in weights_of(settings):
-        from pipelines.models.weights import is_published_name, published
+        from pipelines.models.published import is_published_name, published
 
         found = _weight_files(folder, data)
         if is_published_name(weights):

@@ -1,4 +1,4 @@
-"""What the run computes on: the device, the one precision path, and a record of both."""
+"""The device and the precision of a run, and their record."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from pipelines.system.errors import UserError
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device and the type in which it multiplies matrices; parameters and sums stay float32."""
+    """A device and the type of its matrix products; parameters and sums stay float32."""
 
     device: torch.device
     dtype: torch.dtype
@@ -24,7 +24,7 @@ class Hardware:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def record(self) -> dict[str, str | int]:
-        """Return what a run's numbers depend on, for its record."""
+        """Return what a run's numbers depend on, as JSON values."""
         on_gpu = self.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(self.device) if on_gpu else _processor_name(),
@@ -45,7 +45,7 @@ class Hardware:
 def choose_hardware(settings: HardwareSettings) -> Hardware:
     """Return the device and precision of `settings`, after setting torch's threads and deterministic kernels.
 
-    Raises `UserError` for a device that this machine or torch does not have.
+    Raises `UserError` for a device that this machine or this torch does not have.
     """
     name = settings.device
     if name == "auto":
@@ -60,36 +60,27 @@ def choose_hardware(settings: HardwareSettings) -> Hardware:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.precision == "auto":
-        dtype = torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
-    else:
-        dtype = getattr(torch, settings.precision)
-    return Hardware(device, dtype)
+        return Hardware(device, torch.bfloat16 if bfloat16_is_fast(device) else torch.float32)
+    return Hardware(device, getattr(torch, settings.precision))
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether `device` has instructions that multiply bfloat16 (emulation would be slower than float32)."""
+    """Return whether `device` has instructions that multiply bfloat16; emulation is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return bool({"amx_bf16", "avx512_bf16"} & _processor_flags())
-    return False
+    return device.type == "cpu" and bool({"amx_bf16", "avx512_bf16"} & set(_cpuinfo("flags").split()))
 
 
 def make_deterministic() -> None:
-    """Choose deterministic kernels where they exist, and float32 that is not rounded to TF32.
+    """Choose deterministic kernels where they exist, and float32 without rounding to TF32.
 
-    The stages call this before their first computation.  TF32 keeps 10 bits of a float32's 23, and torch lets a GPU's
-    convolutions round to it unasked; where speed is wanted, `hardware.precision` is bfloat16 anyway, and a record that
-    says float32 is to mean it.
+    By default, torch rounds a GPU's convolutions to TF32, which has 10 of
+    float32's 23 bits; a run recorded as float32 must compute in float32.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is only deterministic with this set
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this setting
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
-
-
-def _processor_flags() -> set[str]:
-    return set(_cpuinfo("flags").split())
 
 
 def _processor_name() -> str:
@@ -99,9 +90,6 @@ def _processor_name() -> str:
 def _cpuinfo(key: str) -> str:
     """Return the first value of `key` in Linux's /proc/cpuinfo, or an empty string."""
     path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == key:
-                return value.strip()
-    return ""
+    lines = path.read_text().splitlines() if path.exists() else []
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")

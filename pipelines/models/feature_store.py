@@ -1,8 +1,8 @@
-"""Features on disk, found by key: computed once, and appended as they come.
+"""A store of features on disk: computed once, appended, and found by key.
 
-A store is a folder: `about.json` says what determines the features, `values.<dtype>` holds the rows, little-endian and
-nothing else, and `keys.u64` holds the key of each row.  Keys are written only when their rows are safe on the disk, so
-the number of whole keys is the number of rows, whatever else a killed process left.
+A store is a folder: `about.json` describes what determines the features, `values.<dtype>` holds the rows, little-endian
+without a header, and `keys.u64` holds the key of each row.  Keys are written after their rows are safe on disk, so the
+number of whole keys is the number of rows, even after a kill.
 """
 
 import errno
@@ -27,35 +27,41 @@ Keys = npt.NDArray[np.uint64]
 
 
 def view_keys(fingerprints: Keys, view: str) -> Keys:
-    """Return the keys of one view of images, uint64 of any shape, from the fingerprints of their bytes.
+    """Return the keys of one view of images: uint64, of the shape of `fingerprints`, the hashes of the image bytes.
 
-    view: what was done to an image before the network saw it, such as `centre` or `flipped`.  Within a view, different
-    fingerprints have different keys; between views, two keys are equal by a chance of 2**-64.  The mixing is that of
-    splitmix64 (Steele, Lea and Flood, 2014, Fast splittable pseudorandom number generators).
+    view: how the images are transformed before the network, such as `centre` or `flipped`.  Within a view, different
+    fingerprints have different keys; keys of two views are equal with probability 2**-64.  Mixing by splitmix64
+    (Steele, Lea and Flood, 2014, Fast splittable pseudorandom number generators).
     """
     salt = int.from_bytes(hashlib.blake2b(view.encode(), digest_size=8).digest(), "little")
     keys = np.array(fingerprints, np.uint64) ^ np.uint64(salt)
-    mixed = keys.reshape(-1)  # numpy lets arrays overflow, but warns about numbers
+    mixed = keys.reshape(-1)  # never a scalar: numpy warns when scalars overflow
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return mixed.reshape(keys.shape)
 
 
 class FeatureStore:
-    """Rows of features on disk, found by key; append-only, so a killed run loses at most what it had not appended.
+    """Rows of features on disk, found by key; append-only, so a kill loses only rows not yet appended.
 
-    lost: rows that `keys.u64` promises but `values.<dtype>` no longer holds, and which have to be computed again.
+    lost: the number of keys in `keys.u64` whose rows are missing in `values.<dtype>` and must be computed again.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], dimensions: int, dtype: str) -> None:
-        """As `open`, which is the way in."""
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], dimensions: int, dtype: Literal["float16", "float32"]
+    ) -> None:
+        """Open the store in `folder`, empty if there is no such folder; write nothing.
+
+        about: everything that determines the features, as JSON values.  Raises `UserError` if the folder holds
+        features of another kind, or of an unknown kind.
+        """
         self.folder = folder
         self.dimensions = dimensions
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self._row_bytes = dimensions * self.dtype.itemsize
         self.lost = 0
         content = {"format": FORMAT, "dimensions": dimensions, "dtype": dtype, "about": dict(about)}
-        self._about: dict[str, Any] = json.loads(json.dumps(content))  # as a file gives it back: lists, not tuples
+        self._about: dict[str, Any] = json.loads(json.dumps(content))  # as read from a file: lists, not tuples
         self._about_file = folder / "about.json"
         self._values_file = folder / f"values.{dtype}"
         self._keys_file = folder / "keys.u64"
@@ -64,59 +70,44 @@ class FeatureStore:
         self._writing = False
         self._count()
 
-    @classmethod
-    def open(
-        cls, folder: Path, about: Mapping[str, Any], dimensions: int, dtype: Literal["float16", "float32"]
-    ) -> "FeatureStore":
-        """Return the store in `folder`, which is empty where there is no such folder; nothing is written yet.
-
-        about: everything that determines the features, as JSON-like values.  Raises `UserError` where the folder holds
-        other features than these, or features of which nobody can tell what they are.
-        """
-        return cls(folder, about, dimensions, dtype)
-
     def __len__(self) -> int:
         return self._rows
 
     def find(self, keys: Keys) -> npt.NDArray[np.int64]:
-        """Return the row of each key, -1 where it is absent; int64 of the shape of `keys`, which may be any."""
+        """Return the row of each key, int64 of the shape of `keys`; -1 where the key is absent."""
         keys = np.asarray(keys, np.uint64)
         if not self._rows:
             return np.full(keys.shape, -1, np.int64)
         if self._index is None:
             present = np.fromfile(self._keys_file, KEY, self._rows).astype(np.uint64, copy=False)
-            order = np.argsort(present, kind="stable")  # of equal keys the first comes first
+            order = np.argsort(present, kind="stable")  # the first of equal keys stays first
             self._index = present[order], order
         ordered, rows = self._index
         nearest = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
         return np.where(ordered[nearest] == keys, rows[nearest], -1)
 
     def values(self) -> npt.NDArray[Any]:
-        """Return all rows, (rows, dimensions), mapped from the disk: only what is looked at is read.
-
-        It shows the rows there are now; those appended later need another call.  Not to be written to.
-        """
+        """Return the current rows, (rows, dimensions), memory-mapped; later rows need another call.  Do not write."""
         shape = (self._rows, self.dimensions)
         if not self._rows:
             return np.empty(shape, self.dtype)
         try:
-            # Copy-on-write rather than read-only, because torch warns about arrays it could not write to.
+            # Copy-on-write instead of read-only, because torch warns about read-only arrays.
             return np.memmap(self._values_file, self.dtype, "c", shape=shape)
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
-            # Linux wants to be able to copy all of it, and refuses what is larger than the memory.
+            # Linux refuses copy-on-write maps larger than the memory.
             return np.memmap(self._values_file, self.dtype, "r+", shape=shape)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the store for appending; a process that dies lets go of it.
+        """Hold the store's lock for appending, and read what others appended; a dead process releases the lock.
 
-        What others appended since the store was opened is found from here on.  Raises `UserError` while another
-        process holds it.
+        Raises `UserError` while another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Not inherited: the workers of a process that was killed would hold it on.
+        # Not inherited: workers that outlive a killed process would keep the lock.
         with only_one(self.folder / "lock", f"computing features into {self.folder}", patience=0, inherited=False):
             self._count()
             if not self._rows:
@@ -128,25 +119,22 @@ class FeatureStore:
                 self._writing = False
 
     def append(self, keys: Keys, values: npt.NDArray[Any]) -> None:
-        """Append `values` (n, dimensions) under `keys` (n,); when it returns, they are safe on the disk.
+        """Append `values` (n, dimensions) under `keys` (n,); on return they are safe on disk.  Only inside `writing`.
 
-        A key that is there already, or comes twice, takes up a row, but its first row is the one that `find` gives.
-        Only inside of `writing`.  Raises `ValueError` for what is not finite in the store's dtype, such as 70,000 in
-        float16, and then appends nothing.
+        A repeated key takes up another row, but `find` returns its first.  Raises `ValueError`, and appends nothing,
+        for a value that is not finite in the store's dtype, such as 70,000 in float16.
         """
         if not self._writing:
             raise RuntimeError("FeatureStore.append outside of FeatureStore.writing")
         keys = np.ascontiguousarray(keys, KEY)
         if values.shape != (len(keys), self.dimensions) or keys.ndim != 1:
-            raise ValueError(
-                f"values of shape {values.shape} under keys of shape {keys.shape}, in rows of {self.dimensions}"
-            )
+            raise ValueError(f"values of shape {values.shape} for keys of shape {keys.shape}, {self.dimensions} wide")
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(values, self.dtype)
         if bad := np.count_nonzero(~np.isfinite(values)):
             raise ValueError(f"{bad} of {values.size} values are not finite as {self.dtype.name}")
         if len(keys):
-            # First no key may be left beyond the rows: killed after the values, it would be taken for one of theirs.
+            # Cut the keys first: after a kill, a key beyond the whole rows would take the row written next.
             _cut(self._keys_file, self._rows * KEY.itemsize)
             _cut(self._values_file, self._rows * self._row_bytes)
             _extend(self._values_file, values)
@@ -155,29 +143,27 @@ class FeatureStore:
             self._index = None
 
     def _count(self) -> None:
-        """Check what the folder says about itself, and count the rows that are whole."""
+        """Check `about.json`, and count the whole rows."""
         held = any(_size(file) for file in self.folder.glob("values.*"))
+        problem = ""
         try:
             found = read_json(self._about_file)
         except FileNotFoundError:
-            if held:
-                raise self._not_these("is missing, so nobody can tell which features the folder holds") from None
-        except ValueError as error:  # of the JSON, or of its encoding
-            if held:
-                raise self._not_these(f"cannot be read: {error}") from None
+            problem = "is missing, so the features in the folder are of an unknown kind" if held else ""
+        except ValueError as error:  # not JSON, or not UTF-8
+            problem = f"cannot be read: {error}" if held else ""
         else:
             if differences := _differences(found, self._about):
-                raise self._not_these(f"is of other features: {'; '.join(differences)}")
-        # Keys before values, the other way round than they are written: another process may be appending.
+                problem = f"describes other features: {'; '.join(differences)}"
+        if problem:
+            raise UserError(
+                f"{self._about_file} {problem}. Remove the folder {self.folder} to compute its features again."
+            )
+        # Keys before values, the reverse of writing: another process may be appending.
         promised = _size(self._keys_file) // KEY.itemsize
         self._rows = min(promised, _size(self._values_file) // self._row_bytes)
         self.lost = promised - self._rows
         self._index = None
-
-    def _not_these(self, problem: str) -> UserError:
-        return UserError(
-            f"{self._about_file} {problem}. Remove the folder {self.folder}, and its features are computed again."
-        )
 
 
 def _size(file: Path) -> int:
@@ -188,7 +174,7 @@ def _size(file: Path) -> int:
 
 
 def _cut(path: Path, size: int) -> None:
-    """Cut off what the file at `path` has beyond `size` bytes, also on the disk."""
+    """Truncate the file at `path` to `size` bytes, and flush it to disk."""
     found = _size(path)
     if found < size:  # truncating would fill the gap with zeros
         raise UserError(f"{path} was cut short while it was being written. Run the same command again.")
@@ -199,7 +185,7 @@ def _cut(path: Path, size: int) -> None:
 
 
 def _extend(path: Path, content: npt.NDArray[Any]) -> None:
-    """Append `content` to the file at `path`, and see it onto the disk."""
+    """Append `content` to the file at `path`, and flush it to disk."""
     with open(path, "ab") as file:
         file.write(content.data)
         file.flush()
@@ -207,19 +193,12 @@ def _extend(path: Path, content: npt.NDArray[Any]) -> None:
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Return where `found` differs from `wanted`: one text for each key."""
+    """Return one text for each key where `found` differs from `wanted`."""
     if found == wanted:
         return []
-    if not (isinstance(found, dict) and isinstance(wanted, dict)):
-        return [f"{name or 'it'} is {_shown(found)}, and should be {_shown(wanted)}"]
-    return [
-        difference
-        for key in {**wanted, **found}
-        for difference in _differences(
-            found.get(key, ABSENT), wanted.get(key, ABSENT), f"{name}.{key}" if name else key
-        )
-    ]
-
-
-def _shown(value: Any) -> str:
-    return "absent" if value is ABSENT else json.dumps(value, ensure_ascii=False)
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        inner = {key: f"{name}.{key}" if name else key for key in {**wanted, **found}}
+        pairs = [(found.get(key, ABSENT), wanted.get(key, ABSENT), inner[key]) for key in inner]
+        return [difference for pair in pairs for difference in _differences(*pair)]
+    was, should_be = ("absent" if x is ABSENT else json.dumps(x, ensure_ascii=False) for x in (found, wanted))
+    return [f"{name or 'it'} is {was}, and should be {should_be}"]

@@ -175,7 +175,7 @@ def _open_store(
     about = json.loads(json.dumps(about))
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
     path = images.cache / "features" / f"{images.cache_name}-{origin.name}-{key}"
-    return FeatureStore.open(path, about, backbone.dimensions, settings.features.dtype)
+    return FeatureStore(path, about, backbone.dimensions, settings.features.dtype)
 
 
 @dataclass(frozen=True)

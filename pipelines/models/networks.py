@@ -1,4 +1,4 @@
-"""The networks that settings can name."""
+"""Networks with random weights, built from the model settings."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,57 +6,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.models.published import AUXILIARY_HEADS, classifiers
 from pipelines.settings.schema import ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
-WHITENING_EPSILON = 5e-4  # added to the variances: what hardly varies is noise, and must not be blown up
+WHITENING_EPSILON = 5e-4  # added to the variances, so that directions of almost no variance are not amplified
 OWN_MODELS = ("convnet", "resnet18-small")
 
 
 def build_model(settings: ModelSettings, classes: int) -> nn.Module:
-    """Return a network with fresh random weights that maps images (N, 3, H, W) to logits (N, classes).
+    """Return a network with random weights that maps images (N, 3, H, W) to logits (N, classes).
 
-    Raises `UserError` for a name that is neither ours nor a torchvision classifier's.
+    Raises `UserError` for a name that is neither in `OWN_MODELS` nor a torchvision classifier.
     """
     if settings.name == "convnet":
         return ConvNet(settings, classes)
-    # torchvision takes a second to import, which the small network above can do without.
-    from torchvision import models
-
-    classifiers = models.list_models(module=models)
     if settings.name == "resnet18-small":
         return _resnet18_small(classes)
-    if settings.name not in classifiers:
-        known = [*OWN_MODELS, *classifiers]
+    from torchvision import models  # takes a second to import, and the ConvNet does not need it
+
+    if settings.name not in classifiers():
+        known = [*OWN_MODELS, *classifiers()]
         hint = did_you_mean(settings.name, known)
         raise UserError(f"model.name is {settings.name!r}.{hint} Valid: {', '.join(known)}.")
-    # These two have auxiliary heads, with which they would answer in training with a tuple instead of logits.
-    options = {"aux_logits": False, "init_weights": True} if settings.name in ("googlenet", "inception_v3") else {}
+    # With auxiliary heads, the output in training mode would be a tuple instead of logits.
+    options = {"aux_logits": False, "init_weights": True} if settings.name in AUXILIARY_HEADS else {}
     model: nn.Module = models.get_model(settings.name, weights=None, num_classes=classes, **options)
     return model
 
 
 def _resnet18_small(classes: int) -> nn.Module:
-    """ResNet-18 for small images: a 3x3 stem that keeps the resolution, and no max-pooling (d2l.ai, chapter 14.13)."""
+    """Return ResNet-18 with a 3x3 stem of stride 1 and no max-pooling, for small images (d2l.ai, chapter 14.13)."""
     from torchvision.models import resnet18
 
-    model = resnet18(weights=None, num_classes=classes)
+    model: nn.Module = resnet18(weights=None, num_classes=classes)
     model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight)  # as the chapter initialises
-    network: nn.Module = model
-    return network
+            nn.init.xavier_uniform_(module.weight)  # the chapter's initialisation
+    return model
 
 
 class ConvNet(nn.Module):
-    """A fast network for small images: a first convolution, then one block per width, then global max-pooling.
+    """A fast network for small images: a stem, one block per width, then global max-pooling and a linear layer.
 
-    Each block is convolution, 2x2 max-pooling, norm, GELU, and then further convolutions, each with norm and GELU: the
-    shape that the speed records on CIFAR-10 settled on (arXiv 2404.00498), since most of its arithmetic happens at low
-    resolution.  An image too small to be halved once more keeps its size.
+    Each block is convolution, 2x2 max-pooling, norm, GELU, then further convolutions, each with norm and GELU.  This
+    shape set the speed records on CIFAR-10 (arXiv 2404.00498): most arithmetic happens at low resolution.  Blocks do
+    not pool images of one pixel.
     """
 
     def __init__(self, settings: ModelSettings, classes: int) -> None:
@@ -69,11 +67,9 @@ class ConvNet(nn.Module):
         else:
             stem = max(widths[0] // 2, 8)
             self.stem = _conv_norm_gelu(3, stem, settings)
-        channels = [stem, *widths]
         depths = settings.depth * len(widths) if len(settings.depth) == 1 else settings.depth
-        self.blocks = nn.Sequential(
-            *(Block(channels[i], channels[i + 1], depth, settings) for i, depth in enumerate(depths))
-        )
+        channels = [stem, *widths]
+        self.blocks = nn.Sequential(*(Block(channels[i], channels[i + 1], d, settings) for i, d in enumerate(depths)))
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(settings.dropout), nn.Linear(widths[-1], classes))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -81,21 +77,21 @@ class ConvNet(nn.Module):
         return self.head(features) * LOGIT_SCALE
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the parts on either side of the maxima over positions.
+        """Compile the parts before and after the maximum over positions, but not the maximum.
 
-        In bfloat16 a compiler computes the features anew for the gradient without rounding them, finds none that equals
-        the rounded maximum, and divides by their number: 0.
+        In bfloat16 the compiled backward pass recomputes the features unrounded, finds none equal to the rounded
+        maximum, and divides by their number, 0.
         """
         for part in (self.stem, self.blocks, self.head):
             part.compile(*args, **kwargs)
 
 
 class Whitening(nn.Module):
-    """A convolution after which the channels of the images it was fitted to are uncorrelated and of variance 1.
+    """A convolution that makes channels uncorrelated with variance 1, on the images that it was fitted to.
 
-    Its filters are the principal components of square patches, each over the square root of its variance, and the same
-    with the other sign, so that GELU loses neither half (arXiv 2404.00498, section 3.1).  They are frozen; their biases
-    learn, which was worth half a percentage point on CIFAR-10.  Maps (N, 3, H, W) to
+    Its filters are the principal components of square patches, each divided by the square root of its variance, and
+    their negatives, because GELU suppresses negative values (arXiv 2404.00498, section 3.1).  The filters are frozen;
+    the biases learn, which gained half a percentage point on CIFAR-10.  Maps (N, 3, H, W) to
     (N, 6 * side**2, H - side + 1, W - side + 1).
     """
 
@@ -110,27 +106,29 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Compute the filters from all patches of the images in `batches`, each float (N, 3, H, W), in float64 on the
-        CPU; one batch at a time is in memory."""
+        """Compute the filters from all patches of the images, float (N, 3, H, W) per batch, in float64 on the CPU.
+
+        Only one batch is in memory at a time.
+        """
         side = self.convolution.kernel_size[0]
         products, count = torch.zeros(3 * side**2, 3 * side**2, dtype=torch.float64), 0
         for images in batches:
-            patches = nn.functional.unfold(images.detach().cpu().double(), side)  # (N, 3 * side**2, places)
+            patches = nn.functional.unfold(images.detach().cpu().double(), side)  # (N, 3 * side**2, positions)
             products += torch.einsum("nip,njp->ij", patches, patches)
             count += len(patches) * patches.shape[2]
         variances, components = torch.linalg.eigh(products / count)
         filters = (components / (variances + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
-        # An eigenvector's sign is arbitrary: its largest entry is made positive, as another library would find it too.
+        # An eigenvector's sign is arbitrary: make its largest entry positive, so that every library gives the same.
         filters = filters * filters.gather(1, filters.abs().argmax(dim=1, keepdim=True)).sign()
         filters = filters.reshape(-1, 3, side, side)
         self.convolution.weight.copy_(torch.cat([filters, -filters]))
 
 
 class Block(nn.Module):
-    """Widens and halves the image, then refines it.
+    """Widen and halve the image, then refine it, with a residual path around the refinement.
 
-    A residual path leads around the refinement, unless its convolutions hand through what they get by themselves: with
-    both, a run of four epochs on CIFAR-10 came out half a percentage point lower.
+    With `identity_start` there is no residual path: both together lost half a percentage point in four epochs on
+    CIFAR-10.
     """
 
     def __init__(self, inputs: int, outputs: int, depth: int, settings: ModelSettings) -> None:
@@ -152,7 +150,7 @@ class Block(nn.Module):
 def _convolution(inputs: int, outputs: int, settings: ModelSettings) -> nn.Conv2d:
     made = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
     if settings.identity_start:
-        with torch.no_grad():  # as many filters as there are inputs hand them through, the others start at random
+        with torch.no_grad():  # the first `inputs` filters copy their channel, the others stay random
             nn.init.dirac_(made.weight[:inputs])
     return made
 
@@ -168,22 +166,22 @@ def _conv_norm_gelu(inputs: int, outputs: int, settings: ModelSettings) -> nn.Se
 
 
 def whitening_of(model: nn.Module) -> Whitening | None:
-    """Return the part of `model` that is to be fitted to images before training, if it has one."""
+    """Return the whitening layer of `model`, which must be fitted before training, or None."""
     return next((module for module in model.modules() if isinstance(module, Whitening)), None)
 
 
 def check_model(model: nn.Module, name: str, size: int, smaller: Sequence[int] = ()) -> int:
-    """Return the number of parameters of `model`, having tried it on one blank image of `size` x `size`, and of each
-    `smaller` size that it is to see in training.
+    """Return the number of parameters of `model`, after a forward pass of one blank image of each size.
 
-    Raises `UserError`, which calls it `name`, where it cannot take images of one of these sizes.
+    size: of `input.size`, in pixels; smaller: further sizes, of `augment.sizes`.  Raises `UserError`, with `name`,
+    where the network cannot take a size.
     """
     model.eval()
     for tried, key in ((size, "input.size"), *((each, "augment.sizes") for each in smaller)):
         try:
             with torch.inference_mode():
                 model(torch.zeros(1, 3, tried, tried))
-        except Exception as error:  # a failed assertion in one network, a convolution's RuntimeError in another
+        except Exception as error:  # some networks assert, others raise a convolution's RuntimeError
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"model.name {name!r} cannot take images of {key} {tried}: {reason}. Try another size."

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.models.weights import AUXILIARY_HEADS, find_weights, is_published_name, published, recognised
+from pipelines.models.published import AUXILIARY_HEADS, is_published_name, published, recognised
+from pipelines.models.weights import find_weights
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.schema import PLAIN_INPUT, ModelSettings, Settings
 from pipelines.system.errors import UserError

@@ -1,4 +1,4 @@
-"""Pictures: whole PNGs for every size of run and every label, without a warning (which pytest turns into an error)."""
+"""Plots: complete PNGs for runs of every size and every label, without warnings (pytest turns these into errors)."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def is_blank(path: Path) -> bool:
         return len(np.unique(np.asarray(image.convert("L")))) < 2
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 30])
+@pytest.mark.parametrize("epochs", [1, 30])
 def test_curves_of_any_length(tmp_path: Path, epochs: int) -> None:
     path = tmp_path / "run" / "curves.png"
     draw_curves(path, rows(epochs), "accuracy", epochs, "a title")
@@ -47,14 +47,14 @@ def test_curves_of_any_length(tmp_path: Path, epochs: int) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["curves.png"]
 
 
-@pytest.mark.parametrize("title", ["costs $5 or $6", "größer 猫", r"$\frac{$"])
+@pytest.mark.parametrize("title", ["costs $5 or $6", "\n".join(["größer 猫", *ODD])], ids=["dollars", "odd"])
 def test_curves_of_a_run_with_an_odd_name(tmp_path: Path, title: str) -> None:
     draw_curves(tmp_path / "curves.png", rows(3), "accuracy", 2, title)
     assert png_size(tmp_path / "curves.png") == (1000, 400)
 
 
 def runs(*epochs: int) -> list[list[dict[str, Any]]]:
-    """A run for each number of epochs, every one a little better than the one before."""
+    """Return a run for each number of epochs, each a little better than the one before."""
     return [
         [row | {"accuracy": row["accuracy"] + seed / 100, "valid_loss": row["valid_loss"] - seed / 100} for row in each]
         for seed, each in enumerate(map(rows, epochs))
@@ -64,13 +64,12 @@ def runs(*epochs: int) -> list[list[dict[str, Any]]]:
 @pytest.mark.parametrize(
     "histories",
     [
-        {"default": runs(5, 5, 5), "scratch": runs(9, 9, 9)},
         {"default": runs(1, 1), "scratch": runs(1, 1)},
         {"default": runs(3)},
         {"default": runs(3), "scratch": runs(3, 2)},
         {"default": runs(7, 2, 5), **{name: runs(3) for name in ODD}},
     ],
-    ids=["three seeds", "one epoch", "one run", "another number of seeds", "odd names"],
+    ids=["one epoch", "one run", "another number of seeds", "odd names"],
 )
 def test_comparison_of_any_runs(tmp_path: Path, histories: Any) -> None:
     path = tmp_path / "runs" / "compare.png"
@@ -99,7 +98,7 @@ def test_interval_is_students() -> None:
     assert np.isnan(mean_interval(np.array([1.0]))[1])
 
 
-@pytest.mark.parametrize(("count", "lines"), [(0, 1), (1, 1), (6, 1), (7, 2), (24, 4)])
+@pytest.mark.parametrize(("count", "lines"), [(0, 1), (6, 1), (7, 2)])
 def test_mistakes_of_any_number(tmp_path: Path, count: int, lines: int) -> None:
     path = tmp_path / "mistakes.png"
     draw_mistakes(path, [mistake(number) for number in range(count)], "a title\nof two lines")
@@ -107,17 +106,16 @@ def test_mistakes_of_any_number(tmp_path: Path, count: int, lines: int) -> None:
     assert not is_blank(path)
 
 
-@pytest.mark.parametrize("label", ODD)
-def test_mistakes_with_odd_labels(tmp_path: Path, label: str) -> None:
-    draw_mistakes(tmp_path / "mistakes.png", [mistake(1, label, label)], label)
-    assert png_size(tmp_path / "mistakes.png")[0] == 1200
+def test_mistakes_with_odd_labels(tmp_path: Path) -> None:
+    draw_mistakes(tmp_path / "mistakes.png", [mistake(1, label, label) for label in ODD], "\n".join(ODD))
+    assert png_size(tmp_path / "mistakes.png") == (1200, round((3 * 2.5 + 0.6) * 100))
 
 
-@pytest.mark.parametrize("number", [1, 2, 20, 21, 120])
+@pytest.mark.parametrize("number", [1, 20, 21, pytest.param(120, marks=pytest.mark.slow)])
 def test_confusion_of_any_number_of_classes(tmp_path: Path, number: int) -> None:
     path = tmp_path / "confusion.png"
-    counts = np.random.default_rng(0).integers(0, 9, (number, number))
-    counts[0] = 0  # a class without valid images
+    counts = np.diag(np.arange(number))  # the first class has no validation images
+    counts[-1] = 1
     draw_confusion(path, counts, [f"class number {n}" for n in range(number)], "a title")
     assert min(png_size(path)) >= 500
     assert not is_blank(path)
@@ -128,24 +126,22 @@ def test_confusion_with_odd_labels(tmp_path: Path) -> None:
     assert not is_blank(tmp_path / "confusion.png")
 
 
-def test_the_same_numbers_draw_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        draw_curves(tmp_path / name / "curves.png", rows(3), "accuracy", 2, "a title")
-        draw_mistakes(tmp_path / name / "mistakes.png", [mistake(1)], "a title")
-    for name in ("curves.png", "mistakes.png"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+def test_the_same_numbers_draw_the_same_bytes_and_others_do_not(tmp_path: Path) -> None:
+    def curves(best: int) -> bytes:
+        draw_curves(tmp_path / "curves.png", rows(3), "accuracy", best, "a title")
+        return (tmp_path / "curves.png").read_bytes()
+
+    def mistakes(number: int) -> bytes:
+        draw_mistakes(tmp_path / "mistakes.png", [mistake(number)], "a title")
+        return (tmp_path / "mistakes.png").read_bytes()
+
+    for drawn in (curves, mistakes):
+        first = drawn(2)
+        assert drawn(3) != first
+        assert drawn(2) == first
 
 
-def test_a_picture_shows_its_numbers(tmp_path: Path) -> None:
-    draw_curves(tmp_path / "a.png", rows(3), "accuracy", 2, "a title")
-    draw_curves(tmp_path / "b.png", rows(3), "accuracy", 3, "a title")
-    draw_mistakes(tmp_path / "c.png", [mistake(1)], "a title")
-    draw_mistakes(tmp_path / "d.png", [mistake(2)], "a title")
-    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
-    assert (tmp_path / "c.png").read_bytes() != (tmp_path / "d.png").read_bytes()
-
-
-@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("count", [0, 7])
 def test_twins_of_any_number_and_name(tmp_path: Path, count: int) -> None:
     twins = [
         Twins(noise(8, 8, 3, seed=n), noise(9, 9, 3)[:8], ("train-valid, near 3", *ODD[n : n + 2]))

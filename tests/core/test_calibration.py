@@ -1,4 +1,4 @@
-"""Temperature scaling: it finds the minimum, changes no order, and is judged only on rows that it was not fitted on."""
+"""Temperature scaling: it finds the minimum, keeps the order, and is scored only on rows it was not fitted on."""
 
 import math
 
@@ -19,7 +19,7 @@ def loss_at(log_probabilities: Tensor, labels: Tensor, temperature: float) -> fl
 
 
 def planted(temperature: float, count: int = 500, classes: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Log-probabilities that are wrong by `temperature` for labels drawn from the right ones."""
+    """Return log-probabilities multiplied by `temperature`, and labels drawn from the unscaled ones."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(count, classes, generator=generator)
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
@@ -27,7 +27,7 @@ def planted(temperature: float, count: int = 500, classes: int = 10, seed: int =
 
 
 def random_cases() -> list[tuple[Tensor, Tensor]]:
-    """Predictions of every quality and sharpness, from pure noise to nearly all right."""
+    """Return predictions of any quality and confidence, from noise to nearly all right."""
     cases = []
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
@@ -78,7 +78,7 @@ def test_cross_fitted_rows_have_the_temperature_of_the_other_parts() -> None:
     for part in range(3):
         inside = torch.arange(101) % 3 == part
         temperature = fit_temperature(log_probabilities[~inside], labels[~inside])
-        assert torch.equal(calibrated[inside], apply_temperature(log_probabilities[inside], temperature))
+        assert torch.allclose(calibrated[inside], apply_temperature(log_probabilities[inside], temperature))
     relabelled = labels.clone()
     relabelled[4] = (labels[4] + 1) % 10
     own_part = torch.arange(101) % 3 == 4 % 3
@@ -94,7 +94,7 @@ def test_cross_fitted_scores_are_no_better_than_those_on_the_rows_fitted_on(part
         assert loss(cross_fitted(log_probabilities.double(), labels, parts), labels) >= fitted - 1e-12
 
 
-def test_rows_that_are_all_right_or_all_wrong_run_to_a_bound() -> None:
+def test_rows_that_are_all_right_or_all_wrong_give_a_bound() -> None:
     log_probabilities = torch.log(torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.7, 0.3]]))
     labels = torch.tensor([0, 1, 0])
     assert fit_temperature(log_probabilities, labels) == LOWEST
@@ -102,14 +102,14 @@ def test_rows_that_are_all_right_or_all_wrong_run_to_a_bound() -> None:
     assert fit_temperature(log_probabilities[:1], labels[:1]) == LOWEST
 
 
-def test_rows_that_are_right_and_as_sure_as_can_be_are_left_alone() -> None:
+def test_rows_that_are_right_and_certain_keep_their_temperature() -> None:
     labels = torch.tensor([2, 0, 1])
     log_probabilities = torch.eye(3)[labels].log()
     assert fit_temperature(log_probabilities, labels) == 1.0
     assert loss(cross_fitted(log_probabilities, labels, parts=3), labels) == pytest.approx(0, abs=1e-14)
 
 
-def test_where_nothing_can_be_learnt_the_temperature_is_one() -> None:
+def test_without_information_the_temperature_is_one() -> None:
     none = torch.empty(0, 3)
     assert fit_temperature(none, torch.empty(0, dtype=torch.int64)) == 1.0
     assert cross_fitted(none, torch.empty(0, dtype=torch.int64)).shape == (0, 3)
@@ -123,14 +123,14 @@ def test_where_nothing_can_be_learnt_the_temperature_is_one() -> None:
 @pytest.mark.parametrize("count", [1, 4])
 def test_fewer_rows_than_parts_are_left_alone(count: int) -> None:
     log_probabilities, labels = planted(3.0, count=count)
-    assert torch.equal(cross_fitted(log_probabilities, labels, parts=5), apply_temperature(log_probabilities, 1.0))
+    assert torch.allclose(cross_fitted(log_probabilities, labels, parts=5), apply_temperature(log_probabilities, 1.0))
 
 
 def test_no_probability_at_all_counts_as_kaggles_least() -> None:
     log_probabilities, labels = planted(2.0, count=200)
     impossible = log_probabilities.clone()
     impossible[:20, :] = -math.inf
-    impossible[torch.arange(20), (labels[:20] + 1) % 10] = 0.0  # sure, and wrong
+    impossible[torch.arange(20), (labels[:20] + 1) % 10] = 0.0  # certain and wrong
     clipped = impossible.clamp(min=math.log(1e-15))
     assert (
         fit_temperature(impossible, labels)

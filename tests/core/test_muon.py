@@ -1,4 +1,4 @@
-"""Muon: its steps are orthogonal, as long as the rate says, and the rest of a network takes plain Nesterov steps."""
+"""Muon: its steps are orthogonal and scaled by the rate; other parameters take plain Nesterov steps."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("shape", [(64, 64), (32, 128), (128, 32), (1, 50), (50, 1)])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_singular_values_come_near_1_and_directions_stay(shape: tuple[int, int], scale: float) -> None:
-    # Of a random matrix with a spectrum as even as gradients' momentum has it in practice: a factor of five.
+    # Singular values within a factor of five, as the momentum of gradients has in practice.
     left, _, right = torch.linalg.svd(random(*shape), full_matrices=False)
     matrix = left @ torch.diag(torch.linspace(1, 0.2, min(shape))) @ right * scale
     result = orthogonalised(matrix)
@@ -32,7 +32,7 @@ def test_singular_values_come_near_1_and_directions_stay(shape: tuple[int, int],
     assert (aligned > 0.3).all()
 
 
-def test_a_matrix_of_zeros_stays_one() -> None:
+def test_a_zero_matrix_stays_zero() -> None:
     assert torch.equal(orthogonalised(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
@@ -49,9 +49,10 @@ def test_a_step_keeps_the_length_of_the_weights_and_moves_them_by_the_rate() -> 
     start, gradient = random(16, 4, 3, 3), random(16, 4, 3, 3, seed=1)
     moved = stepped(start, [gradient], orthogonal=True)
     unit = start * (16**0.5 / start.norm())
-    # The first step's Nesterov momentum is 1.6 times the gradient, whose length does not matter.
-    assert torch.allclose(unit - moved, 0.1 * orthogonalised(gradient.flatten(1)).view_as(start), atol=2e-3)
-    assert torch.allclose(stepped(7 * start, [100 * gradient], orthogonal=True), moved, atol=2e-3)
+    # The first step's Nesterov momentum is 1.6 times the gradient; only its direction matters.
+    rounding = 0.1 * 4 * torch.finfo(torch.bfloat16).eps  # of the update, whose entries are below 1
+    assert torch.allclose(unit - moved, 0.1 * orthogonalised(gradient.flatten(1)).view_as(start), atol=rounding)
+    assert torch.allclose(stepped(7 * start, [100 * gradient], orthogonal=True), moved, atol=rounding)
 
 
 def test_the_memory_format_changes_nothing() -> None:
@@ -60,12 +61,12 @@ def test_the_memory_format_changes_nothing() -> None:
     assert torch.allclose(
         stepped(last, [gradient.contiguous(memory_format=torch.channels_last)], orthogonal=True),
         stepped(start, [gradient], orthogonal=True),
-        atol=1e-6,
+        atol=0.1 * 4 * torch.finfo(torch.bfloat16).eps,
     )
 
 
 def test_other_groups_step_as_torchs_nesterov_sgd_and_decay_apart() -> None:
-    start, gradients = random(10), [random(10, seed=seed) for seed in (1, 2, 3)]
+    start, gradients = random(10).double(), [random(10, seed=seed).double() for seed in (1, 2, 3)]
     reference = nn.Parameter(start.clone())
     sgd = torch.optim.SGD([reference], lr=0.1, momentum=0.6, nesterov=True)
     for gradient in gradients:
@@ -97,7 +98,7 @@ def test_matrices_are_all_weights_but_those_of_the_output_layer(tiny: Tiny) -> N
         for parameter in group["params"]
     }
     assert held.pop("head.2.weight") == (False, 0.01, 0.003)
-    assert "stem.convolution.weight" not in held  # it is frozen
+    assert "stem.convolution.weight" not in held  # frozen
     for name, what in held.items():
         is_matrix = model.get_parameter(name).ndim > 1
         assert what == ((True, 0.2, 0.0) if is_matrix else (False, 0.05, 0.003)), name

@@ -1,4 +1,4 @@
-"""Optimisers and schedules are torch's own, fed by settings."""
+"""Optimizers and schedules are torch's own, with values from the settings."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ def network(seed: int = 0) -> nn.Sequential:
 
 
 def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) -> dict[str, Any]:
-    images = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(1)).double()
     for _ in range(steps):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), torch.arange(8) % 2).backward()
@@ -36,7 +36,7 @@ def built(seed: int = 0) -> nn.Sequential:
     with torch.no_grad():
         model(torch.zeros(2, 3, 5, 5))  # gives the lazy layer its size
     model[1].reset_running_stats()  # type: ignore[operator]
-    return model
+    return model.double()  # so that the order of sums hardly matters
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def built(seed: int = 0) -> nn.Sequential:
             TrainSettings(optimizer="adamw", lr=0.1, weight_decay=0.3),
             lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.3),
         ),
-        # torch's own default decay of AdamW is 0.01, ours is what the settings say
+        # torch's default decay of AdamW is 0.01, ours is that of the settings
         (TrainSettings(optimizer="adamw", lr=0.1), lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.0)),
     ],
 )
 def test_each_optimiser_steps_as_torchs(train: TrainSettings, reference: Any) -> None:
     ours, theirs = built(), built()
     one, other = trained(ours, make_optimizer(ours, train)), trained(theirs, reference(theirs.parameters()))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert any(not torch.equal(one[name], value) for name, value in built().state_dict().items())
+    assert all(torch.allclose(one[name], other[name], rtol=1e-6, atol=1e-9) for name in one)
+    assert any(not torch.allclose(one[name], value) for name, value in built().state_dict().items())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -74,7 +74,7 @@ def test_weight_decay_spares_norms_and_biases_when_told_to(optimizer: Any, every
     model = built()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 1.0)
-        parameter.grad = torch.zeros_like(parameter)  # so that only decay moves anything
+        parameter.grad = torch.zeros_like(parameter)  # so that only decay changes anything
     make_optimizer(model, train).step()
     moved = {name for name, parameter in model.named_parameters() if (parameter < 0.999).all()}
     alone = {name for name, parameter in model.named_parameters() if (parameter == 1).all()}
@@ -129,7 +129,7 @@ def torchs(kind: Any, **options: Any) -> list[float]:
     scheduler = kind(optimizer, **options)
     rates = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nothing is trained between its steps
+        warnings.simplefilter("ignore")  # no optimizer step between its steps
         for _ in range(EPOCHS):
             rates.append(optimizer.param_groups[0]["lr"])
             scheduler.step()
@@ -161,7 +161,7 @@ def test_each_schedule_is_torchs_at_the_beginning_of_epochs(options: Any, expect
 
 
 @pytest.mark.parametrize("schedule", ["step", "multistep", "exponential"])
-def test_falls_happen_between_epochs_only(schedule: Any) -> None:
+def test_steps_happen_between_epochs_only(schedule: Any) -> None:
     rate = make_schedule(TrainSettings(epochs=EPOCHS, schedule=schedule, milestones=(2, 4), step_epochs=2))
     for epoch in range(EPOCHS):
         assert rate(epoch) == rate(epoch + 0.5) == rate(epoch + 0.999)
@@ -202,7 +202,7 @@ def test_a_schedule_depends_on_progress_alone() -> None:
     assert [forwards(place) for place in places] == [backwards(place) for place in reversed(places)][::-1]
 
 
-def test_what_is_no_matrix_is_left_to_plain_steps() -> None:
+def test_parameters_that_are_no_matrices_take_plain_steps() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()

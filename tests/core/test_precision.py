@@ -1,4 +1,4 @@
-"""Precision: what was detected stands unless the other is clearly faster, and a run keeps what it began with."""
+"""Precision: the detected one is kept unless the other is clearly faster, and a run keeps its first choice."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipelines.system.files import read_json, write_json
 from tests.support.tiny import Tiny
 
 CPU = torch.device("cpu")
-MANY = 10**9  # images: a training that is long enough to be worth a trial
+MANY = 10**9  # images: a training long enough to measure
 
 
 def automatic(tiny: Tiny, *overrides: str) -> Settings:
@@ -22,7 +22,7 @@ def automatic(tiny: Tiny, *overrides: str) -> Settings:
 
 
 @pytest.mark.parametrize("detected", [torch.float32, torch.bfloat16])
-def test_both_precisions_are_tried_and_nothing_is_touched(tiny: Tiny, detected: torch.dtype) -> None:
+def test_both_precisions_are_tried_and_nothing_is_changed(tiny: Tiny, detected: torch.dtype) -> None:
     settings = automatic(tiny, "model.dropout=0.5")
     network = tiny.network(settings)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -38,7 +38,7 @@ def test_both_precisions_are_tried_and_nothing_is_touched(tiny: Tiny, detected: 
 
 
 @pytest.mark.parametrize(("float32_is", "expected"), [(0.3, "bfloat16"), (1.2, "bfloat16"), (1.3, "float32")])
-def test_what_was_detected_stands_unless_the_other_is_clearly_faster(
+def test_the_detected_precision_is_kept_unless_the_other_is_clearly_faster(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, float32_is: float, expected: str
 ) -> None:
     seconds = {"bfloat16": 1.0, "float32": 1 / float32_is}
@@ -58,7 +58,7 @@ def test_what_was_detected_stands_unless_the_other_is_clearly_faster(
     assert speeds["float32"] / speeds["bfloat16"] == pytest.approx(float32_is, rel=0.01)
 
 
-def test_a_run_computes_on_as_it_began(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_resumed_run_computes_as_it_began(tiny: Tiny, tmp_path: Path) -> None:
     settings, note = automatic(tiny), tmp_path / "run/precision.json"
     first, reason = settle_precision(settings, note, tiny.network(settings), MANY)
     assert first.hardware.precision in ("bfloat16", "float32")
@@ -69,14 +69,14 @@ def test_a_run_computes_on_as_it_began(tiny: Tiny, tmp_path: Path) -> None:
     for speeds, expected in (
         ({slower: 30.0, fastest: 10.0}, f" (3.0 times as fast as {fastest} when tried)"),
         ({slower: 9.0, fastest: 10.0}, f" ({fastest} is not clearly faster)"),
-    ):  # as if it had come out otherwise then
+    ):  # as if the measurement had been another one
         write_json(note, kept | {"precision": slower, "images_per_second": speeds})
         again, reason = settle_precision(settings, note)
         assert again.hardware.precision == slower
         assert reason == expected
     write_json(note, kept | {"precision": slower, "device": "another processor"})
     settle_precision(settings, note, tiny.network(settings), MANY)
-    assert read_json(note)["device"] == kept["device"]  # found out anew: what another one did says nothing of this one
+    assert read_json(note)["device"] == kept["device"]  # measured again on another processor
 
 
 def test_a_short_training_or_none_tries_nothing(tiny: Tiny, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_short_training_or_none_tries_nothing(tiny: Tiny, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
-def test_what_the_settings_say_is_not_questioned(tiny: Tiny, tmp_path: Path, chosen: str) -> None:
+def test_a_precision_in_the_settings_is_not_tried(tiny: Tiny, tmp_path: Path, chosen: str) -> None:
     settings = tiny.settings(f"hardware.precision={chosen}")
     note = tmp_path / "precision.json"
     assert settle_precision(settings, note, tiny.network(settings), MANY) == (settings, "")

@@ -1,4 +1,4 @@
-"""Device and precision: what is asked for, or a message that says what is there."""
+"""Device and precision: as the settings say, or an error that says what is available."""
 
 import json
 
@@ -21,13 +21,13 @@ def test_auto_takes_the_gpu_if_there_is_one_and_a_precision_that_is_fast_there()
 @pytest.mark.parametrize(
     "name", ["gpu", "", "cuda:99", "cpu and more", "mps:7", "xpu", "hpu", "meta", pytest.param("cuda", marks=NO_CUDA)]
 )
-def test_a_device_that_is_not_here_is_named_with_the_way_out(name: str) -> None:
+def test_a_missing_device_is_named_with_alternatives(name: str) -> None:
     with pytest.raises(UserError, match=rf"hardware\.device is '{name}', which cannot be used here: .*Try auto or cpu"):
         choose_hardware(HardwareSettings(device=name))
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_the_precision_asked_for_is_what_is_multiplied_in(precision: str, dtype: torch.dtype) -> None:
+def test_products_are_in_the_precision_of_the_settings(precision: str, dtype: torch.dtype) -> None:
     hardware = choose_hardware(HardwareSettings(device="cpu", precision=precision))  # type: ignore[arg-type]
     layer, images = torch.nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8)
     with hardware.autocast():
@@ -35,7 +35,7 @@ def test_the_precision_asked_for_is_what_is_multiplied_in(precision: str, dtype:
     assert layer(images).dtype == layer.weight.dtype == torch.float32
 
 
-def test_a_device_without_known_instructions_is_not_said_to_be_fast() -> None:
+def test_bfloat16_is_not_fast_on_an_unknown_device() -> None:
     assert bfloat16_is_fast(torch.device("mps")) is False
 
 
@@ -54,7 +54,7 @@ def test_as_many_threads_compute_as_the_settings_say() -> None:
         record = choose_hardware(HardwareSettings(device="cpu", threads=before + 1)).record()
         assert record["threads"] == torch.get_num_threads() == before + 1
         choose_hardware(HardwareSettings(device="cpu"))
-        assert torch.get_num_threads() == before + 1  # 0 leaves torch's choice alone
+        assert torch.get_num_threads() == before + 1  # 0 keeps torch's choice
     finally:
         torch.set_num_threads(before)
 

@@ -1,4 +1,4 @@
-"""Rows of features on disk: whole and right after whatever happened, and never those of another image."""
+"""Features on disk: rows are whole and correct after any interruption, and never those of another image."""
 
 import errno
 import json
@@ -31,16 +31,16 @@ DTYPES: tuple[Dtype, ...] = ("float16", "float32")
 
 
 def open_store(folder: Path, dtype: Dtype = "float16") -> FeatureStore:
-    return FeatureStore.open(folder / "store", ABOUT, DIMENSIONS, dtype)
+    return FeatureStore(folder / "store", ABOUT, DIMENSIONS, dtype)
 
 
 def keys(*numbers: int) -> npt.NDArray[np.uint64]:
-    """Keys that lie all over the range of uint64."""
+    """Return keys spread over the range of uint64."""
     return view_keys(np.array(numbers, np.uint64), "test")
 
 
 def values(*numbers: int) -> npt.NDArray[np.float32]:
-    """The row that belongs under the key of each number; exact in float16 up to 600."""
+    """Return the row of each number's key; exact in float16 up to 600."""
     return np.array([[number, number + 0.5, -number] for number in numbers], np.float32).reshape(-1, DIMENSIONS)
 
 
@@ -50,7 +50,7 @@ def append(store: FeatureStore, *numbers: int) -> None:
 
 
 def numbers_in(store: FeatureStore, most: int = 600) -> list[int]:
-    """Return the numbers whose keys are there, in the order of their rows, once every row is seen to be right."""
+    """Return the numbers whose keys are present, in the order of their rows, after checking every row."""
     rows = store.find(keys(*range(most)))
     present = np.flatnonzero(rows >= 0)
     assert (store.values()[rows[present]] == values(*present.tolist())).all()
@@ -161,7 +161,7 @@ def test_arrays_in_any_order_of_memory_are_appended(tmp_path: Path) -> None:
     assert numbers_in(store) == [0, 1, 2]
 
 
-# --- what is refused
+# --- errors
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -180,7 +180,7 @@ def test_what_is_too_large_for_float16_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path, "float16")
     with store.writing(), pytest.raises(ValueError, match="1 of 3 values are not finite as float16"):
         store.append(keys(1), rows)
-    wide = FeatureStore.open(tmp_path / "wide", ABOUT, DIMENSIONS, "float32")
+    wide = FeatureStore(tmp_path / "wide", ABOUT, DIMENSIONS, "float32")
     with wide.writing():
         wide.append(keys(1), rows)
     assert (wide.values() == rows).all()
@@ -202,7 +202,7 @@ def test_appending_needs_the_lock(tmp_path: Path) -> None:
         store.append(keys(2), values(2))
 
 
-# --- the map of values
+# --- memory-mapped values
 
 
 def test_torch_takes_the_values_without_a_copy_or_a_warning(tmp_path: Path, dtype: Dtype) -> None:
@@ -233,20 +233,20 @@ def test_values_that_are_mapped_stay_while_others_are_appended(tmp_path: Path) -
 
 def test_values_larger_than_the_memory_are_mapped(tmp_path: Path) -> None:
     rows, dimensions = 1 << 10, 1 << 28  # a tebibyte, all of it holes
-    store = FeatureStore.open(tmp_path / "store", {}, dimensions, "float32")
+    store = FeatureStore(tmp_path / "store", {}, dimensions, "float32")
     with store.writing():
         pass
     for name, size in (("keys.u64", rows * 8), ("values.float32", rows * dimensions * 4)):
         with open(tmp_path / "store" / name, "wb") as file:
             file.truncate(size)
-    store = FeatureStore.open(tmp_path / "store", {}, dimensions, "float32")
+    store = FeatureStore(tmp_path / "store", {}, dimensions, "float32")
     mapped = store.values()
     assert mapped.shape == (rows, dimensions)
     assert mapped[-1, -1] == 0
     torch.from_numpy(mapped)
 
 
-# --- what the folder says about itself
+# --- the description of a store
 
 
 @pytest.mark.parametrize(
@@ -265,11 +265,11 @@ def test_a_folder_of_other_features_is_refused(tmp_path: Path, change: dict[str,
     append(open_store(tmp_path), 1)
     asked: dict[str, Any] = {"about": ABOUT, "dimensions": DIMENSIONS, "dtype": "float16"} | change
     with pytest.raises(UserError) as caught:
-        FeatureStore.open(tmp_path / "store", asked["about"], asked["dimensions"], asked["dtype"])
+        FeatureStore(tmp_path / "store", asked["about"], asked["dimensions"], asked["dtype"])
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'store' / 'about.json'} is of other features: ")
+    assert message.startswith(f"{tmp_path / 'store' / 'about.json'} describes other features: ")
     assert said in message
-    assert message.endswith(f". Remove the folder {tmp_path / 'store'}, and its features are computed again.")
+    assert message.endswith(f". Remove the folder {tmp_path / 'store'} to compute its features again.")
     assert numbers_in(open_store(tmp_path)) == [1]
 
 
@@ -284,18 +284,18 @@ DAMAGES = {"missing": None, "empty": b"", "half": b'{"format": 1,', "a list": b"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_features_that_nobody_can_tell_apart_are_refused(tmp_path: Path, damage: str) -> None:
+def test_features_of_an_unknown_kind_are_refused(tmp_path: Path, damage: str) -> None:
     append(open_store(tmp_path), 1)
     about = tmp_path / "store" / "about.json"
     about.unlink()
     if (content := DAMAGES[damage]) is not None:
         about.write_bytes(content)
-    with pytest.raises(UserError, match=r"about\.json .*\. Remove the folder .*store, and its features are computed"):
+    with pytest.raises(UserError, match=r"about\.json .*\. Remove the folder .*store to compute its features again"):
         open_store(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "half"])
-def test_a_damaged_description_of_nothing_is_mended(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_description_of_an_empty_store_is_rewritten(tmp_path: Path, damage: str) -> None:
     append(open_store(tmp_path))
     about = tmp_path / "store" / "about.json"
     about.unlink()
@@ -305,7 +305,7 @@ def test_a_damaged_description_of_nothing_is_mended(tmp_path: Path, damage: str)
     assert numbers_in(open_store(tmp_path)) == [1]
 
 
-def test_a_folder_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+def test_a_removed_folder_is_created_again(tmp_path: Path) -> None:
     append(open_store(tmp_path), 1)
     shutil.rmtree(tmp_path / "store")
     store = open_store(tmp_path)
@@ -407,7 +407,7 @@ def test_a_file_cut_while_it_is_being_written_is_not_filled_with_zeros(tmp_path:
 def test_stopped_at_any_write_to_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, stop: int
 ) -> None:
-    """Whatever the state that appending starts from, no row is ever found under the key of another."""
+    """From any state before the append, no row is found under the key of another."""
     keys_file, values_file, row = sizes(tmp_path, "float16")
     expected: list[int] = []
     if before != "nothing":
@@ -445,7 +445,7 @@ def test_stopped_at_any_write_to_the_disk(
     assert found == everything[: len(found)]
     assert len(found) >= len(done)
 
-    append(store, 31, 32, 33)  # by the process that was stopped, which goes by what it finds on the disk
+    append(store, 31, 32, 33)  # by the stopped process, which reads the state on disk first
     after = numbers_in(open_store(tmp_path))
     assert after == [*found, 31, 32, 33]
     assert numbers_in(store) == after
@@ -463,7 +463,7 @@ def test_keys_are_written_when_their_rows_are_on_the_disk(tmp_path: Path, monkey
 
 
 def test_goes_on_within_the_same_writing_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys that reached the disk although that was not confirmed must not be given the rows that come next."""
+    """Keys that reached the disk unconfirmed must not get the rows of the next append."""
     store = open_store(tmp_path)
     real, count = os.fsync, 0
 
@@ -485,7 +485,7 @@ def test_goes_on_within_the_same_writing_after_an_error(tmp_path: Path, monkeypa
 
 @contextmanager
 def files_at_most(size: int) -> Iterator[None]:
-    """Let the system refuse what would make a file larger than `size` bytes, having written what fits."""
+    """Make the system refuse to grow a file beyond `size` bytes, after writing what fits."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -506,9 +506,9 @@ def test_a_disk_that_fills_up_leaves_whole_rows(tmp_path: Path, dimensions: int)
 
     numbers = list(range(1, 9))
     row = max(8, dimensions * 2)
-    for size in range(4 * row, 9 * row, max(1, row // 7)):
+    for size in range(4 * row, 9 * row, row // 4):
         folder = tmp_path / str(size)
-        store = FeatureStore.open(folder, {}, dimensions, "float16")
+        store = FeatureStore(folder, {}, dimensions, "float16")
         with store.writing():
             store.append(keys(1, 2, 3, 4), rows_of(1, 2, 3, 4))
             with files_at_most(size):
@@ -518,14 +518,14 @@ def test_a_disk_that_fills_up_leaves_whole_rows(tmp_path: Path, dimensions: int)
                 except OSError as error:
                     assert error.errno == errno.EFBIG
                     assert size < 8 * row
-        again = FeatureStore.open(folder, {}, dimensions, "float16")
+        again = FeatureStore(folder, {}, dimensions, "float16")
         assert len(again) >= 4
         assert (again.find(keys(1, 2, 3, 4)) == [0, 1, 2, 3]).all()
         assert wrong(again, numbers) == []
         assert again.lost == 0
         with again.writing():
             again.append(keys(9), rows_of(9))
-        assert wrong(FeatureStore.open(folder, {}, dimensions, "float16"), [*numbers, 9]) == []
+        assert wrong(FeatureStore(folder, {}, dimensions, "float16"), [*numbers, 9]) == []
 
 
 APPENDING = """
@@ -534,7 +534,7 @@ from pathlib import Path
 import numpy as np
 from pipelines.models.feature_store import FeatureStore, view_keys
 
-store = FeatureStore.open(Path(sys.argv[1]), {"what": "a test"}, 700, "float32")
+store = FeatureStore(Path(sys.argv[1]), {"what": "a test"}, 700, "float32")
 with store.writing():
     print("writing", flush=True)
     while True:
@@ -546,25 +546,27 @@ with store.writing():
 def test_rows_are_whole_and_right_however_often_it_is_killed(tmp_path: Path) -> None:
     folder, before = tmp_path / "store", 0
     delays = random.Random(0)
-    for _ in range(5):
+    for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", APPENDING, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "writing\n"
             with pytest.raises(UserError, match=r"Another process is computing features into .*store\. Wait"):
-                FeatureStore.open(folder, {"what": "a test"}, 700, "float32").writing().__enter__()
-            time.sleep(delays.uniform(0.02, 0.1))
+                FeatureStore(folder, {"what": "a test"}, 700, "float32").writing().__enter__()
+            while not (folder / "keys.u64").exists() or (folder / "keys.u64").stat().st_size <= 8 * before:
+                assert process.poll() is None
+                time.sleep(0.005)
+            time.sleep(delays.uniform(0, 0.05))  # so that kills happen at different points of an append
             process.kill()
         assert process.returncode == -signal.SIGKILL
-        store = FeatureStore.open(folder, {"what": "a test"}, 700, "float32")
+        store = FeatureStore(folder, {"what": "a test"}, 700, "float32")
         rows = len(store)
-        assert rows >= before
+        assert rows > before
         assert store.lost == 0
         assert (store.find(view_keys(np.arange(rows + 100, dtype=np.uint64), "test"))[:rows] == np.arange(rows)).all()
         assert (store.values() == np.arange(rows)[:, None]).all()
         before = rows
-    assert before > 0
 
 
 # --- two at once
@@ -575,7 +577,7 @@ import os, sys, time
 from pathlib import Path
 from pipelines.models.feature_store import FeatureStore
 
-with FeatureStore.open(Path(sys.argv[1]), {}, 3, "float16").writing():
+with FeatureStore(Path(sys.argv[1]), {}, 3, "float16").writing():
     child = os.fork()
     if child == 0:
         time.sleep(60)
@@ -585,8 +587,8 @@ with FeatureStore.open(Path(sys.argv[1]), {}, 3, "float16").writing():
 """
 
 
-def test_a_worker_that_outlives_its_process_does_not_hold_the_store(tmp_path: Path) -> None:
-    store = FeatureStore.open(tmp_path, {}, DIMENSIONS, "float16")
+def test_a_worker_that_outlives_its_process_does_not_hold_the_lock(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, {}, DIMENSIONS, "float16")
     with subprocess.Popen(
         [sys.executable, "-c", FORKED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -597,7 +599,7 @@ def test_a_worker_that_outlives_its_process_does_not_hold_the_store(tmp_path: Pa
                 append(store, 1)
             process.kill()
             process.wait()
-            os.kill(child, 0)  # it lives
+            os.kill(child, 0)  # it still runs
             append(store, 1)
         finally:
             os.kill(child, signal.SIGKILL)
@@ -686,15 +688,13 @@ def test_keys_have_the_shape_of_the_fingerprints_and_leave_them_alone() -> None:
     assert view_keys(fingerprints[:0], "centre").shape == (0, 3)
 
 
-def test_two_million_keys_are_found_at_once(tmp_path: Path) -> None:
-    count = 1_000_000
-    store = FeatureStore.open(tmp_path / "store", {}, 1, "float16")
+def test_many_keys_are_found_at_once(tmp_path: Path) -> None:
+    count = 200_000
+    store = FeatureStore(tmp_path / "store", {}, 1, "float16")
     present = view_keys(np.arange(count, dtype=np.uint64), "centre")
     absent = view_keys(np.arange(count, dtype=np.uint64), "flipped")
     with store.writing():
         store.append(present, np.zeros((count, 1), np.float16))
-    started = time.process_time()
     found = store.find(np.stack([present, absent], axis=1))
-    assert time.process_time() - started < 10  # a loop over them takes longer than the 0.7 s this does
     assert (found[:, 0] == np.arange(count)).all()
     assert (found[:, 1] == -1).all()

@@ -1,4 +1,4 @@
-"""Labels that a pretrained classifier knows: matched by name, never by a guess, and their rows taken over."""
+"""Labels of a pretrained classifier: matched by name, never guessed, and their output rows copied."""
 
 import unicodedata
 import zipfile
@@ -43,7 +43,7 @@ def refusal(classes: list[str], path: Path | None = None, categories: list[str] 
         ("st_bernard", "St. Bernard"),
         ("STRASSE", "straße"),
         (unicodedata.normalize("NFD", "Löwchen"), unicodedata.normalize("NFC", "löwchen")),
-        ("n02099601", "n02099601"),  # nothing follows that the number could stand before
+        ("n02099601", "n02099601"),  # the number is the whole name
     ],
 )
 def test_the_same_name_written_differently(label: str, category: str) -> None:
@@ -58,7 +58,7 @@ def test_other_names_do_not_match(label: str, category: str) -> None:
     assert match_labels(["tabby", label], ["tabby", category]) == {0: 0}
 
 
-def test_matches_go_by_the_places_in_both_lists() -> None:
+def test_matches_are_indices_in_both_lists() -> None:
     assert match_labels(["st_bernard", "unicorn", "pembroke"], CATEGORIES) == {0: 5, 2: 1}
 
 
@@ -68,7 +68,7 @@ def test_what_is_ambiguous_on_either_side_is_left_out() -> None:
     assert match_labels(["n02012849-tabby", "n03126707-tabby", "pembroke"], CATEGORIES) == {2: 1}
 
 
-def test_the_file_goes_before_the_names(tmp_path: Path) -> None:
+def test_the_file_overrides_the_names(tmp_path: Path) -> None:
     path = listing(tmp_path, "corgi,pembroke", "tabby,", "crane,4", "tiger,TABBY", "cat,0", "saint, st bernard ")
     classes = ["cat", "corgi", "crane", "jack o lantern", "saint", "tabby", "tiger"]
     assert match_labels(classes, CATEGORIES, path) == {0: 0, 1: 1, 2: 4, 3: 3, 4: 5, 6: 0}
@@ -79,10 +79,10 @@ def test_labels_in_the_file_are_the_competitions_own(tmp_path: Path) -> None:
     path = listing(tmp_path, unicodedata.normalize("NFD", "Löwe") + ",tabby", "Tabby,pembroke")
     classes = ["Löwe", "Tabby", "tabby"]
     assert match_labels(classes, CATEGORIES, path) == {0: 0, 1: 1}
-    assert "line 2: 'löwe' is no label" in refusal(classes, listing(tmp_path, "löwe,tabby"))
+    assert "line 2: 'löwe' is not a label" in refusal(classes, listing(tmp_path, "löwe,tabby"))
 
 
-def test_a_name_of_digits_goes_before_a_number(tmp_path: Path) -> None:
+def test_a_name_of_digits_overrides_an_index(tmp_path: Path) -> None:
     path = listing(tmp_path, "one,1", "three,3")
     assert match_labels(["one", "three"], ["2", "1", "0", "x"], path) == {0: 1, 1: 3}
 
@@ -90,7 +90,10 @@ def test_a_name_of_digits_goes_before_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (["tabby,", "pembrok,tabby"], ", line 3: 'pembrok' is no label of this competition. Did you mean 'pembroke'?"),
+        (
+            ["tabby,", "pembrok,tabby"],
+            ", line 3: 'pembrok' is not a label of this competition. Did you mean 'pembroke'?",
+        ),
         (["tabby,tabbi"], ", line 2: the pretrained classifier has no category 'tabbi'. Did you mean 'tabby'?"),
         (["tabby,6"], ", line 2: the pretrained classifier has no category '6'. It has the numbers 0 to 5"),
         (["tabby,-1"], ", line 2: the pretrained classifier has no category '-1'."),
@@ -121,7 +124,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_no_match_at_all_shows_both_lists(tmp_path: Path) -> None:
     message = refusal(["0", "1", "2", "3"])
     assert "None of the 4 labels ('0', '1', '2', …)" in message
-    assert "6 categories are such as 'tabby', 'Pembroke', 'crane', …." in message
+    assert "6 categories: 'tabby', 'Pembroke', 'crane', …." in message
     assert "label,category" in message
     path = listing(tmp_path, "tabby,")
     assert f"now {path}" in refusal(["tabby"], path)
@@ -135,7 +138,9 @@ def test_dog_breeds_are_all_in_imagenet(tmp_path: Path) -> None:
         breeds = archive.read(name).decode().splitlines()[0].split(",")[1:]
     assert len(breeds) == 120
     by_name = match_labels(breeds, IMAGENET)
-    assert {breeds[number] for number in range(120) if number not in by_name} == {"cardigan"}  # knitwear is one, too
+    assert {breeds[number] for number in range(120) if number not in by_name} == {
+        "cardigan"
+    }  # also a piece of knitwear
     matches = match_labels(breeds, IMAGENET, listing(tmp_path, "cardigan,264"))
     assert sorted(matches) == list(range(120))
     assert len(set(matches.values())) == 120
@@ -144,7 +149,7 @@ def test_dog_breeds_are_all_in_imagenet(tmp_path: Path) -> None:
     assert set(matches.values()) - set(wild.values()) <= set(range(151, 269))  # ImageNet's dogs
 
 
-def test_matched_rows_are_the_classifiers_and_the_others_start_afresh() -> None:
+def test_matched_rows_are_copied_and_the_others_are_initialised() -> None:
     torch.manual_seed(0)
     layer, classifier = nn.Linear(8, 50), nn.Linear(8, 5)
     before = classifier.weight.clone()
@@ -183,16 +188,14 @@ def test_a_missing_bias_counts_as_zero(ours: bool, theirs: bool) -> None:
     assert layer.bias is None if not ours else not layer.bias.any()
 
 
-def test_rows_come_in_the_layers_own_type() -> None:
+def test_rows_are_converted_to_the_layers_type() -> None:
     layer, classifier = nn.Linear(4, 3, dtype=torch.float64), nn.Linear(4, 5)
     start_rows(layer, classifier, {1: 2})
     assert torch.equal(layer.weight[1], classifier.weight[2].double())
 
 
 def test_other_features_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"takes 8 features, the pretrained classifier 4: .* linear and sees the pooled"
-    ):
+    with pytest.raises(UserError, match=r"takes 8 features, the pretrained classifier 4\. .* linear head on pooled"):
         start_rows(nn.Linear(8, 3), nn.Linear(4, 3), {0: 0})
 
 

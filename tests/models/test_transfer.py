@@ -19,7 +19,7 @@ from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, describe_phases, phases
 from pipelines.core.prediction import open_predictor
 from pipelines.models import backbones, extractor, features
-from pipelines.models import weights as weights_module
+from pipelines.models import published as published_module
 from pipelines.models.origins import Origin, find_origins, resolve
 from pipelines.models.transfer import WHOLE, FineTuned, build_fine_tuned, build_network
 from pipelines.settings.schema import Settings
@@ -411,7 +411,7 @@ def same_again(network: nn.Module, state: dict[str, Tensor]) -> bool:
 
 
 def test_from_scratch_with_a_published_name_downloads_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_module, "_download", None)
+    monkeypatch.setattr("pipelines.models.weights._download", None)
     options = (f"model.name={NAME}", "model.weights=IMAGENET1K_V1", "model.pretrained=false", "input.size=32")
     network, before, rows = train(tiny, *options, "train.epochs=1")
     check_learned(network, before, kept=set())
@@ -477,7 +477,7 @@ def test_a_label_map_file_pairs_other_names(tiny: Tiny, weights: Path, tmp_path:
     expected = own_logits(weights, NAME, pictures(size=32))[:, [CATEGORIES.index("jay"), 954]]
     assert torch.allclose(outputs(network, pictures(size=32))[:, [0, 2]], expected, atol=1e-5)
     path.write_text("label,category\npurple,jay\n")
-    with pytest.raises(UserError, match=r"map\.csv, line 2: 'purple' is no label"):
+    with pytest.raises(UserError, match=r"map\.csv, line 2: 'purple' is not a label"):
         start(tiny, *on(weights, f"model.label_map={path}"))
 
 
@@ -587,23 +587,23 @@ def test_the_whole_networks_checkpoint_needs_no_file_of_weights(tiny: Tiny, tmp_
 
 def publish(monkeypatch: pytest.MonkeyPatch, **paths: tuple[Path, tuple[float, ...]]) -> None:
     """Let torchvision's published weights of networks be the files at these paths, with these means."""
-    describe = weights_module._describe
+    describe = published_module._describe
 
-    def described(network: str, entry: Any) -> weights_module.Published:
+    def described(network: str, entry: Any) -> published_module.Published:
         real = describe(network, entry)
         if network not in paths:
             return real
         path, mean = paths[network]
         return dataclasses.replace(real, prefix=file_sha256(path)[:10], mean=mean)
 
-    monkeypatch.setattr(weights_module, "_describe", described)
+    monkeypatch.setattr(published_module, "_describe", described)
 
 
 def published_settings(
     tiny: Tiny, weights: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str
 ) -> tuple[Settings, list[Origin]]:
     publish(monkeypatch, **{NAME: (weights, (0.485, 0.456, 0.406))})
-    known = weights_module.published(NAME, "IMAGENET1K_V1")
+    known = published_module.published(NAME, "IMAGENET1K_V1")
     tiny.layout.weights.mkdir()
     (tiny.layout.weights / known.filename).write_bytes(weights.read_bytes())
     tiny.toml.write_text(tiny.toml.read_text().replace("size = 8", ""))

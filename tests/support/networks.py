@@ -1,4 +1,4 @@
-"""Networks with settled statistics, their files and their outputs."""
+"""Networks with plausible batch-norm statistics, their files and their outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from torchvision import models
 
 
 def settled(network: nn.Module, size: int = 32) -> nn.Module:
-    """Give batch norms scales, shifts and statistics as if they had learned; return the network, to be evaluated."""
+    """Give batch norms scales, shifts and statistics as after training; return the network in evaluation mode."""
     torch.manual_seed(1)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
-            module.momentum = None  # the average of all batches
+            module.momentum = None  # average all batches
     network.train()
     with torch.no_grad():
         for _ in range(3):
@@ -28,7 +28,7 @@ def pictures(count: int = 2, size: int = 64) -> Tensor:
 
 
 def save_network(path: Path, name: str, size: int = 32, **options: Any) -> nn.Module:
-    """Write the weights of a fresh network as a file of torchvision's would hold them; return the network."""
+    """Write the weights of a new network as torchvision's files hold them; return the network."""
     torch.manual_seed(0)
     network = settled(models.get_model(name, weights=None, **options), size)
     torch.save(network.state_dict(), path)

@@ -1,0 +1,94 @@
+"""Facts about the classifiers and pretrained weights that torchvision publishes."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.system.errors import UserError, did_you_mean
+
+AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # used in training only
+
+
+@dataclass(frozen=True)
+class Published:
+    """Facts about one published file of weights.
+
+    name: never an alias such as DEFAULT.  prefix: the first hexadecimal digits of the file's SHA-256.  mean, std: per
+    channel, of pixels in 0..1; GoogLeNet and Inception need `transform_input=True` with them.  size: height and width
+    of the centre crop in pixels.  resize: shorter side in pixels before the crop.  categories: names of the outputs,
+    in order; None where the classifier is unusable.
+    """
+
+    network: str
+    name: str
+    url: str
+    filename: str
+    prefix: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    resize: int
+    categories: list[str] | None
+
+
+def classifiers() -> list[str]:
+    """Return the names of torchvision's classifiers."""
+    from torchvision import models  # takes a second to import, and not every network needs it
+
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
+def is_published_name(text: str) -> bool:
+    """Return whether `text` is a name of published weights, such as IMAGENET1K_V1, and not a path."""
+    return re.fullmatch("[A-Z0-9_]+", text) is not None
+
+
+def published_names(network: str) -> list[str]:
+    """Return the names of the weights of `network`, aliases included; none for a network not in torchvision."""
+    return list(_entries(network))
+
+
+def published(network: str, name: str) -> Published:
+    """Return the facts about the weights `name` of `network`; DEFAULT is an alias of the best ones.
+
+    Raises `UserError` for a network that torchvision does not have and for an unknown name.
+    """
+    entries = _entries(network)
+    if not entries:
+        raise UserError(f"No weights are published for the network {network!r}.{did_you_mean(network, classifiers())}")
+    if name not in entries:
+        raise UserError(
+            f"No weights {name!r} are published for {network}.{did_you_mean(name, entries)} "
+            f"Valid: {', '.join(entries)}, or the path of a file."
+        )
+    return _describe(network, entries[name])
+
+
+def recognised(network: str, sha256: str) -> Published | None:
+    """Return the facts about the published weights of `network` with that SHA-256, or None where there are none."""
+    known: Iterable[Published] = (_describe(network, entry) for entry in _entries(network).values())
+    return next((each for each in known if sha256.startswith(each.prefix)), None)
+
+
+def networks_with(parameters: int) -> list[str]:
+    """Return the networks with published weights of that many parameters."""
+    return [name for name in classifiers() if any(w.meta["num_params"] == parameters for w in _entries(name).values())]
+
+
+def _entries(network: str) -> dict[str, Any]:
+    from torchvision import models
+
+    return dict(models.get_model_weights(network).__members__) if network in classifiers() else {}
+
+
+def _describe(network: str, entry: Any) -> Published:
+    transforms, categories = entry.transforms(), entry.meta["categories"]
+    filename = entry.url.rpartition("/")[2]
+    prefix = filename.rpartition("-")[2].removesuffix(".pth")
+    mean, std, [size], [resize] = transforms.mean, transforms.std, transforms.crop_size, transforms.resize_size
+    categories = list(categories) if categories else None
+    return Published(
+        network, entry.name, entry.url, filename, prefix, tuple(mean), tuple(std), size, resize, categories
+    )
