@@ -51,7 +51,7 @@ def test_forbidden_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail_with(KeyboardInterrupt()) == 130
-    assert "Type the same command again" in capsys.readouterr().err
+    assert "Run the same command again" in capsys.readouterr().err
 
 
 def test_termination_unwinds_and_is_status_143(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ sys.exit(command.run(main))
         while not (tmp_path / "child-ended").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         process.terminate()
-        assert process.stderr.read() == "\nStopped by SIGTERM. Type the same command again to go on.\n"
+        assert process.stderr.read() == "\nStopped by SIGTERM. Run the same command again to continue.\n"
     assert process.returncode == command.EXIT_TERMINATED == 128 + signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["child-ended"]
 
@@ -171,7 +171,7 @@ def test_epochs_are_printed_once_each_and_aligned(capsys: pytest.CaptureFixture[
     rows = command.print_epochs(iter([row(2), row(3)]), [row(1)], 3, "accuracy")
     lines = capsys.readouterr().out.splitlines()
     assert [each["epoch"] for each in rows] == [1, 2, 3]
-    assert lines.pop(2) == "Going on after epoch 1."
+    assert lines.pop(2) == "Continuing after epoch 1."
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert lines[2].split()[0] == "2/3" and lines[2].endswith("2 s")
 
@@ -226,5 +226,5 @@ sys.exit(command.run(main))
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Stopped by SIGTERM")])
 def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals, said: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOSING, str(int(number))], capture_output=True, text=True)
-    said = f"\n{said}. Type the same command again to go on.\n"
+    said = f"\n{said}. Run the same command again to continue.\n"
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", said)

@@ -426,7 +426,7 @@ def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
         kill_when_there(stage_process(stage, stormy, *words), run_folder / state)
         assert not (run_folder / f"{stage}.json").exists()
         assert run(stage, *words) == 0
-        assert "Going on after epoch" in capsys.readouterr().out
+        assert "Continuing after epoch" in capsys.readouterr().out
     assert run("predict", *words) == 0
 
     for name in ("best.pt", "final.pt"):
@@ -543,7 +543,7 @@ def test_stopping_is_one_line_and_a_status_and_only_one_process_trains_a_run(
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number, error
-    assert error == f"\n{words}. Type the same command again to go on.\n"
+    assert error == f"\n{words}. Run the same command again to continue.\n"
     assert not list(tmp_path.glob("runs/digits/long/.*"))
 
 
@@ -574,7 +574,7 @@ def test_stopping_while_modules_are_imported_leaves_no_traceback(
     if module == "shlex":  # among the first, when nothing can be said yet
         assert (done.returncode, done.stderr) == (-number, "")
     else:
-        said = f"\n{STOPPED[number]}. Type the same command again to go on.\n"
+        said = f"\n{STOPPED[number]}. Run the same command again to continue.\n"
         assert (done.returncode, done.stderr) == (128 + number, said)
 
 

@@ -116,7 +116,7 @@ def test_a_worker_that_dies_ends_the_training_in_one_line_and_the_next_goes_on(
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(6)]
         process.kill()
-    assert any(line.startswith("Going on after epoch") for line in lines), lines
+    assert any(line.startswith("Continuing after epoch") for line in lines), lines
 
 
 def small_memory(size: str) -> str:

@@ -171,8 +171,8 @@ def test_table_is_of_the_best_epochs_with_intervals_over_seeds(
     assert rows[3] == ["third", "3", "1,234", "0.9000", "0.9000 to 0.9000", "0.9000 to 0.9000", "3.0"]
     margin = t * np.std([0.3, 0.25, 0.35], ddof=1) / np.sqrt(3)
     interval = f"95% interval {0.3 - margin:.4f} to {0.3 + margin:.4f}, paired by seed"
-    assert rows[4] == [f"default less scratch: 0.3000 ({interval})"]
-    assert rows[5][0].startswith("default less third: -0.0500 (95% interval -0.1742 to 0.0742")
+    assert rows[4] == [f"default minus scratch: 0.3000 ({interval})"]
+    assert rows[5][0].startswith("default minus third: -0.0500 (95% interval -0.1742 to 0.0742")
     assert rows[6][0].endswith("on one split.")
     curves = "runs/tiny/compare-default-scratch-third"
     assert rows[7] == [f"Curves: {curves}.png", f"Numbers: {curves}.csv"]
@@ -186,7 +186,7 @@ def test_failed_training_ends_the_comparison_with_its_status(divided: Path, capf
     assert stop.value.code == 2
     error = capfd.readouterr().err
     assert "error: Of the 1 labelled rows chosen" in error
-    assert re.search("The comparison ends with the run default-seed0-[0-9a-f]{6}", error)
+    assert re.search("The comparison stopped at the run default-seed0-[0-9a-f]{6}", error)
     assert not list(divided.glob("runs/tiny/scratch*"))
 
 

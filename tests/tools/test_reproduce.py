@@ -45,7 +45,7 @@ def test_same_bytes_though_the_toml_and_the_submission_are_gone(finished: Path) 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(", byte for byte.")
     assert done.stdout.splitlines()[:4] == [
-        f"Stage {number} of 4: {stage}; what it says: runs/tiny/done-reproduced/{stage}.log"
+        f"Stage {number} of 4: {stage}; output: runs/tiny/done-reproduced/{stage}.log"
         for number, stage in enumerate(("split", "train", "retrain", "predict"), 1)
     ]
     assert "Next:" not in done.stdout  # nothing that a stage says of the working folder within
