@@ -29,13 +29,12 @@ from pipelines.models.device import choose_hardware
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import HardwareSettings
 from pipelines.system.files import file_sha256, only_one, write_json
-from pipelines.tools import compare, score, sweep
+from pipelines.tools import compare, reproduce, score, sweep
 from tests.support.starter import KILLED, REPOSITORY, Ended, Starter
 from tests.support.tiny import pretrained
 
 QUICK = ["--set", "train.epochs=2", "hardware.precision=float32"]
 STAGES = {"download": download, "split": split, "train": train, "retrain": retrain, "predict": predict, "score": score}
-TOOLS = {"sweep": sweep, "compare": compare}
 
 SHAPES_TOML = """
 [competition]
@@ -322,17 +321,18 @@ def test_split_and_train_notice_other_data(copied: Path, capsys: pytest.CaptureF
         assert "holds other data than" in capsys.readouterr().err
 
 
-def test_predict_again_after_other_views_or_other_weights(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = only_run(copied).name
-    notes = copied / "runs/digits" / name / "predict.json"
-    before = json.loads(notes.read_text())[f"{name}.csv"]
-    changed = {f"{name}.csv": before | {"predict": before["predict"] | {"mirror": True}}}
-    notes.write_text(json.dumps(changed))  # as if the TOML had been edited since
-    assert run("predict", "digits", *QUICK) == 0
+def test_predict_again_after_other_views_or_other_weights(divided: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("train", "retrain", "predict"):
+        assert run(stage, "colours.toml") == 0
+    run_files = Layout(divided, "colours").run("default")
+    before = json.loads(run_files.predicted.read_text())["default.csv"]
+    write_json(run_files.predicted, {"default.csv": before | {"predict": before["predict"] | {"mirror": True}}})
+    capsys.readouterr()
+    assert run("predict", "colours.toml") == 0  # the TOML may have been edited since
     assert "Submission by final.pt" in capsys.readouterr().out
-    os.replace(copied / "runs/digits" / name / "best.pt", copied / "runs/digits" / name / "final.pt")
-    os.link(copied / "runs/digits" / name / "final.pt", copied / "runs/digits" / name / "best.pt")
-    assert run("predict", "digits", *QUICK) == 0
+    os.replace(run_files.best, run_files.final)
+    os.link(run_files.final, run_files.best)
+    assert run("predict", "colours.toml") == 0
     assert "Submission by final.pt" in capsys.readouterr().out
 
 
@@ -397,7 +397,7 @@ def test_unreadable_image_stops_before_the_first_epoch(
     assert not (colours / f"runs/colours/{recipe}/last.pt").exists()
 
 
-@pytest.mark.slow  # test_kills.py does the same with less data
+@pytest.mark.slow  # test_kills.py does the same with fewer images
 def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
     digits: Path, starter: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,13 +433,13 @@ def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
     assert (stormy / submission).read_bytes() == (calm / submission).read_bytes()
 
 
-@pytest.mark.parametrize("stage", STAGES | TOOLS)
+@pytest.mark.parametrize("stage", [stage.__name__ for stage in (*STAGES.values(), sweep, compare, reproduce)])
 def test_help_names_files_and_settings_without_importing_torch(stage: str) -> None:
     code = f"""
 import sys
-from pipelines import {stage}
+from {stage} import main
 try:
-    {stage}.main(["--help"])
+    main(["--help"])
 finally:
     assert not {{"torch", "pandas", "numpy", "sklearn"}} & set(sys.modules), sorted(sys.modules)
 """
