@@ -1,4 +1,4 @@
-"""The frame of the stages: how errors end, how tables and times look."""
+"""What all stages share at the command line: exit statuses, signals, child processes, printed tables."""
 
 import errno
 import os
@@ -203,6 +203,59 @@ def test_run_name_cannot_leave_the_runs_folder(name: str) -> None:
     with pytest.raises(SystemExit) as stop:
         command.parser("", "train").parse_args(["digits", "--run", name])
     assert stop.value.code == 2
+
+
+PARENT_AND_STAGE = """
+import sys, time, types
+from pathlib import Path
+from pipelines import command
+
+def main(arguments):
+    print("started", *arguments, flush=True)
+    if arguments:
+        sys.exit(int(arguments[0]))
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(1)  # longer than the parent waits for
+        Path("unwound").touch()
+
+stage = types.ModuleType("pipelines.sleeper")  # in the child process too, which imports this file
+stage.main = main
+sys.modules["pipelines.sleeper"] = stage
+if __name__ == "__main__":
+    folder = Path("elsewhere") if sys.argv[1:] else None
+    sys.exit(command.run(lambda _: sys.exit(command.run_stage("sleeper", sys.argv[1:], folder))))
+"""
+
+
+def parent_of_a_stage(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    (folder / "parent.py").write_text(PARENT_AND_STAGE)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, "parent.py", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_stage_in_a_process_ends_with_its_parent(tmp_path: Path, number: signal.Signals, times: int) -> None:
+    with parent_of_a_stage(tmp_path) as process:
+        assert process.stdout and process.stdout.readline() == "started\n"
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(0.1)
+        _, error = process.communicate(timeout=60)  # the stage holds its ends of the pipes open
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert "Traceback" not in error
+    assert (tmp_path / "unwound").exists() == (number != signal.SIGKILL)
+
+
+def test_a_stage_in_a_process_returns_its_status_and_prints_to_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with parent_of_a_stage(tmp_path, "7") as process:
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 7
+    assert (tmp_path / "elsewhere/sleeper.log").read_text() == "started 7\n"
 
 
 LOSING = """
