@@ -1,11 +1,13 @@
 """The same seed gives the same split, weights and submission, byte for byte, wherever and however the stages run."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines import command
+
 REPOSITORY = Path(__file__).parents[2]
 STAGES = ("download", "split", "train", "retrain", "predict")
 
-# Runs all stages in one process: the import of torch is what takes longest.
+# The processor's instructions and the number of threads decide on the rounding: the same for all.
+KEPT_VARIABLES = ("PATH", "HOME", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+
+# Runs all stages in one process: the import of torch takes longest.
 ALL_STAGES = """
 import importlib, json, os, random, sys
 from pipelines import command
@@ -112,20 +119,31 @@ def make_competition(folder: Path) -> None:
         Image.fromarray(pixels).save(folder / "source" / part / f"{number}.png")
 
 
+def calls(way: Way, recipes: tuple[str, ...]) -> list[list[str]]:
+    """Return the stages to run, each with its arguments."""
+    found = []
+    for recipe in recipes:
+        words = ["classes.toml", "--recipe", recipe, "--set", f"hardware.workers={way.workers}", "--run", recipe]
+        found += [[stage, *words, *(["--archive", "source"] if stage == "download" else [])] for stage in way.stages]
+    return found
+
+
 def run_all(folder: Path, way: Way, recipes: tuple[str, ...]) -> None:
     """Run the stages of each recipe in `folder`, in one process."""
-    calls = []
-    for recipe in recipes:
-        words = ["classes.toml", "--recipe", recipe, "--set", f"hardware.workers={way.workers}"]
-        words += ["--run", recipe]
-        calls += [[stage, *words, *(["--archive", "source"] if stage == "download" else [])] for stage in way.stages]
-    plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    environment = plain | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | way.environment
-    arguments = json.dumps([calls, 8 if way.workers else 0, way.shuffled])
+    plain = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    environment = plain | {"PYTHONPATH": str(REPOSITORY)} | way.environment
+    arguments = json.dumps([calls(way, recipes), 8 if way.workers else 0, way.shuffled])
     done = subprocess.run(
         [sys.executable, "-c", ALL_STAGES, arguments], cwd=folder, env=environment, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+
+def run_here(folder: Path, way: Way, recipes: tuple[str, ...]) -> None:
+    """Run the stages of each recipe in `folder`, in this process, which has imported what they need."""
+    with contextlib.chdir(folder):
+        for stage, *words in calls(way, recipes):
+            assert command.run(import_module(f"pipelines.{stage}").main, words) == 0
 
 
 def results(folder: Path, recipes: tuple[str, ...]) -> dict[str, Any]:
@@ -154,7 +172,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working folder after all stages, run in the plainest way."""
     folder = tmp_path_factory.mktemp("plain")
     make_competition(folder)
-    run_all(folder, Way(), RECIPES)
+    run_here(folder, Way(), RECIPES)
     return folder
 
 
@@ -178,7 +196,7 @@ def test_again_over_warm_caches(home: Path, plain: dict[str, Any], tmp_path: Pat
     for made in ("runs", "submissions"):
         shutil.rmtree(folder / made)
     caches = {path: path.stat().st_mtime_ns for path in (folder / "data/classes/cache").iterdir()}
-    run_all(folder, Way(stages=("train", "retrain", "predict")), RECIPES)
+    run_here(folder, Way(stages=("train", "retrain", "predict")), RECIPES)
     check_same(results(folder, RECIPES), plain)
     assert caches
     assert {path: path.stat().st_mtime_ns for path in (folder / "data/classes/cache").iterdir()} == caches
