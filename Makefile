@@ -22,7 +22,7 @@ PYTHON ?= python3
 VENV := .venv
 RUNNER := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-SIDE_BY_SIDE := -n 2
+SIDE_BY_SIDE := -n 2 --dist loadfile
 WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $(SET))
 
 .DEFAULT_GOAL := help

@@ -99,10 +99,12 @@ LABELS = ("blå", "grün", "Rot")  # in class folders, whose order depends on th
 
 @dataclass(frozen=True)
 class Way:
-    """How the stages are run: the environment, the workers, the cores claimed, and whether listings are shuffled."""
+    """How the stages are run: environment, loader workers, cores to claim (0: the true number), and a seed to shuffle
+    listings with (0: not shuffled)."""
 
     environment: dict[str, str] = field(default_factory=dict)
     workers: int = 0
+    cores: int = 0
     shuffled: int = 0
     stages: tuple[str, ...] = STAGES
 
@@ -132,7 +134,7 @@ def run_all(folder: Path, way: Way, recipes: tuple[str, ...]) -> None:
     """Run the stages of each recipe in `folder`, in one process."""
     plain = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     environment = plain | {"PYTHONPATH": str(REPOSITORY)} | way.environment
-    arguments = json.dumps([calls(way, recipes), 8 if way.workers else 0, way.shuffled])
+    arguments = json.dumps([calls(way, recipes), way.cores, way.shuffled])
     done = subprocess.run(
         [sys.executable, "-c", ALL_STAGES, arguments], cwd=folder, env=environment, capture_output=True, check=False
     )
@@ -186,7 +188,7 @@ def test_elsewhere_with_all_varied_at_once(plain: dict[str, Any], tmp_path: Path
     folder.mkdir()
     make_competition(folder)
     environment = {"PYTHONHASHSEED": "12345", "LC_ALL": "C", "TZ": "Pacific/Kiritimati"}
-    run_all(folder, Way(environment, workers=1, shuffled=1), RECIPES)
+    run_all(folder, Way(environment, workers=1, cores=2, shuffled=1), RECIPES)
     check_same(results(folder, RECIPES), plain)
 
 
@@ -205,7 +207,7 @@ def test_again_over_warm_caches(home: Path, plain: dict[str, Any], tmp_path: Pat
 WAYS = {
     "elsewhere": Way(),
     **{f"shuffled-{seed}": Way(shuffled=seed) for seed in (1, 2, 3)},
-    **{f"workers-{workers}": Way(workers=workers) for workers in (1, 4)},
+    **{f"workers-{workers}": Way(workers=workers, cores=8) for workers in (1, 4)},
     **{f"hash-seed-{seed}": Way({"PYTHONHASHSEED": seed}) for seed in ("0", "1", "4294967295")},
     **{f"locale-{locale}": Way({"LC_ALL": locale}) for locale in ("C", "C.utf8", "POSIX")},
     **{f"zone-{zone}": Way({"TZ": zone}) for zone in ("UTC", "America/St_Johns", "Pacific/Kiritimati")},
