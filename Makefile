@@ -27,7 +27,7 @@ WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint profile bench clean
+.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
 
 help:  ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -137,6 +137,9 @@ lint: $(INSTALLED)  ## check style and types
 	$(RUNNER) -m ruff check .
 	$(RUNNER) -m ruff format --check .
 	$(RUNNER) -m mypy
+
+docs: $(INSTALLED)  ## regenerate docs/settings.md
+	$(RUNNER) -m pipelines.tools.docs
 
 profile: $(INSTALLED)  ## measure how long each part of a training takes
 	$(RUNNER) -m benchmarks.profile $(WORDS)

@@ -29,7 +29,7 @@ MB = 1_000_000
 SERVE = """
 import json, sys, time
 from pathlib import Path
-from pipelines.tools.kaggle_standin import Standin
+from pipelines.tools.standin.server import Standin
 from pipelines.settings.schema import Settings
 
 with Standin(Path(sys.argv[2])) as standin:

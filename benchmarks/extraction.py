@@ -40,7 +40,7 @@ def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[F
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from pipelines.models import features
+    from pipelines.models import extractor as extractors
     from pipelines.models.backbones import build_backbone
     from pipelines.models.device import choose_hardware
     from pipelines.settings.loading import load_settings
@@ -55,7 +55,7 @@ def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[F
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         backbone.eval()(torch.zeros(1, 3, size, size))
     operations = counter.get_total_flops()
-    count = features.IMAGES_AT_ONCE
+    count = extractors.IMAGES_AT_ONCE
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
     matrix = torch.randn(MATRIX, MATRIX, device=hardware.device, dtype=hardware.dtype)
 
@@ -63,7 +63,7 @@ def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[F
         (matrix @ matrix)[0, 0].item()
         return 2 * MATRIX**3
 
-    def run(extractor: features.Extractor) -> Callable[[], int]:
+    def run(extractor: extractors.Extractor) -> Callable[[], int]:
         def step() -> int:
             return len(extractor(pixels, mirrored=False))
 
@@ -80,8 +80,8 @@ def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[F
     ways = {
         "matrix": multiply,
         "plain": untouched,
-        "folded": run(features.Extractor(backbone, settings, hardware, folded=True, compiled=False)),
-        "compiled": run(features.Extractor(backbone, settings, hardware, folded=True, compiled=True)),
+        "folded": run(extractors.Extractor(backbone, settings, hardware, folded=True)),
+        "compiled": run(extractors.Extractor(backbone, settings, hardware, folded=True).compile()),
     }
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(pairs):
@@ -121,7 +121,8 @@ def _decoding(folder: Path, archive: Path, settings: object, network: float, pai
     import pandas as pd
     from torch.utils.data import DataLoader
 
-    from pipelines.dataset.batches import Photos, collate, decoding_processes
+    from pipelines.dataset.image_set import ImageSet
+    from pipelines.dataset.photos import Photos, collate, decoding_processes
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models import features
     from pipelines.settings.schema import Settings
@@ -136,7 +137,7 @@ def _decoding(folder: Path, archive: Path, settings: object, network: float, pai
     rates = []
     for _ in range(pairs):
         loader: DataLoader[Any] = DataLoader(
-            Photos(rows, layout.raw, cuts),
+            Photos(ImageSet(rows, rows, layout.raw, layout.cache), cuts),
             batch_sampler=features.Chunks(np.arange(len(rows))),
             num_workers=decoding_processes(settings),
             collate_fn=collate,

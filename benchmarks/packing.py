@@ -45,15 +45,17 @@ def measure_pngs(folder: Path, count: int, pairs: int) -> list[Finding]:
     """Return the time that packing `count` PNGs takes, against a loop, each way measured `pairs` times in turn."""
     import pandas as pd
 
+    from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.packed import PackedImages
 
     layout = Layout(folder, Path(make_competition(folder, COMPETITION, SIDE, LABELLED, count)).stem)
     numbers = [str(number) for number in range(1, count + 1)]
-    rows = pd.DataFrame({"id": numbers, "path": [f"test/{number}.png" for number in numbers]})
+    rows = pd.DataFrame({"id": numbers, "path": [f"test/{number}.png" for number in numbers], "split": "test"})
+    images = ImageSet(rows, rows, layout.raw, layout.cache)
     target = folder / "loop.npy"
 
     def pack() -> None:
-        PackedImages(rows, layout.raw, SIDE, layout.cache, "test").whole()
+        PackedImages(images, SIDE).whole()
 
     ours, theirs = [], []
     for number in range(pairs):
@@ -79,7 +81,7 @@ def measure_pngs(folder: Path, count: int, pairs: int) -> list[Finding]:
 
 def our_way(folder: Path, archive: Path) -> dict[str, float]:
     """Return the seconds from `archive` to packed images below `folder`, by step."""
-    from pipelines.dataset.batches import kept_together
+    from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.packed import PackedImages
     from pipelines.dataset.splits import read_split_csv
 
@@ -89,9 +91,9 @@ def our_way(folder: Path, archive: Path) -> dict[str, float]:
 
     def pack() -> None:
         table = read_split_csv(layout.split_csv)
-        for part in ("train", "test"):
-            rows, name = kept_together(table[table["split"] == part], table)
-            PackedImages(rows, layout.raw, SIDE, layout.cache, name).whole()
+        images = ImageSet(table, table, layout.raw, layout.cache)
+        for part in (images.part(test=False), images.part(test=True)):
+            PackedImages(part, SIDE).whole()
 
     return seconds | {"packing": timed(pack)}
 

@@ -26,13 +26,14 @@ from pipelines.settings.layout import Layout
 from pipelines.system.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
     from torch import Tensor, nn
 
     from pipelines.core.checkpoint import Checkpoint
-    from pipelines.core.training import Job, Row
-    from pipelines.dataset.batches import Batch, Finisher
+    from pipelines.core.history import Row
+    from pipelines.core.job import Job
+    from pipelines.dataset.image_set import ImageSet
+    from pipelines.dataset.loading import Batch, Finisher
     from pipelines.settings.schema import Settings
 
 STEPS = 40
@@ -107,7 +108,7 @@ class Profile:
 
 def kinds(settings: "Settings") -> list[Kind]:
     """Return the kinds of epochs of a training, in order."""
-    from pipelines.dataset.batches import training_size
+    from pipelines.dataset.loading import training_size
 
     epochs = range(1, settings.train.epochs + 1)
     alike = itertools.groupby(
@@ -134,7 +135,7 @@ def hooks(clock: Clock, network: "nn.Module") -> Iterator[None]:
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     from pipelines.core import checkpoint
-    from pipelines.dataset.batches import Finisher
+    from pipelines.dataset.loading import Finisher
     from pipelines.models.transfer import FineTuned
 
     finish, save = Finisher.__call__, checkpoint.save
@@ -190,27 +191,22 @@ def measure(job: "Job", network: "nn.Module", steps: int) -> Profile:
 def _short_job(job: "Job", found: Sequence[Kind], steps: int, folder: Path) -> "Job":
     """Return `job` for `steps` batches in each epoch, two of each kind, with its caches and its run below `folder`."""
     settings = shortened(job.settings, found)
-    layout = Layout(folder, job.layout.competition)
-    layout.data.mkdir(parents=True)
-    layout.raw.symlink_to(job.layout.raw.resolve())
-    run = layout.run("profile")
+    run = Layout(folder, settings.name).run("profile")
     assert job.valid is not None
     return replace(
         job,
         settings=settings,
-        train=_spread_over(job.train, steps * settings.train.batch_size),
-        valid=_spread_over(job.valid, steps * settings.predict.batch_size),
+        train=_spread_over(job.train, steps * settings.train.batch_size, folder),
+        valid=_spread_over(job.valid, steps * settings.predict.batch_size, folder),
         epochs=settings.train.epochs,
-        layout=layout,
-        last=run.last,
-        history=run.history,
-        best=run.best,
+        files=run.training,
     )
 
 
-def _spread_over(rows: "pd.DataFrame", count: int) -> "pd.DataFrame":
-    """Return `count` of `rows`, or all, from everywhere among them."""
-    return rows.iloc[:: max(len(rows) // count, 1)].head(count)
+def _spread_over(images: "ImageSet", count: int, folder: Path) -> "ImageSet":
+    """Return `count` of `images`, or all, evenly spread, with their cache below `folder`."""
+    some = images.select(images.rows.iloc[:: max(len(images) // count, 1)].head(count))
+    return replace(some, cache=folder / "cache")
 
 
 def _decode(job: "Job", network: "nn.Module", larger: float) -> float:
@@ -220,18 +216,19 @@ def _decode(job: "Job", network: "nn.Module", larger: float) -> float:
     """
     import pandas as pd
 
-    from pipelines.core import training
+    from pipelines.core.job import prepare_features
+    from pipelines.core.phases import phases
     from pipelines.dataset.batches import open_source
-    from pipelines.models.device import choose_hardware
 
-    assert job.valid is not None
     seconds, started = 0.0, time.perf_counter()
-    if training.prepare_features(job, network, command.progress):
+    job = replace(job, watch=command.progress)
+    assert job.valid is not None
+    if prepare_features(job, network):
         seconds = larger * (time.perf_counter() - started)
-    if not all(phase.cached for phase in training.phases(job.settings)):
-        rows, device = pd.concat([job.train, job.valid]), choose_hardware(job.settings.hardware).device
+    if not all(phase.cached for phase in phases(job.settings)):
+        images = job.train.select(pd.concat([job.train.rows, job.valid.rows]))
         started = time.perf_counter()
-        open_source(job.settings, rows, job.table, job.layout, job.classes, device, watch=command.progress)
+        open_source(job.settings, images, job.hardware.device, watch=job.watch)
         # Packing takes all images of the table, however few are asked for.
         seconds += (time.perf_counter() - started) * (larger if job.settings.input.source == "photos" else 1)
     return seconds
@@ -239,13 +236,13 @@ def _decode(job: "Job", network: "nn.Module", larger: float) -> float:
 
 def _epochs(job: "Job", network: "nn.Module") -> Iterator[tuple["Row", dict[str, float]]]:
     """Train, and yield each epoch's row of the history and the seconds of its parts."""
-    from pipelines.core import training
-    from pipelines.models.device import choose_hardware
+    from pipelines.core.job import run_job
+    from pipelines.core.phases import phases
 
-    clock = Clock(choose_hardware(job.settings.hardware).device)
+    clock = Clock(job.hardware.device)
     waiting = {
         epoch: "decode" if job.settings.input.source == "photos" and not phase.cached else "transfer"
-        for phase in training.phases(job.settings)
+        for phase in phases(job.settings)
         for epoch in range(phase.first, phase.last + 1)
     }
 
@@ -264,7 +261,7 @@ def _epochs(job: "Job", network: "nn.Module") -> Iterator[tuple["Row", dict[str,
         return timed(items, int(epoch)) if name == "epoch" else items
 
     with hooks(clock, network):
-        for row in training.run_job(job, network, watch):
+        for row in run_job(replace(job, watch=watch), network):
             yield row, clock.taken()
 
 
@@ -286,27 +283,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not split_is_made(layout, settings):
         raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
 
-    from pipelines.core import training
-    from pipelines.dataset.submission import class_list
+    from pipelines.core.job import Job
+    from pipelines.core.precision import settle_precision
+    from pipelines.dataset.image_set import open_images
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import build_network, find_origins, resolve
+    from pipelines.models.origins import find_origins, resolve
+    from pipelines.models.transfer import build_network
 
     found = []
     if settings.model.weights:
         found = find_origins(settings.model, layout.weights, watch=command.progress)
         settings = resolve(settings, found)
-    classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
-    train, valid = training.divide_rows(table, settings)
-    network = build_network(settings, classes, found)
+    train, valid = open_images(settings, layout, table).divide(settings)
+    network = build_network(settings, train.classes, found)
     kept = layout.run(words.run_name())
     with tempfile.TemporaryDirectory() as name:
-        settings, reason = training.settle_precision(settings, Path(name) / "precision", network, len(train))
-    epochs = settings.train.epochs
+        settings, reason = settle_precision(settings, Path(name) / "precision", network, len(train))
+    epochs, hardware = settings.train.epochs, choose_hardware(settings.hardware)
     print(
-        f"{settings.name}, recipe {settings.recipe}: {epochs} epochs of {len(train):,} images, {len(valid):,} to "
-        f"validate on; {settings.model.name}; {choose_hardware(settings.hardware)}{reason}"
+        f"{settings.name}, recipe {settings.recipe}: {epochs} epochs of {len(train):,} images, {len(valid):,} "
+        f"validation images; {settings.model.name}; {hardware}{reason}"
     )
-    job = training.Job(settings, classes, table, train, valid, epochs, layout, kept.last, kept.history, kept.best)
+    job = Job(settings, train, valid, epochs, kept.training, hardware)
     print(measure(job, network, words.steps).table())
 
 

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import measuring, textbook
 from benchmarks.measuring import WARM_UP, Finding, Stopwatch, run_stage, spread
 from benchmarks.textbook import BATCH_SIZE, COMPETITION
-from pipelines.settings.layout import Layout
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_json
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from pipelines.dataset.image_set import ImageSet
     from pipelines.models.device import Hardware
     from pipelines.settings.schema import Settings
 
@@ -28,33 +26,26 @@ RECIPE = "textbook"
 TEXTBOOK_ACCURACY = (0.36, 0.48)  # over the history of the chapter's own outputs, on its sample of 1,000 images
 
 
-def our_speed(
-    settings: "Settings",
-    layout: Layout,
-    rows: "pd.DataFrame",
-    table: "pd.DataFrame",
-    hardware: "Hardware",
-    batches: int | None = None,
-) -> float:
-    """Return the images per second of our engine and packed images in a first epoch over `rows` of the split `table`.
+def our_speed(settings: "Settings", images: "ImageSet", hardware: "Hardware", batches: int | None = None) -> float:
+    """Return the images per second of our engine and packed images in a first epoch over `images`.
 
-    batches: how many are measured; all of them, if none are given.
+    batches: the number of batches to measure; None for all.
     """
-    from pipelines.core import engine, training
+    from pipelines.core import engine
+    from pipelines.core.job import to_device
     from pipelines.core.metrics import METRICS
-    from pipelines.dataset.batches import WatchedBatches, open_source
-    from pipelines.models.device import make_deterministic
+    from pipelines.core.phases import make_learner, phases
+    from pipelines.dataset.batches import open_source
+    from pipelines.dataset.loading import WatchedBatches
     from pipelines.models.networks import whitening_of
     from pipelines.models.transfer import build_network
 
-    make_deterministic()
-    classes = sorted(set(rows["label"]))
-    network = training.to_device(build_network(settings, classes, []), hardware)
+    network = to_device(build_network(settings, images.classes, []), hardware)
     if whitening := whitening_of(network):
-        seen = open_source(settings, rows, table, layout, classes, hardware.device)
+        seen = open_source(settings, images, hardware.device)
         whitening.fit([next(seen.batches(0)).inputs])
-    learner = training.make_learner(settings, network, training.phases(settings)[0], hardware)
-    source = open_source(settings, rows, table, layout, classes, hardware.device, training=True)
+    learner = make_learner(settings, network, phases(settings)[0], hardware)
+    source = open_source(settings, images, hardware.device, training=True)
     stopwatch = Stopwatch(hardware.device, batches)
 
     def watch(items: Iterable[Any], what: str, total: int | None = None, unit: str = "") -> Iterator[Any]:
@@ -70,6 +61,7 @@ def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[
     """Return the speeds and their ratios on the train rows among the first `images` rows, over alternating `pairs`."""
     layout = measuring.prepared(folder, COMPETITION, archive)
 
+    from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
     from pipelines.settings.loading import load_settings
@@ -85,13 +77,14 @@ def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[
         (tree / label).mkdir(parents=True, exist_ok=True)
         (tree / label / Path(path).name).hardlink_to(layout.raw / path)
 
+    images_used = ImageSet(rows, rows, layout.raw, layout.cache, sorted(set(rows["label"])))
     settings = load_settings(COMPETITION, RECIPE)
     chosen = choose_hardware(HardwareSettings())
     plain = choose_hardware(HardwareSettings(precision="float32"))
     ways = {
         "textbook": lambda: textbook.training_speed(tree, chosen.device),
-        "chosen": lambda: our_speed(settings, layout, rows, rows, chosen),
-        "float32": lambda: our_speed(settings, layout, rows, rows, plain),
+        "chosen": lambda: our_speed(settings, images_used, chosen),
+        "float32": lambda: our_speed(settings, images_used, plain),
     }
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for pair in range(pairs):

@@ -112,18 +112,19 @@ def measure(
     layout = measuring.prepared(folder, COMPETITION, archive)
     import torch
 
-    from pipelines.core import training
+    from pipelines.core.precision import settle_precision
+    from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
     from pipelines.models.transfer import build_network
 
     table = read_split_csv(layout.split_csv, "the stage split")
     rows = table[table["split"] == "train"]
-    classes = sorted(set(rows["label"]))
+    images_used = ImageSet(table, rows, layout.raw, layout.cache, sorted(set(rows["label"])))
     recipes_own = load_settings(COMPETITION, recipe, overrides)
-    network = build_network(recipes_own, classes, [])
+    network = build_network(recipes_own, images_used.classes, [])
     counted = operations(network, recipes_own.input.size)
-    settled, _ = training.settle_precision(recipes_own, folder / "precision.json", network, len(rows))
+    settled, _ = settle_precision(recipes_own, folder / "precision.json", network, len(rows))
     hardware = choose_hardware(settled.hardware)
 
     def load(*changes: str) -> Settings:
@@ -131,7 +132,7 @@ def measure(
 
     def ours(settings: Settings) -> Callable[[], float]:
         batches = max(images // settings.train.batch_size, LEAST_BATCHES)
-        return lambda: our_speed(settings, layout, rows, table, hardware, batches)
+        return lambda: our_speed(settings, images_used, hardware, batches)
 
     matrix = torch.randn(MATRIX, MATRIX, device=hardware.device, dtype=hardware.dtype)
 

@@ -1,10 +1,10 @@
-"""Download a competition's data: from Kaggle, or from an archive or a folder that is already here.
+"""Download a competition's data: from Kaggle, or from a local archive or folder.
 
 Reads   the competition's TOML; Kaggle, or ARCHIVE: a zip, 7z or tar, or a folder, whose files are hard-linked.
-Writes  data/<c>/<slug>.zip, when it came from Kaggle, and its .sha256: verified before it takes that name.
-        data/<c>/raw/: the files as Kaggle names them, archives within archives unpacked; where everything lies in one
-        folder and the settings' names below it, without that folder; .download.json says where they came from.
-        data/<c>/held_back/labels.csv: the test labels, of the bundled digits only.
+Writes  data/<c>/<slug>.zip, if it came from Kaggle, and its .sha256; it gets this name only after its check.
+        data/<c>/raw/: the files with Kaggle's names, with archives inside archives unpacked, and without a single
+        folder around everything unless the settings name it; .download.json records the source.
+        data/<c>/held_back/labels.csv: the test labels, for the bundled digits only.
 """
 
 import os
@@ -30,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, layout = words.settings(), words.layout()
     shown = layout.raw.relative_to(layout.root)
     if layout.raw.exists():
-        print(f"Already downloaded: {_contents(layout.raw)} in {shown}.")
-        print(f"To do it again: rm -r {shown}")
+        print(f"Already downloaded: {_contents(layout.raw)} in {shown}.\nTo do it again: rm -r {shown}")
         return
 
     started = time.monotonic()
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Path:
-    """Return the competition's archive, downloaded now unless it is already here."""
+    """Return the competition's archive; download it unless it exists."""
     slug = settings.competition.slug
     archive = layout.archive(slug)
     shown = archive.relative_to(layout.root)
@@ -68,14 +67,12 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
     except UserError as error:
         page = COMPETITION_PAGE.format(slug=slug)
         raise UserError(
-            f"{error}\nOr get the archive in a browser, from {page}/data, then: {words.repeat('download')} ARCHIVE=<it>"
+            f"{error}\nOr download the archive in a browser from {page}/data, then: {words.repeat('download')} "
+            "ARCHIVE=<the file>"
         ) from None
     started = time.monotonic()
-    lock = archive.with_name(f".{archive.name}.lock")
-    with (
-        only_one(lock, f"downloading {archive.name}") as held,
-        Kaggle(slug, settings.kaggle.stall_seconds, (held,)) as kaggle,
-    ):
+    lock = only_one(archive.with_name(f".{archive.name}.lock"), f"downloading {archive.name}")
+    with lock as held, Kaggle(slug, settings.kaggle.stall_seconds, (held,)) as kaggle:
         from pipelines.kaggle.download import fetch_archive  # while the client starts
 
         competition = kaggle.competition()
@@ -83,49 +80,40 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
             raise not_entered(slug)
         print(f"{printable(competition.title)}: rules accepted.", flush=True)
         sha256 = fetch_archive(kaggle, archive, command.progress)
-    size = archive.stat().st_size
-    took = command.duration(time.monotonic() - started)
-    print(f"Downloaded and verified: {shown} ({size / 1e6:,.1f} MB, sha256 {sha256[:12]}…), in {took}.")
+    size = f"{archive.stat().st_size / 1e6:,.1f} MB, sha256 {sha256[:12]}…"
+    print(f"Downloaded and verified: {shown} ({size}), in {command.duration(time.monotonic() - started)}.")
     return archive
 
 
 def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
-    """Unpack `archive` to `raw`, provided that it holds what the settings name; leave a record of it in there.
+    """Unpack `archive` to `raw` if it holds what the settings name, and add a record of the source.
 
-    The record says the same each time: a split goes by it, and stays valid for the same data unpacked again.
+    The record is the same each time: a split depends on it, and stays valid if the same data is unpacked again.
     """
     from pipelines.dataset.archives import Unpacked, unpack
     from pipelines.system.files import file_sha256, write_json
 
     def finish(folder: Path, unpacked: Unpacked) -> None:
         _check(folder, data, archive)
-        record = {
-            "source": archive.name,
-            "sha256": file_sha256(archive) if archive.is_file() else None,
-            "files": unpacked.files,
-            "bytes": unpacked.bytes,
-        }
+        sha256 = file_sha256(archive) if archive.is_file() else None
+        record = {"source": archive.name, "sha256": sha256, "files": unpacked.files, "bytes": unpacked.bytes}
         write_json(folder / DOWNLOAD_RECORD, record)
 
     unpacked = unpack(archive, raw, command.progress, finish)
     if unpacked.copied:
-        print(f"{unpacked.copied:,} files were copied: {archive} lies where they cannot be hard-linked from.")
+        print(f"{unpacked.copied:,} files were copied because {archive} cannot be hard-linked from here.")
 
 
 def _check(folder: Path, data: DataSettings, archive: Path) -> None:
-    """See that what the settings name is in `folder`, lifting it out of a single folder around everything.
-
-    Raises `UserError` with what is missing and what is there instead.
-    """
+    """Raise `UserError` unless `folder` holds what the settings name; take off a single folder around everything."""
     found = sorted(folder.iterdir())
     missing = _missing(folder, data)
     if missing and len(found) == 1 and found[0].is_dir() and not _missing(found[0], data):
-        wrapper = found[0].rename(folder / ".wrapper")  # it may hold a folder of its own name
+        wrapper = found[0].rename(folder / ".wrapper")  # it may contain a folder of its own name
         for path in wrapper.iterdir():
             path.rename(folder / path.name)
         wrapper.rmdir()
-        return
-    if missing:
+    elif missing:
         names = [path.name + "/" * path.is_dir() for path in found]
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         raise UserError(
@@ -135,22 +123,17 @@ def _check(folder: Path, data: DataSettings, archive: Path) -> None:
 
 
 def _missing(folder: Path, data: DataSettings) -> list[str]:
-    """Return a line `data.key = 'name'` for each file or folder that the settings name and `folder` lacks."""
-    files = {key: getattr(data, key) for key in ("labels", "sample_submission", "test_table")}
-    folders = {key: getattr(data, key) for key in ("train_images", "test_images")}
-    missing = [key for key, name in files.items() if name and not (folder / name).is_file()]
-    missing += [key for key, name in folders.items() if name and not (folder / name).is_dir()]
-    return [f"data.{key} = {getattr(data, key)!r}" for key in missing]
+    """Return `data.key = 'name'` for each file or folder that the settings name and `folder` lacks."""
+    kinds = dict.fromkeys(("labels", "sample_submission", "test_table"), Path.is_file)
+    kinds |= dict.fromkeys(("train_images", "test_images"), Path.is_dir)
+    names = {key: getattr(data, key) for key in kinds}
+    return [f"data.{key} = {name!r}" for key, name in names.items() if name and not kinds[key](folder / name)]
 
 
 def _contents(folder: Path) -> str:
-    """Return how many files, and how large together, lie below `folder`, apart from our own record."""
-    sizes = [
-        (Path(directory) / name).stat().st_size
-        for directory, _, names in os.walk(folder)
-        for name in names
-        if name != DOWNLOAD_RECORD
-    ]
+    """Return the number and total size of the files below `folder`, without our own record."""
+    files = [Path(directory) / name for directory, _, names in os.walk(folder) for name in names]
+    sizes = [path.stat().st_size for path in files if path.name != DOWNLOAD_RECORD]
     return f"{len(sizes):,} files ({sum(sizes) / 1e6:,.1f} MB)"
 
 

@@ -1,14 +1,16 @@
-"""Predict the test rows to a submission CSV, checked against the sample; draw what the network gets wrong.
+"""Predict the test images, write a submission CSV checked against the sample, and draw the model's mistakes.
 
 Reads   runs/<c>/<run>/final.pt (best.pt with --set predict.checkpoint=best), data/<c>/split.csv and its images.
-Writes  submissions/<c>/<run>.csv; runs/<c>/<run>/mistakes.png, confusion.png and valid_predictions.csv (of best.pt, on
-        the valid rows, since final.pt has learned from them), predict.json.
+Writes  submissions/<c>/<run>.csv;
+        runs/<c>/<run>/: predict.json; mistakes.png, confusion.png and valid_predictions.csv, by best.pt on the
+        validation set, since final.pt was trained on it too.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.settings.loading import submission_name, to_dict
@@ -17,183 +19,180 @@ from pipelines.system.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import pandas as pd
     import torch
 
+    from pipelines.dataset.image_set import ImageSet
     from pipelines.settings.layout import Layout, RunLayout
     from pipelines.settings.schema import Settings
 
-    Probabilities = npt.NDArray[np.float32]
-
 MISTAKES_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The validation set as best.pt predicts it.
+
+    probabilities: float32 (N, K).  temperature: fitted on the validation set; 1 for none.
+    """
+
+    images: "ImageSet"
+    probabilities: "npt.NDArray[np.float32]"
+    temperature: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
     from pipelines.settings.records import finished_run
+    from pipelines.system.files import file_sha256, read_note
 
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
-    with words.only_one_in(run):
-        _make_submission(words, layout, run, record.settings)
-
-
-def _make_submission(words: command.Words, layout: "Layout", run: "RunLayout", settings: "Settings") -> None:
-    from pipelines.system.files import file_sha256, read_note
-
+    settings = record.settings
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
     if submission == layout.submission_log:
-        raise UserError(f"{shown} is the log of what was sent. Name the run otherwise: RUN=")
-    notes = read_note(run.predicted) if run.predicted.exists() else {}
+        raise UserError(f"{shown} is the log of submissions. Give the run another name: RUN=")
     source = run.final if settings.predict.checkpoint == "final" else run.best
-    if source == run.final and not (run.retrained.exists() and run.final.exists()):
-        raise UserError(
-            f"{source.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}; or predict "
-            'with the validated weights: SET="predict.checkpoint=best"'
-        )
-
-    made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
-    note = notes.get(submission.name, {})
-    known = submission.exists() and run.valid_predictions.exists()
-    if known and note == note | made_from | {"sha256": file_sha256(submission)}:
-        print(f"Already predicted: {shown}.")
-        print(f"To do it again: rm {shown}")
-        return
-
-    import torch
-
-    from pipelines.analysis.suspects import write_valid_predictions
-    from pipelines.core import calibration
-    from pipelines.core.training import divide_rows, settle_precision
-    from pipelines.dataset.batches import labels_of
-    from pipelines.dataset.fingerprints import images_digest
-    from pipelines.dataset.splits import read_split_csv
-    from pipelines.dataset.submission import check_submission, class_list, make_submission, write_submission
-    from pipelines.models.device import choose_hardware
-    from pipelines.settings.records import code_version, split_inputs
-    from pipelines.system.files import atomic_file, write_json
-
-    table = read_split_csv(layout.split_csv, words.repeat("split"))
-    test_rows = table[table["split"] == "test"]
-    if test_rows.empty:
-        raise UserError(f"{layout.split_csv} has no test rows, so nothing to predict. Is data.test_images right?")
-    classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
-    _, valid_rows = divide_rows(table, settings)
-    settings, _ = settle_precision(settings, run.precision)
-
-    def predicted(checkpoint: Path, rows: "pd.DataFrame", what: str) -> torch.Tensor:
-        return _predict(checkpoint, rows, what, settings, table, classes, layout)
-
-    validated = predicted(run.best, valid_rows, "validating")
-    temperature = 1.0
-    if settings.competition.metric == "log_loss" and settings.predict.calibrate:
-        labels = labels_of(valid_rows, classes)
-        fitted = calibration.fit_temperature(validated, labels)
-        if len(labels) >= calibration.PARTS and calibration.LOWEST < fitted < calibration.HIGHEST:
-            temperature = fitted
-            validated = calibration.cross_fitted(validated, labels)
-            print(f"Temperature {temperature:.3f}, fitted on the {len(labels):,} valid images.")
-        else:  # how sure to be cannot be learned from these
-            print(f"No temperature: the {len(labels):,} valid images are too few, or all predicted right or wrong.")
-    probabilities = validated.exp().numpy()
-    write_valid_predictions(run.valid_predictions, valid_rows, classes, probabilities)
-    score, bounds = _draw_validation(run, settings, valid_rows, classes, probabilities, layout)
-    folder = run.folder.relative_to(Path.cwd())
-    sure = command.uncertainty(bounds, len(valid_rows))
-    how = "" if temperature == 1 else ", each image with a temperature that the others chose"
-    print(f"best.pt, valid {settings.competition.metric} as predicted here{how}: {score:.4f}{sure}")
-    print(f"What it gets wrong: {folder / run.mistakes.name}, {folder / run.confusion.name}")
-
-    tested = predicted(source, test_rows, "predicting")
-    if temperature != 1:
-        tested = calibration.apply_temperature(tested, temperature)
-    with atomic_file(submission) as partial:
-        content = make_submission(test_rows["id"].tolist(), tested.exp().numpy(), classes, settings, layout.raw)
-        write_submission(partial, content)
-        count = check_submission(partial, classes, settings, layout.raw)
-    notes[submission.name] = {**made_from, "sha256": file_sha256(submission), "rows": count, "valid_score": score}
-    notes[submission.name] |= {"valid_interval": list(bounds), "valid_images": len(valid_rows)}
-    notes[submission.name] |= {"temperature": temperature}
-    made_on = {**choose_hardware(settings.hardware).record(), "code": code_version()}
-    made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings).items()}
-    made_on["digest of all images"] = images_digest(table, layout.raw, layout.cache, command.progress)
-    notes[submission.name] |= {"made_on": made_on}
-    write_json(run.predicted, notes)
-    against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
-    print(f"Submission by {source.name}: {shown} ({count:,} rows, {against})")
+    with words.only_one_in(run):
+        if source == run.final and not (run.retrained.exists() and run.final.exists()):
+            raise UserError(
+                f"{source.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}; or "
+                'predict with the validated weights: SET="predict.checkpoint=best"'
+            )
+        notes = read_note(run.predicted) if run.predicted.exists() else {}
+        made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
+        note = notes.get(submission.name, {})
+        known = submission.exists() and run.valid_predictions.exists()
+        if known and note == note | made_from | {"sha256": file_sha256(submission)}:
+            print(f"Already predicted: {shown}.")
+            print(f"To do it again: rm {shown}")
+            return
+        _make_submission(settings, layout, run, submission, words.repeat("split"), notes | {submission.name: made_from})
     print(f"Next: {words.repeat('submit' if settings.competition.source == 'kaggle' else 'score')}")
 
 
-def _predict(
-    checkpoint: Path,
-    rows: "pd.DataFrame",
-    what: str,
+def _make_submission(
     settings: "Settings",
-    table: "pd.DataFrame",
-    classes: list[str],
     layout: "Layout",
-) -> "torch.Tensor":
-    """Return the log-probabilities, float32 (N, K), of `rows` by `checkpoint`, averaged over the settings' views."""
-    import torch
-
-    from pipelines.core.checkpoint import load
-    from pipelines.core.engine import infer
-    from pipelines.core.training import open_predictor
-    from pipelines.dataset.batches import WatchedBatches
-
-    predictor = open_predictor(load(checkpoint), settings, rows, table, layout, classes, command.progress)
-    source = WatchedBatches(predictor.source, what, command.progress)
-    device = predictor.hardware.device
-    # Kept on the device: to fetch each batch is to wait for it, and leaves a GPU without work until the next one.
-    computed = torch.full((len(rows), len(classes)), torch.nan, device=device)
-    for batch, log_probabilities in infer(predictor.model, source, predictor.hardware, predictor.views):
-        computed[batch.positions.to(device, non_blocking=True)] = log_probabilities
-    predicted = computed.cpu()
-    if not predicted.amax(dim=1).isfinite().all():  # nor is the largest of numbers of which one is none
-        raise UserError(f"{checkpoint} predicts numbers that are not finite. Train again with a lower train.lr.")
-    return predicted
-
-
-def _draw_validation(
     run: "RunLayout",
-    settings: "Settings",
-    rows: "pd.DataFrame",
-    classes: list[str],
-    probabilities: "Probabilities",
-    layout: "Layout",
-) -> tuple[float, tuple[float, float]]:
-    """Draw the most confident mistakes and the confusion matrix of the valid `rows`; return their score and the bounds
-    of its interval."""
-    import numpy as np
+    submission: Path,
+    split_command: str,
+    notes: dict[str, Any],
+) -> None:
+    """Predict the validation set and the test set; write the submission and, last, its note.
+
+    notes: those of all submissions of the run; this one's says so far what it is made from.
+    """
+    from pipelines.core import calibration
+    from pipelines.core.precision import settle_precision
+    from pipelines.core.prediction import predict
+    from pipelines.dataset.image_set import read_images
+    from pipelines.dataset.submission import check_submission, make_submission, write_submission
+    from pipelines.system.files import atomic_file, file_sha256, write_json
+
+    images = read_images(settings, layout, split_command)
+    test = images.part(test=True)
+    if not len(test):
+        raise UserError(f"{layout.split_csv} has no test rows, so there is nothing to predict. Check data.test_images.")
+    _, valid = images.divide(settings)
+    settings, _ = settle_precision(settings, run.precision)
+    validated = _calibrate(
+        settings, valid, predict(run.best, settings, valid, layout.weights, "validating", command.progress)
+    )
+    facts = _report(settings, run, validated)
+
+    note = notes[submission.name]
+    checkpoint = run.folder / note["checkpoint"]
+    tested = predict(checkpoint, settings, test, layout.weights, "predicting", command.progress)
+    if validated.temperature != 1:
+        tested = calibration.apply_temperature(tested, validated.temperature)
+    with atomic_file(submission) as partial:
+        content = make_submission(test.ids.tolist(), tested.exp().numpy(), images.classes, settings, layout.raw)
+        write_submission(partial, content)
+        count = check_submission(partial, images.classes, settings, layout.raw)
+    note |= {"sha256": file_sha256(submission), "rows": count, **facts, "made_on": _made_on(settings, layout, images)}
+    write_json(run.predicted, notes)
+    against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
+    print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
+
+
+def _calibrate(settings: "Settings", images: "ImageSet", predicted: "torch.Tensor") -> Validated:
+    """Return the validation set with the probabilities of its log-probabilities `predicted`, (N, K).
+
+    For log loss they get a temperature: each row the one that the other rows fit.
+    """
     import torch
+
+    from pipelines.core import calibration
+
+    temperature = 1.0
+    if settings.competition.metric == "log_loss" and settings.predict.calibrate:
+        labels = torch.from_numpy(images.labels)
+        fitted = calibration.fit_temperature(predicted, labels)
+        if len(labels) >= calibration.PARTS and calibration.LOWEST < fitted < calibration.HIGHEST:
+            temperature = fitted
+            predicted = calibration.cross_fitted(predicted, labels)
+            print(f"Temperature {temperature:.3f}, fitted on {len(labels):,} validation images.")
+        else:
+            print(f"No temperature: {len(labels):,} validation images are too few, or all are right or all wrong.")
+    return Validated(images, predicted.exp().numpy(), temperature)
+
+
+def _report(settings: "Settings", run: "RunLayout", validated: Validated) -> dict[str, Any]:
+    """Write and draw the predictions of the validation set; return its score and temperature, for the note."""
+    import torch
+
+    from pipelines.analysis.suspects import write_valid_predictions
+    from pipelines.core.metrics import METRICS, interval
+
+    images = validated.images
+    write_valid_predictions(run.valid_predictions, images, validated.probabilities)
+    metric = METRICS[settings.competition.metric]
+    judged = torch.from_numpy(validated.probabilities).double(), torch.from_numpy(images.labels)
+    score, bounds = metric.value(metric.sums(*judged)), interval(metric, *judged)
+    title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(images):,} images"
+    _draw(settings, run, validated, title)
+    how = "" if validated.temperature == 1 else ", each image with a temperature fitted on the others"
+    print(f"best.pt, valid {metric.name} as predicted here{how}: {score:.4f}{command.uncertainty(bounds, len(images))}")
+    shown = run.folder.relative_to(Path.cwd())
+    print(f"Mistakes: {shown / run.mistakes.name}, {shown / run.confusion.name}")
+    facts = {"valid_score": score, "valid_interval": list(bounds), "valid_images": len(images)}
+    return facts | {"temperature": validated.temperature}
+
+
+def _draw(settings: "Settings", run: "RunLayout", validated: Validated, title: str) -> None:
+    """Draw the most confident mistakes and the confusion matrix of the validation set."""
+    import numpy as np
 
     from pipelines.analysis import plots
-    from pipelines.core.metrics import METRICS, interval
-    from pipelines.dataset import images
-    from pipelines.dataset.batches import evaluation_resize, labels_of
+    from pipelines.dataset.images import fit, open_image, place_of
+    from pipelines.dataset.loading import evaluation_resize
 
-    labels = labels_of(rows, classes).numpy()
-    predicted = probabilities.argmax(axis=1)
-    metric = METRICS[settings.competition.metric]
-    judged = torch.from_numpy(probabilities).double(), torch.from_numpy(labels)
-    score, bounds = metric.value(metric.sums(*judged)), interval(metric, *judged)
-
-    confidence = probabilities.max(axis=1)
+    images, probabilities = validated.images, validated.probabilities
+    labels, predicted, confidence = images.labels, probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
+    shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
     mistakes = []
-    for index, row in zip(wrong, rows.iloc[wrong].itertuples(), strict=True):
-        picture = images.open_image(layout.raw / str(row.path), images.place_of(row))
-        shown = images.fit(picture, settings.input.size, evaluation_resize(settings))
-        label = classes[predicted[index]]
-        mistakes.append(plots.Mistake(str(row.id), shown, str(row.label), label, float(confidence[index])))
-    title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(rows):,} images"
-    plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{np.sum(predicted != labels):,} wrong, most confident first")
-    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    for index, row in zip(shown, images.rows.iloc[shown].itertuples(), strict=True):
+        picture = open_image(images.raw / str(row.path), place_of(row))
+        pixels = fit(picture, settings.input.size, evaluation_resize(settings))
+        label = images.classes[predicted[index]]
+        mistakes.append(plots.Mistake(str(row.id), pixels, str(row.label), label, float(confidence[index])))
+    plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")
+    counts = np.zeros((len(images.classes),) * 2, dtype=np.int64)
     np.add.at(counts, (labels, predicted), 1)
-    plots.draw_confusion(run.confusion, counts, classes, title)
-    return score, bounds
+    plots.draw_confusion(run.confusion, counts, images.classes, title)
+
+
+def _made_on(settings: "Settings", layout: "Layout", images: "ImageSet") -> dict[str, Any]:
+    """Return the hardware, code and data that the submission depends on."""
+    from pipelines.dataset.fingerprints import images_digest
+    from pipelines.models.device import choose_hardware
+    from pipelines.settings.records import code_version, split_inputs
+
+    made_on = {**choose_hardware(settings.hardware).record(), "code": code_version()}
+    made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings).items()}
+    return made_on | {"digest of all images": images_digest(images, command.progress)}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Images that are in a split twice: the same bytes, the same pixels, nearly the same picture, or its mirror image.
+"""Find images that are in a split twice: the same bytes, the same pixels, nearly the same picture, or its mirror image.
 
-Near duplicates are found by a perceptual hash: the signs of the low frequencies of a picture's luminance, by its
+Near duplicates are found by a perceptual hash: the signs of the low frequencies of a picture's luminance, from its
 discrete cosine transform (pHash: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
-A sign says nothing of contrast, and the mirror image of a picture only turns the signs of the odd horizontal ones.  The
-distance of two hashes is the number of signs in which they differ; whichever two are near are then compared themselves.
-A picture with fewer pixels than a hash has frequencies says too little: such ones are duplicates only where they are
-equal.
+Signs do not depend on contrast, and mirroring a picture only flips the signs of the odd horizontal frequencies.  The
+distance of two hashes is the number of different signs; pictures with near hashes are then compared directly.  A
+picture with fewer pixels than the hash has frequencies holds too little: it is a duplicate only of an equal picture.
 """
 
 from collections.abc import Iterator
@@ -20,27 +19,27 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipelines.dataset import images
-from pipelines.dataset.batches import kept_together
 from pipelines.dataset.fingerprints import fingerprint_of, fingerprints
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.images import Pixels, open_image, place_of, shorter_side
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.splits import SPLITS
 from pipelines.dataset.tables import spreadsheet_safe
 from pipelines.models.device import Hardware
-from pipelines.settings.layout import Layout
+from pipelines.settings.schema import AuditSettings
 from pipelines.system.errors import UserError
 from pipelines.system.watch import Watch, unwatched
 
-SIZE = 32  # pixels to a side, of the pictures that are hashed and compared
-SIDE = 16  # frequencies to a side, of which the first, the mean, is left out; and least pixels of what is hashed
+SIZE = 32  # height and width of the pictures that are hashed and compared
+SIDE = 16  # frequencies per side, without the first, the mean; also the least side in pixels of a hashed picture
 BITS = SIDE * SIDE - 1
 KINDS = ("bytes", "pixels", "near", "mirrored")
 BETWEEN = ("train-valid", "train-test", "valid-test", "train-train", "valid-valid", "test-test")
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-LEAST_CONTRAST = 4.0  # standard deviation, of 255: the signs of a flatter picture are those of its noise
-COLOUR_BOUND = 24.0  # most mean absolute difference, of 255, of what is left of two pictures' colours without luminance
+LEAST_CONTRAST = 4.0  # standard deviation, of 255: below it the signs are noise
+COLOUR_BOUND = 24.0  # largest mean absolute difference, of 255, between the colours of two pictures minus luminance
 BLOCK = 4096  # images in a step
-MOST_PAIRS = 2_000_000  # more are no list that anybody reads, and would fill the memory
+MOST_PAIRS = 2_000_000  # nobody reads a longer list, and it would fill the memory
 
 Places = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -49,26 +48,24 @@ Bools = npt.NDArray[np.bool_]
 
 
 def find_pairs(
-    table: pd.DataFrame,
-    raw: Path,
-    pixels: images.Pixels,
+    images: ImageSet,
+    pixels: Pixels,
     marks: Marks,
-    distance: int,
-    correlation: float,
+    settings: AuditSettings,
     hardware: Hardware,
     watch: Watch = unwatched,
 ) -> tuple[pd.DataFrame, int]:
-    """Return the pairs of duplicates in the split table `table`: `kind`, `distance`, `first`, `second`, `between`,
-    `conflict`; and how many near ones were left out, because one of the two is too small.
+    """Return the pairs of duplicates in the split table: `kind`, `distance`, `first`, `second`, `between`, `conflict`;
+    and the number of near pairs left out because an image is too small.
 
-    pixels: uint8 (N, 32, 32, 3), each image in small, and marks: uint64 (N,), the fingerprint of its bytes.  Near ones
-    are those whose hashes differ in `distance` signs at most, whose luminance has at least this `correlation` and whose
-    colours are alike.  first, second: rows of `table`, by their number; of train before valid before test.  Of n
-    equal images (or of one hash) n - 1 pairs are listed, all with the first of them, and this one stands for all of
-    them when others are compared.  conflict: both are labelled, and otherwise.
+    pixels, marks: of `small_copies`.  Near images have hashes that differ in at most `distance` signs, a luminance with
+    at least `correlation`, and similar colours.  first, second: row numbers of the table, train before valid before
+    test.  Of n equal images (or images of one hash) n - 1 pairs are listed, each with the first one, which alone is
+    compared with other images.  conflict: both are labelled, with different labels.
     """
+    table, raw = images.table, images.raw
     parts = table["split"].map({name: number for number, name in enumerate(SPLITS)}).to_numpy()
-    order = np.argsort(parts, kind="stable")  # a leader is the first of its like: a train row, if there is one
+    order = np.argsort(parts, kind="stable")  # a leader is the first of equal images: a train row, if there is one
     found = []
 
     leaders = _first_alike(marks[order])
@@ -82,10 +79,10 @@ def find_pairs(
 
     signs, flat = _signs(pixels, heads, watch)
     heads, signs = heads[~flat], signs[~flat]
-    judge = _Judge(table, raw, pixels, correlation)
+    judge = _Judge(table, raw, pixels, settings.correlation)
     same, heads, signs = _same_hash(heads, signs, judge)
     found.append(same)
-    found.append(_near(heads, signs, distance, judge, hardware, watch))
+    found.append(_near(heads, signs, settings.distance, judge, hardware, watch))
 
     pairs = pd.concat(found, ignore_index=True)
     ends = np.sort(parts[pairs[["first", "second"]].to_numpy(np.int64)], axis=1)
@@ -102,36 +99,38 @@ def _pairs(kind: str, distances: Places, first: Places, second: Places) -> pd.Da
 
 
 def _first_alike(keys: Marks) -> Places:
-    """Return for each key the place of the first one that is equal, int64 (N,)."""
+    """Return the place of the first equal key for each key, int64 (N,)."""
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
     return first[which].astype(np.int64)
 
 
 def _followers(kind: str, rows: Places, leaders: Places) -> pd.DataFrame:
-    """Return a pair of each of `rows` that is not its own leader with the one that is."""
+    """Return a pair of each row that is not its own leader with its leader."""
     behind = np.flatnonzero(leaders != np.arange(len(leaders)))
     return _pairs(kind, np.zeros(len(behind), np.int64), rows[leaders[behind]], rows[behind])
 
 
-def _full_keys(table: pd.DataFrame, raw: Path, pixels: images.Pixels, rows: Places, watch: Watch) -> Marks:
-    """Return keys of the decoded images of `rows`, uint64 (n,).  Only where the small ones are equal can the large ones
-    be, so only those are decoded."""
+def _full_keys(table: pd.DataFrame, raw: Path, pixels: Pixels, rows: Places, watch: Watch) -> Marks:
+    """Return keys of the decoded images of `rows`, uint64 (n,).
+
+    Only images whose small copies are equal can be equal, so only those are decoded.
+    """
     keys = np.array([fingerprint_of(pixels[row].tobytes()) for row in rows.tolist()], np.uint64)
     _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(counts[which] > 1)
     lines = list(table.iloc[rows[shared]].itertuples())
     for place, line in watch(zip(shared.tolist(), lines, strict=True), "comparing pixels", len(shared), "images"):
-        picture = images.open_image(raw / str(line.path), images.place_of(line))
+        picture = open_image(raw / str(line.path), place_of(line))
         keys[place] = fingerprint_of(str(picture.size).encode() + picture.tobytes())
     return keys
 
 
-def _luminance(pixels: images.Pixels) -> Floats:
+def _luminance(pixels: Pixels) -> Floats:
     return pixels.astype(np.float32) @ LUMINANCE
 
 
-def _signs(pixels: images.Pixels, rows: Places, watch: Watch) -> tuple[Bools, Bools]:
-    """Return which of the low frequencies of `rows` are not negative, bool (n, BITS), and which rows are flat, (n,)."""
+def _signs(pixels: Pixels, rows: Places, watch: Watch) -> tuple[Bools, Bools]:
+    """Return which low frequencies of `rows` are not negative, bool (n, BITS), and which rows are flat, (n,)."""
     signs = np.empty((len(rows), BITS), np.bool_)
     flat = np.empty(len(rows), np.bool_)
     starts = range(0, len(rows), BLOCK)
@@ -145,18 +144,18 @@ def _signs(pixels: images.Pixels, rows: Places, watch: Watch) -> tuple[Bools, Bo
 
 
 class _Judge:
-    """Compares pictures themselves, where their hashes are near."""
+    """Compares pictures whose hashes are near."""
 
-    def __init__(self, table: pd.DataFrame, raw: Path, pixels: images.Pixels, correlation: float) -> None:
+    def __init__(self, table: pd.DataFrame, raw: Path, pixels: Pixels, correlation: float) -> None:
         self.paths = table["path"].to_numpy()
         self.raw = raw
         self.pixels = pixels
         self.correlation = correlation
-        self.sides = np.zeros(len(table), np.int64)  # the shorter one of each image, where it was looked at
+        self.sides = np.zeros(len(table), np.int64)  # the shorter side of each image that was checked; else 0
         self.left_out = 0
 
     def __call__(self, first: Places, second: Places, mirrored: bool = False) -> Bools:
-        """Return which pairs of rows show nearly the same picture, bool (n,)."""
+        """Return which pairs of rows are nearly the same picture, bool (n,)."""
         verdicts = [np.zeros(0, np.bool_)]
         for start in range(0, len(first), BLOCK):
             one, two = self.pixels[first[start : start + BLOCK]], self.pixels[second[start : start + BLOCK]]
@@ -168,13 +167,13 @@ class _Judge:
         return told
 
     def _sides(self, rows: Places) -> Places:
-        """Return the shorter side of the image of each of `rows`, in pixels."""
+        """Return the shorter side, in pixels, of the images of `rows`."""
         new = np.unique(rows[self.sides[rows] == 0])
         for row, path in zip(new.tolist(), self.paths[new].tolist(), strict=True):
-            self.sides[row] = images.shorter_side(self.raw / path)
+            self.sides[row] = shorter_side(self.raw / path)
         return self.sides[rows]
 
-    def _alike(self, one: images.Pixels, two: images.Pixels) -> Bools:
+    def _alike(self, one: Pixels, two: Pixels) -> Bools:
         lights = [_luminance(each) for each in (one, two)]
         centred = [each - each.mean(axis=(1, 2), keepdims=True) for each in lights]
         lengths = [np.sqrt((each**2).sum(axis=(1, 2))) for each in centred]
@@ -186,7 +185,7 @@ class _Judge:
 
 
 def _same_hash(heads: Places, signs: Bools, judge: _Judge) -> tuple[pd.DataFrame, Places, Bools]:
-    """Return the pairs of one hash, and the heads (with their signs) that are left to be compared."""
+    """Return the pairs with equal hashes, and the heads (with their signs) that remain to be compared."""
     hashes = np.packbits(signs, axis=1)
     keys = np.array([fingerprint_of(row.tobytes()) for row in hashes], np.uint64)
     order = np.argsort(keys, kind="stable")
@@ -194,7 +193,7 @@ def _same_hash(heads: Places, signs: Bools, judge: _Judge) -> tuple[pd.DataFrame
     kept = np.ones(len(heads), np.bool_)
     pairs: list[tuple[int, int]] = []
     for cluster in np.split(order, bounds):
-        while len(cluster) > 1:  # each time with those that the last leader was not like
+        while len(cluster) > 1:  # each time with those that the last leader did not match
             leader, others = cluster[0], cluster[1:]
             alike = judge(np.full(len(others), heads[leader]), heads[others])
             pairs += [(int(heads[leader]), int(heads[other])) for other in others[alike]]
@@ -205,7 +204,7 @@ def _same_hash(heads: Places, signs: Bools, judge: _Judge) -> tuple[pd.DataFrame
 
 
 def _near(heads: Places, signs: Bools, distance: int, judge: _Judge, hardware: Hardware, watch: Watch) -> pd.DataFrame:
-    """Return the pairs of `heads` whose hashes are near, and which are alike; a pair that is so both ways is near."""
+    """Return the pairs of `heads` with near hashes that are alike; a pair that is near and mirrored counts as near."""
     count = 0
     found = []
     for kind, block in _blocks(signs, distance, hardware, watch):
@@ -215,8 +214,8 @@ def _near(heads: Places, signs: Bools, distance: int, judge: _Judge, hardware: H
         count += int(alike.sum())
         if count > MOST_PAIRS:
             raise UserError(
-                f"More than {MOST_PAIRS:,} pairs of images are near duplicates at audit.distance {distance}, "
-                f"audit.correlation {judge.correlation:g}. Lower the one or raise the other."
+                f"More than {MOST_PAIRS:,} pairs of images are near duplicates with audit.distance={distance} and "
+                f"audit.correlation={judge.correlation:g}. Lower audit.distance or raise audit.correlation."
             )
     pairs = pd.concat(found, ignore_index=True) if found else _pairs("near", *np.zeros((3, 0), np.int64))
     pairs = pairs.sort_values(["kind", "distance"], ascending=[False, True], kind="stable")  # near, then mirrored
@@ -226,11 +225,11 @@ def _near(heads: Places, signs: Bools, distance: int, judge: _Judge, hardware: H
 def _blocks(
     signs: Bools, distance: int, hardware: Hardware, watch: Watch
 ) -> Iterator[tuple[str, tuple[Places, Places, Places]]]:
-    """Yield a kind, and the places of pairs whose hashes are near with their distances; each pair once for a kind.
+    """Yield a kind, and the places and distances of pairs with near hashes; each pair once per kind.
 
-    The product of two hashes of 1 and -1 is the number of equal signs less that of different ones.  It is taken of the
-    even and of the odd horizontal frequencies: their sum compares the pictures, their difference one with the other's
-    mirror image.  Both are whole numbers up to 128, which bfloat16 holds too.
+    The product of two hashes of 1 and -1 is the number of equal signs minus that of different ones.  It is computed for
+    the even and the odd horizontal frequencies: the sum compares the pictures, the difference one picture with the
+    mirror image of the other.  Both are integers up to 128, which bfloat16 represents exactly.
     """
     hashes = torch.from_numpy(signs).to(hardware.device, hardware.dtype) * 2 - 1
     odd = torch.arange(SIDE).repeat(SIDE)[1:] % 2 == 1
@@ -251,7 +250,7 @@ def _blocks(
 
 
 def groups_of(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return `id` and `group` of all labelled rows that pairs tie to others, a number for each group, in order."""
+    """Return `id` and `group` of all labelled rows that pairs connect; groups are numbered in order of the rows."""
     labelled = (table["split"] != "test").to_numpy()
     ties = pairs[labelled[pairs["first"]] & labelled[pairs["second"]]]
     numbers = _components(ties, len(table))
@@ -263,9 +262,9 @@ def groups_of(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_twin_in_train(pairs: pd.DataFrame, table: pd.DataFrame) -> Bools:
-    """Return which rows have a duplicate among the train rows, bool (N,): one of their equals, or one like these."""
+    """Return which rows have a duplicate among the train rows, bool (N,): an equal one, or one near an equal one."""
     hidden = (pairs["kind"].isin(("bytes", "pixels")) | (pairs["distance"] == 0) & (pairs["kind"] == "near")).to_numpy()
-    numbers = _components(pairs[hidden], len(table))  # of one leader, who alone was compared with others
+    numbers = _components(pairs[hidden], len(table))  # rows of one leader, which alone was compared with others
     train = (table["split"] == "train").to_numpy()
     trained = np.bincount(numbers, weights=train, minlength=len(table))
     first, second = (numbers[pairs[end].to_numpy()[~hidden]] for end in ("first", "second"))
@@ -277,17 +276,17 @@ def with_twin_in_train(pairs: pd.DataFrame, table: pd.DataFrame) -> Bools:
 
 
 def _components(pairs: pd.DataFrame, count: int) -> Places:
-    """Return for each of `count` rows the number of what `pairs` tie it to."""
+    """Return the number of the connected component, by `pairs`, of each of `count` rows."""
     ends = pairs["first"].to_numpy(), pairs["second"].to_numpy()
     numbers: Places = connected_components(coo_array((np.ones(len(pairs)), ends), (count, count)), directed=False)[1]
     return numbers
 
 
 def most_telling(pairs: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Return `most` of `pairs` at most: those with conflicting labels, those across the split, then the others.
+    """Return at most `most` of `pairs`: those with conflicting labels, then those across the split, then the others.
 
-    While others wait, each of these gets half of what room is left.  Where it does not hold all, it holds some of all
-    distances: the nearest are the surest, the farthest show whether the distance is well chosen.
+    Each kind gets half of the remaining room while others follow.  A kind that does not fit is sampled over all
+    distances: the nearest pairs are the surest, the farthest show whether the distance is well chosen.
     """
     places = {name: number for number, name in enumerate(BETWEEN)}
     importance = pairs["between"].map(places).where(~pairs["conflict"], -1)
@@ -303,7 +302,7 @@ def most_telling(pairs: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def listing(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return `pairs` for people: with id, split, label and path of both, as a spreadsheet may open them."""
+    """Return `pairs` as a table with id, split, label and path of both images, safe to open in a spreadsheet."""
     columns: dict[str, object] = {"kind": pairs["kind"].to_numpy(), "distance": pairs["distance"].to_numpy()}
     for number, end in enumerate(("first", "second"), 1):
         rows = table.iloc[pairs[end].to_numpy()]
@@ -313,18 +312,16 @@ def listing(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def small_copies(
-    table: pd.DataFrame, layout: Layout, by: Literal["time", "bytes"], watch: Watch = unwatched
-) -> tuple[images.Pixels, Marks]:
-    """Return all images of the split table in small, uint8 (N, 32, 32, 3), and the fingerprints of their bytes.
+def small_copies(images: ImageSet, by: Literal["time", "bytes"], watch: Watch = unwatched) -> tuple[Pixels, Marks]:
+    """Return all images of the split table at 32 x 32 pixels, uint8 (N, 32, 32, 3), and their fingerprints, (N,).
 
-    They are kept where a network that takes images of 32 pixels would have them too.
+    They use the same cache as a network with input.size 32.
     """
-    pixels = np.empty((len(table), SIZE, SIZE, 3), np.uint8)
-    marks = np.empty(len(table), np.uint64)
-    for _, part in table.groupby(table["split"] == "test"):
-        rows, name = kept_together(part, table)
-        places = rows.index.to_numpy()
-        marks[places] = fingerprints(rows, layout.raw, layout.cache, name, watch)
-        pixels[places] = PackedImages(rows, layout.raw, SIZE, layout.cache, name, by, watch).whole()
+    count = len(images.table)
+    pixels, marks = np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.uint64)
+    for part in (images.part(test=False), images.part(test=True)):
+        if len(part):
+            places = part.rows.index.to_numpy()
+            marks[places] = fingerprints(part, watch)
+            pixels[places] = PackedImages(part, SIZE, by, watch).whole()
     return pixels, marks

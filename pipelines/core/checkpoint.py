@@ -1,4 +1,4 @@
-"""Checkpoints that stand alone: weights, settings, classes and score in one file, written whole or not at all."""
+"""Self-sufficient checkpoints: weights, settings, classes and score in one file, written atomically."""
 
 import pickle
 from dataclasses import dataclass, field, fields, replace
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.models.transfer import build_network, find_origins, is_head_only, load_learned
+from pipelines.models.origins import find_origins
+from pipelines.models.transfer import build_network, is_head_only, load_learned
 from pipelines.settings.loading import from_dict, merge, to_dict
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -22,8 +23,8 @@ FORMAT = 2
 class Checkpoint:
     """The state after `epoch` epochs.
 
-    score: on the validation rows, or None where there were none.  history: one plain dict per epoch.  training: what
-    is needed to go on (optimiser, averaged weights); empty where training has ended.
+    score: on the validation set, None without one.  history: one plain dict per epoch.  training: optimiser and
+    averaged weights, to resume; empty where training has ended.
     """
 
     settings: Settings
@@ -36,27 +37,27 @@ class Checkpoint:
 
     @property
     def head_only(self) -> bool:
-        """Whether these are a head's weights alone, the rest being a pretrained network as it came."""
+        """Whether these are the weights of the head alone, on an unchanged pretrained network."""
         return is_head_only(self.weights)
 
     def model(self, classes: list[str], pretrained: Path) -> nn.Module:
         """Return the network with these weights.
 
-        pretrained: the folder of pretrained weights, needed where only a head has learned.  Raises `UserError` where
-        it was not trained on `classes`, and where pretrained weights are missing or no longer the same.
+        pretrained: the folder of pretrained weights, needed for a head alone.  Raises `UserError` where it was not
+        trained on `classes`, and where pretrained weights are missing or have changed.
         """
         self.check_classes(classes)
         found = find_origins(self.settings.model, pretrained, with_files=self.head_only)
-        settings = merge(self.settings, {"model": {"label_map": ""}}, "model")  # where the head began no longer matters
+        settings = merge(self.settings, {"model": {"label_map": ""}}, "model")  # trained weights replace it
         model = build_network(settings, classes, found)
         load_learned(model, self.weights)
         return model
 
     def check_classes(self, classes: list[str]) -> None:
-        """Raise `UserError` where the class lists differ: the network's outputs would stand for other labels."""
+        """Raise `UserError` where the class lists differ: the outputs would mean other labels."""
         if classes != self.classes:
             unknown, gone = sorted(set(classes) - set(self.classes)), sorted(set(self.classes) - set(classes))
-            change = f"new {unknown[:5]}, gone {gone[:5]}" if unknown or gone else "the same ones in another order"
+            change = f"new {unknown[:5]}, gone {gone[:5]}" if unknown or gone else "the same classes in another order"
             raise UserError(
                 f"The checkpoint was trained on {len(self.classes)} classes, but the data now has {len(classes)}: "
                 f"{change}. Train again on this data, under another RUN=."
@@ -64,12 +65,12 @@ class Checkpoint:
 
 
 def finished(checkpoint: Checkpoint) -> Checkpoint:
-    """Return `checkpoint` without what only further training needs."""
+    """Return `checkpoint` without the state for further training."""
     return replace(checkpoint, training={})
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to `path`, whose folder is there, atomically, as tensors and plain values only."""
+    """Write `checkpoint` to `path` atomically, as tensors and plain values; the folder must exist."""
     content = {
         "format": FORMAT,
         "settings": to_dict(checkpoint.settings),
@@ -80,13 +81,13 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "history": checkpoint.history,
         "training": checkpoint.training,
     }
-    # Interrupted while it writes, torch raises a RuntimeError of its own.
+    # An interrupt while torch writes becomes a RuntimeError of its own.
     with undisturbed(), atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
-        torch.save(content, file)  # not by its name: torch would report a full disk as a RuntimeError of its own
+        torch.save(content, file)  # not by name: torch would turn a full disk into a RuntimeError
 
 
 def load(path: Path) -> Checkpoint:
-    """Read the checkpoint at `path` onto the CPU; never unpickles code.
+    """Return the checkpoint at `path`, on the CPU; code in the file is never run.
 
     Raises `UserError` for a file that is missing, cut short, or not a checkpoint of this project.
     """
@@ -94,13 +95,13 @@ def load(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
-    except pickle.UnpicklingError:  # whose own words advise to run the code
+    except pickle.UnpicklingError:  # its own message advises to run the code
         raise UserError(
-            f"{path} cannot be read as a checkpoint: it is not a file of torch's, or holds code beside the tensors, "
-            "which is not run. Remove it and train again."
+            f"{path} cannot be read as a checkpoint: torch did not write it, or it contains code, which is not run. "
+            "Remove it and train again."
         ) from None
     except Exception as error:
-        # torch answers damage with half a dozen exception types, from RuntimeError to KeyError and EOFError.
+        # torch raises half a dozen exception types for damage, from RuntimeError to KeyError and EOFError.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}. Remove it and train again.") from None
     keys = {"format", *(field.name for field in fields(Checkpoint))}

@@ -1,6 +1,6 @@
-"""The training core: it takes a model, batches, an optimiser and a schedule, and knows no files, flags or competitions.
+"""The training core: model, batches, optimiser and schedule; it knows no files, flags or competitions.
 
-`fit` is a generator of one result per epoch: whoever iterates logs, saves and stops.
+`fit` is a generator of one result per epoch: the caller logs, saves and stops.
 """
 
 import math
@@ -15,23 +15,23 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipelines.core.metrics import Metric, interval
 from pipelines.core.optim import Schedule
-from pipelines.dataset.batches import Batch, BatchSource
+from pipelines.dataset.loading import Batch, BatchSource
 from pipelines.models.device import Hardware
 from pipelines.system.errors import UserError
 from pipelines.system.memory import explained, smaller_batch
 from pipelines.system.seeds import derive_seed
 
-CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+CHECK_EVERY = 50  # steps between two checks of the loss; each check waits for the device
 View = Callable[[Tensor], Tensor]
 
 
 def unchanged(inputs: Tensor) -> Tensor:
-    """The view that is the input itself."""
+    """Return the input: the plain view."""
     return inputs
 
 
 class Diverged(UserError):
-    """The loss is no longer a finite number."""
+    """The loss is not a finite number."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch came to.  Losses are means over images in nats; `seconds` include the validation."""
+    """The result of one epoch.  Losses are means over images in nats; `seconds` include validation."""
 
     epoch: int
     train_loss: float
@@ -57,9 +57,9 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns, and how: a network with its optimiser and schedule, and optionally its averaged weights.
+    """A network with its optimiser and schedule, and optionally its averaged weights.
 
-    The schedule's learning rate is multiplied by each parameter group's `lr_share`.  views: what validation averages.
+    The schedule's rate is multiplied by the `lr_share` of each parameter group.  views: averaged in validation.
     """
 
     model: nn.Module
@@ -73,21 +73,21 @@ class Learner:
 
     @property
     def result(self) -> nn.Module:
-        """The network to validate and keep."""
+        """The network to validate and save."""
         return self.averaged.module if self.averaged is not None else self.model
 
 
 def fit(
     learner: Learner, train: BatchSource, valid: BatchSource | None, metric: Metric, epochs: Iterable[int], seed: int
 ) -> Iterator[EpochResult]:
-    """Train for `epochs` (their numbers, from 1) and yield each one's result; without `valid`, nothing is scored.
+    """Train for `epochs` (numbers from 1) and yield the result of each; without `valid`, nothing is scored.
 
-    Everything random in an epoch is seeded by (seed, epoch), so that training can go on at any epoch as if it had never
-    stopped.  Raises `UserError` when the loss, in training or in validation, is no longer a finite number, and
-    `ValueError` when an image is in both sources: its score would be of what was learned by heart.
+    Everything random in an epoch is seeded by (seed, epoch), so training can resume at any epoch with the same result.
+    Raises `UserError` when the training or validation loss is not finite, and `ValueError` when an image is in both
+    sources.
     """
     if valid is not None and (shared := set(train.ids.tolist()) & set(valid.ids.tolist())):
-        raise ValueError(f"{len(shared)} images are both trained and validated on, such as id {min(shared)!r}")
+        raise ValueError(f"{len(shared)} images are in both training and validation set, such as id {min(shared)!r}")
     for epoch in epochs:
         torch.manual_seed(derive_seed(seed, "network", epoch))
         started = time.perf_counter()
@@ -101,14 +101,14 @@ def fit(
 
 
 def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, float]:
-    """Return the mean loss over the images of one epoch, and the last learning rate."""
+    """Train one epoch; return the mean loss over its images and the last learning rate."""
     size = source.batch_size
     with explained(f"training on batches of {size:,} images", smaller_batch("train.batch_size", size)):
         learner.model.train()
         total = torch.zeros((), device=learner.hardware.device)
         lr = 0.0
         for step, batch in enumerate(source.batches(epoch)):
-            # The middle of the step: neither a warm-up's first step nor a decay's last one is wasted on a rate of 0.
+            # The middle of the step: otherwise the first step of a warm-up or the last of a decay has a rate of 0.
             lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
             loss = _step(learner, batch, lr)
             total += loss * len(batch.inputs)
@@ -118,7 +118,7 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
 
 
 def _step(learner: Learner, batch: Batch, lr: float) -> Tensor:
-    """Learn from one batch, and return its mean loss."""
+    """Update the network by one batch; return its mean loss."""
     for group in learner.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_share", 1.0)
     with learner.hardware.autocast():
@@ -137,8 +137,8 @@ def _step(learner: Learner, batch: Batch, lr: float) -> Tensor:
 def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> None:
     if not math.isfinite(loss):
         raise Diverged(
-            f"The {which} loss is no longer a finite number in epoch {epoch}, by step {step}, at lr {lr:.3g}. Lower "
-            "train.lr, lengthen train.warmup_epochs, or set train.clip_norm=1; the last good epoch is kept."
+            f"The {which} loss is not a finite number in epoch {epoch}, by step {step}, at lr {lr:.3g}. Lower "
+            "train.lr, lengthen train.warmup_epochs, or set train.clip_norm=1. The last good epoch is kept."
         )
 
 
@@ -146,9 +146,9 @@ def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> 
 def infer(
     model: nn.Module, source: BatchSource, hardware: Hardware, views: tuple[View, ...] = (unchanged,)
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield each batch with its log-probabilities, float32 (N, K): the one forward pass of scoring and predicting.
+    """Yield each batch with its log-probabilities, float32 (N, K), for validation and prediction.
 
-    views: transforms of a batch whose predicted probabilities are averaged (test-time augmentation).
+    views: transforms of a batch; their predicted probabilities are averaged (test-time augmentation).
     """
     model.eval()
     size = source.batch_size
@@ -169,7 +169,7 @@ def evaluate(
 ) -> Evaluation:
     """Return loss and score of `model` over all images of `source`."""
     judged = [(log_probabilities, batch.labels) for batch, log_probabilities in infer(model, source, hardware, views)]
-    # Fetched from the device together, as each fetching waits for it; and only then float64, which not every one has.
+    # Fetched once, because each fetch waits for the device; float64 only here, because not every device has it.
     log_probabilities, labels = (torch.cat(parts).cpu() for parts in zip(*judged, strict=True))
     loss = F.nll_loss(log_probabilities, labels, reduction="none").double().mean().item()
     probabilities = log_probabilities.double().exp()
@@ -178,7 +178,7 @@ def evaluate(
 
 
 def feature_views(count: int) -> tuple[View, ...]:
-    """Return the views of inputs (N, views, D) that hold the features of `count` views of each image."""
+    """Return the views of inputs (N, views, D), the cached features of `count` views of each image."""
 
     def nth(number: int) -> View:
         return lambda inputs: inputs[:, number]
@@ -187,8 +187,8 @@ def feature_views(count: int) -> tuple[View, ...]:
 
 
 def make_views(mirror: bool, shift: int) -> tuple[View, ...]:
-    """Return the views of test-time augmentation: the image; its mirror; both shifted by `shift` pixels up-left and
-    down-right, borders reflected (as in arXiv 2404.00498)."""
+    """Return the views of test-time augmentation, as in arXiv 2404.00498: the image, its mirror image, and both shifted
+    by `shift` pixels up-left and down-right with reflected borders."""
 
     def shifted(pixels: int) -> View:
         def view(images: Tensor) -> Tensor:

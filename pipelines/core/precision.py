@@ -32,6 +32,8 @@ def settle_precision(
     in `note`, so that what goes on with the run computes as it began.  Nothing is tried without a network, or where the
     training, of so many `images` an epoch, is short.
     """
+    if settings.trains_on_cache:  # such a head trains in float32, and the precision of features is chosen by likeness
+        return settings, ""
     hardware = choose_hardware(settings.hardware)
     if settings.hardware.precision != "auto" or hardware.device.type != "cpu":
         return settings, ""

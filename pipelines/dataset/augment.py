@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the device, with no Python per image.
 
-Images come as uint8 (N, H, W, 3), the layout that decoding gives, and leave as float32 (N, 3, H, W) between 0 and 1;
-in memory the channels stay last, which is what convolutions want.  All random numbers come from the generator passed
-in, which lives on the CPU so that every device draws the same.
+Images come in as uint8 (N, H, W, 3), the layout of decoded images, and go out as float32 (N, 3, H, W) in 0 to 1; in
+memory channels stay last, as fast convolutions use them.  All random numbers come from the generator passed in, on the
+CPU, so every device draws the same numbers.
 """
 
 import torch
@@ -15,19 +15,19 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision weigh re
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Turn uint8 (N, H, W, 3) into float32 (N, 3, H, W) between 0 and 1."""
+    """Return uint8 (N, H, W, 3) as float32 (N, 3, H, W) in 0 to 1."""
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Subtract `mean` and divide by `std`, per channel of (N, 3, H, W)."""
+    """Return (images - mean) / std, per channel of (N, 3, H, W)."""
     return (images - _channels(mean, images)) / _channels(std, images)
 
 
 def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
-    """One of `values` for each channel of `images`, (1, C, 1, 1), where those are.
+    """Return `values`, one per channel, as (1, C, 1, 1) on the device of `images`.
 
-    Here as elsewhere in this file small tensors go to the device without waiting: a GPU would stand still in each step.
+    Small tensors are moved without waiting, here and below: otherwise a GPU would idle in each step.
     """
     return torch.tensor(values, dtype=images.dtype).view(1, -1, 1, 1).to(images.device, non_blocking=True)
 
@@ -40,12 +40,10 @@ def augment(
     crop: bool,
     mirrored: Tensor | None = None,
 ) -> Tensor:
-    """Vary a batch as `settings` say.
+    """Return an augmented batch, float32 (N, 3, size, size) in 0 to 1.
 
-    images: uint8 (N, H, W, 3).  size: height and width of the result.  crop: whether the random resized crop is still
-    to be done here (photos are cropped where they are decoded).  mirrored: bool (N,), which images to mirror where that
-    was settled before; None: drawn here.
-    Returns float32 (N, 3, size, size) between 0 and 1.
+    images: uint8 (N, H, W, 3).  size: height and width of the result.  crop: apply the random resized crop here (photos
+    are cropped where they are decoded).  mirrored: bool (N,), the images to mirror; None: drawn here.
     """
     images = shift_and_flip(images, settings.translate, settings.flip, generator, mirrored)
     varied = to_float(images)
@@ -63,8 +61,8 @@ def augment(
 def shift_and_flip(
     images: Tensor, pixels: int, flip: bool, generator: torch.Generator, mirrored: Tensor | None = None
 ) -> Tensor:
-    """Shift each image by up to `pixels` in both directions, borders reflected, and mirror half of them if `flip`, or
-    else those that are `mirrored`, bool (N,).
+    """Shift each image by up to `pixels` in both directions with reflected borders, and mirror half of them if `flip`,
+    else the `mirrored` ones, bool (N,).
 
     images: (N, H, W, C) of any type; returns the same shape.  Both changes are one gather.
     """
@@ -87,12 +85,12 @@ def shift_and_flip(
 
 
 def _integers(low: int, high: int, count: int, generator: torch.Generator) -> Tensor:
-    """One whole number between `low` and `high`, both included, for each of `count` images; (count, 1)."""
+    """Return one integer in `low` to `high`, inclusive, for each of `count` images; (count, 1)."""
     return torch.randint(low, high + 1, (count, 1), generator=generator)
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Fold positions outside 0 to size - 1 back inside, as a mirror at the outermost pixels does."""
+    """Reflect positions outside 0 to size - 1 at the outermost pixels."""
     period = max(2 * (size - 1), 1)
     folded = positions % period
     return torch.where(folded >= size, period - folded, folded)
@@ -101,10 +99,10 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
 def random_resized_crop(
     images: Tensor, size: int, scale: tuple[float, ...], ratio: tuple[float, ...], generator: torch.Generator
 ) -> Tensor:
-    """Cut a random box out of each image and resample it, bilinearly, to `size`.
+    """Crop a random box of each image and resample it bilinearly to `size`.
 
-    images: float (N, 3, H, W).  scale: least and most share of the area; ratio: least and most width over height, drawn
-    on a log scale as torchvision's RandomResizedCrop does.  A box larger than the image is cut to it.
+    images: float (N, 3, H, W).  scale: least and largest share of the area; ratio: least and largest width over height,
+    drawn on a log scale like torchvision's RandomResizedCrop.  A box larger than the image is cut to it.
     """
     count = len(images)
     uniform = torch.rand(4, count, generator=generator)
@@ -113,7 +111,7 @@ def random_resized_crop(
     aspect = (log_least + uniform[1] * (log_most - log_least)).exp()
     width = (area * aspect).sqrt().clamp(max=1.0)
     height = (area / aspect).sqrt().clamp(max=1.0)
-    # In affine_grid's coordinates the image spans -1 to 1, so a box of width w has its centre within ±(1 - w).
+    # In affine_grid's coordinates the image spans -1 to 1, so the centre of a box of width w is within ±(1 - w).
     centre_x = (2 * uniform[2] - 1) * (1 - width)
     centre_y = (2 * uniform[3] - 1) * (1 - height)
     zero = torch.zeros(count)
@@ -141,7 +139,7 @@ def _grey(images: Tensor) -> Tensor:
 def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Grey out a square of `side` pixels around a random centre of each image (arXiv 1708.04552).
 
-    Near a border part of the square lies outside, as in the paper.
+    Near a border part of the square is outside the image, as in the paper.
     """
     count, _, height, width = images.shape
     device = images.device
@@ -156,6 +154,6 @@ def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 def reduce(images: Tensor, size: int) -> Tensor:
-    """Resize float images (N, 3, H, W) to `size` x `size`, each pixel the weighted mean of those that it stands for."""
+    """Return float images (N, 3, H, W) resized to `size` x `size` with antialiasing."""
     reduced = F.interpolate(images, size, mode="bilinear", antialias=True)
     return reduced.contiguous(memory_format=torch.channels_last)

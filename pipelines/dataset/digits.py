@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, laid out as Kaggle lays out a competition: a trial that needs no network."""
+"""scikit-learn's 1,797 handwritten digits in the form of a Kaggle competition: a trial without network."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,19 +12,19 @@ SEED = 0
 def write_digits(raw: Path, held_back: Path) -> None:
     """Write `raw`/{train,test}/<id>.png, labels.csv and sample_submission.csv, and the test labels to `held_back`.
 
-    The images are grey PNGs of 8 x 8 pixels, 0 to 255; the test images are drawn from each class in proportion.  Train
-    ids are 1 to 1,297 and test ids 1 to 500, in an order that tells nothing.  The same bytes each time.
+    The images are grey PNGs of 8 x 8 pixels, 0 to 255; the test images are a stratified sample. Train ids are 1 to
+    1,297 and test ids 1 to 500, in random order. Every call writes the same bytes.
     """
     from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    pixels = (digits.images * (255 / 16)).round().astype("uint8")  # the bundled values are 0 to 16
+    pixels = (digits.images * (255 / 16)).round().astype("uint8")  # values are 0 to 16
     train_pixels, test_pixels, train_labels, test_labels = train_test_split(
         pixels, digits.target, test_size=TEST_IMAGES, stratify=digits.target, random_state=SEED
     )
-    write_text(held_back, _table(test_labels))  # first, so that an existing raw folder means that both are there
+    write_text(held_back, _table(test_labels))  # first: an existing raw folder means that both exist
     with atomic_folder(raw) as folder:
         for name, images in (("train", train_pixels), ("test", test_pixels)):
             (folder / name).mkdir()

@@ -1,4 +1,4 @@
-"""Decoding image files to upright RGB, and fitting them to a size; no torch, as decoding processes import it."""
+"""Decoding image files to upright RGB, and resizing them; without torch, because decoding processes import it."""
 
 import io
 import os
@@ -17,32 +17,21 @@ from pipelines.system.errors import UserError
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
-# By the number that EXIF gives an orientation; 1 is upright.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-# Of files that split finds; Pillow knows others, and would start Ghostscript for a PostScript file called .jpg.
+# By the value of the EXIF tag Orientation, from 2; 1 is upright.
+_TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
+TURNS = {value: Image.Transpose[turn] for value, turn in enumerate(_TURNS, start=2)}
+# Pillow reads more formats, but would start Ghostscript for a PostScript file named .jpg.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
-# As many as Pillow takes without a warning: while a picture is decoded it is held two or three times, at 4 bytes a
-# pixel each, which comes to a gigabyte in each process (1.4 for WebP).
-MAX_PIXELS = 89_478_485
-MAX_BYTES = 8 * MAX_PIXELS  # of a file: four channels of 16 bits, not compressed
-STRIP_PIXELS = 1 << 20  # what is converted at once where a conversion takes several copies
+MAX_PIXELS = 89_478_485  # Pillow's own limit; decoding so many takes about a gigabyte (1.4 for WebP)
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
+STRIP_PIXELS = 1 << 20  # converted at once where a conversion makes several copies
 
 
 @contextmanager
 def settled_warnings() -> Iterator[None]:
-    """Let Pillow keep to itself each damaged tag that it finds, and refuse pictures of more than MAX_PIXELS.
+    """Silence Pillow's warnings about damaged tags, and make it refuse images of more than MAX_PIXELS.
 
-    Entered once for many small images: entering takes as long as a tenth of decoding one.
+    Enter it once for many small images: it takes a tenth of the time of decoding one.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,20 +40,20 @@ def settled_warnings() -> Iterator[None]:
 
 
 def open_image(path: Path, place: str) -> Image.Image:
-    """Return the picture in `path` as a viewer shows it: upright, RGB, 8 bits.
+    """Return the image in `path` as a viewer shows it: upright, RGB, 8 bits.
 
-    `place` says where the path comes from, for the message: an unreadable file raises a `UserError` that names both.
+    Raises `UserError` for an unreadable file, with its path and `place`, the row that names it.
     """
     with settled_warnings():
         return decode(path, place)
 
 
 def decode(path: Path, place: str) -> Image.Image:
-    """Do what `open_image` does, inside of `settled_warnings`."""
+    """Return what `open_image` returns; for use inside `settled_warnings`."""
     try:
-        with open(path, "rb", buffering=0) as file:  # read at once: Pillow's own small steps take a tenth of the time
+        with open(path, "rb", buffering=0) as file:  # one read: Pillow's small reads take a tenth of the time
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes, the most that is read")
+                raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes, the limit")
             content = io.BytesIO(file.read())
         with Image.open(content, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -77,24 +66,23 @@ def decode(path: Path, place: str) -> Image.Image:
     except UnidentifiedImageError:
         problem = f"it is none of {', '.join(FORMATS)}"
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        problem = f"it is larger than {MAX_PIXELS:,} pixels, the most that are decoded; scale it down"
-    except Exception as error:
-        # Pillow answers damage with a dozen exception types, from SyntaxError to struct.error.
+        problem = f"it is larger than {MAX_PIXELS:,} pixels, the limit; scale it down"
+    except Exception as error:  # for damage Pillow raises a dozen types, from SyntaxError to struct.error
         problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     raise UserError(
-        f"{path} ({place}) cannot be read as an image: {problem}. Put the right file there; or, for a labelled image, "
+        f"{path} ({place}) cannot be read as an image: {problem}. Replace the file; or, if the image is labelled, "
         "remove its row from the labels CSV and split again."
     )
 
 
 def shorter_side(path: Path) -> int:
-    """Return the shorter side, in pixels, of a picture that was decoded before: only its header is read."""
+    """Return the shorter side, in pixels, of an image that was decoded before; only its header is read."""
     with settled_warnings(), Image.open(path, formats=FORMATS) as image:
         return min(image.size)
 
 
 def _check_depth(image: Image.Image) -> None:
-    """Raise a `ValueError` for greys of which Pillow does not say what is white: all but 8 and plain 16 bits."""
+    """Raise `ValueError` for greys whose white value Pillow does not tell: all but 8 and plain 16 bits."""
     if image.mode == "F":
         raise ValueError("its greys are floating-point numbers; save it with 8 or 16 bits a channel")
     if image.format == "TIFF" and image.mode.startswith("I"):
@@ -105,17 +93,16 @@ def _check_depth(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn `image` as its EXIF says.  (Pillow's exif_transpose writes the EXIF anew, which fails where one of its other
-    tags is damaged.)"""
+    """Return `image` turned as its EXIF says. Pillow's exif_transpose fails if another tag is damaged."""
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except ValueError:  # Pillow 11 and older, of an EXIF that is cut off
+    except ValueError:  # Pillow 11 and older, for a truncated EXIF
         turn = None
-    return image.transpose(turn) if turn is not None else image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel: convert() would clip at 255 rather than scale
+    if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 instead of scaling
         values = np.asarray(image)
         pixels = np.empty(values.shape, np.uint8)
         for top, bottom in _strips(image):
@@ -125,7 +112,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(pixels)
     if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
         image = image.convert("RGBA")
-    if image.mode in ("RGBA", "LA", "PA"):  # what lies under transparent pixels is arbitrary: show them on white
+    if image.mode in ("RGBA", "LA", "PA"):  # transparent pixels have arbitrary colours: show them as white
         shown = Image.new("RGB", image.size)
         for top, bottom in _strips(image):
             strip = image.crop((0, top, image.width, bottom)).convert("RGBA")
@@ -135,33 +122,29 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int]]:
-    """Yield the first row, and the one after the last, of each strip of `image` that is converted at once."""
+    """Yield the first row and the end of each strip of `image` of about STRIP_PIXELS."""
     rows = max(STRIP_PIXELS // image.width, 1)
     for top in range(0, image.height, rows):
         yield top, min(top + rows, image.height)
 
 
 def fit(image: Image.Image, size: int, resize: int) -> Pixels:
-    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, 3).
-
-    An image that already is `size` x `size`, of which nothing is to be cut off, comes back as it is.
-    """
+    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, 3)."""
     if image.size != (size, size) or resize != size:
         width, height = image.size
-        side = min(width, height) * size / resize  # of the square, in this image, that becomes size x size
+        side = min(width, height) * size / resize  # of the square in `image` that becomes size x size
         left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)  # one copy less than np.array makes
 
 
 def random_crop_box(
     width: int, height: int, scale: tuple[float, ...], ratio: tuple[float, ...], random: np.random.Generator
 ) -> Box:
-    """Return a random box (left, top, right, bottom) as torchvision's RandomResizedCrop draws it.
+    """Return a random box (left, top, right, bottom) like torchvision's RandomResizedCrop.
 
-    scale: least and most share of the area; ratio: least and most width over height.  A box that does not fit is drawn
-    again, up to ten times; then the largest centred box of an allowed ratio is taken.
+    scale: smallest and largest share of the area; ratio: smallest and largest width / height. After ten boxes that do
+    not fit, the largest centred box of an allowed ratio is returned.
     """
     for _ in range(10):
         area = width * height * random.uniform(scale[0], scale[1])
@@ -181,5 +164,5 @@ def crop(image: Image.Image, box: Box, size: int) -> Pixels:
 
 
 def place_of(row: Any) -> str:
-    """Say where an image of a split table comes from; `row` has its id and its index in the table."""
+    """Return where an image is named, for errors; `row` is a named tuple of the split table."""
     return f"id {row.id!r}, line {row.Index + 2} of split.csv"

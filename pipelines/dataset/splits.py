@@ -1,7 +1,7 @@
 """Dividing the labelled rows into train and valid, and the CSV that records it.
 
-A split depends on ids, labels and seed alone: within a class, rows are ordered by a hash of seed and id.  So it is the
-same for any order of rows or files, on any platform, with any version of any library.
+A split depends only on ids, labels, groups and seed: within a class, rows are ordered by a hash of seed and id. It is
+the same for any order of rows or files, on any platform, with any version of any library.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.tables import normal, read_csv, without_extension, write_csv
+from pipelines.dataset.image_paths import normal, without_extension
+from pipelines.dataset.tables import read_csv, write_csv
 from pipelines.settings.schema import SplitSettings
 from pipelines.system.errors import UserError, did_you_mean, quoted
 
@@ -21,46 +22,41 @@ COLUMNS = ("id", "path", "label", "split", "fold")
 SPLITS = ("train", "valid", "test")
 NO_FOLD = -1
 GROUP_COLUMNS = ("id", "group")  # of the CSV that split.group_file names
-MANY = 10_000  # ids, among which looking for near ones takes seconds
+MANY = 10_000  # ids; searching more of them for similar ones takes seconds
 
 
 def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
-    """Return labelled `rows` (`id`, `label`, `group`) with two more columns.
+    """Return the labelled `rows` (`id`, `label`, `group`) with the columns `split` and `fold`.
 
-    `split` is `train` or `valid`; `fold` is 0 to `settings.folds` - 1, or -1 for a row that always trains and for all
-    rows when there are no folds.  With folds, valid is fold 0.  Every class keeps a row in train, whichever fold
-    validates.
-
-    Raises `UserError` when train, valid or a fold would be empty, and for settings that exclude one another.
+    `split` is `train` or `valid`; `fold` is 0 to `settings.folds` - 1, or -1 for a row that is always in train and for
+    all rows without folds. With folds, valid is fold 0. Every class keeps a row in train, whichever fold validates.
+    Raises `UserError` if train, valid or a fold would be empty, and for settings that exclude each other.
     """
     grouped = "group_column" if settings.group_column else "group_file" if settings.group_file else ""
     if settings.method == "equal-per-class" and (grouped or settings.folds):
         other = f"split.{grouped or 'folds'}"
         raise UserError(f"split.method 'equal-per-class' and {other} exclude each other: set split.method=stratified.")
     if grouped:
-        homes = _place_groups(rows, settings)
+        folds = _place_groups(rows, settings)
     else:
         classes = _classes_in_hash_order(rows, settings.seed)
-        homes = _deal(classes, settings.folds) if settings.folds else _cut(classes, settings)
-    valid = homes.count(0)
-    filled = set(homes)
-    empty = next((fold for fold in range(settings.folds) if fold not in filled), None)  # folds may be a million
+        folds = _deal(classes, settings.folds) if settings.folds else _cut(classes, settings)
+    valid, filled = folds.count(0), set(folds)
+    empty = next((fold for fold in range(settings.folds) if fold not in filled), None)  # not a set: may be a million
     if empty is not None:
         raise UserError(f"Fold {empty} of {settings.folds} would be empty with {len(rows)} rows: lower split.folds.")
     if valid in (0, len(rows)):
         raise UserError(
-            f"Of {len(rows)} labelled rows {valid} would be valid, which leaves nothing to "
+            f"{valid} of {len(rows)} labelled rows would be valid, which leaves nothing to "
             f"{'train on' if valid else 'validate on'}: change split.valid_ratio, now {settings.valid_ratio:g}."
         )
-    return rows.assign(
-        split=["train" if home else "valid" for home in homes], fold=homes if settings.folds else NO_FOLD
-    )
+    names = ["train" if fold else "valid" for fold in folds]
+    return rows.assign(split=names, fold=folds if settings.folds else NO_FOLD)
 
 
 def single_image_classes(rows: pd.DataFrame) -> list[str]:
-    """Return the classes of which there is one labelled image; it stays in train, so they are never validated."""
-    counts = Counter(rows["label"].tolist())
-    return sorted(label for label, count in counts.items() if count == 1)
+    """Return the classes with one labelled image; it stays in train, so they are never validated."""
+    return sorted(label for label, count in Counter(rows["label"].tolist()).items() if count == 1)
 
 
 def _hash(seed: int, text: str) -> str:
@@ -78,43 +74,41 @@ def _classes_in_hash_order(rows: pd.DataFrame, seed: int) -> dict[str, list[int]
 
 
 def _deal(classes: Mapping[str, Sequence[int]], folds: int) -> list[int]:
-    """Deal each class round the folds, going on where the last one stopped: fold sizes differ by at most one."""
-    homes = [NO_FOLD] * sum(map(len, classes.values()))
-    dealt = 0
-    for positions in classes.values():
-        if len(positions) > 1:
-            for position in positions:
-                homes[position] = dealt % folds
-                dealt += 1
-    return homes
+    """Return the fold of each row: all classes dealt in turn, so that fold sizes differ by at most one."""
+    result = [NO_FOLD] * sum(map(len, classes.values()))
+    several = (position for positions in classes.values() if len(positions) > 1 for position in positions)
+    for place, position in enumerate(several):
+        result[position] = place % folds
+    return result
 
 
 def _cut(classes: Mapping[str, Sequence[int]], settings: SplitSettings) -> list[int]:
-    """Take the first rows of each class to valid (0); the others are train (-1)."""
+    """Return 0 (valid) for the first rows of each class and -1 (train) for the others."""
     sizes = {label: len(positions) for label, positions in classes.items()}
-    ratio = Fraction(str(settings.valid_ratio))  # as written: the float 0.29 times 100 is 28.999999999999996
-    counts = (_equal if settings.method == "equal-per-class" else _proportional)(sizes, ratio, settings.seed)
-    homes = [NO_FOLD] * sum(sizes.values())
+    ratio = Fraction(str(settings.valid_ratio))  # exact: the float 0.29 times 100 is 28.999999999999996
+    equal = settings.method == "equal-per-class"
+    counts = _equal(sizes, ratio) if equal else _proportional(sizes, ratio, settings.seed)
+    result = [NO_FOLD] * sum(sizes.values())
     for label, positions in classes.items():
         for position in positions[: counts[label]]:
-            homes[position] = 0
-    return homes
+            result[position] = 0
+    return result
 
 
-def _equal(sizes: Mapping[str, int], ratio: Fraction, seed: int) -> dict[str, int]:
-    """Valid rows of each class by the textbook's rule: the same number from each, by the rarest class of n rows.
+def _equal(sizes: Mapping[str, int], ratio: Fraction) -> dict[str, int]:
+    """Return the valid rows of each class by the textbook's rule: the same number for all, set by the rarest class.
 
-    That is max(floor(n * ratio), 1), as in d2l.ai, sections 14.13 and 14.14 (`reorg_train_valid`); but a class of one
-    image keeps it in train.
+    For n rows in the rarest class this is max(floor(n * ratio), 1), as in d2l.ai, sections 14.13 and 14.14
+    (`reorg_train_valid`); but a class of one image keeps it in train.
     """
     share = max(floor(min(sizes.values()) * ratio), 1)
     return {label: min(share, size - 1) for label, size in sizes.items()}
 
 
 def _proportional(sizes: Mapping[str, int], ratio: Fraction, seed: int) -> dict[str, int]:
-    """Valid rows of each class by largest remainder (Hamilton's method): round(all rows * ratio) in total.
+    """Return the valid rows of each class by largest remainder (Hamilton's method): round(all rows * ratio) in total.
 
-    The total is less only where every class is down to its last train row.  Equal remainders are ordered by hash.
+    The total is less only if every class is down to its last train row. Equal remainders are ordered by hash.
     """
     counts = {label: floor(size * ratio) for label, size in sizes.items()}
     left = round(sum(sizes.values()) * ratio) - sum(counts.values())
@@ -127,22 +121,21 @@ def _proportional(sizes: Mapping[str, int], ratio: Fraction, seed: int) -> dict[
 
 
 def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
-    """Return the home of each row such that groups stay whole: its fold, or without folds 0 (valid) or -1 (train).
+    """Return the fold of each row, or without folds 0 (valid) or -1 (train), such that no group is divided.
 
     Groups are placed one by one, the largest first and equal ones by hash, each where it most lowers the squared
-    distance of the class counts from their shares: the greedy idea of scikit-learn's `StratifiedGroupKFold`, for
-    shares of any size.  No home but train (-1) takes a class's last group when all others of the class are there too.
+    distance of the class counts from their shares: the greedy method of scikit-learn's `StratifiedGroupKFold`, for
+    shares of any size. Only train (-1) takes the last group of a class whose other groups are all in one place.
     """
     groups: dict[str, Counter[str]] = {}
     for group, label in zip(rows["group"], rows["label"], strict=True):
         groups.setdefault(group, Counter())[label] += 1
-    if len(groups) < (settings.folds or 2):
-        where, key = f"column {settings.group_column!r}", "group_column"
-        if settings.group_file:
-            where, key = settings.group_file, "group_file"
+    parts = settings.folds or 2
+    if len(groups) < parts:
+        key = "group_file" if settings.group_file else "group_column"
+        where = settings.group_file or f"column {settings.group_column!r}"
         raise UserError(
-            f"{len(groups)} groups in {where} cannot fill {settings.folds or 2} parts: "
-            f"lower split.folds, or empty split.{key}."
+            f"{len(groups)} groups in {where} cannot fill {parts} parts: lower split.folds, or empty split.{key}."
         )
     shares = {0: settings.valid_ratio, NO_FOLD: 1 - settings.valid_ratio}
     if settings.folds:
@@ -158,15 +151,15 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
             for label, count in sorted(labels.items())
         )
 
+    def leaves_all(home: int, lasts: Sequence[str]) -> bool:
+        """Whether other places have rows of each class in `lasts`."""
+        return all(any(placed[other][label] for other in placed if other != home) for label in lasts)
+
     for group in sorted(groups, key=lambda name: (-groups[name].total(), _hash(settings.seed, name))):
         labels = groups[group]
         lasts = [label for label in labels if pending[label] == 1]
-        open_homes = [
-            home
-            for home in shares
-            if home == NO_FOLD or all(any(placed[other][label] for other in placed if other != home) for label in lasts)
-        ]
-        home = min(open_homes, key=lambda home: distance(home, labels), default=NO_FOLD)
+        allowed = [home for home in shares if home == NO_FOLD or leaves_all(home, lasts)]
+        home = min(allowed, key=lambda home: distance(home, labels), default=NO_FOLD)
         placed[home].update(labels)
         pending.subtract(labels.keys())
         home_of[group] = home
@@ -174,22 +167,20 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
 
 
 def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
-    """Return the group of each of `ids`, as the CSV `group_file` below `root` says; an id that is not listed is a group
-    of its own.
+    """Return the group of each of `ids` in the CSV `group_file` below `root`; an id not listed is its own group.
 
-    Raises `UserError` where the CSV is missing or has no columns id and group, and for an id that is unknown or listed
-    twice or without a group.
+    Raises `UserError` for a missing file or column, and for an id that is unknown, listed twice, or without a group.
     """
     path = root / group_file
     if not path.is_file():
         raise UserError(
-            f"There is no file {path}, which split.group_file names, from the working folder. `make audit` writes one: "
-            "data/<competition>/audit/groups.csv, once there is a split, where rows belong together."
+            f"There is no file {path}, which split.group_file names (relative to the working folder). `make audit` "
+            "writes data/<competition>/audit/groups.csv after a first split."
         )
-    table = read_csv(path, strip=False, may_lack_rows=True)  # without them every row is a group of its own
+    table = read_csv(path, strip=False, may_lack_rows=True)  # without rows, each id is its own group
     if missing := [name for name in GROUP_COLUMNS if name not in table]:
         raise UserError(
-            f"{path} (split.group_file) has no column {missing[0]!r}. It takes the columns {','.join(GROUP_COLUMNS)}; "
+            f"{path} (split.group_file) has no column {missing[0]!r}. It needs the columns {','.join(GROUP_COLUMNS)}; "
             f"it has: {', '.join(table.columns)}."
         )
     known = set(ids)
@@ -199,19 +190,19 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
         if name not in known:
             raise UserError(
                 f"{where} is not the id of a labelled row.{did_you_mean(name, known) if len(known) < MANY else ''} "
-                "Ids are written as in data.labels, or as paths below data.train_images. Mend or remove this row, or "
-                "make the file anew: make audit."
+                "Use ids as in data.labels, or paths below data.train_images. Correct or remove this row, or rebuild "
+                "the file: make audit."
             )
         if name in groups:
-            raise UserError(f"{where} is listed twice. Remove one of the two rows; an id is in one group.")
+            raise UserError(f"{where} is listed twice. Remove one of the two rows.")
         if not group:
-            raise UserError(f"{where} has no group. Name its group, or remove this row.")
+            raise UserError(f"{where} has no group. Add its group, or remove this row.")
         groups[name] = f"group {group}"
     return [groups.get(name) or f"id {without_extension(name)}" for name in ids]
 
 
 def with_test(labelled: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """Return the whole split, `COLUMNS`: what `assign` made, then the `test` rows (`id`, `path`), their label empty."""
+    """Return the whole split, `COLUMNS`: the rows of `assign`, then the `test` rows (`id`, `path`) without labels."""
     return pd.concat([labelled, test.assign(label="", split="test", fold=NO_FOLD)], ignore_index=True)[[*COLUMNS]]
 
 
@@ -223,13 +214,13 @@ def write_split_csv(path: Path, rows: pd.DataFrame) -> None:
 def read_split_csv(path: Path, split_command: str = "make split") -> pd.DataFrame:
     """Return the split in the order it was written: `id`, `path`, `label`, `split` as text, `fold` as integers.
 
-    Test rows have an empty label and fold -1.  Raises `UserError` when the file is missing, saying that
-    `split_command` makes it, or is not a split.
+    Test rows have an empty label and fold -1. Raises `UserError` if the file is missing, with the `split_command` that
+    creates it, or is not a split.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing. First: {split_command}")
     rows = read_csv(path, strip=False)
     well_formed = tuple(rows.columns) == COLUMNS and set(rows["split"].unique()) <= set(SPLITS)
     if not well_formed or not rows["fold"].str.fullmatch("-?[0-9]{1,9}").all():
-        raise UserError(f"{path} is not a split: remove it and type `{split_command}`.")
+        raise UserError(f"{path} is not a split. Remove it and run `{split_command}`.")
     return rows.reset_index(drop=True).astype({"fold": int})

@@ -1,4 +1,4 @@
-"""A submission: the classes it speaks of, its rows joined to the sample by id, and the check before it is sent."""
+"""The submission: its classes, its rows joined to the sample submission by id, and its check before it is sent."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,35 +12,36 @@ from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, quoted
 
 SUM_TOLERANCE = 1e-4
-PROBABILITY_FORMAT = "%.9g"  # float32's own precision: more digits would be noise
+PROBABILITY_FORMAT = "%.9g"  # the precision of float32
 
 
 def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str]:
-    """Return the classes, sorted: those of the sample's columns for probabilities, else those that occur as labels.
+    """Return the sorted classes: for probabilities the columns of the sample submission, else the labels that occur.
 
-    Raises `UserError` where the sample submission has another form than the settings say, or no column for a label.
+    Raises `UserError` if the sample submission contradicts the settings, or has no column for a label.
     """
     occurring = sorted(set(labels))
-    if settings.competition.metric == "log_loss" and settings.competition.submission == "labels":
+    of_labels = settings.competition.submission == "labels"
+    if settings.competition.metric == "log_loss" and of_labels:
         raise UserError(
-            f"{settings.name}: log loss is taken of probabilities, but competition.submission is labels. Set it to "
-            "probabilities, or another competition.metric."
+            f"{settings.name}: log loss needs probabilities, but competition.submission is labels. Set it to "
+            "probabilities, or change competition.metric."
         )
     if not settings.data.sample_submission:
         return occurring
     path = raw / settings.data.sample_submission
     columns = list(read_csv(path).columns[1:])
-    if settings.competition.submission == "labels":
+    if of_labels:
         if len(columns) != 1:
             raise UserError(
                 f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
                 "competition.submission to probabilities if it has one column per class."
             )
         return occurring
-    if homeless := sorted(set(occurring) - set(columns)):
+    if missing := sorted(set(occurring) - set(columns)):
         raise UserError(
-            f"{path}: its columns are not the classes: {len(homeless)} of {len(occurring)} labels have none, such as "
-            f"{quoted(homeless[0])}; it has {few(columns)}. Set data.label_column to the right column of "
+            f"{path}: its columns are not the classes: {len(missing)} of {len(occurring)} labels have none, for "
+            f"example {quoted(missing[0])}; it has {few(columns)}. Set data.label_column to the right column of "
             f"{settings.data.labels}, or competition.submission to labels."
         )
     return sorted(columns)
@@ -49,12 +50,13 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
 def make_submission(
     ids: Sequence[str], probabilities: npt.NDArray[np.float32], classes: list[str], settings: Settings, raw: Path
 ) -> pd.DataFrame:
-    """Return the submission's table of text: the sample's header and order of rows, filled by id.
+    """Return the submission as a table of text: header and row order of the sample submission, filled by id.
 
-    probabilities: (N, K), one row for each of `ids`, one column for each of `classes`.  Without a sample the header is
-    that of the labels CSV, or `id` and `label`, and rows stand in the order of `ids`.
+    probabilities: (N, K), one row for each of `ids`, one column for each of `classes`. Without a sample the header is
+    that of the labels CSV, or `id` and `label`, and the rows are in the order of `ids`.
     """
-    if settings.competition.submission == "labels":
+    of_labels = settings.competition.submission == "labels"
+    if of_labels:
         chosen = np.array(classes, dtype=object)[probabilities.argmax(axis=1)]
         predicted = pd.DataFrame({"label": chosen}, index=pd.Index(ids))
     else:
@@ -64,27 +66,26 @@ def make_submission(
         predicted = pd.DataFrame(text, columns=classes, index=pd.Index(ids))
     if not settings.data.sample_submission:
         id_name, label_name = _header_of_labels(settings, raw)
-        if settings.competition.submission == "labels":
+        if of_labels:
             predicted.columns = pd.Index([label_name])
         return predicted.rename_axis(id_name).reset_index()
     path = raw / settings.data.sample_submission
     sample = read_csv(path)
-    wanted = sample.iloc[:, 0]
+    wanted, columns = sample.iloc[:, 0], sample.columns[1:]
     if missing := sorted(set(wanted) - set(ids)):
         raise UserError(
-            f"{path} wants {len(missing)} ids that were not predicted, such as {few(missing)}. Were images added "
-            "after the split? Split again."
+            f"{path} wants {len(missing)} ids that were not predicted, for example {few(missing)}. If images were "
+            "added after the split, split again."
         )
-    if settings.competition.submission == "labels":
-        predicted.columns = sample.columns[1:]
-    elif set(sample.columns[1:]) != set(classes):
+    if of_labels:
+        predicted.columns = columns
+    elif set(columns) != set(classes):
         raise UserError(f"{path}: its columns are not the classes that the run was trained on. Train again.")
-    filled = predicted.loc[wanted, list(sample.columns[1:])]
-    return filled.rename_axis(sample.columns[0]).reset_index()
+    return predicted.loc[wanted, list(columns)].rename_axis(sample.columns[0]).reset_index()
 
 
 def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
-    """Return what the labels CSV calls its ids and its labels; `id` and `label` where there is no such CSV."""
+    """Return the names of the id and the label column of the labels CSV; `id` and `label` without that CSV."""
     data = settings.data
     if not data.labels:
         return "id", "label"
@@ -95,56 +96,52 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
 
 
 def write_submission(path: Path, table: pd.DataFrame) -> None:
-    """Write the table that `make_submission` made to `path`, as `check_submission` reads it."""
+    """Write the table of `make_submission` to `path`, in the form that `check_submission` reads."""
     path.write_text(table_text(table), encoding="utf-8", newline="\n")
 
 
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:
-    """Check the submission file at `path` against the sample, and return its number of rows.
+    """Check the submission file at `path` and return its number of rows.
 
-    Header and ids exactly the sample's, no id twice, known labels; or probabilities that are numbers between 0 and 1
-    and sum to 1.  Raises `UserError` that names the first line at fault.
+    Header and ids must be those of the sample submission, without repeated ids; labels must be known, probabilities
+    between 0 and 1 with a sum of 1. Raises `UserError` with the first wrong line.
     """
     table = read_csv(path)
     if len(table.columns) < 2:
         raise UserError(f"{path} has one column; a submission has an id and at least one more.")
     ids = table.iloc[:, 0]
-    if duplicated := list(ids[ids.duplicated()]):
-        raise UserError(f"{path}: {len(duplicated)} ids occur twice, such as {few(duplicated)}.")
+    if repeated := list(ids[ids.duplicated()]):
+        raise UserError(f"{path}: {len(repeated)} ids occur twice, for example {few(repeated)}.")
     if settings.data.sample_submission:
         sample_path = raw / settings.data.sample_submission
         sample = read_csv(sample_path)
         if list(table.columns) != list(sample.columns):
-            raise UserError(
-                f"{path}: its header is {few(list(table.columns))}; {sample_path} has {few(list(sample.columns))}."
-            )
+            headers = f"its header is {few(list(table.columns))}; {sample_path} has {few(list(sample.columns))}"
+            raise UserError(f"{path}: {headers}.")
         absent, extra = set(sample.iloc[:, 0]) - set(ids), set(ids) - set(sample.iloc[:, 0])
         if absent or extra:
             raise UserError(
                 f"{path}: its ids are not those of {sample_path}: {len(absent)} are absent ({few(sorted(absent))}), "
                 f"{len(extra)} too many ({few(sorted(extra))})."
             )
-    values = table.iloc[:, 1:]
     if settings.competition.submission == "labels":
-        unknown = ~values.iloc[:, 0].isin(classes)
-        if unknown.any():
-            line = int(np.flatnonzero(unknown)[0])
-            raise UserError(
-                f"{path}, line {line + 2}: {quoted(values.iloc[line, 0])} is not a known label ({few(classes)})."
-            )
+        labels = table.iloc[:, 1]
+        unknown = labels[~labels.isin(classes)]
+        if not unknown.empty:
+            problem = f"{quoted(unknown.iloc[0])} is not a known label ({few(classes)})"
+            raise UserError(f"{path}, line {unknown.index[0]}: {problem}.")
         return len(table)
-    numbers = values.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    out_of_range = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)  # true for NaN too
-    if out_of_range.any():
-        line = int(np.flatnonzero(out_of_range)[0])
-        raise UserError(f"{path}, line {line + 2}: not every value is a probability between 0 and 1.")
-    off = np.abs(numbers.sum(axis=1) - 1) > SUM_TOLERANCE
-    if off.any():
-        line = int(np.flatnonzero(off)[0])
-        raise UserError(f"{path}, line {line + 2}: the probabilities sum to {numbers[line].sum():.6f}, not to 1.")
+    numbers = table.iloc[:, 1:].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    outside = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)  # true for NaN
+    if outside.any():
+        raise UserError(f"{path}, line {outside.idxmax()}: not every value is a probability between 0 and 1.")
+    sums = numbers.sum(axis=1)
+    wrong = sums[(sums - 1).abs() > SUM_TOLERANCE]
+    if not wrong.empty:
+        raise UserError(f"{path}, line {wrong.index[0]}: the probabilities sum to {wrong.iloc[0]:.6f}, not to 1.")
     return len(table)
 
 
 def few(names: Sequence[str]) -> str:
-    """Return the first three names in quotes, and an ellipsis where there are more."""
+    """Return the first three names in quotes, with an ellipsis if there are more."""
     return ", ".join(map(quoted, names[:3])) + (", …" if len(names) > 3 else "")

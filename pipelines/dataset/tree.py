@@ -5,7 +5,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from itertools import chain, count, groupby
 from operator import attrgetter
 from pathlib import Path
@@ -13,27 +14,22 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from pipelines.dataset.tables import csv_text, normal
+from pipelines.dataset.image_paths import normal
+from pipelines.dataset.tables import csv_text
 from pipelines.system import files
 from pipelines.system.watch import Watch, unwatched
 
 HARD_LINK, SYMBOLIC_LINK, COPY = "hard link", "symbolic link", "copy"
 CLASSES_CSV = "classes.csv"
 PARTS = {"train": ("train", "train_valid"), "valid": ("valid", "train_valid")}  # by split
-UNKNOWN = "test/unknown"  # where the textbook puts test images: ImageFolder wants one folder per class
-LONGEST_NAME = 255  # bytes, of all common file systems
+UNKNOWN = "test/unknown"  # as in the textbook: ImageFolder needs one folder per class
+LONGEST_NAME = 255  # bytes, on all common file systems
 LONGEST_STEM = 200  # bytes, which leaves room for a number and an extension
 
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
-_CANNOT_LINK = {
-    errno.EXDEV,  # another device
-    errno.EPERM,  # the file system has no links, or the kernel forbids them to files of other people
-    errno.EACCES,
-    errno.EMLINK,  # too many links to one file
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-}
+# Another device; no links on this file system, or not to files of other users; too many links to one file.
+_CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class Link(NamedTuple):
@@ -45,31 +41,28 @@ class Link(NamedTuple):
 
 
 def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -> Counter[str]:
-    """Make `tree` from the whole split `rows` and return how many entries are `HARD_LINK`, `SYMBOLIC_LINK` or `COPY`.
+    """Write `tree` for the whole split `rows`; return the number of entries by `HARD_LINK`, `SYMBOLIC_LINK` and `COPY`.
 
     The tree holds `train`, `valid` and `train_valid` with a folder for every class (`folder_names`, listed in
-    `classes.csv`), and `test/unknown`.  A class without valid images has an empty folder in `valid`: were it missing,
-    ImageFolder would number the classes of `valid` differently from those of `train`.  An entry is a hard link where
-    the file system can, else a symbolic link, else a copy.  `watch` sees the entries go by, for a progress bar.
-
-    The tree appears whole or not at all.  Raises `OSError` when the disk is full or an image cannot be read.
+    `classes.csv`), and `test/unknown`. A class without valid images has an empty folder in `valid`, so that ImageFolder
+    numbers the classes of `valid` like those of `train`. An entry is a hard link if the file system allows it, else a
+    symbolic link, else a copy. The tree appears only when it is complete. Raises `OSError` for a full disk.
     """
     names = folder_names(rows["label"][rows["split"] != "test"].unique())
     source = os.path.realpath(raw)
     kinds: Counter[str] = Counter()
-    with files.atomic_folder(tree) as partial:
-        for part in ("train", "valid", "train_valid"):
-            for name in names.values():
-                (partial / part / name).mkdir(parents=True)
-        (partial / UNKNOWN).mkdir(parents=True)
-        with open(partial / CLASSES_CSV, "w", encoding="utf-8", newline="") as file:
+    with files.atomic_folder(tree) as unfinished:
+        of_classes = [f"{part}/{name}" for part in ("train", "valid", "train_valid") for name in names.values()]
+        for folder in (*of_classes, UNKNOWN):
+            (unfinished / folder).mkdir(parents=True)
+        with open(unfinished / CLASSES_CSV, "w", encoding="utf-8", newline="") as file:
             file.write(csv_text([("folder", "label"), *((name, label) for label, name in names.items())]))
         links = _links(rows, names)
         for folder, group in groupby(watch(links, "linking", len(links)), key=attrgetter("folder")):
-            # From the tree's final place: a symbolic link says how to get from itself to the image.
+            # relative to the final place of the tree, where a symbolic link must lead to the image
             upwards = os.path.relpath(source, os.path.realpath(tree / folder))
-            place = partial / folder
-            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # spares looking up the path per link
+            place = unfinished / folder
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path lookup per link
             try:
                 for _, name, path in group:
                     kinds[_link(f"{source}/{path}", f"{upwards}/{path}", place, descriptor, name)] += 1
@@ -79,45 +72,40 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
 
 
 def _link(source: str, relative: str, folder: Path, descriptor: int, name: str) -> str:
-    """Make `name` in `folder`, open as `descriptor`, stand for the file `source`; return by which kind of entry."""
-    try:
-        # With a descriptor, unlike with two paths, Linux links to what a symbolic link leads to, not to the link.
-        os.link(source, name, dst_dir_fd=descriptor)
-        return HARD_LINK
-    except OSError as error:
-        if error.errno not in _CANNOT_LINK:
-            raise
-    try:
-        os.symlink(relative, name, dir_fd=descriptor)
-        return SYMBOLIC_LINK
-    except OSError as error:
-        if error.errno not in _CANNOT_LINK:
-            raise
+    """Link or copy the file `source` to `name` in `folder`, open as `descriptor`; return the kind of entry."""
+    # With a descriptor, unlike with two paths, Linux links to the target of a symbolic link, not to the link.
+    hard = partial(os.link, source, name, dst_dir_fd=descriptor)
+    symbolic = partial(os.symlink, relative, name, dir_fd=descriptor)
+    for kind, link in ((HARD_LINK, hard), (SYMBOLIC_LINK, symbolic)):
+        try:
+            link()
+            return kind
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
     shutil.copyfile(source, folder / name)
     return COPY
 
 
 def _links(rows: pd.DataFrame, names: dict[str, str]) -> list[Link]:
-    """Return all entries of the tree, folder by folder; no two in a folder differ by case alone."""
-    links = []
+    """Return all entries of the tree by folder; no two names in a folder differ only by case."""
+    links: list[Link] = []
     taken: dict[str, set[str]] = {}
     columns = (rows[name].tolist() for name in ("path", "label", "split"))
-    for path, label, split in sorted(zip(*columns, strict=True)):  # so that names do not depend on the rows' order
+    for path, label, split in sorted(zip(*columns, strict=True)):  # names must not depend on the order of rows
         folder = UNKNOWN if split == "test" else names[label]
         name = _unique(taken.setdefault(folder, set()), path.rpartition("/")[2], path.replace("/", "_"))
-        if split == "test":
-            links.append(Link(folder, name, path))
-        else:
-            links.extend(Link(f"{part}/{folder}", name, path) for part in PARTS[split])
+        folders = [folder] if split == "test" else [f"{part}/{folder}" for part in PARTS[split]]
+        links.extend(Link(folder, name, path) for folder in folders)
     return sorted(links, key=attrgetter("folder"))
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
-    """Return {label: folder name}, the labels sorted, the names fit for any file system.
+    """Return {label: folder name}, sorted by label, with names that are valid on any file system.
 
-    Spaces and non-ASCII letters stay.  Separators and other signs that some system forbids, a leading dot and a
-    trailing dot or space become `_`; names that Windows reserves get a `_` in front; long ones are cut.  Names that
-    would then be equal, or differ by case alone, are numbered.
+    Spaces and non-ASCII letters stay. Separators and other forbidden characters, a leading dot and a trailing dot or
+    space become `_`; names reserved by Windows get a `_` in front; long names are cut. Names that would then be equal,
+    or differ only by case, are numbered.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
@@ -128,19 +116,15 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _shortened(text: str) -> str:
-    return text.encode()[:LONGEST_STEM].decode(errors="ignore")  # a letter that is cut in half is left out
+    return text.encode()[:LONGEST_STEM].decode(errors="ignore")  # drops a letter that is cut in half
 
 
 def _unique(taken: set[str], *wanted: str) -> str:
-    """Return, and add to `taken`, the first of `wanted` that is free and not too long; else the first with a number."""
-    for name in chain(wanted, _numbered(wanted[0])):
+    """Return the first of `wanted` that is free and not too long, else the first with a number; add it to `taken`."""
+    numbered = (f"{_shortened(Path(wanted[0]).stem)}-{number}{Path(wanted[0]).suffix}" for number in count(2))
+    for name in chain(wanted, numbered):
         folded = normal(name).casefold()
         if folded not in taken and len(name.encode()) <= LONGEST_NAME:
             taken.add(folded)
             return name
-    raise AssertionError("there are always more numbers")
-
-
-def _numbered(name: str) -> Iterator[str]:
-    stem, extension = Path(name).stem, Path(name).suffix
-    yield from (f"{_shortened(stem)}-{number}{extension}" for number in count(2))
+    raise AssertionError("unreachable: there are always more numbers")

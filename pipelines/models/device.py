@@ -43,7 +43,7 @@ class Hardware:
 
 
 def choose_hardware(settings: HardwareSettings) -> Hardware:
-    """Return the device and precision that `settings` ask for, having told torch how many threads to compute with.
+    """Return the device and precision of `settings`, after setting torch's threads and deterministic kernels.
 
     Raises `UserError` for a device that this machine or torch does not have.
     """
@@ -56,6 +56,7 @@ def choose_hardware(settings: HardwareSettings) -> Hardware:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"hardware.device is {name!r}, which cannot be used here: {reason}. Try auto or cpu.") from None
+    make_deterministic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.precision == "auto":

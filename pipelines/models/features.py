@@ -1,62 +1,45 @@
-"""The features of images by frozen backbones: computed once per view, kept on disk, and handed out in batches.
+"""Features of images by frozen backbones: computed once per view, kept on disk, and served in batches.
 
-A view is a fixed picture of an image: its centre, a random crop that is the same each time, or the mirror image of
-either.  What a backbone makes of a view never changes, so it is found by what determines it: the image's bytes, the
-view, and the backbone with its weights and precision.  Change one, and only what it concerns is computed again.
+A view is a fixed picture of an image: its centre, a numbered random crop that is always the same, or the mirror image
+of either.  The features of a view never change.  They are found by what determines them: the image's bytes, the view,
+and the backbone with its weights and precision.  When one of these changes, only what depends on it is computed again.
 """
 
-import contextlib
-import copy
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Sampler
 
-from pipelines.dataset import images
-from pipelines.dataset.augment import normalise, to_float
-from pipelines.dataset.batches import (
-    Batch,
-    HeldBatches,
-    Ids,
-    Loading,
-    Photos,
-    collate,
-    decoded,
-    decoding_processes,
-    evaluation_resize,
-    kept_together,
-    labels_at,
-    make_loader,
-)
 from pipelines.dataset.fingerprints import fingerprints
-from pipelines.models.backbones import Backbone, fold_norms
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.images import Pixels, crop, fit, random_crop_box
+from pipelines.dataset.loading import Batch, HeldBatches, Ids, Loading, evaluation_resize
+from pipelines.dataset.photos import Photos, collate, decoded, decoding_processes, make_loader
+from pipelines.models.backbones import Backbone
 from pipelines.models.device import Hardware
+from pipelines.models.extractor import IMAGES_AT_ONCE, Extractor, choose_extractor
 from pipelines.models.feature_store import FeatureStore, view_keys
-from pipelines.models.transfer import FineTuned, Origin
+from pipelines.models.origins import Origin
+from pipelines.models.transfer import FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.memory import explained
 from pipelines.system.seeds import derive_seed
 from pipelines.system.watch import Watch, unwatched
 
-FORMAT = "features-2"  # part of the key: another way to decode, cut or compute must not find older features
-IMAGES_AT_ONCE = 64
-APPEND_ROWS = 4096  # features held in memory before they are written: what a killed run loses
+FORMAT = "features-2"  # part of the key: features computed in another way are not found
+APPEND_ROWS = 4096  # features held in memory before they are written: what a killed process loses
 COMPILE_FROM = 10_000  # views: fewer are done before a compiled network has paid for its compilation
-FOLDED_COSINE = 0.999  # least between features in bfloat16 and in float32 for norms to be folded away
-LEAST_COSINE = 0.99  # and for bfloat16 to be used at all
-PROBE_IMAGES = 16  # on which that is measured
+PROBE_IMAGES = 16  # images on which precisions are compared
 Places = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -67,7 +50,7 @@ class View:
     mirrored: bool
 
     def describe(self, settings: Settings) -> str:
-        """Return what determines this view of an image, as text."""
+        """Return everything that determines this view of an image, as text."""
         size, augment = settings.input.size, settings.augment
         if self.crop < 0:
             cut = f"centre {size} of {evaluation_resize(settings)}"
@@ -77,18 +60,17 @@ class View:
 
 
 def views_of(settings: Settings) -> list[View]:
-    """Return the views that the settings ask for, the centre first."""
+    """Return the views that the settings name, the centre first."""
     sides = (False, True) if settings.features.mirror else (False,)
     return [View(crop, mirrored) for crop in range(-1, settings.features.crops) for mirrored in sides]
 
 
 @dataclass(frozen=True)
 class Features:
-    """The features of some images: for each backbone its rows on disk, and which of them belong to which image.
+    """The features of some images: each backbone's rows on disk, and which rows belong to which image.
 
-    values: per backbone (rows, D), memory-mapped.  places: per backbone int64 (N, views).  computed, lost: how many
-    were not there before, and how many of these because a file had been cut short.  how: in which way each backbone did
-    it, for people.
+    values: per backbone (rows, D), memory-mapped.  places: per backbone int64 (N, views).  computed: rows that were
+    computed now; lost: how many of them because a file had been cut short.  how: how each backbone computed them.
     """
 
     values: list[npt.NDArray[np.floating]]
@@ -105,7 +87,7 @@ class Features:
         return self.places[0].shape[1]
 
     def describe(self) -> str:
-        """Return what there is, and what was computed for it, as a line for people."""
+        """Return one line about the features and what was computed now."""
         count = len(self) * self.views * len(self.values)
         again = f", {self.lost:,} of them again: their file had been cut short" if self.lost else ""
         networks = f" by each of {len(self.values)} networks" if len(self.values) > 1 else ""
@@ -113,7 +95,7 @@ class Features:
         made = f"{self.computed:,} of {count:,} computed now{how}{again}"
         return f"{len(self):,} images in {self.views} views{networks}; {made}."
 
-    def take(self, positions: npt.NDArray[np.int64], views: npt.NDArray[np.int64] | slice) -> Tensor:
+    def take(self, positions: Places, views: Places | slice) -> Tensor:
         """Return float32 features of the images at `positions`: (n, D) of one view each, or (n, views, D)."""
         parts = [
             np.asarray(values[places[positions, views]], dtype=np.float32)
@@ -123,59 +105,49 @@ class Features:
 
 
 class FeatureBatches(HeldBatches):
-    """Batches of features: when training, of one random view of each image; otherwise of all views."""
+    """Batches of features: in training one random view of each image, otherwise all views."""
 
     def __init__(self, ids: Ids, features: Features, labels: Tensor, loading: Loading) -> None:
-        """features: of the images `ids`.  labels: int64 (N,), or (0,) where they are unknown."""
+        """features: of the images `ids`.  labels: int64 (N,), or (0,) for test images."""
         super().__init__(ids, labels, loading)
         self.features = features
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         generator = self.loading.generator("view", epoch)
         for positions in self.loading.divide(len(self), epoch):
-            views: npt.NDArray[np.int64] | slice = slice(None)
+            views: Places | slice = slice(None)
             if self.loading.training:
                 views = torch.randint(self.features.views, (len(positions),), generator=generator).numpy()
             inputs = self.features.take(positions.numpy(), views).to(self.loading.device)
-            labels = labels_at(self.labels, positions).to(self.loading.device)
-            yield Batch(inputs, labels, positions)
+            yield Batch(inputs, self.labels_at(positions).to(self.loading.device), positions)
 
 
 def compute_features(
-    settings: Settings,
-    rows: pd.DataFrame,
-    table: pd.DataFrame,
-    raw: Path,
-    cache: Path,
-    network: FineTuned,
-    hardware: Hardware,
-    watch: Watch = unwatched,
+    settings: Settings, images: ImageSet, network: FineTuned, hardware: Hardware, watch: Watch = unwatched
 ) -> Features:
-    """Return the features of the images of `rows`, having computed those that are not in `cache` yet.
+    """Return the features of `images`, after computing those that are not in the cache yet.
 
-    rows: the part of the split table `table` that is wanted: labelled rows, or test rows.  Images are decoded by worker
-    processes while the network runs; no more than `APPEND_ROWS` rows of features wait in memory.  Raises `UserError`
-    for an image that cannot be decoded, before any of its features are kept.
+    Worker processes decode images while the network runs; at most `APPEND_ROWS` rows of features wait in memory.
+    Raises `UserError` for an image that cannot be decoded; none of its features are kept.
     """
-    together, name = kept_together(rows, table)
-    marks = fingerprints(together, raw, cache, name, watch)[together.index.get_indexer(rows.index)]
+    marks = fingerprints(images, watch)
     views = views_of(settings)
+    # By the whole set, not by what is missing: an interrupted run must continue with the same rounding.
+    enough = hardware.device.type == "cpu" and len(images.cached_together) * len(views) >= COMPILE_FROM
     values, places, how, computed, lost = [], [], [], 0, 0
     for backbone, origin in zip(network.backbones, network.origins, strict=True):
         assert isinstance(backbone, Backbone)
-        store = _open_store(settings, backbone, origin, hardware, cache / "features", name)
+        store = _open_store(settings, backbone, origin, hardware, images)
         keys = np.stack([view_keys(marks, view.describe(settings)) for view in views], axis=1)
         gaps = _missing(store, keys, views)
         made = sum(len(gap.positions) * len(gap.views) for gap in gaps)
         if gaps:
-            # By the whole set, not by what is missing of it: an interrupted run goes on with the same roundings.
-            enough = hardware.device.type == "cpu" and len(together) * len(views) >= COMPILE_FROM
             compiled = settings.hardware.compile and enough
-            extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(together, raw, settings))
+            extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(settings, images))
             with store.writing():
                 for gap in gaps:
-                    photos = Photos(rows, raw, ViewCuts(settings, gap.crops, marks))
-                    _fill(store, keys, gap, photos, extractor, watch, f"features by {origin.name}")
+                    photos = Photos(images, ViewCuts(settings, gap.crops, marks))
+                    _Filling(store, keys, extractor, f"features by {origin.name}").fill(gap, photos, watch)
             how.append(extractor.describe())
         places.append(store.find(keys))
         values.append(store.values())
@@ -185,9 +157,9 @@ def compute_features(
 
 
 def _open_store(
-    settings: Settings, backbone: Backbone, origin: Origin, hardware: Hardware, folder: Path, name: str
+    settings: Settings, backbone: Backbone, origin: Origin, hardware: Hardware, images: ImageSet
 ) -> FeatureStore:
-    """Return the store of what `backbone` makes of images, which all views share."""
+    """Return the store of the features by `backbone`; all views share it."""
     about = {
         "what": FORMAT,
         "network": origin.name,
@@ -202,13 +174,13 @@ def _open_store(
     }
     about = json.loads(json.dumps(about))
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-    path = folder / f"{name}-{origin.name}-{key}"
+    path = images.cache / "features" / f"{images.cache_name}-{origin.name}-{key}"
     return FeatureStore.open(path, about, backbone.dimensions, settings.features.dtype)
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Images, by their positions, that lack the same features: of these `views`, in those `columns` of their keys."""
+    """Images, by position, that lack the same features: those of `views`, in the `columns` of their keys."""
 
     positions: Places
     columns: list[int]
@@ -216,15 +188,12 @@ class Gap:
 
     @property
     def crops(self) -> list[int]:
-        """The pictures to cut for these views; a mirrored one needs none of its own."""
+        """The pictures to cut for these views; a mirrored view needs no picture of its own."""
         return sorted({view.crop for view in self.views})
 
 
-def _missing(store: FeatureStore, keys: npt.NDArray[np.uint64], views: list[View]) -> list[Gap]:
-    """Return what is to be computed.
-
-    keys: (N, views).  Of images with the same bytes only the first is listed.
-    """
+def _missing(store: FeatureStore, keys: Keys, views: list[View]) -> list[Gap]:
+    """Return what has to be computed.  keys: (N, views).  Of images with the same bytes only the first is listed."""
     absent = store.find(keys) < 0
     _, first = np.unique(keys[:, 0], return_index=True)
     unique = np.zeros(len(keys), dtype=bool)
@@ -240,197 +209,74 @@ def _missing(store: FeatureStore, keys: npt.NDArray[np.uint64], views: list[View
 
 @dataclass(frozen=True)
 class ViewCuts:
-    """The pictures, without mirrors, that `crops` name of a photo; stacked, uint8 (crops, H, W, 3)."""
+    """Cuts the pictures `crops` from a photo, without mirror images; stacked, uint8 (crops, H, W, 3)."""
 
     settings: Settings
     crops: list[int]
-    marks: npt.NDArray[np.uint64]
+    marks: Keys
 
-    def __call__(self, photo: Image, position: int, epoch: int) -> images.Pixels:
-        return np.stack([self._cut(photo, crop, int(self.marks[position])) for crop in self.crops])
+    def __call__(self, photo: Image, position: int, epoch: int) -> Pixels:
+        return np.stack([self._cut(photo, number, int(self.marks[position])) for number in self.crops])
 
-    def _cut(self, photo: Image, crop: int, mark: int) -> images.Pixels:
+    def _cut(self, photo: Image, number: int, mark: int) -> Pixels:
         size, augment = self.settings.input.size, self.settings.augment
-        if crop < 0:
-            return images.fit(photo, size, evaluation_resize(self.settings))
-        # Seeded by the bytes of the image: the same crop wherever it stands in the table, and in every run.
-        random = np.random.default_rng(derive_seed(mark, "view", crop))
-        box = images.random_crop_box(*photo.size, augment.crop_scale, augment.crop_ratio, random)
-        return images.crop(photo, box, size)
+        if number < 0:
+            return fit(photo, size, evaluation_resize(self.settings))
+        # Seeded by the bytes of the image: the same crop at any place of the table and in every run.
+        random = np.random.default_rng(derive_seed(mark, "view", number))
+        return crop(photo, random_crop_box(*photo.size, augment.crop_scale, augment.crop_ratio, random), size)
 
 
-class Extractor:
-    """A backbone made fast: in the chosen precision, channels last, norms folded away, and compiled if that pays."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: Settings,
-        hardware: Hardware,
-        folded: bool,
-        compiled: bool,
-        likeness: float | None = None,
-    ) -> None:
-        """folded: with bfloat16, biases are then rounded too; else norms stay, in float32, and take longer.
-        likeness: the least cosine to features in float32 that was seen; None where these are in float32."""
-        self.settings = settings
-        self.hardware = hardware
-        self.folded = folded
-        self.likeness = likeness
-        network = fold_norms(backbone).to(dtype=hardware.dtype) if folded else copy.deepcopy(backbone).eval()
-        self.plain: nn.Module = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.compiled: Callable[[Tensor], Tensor] | None = None
-        self.problem = ""
-        if compiled:
-            try:
-                self.compiled = torch.compile(self.plain)
-            except Exception as error:  # not on this Python, or not on this system
-                self.problem = _first_line(error)
-
-    def __call__(self, pixels: Tensor, mirrored: bool) -> npt.NDArray[np.float32]:
-        """Return the features, float32 (N, D), of at most `IMAGES_AT_ONCE` uint8 pictures (N, H, W, 3)."""
-        count = len(pixels)
-        if count < IMAGES_AT_ONCE:  # always the same shape: another one would be compiled anew, and rounded otherwise
-            pixels = torch.cat([pixels, pixels[:1].expand(IMAGES_AT_ONCE - count, -1, -1, -1)])
-        found = self.features(pixels, mirrored)[:count]
-        if not np.isfinite(found).all():
-            raise UserError(
-                f"The features are not finite numbers in {self.describe()}. Are these the right weights for input.mean "
-                "and input.std?"
-            )
-        return found
-
-    def describe(self) -> str:
-        """Return how the features are computed, for people."""
-        how = str(self.hardware.dtype).removeprefix("torch.") + ("" if self.folded else ", norms in float32")
-        how += f", cosine to float32 at least {self.likeness:.4f}" if self.likeness is not None else ""
-        if self.compiled is not None:
-            return f"{how}, compiled"
-        return f"{how}, not compiled ({self.problem})" if self.problem else how
-
-    @torch.inference_mode()
-    def features(self, pixels: Tensor, mirrored: bool = False) -> npt.NDArray[np.float32]:
-        """The same of any number of pictures."""
-        pictures = to_float(pixels.to(self.hardware.device, non_blocking=True))
-        pictures = normalise(pictures, self.settings.input.mean, self.settings.input.std)
-        if mirrored:
-            pictures = pictures.flip(3)
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        if self.folded:
-            features = self._forward(pictures.to(self.hardware.dtype))
-        else:
-            with self.hardware.autocast():
-                features = self._forward(pictures)
-        result: npt.NDArray[np.float32] = features.float().cpu().numpy()
-        return result
-
-    def _forward(self, pictures: Tensor) -> Tensor:
-        if self.compiled is not None:
-            try:
-                with _no_word_of_cuda():
-                    return self.compiled(pictures)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # compilers fail in many ways: none is there, or not for this network
-                self.compiled, self.problem = None, _first_line(error)
-        features: Tensor = self.plain(pictures)
-        return features
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextlib.contextmanager
-def _no_word_of_cuda() -> Iterator[None]:
-    """While it compiles for a processor, torch warns that there is no GPU."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def choose_extractor(
-    backbone: Backbone, settings: Settings, hardware: Hardware, compiled: bool, probe: Tensor
-) -> Extractor:
-    """Return the fastest extractor whose features of `probe`, uint8 pictures (n, H, W, 3), are near those of float32.
-
-    Folding norms is fastest, but in a network with large biases bfloat16 rounds them too much: the least cosine is then
-    under `FOLDED_COSINE`, and norms stay in float32.  Where that leaves it under `LEAST_COSINE`, everything does.
-    """
-    exactly = replace(hardware, dtype=torch.float32)
-    if hardware.dtype != torch.float32:
-        expected = Extractor(backbone, settings, exactly, folded=False, compiled=False).features(probe)
-        for folded, least in ((True, FOLDED_COSINE), (False, LEAST_COSINE)):
-            found = Extractor(backbone, settings, hardware, folded, compiled=False).features(probe)
-            likeness = _least_cosine(expected, found) if np.isfinite(found).all() else 0.0
-            if likeness >= least:
-                return Extractor(backbone, settings, hardware, folded, compiled, likeness)
-    return Extractor(backbone, settings, exactly, folded=True, compiled=compiled)
-
-
-def _least_cosine(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:
-    """Return the least cosine between rows; equal ones count as 1, also if they are zeros, which have no direction."""
-    cosines = torch.cosine_similarity(torch.from_numpy(ours), torch.from_numpy(theirs), dim=1)
-    cosines[torch.from_numpy((ours == theirs).all(axis=1))] = 1
-    return cosines.min().item()
-
-
-def _probe(rows: pd.DataFrame, raw: Path, settings: Settings) -> Tensor:
-    """Return the first few images' centres, uint8 (n, H, W, 3): always the same, so that the choice is, too."""
-    photos = Photos(rows.head(PROBE_IMAGES), raw, ViewCuts(settings, [-1], np.zeros(PROBE_IMAGES, dtype=np.uint64)))
-    items = collate([photos[position, 0] for position in range(len(photos.paths))])
+def _probe(settings: Settings, images: ImageSet) -> Tensor:
+    """Return the centres of the first cached images, uint8 (n, H, W, 3): the same images each time."""
+    some = images.select(images.cached_together.rows.head(PROBE_IMAGES))
+    photos = Photos(some, ViewCuts(settings, [-1], np.zeros(PROBE_IMAGES, dtype=np.uint64)))
+    items = collate([photos[position, 0] for position in range(len(some))])
     if isinstance(items, UserError):
         raise items
     return torch.from_numpy(items[0][:, 0])
 
 
-def _fill(
-    store: FeatureStore,
-    keys: npt.NDArray[np.uint64],
-    gap: Gap,
-    photos: Photos,
-    extractor: Extractor,
-    watch: Watch,
-    what: str,
-) -> None:
-    """Compute the features that are missing in `gap`, and append them to `store` under their `keys`, (N, views)."""
-    loader = make_loader(photos, Chunks(gap.positions), decoding_processes(extractor.settings))
-    waiting: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]] = []
+class _Filling:
+    """Computes missing features and appends them to `store` under their `keys`, (N, views)."""
 
-    def append() -> None:
-        if waiting:
-            waiting_keys, features = zip(*waiting, strict=True)
+    def __init__(self, store: FeatureStore, keys: Keys, extractor: Extractor, what: str) -> None:
+        self.store, self.keys, self.extractor, self.what = store, keys, extractor, what
+        self.waiting: list[tuple[Keys, npt.NDArray[np.float32]]] = []
+
+    def fill(self, gap: Gap, photos: Photos, watch: Watch) -> None:
+        """Compute the features of `gap`; those computed before an error are kept."""
+        loader = make_loader(photos, Chunks(gap.positions), decoding_processes(self.extractor.settings))
+        batches = decoded(loader, self.extractor.hardware.device)
+        unit = f"x {IMAGES_AT_ONCE} images"
+        try:
+            with explained(f"the {self.what}, {IMAGES_AT_ONCE} images at a time"):
+                for pixels, places in watch(batches, self.what, len(loader), unit):
+                    for column, view in zip(gap.columns, gap.views, strict=True):
+                        features = self.extractor(pixels[:, gap.crops.index(view.crop)], view.mirrored)
+                        self.waiting.append((self.keys[places.numpy(), column], features))
+                    if sum(len(features) for _, features in self.waiting) >= APPEND_ROWS:
+                        self._append()
+        except UserError:
+            self._append()
+            raise
+        self._append()
+
+    def _append(self) -> None:
+        if self.waiting:
+            keys, features = zip(*self.waiting, strict=True)
             try:
-                store.append(np.concatenate(waiting_keys), np.concatenate(features))
+                self.store.append(np.concatenate(keys), np.concatenate(features))
             except ValueError as error:
                 raise UserError(
-                    f"The {what} cannot be kept: {error}. Set features.dtype=float32; if that is what it is, are these "
-                    "the right weights for input.mean and input.std?"
+                    f"The {self.what} cannot be stored: {error}. Set features.dtype=float32. If it is already, check "
+                    "that these weights belong to input.mean and input.std."
                 ) from None
-            waiting.clear()
-
-    try:
-        with explained(f"the {what}, {IMAGES_AT_ONCE} images at a time"):
-            for pixels, places in watch(
-                decoded(loader, extractor.hardware.device), what, len(loader), f"x {IMAGES_AT_ONCE} images"
-            ):
-                for column, view in zip(gap.columns, gap.views, strict=True):
-                    features = extractor(pixels[:, gap.crops.index(view.crop)], view.mirrored)
-                    waiting.append((keys[places.numpy(), column], features))
-                if sum(len(features) for _, features in waiting) >= APPEND_ROWS:
-                    append()
-    except UserError:
-        append()  # what was computed until then
-        raise
-    append()
+            self.waiting.clear()
 
 
 class Chunks(Sampler[list[tuple[int, int]]]):
-    """Yields positions in batches of (position, epoch 0); not a list, which would take 100 bytes an image."""
+    """Yields positions in batches of (position, epoch 0); a list would take 100 bytes an image."""
 
     def __init__(self, positions: Places) -> None:
         self.positions = positions

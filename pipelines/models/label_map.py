@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipelines.dataset.tables import normal, read_csv
+from pipelines.dataset.image_paths import normal
+from pipelines.dataset.tables import read_csv
 from pipelines.system.errors import UserError, did_you_mean, shown
 
 COLUMNS = ["label", "category"]

@@ -1,7 +1,7 @@
-"""Fine-tuning: pretrained networks side by side, the head on top of them, and which of their parts learn.
+"""Fine-tuning: pretrained backbones side by side, a head on top, and which of their parts train.
 
-The parts are built so that the top can be trained on features alone, of which a cache holds what frozen backbones make
-of each image (see `features`), and then be put back on its backbones.
+The network is built so that its top can be trained on cached features of frozen backbones alone (see `features`) and
+then be used on the backbones again.
 """
 
 import itertools
@@ -15,108 +15,26 @@ from torch import Tensor, nn
 from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_norms, stages
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
-from pipelines.models.weights import AUXILIARY_HEADS, find_weights, is_published_name, published, recognised
-from pipelines.settings.loading import COMPETITIONS, merge, with_input
-from pipelines.settings.schema import PLAIN_INPUT, ModelSettings, Settings
+from pipelines.models.origins import Origin
+from pipelines.settings.loading import COMPETITIONS
+from pipelines.settings.schema import ModelSettings, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.seeds import derive_seed
-from pipelines.system.watch import Watch, unwatched
 
 WHOLE = -1  # stages: all of them, and the pretrained last layer
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where one backbone comes from: a network's name and its weights.
-
-    path, sha256: of the file of weights; None for a network that starts fresh, or whose weights a checkpoint holds.
-    mean, std, size, resize, categories: what published weights ask of their images, and the names of their outputs;
-    None where nobody says.
-    """
-
-    name: str
-    path: Path | None = None
-    sha256: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    size: int | None = None
-    resize: int | None = None
-    categories: list[str] | None = None
-
-
-@dataclass(frozen=True)
 class Part:
-    """Parameters that learn at the same rate, or not at all (`lr_share` 0), for people to read."""
+    """Parameters that train at the same rate, or not at all (`lr_share` 0); shown in the table of parts."""
 
     name: str
     parameters: int
     lr_share: float
 
 
-def find_origins(
-    settings: ModelSettings, folder: Path, with_files: bool = True, watch: Watch = unwatched
-) -> list[Origin]:
-    """Return the backbones that `settings` name, their weights found (or fetched into `folder`) and checked; none for a
-    network without pretrained weights.
-
-    with_files: false where the weights themselves are not needed, since a checkpoint holds them.  Raises `UserError`
-    where the numbers of names, weights and hashes differ, and as `find_weights` does.
-    """
-    if not settings.weights:
-        return []
-    names = settings.name.split("+")
-
-    def one_each(text: str, key: str, for_all: bool) -> list[str]:
-        values = text.split("+") if len(names) > 1 else [text]  # a path may well hold a plus
-        if len(values) == 1 and for_all:
-            values *= len(names)
-        if len(values) != len(names):
-            raise UserError(f"{key} has {len(values)} parts, {text!r}, for the {len(names)} of {settings.name!r}.")
-        return values
-
-    sources = one_each(settings.weights, "model.weights", for_all=is_published_name(settings.weights))
-    hashes = one_each(settings.weights_sha256, "model.weights_sha256", for_all=not settings.weights_sha256)
-    found = []
-    for name, source, sha256 in zip(names, sources, hashes, strict=True):
-        path = None
-        if with_files and settings.pretrained:
-            weights = find_weights(name, source, sha256, folder, watch)
-            path, sha256 = weights.path, weights.sha256
-        facts = published(name, source) if is_published_name(source) else None
-        if facts is None and name not in AUXILIARY_HEADS:  # of these the file alone does not say all
-            facts = recognised(name, sha256)
-        its = (facts.mean, facts.std, facts.size, facts.resize, facts.categories) if facts is not None else ()
-        found.append(Origin(name, path, sha256 if settings.pretrained else None, *its))
-    return found
-
-
-def resolve(settings: Settings, found: Sequence[Origin]) -> Settings:
-    """Return `settings` with all that the weights determine: their SHA-256, and where the settings leave it open, the
-    size and normalisation of images that the first backbone asks for.
-
-    Raises `UserError` for a file of weights that says nothing about its images, where the settings do not either.
-    """
-    if not found:
-        return settings
-    if all(origin.sha256 for origin in found):
-        sha256 = "+".join(str(origin.sha256) for origin in found)
-        settings = merge(settings, {"model": {"weights_sha256": sha256}}, "model")
-    first, image = found[0], settings.input
-    if first.mean is not None:
-        resize = first.resize if image.size in (0, first.size) else 0
-        return with_input(settings, size=first.size, mean=first.mean, std=first.std, resize=resize)
-    if first.path is None:  # fresh weights: any normalisation will do
-        return with_input(settings, **PLAIN_INPUT)
-    if not (image.size and image.mean and image.std):
-        raise UserError(
-            f"{first.path} does not say what its images were like: set input.size, input.mean and input.std. "
-            "Networks from torchvision mostly take 224, [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]."
-        )
-    return settings
-
-
 def build_network(settings: Settings, classes: Sequence[str], found: Sequence[Origin]) -> nn.Module:
-    """Return the network that `settings` describe, with weights from `found` and fresh ones seeded by `train.seed`."""
+    """Return the network of `settings`, with weights from `found` and random ones seeded by `train.seed`."""
     torch.manual_seed(derive_seed(settings.train.seed, "weights"))
     if not found:
         return build_model(settings.model, len(classes))
@@ -124,7 +42,7 @@ def build_network(settings: Settings, classes: Sequence[str], found: Sequence[Or
 
 
 class Head(nn.Sequential):
-    """Dropout and a linear layer, for each hidden width with a ReLU between; maps features (N, D) to logits (N, K)."""
+    """Linear layers with dropout before and ReLU between them; maps features (N, D) to logits (N, K)."""
 
     def __init__(self, dimensions: int, hidden: Sequence[int], classes: int, dropout: float) -> None:
         layers: list[nn.Module] = []
@@ -137,9 +55,9 @@ class Head(nn.Sequential):
 
 
 class Top(nn.Module):
-    """What stands on the pooled features of all backbones: their own last layers, where those are used, and the head.
+    """The layers on the pooled features of all backbones: their own last layers, where used, and the head.
 
-    `forward` maps features (N, D), the backbones' side by side, to logits (N, K).
+    `forward` maps the backbones' features side by side, (N, D), to logits (N, K).
     """
 
     def __init__(self, classifiers: Sequence[nn.Linear], classes: int, settings: ModelSettings) -> None:
@@ -162,14 +80,13 @@ class Top(nn.Module):
 
 
 class FineTuned(nn.Module):
-    """Pretrained backbones side by side with a head on top, of which `freeze` says what learns.
+    """Pretrained backbones side by side with a head on top; `freeze` sets which parts train.
 
-    What is frozen is so in its statistics too: batch norms and dropout of frozen stages stay in evaluation mode
-    whatever calls `train()`.
+    Frozen covers statistics too: batch norms and dropout of frozen stages stay in evaluation mode even after `train()`.
     """
 
     def __init__(self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top, matched: int = 0) -> None:
-        """found: where each of `backbones` comes from.  matched: outputs that start from pretrained rows."""
+        """found: the origin of each backbone.  matched: the number of outputs that start from pretrained rows."""
         super().__init__()
         self.matched = matched
         self.backbones = nn.ModuleList(backbones)
@@ -180,13 +97,13 @@ class FineTuned(nn.Module):
         self.freeze(0, norms=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        for module in self._evaluated:  # here rather than in train(), which is not the only way to that mode
+        for module in self._evaluated:  # here, not in train(): there are other ways to set that mode
             module.eval()
         logits: Tensor = self.top(torch.cat([backbone(images) for backbone in self.backbones], dim=1))
         return logits
 
     def freeze(self, frozen_stages: int, norms: bool) -> None:
-        """Keep the weights and statistics of the bottom `frozen_stages` of each backbone; `WHOLE`: of all but the head.
+        """Freeze weights and statistics of the bottom `frozen_stages` of each backbone; `WHOLE`: of all but the head.
 
         norms: whether the other batch norms keep their statistics too.  Raises `UserError` for more stages than a
         backbone has.
@@ -220,14 +137,14 @@ class FineTuned(nn.Module):
             yield backbone
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that came with the backbones, of their last layers too."""
+        """Yield the parameters of the backbones and their own last layers."""
         yield from self.backbones.parameters()
         yield from self.top.classifiers.parameters()
 
     def parts(self, backbone_lr: float) -> list[Part]:
-        """Return what learns and what does not, from the bottom up.
+        """Return the trained and the frozen parts, from the bottom up.
 
-        backbone_lr: the pretrained part's learning rate as a share of the head's.
+        backbone_lr: the learning rate of the pretrained part as a share of the head's.
         """
         found: list[Part] = []
         for origin, backbone, its_stages in zip(self.origins, self._bodies(), self.stages, strict=True):
@@ -246,7 +163,7 @@ class FineTuned(nn.Module):
 
 
 def _is_frozen(module: nn.Module) -> bool:
-    """Whether all that `module` could learn is frozen."""
+    """Whether `module` has parameters and all of them are frozen."""
     own = list(module.parameters())
     return bool(own) and not any(parameter.requires_grad for parameter in own)
 
@@ -256,10 +173,10 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence[Origin]) -> FineTuned:
-    """Return the network that `settings` describe on backbones of `found`, nothing frozen yet.
+    """Return the network of `settings` on the backbones of `found`, with nothing frozen yet.
 
-    Batch norms whose statistics are to be kept are folded into the convolutions before them: an affine map that costs
-    a third of a training step's time.  Raises `UserError` as `build_backbone`, `match_labels` and `start_rows` do.
+    With `finetune.freeze_norms`, batch norms are folded into the convolutions before them: as separate layers they take
+    a third of the time of a training step.  Raises `UserError` as `build_backbone`, `match_labels` and `start_rows` do.
     """
     backbones: list[Backbone] = []
     classifiers: list[nn.Linear] = []
@@ -267,7 +184,7 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
         backbone, classifier = build_backbone(origin.name, origin.path, origin.size if origin.mean else None)
         if settings.tuning.freeze_norms:
             backbone = fold_norms(backbone)
-        if backbones and origin.mean and origin.std:  # the first one sets, or is given, what all images are like
+        if backbones and origin.mean and origin.std:  # images are normalised for the first
             backbone.renormalise(settings.input.mean, settings.input.std, origin.mean, origin.std)
         backbones.append(backbone)
         classifiers.append(classifier)
@@ -281,7 +198,7 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
 def _start_head(
     top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: str
 ) -> int:
-    """Start the head from the rows of the pretrained classifiers, and return of how many classes there was one.
+    """Initialise the head from rows of the pretrained classifiers; return the number of classes that have one.
 
     The logits of several classifiers are averaged.
     """
@@ -290,7 +207,7 @@ def _start_head(
         for origin, classifier in zip(found, classifiers, strict=True)
     ]
     if any(each != categories[0] for each in categories):
-        raise UserError("model.label_map takes networks whose outputs have the same names; leave it empty for these.")
+        raise UserError("model.label_map needs networks whose outputs have the same names. Leave it empty for these.")
     if len(categories[0]) != classifiers[0].out_features:
         raise UserError(f"{found[0].path} has {classifiers[0].out_features} outputs for {len(categories[0])} names.")
     matches = match_labels(classes, categories[0], None if label_map == "names" else _label_map_file(label_map))
@@ -306,19 +223,19 @@ def _start_head(
 
 
 def _label_map_file(name: str) -> Path:
-    """Return the label map's path: from the working folder, or else beside the competitions' TOMLs."""
+    """Return the path of a label map in the working folder, or else in the folder of the competitions' TOMLs."""
     path = Path(name)
     return path if path.exists() else COMPETITIONS / name
 
 
 def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:
-    """Return the names of ImageNet's 1,000 classes, which a file of as many outputs is taken to mean."""
+    """Return the names of ImageNet's 1,000 classes; a file with that many outputs is assumed to use them."""
     from torchvision.models import ResNet34_Weights
 
     if classifier.out_features != 1000:
         raise UserError(
-            f"{origin.path} has {classifier.out_features} outputs and does not name them; model.label_map takes "
-            "weights with ImageNet's 1,000 classes."
+            f"{origin.path} has {classifier.out_features} outputs without names. model.label_map needs weights with "
+            "ImageNet's 1,000 classes."
         )
     categories: list[str] = ResNet34_Weights.IMAGENET1K_V1.meta["categories"]
     return categories
@@ -328,9 +245,9 @@ HEAD = "top.head."
 
 
 def learned_state(module: nn.Module, head_only: bool) -> dict[str, Tensor]:
-    """Return the weights that a checkpoint keeps of a network, or of its `Top` alone.
+    """Return the weights that a checkpoint stores of a network, or of its `Top` alone.
 
-    head_only: whether nothing but the head has learned; the rest is then found by the weights' SHA-256 in the settings.
+    head_only: only the head was trained; the other weights are found by their SHA-256 in the settings.
     """
     if not head_only:
         return dict(module.state_dict())
@@ -338,7 +255,7 @@ def learned_state(module: nn.Module, head_only: bool) -> dict[str, Tensor]:
 
 
 def load_learned(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `learned_state` returned."""
+    """Load what `learned_state` returned."""
     if is_head_only(state):
         _head_of(module).load_state_dict({name.removeprefix(HEAD): value for name, value in state.items()})
     else:

@@ -1,293 +1,320 @@
-"""The settings of a competition: frozen dataclasses, one for each section of its TOML."""
+"""The settings of a competition: one frozen dataclass per section of its TOML, with the checks of that section."""
 
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
+
+from pipelines.system.files import is_plain_name, path_problem
 
 DEFAULT_RECIPE = "default"
 
 
-def _option(default: Any, help: str, **bounds: float) -> Any:
-    """A dataclass field with its line of help and, for numbers, `minimum`, `maximum`, `above` or `below`."""
+def option(default: Any, help: str, **bounds: float) -> Any:
+    """Return a field with its help line; bounds of a number: `minimum`, `maximum`, `above`, `below`."""
     return dataclasses.field(default=default, metadata={"help": help, **bounds})
 
 
-@dataclasses.dataclass(frozen=True)
-class CompetitionSettings:
-    """What is being competed in."""
+class Section:
+    """A section of settings; `problems` yields a message for each contradiction within it."""
 
-    title: str = _option("", "the competition's name, for people")
-    slug: str = _option("", "its name in Kaggle's addresses; empty: the TOML's own name")
-    source: Literal["kaggle", "address", "digits"] = _option(
-        "kaggle", "where its data are; address: elsewhere, so `download` takes an archive; digits: bundled with us"
-    )
-    address: str = _option("", "source = address: where its archive is found, for people")
-    metric: Literal["accuracy", "log_loss", "f1_macro", "f1_micro"] = _option("accuracy", "what Kaggle scores by")
-    submission: Literal["labels", "probabilities"] = _option(
-        "labels", "a label, or a probability per class, for each id"
-    )
+    def problems(self) -> Iterator[str]:
+        yield from ()
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """Where things lie inside the raw folder."""
+class CompetitionSettings(Section):
+    """Where the competition comes from, its metric and its submission format."""
 
-    labels: str = _option("", "CSV of the labelled images; empty: one folder per class inside train_images")
-    id_column: str = _option("", "its column of image ids; empty: the first")
-    label_column: str = _option("", "its column of labels; empty: the second")
-    train_images: str = _option("train", "folder of the labelled images")
-    test_images: str = _option("test", "folder of the test images")
-    test_table: str = _option(
-        "", "CSV that lists the test ids; empty: those of sample_submission, or all of test_images"
+    title: str = option("", "full name of the competition, for display")
+    slug: str = option("", "name in the competition's Kaggle address; empty: the TOML's file name")
+    source: Literal["kaggle", "address", "digits"] = option(
+        "kaggle", "source of the data; address: an archive that you give to `download`; digits: bundled with this code"
     )
-    sample_submission: str = _option("", "Kaggle's example of a submission; empty: there is none")
+    address: str = option("", "source = address: where a person finds the archive")
+    metric: Literal["accuracy", "log_loss", "f1_macro", "f1_micro"] = option("accuracy", "metric that Kaggle scores by")
+    submission: Literal["labels", "probabilities"] = option(
+        "labels", "per test image: its label, or all class probabilities"
+    )
+
+    def problems(self) -> Iterator[str]:
+        if self.slug and not is_plain_name(self.slug):
+            yield f"competition.slug is {self.slug!r}; it must be the last part of its Kaggle address, without slashes."
+        if (self.source == "address") != bool(self.address):
+            yield 'competition.source = "address" and competition.address (where the archive is) must be set together.'
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitSettings:
-    """How labelled rows are divided into train and valid; the same for all recipes, so that their scores compare."""
+class DataSettings(Section):
+    """Paths inside the raw folder, `data/<competition>/raw`, and columns of the labels CSV."""
 
-    method: Literal["stratified", "equal-per-class"] = _option(
-        "stratified", "each class in proportion, or (the textbook's) the same number of valid images from each class"
-    )
-    valid_ratio: float = _option(0.1, "share of the labelled rows that goes to valid", above=0, below=1)
-    folds: int = _option(0, "number of folds; valid is then fold 0, and valid_ratio is not used; 0: none", minimum=0)
-    group_column: str = _option("", "column of the labels CSV whose rows of one value never straddle train and valid")
-    group_file: str = _option(
-        "", "CSV of id,group below the working folder, such as `audit` writes, whose groups never straddle them either"
-    )
-    seed: int = _option(0, "another seed, another split", minimum=0)
+    labels: str = option("", "CSV of the labelled images; empty: train_images has one folder per class")
+    id_column: str = option("", "column of image ids in the labels CSV; empty: the first column")
+    label_column: str = option("", "column of labels in the labels CSV; empty: the second column")
+    train_images: str = option("train", "folder of the labelled images")
+    test_images: str = option("test", "folder of the test images")
+    test_table: str = option("", "CSV of the test ids; empty: the ids of sample_submission, else all of test_images")
+    sample_submission: str = option("", "sample submission from Kaggle; empty: there is none")
 
-
-@dataclasses.dataclass(frozen=True)
-class InputSettings:
-    """How an image becomes a tensor of 3 x size x size."""
-
-    source: Literal["packed", "photos"] = _option(
-        "packed", "packed: small images, decoded once into one array; photos: decoded anew for each epoch"
-    )
-    size: int = _option(
-        0, "height and width in pixels that the network sees, 4 to 2048; 0: as its weights ask, or 32", minimum=0
-    )
-    resize: int = _option(
-        0,
-        "photos: shorter side before evaluation's centre crop; 0: as the weights ask, or 8/7 of size with crop_scale",
-        minimum=0,
-    )
-    mean: tuple[float, ...] = _option(
-        (), "subtracted from red, green and blue on a scale of 0 to 1; empty: as the weights ask, or 0.5"
-    )
-    std: tuple[float, ...] = _option((), "and divided by this; empty: as the weights ask, or 0.25")
+    def problems(self) -> Iterator[str]:
+        for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
+            place = getattr(self, key)
+            if problem := path_problem(place):
+                yield f"data.{key} cannot be a path: {problem}."
+            elif Path(place).is_absolute() or ".." in Path(place).parts:
+                yield f"data.{key} is {place!r}; it must be a path inside the raw folder."
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentSettings:
-    """How training images are varied; nothing by default."""
+class SplitSettings(Section):
+    """How labelled rows are divided into training and validation rows; the same for all recipes, to compare scores."""
 
-    flip: bool = _option(False, "mirror half of the images, drawn anew in each epoch")
-    alternating_flip: bool = _option(
-        False, "mirror half of the images in the first epoch and the other half in the next, in turn (arXiv 2404.00498)"
+    method: Literal["stratified", "equal-per-class"] = option(
+        "stratified", "validation rows: in proportion to each class, or the same number from each class (d2l.ai)"
     )
-    translate: int = _option(0, "shift by up to this many pixels, borders reflected", minimum=0)
-    resize: int = _option(0, "enlarge to this many pixels before the random crop; 0: not", minimum=0)
-    crop_scale: tuple[float, ...] = _option((1.0, 1.0), "random resized crop: share of the area, least and most")
-    crop_ratio: tuple[float, ...] = _option((1.0, 1.0), "random resized crop: width over height, least and most")
-    colour_jitter: float = _option(
-        0.0, "brightness, contrast and saturation times 1 - x to 1 + x", minimum=0, maximum=1
-    )
-    cutout: int = _option(0, "side in pixels of a square that is greyed out", minimum=0)
-    mixup: float = _option(0.0, "alpha of mixup (arXiv 1710.09412); 0: off", minimum=0)
-    cutmix: float = _option(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", minimum=0)
-    sizes: tuple[int, ...] = _option(
-        (),
-        "progressive resizing: pixels to which images are reduced in each of as many equal parts of the epochs; the "
-        "last is input.size; empty: always that",
-        minimum=4,
-    )
+    valid_ratio: float = option(0.1, "share of the labelled rows used for validation", above=0, below=1)
+    folds: int = option(0, "number of folds; fold 0 then validates, and valid_ratio is unused; 0: no folds", minimum=0)
+    group_column: str = option("", "column of the labels CSV; rows with one value stay together in the split")
+    group_file: str = option("", "CSV of id,group (`audit` writes one), from the working folder; groups stay together")
+    seed: int = option(0, "random seed of the split", minimum=0)
+
+    def problems(self) -> Iterator[str]:
+        if self.group_column and self.group_file:
+            yield "split.group_column and split.group_file are both set; choose one."
+        if self.folds == 1:
+            yield "split.folds is 1; it must be 0 (no folds) or at least 2."
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelSettings:
-    """Which network."""
+class InputSettings(Section):
+    """How an image becomes a tensor of shape (3, size, size)."""
 
-    name: str = _option(
+    source: Literal["packed", "photos"] = option("packed", "packed: small images, decoded once; photos: in every epoch")
+    size: int = option(0, "image side in pixels, 4 to 2048; 0: from the pretrained weights, or 32", minimum=0)
+    resize: int = option(
+        0, "photos: shorter side before the centre crop; 0: from the weights, or size (8/7 size with crops)", minimum=0
+    )
+    mean: tuple[float, ...] = option((), "mean of R, G, B (0 to 1) to subtract; empty: from the weights, or 0.5")
+    std: tuple[float, ...] = option((), "standard deviation of R, G, B to divide by; empty: from the weights, or 0.25")
+
+    def problems(self) -> Iterator[str]:
+        if self.size and not 4 <= self.size <= 2048:
+            yield f"input.size is {self.size}; it must be 0 (the size of the weights) or 4 to 2048 pixels."
+        for key in ("mean", "std"):
+            if len(getattr(self, key)) not in (0, 3):
+                yield f"input.{key} has {len(getattr(self, key))} numbers; it takes 3."
+        if min(self.std, default=1) <= 0:
+            yield f"input.std is {list(self.std)}; each number must be more than 0."
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings(Section):
+    """Random changes of the training images; none by default."""
+
+    flip: bool = option(False, "mirror each image with probability 0.5 in each epoch")
+    alternating_flip: bool = option(False, "mirror half the images in odd epochs, the rest in even (arXiv 2404.00498)")
+    translate: int = option(0, "largest random shift in pixels; borders are filled by reflection", minimum=0)
+    resize: int = option(0, "packed images: enlarge to this side in pixels before the random crop; 0: off", minimum=0)
+    crop_scale: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least and most share of the area")
+    crop_ratio: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least and most width / height")
+    colour_jitter: float = option(0.0, "vary brightness, contrast, saturation by ± this share", minimum=0, maximum=1)
+    cutout: int = option(0, "side in pixels of a random grey square (arXiv 1708.04552); 0: off", minimum=0)
+    mixup: float = option(0.0, "alpha of mixup (arXiv 1710.09412); 0: off", minimum=0)
+    cutmix: float = option(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", minimum=0)
+    sizes: tuple[int, ...] = option(
+        (), "progressive resizing: image sides, for equal parts of the epochs; last: input.size; empty: off", minimum=4
+    )
+
+    def problems(self) -> Iterator[str]:
+        for key in ("crop_scale", "crop_ratio"):
+            values = getattr(self, key)
+            if len(values) != 2:
+                yield f"augment.{key} has {len(values)} numbers; it takes 2."
+            elif not 0 < values[0] <= values[1]:
+                numbers = ", ".join(f"{value:g}" for value in values)
+                yield f"augment.{key} is [{numbers}]; the first must be above 0 and not above the second."
+        if max(self.crop_scale, default=1) > 1:
+            yield f"augment.crop_scale is {list(self.crop_scale)}; a share of the area must be at most 1."
+        for one, other in (("mixup", "cutmix"), ("flip", "alternating_flip")):
+            if getattr(self, one) and getattr(self, other):
+                yield f"augment.{one} and augment.{other} are both on; choose one."
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings(Section):
+    """The network and its weights."""
+
+    name: str = option(
         "convnet",
-        "convnet, resnet18-small (3x3 stem for small images), or a torchvision classifier; with weights also several "
-        "side by side: resnet34+vgg16",
+        "convnet, resnet18-small (3x3 stem) or a torchvision classifier; with weights several: resnet34+vgg16",
     )
-    widths: tuple[int, ...] = _option((64, 128, 256), "convnet: channels of its blocks; each block halves the image")
-    depth: tuple[int, ...] = _option(
-        (2,), "convnet: convolutions in each block; a single number: in all of them", minimum=1
+    widths: tuple[int, ...] = option((64, 128, 256), "convnet: channels of each block; a block halves the image side")
+    depth: tuple[int, ...] = option((2,), "convnet: convolutions of each block; one number: of every block", minimum=1)
+    whitening: int = option(
+        0, "convnet: kernel side of a frozen, whitening first layer (arXiv 2404.00498); 0: none", minimum=0, maximum=5
     )
-    whitening: int = _option(
-        0,
-        "convnet: side of the patches that its first convolution whitens, by filters that are computed from the "
-        "training images and do not learn (arXiv 2404.00498); 0: an ordinary one that learns",
-        minimum=0,
-        maximum=5,
+    identity_start: bool = option(False, "convnet: initialise convolutions as the identity (Dirac initialisation)")
+    norm_scales: bool = option(True, "convnet: batch norms have a trainable scale besides their bias")
+    dropout: float = option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
+    weights: str = option(
+        "", "pretrained weights: a torchvision name (IMAGENET1K_V1) or file; several networks: one+each; empty: none"
     )
-    identity_start: bool = _option(
-        False, "convnet: convolutions hand through what they get, at first (Dirac initialisation)"
+    weights_sha256: str = option("", "expected SHA-256 of the weights file (one+each); empty: not checked")
+    pretrained: bool = option(True, "false: same network, random weights, for comparison; [finetune] is then ignored")
+    features: Literal["pooled", "logits", "both"] = option(
+        "pooled", "pretrained network: the head gets the input of the last layer, its output, or both"
     )
-    norm_scales: bool = _option(True, "convnet: norms learn a scale besides their bias")
-    dropout: float = _option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
-    weights: str = _option(
-        "",
-        "pretrained weights: a torchvision name (IMAGENET1K_V1) or a file; one for all networks, or one+each; empty: "
-        "fresh random weights",
+    hidden: tuple[int, ...] = option((), "pretrained network: widths of the head's hidden layers; empty: a linear head")
+    label_map: str = option(
+        "", "start the head from the pretrained rows of the same labels: names, or a CSV of label,category; empty: off"
     )
-    weights_sha256: str = _option("", "what the weights file's SHA-256 must be; one+each; empty: anything")
-    pretrained: bool = _option(
-        True, "false: the same network and head from fresh random weights, for comparison; [finetune] is then void"
+
+    def problems(self) -> Iterator[str]:
+        for key in ("weights", "label_map"):
+            if problem := path_problem(getattr(self, key).replace("+", "/")):
+                yield f"model.{key} cannot be a path: {problem}."
+        if not self.widths or min(self.widths) < 1:
+            yield f"model.widths is {list(self.widths)}; it takes one or more positive numbers."
+        if len(self.depth) not in (1, len(self.widths)):
+            yield f"model.depth is {list(self.depth)}; it takes one number, or one for each of model.widths."
+        if min(self.hidden, default=1) < 1:
+            yield f"model.hidden is {list(self.hidden)}; it takes positive numbers."
+        if self.label_map and not self.weights:
+            yield f"model.label_map is {self.label_map!r}, which needs a pretrained network: set model.weights."
+        if not self.weights and ("+" in self.name or self.hidden or self.features != "pooled"):
+            yield (
+                "several networks in model.name, model.hidden and model.features need pretrained weights: set "
+                "model.weights (and model.pretrained=false for random weights of the same shape)."
+            )
+        if self.label_map and (self.hidden or self.features != "pooled"):
+            yield 'model.label_map needs a linear head: set model.features = "pooled" and model.hidden = [].'
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneSettings(Section):
+    """Which parts of a pretrained network are trained, and at which learning rate."""
+
+    frozen_stages: int = option(0, "frozen stages, from the input; -1: all, so only the head trains", minimum=-1)
+    freeze_norms: bool = option(False, "batch norms keep their pretrained statistics, also in stages that train")
+    head_epochs: int = option(0, "first epochs, which train only the head; then the schedule restarts", minimum=0)
+    head_lr: float = option(0.0, "peak learning rate of head_epochs; 0: train.lr", minimum=0)
+    backbone_lr: float = option(1.0, "learning rate of the pretrained part, as a multiple of the head's", above=0)
+
+    def problems(self) -> Iterator[str]:
+        if self.head_epochs and self.frozen_stages == -1:
+            yield "finetune.frozen_stages is -1, so only the head ever trains; set finetune.head_epochs to 0."
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesSettings(Section):
+    """Features of a frozen network, computed once per view: the centre crop, fixed random crops, mirror images."""
+
+    cached: bool = option(True, "compute each view's features once, unaugmented; false: in each epoch, augmented")
+    mirror: bool = option(True, "add the mirror image of each view")
+    crops: int = option(0, "number of random crops besides the centre crop (augment.crop_scale, crop_ratio)", minimum=0)
+    dtype: Literal["float16", "float32"] = option("float16", "number type of stored features")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings(Section):
+    """Optimiser, learning rate schedule and epochs. The loss is a mean over images.
+
+    To take values from code that sums the loss over a batch of n images, multiply its lr by n and divide its weight
+    decay by n.
+    """
+
+    epochs: int = option(10, "number of epochs", minimum=1)
+    batch_size: int = option(256, "largest number of images in a batch", minimum=1)
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = option(
+        "sgd", "the torch.optim class; muon: orthogonalised momentum, not for pretrained weights"
     )
-    features: Literal["pooled", "logits", "both"] = _option(
-        "pooled", "what the head sees of a pretrained network: what enters its last layer, what leaves it, or both"
+    lr: float = option(0.1, "peak learning rate", above=0)
+    bias_lr: float = option(0.0, "peak learning rate of biases and norms; 0: lr", minimum=0)
+    output_lr: float = option(0.0, "peak learning rate of the last layer's weights; 0: lr", minimum=0)
+    momentum: float = option(0.9, "momentum of sgd and muon", minimum=0, below=1)
+    nesterov: bool = option(False, "Nesterov momentum for sgd; muon always uses it")
+    weight_decay: float = option(
+        0.0, "as in torch.optim; muon: share of non-orthogonalised weights that a step at peak lr removes", minimum=0
     )
-    hidden: tuple[int, ...] = _option((), "head: widths of its hidden layers; none: linear")
-    label_map: str = _option(
-        "",
-        "start the head from the pretrained classifier's rows of the same labels: names, or a CSV of label,category "
-        "where they differ; empty: from random weights",
+    decay_norms_and_biases: bool = option(True, "false: no weight decay for norms and biases")
+    schedule: Literal["constant", "step", "multistep", "exponential", "cosine", "linear"] = option(
+        "constant", "learning rate schedule after the warm-up"
+    )
+    warmup_epochs: float = option(0.0, "epochs in which the learning rate rises linearly from 0 to its peak", minimum=0)
+    step_epochs: int = option(1, "step: epochs between two reductions", minimum=1)
+    milestones: tuple[int, ...] = option((), "multistep: epochs after which the learning rate is reduced")
+    gamma: float = option(0.1, "step, multistep, exponential: factor of each reduction", above=0, maximum=1)
+    clip_norm: float = option(0.0, "largest norm of the gradient; 0: no clipping", minimum=0)
+    label_smoothing: float = option(0.0, "share of the target spread evenly over all classes", minimum=0, below=1)
+    ema_decay: float = option(0.0, "EMA of weights, validated and saved: decay per step; 0: off", minimum=0, below=1)
+    patience: int = option(0, "stop after this number of epochs without a better score; 0: never", minimum=0)
+    limit: int = option(0, "use only the first n rows of the labels CSV; 0: all", minimum=0)
+    fold: int = option(0, "fold used for validation, if split.folds is set", minimum=0)
+    seed: int = option(0, "random seed of weights, batch order and augmentation", minimum=0)
+
+    def problems(self) -> Iterator[str]:
+        if self.schedule == "multistep" and not self.milestones:
+            yield "train.schedule is multistep, but train.milestones is empty."
+        if self.optimizer == "sgd" and self.nesterov and not self.momentum:
+            yield "train.nesterov needs a train.momentum above 0; it is 0."
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictSettings(Section):
+    """How test images are predicted. A run does not depend on it: one run can be predicted in several ways."""
+
+    checkpoint: Literal["final", "best"] = option("final", "final: retrained on all labelled rows; best: by validation")
+    mirror: bool = option(False, "average predictions over an image and its mirror (cached features: over all views)")
+    shift: int = option(0, "average predictions over shifts by this number of pixels; 0: off", minimum=0)
+    batch_size: int = option(128, "number of images in a batch", minimum=1)
+    calibrate: bool = option(True, "metric log_loss: fit a temperature on the validation rows (arXiv 1706.04599)")
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareSettings(Section):
+    """Device, precision, processes and threads. A run does not depend on it."""
+
+    device: str = option("auto", "auto: cuda if available, else cpu; or a torch device name: cuda:1, mps")
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "auto: bfloat16 where the hardware is fast at it; a CPU measures both before a long training"
+    )
+    workers: int = option(2, "number of processes that decode photos; 0: decode in the main process", minimum=0)
+    cache_by: Literal["time", "bytes"] = option(
+        "time", "decode packed images again if a file's size or time changed (time), or its content (bytes)"
+    )
+    threads: int = option(0, "number of compute threads on a CPU; 0: torch's default, one per core", minimum=0)
+    compile: bool = option(True, "use torch.compile to compute the features of many images, if it works here")
+    compile_training: bool = option(
+        False, "use torch.compile for training, for GPUs waiting on small kernels; a resumed run may round differently"
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneSettings:
-    """Which parts of a pretrained network learn, and how fast."""
+class KaggleSettings(Section):
+    """Time limits of calls to Kaggle, and the options of a Kaggle kernel. A run does not depend on it."""
 
-    frozen_stages: int = _option(
-        0, "stages, from the bottom, that stay as they are; -1: the whole network, only the head learns", minimum=-1
-    )
-    freeze_norms: bool = _option(False, "BatchNorm keeps its pretrained statistics, even where weights learn")
-    head_epochs: int = _option(
-        0,
-        "first epochs, in which only the head learns; then frozen_stages holds, and the schedule begins anew",
-        minimum=0,
-    )
-    head_lr: float = _option(0.0, "peak learning rate in those epochs; 0: train.lr", minimum=0)
-    backbone_lr: float = _option(1.0, "learning rate of the pretrained part as a share of the head's", above=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class FeaturesSettings:
-    """How the features of a frozen network are kept.  A view is a fixed picture of an image."""
-
-    cached: bool = _option(
-        True, "compute each view's features once and keep them, unaugmented; false: anew in each epoch, augmented"
-    )
-    mirror: bool = _option(True, "views: each other view's mirror image too")
-    crops: int = _option(0, "views: besides the centre, so many random crops (augment.crop_scale and ratio)", minimum=0)
-    dtype: Literal["float16", "float32"] = _option("float16", "how features are stored")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """How it learns.  Losses are means over images, so lr does not depend on the batch size's unit."""
-
-    epochs: int = _option(10, "passes over the training images", minimum=1)
-    batch_size: int = _option(256, "images in a step, at most", minimum=1)
-    optimizer: Literal["sgd", "adam", "adamw", "muon"] = _option(
-        "sgd", "torch's optimiser of that name; muon: of orthogonalised momentum, for networks that start fresh"
-    )
-    lr: float = _option(0.1, "peak learning rate for the mean loss", above=0)
-    bias_lr: float = _option(0.0, "that of biases and norms; 0: lr", minimum=0)
-    output_lr: float = _option(0.0, "that of the last layer's weights; 0: lr", minimum=0)
-    momentum: float = _option(0.9, "of sgd and muon", minimum=0, below=1)
-    nesterov: bool = _option(False, "Nesterov momentum for sgd; muon always has it")
-    weight_decay: float = _option(
-        0.0,
-        "as torch's optimiser of that name applies it; muon: what a step at the peak rate takes off, as a share of "
-        "the weights that it does not orthogonalise",
-        minimum=0,
-    )
-    decay_norms_and_biases: bool = _option(True, "false: weight decay spares norms and biases")
-    schedule: Literal["constant", "step", "multistep", "exponential", "cosine", "linear"] = _option(
-        "constant", "how lr falls after the warm-up"
-    )
-    warmup_epochs: float = _option(0.0, "epochs in which lr rises from 0 to its peak", minimum=0)
-    step_epochs: int = _option(1, "step: epochs between two falls", minimum=1)
-    milestones: tuple[int, ...] = _option((), "multistep: the epochs after which lr falls")
-    gamma: float = _option(
-        0.1, "step, multistep, exponential: lr is multiplied by this at each fall", above=0, maximum=1
-    )
-    clip_norm: float = _option(0.0, "largest norm of the gradient; 0: no clipping", minimum=0)
-    label_smoothing: float = _option(0.0, "share of the target spread over all classes", minimum=0, below=1)
-    ema_decay: float = _option(
-        0.0, "decay per step of the averaged weights that are validated and kept; 0: off", minimum=0, below=1
-    )
-    patience: int = _option(0, "stop after this many epochs without a better score; 0: never", minimum=0)
-    limit: int = _option(0, "use only the first n rows of the labels CSV; 0: all", minimum=0)
-    fold: int = _option(0, "the fold that validates, where the split has folds", minimum=0)
-    seed: int = _option(0, "of weights, shuffling and augmentation", minimum=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictSettings:
-    """How test images are predicted.  Not part of a run's identity: a run can be predicted in several ways."""
-
-    checkpoint: Literal["final", "best"] = _option(
-        "final", "final: retrained on all labelled rows; best: by validation"
-    )
-    mirror: bool = _option(
-        False, "test-time augmentation: average over each image and its mirror (cached features: over their views)"
-    )
-    shift: int = _option(0, "test-time augmentation: average over shifts by this many pixels; 0: none", minimum=0)
-    batch_size: int = _option(128, "images in a step", minimum=1)
-    calibrate: bool = _option(True, "log_loss: fit a temperature (arXiv 1706.04599) on the valid rows")
-
-
-@dataclasses.dataclass(frozen=True)
-class HardwareSettings:
-    """What it runs on.  Not part of a run's identity."""
-
-    device: str = _option("auto", "auto: cuda, else cpu; or any torch device name, such as cuda:1 or mps")
-    precision: Literal["auto", "float32", "bfloat16"] = _option(
-        "auto", "auto: bfloat16 where the hardware multiplies it fast, on processors tried before a longer training"
-    )
-    workers: int = _option(2, "processes that decode photos; 0: in the main process", minimum=0)
-    cache_by: Literal["time", "bytes"] = _option(
-        "time",
-        "what tells that packed images must be decoded again; time: size and modification time of a file; bytes: its "
-        "content, read again only where size or time changed, so that a copied data set is not decoded again",
-    )
-    threads: int = _option(0, "threads that compute on a processor; 0: one for each core, as torch chooses", minimum=0)
-    compile: bool = _option(True, "compile frozen networks for large image sets, where torch.compile works")
-    compile_training: bool = _option(
-        False,
-        "compile the network for training too: for GPUs that wait for small kernels; processors gain nothing. "
-        "A run that is resumed may round otherwise than one that was not",
+    stall_seconds: float = option(120.0, "stop a call, download or upload without progress for this long", above=0)
+    score_minutes: float = option(15.0, "how long `submit` waits for the score", minimum=0)
+    accelerator: str = option("NvidiaTeslaT4", "kernel: Kaggle's name of the accelerator; empty: CPU only")
+    internet: bool = option(False, "kernel: allow internet access; without it, attach pretrained weights")
+    dataset_sources: tuple[str, ...] = option((), "kernel: datasets to attach: owner/name")
+    model_sources: tuple[str, ...] = option((), "kernel: models to attach: owner/model/framework/variation/version")
+    kernel_hours: float = option(
+        12.0, "kernel: longest running time; the kernel command waits as long", above=0, maximum=12
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class KaggleSettings:
-    """How Kaggle is talked to, and what a kernel there is given.  Not part of a run's identity."""
+class AuditSettings(Section):
+    """Which images `audit` counts as near duplicates. A run does not depend on it."""
 
-    stall_seconds: float = _option(
-        120.0, "give up a call, a download or an upload in which nothing has moved for so long", above=0
-    )
-    score_minutes: float = _option(15.0, "how long `submit` waits for the score", minimum=0)
-    accelerator: str = _option("NvidiaTeslaT4", "kernel: the machine shape that Kaggle lends; empty: a processor only")
-    internet: bool = _option(False, "kernel: may use the internet; without it, attach pretrained weights")
-    dataset_sources: tuple[str, ...] = _option((), "kernel: datasets to attach, each as owner/name")
-    model_sources: tuple[str, ...] = _option(
-        (), "kernel: models to attach, each as owner/model/framework/variation/version"
-    )
-    kernel_hours: float = _option(12.0, "kernel: how long it may run and is waited for", above=0, maximum=12)
-
-
-@dataclasses.dataclass(frozen=True)
-class AuditSettings:
-    """What `audit` takes for duplicates.  Not part of a run's identity."""
-
-    distance: int = _option(
-        56, "most signs, of 255, in which the hashes of near duplicates differ", minimum=0, maximum=100
-    )
-    correlation: float = _option(0.85, "least correlation of their luminance, at 32 x 32 pixels", minimum=0, maximum=1)
+    distance: int = option(56, "largest number of different bits of two hashes, of 255", minimum=0, maximum=100)
+    correlation: float = option(0.85, "least correlation of luminance at 32 x 32 pixels", minimum=0, maximum=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that is set for one competition and recipe."""
+    """All settings of one competition and recipe."""
 
     name: str
     recipe: str = DEFAULT_RECIPE
@@ -307,23 +334,19 @@ class Settings:
 
     @property
     def tuning(self) -> FinetuneSettings:
-        """[finetune] as it applies: there is nothing to spare in fresh weights."""
+        """[finetune] as it applies: its defaults where the weights are random."""
         return self.finetune if self.model.pretrained else FinetuneSettings()
+
+    @property
+    def trains_on_cache(self) -> bool:
+        """Whether only the head is trained, on cached features."""
+        return self.tuning.frozen_stages == -1 and self.features.cached
 
 
 SECTIONS: dict[str, type] = {
-    field.name: type(field.default) for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.default)
+    field.name: type(field.default) for field in dataclasses.fields(Settings) if isinstance(field.default, Section)
 }
-
-
 SHARED_BY_RECIPES = ("competition", "data", "split")
-
-
 OUTSIDE_A_RUN = ("predict", "hardware", "kaggle", "audit")
-
-
-PLAIN_INPUT: dict[str, Any] = {
-    "size": 32,
-    "mean": (0.5, 0.5, 0.5),
-    "std": (0.25, 0.25, 0.25),
-}  # where no pretrained weights ask
+# [input] where no pretrained weights give values
+PLAIN_INPUT: dict[str, Any] = {"size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

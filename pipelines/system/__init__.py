@@ -1,1 +1,1 @@
-"""Files, processes, signals, memory and errors: the ground floor, which imports nothing else of ours."""
+"""Files, processes, signals, memory, progress and errors; imports nothing else of this project."""

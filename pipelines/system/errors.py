@@ -1,4 +1,4 @@
-"""The exceptions for what a person can mend, and for what mends itself."""
+"""Exceptions whose message is for the user, and the helpers that write such messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,28 +7,24 @@ LONGEST_SHOWN = 400  # characters
 
 
 class UserError(Exception):
-    """A mistake in the input or the settings, or something missing, that the person at the keyboard can mend.
+    """A mistake that the user can correct. The message names the file, row or key, what is wrong and what to do.
 
-    Its message stands alone: it names the file, row or key, what was expected, and what to do.  A stage prints it
-    without a traceback and exits with status 2.
+    A stage prints it without a traceback and exits with status 2.
     """
 
 
 class TryAgainLater(UserError):
-    """A failure of Kaggle, or of the way there, that may be over when the same command is typed later.
-
-    A stage ends with status 3.  Nothing is lost by it, and its message says what is already done.
-    """
+    """A failure of Kaggle or the network that may end by itself; exit status 3. The message says what is done."""
 
 
 def shown(text: str) -> str:
-    """Return a name as a message can hold it: on one line, with escapes for what does not print, and not endless."""
+    """Return a name for use in a message: shortened, on one line, unprintable characters escaped."""
     text = _shortened(text)
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def quoted(text: object) -> str:
-    """Return a name in quotes, as a message can hold it: on one line, and not endless."""
+    """Return a name in quotes for use in a message: shortened, on one line."""
     return repr(_shortened(str(text)))
 
 
@@ -37,6 +33,6 @@ def _shortened(text: str) -> str:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the nearest of `valid`, or an empty string when none is near."""
+    """Return ` Did you mean 'x'?` with the nearest of `valid`, or an empty string if none is near."""
     matches = get_close_matches(name, list(valid), n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

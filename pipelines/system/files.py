@@ -1,9 +1,10 @@
-"""Writing so that nothing half-written ever looks whole, and identifying files by their bytes."""
+"""Write files and folders atomically, lock them, hash them, and check their names."""
 
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,23 +20,36 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CHUNK_BYTES = 1 << 20
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # from some network file systems
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # raised by some network file systems
+LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes; the limits of common file systems
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def path_problem(text: str) -> str:
+    """Return why `text` cannot be a path on any file system; empty if it can."""
+    if CONTROL_CHARACTERS.search(text):
+        return "it has control characters"
+    if len(os.fsencode(text)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in text.split("/")):
+        return f"a name in it is longer than {LONGEST_NAME} bytes"
+    return ""
+
+
+def is_plain_name(text: str) -> bool:
+    """Return whether `text` can name a file or folder, with 40 characters to spare for prefixes and suffixes."""
+    return Path(text).name == text != "" and not text.startswith(".") and not path_problem(text + "-" * 40)
 
 
 def partial_name(path: Path) -> Path:
-    """The name under which `path` is written until it is whole.
-
-    It is the same every time, so that what a killed process left behind is overwritten by the next one.
-    """
+    """Return the name of `path` while it is written; always the same, so a killed process's file is overwritten."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def atomic_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block succeeds, flush it to disk and rename it to `path`.
+    """Yield a temporary path beside `path`; if the block succeeds, flush it to disk and rename it to `path`.
 
-    make_folder: False where the folder has been there, and making it anew could only be below the place from which a
-    disk has vanished.  Raises `UserError` when the folder vanishes.
+    make_folder: False if the folder exists; creating it after its disk was unmounted would write to another disk.
+    Raises `UserError` if the folder vanishes.
     """
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,17 +63,17 @@ def atomic_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and not path.parent.is_dir():
             raise UserError(
-                f"{path.parent} is no longer there, where {path.name} was to be written. Is its disk still mounted? "
-                "Put it back, and type the same command again to go on."
+                f"The folder {path.parent} is no longer there, so {path.name} cannot be written. Is its disk still "
+                "mounted? Restore it, and run the same command again to continue."
             ) from None
         raise
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`; when the block succeeds, rename it to `path`.
+    """Yield a new empty folder beside `path`; if the block succeeds, rename it to `path`.
 
-    An older folder at `path` is replaced: it stays whole until the new one is.
+    An existing folder at `path` stays unchanged until the new one is complete, then it is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, outgoing = partial_name(path), path.with_name(f".{path.name}.outgoing")
@@ -70,10 +84,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield partial
         if path.exists():
             os.replace(path, outgoing)
-            os.replace(partial, path)
+        os.replace(partial, path)
+        if outgoing.exists():
             shutil.rmtree(outgoing)
-        else:
-            os.replace(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -81,11 +94,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def only_one(path: Path, doing: str, patience: float = 5.0, inherited: bool = True) -> Iterator[int]:
-    """Hold the lock file `path` and yield its descriptor, until the block or the process ends, however that happens.
+    """Hold the lock file `path` and yield its descriptor, until the block or the process ends.
 
-    inherited: a process that inherits the descriptor holds the lock too, until it ends; else only this process holds
-    it, and no worker that outlives it for a moment.  Raises `UserError`, which says what the other process is `doing`,
-    when it is still held after `patience` seconds.
+    inherited: a child process that inherits the descriptor holds the lock too, until it ends; otherwise only this
+    process holds it. Raises `UserError`, with what the other process is `doing`, if the lock is not free within
+    `patience` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
@@ -106,40 +119,40 @@ def only_one(path: Path, doing: str, patience: float = 5.0, inherited: bool = Tr
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8 with Unix line ends, atomically."""
+    """Write `text` to `path` atomically, as UTF-8 with Unix line ends."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON, atomically."""
+    """Write `value` to `path` atomically, as indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read the JSON value that `write_json` wrote."""
+    """Return the JSON value in `path`."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """Read the JSON object that a stage left in `path` when it had ended; raises `UserError` where it is none."""
+    """Return the JSON object that a stage wrote to `path` when it ended. Raises `UserError` if it is damaged."""
     try:
         content = read_json(path)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} is damaged: it holds no JSON object. Remove it, and call the stage that makes it again."
+            f"{path} is damaged: it is not a JSON object. Remove it, and run the stage that writes it again."
         )
     return content
 
 
 def plain_sha256(text: str) -> str:
-    """Return a SHA-256 that a person typed as `file_sha256` spells it: lower case, without white space."""
+    """Return a SHA-256 that a user wrote in the form of `file_sha256`: lower case, no white space."""
     return "".join(text.split()).lower()
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of the bytes of `path` in hexadecimal."""
+    """Return the SHA-256 of the bytes of `path`, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Work on image files spread over processes."""
+"""Work on image files, spread over processes."""
 
 import multiprocessing
 import os
@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from pipelines.system.errors import UserError
@@ -18,22 +19,22 @@ from pipelines.system.watch import Watch
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-AHEAD = 2  # pieces a process: one that it does and one that waits for it
+AHEAD = 2  # items submitted per process: one in work, one waiting
 
 
 def cores() -> int:
-    """Return how many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_processes(
     function: Callable[[Work], Result], work: Iterable[Work], total: int, watch: Watch, what: str, unit: str
 ) -> Generator[Result, None, None]:
-    """Yield `function` of each of `work`, in its order; what one raises is raised here.
+    """Yield `function(item)` for each item of `work`, in order; an exception of `function` is raised here.
 
-    total: how many pieces there are; a single one is done in this process.  The processes work while others use what is
-    yielded, but only a few pieces ahead, so that neither work nor results add up in memory.  They end when the
-    iterator is exhausted or closed; and when this process ends, however that happens.
+    total: the number of items; a single item is done in this process. Processes run only a few items ahead of the
+    consumer, so that neither work nor results fill the memory. They end when the iterator is exhausted or closed, and
+    when this process ends for any reason.
     """
     with closing(_results(function, work, total)) as results:
         yield from watch(results, what, total, unit)
@@ -49,11 +50,11 @@ def _results(function: Callable[[Work], Result], work: Iterable[Work], total: in
     others = set(multiprocessing.active_children())
     check_room_for_locks()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent)
-    ours: set[multiprocessing.process.BaseProcess] = set()
+    ours: set[BaseProcess] = set()
     pending: deque[Future[Result]] = deque()
     try:
-        for piece in work:
-            pending.append(pool.submit(function, piece))
+        for item in work:
+            pending.append(pool.submit(function, item))
             if len(ours) < processes:
                 ours |= set(multiprocessing.active_children()) - others
             if len(pending) >= AHEAD * processes:
@@ -63,36 +64,35 @@ def _results(function: Callable[[Work], Result], work: Iterable[Work], total: in
     except BrokenProcessPool:
         pool.shutdown()
         raise UserError(
-            f"{_death(ours)} End other programs, or let fewer processor cores be used (taskset -c 0 make …), and type "
-            "the same command again."
+            f"{_death(ours)} End other programs, or use fewer processor cores (taskset -c 0 make …), and run the same "
+            "command again."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _death(processes: Iterable[multiprocessing.process.BaseProcess]) -> str:
-    """Return what is said of the one of `processes` that died first; the others were then told to end, by SIGTERM."""
+def _death(processes: Iterable[BaseProcess]) -> str:
+    """Return the message about the process that died first; the pool then ended the others with SIGTERM."""
     for process in processes:
-        if process.exitcode not in (None, 0, -signal.SIGTERM):
-            assert process.exitcode is not None
-            name = signal.Signals(-process.exitcode).name if process.exitcode < 0 else ""
-            return death(str(process.pid), name)
+        if (code := process.exitcode) not in (None, 0, -signal.SIGTERM):
+            assert code is not None
+            return death(str(process.pid), signal.Signals(-code).name if code < 0 else "")
     return death("of a pool", "")
 
 
 def _depend_on_parent() -> None:
-    """Let this process end when the one that it works for does, and not before."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the other process ends this one
+    """End this process when its parent ends, and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
     end_with_parent()
 
 
 def end_with_parent() -> None:
-    """Let this process, started through multiprocessing, end at once when its parent does, however that happens."""
+    """End this process, started through multiprocessing, as soon as its parent ends for any reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def follow() -> None:
         parent.join()
-        os._exit(1)  # a pool would have this process wait for more work for ever, and a stage go on unseen
+        os._exit(1)  # a pool's process would otherwise wait for work for ever, and a stage would go on unseen
 
     threading.Thread(target=follow, daemon=True).start()

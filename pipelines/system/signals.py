@@ -1,4 +1,4 @@
-"""What SIGINT, the interrupt of a keyboard, and SIGTERM do for a while."""
+"""Handle or delay SIGINT (a keyboard interrupt) and SIGTERM during a block."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def handled_by(handler: Handler, numbers: Iterable[signal.Signals] = STOPPING) -> Iterator[None]:
-    """Let `handler` answer the signals `numbers` until the block ends; only the main thread may say so."""
+    """Let `handler` handle the signals `numbers` during the block; only in the main thread."""
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         for number in before:
@@ -25,8 +25,8 @@ def handled_by(handler: Handler, numbers: Iterable[signal.Signals] = STOPPING) -
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until the block ends: for compiled code that bears no exception in its midst."""
-    if threading.current_thread() is not threading.main_thread():  # where no signal is handled
+    """Delay SIGINT and SIGTERM until the block ends: for compiled code that must not be interrupted by an exception."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         yield
         return
     came: list[int] = []
@@ -34,5 +34,5 @@ def undisturbed() -> Iterator[None]:
         with handled_by(lambda number, frame: came.append(number)):
             yield
     finally:
-        for each in came:  # the first one that is not ignored ends this
+        for each in came:  # the first one that is not ignored raises
             signal.raise_signal(each)

@@ -1,16 +1,16 @@
-"""What may be shown on a terminal: names and labels come from other people's files."""
+"""Replace unprintable characters before printing names and labels from other people's files."""
 
 
 def printable(text: str) -> str:
-    """`text` without what could steer the terminal or be no text at all: a space stands for each such character."""
+    """Return `text` with a space for each character that is not printable and could steer the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def one_line(text: str) -> str:
-    """As `printable`, with all that is white in it as single spaces."""
+    """Return `printable(text)` with each run of white space as a single space."""
     return " ".join(printable(text).split())
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, but line ends stay."""
+    """Return `printable(text)` with its line ends kept."""
     return "\n".join(map(printable, text.split("\n")))

@@ -1,4 +1,4 @@
-"""The seam through which a stage looks on while core works, so that core never prints."""
+"""The interface through which a stage shows the progress of work in other rooms, which never print."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
@@ -7,7 +7,7 @@ Item = TypeVar("Item")
 
 
 class Watch(Protocol):
-    """Yields `items` as they are, and may show how far they have come: `what` is done to `total` of them."""
+    """Yields `items` unchanged and may show progress: `what` is done to `total` of them, counted in `unit`."""
 
     def __call__(
         self, items: Iterable[Item], what: str, total: int | None = None, unit: str = "files"
@@ -15,5 +15,5 @@ class Watch(Protocol):
 
 
 def unwatched(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterable[Item]:
-    """The `Watch` that shows nothing."""
+    """Return `items`; the `Watch` that shows nothing."""
     return items

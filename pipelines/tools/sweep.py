@@ -1,10 +1,10 @@
-"""Try settings of the head on cached features, seconds each, and say which did best.
+"""Try settings of the head on cached features, in seconds each, and print which did best.
 
-Reads   data/<c>/split.csv, and the features of its labelled images (computed first, where they are not kept yet).
-Writes  runs/<c>/<run>-sweep.csv (a row a trial) and <run>-sweep.toml (the best one's settings).
+Reads   data/<c>/split.csv, and the features of its labelled images (computed first where they are not cached).
+Writes  runs/<c>/<run>-sweep.csv (a row per trial) and <run>-sweep.toml (the settings of the best one).
 
-Every trial learns from the train rows and is scored on the valid rows, as `predict` would score its best epoch.  The
-best of many scores is a little better than it deserves: only other images can tell by how much.
+Every trial trains on the training set and is scored on the validation set, as `predict` would score its best epoch.
+The best of many scores is slightly too good; only other images can show by how much.
 """
 
 import dataclasses
@@ -13,28 +13,42 @@ import time
 import tomllib
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.watch import unwatched
 
 if TYPE_CHECKING:
-    from pipelines.core.training import Job
+    from pathlib import Path
 
-LR_FACTORS = (1 / 3, 1.0, 3.0)  # around the recipe's own, where no values are named
+    from pipelines.core.job import Job
+    from pipelines.dataset.image_set import ImageSet
+    from pipelines.models.origins import Origin
+
+LR_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's own rate, where no values are given
 DROPOUTS = (0.0, 0.5)
 NOT_TRIED = ("limit", "fold", "patience")  # these choose the rows, or are for long runs
 REGULARISATION = 0.01  # C of the logistic regression on standardised features
-MODEL_KEYS = ("dropout", "hidden", "features", "label_map")  # what does not change the features themselves
+MODEL_KEYS = ("dropout", "hidden", "features", "label_map")  # keys that do not change the features
+
+Row = dict[str, Any]
 
 
 class Words(command.Words):
-    """What the person typed."""
+    """The command line."""
 
     tries: list[str]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What the trials came to: `rows`, best first, and the changes of trials whose loss `diverged`."""
+
+    rows: list[Row]
+    diverged: list[Row]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,80 +60,91 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="extend",
         dest="tries",
         metavar="KEY=A,B",
-        help="values to try, all combinations: train.lr=1e-3,3e-4 model.hidden=[],[256]; default: lr and dropout",
+        help="values to try, in all combinations: train.lr=1e-3,3e-4 model.hidden=[],[256]; default: lr and dropout",
     )
     words = parser.parse_args(arguments, namespace=Words())
     settings, layout = words.settings(), words.layout()
-    from pipelines.dataset.splits import read_split_csv
-    from pipelines.models.transfer import WHOLE, build_network, find_origins, resolve
-    from pipelines.settings.records import split_is_made
-
-    if settings.tuning.frozen_stages != WHOLE or not settings.features.cached:
+    if not settings.trains_on_cache:
         raise UserError(
-            f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features; it takes a recipe "
+            f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features. It needs a recipe "
             "with model.weights, finetune.frozen_stages = -1 and features.cached = true."
         )
     tried = _values(words.tries, settings)
     combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
-    asked = [_settings(words, changes) for changes in combinations]  # now, so that a mistake shows before anything runs
+    wanted = [_settings(words, changes) for changes in combinations]  # first, so that mistakes show before work starts
+
+    from pipelines.core import job as jobs
+    from pipelines.dataset.image_set import open_images
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.device import choose_hardware
+    from pipelines.models.origins import find_origins, resolve
+    from pipelines.models.transfer import build_network
+    from pipelines.settings.records import split_is_made
+
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
         raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
-
-    from pipelines.core import training
-    from pipelines.core.engine import Diverged
-    from pipelines.dataset.submission import class_list
-
     found = find_origins(settings.model, layout.weights, watch=command.progress)
     settings = resolve(settings, found)
-    labelled = table[table["split"] != "test"]
-    classes = class_list(labelled["label"].tolist(), settings, layout.raw)
-    train_rows, valid_rows = training.divide_rows(table, settings)
-    run = layout.run(words.run_name())
-    job = training.Job(
-        settings, classes, table, train_rows, valid_rows, settings.train.epochs, layout, run.last, run.history
-    )
-    print(f"Features: {training.prepare_features(job, build_network(settings, classes, found), command.progress)}")
-
-    metric = settings.competition.metric
-    rows: list[dict[str, Any]] = []
-    diverged = []
-    pairs = list(zip(combinations, asked, strict=True))
-    for changes, wanted in command.progress(pairs, "trying", len(pairs), "heads"):
-        started = time.perf_counter()
-        trial = dataclasses.replace(job, settings=resolve(wanted, found), epochs=wanted.train.epochs)
-        try:
-            best = training.try_out(trial, build_network(trial.settings, classes, found))
-        except Diverged:
-            diverged.append(changes)
-            continue
-        rows.append({**changes, metric: best[metric], "epoch": best["epoch"], "seconds": time.perf_counter() - started})
-    if not rows:
-        raise UserError("The loss of every head stopped being a finite number. Try lower rates: TRY=train.lr=1e-4,1e-3")
-    started = time.perf_counter()
-    score = _logistic_regression(job, found)
-    check = {metric: score, "epoch": "-", "seconds": time.perf_counter() - started}
-
-    rows.sort(key=lambda row: training.badness(row[metric], metric))
-    headings = (*tried, f"valid {metric}", "epoch", "seconds")
-    cells = [
-        (*(_toml(row[key]) for key in tried), f"{row[metric]:.4f}", row["epoch"], f"{row['seconds']:.1f}")
-        for row in rows
-    ]
-    cells += [(*(_toml(changes[key]) for key in tried), "diverged", "-", "-") for changes in diverged]
-    blanks = ["logistic regression, scikit-learn (centre view)", *[""] * (len(tried) - 1)]
-    cells.append((*blanks, f"{check[metric]:.4f}", check["epoch"], f"{check['seconds']:.1f}"))
-    print(command.table(headings, cells))
-    print(f"Heads tried: {len(pairs)}, on {len(train_rows):,} images; scored on {len(valid_rows):,} others.")
-    _write(run.folder.with_name(f"{run.folder.name}-sweep.csv"), rows, tried)
-    best_settings = " ".join(f"{key}={_toml(rows[0][key])}" for key in tried)
-    print(f"The best, as settings: {run.folder.name}-sweep.toml beside its table, {run.folder.name}-sweep.csv.")
-    words.set = [*words.set, *best_settings.split()]
+    train, valid = open_images(settings, layout, table).divide(settings)
+    run, hardware = layout.run(words.run_name()), choose_hardware(settings.hardware)
+    job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
+    print(f"Features: {jobs.prepare_features(job, build_network(settings, train.classes, found))}")
+    outcome = _try_all(dataclasses.replace(job, watch=unwatched), found, combinations, wanted)
+    _print(job, found, outcome, list(tried))
+    print(f"Heads tried: {len(wanted)}, on {len(train):,} training images; scored on {len(valid):,} validation images.")
+    path = run.folder.with_name(f"{run.folder.name}-sweep.csv")
+    _write(path, outcome.rows, tried)
+    print(f"Settings of the best: {path.stem}.toml, beside the table {path.name}.")
+    words.set = [*words.set, *(f"{key}={_toml(outcome.rows[0][key])}" for key in tried)]
     print(f"Next: {words.repeat('train')}")
 
 
+def _try_all(job: "Job", found: "list[Origin]", combinations: list[Row], wanted: list[Settings]) -> Outcome:
+    """Train a head for each of the `wanted` settings."""
+    from pipelines.core.engine import Diverged
+    from pipelines.core.history import badness
+    from pipelines.core.job import try_out
+    from pipelines.models.origins import resolve
+    from pipelines.models.transfer import build_network
+
+    metric = job.settings.competition.metric
+    outcome = Outcome([], [])
+    pairs = list(zip(combinations, wanted, strict=True))
+    for changes, settings in command.progress(pairs, "trying", len(pairs), "heads"):
+        started = time.perf_counter()
+        trial = dataclasses.replace(job, settings=resolve(settings, found), epochs=settings.train.epochs)
+        try:
+            best = try_out(trial, build_network(trial.settings, job.train.classes, found))
+        except Diverged:
+            outcome.diverged.append(changes)
+            continue
+        seconds = time.perf_counter() - started
+        outcome.rows.append({**changes, metric: best[metric], "epoch": best["epoch"], "seconds": seconds})
+    if not outcome.rows:
+        raise UserError("The loss of every head became infinite or NaN. Try lower rates: TRY=train.lr=1e-4,1e-3")
+    outcome.rows.sort(key=lambda row: badness(row[metric], metric))
+    return outcome
+
+
+def _print(job: "Job", found: "list[Origin]", outcome: Outcome, tried: list[str]) -> None:
+    """Print the trials as a table, with a logistic regression as the last row."""
+    metric = job.settings.competition.metric
+    started = time.perf_counter()
+    check = _logistic_regression(job, found)
+    seconds = time.perf_counter() - started
+    cells: list[tuple[object, ...]] = [
+        (*(_toml(row[key]) for key in tried), f"{row[metric]:.4f}", row["epoch"], f"{row['seconds']:.1f}")
+        for row in outcome.rows
+    ]
+    cells += [(*(_toml(changes[key]) for key in tried), "diverged", "-", "-") for changes in outcome.diverged]
+    blanks = ["logistic regression, scikit-learn (centre view)", *[""] * (len(tried) - 1)]
+    cells.append((*blanks, f"{check:.4f}", "-", f"{seconds:.1f}"))
+    print(command.table((*tried, f"valid {metric}", "epoch", "seconds"), cells))
+
+
 def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
-    """Return the values to try of each setting."""
+    """Return the values to try for each setting."""
     if not tries:
         lr = settings.train.lr
         dropouts = sorted({*DROPOUTS, settings.model.dropout})
@@ -131,8 +156,8 @@ def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
         known = {"model": name in MODEL_KEYS, "train": name not in NOT_TRIED}
         if not listed or not known.get(section, False):
             raise UserError(
-                f"TRY {text!r} is not of the form section.key=value,value, such as train.lr=1e-3,3e-4. A sweep tries "
-                f"heads: the section is train (but for {', '.join(NOT_TRIED)}), or the key one of "
+                f"TRY {text!r} is not of the form section.key=value,value, such as train.lr=1e-3,3e-4. A sweep takes "
+                f"the keys of [train] except {', '.join(NOT_TRIED)}, and "
                 f"{', '.join(f'model.{each}' for each in MODEL_KEYS)}."
             )
         try:
@@ -143,7 +168,7 @@ def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
 
 
 def _settings(words: Words, changes: dict[str, Any]) -> Settings:
-    """Return the settings of one trial; a head that cannot start from a label map does without."""
+    """Return the settings of one trial, without the label map where the head cannot start from one."""
     shaped = changes.get("model.hidden") or changes.get("model.features", "pooled") != "pooled"
     changes = {"model.label_map": ""} | changes if shaped else changes
     overrides = [f"{key}={_toml(value)}" for key, value in changes.items()]
@@ -151,46 +176,43 @@ def _settings(words: Words, changes: dict[str, Any]) -> Settings:
 
 
 def _toml(value: Any) -> str:
-    """Return `value` as --set takes it, without spaces."""
+    """Return `value` in the form that --set takes, without spaces."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value).replace(" ", "")
 
 
-def _logistic_regression(job: "Job", found: Any) -> float:
-    """Return the score of scikit-learn's multinomial logistic regression on the centre view's features: what a linear
-    head should come near to."""
+def _logistic_regression(job: "Job", found: "list[Origin]") -> float:
+    """Return the score of scikit-learn's multinomial logistic regression on the features of the centre view.
+
+    A linear head should come close to it.
+    """
     import numpy as np
     import torch
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from pipelines.core import training
     from pipelines.core.metrics import METRICS
-    from pipelines.dataset.batches import labels_of
-    from pipelines.models.device import choose_hardware
     from pipelines.models.transfer import build_network
 
     assert job.valid is not None
-    network = build_network(job.settings, job.classes, found)
-    hardware = choose_hardware(job.settings.hardware)
+    sources = job.sources(build_network(job.settings, job.train.classes, found))
 
-    def centre(rows: Any) -> Any:
-        features = training.open_features(job.settings, rows, job.table, job.layout, network, hardware)
-        count = len(rows)
-        return features.take(np.arange(count), np.zeros(count, dtype=np.int64)).numpy()
+    def centre(images: "ImageSet") -> Any:
+        count = len(images)
+        return sources.features(images).take(np.arange(count), np.zeros(count, dtype=np.int64)).numpy()
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=300, tol=1e-3))
-    model.fit(centre(job.train), labels_of(job.train, job.classes).numpy())
-    probabilities = np.full((len(job.valid), len(job.classes)), 1e-15)
+    model.fit(centre(job.train), job.train.labels)
+    probabilities = np.full((len(job.valid), len(job.valid.classes)), 1e-15)
     probabilities[:, model.classes_] = model.predict_proba(centre(job.valid))
     metric = METRICS[job.settings.competition.metric]
-    return metric.value(metric.sums(torch.from_numpy(probabilities), labels_of(job.valid, job.classes)))
+    return metric.value(metric.sums(torch.from_numpy(probabilities), torch.from_numpy(job.valid.labels)))
 
 
-def _write(path: Path, rows: list[dict[str, Any]], tried: dict[str, list[Any]]) -> None:
-    """Write the trials, best first, as a CSV, and the best one's settings as TOML beside it."""
+def _write(path: "Path", rows: list[dict[str, Any]], tried: dict[str, list[Any]]) -> None:
+    """Write the trials, best first, as a CSV, and the settings of the best one as TOML beside it."""
     import json
 
     import pandas as pd
@@ -205,7 +227,7 @@ def _write(path: Path, rows: list[dict[str, Any]], tried: dict[str, list[Any]]) 
         pd.DataFrame([{key: safe(value) for key, value in row.items()} for row in rows]).to_csv(
             partial, index=False, lineterminator="\n"
         )
-    lines = [f"{key} = {json.dumps(rows[0][key])}" for key in tried]  # of numbers, texts, lists, JSON is TOML
+    lines = [f"{key} = {json.dumps(rows[0][key])}" for key in tried]  # JSON numbers, texts and lists are TOML
     write_text(path.with_suffix(".toml"), "\n".join(lines) + "\n")
 
 

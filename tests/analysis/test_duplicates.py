@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from pipelines.analysis import duplicates
+from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.splits import assign, read_groups
 from pipelines.dataset.tables import write_csv
 from pipelines.models.device import Hardware
@@ -58,9 +59,9 @@ class Shelf:
     def pairs(self, hardware: Hardware = FLOAT32, **audit: float) -> pd.DataFrame:
         how = AuditSettings(**audit)  # type: ignore[arg-type]
         table = self.table
-        pixels, marks = duplicates.small_copies(table, self.layout, "time")
-        how_near = how.distance, how.correlation
-        pairs, self.left_out = duplicates.find_pairs(table, self.layout.raw, pixels, marks, *how_near, hardware)
+        images = ImageSet(table, table, self.layout.raw, self.layout.cache)
+        pixels, marks = duplicates.small_copies(images, "time")
+        pairs, self.left_out = duplicates.find_pairs(images, pixels, marks, how, hardware)
         return pairs
 
 

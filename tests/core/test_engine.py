@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from pipelines.core.engine import EpochResult, Learner, evaluate, feature_views, fit, infer, make_views
 from pipelines.core.metrics import METRICS
 from pipelines.core.optim import make_optimizer
-from pipelines.core.training import make_learner, phases
-from pipelines.dataset.batches import Loading, PackedBatches
+from pipelines.core.phases import make_learner, phases
+from pipelines.dataset.batches import PackedBatches
+from pipelines.dataset.loading import Loading
 from pipelines.models.device import Hardware
 from pipelines.models.transfer import build_network
 from pipelines.settings.loading import merge, with_input
@@ -42,7 +43,9 @@ def learner_of(settings: Settings) -> Learner:
 def source(count: int, training: bool, settings: Settings, batch_size: int = 0, seed: int = 0) -> PackedBatches:
     """`count` noise images of 3 classes."""
     pixels = torch.from_numpy(noise(count, 8, 8, 3, seed=seed))
-    loading = Loading(settings, batch_size or settings.train.batch_size, 3, torch.device("cpu"), training)
+    size = {"batch_size": batch_size or settings.train.batch_size}
+    settings = merge(settings, {"train": size, "predict": size}, "here")
+    loading = Loading(settings, 3, torch.device("cpu"), training)
     ids = np.arange(count) + 1000 * seed  # what differs by its seed is other images
     return PackedBatches(ids, pixels, torch.arange(count), torch.arange(count) % 3, loading)
 
@@ -120,7 +123,7 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(epoch: int) -> None:
     settings = settings_of(lr=1e30)
     learner = learner_of(settings)
     results = []
-    with pytest.raises(UserError, match=r"training loss is no longer a finite number in epoch \d, by step 2.*Lower"):
+    with pytest.raises(UserError, match=r"training loss is not a finite number in epoch \d, by step 2.*Lower"):
         for result in fit(learner, source(16, True, settings), None, ACCURACY, range(epoch, 9), 0):
             results.append(result)
     assert all(math.isfinite(result.train_loss) for result in results)
@@ -131,14 +134,14 @@ def test_validation_that_is_no_number_stops_too() -> None:
     learner = learner_of(settings)
     # Statistics that overflowed once: batches are still normalised by their own in training, but not in validation.
     learner.model.stem[1].running_mean.fill_(math.inf)  # type: ignore[index, union-attr]
-    with pytest.raises(UserError, match="validation loss is no longer a finite number in epoch 1"):
+    with pytest.raises(UserError, match="validation loss is not a finite number in epoch 1"):
         list(fit(learner, source(8, True, settings), source(8, False, settings, seed=1), ACCURACY, [1, 2], 0))
 
 
 def test_an_image_that_is_trained_on_is_never_validated_on() -> None:
     settings = settings_of()
     train, valid = source(8, True, settings), source(3, False, settings)
-    with pytest.raises(ValueError, match="3 images are both trained and validated on, such as id 0"):
+    with pytest.raises(ValueError, match="3 images are in both training and validation set, such as id 0"):
         next(fit(learner_of(settings), train, valid, ACCURACY, [1], 0))
 
 

@@ -1,4 +1,4 @@
-"""Unpacking: what is unpacked is whole, what is refused leaves nothing behind."""
+"""Unpacking: an archive is unpacked completely, or refused without leaving anything behind."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ import py7zr
 import pytest
 from py7zr.properties import FILTER_COPY
 
-from pipelines.dataset import archives
+from pipelines.dataset import archive_7z, archive_entries, archive_tar, archives
 from pipelines.dataset.archives import Unpacked, unpack
 from pipelines.system.errors import UserError
 from pipelines.system.watch import unwatched
@@ -45,10 +45,10 @@ def make_tar(path: Path, files: dict[str, bytes], mode: Any = "w:gz") -> Path:
 
 
 def make_7z(path: Path, files: dict[str, bytes], attributes: int | None = None, **options: Any) -> Path:
-    """`attributes` replaces those of the last file."""
+    """Write a 7z; `attributes` replaces those of the last file."""
     with py7zr.SevenZipFile(path, "w", **options) as archive:
         for name, content in files.items():
-            archive._writestr(content, name)  # the public method refuses the names that we want refused by ourselves
+            archive._writestr(content, name)  # the public method refuses the unsafe names under test
         if attributes is not None:
             archive.header.files_info.files[-1]["attributes"] = attributes
     return path
@@ -59,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def refused(source: Path, *words: str, with_libarchive: bool = True) -> None:
-    """See that unpacking `source` ends in a `UserError` with its name and `words`, and that nothing is left behind."""
+    """Check that unpacking `source` raises a `UserError` with its name and `words`, and leaves nothing behind."""
     home = source.parent / "home"
     home.mkdir(exist_ok=True)
     before = sorted(source.parent.rglob("*"))
@@ -83,7 +83,7 @@ def test_zip_is_told_by_its_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_libarchive", [True, False])
 def test_7z(tmp_path: Path, with_libarchive: bool) -> None:
-    if with_libarchive and not archives._libarchive():
+    if with_libarchive and not archive_7z.find_libarchive():
         pytest.skip("libarchive is not installed")
     source = make_7z(tmp_path / "a.7z", FILES)
     assert unpack(source, tmp_path / "target", with_libarchive=with_libarchive) == Unpacked(4, TOTAL)
@@ -104,7 +104,7 @@ def test_nested_archives_are_unpacked_where_they_lie(tmp_path: Path) -> None:
     assert contents(tmp_path / "target") == {
         "train/1.png": b"1",
         "tables/labels.csv": b"id,label\n",
-        "weights.npz": labels,  # a zip by its bytes, but not an archive of files by its name
+        "weights.npz": labels,  # a zip by its bytes, but not by its name
     }
     assert unpacked == Unpacked(3, 1 + 9 + len(labels))
 
@@ -155,7 +155,7 @@ def test_a_long_tar_name_that_leads_elsewhere(tmp_path: Path, form: int) -> None
 
 def test_a_zip_whose_local_name_is_another(tmp_path: Path) -> None:
     source = make_zip(tmp_path / "a.zip", {"good/x": b"1"})
-    source.write_bytes(source.read_bytes().replace(b"good/x", b"../bad", 1))  # the first is the one before the content
+    source.write_bytes(source.read_bytes().replace(b"good/x", b"../bad", 1))  # the first occurrence is the local header
     refused(source, "damaged or incomplete")
 
 
@@ -195,8 +195,8 @@ def test_no_file_is_unpacked_as_a_program(tmp_path: Path) -> None:
 
 
 def test_name_that_is_not_text() -> None:
-    with pytest.raises(archives._Refusal, match="not valid text"):
-        archives._inside("a\ud800")  # 7z can hold it, but nothing here writes such a one
+    with pytest.raises(archive_entries.Refusal, match="not valid text"):
+        archive_entries.safe_path("a\ud800")  # 7z allows it, but no library here writes it
 
 
 def test_nul_in_a_zip_name(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_encrypted(tmp_path: Path) -> None:
 
 
 def declare(source: Path, size: int) -> Path:
-    """Let the table of contents of a zip of one file say that it has `size` bytes."""
+    """Set the size of the one file in the table of contents of a zip to `size`."""
     content = bytearray(source.read_bytes())
     struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, size)
     source.write_bytes(content)
@@ -306,7 +306,7 @@ def test_too_many_entries(
 
 
 def test_a_py7zr_without_limits_unpacks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Kaggle, another version may be there than the one that is pinned."""
+    """Kaggle may have another version than the pinned one."""
     archive = make_7z(tmp_path / "archive", FILES)
     monkeypatch.setattr(py7zr, "archiveinfo", ModuleType("archiveinfo"))
     assert unpack(archive, tmp_path / "target") == Unpacked(4, TOTAL)
@@ -363,7 +363,7 @@ def test_truncated(tmp_path: Path, form: str, with_libarchive: bool) -> None:
 @pytest.mark.parametrize("with_libarchive", [True, False])
 @pytest.mark.parametrize("form", FORMATS)
 def test_flipped_bits_never_change_what_is_unpacked(tmp_path: Path, form: str, with_libarchive: bool) -> None:
-    """A plain tar has no checksum of its contents, so it is only asked for no error but ours."""
+    """A plain tar has no checksum of its contents: only its errors are checked."""
     source = FORMATS[form](tmp_path / f"a.{form}")
     whole = source.read_bytes()
     caught = 0
@@ -389,7 +389,7 @@ def test_wrong_checksum_in_7z(tmp_path: Path, with_libarchive: bool, caplog: pyt
     content[1000] ^= 1
     source.write_bytes(content)
     refused(source, "the checksum of 'train/1.png' is wrong", with_libarchive=with_libarchive)
-    assert not caplog.records  # libarchive would log it besides
+    assert not caplog.records  # libarchive would log it too
 
 
 def test_tar_with_a_damaged_header_is_not_taken_for_its_end(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_folder_that_holds_what_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
+    """Return a file system of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -485,7 +485,7 @@ def test_watch_sees_every_file(tmp_path: Path, with_libarchive: bool) -> None:
 
     def watch(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterator[Item]:
         number = 0
-        for number, item in enumerate(items, start=1):  # noqa: B007 - its last value counts
+        for number, item in enumerate(items, start=1):  # noqa: B007 - its last value is used
             yield item
         seen.append((what, total, number))
 
@@ -495,27 +495,28 @@ def test_watch_sees_every_file(tmp_path: Path, with_libarchive: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"1234", "larger than the 3 bytes"), (b"12", "has 2 bytes of the 3"), (b"124", "checksum")]
+    ("content", "words"),
+    [(b"1234", "larger than the 3 bytes"), (b"12", "has 2 bytes, but declares 3"), (b"124", "checksum")],
 )
 def test_a_file_becomes_what_was_declared(tmp_path: Path, content: bytes, words: str) -> None:
-    """The readers see to it too; this is what holds should one of them not."""
-    output = archives._Output(tmp_path / "a", archives._Entry("a", 3, crc=zlib.crc32(b"123")))
-    with pytest.raises(archives._Refusal, match=words), output.file:
+    """The format readers check this too; this check does not depend on them."""
+    output = archive_entries.Output(tmp_path / "a", archive_entries.Entry("a", 3, crc=zlib.crc32(b"123")))
+    with pytest.raises(archive_entries.Refusal, match=words), output.file:
         output.write(content)
         output.close()
 
 
 def test_every_declared_file_is_awaited(tmp_path: Path) -> None:
     unpacking = archives._Unpacking(unwatched, with_libarchive=True)
-    with pytest.raises(archives._Refusal, match="1 of its files are missing, 'a'"):
-        unpacking._write({"a": archives._Entry("a", 0)}, tmp_path, lambda create: None, "archive")
-    with pytest.raises(archives._Refusal, match="'b' is not in its table"):
-        unpacking._write({"a": archives._Entry("a", 0)}, tmp_path, lambda create: create("b").close(), "archive")
+    with pytest.raises(archive_entries.Refusal, match="1 of its files are missing, for example 'a'"):
+        unpacking._write({"a": archive_entries.Entry("a", 0)}, tmp_path, lambda create: None, "archive")
+    with pytest.raises(archive_entries.Refusal, match="'b' is not in its table"):
+        unpacking._write({"a": archive_entries.Entry("a", 0)}, tmp_path, lambda create: create("b").close(), "archive")
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
 def test_headers_of_a_tar_that_claim_to_be_endless(tmp_path: Path, kind: bytes) -> None:
-    """tarfile reads them whole, and a gzip of a few MB holds gigabytes of zeros."""
+    """tarfile reads headers into memory, and a gzip of a few MB can hold gigabytes of zeros."""
     header = tarfile.TarInfo("a")
     header.type, header.size = kind, 1 << 36
     with gzip.open(tmp_path / "a.tgz", "wb", compresslevel=1) as file:
@@ -524,10 +525,10 @@ def test_headers_of_a_tar_that_claim_to_be_endless(tmp_path: Path, kind: bytes) 
 
 
 def test_a_tar_that_goes_on_behind_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "HARMLESS_BYTES", 4 << 20)
+    monkeypatch.setattr(archive_tar, "HARMLESS_BYTES", 4 << 20)
     whole = gzip.decompress(make_tar(tmp_path / "a.tgz", FILES).read_bytes())
     (tmp_path / "a.tgz").write_bytes(gzip.compress(whole + bytes(8 << 20)))
-    refused(tmp_path / "a.tgz", "goes on for more than 4,194,304 bytes")
+    refused(tmp_path / "a.tgz", "continues for more than 4,194,304 bytes")
 
 
 def test_a_tar_with_long_names_and_holes(tmp_path: Path) -> None:

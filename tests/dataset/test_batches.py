@@ -12,17 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.dataset import packed
-from pipelines.dataset.batches import (
-    Batch,
-    BatchSource,
-    Loading,
-    PackedBatches,
-    PhotoBatches,
-    WatchedBatches,
-    fits_on_device,
-    moved_once,
-    open_source,
-)
+from pipelines.dataset.batches import PackedBatches, fits_on_device, moved_once, open_source
+from pipelines.dataset.loading import Batch, BatchSource, Loading, WatchedBatches, training_size
+from pipelines.dataset.photos import PhotoBatches
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.schema import PLAIN_INPUT, Settings
 from pipelines.system import processes
@@ -48,7 +40,9 @@ def same(left: list[Batch], right: list[Batch]) -> bool:
 
 
 def loading(batch_size: int, training: bool) -> Loading:
-    return Loading(with_input(Settings("x"), **PLAIN_INPUT), batch_size, 3, torch.device("cpu"), training)
+    sizes = {"train": {"batch_size": batch_size}, "predict": {"batch_size": batch_size}}
+    settings = merge(with_input(Settings("x"), **PLAIN_INPUT), sizes, "here")
+    return Loading(settings, 3, torch.device("cpu"), training)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 7, 8, 9, 100])
@@ -318,8 +312,7 @@ def test_pixels_move_to_a_device_if_half_of_its_free_memory_holds_them() -> None
 def test_on_a_gpu_the_batches_are_those_of_the_cpu(tiny: Tiny, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
     for part, training in (("train", True), ("valid", False), ("test", False)):
-        options = (tiny.settings(), tiny.rows(part), tiny.table, tiny.layout, tiny.classes)
-        there = open_source(*options, torch.device("cuda"), training)
+        there = open_source(tiny.settings(), tiny.part(part), torch.device("cuda"), training)
         if training:
             assert isinstance(there, PackedBatches)
             assert there.pixels.is_cuda == bool(free)
@@ -343,9 +336,8 @@ def test_photos_are_evaluated_on_the_centre_after_a_resize(
     scale = f"augment.crop_scale=[{crop_scale}, 1]"
     values = ["input.size=14", f"input.resize={resize}", "input.mean=[0, 0, 0]", "input.std=[1, 1, 1]"]
     settings = tiny.settings("input.source=photos", scale, *values)
-    source = PhotoBatches(
-        rows, tiny.layout.raw, torch.empty(0), Loading(settings, 4, 3, torch.device("cpu"), False), workers=0
-    )
+    loading = Loading(settings, 3, torch.device("cpu"), False)
+    source = PhotoBatches(tiny.images.select(rows), loading, workers=0)
     resized = np.array(photo.resize((short * 2, short), Image.Resampling.BILINEAR))
     top, left = (short - 14) // 2, (short * 2 - 14) // 2
     (batch,) = source.batches(0)
@@ -439,7 +431,7 @@ def test_fewer_epochs_than_sizes_end_with_whole_images() -> None:
             {"augment": {"sizes": [16, 20, 24, 28, 32]}, "train": {"epochs": epochs}},
             "here",
         )
-        seen = [Loading(settings, 8, 3, torch.device("cpu"), True).size(epoch) for epoch in range(1, epochs + 1)]
+        seen = [training_size(settings, epoch) for epoch in range(1, epochs + 1)]
         assert seen[-1] == 32
         assert seen == sorted(seen)
 

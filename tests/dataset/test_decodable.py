@@ -1,5 +1,6 @@
 """Photos are tried before a training begins, each content once."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -9,9 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.dataset import images
+from pipelines.dataset import decodable
 from pipelines.dataset.decodable import CHUNK_IMAGES, check_decodable
 from pipelines.system.errors import UserError
+from tests.support.image_sets import image_set
 from tests.support.pictures import noise
 from tests.support.tiny import Tiny
 
@@ -34,21 +36,21 @@ def rows(tmp_path: Path) -> pd.DataFrame:
 
 
 def check(tmp_path: Path, rows: pd.DataFrame, together: pd.DataFrame | None = None) -> None:
-    table = rows if together is None else together
-    check_decodable(rows, table, tmp_path / "raw", tmp_path / "cache", "labelled")
+    images = image_set(rows if together is None else together, tmp_path / "raw", tmp_path / "cache")
+    check_decodable(images.select(images.table.loc[rows.index]))
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the photos that have been opened, so far."""
     names = []
-    open_image = images.open_image
+    open_image = decodable.open_image
 
     def counting(path: Path, place: str) -> Image.Image:
         names.append(path.name)
         return open_image(path, place)
 
-    monkeypatch.setattr(images, "open_image", counting)
+    monkeypatch.setattr(decodable, "open_image", counting)
     return names
 
 
@@ -152,7 +154,7 @@ def test_several_processes_check_more_than_a_chunk(tmp_path: Path) -> None:
         check(tmp_path, rows)
     broken.write_bytes(content)
     for _ in range(2):
-        check_decodable(rows, rows, tmp_path / "raw", tmp_path / "cache", "labelled", watch)
+        check_decodable(image_set(rows, tmp_path / "raw", tmp_path / "cache"), watch)
     assert [each for each in seen if each[0] != "reading"] == [("checking", 2)]  # type: ignore[index]
 
 
@@ -168,9 +170,9 @@ def test_a_broken_photo_stops_a_training_before_its_first_epoch(tiny: Tiny, part
 
     job = tiny.job(PHOTOS)
     with pytest.raises(UserError, match=rf"raw/train/{number}\.png \(id '{number}', line {number + 1} of split\.csv\)"):
-        next(tiny.run(job, watch))
+        next(tiny.run(dataclasses.replace(job, watch=watch)))
     assert "checking" in seen and "epoch 1" not in seen
-    assert not job.last.exists()
+    assert not job.files.last.exists()
 
 
 def test_test_photos_are_not_tried_beforehand(tiny: Tiny) -> None:

@@ -1,4 +1,4 @@
-"""The bundled digits, laid out as Kaggle would."""
+"""The bundled digits in the form of a Kaggle competition."""
 
 import csv
 from collections import Counter

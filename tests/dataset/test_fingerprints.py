@@ -19,6 +19,7 @@ from pipelines.dataset import fingerprints as module
 from pipelines.dataset.fingerprints import BLOCK_IMAGES, TASK_IMAGES, fingerprints
 from pipelines.system.errors import UserError
 from pipelines.system.files import CHUNK_BYTES, partial_name
+from tests.support.image_sets import image_set
 
 MORE_THAN_A_BLOCK = BLOCK_IMAGES + TASK_IMAGES + 3
 
@@ -59,7 +60,7 @@ class Folder:
         """Return the fingerprints; `read` then says how many files were opened, in a list that is empty for none."""
         self.read = []
         rows = self.rows if rows is None else rows
-        found = fingerprints(rows, self.raw, self.cache, "labelled", self.watch)  # type: ignore[arg-type]
+        found = fingerprints(image_set(rows, self.raw, self.cache), self.watch)  # type: ignore[arg-type]
         assert found.shape == (len(rows),)
         assert found.dtype == np.uint64
         return [int(fingerprint) for fingerprint in found]
@@ -106,7 +107,7 @@ def test_a_fingerprint_is_that_of_all_bytes(folder: Folder) -> None:
 
 def test_several_callers_at_once_do_not_stand_in_one_another_s_way(folder: Folder) -> None:
     def call(count: int) -> list[int]:
-        return fingerprints(folder.rows.head(count), folder.raw, folder.cache, "labelled").tolist()
+        return fingerprints(image_set(folder.rows.head(count), folder.raw, folder.cache)).tolist()
 
     with ThreadPoolExecutor(5) as pool:
         for found, count in zip(pool.map(call, range(1, 6)), range(1, 6), strict=True):
@@ -205,13 +206,12 @@ def test_no_rows_have_no_fingerprints(folder: Folder) -> None:
     assert folder.call(folder.rows.iloc[:0]) == []
     folder.call()
     assert folder.call(folder.rows.iloc[:0]) == []
-    assert len(folder.recorded()) == 0
 
 
 def test_another_name_is_another_record(folder: Folder) -> None:
     folder.call()
     state = folder.state()
-    fingerprints(folder.rows.iloc[:2], folder.raw, folder.cache, "test")
+    fingerprints(image_set(folder.rows.iloc[:2], folder.raw, folder.cache, "test"))
     assert folder.state() == state
     assert sorted(path.name for path in folder.cache.iterdir()) == [
         "labelled-fingerprints.npz",
@@ -277,7 +277,7 @@ def test_a_missing_image_is_named_with_its_row(folder: Folder, before: bool) -> 
         folder.call()
     assert str(caught.value) == (
         f"{folder.raw / 'train/3.png'} (id '3', line 15 of split.csv) cannot be read: the file is missing. Put the "
-        "right file there; or, for a labelled image, remove its row from the labels CSV and split again."
+        "right file there. For a labelled image you can also remove its row from the labels CSV and split again."
     )
     assert folder.read == []  # all are looked at before the first is read
     assert folder.record.exists() == before
@@ -319,7 +319,7 @@ def test_an_interrupted_call_goes_on_where_it_was(folder: Folder, error: type[Ba
 
     folder.call(folder.rows.iloc[:1])
     with pytest.raises(error):
-        fingerprints(folder.rows, folder.raw, folder.cache, "labelled", interrupt)  # type: ignore[arg-type]
+        fingerprints(image_set(folder.rows, folder.raw, folder.cache), interrupt)  # type: ignore[arg-type]
     assert len(folder.recorded()) == 4
     assert folder.call() == expected(range(5))
     assert folder.read == [1]
@@ -329,7 +329,8 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import pandas as pd
-from pipelines.core import fingerprints as module
+from pipelines.dataset import fingerprints as module
+from tests.support.image_sets import image_set
 
 raw, cache, paths, images = json.loads(sys.argv[1])
 module.SAVE_SECONDS = 0.0
@@ -340,7 +341,7 @@ def watch(items, what, total, unit):
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
 
-module.fingerprints(pd.DataFrame({"id": paths, "path": paths}), Path(raw), Path(cache), "labelled", watch)
+module.fingerprints(image_set(pd.DataFrame({"id": paths, "path": paths}), Path(raw), Path(cache)), watch)
 """
 
 

@@ -1,4 +1,4 @@
-"""Images of every kind arrive upright, RGB and 8 bits; what is none is named."""
+"""Images of every kind are decoded to upright RGB of 8 bits; errors name the file and its row."""
 
 import io
 import os
@@ -33,7 +33,7 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """A PNG of `depth` bits in each channel; `colour` is the PNG's own number: 0 for grey, 2 for RGB."""
+    """Return a PNG of `depth` bits per channel; `colour` is the PNG colour type: 0 for grey, 2 for RGB."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -43,14 +43,14 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header claims `width` x `height`, with hardly any data."""
+    """Return a PNG whose header declares `width` x `height`, with almost no data."""
     return png(width, height, 8, 0, b"\0")
 
 
 def tiff_of_16_bits(pixels: npt.NDArray[np.int64], order: str) -> bytes:
-    """An uncompressed RGB TIFF of `pixels` (height, width, 3) in the byte order `<` or `>`."""
+    """Return an uncompressed RGB TIFF of `pixels` (height, width, 3) in the byte order `<` or `>`."""
     data = pixels.astype(f"{order}u2").tobytes()
-    entries = {  # by TIFF 6.0: width, height, bits, no compression, RGB, place of the data, channels, rows, bytes
+    entries = {  # TIFF 6.0: width, height, bits, no compression, RGB, offset of the data, channels, rows, bytes
         256: [pixels.shape[1]],
         257: [pixels.shape[0]],
         258: [16, 16, 16],
@@ -97,7 +97,7 @@ def test_16_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None
 def test_16_bits_in_a_tiff_may_have_either_byte_order(tmp_path: Path) -> None:
     values = np.array([[0, 257, 32896, 65535]], dtype=">u2")
     path = saved(tmp_path / "a.tif", Image.frombytes("I;16B", (4, 1), values.tobytes()))
-    assert path.read_bytes().startswith(b"MM")  # else this test shows nothing
+    assert path.read_bytes().startswith(b"MM")  # else this test proves nothing
     assert np.array(opened(path))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
@@ -163,7 +163,7 @@ def test_cmyk_becomes_the_colours_it_prints(
     tmp_path: Path, ink: tuple[int, ...], colour: tuple[int, ...], suffix: str
 ) -> None:
     path = saved(tmp_path / f"a.{suffix}", Image.new("CMYK", (8, 8), ink))
-    assert (b"Adobe" in path.read_bytes()) is (suffix == "jpg")  # the mark of inverted inks
+    assert (b"Adobe" in path.read_bytes()) is (suffix == "jpg")  # the marker of inverted inks
     assert np.abs(np.array(opened(path))[4, 4].astype(int) - colour).max() < 40
 
 
@@ -171,7 +171,7 @@ def test_cmyk_becomes_the_colours_it_prints(
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
 def test_a_photo_is_turned_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
     upright = noise(3, 5, 3).repeat(8, axis=0).repeat(8, axis=1)  # blocks of one colour, which JPEG keeps
-    # What a camera stores, by EXIF 2.3: the tag says which side of the stored picture is the top and the left one.
+    # EXIF 2.3: the tag says which sides of the stored picture are the top and the left.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -196,10 +196,10 @@ def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     exif[0x010E] = "description"
-    damaged = exif.tobytes().replace(b"\x01\x0e", b"\x01\x1a")  # the resolution is now a text
+    damaged = exif.tobytes().replace(b"\x01\x0e", b"\x01\x1a")  # the resolution is now text
     path = saved(tmp_path / "a.webp", Image.fromarray(pixels), exif=damaged, lossless=True)
     with pytest.raises(TypeError), Image.open(path) as image:
-        ImageOps.exif_transpose(image)  # else this test shows nothing
+        ImageOps.exif_transpose(image)  # else this test proves nothing
     assert (np.array(opened(path)) == pixels[::-1, ::-1]).all()
 
 
@@ -209,7 +209,7 @@ def test_an_animation_gives_its_first_picture(tmp_path: Path, suffix: str) -> No
     options = {"lossless": True} if suffix == "webp" else {}
     path = saved(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second], **options)
     with Image.open(path) as image:
-        assert getattr(image, "n_frames", 1) == 2  # else this test shows nothing
+        assert getattr(image, "n_frames", 1) == 2  # else this test proves nothing
     assert (np.array(opened(path)) == (255, 0, 0)).all()
 
 
@@ -278,7 +278,7 @@ def test_a_picture_of_too_many_pixels_is_named_with_how_many_there_may_be(tmp_pa
 def test_a_file_too_large_for_any_picture_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"")
-    os.truncate(path, 1 << 40)  # a hole: it takes no room on the disk
+    os.truncate(path, 1 << 40)  # a sparse file
     with pytest.raises(UserError, match="the file is larger than 715,827,880 bytes"):
         opened(path)
 
@@ -319,7 +319,7 @@ def test_an_image_of_the_right_size_loses_its_margin_like_any_other() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(30, 20), (20, 30), (64, 8), (8, 64), (60, 20)])
 def test_fit_is_resize_then_centre_crop(width: int, height: int) -> None:
-    """Sizes of which the resized one and its margins are whole numbers, so that both ways can agree to the bit."""
+    """All resized sizes and margins are integers, so both methods give the same bits."""
     image = Image.fromarray(noise(height, width, 3))
     scale = 8 / min(width, height)
     resized = np.array(image.resize((int(width * scale), int(height * scale)), Image.Resampling.BILINEAR))

@@ -25,6 +25,7 @@ from pipelines.system import processes
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one
 from pipelines.system.watch import Watch, unwatched
+from tests.support.image_sets import image_set
 from tests.support.pictures import noise
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,7 @@ def images_of(
     by: Literal["time", "bytes"] = "time",
     watch: Watch = unwatched,
 ) -> PackedImages:
-    return PackedImages(rows, tmp_path / "raw", size, tmp_path / "cache", name, by, watch)
+    return PackedImages(image_set(rows, tmp_path / "raw", tmp_path / "cache", name), size, by, watch)
 
 
 def whole(*arguments: Any, **options: Any) -> np.ndarray:
@@ -230,7 +231,9 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import pandas as pd
-from pipelines.core import packed, processes
+from pipelines.dataset import packed
+from pipelines.system import processes
+from tests.support.image_sets import image_set
 
 raw, cache, rows = json.loads(sys.argv[1])
 processes.cores = lambda: 2
@@ -242,7 +245,7 @@ def watch(items, what, total, unit):
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
 
-packed.PackedImages(pd.DataFrame(rows), Path(raw), 4, Path(cache), "labelled", watch=watch).whole()
+packed.PackedImages(image_set(pd.DataFrame(rows), Path(raw), Path(cache)), 4, watch=watch).whole()
 """
 
 

@@ -1,4 +1,4 @@
-"""Dividing rows into train and valid: each rule, each refusal, and what a split must not depend on."""
+"""Dividing rows into train and valid: each rule, each error, and what a split must not depend on."""
 
 import unicodedata
 from collections import Counter
@@ -14,7 +14,7 @@ from pipelines.system.errors import UserError
 
 
 def rows_of(groups: str = "", /, **sizes: int) -> pd.DataFrame:
-    """Rows with ids 1 to n, so many of each class; the groups, if given, one letter per row."""
+    """Return rows with ids 1 to n and the given number of each class; `groups` has one letter per row."""
     labels = [label for label, size in sizes.items() for _ in range(size)]
     ids = [str(number) for number in range(1, len(labels) + 1)]
     paths = [f"train/{name}.png" for name in ids]
@@ -22,7 +22,7 @@ def rows_of(groups: str = "", /, **sizes: int) -> pd.DataFrame:
 
 
 def valid_sizes(rows: pd.DataFrame, **settings: Any) -> dict[str, int]:
-    """Return the number of valid rows of each class, zeros too, after a check that each class keeps a train row."""
+    """Return the number of valid rows of each class, including zeros; check that each class keeps a train row."""
     result = assign(rows, SplitSettings(**settings))
     assert list(result["id"]) == list(rows["id"])
     assert set(result["label"][result["split"] == "train"]) == set(rows["label"])
@@ -58,7 +58,7 @@ def test_a_split_depends_on_ids_and_seed_alone(settings: dict[str, Any]) -> None
 
 
 def test_a_split_never_changes_between_versions() -> None:
-    """Recorded once.  Should this fail, every run of every user has to be trained anew."""
+    """The expected ids are recorded: a change would force every user to train again."""
     result = assign(rows_of(cat=10, dog=10), SplitSettings(valid_ratio=0.2))
     assert list(result["id"][result["split"] == "valid"]) == ["4", "7", "15", "20"]
 
@@ -153,7 +153,7 @@ def test_a_class_within_one_group_always_trains() -> None:
 @pytest.mark.parametrize(
     ("rows", "settings", "expected"),
     [
-        (rows_of(a=3), {}, "Of 3 labelled rows 0 would be valid, which leaves nothing to validate on"),
+        (rows_of(a=3), {}, "0 of 3 labelled rows would be valid, which leaves nothing to validate on"),
         (rows_of(a=1, b=1), {"method": "equal-per-class"}, "nothing to validate on"),
         (rows_of(a=3), {"folds": 5}, "Fold 3 of 5 would be empty"),
         (rows_of("xyxy", a=4), {"folds": 3, "group_column": "g"}, "2 groups in column 'g' cannot fill 3 parts"),
@@ -201,7 +201,7 @@ def test_missing_or_foreign_split_csv(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"split\.csv is missing\. First: make split COMP=x"):
         read_split_csv(tmp_path / "split.csv", "make split COMP=x")
     (tmp_path / "split.csv").write_text("id,label\n1,a\n")
-    with pytest.raises(UserError, match="is not a split: remove it and type `make split COMP=x`"):
+    with pytest.raises(UserError, match=r"is not a split\. Remove it and run `make split COMP=x`"):
         read_split_csv(tmp_path / "split.csv", "make split COMP=x")
 
 

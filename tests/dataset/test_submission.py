@@ -1,4 +1,4 @@
-"""A submission: the sample's header, ids and order, filled by id; and a check that finds every fault."""
+"""The submission: header, ids and order of the sample, filled by id; and the check of every fault."""
 
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,17 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def sure_of(numbers: list[int], classes: int = 3) -> npt.NDArray[np.float32]:
-    """Probabilities that favour the class of each number."""
+    """Return probabilities that favour the class of each number."""
     return (np.full((len(numbers), classes), 0.1) + 0.7 * np.eye(classes)[numbers]).astype(np.float32)
 
 
 def saved(table: pd.DataFrame, path: Path) -> Path:
-    table.to_csv(path, index=False, lineterminator="\n")  # as the stage `predict` writes it
+    table.to_csv(path, index=False, lineterminator="\n")  # as `predict` does
     return path
 
 
 def test_labels_are_joined_by_id_in_the_samples_order_and_with_its_header(tmp_path: Path) -> None:
-    ids = [str(number) for number in range(12, 0, -1)]  # as another listing may give them
+    ids = [str(number) for number in range(12, 0, -1)]  # another order than the sample's
     truth = {identifier: int(identifier) % 3 for identifier in ids}
     write(tmp_path / "sample.csv", "image,species", *(f"{identifier},cat" for identifier in TEXT_ORDER))
     table = make_submission(ids, sure_of([truth[each] for each in ids]), CLASSES, LABELS, tmp_path)
@@ -138,7 +138,7 @@ def test_predictions_that_the_sample_does_not_ask_for_are_left_out(tmp_path: Pat
 
 def test_ids_that_were_not_predicted_are_named(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,label", "2,cat", "7,cat", "8,cat")
-    with pytest.raises(UserError, match=r"sample\.csv wants 2 ids that were not predicted, such as '7', '8'"):
+    with pytest.raises(UserError, match=r"sample\.csv wants 2 ids that were not predicted, for example '7', '8'"):
         make_submission(["1", "2"], sure_of([0, 1]), CLASSES, LABELS, tmp_path)
 
 
@@ -181,7 +181,7 @@ FAULTS: list[tuple[str, tuple[str, ...], str]] = [
     ("labels", ("id,label", "1,cat"), "1 are absent.*'2'"),
     ("labels", ("id,label", "1,cat", "2,dog", "3,dog"), "1 too many.*'3'"),
     ("labels", ("id,label", "1,cat", "02,dog"), "1 are absent.*'2'.*1 too many.*'02'"),
-    ("labels", ("id,label", "1,cat", "1,dog", "2,cat"), "1 ids occur twice, such as '1'"),
+    ("labels", ("id,label", "1,cat", "1,dog", "2,cat"), "1 ids occur twice, for example '1'"),
     ("labels", ("id,label", "1,cat", "2,Dog"), r"line 3: 'Dog' is not a known label"),
     ("labels", ("id,label", "1,", "2,dog"), r"line 2: '' is not a known label"),
     ("labels", ("id,label", "1,cat", "2"), "line 3: 1 values for 2 columns"),
@@ -224,7 +224,7 @@ def test_a_good_submission_passes(tmp_path: Path, kind: str, lines: tuple[str, .
     ("kind", "metric", "lines", "truth", "expected"),
     [
         ("labels", "accuracy", ("2,dog", "1,emu", "3,cat"), ("1,emu", "2,dog", "3,dog"), 2 / 3),
-        ("labels", "accuracy", ("2,dog", "1,emu", "3,cat"), ("3,cat",), 1.0),  # the others are not scored
+        ("labels", "accuracy", ("2,dog", "1,emu", "3,cat"), ("3,cat",), 1.0),  # the other rows are not scored
         ("labels", "accuracy", ("1,emu", "2,yak", "3,cat"), ("1,unseen", "3,cat"), 0.5),
         ("labels", "f1_macro", ("1,cat", "2,dog", "3,dog"), ("1,cat", "2,dog", "3,cat"), 2 / 3),
         ("probabilities", "log_loss", ("1,1,0,0", "2,0.5,0.25,0.25"), ("2,dog",), np.log(4)),
@@ -279,12 +279,12 @@ def test_score_refuses_a_probability_that_is_no_number(tmp_path: Path) -> None:
 
 
 def test_log_loss_of_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="log loss is taken of probabilities"):
+    with pytest.raises(UserError, match="log loss needs probabilities"):
         class_list(["cat"], settings_of("labels", metric="log_loss"), tmp_path)
 
 
 def split_table(*rows: tuple[str, str, str]) -> pd.DataFrame:
-    """A split table of (path, label, split); the id is the path."""
+    """Return a split table of (path, label, split); the id is the path."""
     return pd.DataFrame(
         [(path, path, label, split, -1) for path, label, split in rows],
         columns=["id", "path", "label", "split", "fold"],
@@ -298,7 +298,7 @@ def split_table(*rows: tuple[str, str, str]) -> pd.DataFrame:
         ("./data/test/", ["data/test/dog/a/1.jpg"], ["dog"]),
         (".", ["dog/1.jpg"], ["dog"]),
         ("test", ["test/cat/1.jpg", "test/2.jpg"], None),
-        ("test", ["test/cat/1.jpg", "test/yak/2.jpg"], None),  # a class that nobody could have learned
+        ("test", ["test/cat/1.jpg", "test/yak/2.jpg"], None),  # a class without training images
         ("test", ["test/cat"], None),  # an image, not a folder
         ("test", ["else/cat/1.jpg"], None),
         ("test", [], None),
@@ -324,7 +324,7 @@ def test_a_submission_of_one_column_is_none(tmp_path: Path) -> None:
 
 
 def test_a_carriage_return_in_a_label_survives_the_file(tmp_path: Path) -> None:
-    """Python 3.11's writer of CSVs leaves it without quotes, and its reader then sees another line."""
+    """Python 3.11 writes it without quotes, and then reads it as a line end."""
     write(tmp_path / "sample.csv", "id,label", "1,?")
     table = make_submission(["1"], sure_of([1], 2), ["cat", "do\rg"], LABELS, tmp_path)
     write_submission(tmp_path / "submission.csv", table)

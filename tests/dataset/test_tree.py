@@ -1,4 +1,4 @@
-"""The tree of links: names fit for any file system, nothing copied where a link can be made."""
+"""The tree of links: names valid on any file system, copies only where links are impossible."""
 
 import csv
 import errno
@@ -17,7 +17,7 @@ from pipelines.dataset.tree import COPY, HARD_LINK, SYMBOLIC_LINK, folder_names
 
 
 def make(raw: Path, *rows: tuple[str, str, str]) -> pd.DataFrame:
-    """Write a file for each row (path, label, split), holding its own path, and return the rows of a split."""
+    """Write a file that contains its path for each row (path, label, split); return the rows of a split."""
     for path, _, _ in rows:
         (raw / path).parent.mkdir(parents=True, exist_ok=True)
         (raw / path).write_text(path)
@@ -25,7 +25,7 @@ def make(raw: Path, *rows: tuple[str, str, str]) -> pd.DataFrame:
 
 
 def entries(root: Path) -> dict[str, str]:
-    """Return {path below `root`: content} of all files but the list of classes."""
+    """Return {path below `root`: content} of all files except classes.csv."""
     found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names if name != "classes.csv")
     return {path.relative_to(root).as_posix(): path.read_text() for path in found}
 

@@ -21,7 +21,7 @@ from pipelines.kaggle.service import Damaged
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one
-from pipelines.tools.kaggle_standin import Body, Competition, Cut, Html, Stall, Standin, Status, Truncated
+from tests.support.standin import Body, Competition, Cut, Html, Stall, Standin, Status, Truncated
 
 TOML = '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n'
 PRIOR = Path("data/cats/.cats.zip.download/cats.zip")

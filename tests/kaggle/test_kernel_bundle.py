@@ -147,7 +147,7 @@ def test_a_script_holds_what_is_needed_and_nothing_else() -> None:
     assert "pipelines/competitions/digits.toml" in files
     assert not [name for name in files if name.startswith("pipelines/tools/")]
     assert all((ROOT / name).read_bytes() == content for name, content in files.items())
-    assert {"pipelines/kaggle/kernel_script.py", "pipelines/core/training.py"} <= set(files)
+    assert {"pipelines/kaggle/kernel_script.py", "pipelines/core/job.py"} <= set(files)
     assert not {"pipelines/kaggle/kernel_bundle.py", "pipelines/kaggle/worker.py"} & set(files)
 
 

@@ -17,7 +17,7 @@ import pytest
 from pipelines.kaggle.service import ConnectionLost, Kaggle, Limits, NoSuchKernel, Unanswered, check_environment
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
-from pipelines.tools.kaggle_standin import Body, Delay, Stall, Standin, Status
+from tests.support.standin import Body, Delay, Stall, Standin, Status
 
 JSON = {"Content-Type": "application/json"}
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,18 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from pipelines.core import checkpoint, engine
+from pipelines.core.job import Job, prepare_features, run_job
 from pipelines.core.metrics import METRICS
-from pipelines.core.training import Job, prepare_features, run_job
+from pipelines.core.prediction import open_predictor
 from pipelines.dataset import images
 from pipelines.dataset.augment import normalise, to_float
-from pipelines.dataset.batches import evaluation_resize, labels_of, make_loading
-from pipelines.models import features
+from pipelines.dataset.loading import Loading, evaluation_resize
+from pipelines.models import extractor, features
 from pipelines.models.backbones import Backbone, build_backbone
 from pipelines.models.device import Hardware, choose_hardware
 from pipelines.models.features import FeatureBatches, Features, View, compute_features, views_of
-from pipelines.models.transfer import (
-    FineTuned,
-    Origin,
-    Top,
-    build_fine_tuned,
-    build_network,
-    find_origins,
-    learned_state,
-)
+from pipelines.models.origins import Origin, find_origins
+from pipelines.models.transfer import FineTuned, Top, build_fine_tuned, build_network, learned_state
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -58,6 +53,7 @@ PIECE = 8  # images at once
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "IMAGES_AT_ONCE", PIECE)
+    monkeypatch.setattr(extractor, "IMAGES_AT_ONCE", PIECE)
     monkeypatch.setattr(features, "APPEND_ROWS", PIECE * VIEWS)
 
 
@@ -114,12 +110,11 @@ def extract(
 ) -> Features:
     """The features of `rows`, or of all labelled ones."""
     settings = tiny.settings(*overrides)
-    if rows is None:
-        rows = tiny.table[tiny.table["split"] != "test"]
+    images = replace(tiny.images, cache=tiny.layout.data / cache)
+    images = images if rows is None else images.select(rows)
     network = network or network_of(tiny, settings)
     hardware = choose_hardware(settings.hardware)
-    raw, folder = tiny.layout.raw, tiny.layout.data / cache
-    return compute_features(settings, rows, tiny.table, raw, folder, network, hardware)
+    return compute_features(settings, images, network, hardware)
 
 
 def everything(found: Features) -> Tensor:
@@ -371,11 +366,12 @@ import os, signal, sys
 sys.path.insert(0, {root!r})
 import torch
 from pathlib import Path
-from pipelines.core import features
-from pipelines.models.device import Hardware, choose_hardware
+from pipelines.models import extractor, features
+from pipelines.models.device import choose_hardware
 
-features.IMAGES_AT_ONCE, features.APPEND_ROWS = {piece}, {piece} * 2
-settings, table, raw, cache, network = torch.load({job!r}, weights_only=False)
+extractor.IMAGES_AT_ONCE = features.IMAGES_AT_ONCE = {piece}
+features.APPEND_ROWS = {piece} * 2
+settings, images, network = torch.load({job!r}, weights_only=False)
 
 def watch(items, what, *_):
     for number, item in enumerate(items):
@@ -384,9 +380,7 @@ def watch(items, what, *_):
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
 
-labelled = table[table["split"] != "test"]
-hardware = choose_hardware(settings.hardware)
-features.compute_features(settings, labelled, table, raw, cache, network, hardware, watch)
+features.compute_features(settings, images, network, choose_hardware(settings.hardware), watch)
 """
 
 
@@ -394,7 +388,7 @@ def test_killed_half_way_it_goes_on_where_it_was(tiny: Tiny) -> None:
     write_photos(tiny)
     overrides = on("hardware.workers=1", "input.resize=40")
     settings, job = tiny.settings(*overrides), tiny.layout.data / "job.pt"
-    torch.save((settings, tiny.table, tiny.layout.raw, tiny.layout.cache, network_of(tiny, settings)), job)
+    torch.save((settings, tiny.images, network_of(tiny, settings)), job)
     script = KILLED.format(root=str(ROOT), piece=PIECE, job=str(job))
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert (process.returncode, process.stdout) == (-signal.SIGKILL, "killed\n"), process.stderr
@@ -438,7 +432,7 @@ def test_a_broken_image_stops_the_run_before_it_trains(tiny: Tiny) -> None:
         prepare_features(job, network)
     with pytest.raises(UserError, match=r"train/24\.png .* cannot be read"):
         next(run_job(job, network))
-    assert not job.last.exists()
+    assert not job.files.last.exists()
 
 
 def test_images_of_all_kinds_are_taken_as_a_viewer_shows_them(tiny: Tiny) -> None:
@@ -545,10 +539,10 @@ def start(tiny: Tiny, *overrides: str, run: str = "run") -> tuple[Job, FineTuned
 
 
 def batches_of(tiny: Tiny, part: str, overrides: tuple[str, ...], training: bool) -> FeatureBatches:
-    settings, rows = tiny.settings(*overrides), tiny.rows(part)
-    loading = make_loading(settings, 3, torch.device("cpu"), training)
-    found = extract(tiny, overrides, rows)
-    return FeatureBatches(rows["id"].to_numpy(), found, labels_of(rows, tiny.classes), loading)
+    images = tiny.part(part)
+    loading = Loading(tiny.settings(*overrides), 3, torch.device("cpu"), training)
+    found = extract(tiny, overrides, images.rows)
+    return FeatureBatches(images.ids, found, torch.from_numpy(images.labels), loading)
 
 
 def test_a_training_batch_holds_one_random_view_of_each_image(tiny: Tiny) -> None:
@@ -664,13 +658,11 @@ def test_of_two_phases_the_first_learns_from_the_cache(tiny: Tiny) -> None:
 
 
 def test_predicting_gives_what_validating_gave(tiny: Tiny, weights: Path) -> None:
-    from pipelines.core.training import open_predictor
-
     job, network = start(tiny, *real(weights, "competition.metric=log_loss"))
     rows = list(run_job(job, network))
     assert job.valid is not None
-    saved = checkpoint.load(job.last)
-    predictor = open_predictor(saved, job.settings, job.valid, job.table, job.layout, job.classes)
+    saved = checkpoint.load(job.files.last)
+    predictor = open_predictor(saved, job.settings, job.valid, tiny.layout.weights)
     found = engine.evaluate(predictor.model, predictor.source, METRICS["log_loss"], predictor.hardware, predictor.views)
     assert (found.loss, found.score) == pytest.approx((rows[-1]["valid_loss"], rows[-1]["log_loss"]))
     assert len(predictor.views) == VIEWS
@@ -729,8 +721,8 @@ def test_bfloat16_features_of_real_photos_are_those_of_float32(tmp_path: Path) -
     settings = load_settings("dog-breed-identification", overrides=normalised)
     backbone, _ = build_backbone("mobilenet_v2", MOBILENET)
     plain, chosen = (Hardware(torch.device("cpu"), each) for each in (torch.float32, torch.bfloat16))
-    exact = features.Extractor(backbone, settings, plain, folded=False, compiled=False)
-    fast = features.choose_extractor(backbone, settings, chosen, compiled=False, probe=pixels[:16])
+    exact = extractor.Extractor(backbone, settings, plain, folded=False)
+    fast = extractor.choose_extractor(backbone, settings, chosen, compiled=False, probe=pixels[:16])
     expected, found = (torch.from_numpy(each.features(pixels)) for each in (exact, fast))
     assert torch.cosine_similarity(expected, found).min() >= 0.999
 
@@ -741,15 +733,15 @@ def test_bfloat16_features_of_real_photos_are_those_of_float32(tmp_path: Path) -
 def test_where_folded_norms_are_too_rough_they_are_left_alone(
     tiny: Tiny, weights: Path, monkeypatch: pytest.MonkeyPatch, least: list[float], how: str
 ) -> None:
-    likeness = features._least_cosine
-    monkeypatch.setattr(features, "FOLDED_COSINE", 0.0)
-    monkeypatch.setattr(features, "LEAST_COSINE", 0.0)
+    likeness = extractor._least_cosine
+    monkeypatch.setattr(extractor, "FOLDED_COSINE", 0.0)
+    monkeypatch.setattr(extractor, "LEAST_COSINE", 0.0)
     # Each way is compared with a bar of its own, so that the next one has its turn.
-    monkeypatch.setattr(features, "_least_cosine", lambda ours, theirs: likeness(ours, theirs) - least.pop(0))
+    monkeypatch.setattr(extractor, "_least_cosine", lambda ours, theirs: likeness(ours, theirs) - least.pop(0))
     backbone, _ = build_backbone(NAME, weights)
     hardware = Hardware(torch.device("cpu"), torch.bfloat16)
     pixels = torch.from_numpy(noise(4, 32, 32, 3))
-    chosen = features.choose_extractor(backbone, tiny.settings(), hardware, compiled=False, probe=pixels)
+    chosen = extractor.choose_extractor(backbone, tiny.settings(), hardware, compiled=False, probe=pixels)
     assert chosen.describe().partition(", cosine")[0] == how
     norms = [module for module in chosen.plain.modules() if isinstance(module, nn.BatchNorm2d)]
     assert bool(norms) == ("norms" in how)
@@ -824,5 +816,5 @@ def test_features_travel_through_the_watch_a_piece_at_a_time(tiny: Tiny) -> None
         yield from items
 
     job, network = start(tiny, *on())
-    prepare_features(job, network, watch)
+    prepare_features(replace(job, watch=watch), network)
     assert seen == [("reading", LABELLED), ("features by small", LABELLED // PIECE)]

@@ -13,21 +13,15 @@ from torchvision import models
 from torchvision.models import ResNet34_Weights
 
 from pipelines.core import checkpoint, engine
+from pipelines.core.history import Row, best_row
+from pipelines.core.job import Job, prepare_features, run_job
 from pipelines.core.metrics import METRICS
-from pipelines.core.training import (
-    Job,
-    Phase,
-    Row,
-    best_row,
-    describe_phases,
-    open_predictor,
-    phases,
-    prepare_features,
-    run_job,
-)
-from pipelines.models import backbones, features
+from pipelines.core.phases import Phase, describe_phases, phases
+from pipelines.core.prediction import open_predictor
+from pipelines.models import backbones, extractor, features
 from pipelines.models import weights as weights_module
-from pipelines.models.transfer import WHOLE, FineTuned, Origin, build_fine_tuned, build_network, find_origins, resolve
+from pipelines.models.origins import Origin, find_origins, resolve
+from pipelines.models.transfer import WHOLE, FineTuned, build_fine_tuned, build_network
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256
@@ -46,6 +40,7 @@ CATEGORIES = list(ResNet34_Weights.IMAGENET1K_V1.meta["categories"])
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractor, "IMAGES_AT_ONCE", 9)
     monkeypatch.setattr(features, "IMAGES_AT_ONCE", 9)  # else most of each batch of features would be filling
 
 
@@ -72,7 +67,7 @@ def start(tiny: Tiny, *overrides: str, run: str = "run") -> tuple[Job, FineTuned
     job = tiny.job(*overrides, run=run)
     found = find_origins(job.settings.model, tiny.layout.weights)
     job = dataclasses.replace(job, settings=resolve(job.settings, found))
-    network = build_network(job.settings, job.classes, found)
+    network = build_network(job.settings, tiny.classes, found)
     assert isinstance(network, FineTuned)
     return job, network
 
@@ -138,7 +133,7 @@ def test_only_the_head_learns_whatever_calls_train(tiny: Tiny, weights: Path, mo
                 module.train()
             yield item
 
-    list(run_job(job, network, watch))  # type: ignore[arg-type]
+    list(run_job(dataclasses.replace(job, watch=watch), network))  # type: ignore[arg-type]
     assert changed(network, before) == {name for name in before if in_head(name)}
     assert not [name for name, parameter in network.named_parameters() if parameter.requires_grad != in_head(name)]
 
@@ -326,14 +321,14 @@ def test_killed_in_any_phase_it_goes_on_to_the_same_weights(
     for epoch in epochs:
         job, network = start(tiny, *options, run=f"killed{epoch}")
         with pytest.raises(Killed):
-            list(run_job(job, network, killed_in(epoch, batches=1)))
+            list(run_job(dataclasses.replace(job, watch=killed_in(epoch, batches=1)), network))
         torch.rand(9)
         went_on = list(run_job(*start(tiny, *options, run=f"killed{epoch}")))
         assert timeless(went_on) == timeless(rows[epoch - 1 :])
-        assert same_checkpoints(checkpoint.load(job.last), checkpoint.load(whole.last))
-        assert job.best is not None
-        assert whole.best is not None
-        assert same_checkpoints(checkpoint.load(job.best), checkpoint.load(whole.best))
+        assert same_checkpoints(checkpoint.load(job.files.last), checkpoint.load(whole.files.last))
+        assert job.files.best is not None
+        assert whole.files.best is not None
+        assert same_checkpoints(checkpoint.load(job.files.best), checkpoint.load(whole.files.best))
 
 
 def test_retraining_ends_inside_the_first_phase_where_the_best_epoch_was(tiny: Tiny, weights: Path) -> None:
@@ -341,7 +336,7 @@ def test_retraining_ends_inside_the_first_phase_where_the_best_epoch_was(tiny: T
     retrained = dataclasses.replace(tiny.retrain_job(), settings=job.settings, epochs=1)
     (row,) = run_job(retrained, network)
     assert row["lr"] == 0.05
-    assert checkpoint.load(retrained.last).head_only
+    assert checkpoint.load(retrained.files.last).head_only
 
 
 def test_the_first_phase_running_out_of_patience_leads_to_the_second(tiny: Tiny, weights: Path) -> None:
@@ -505,11 +500,11 @@ def test_a_label_map_takes_a_classifier_whose_outputs_have_names(tiny: Tiny, tmp
 
 
 def check_best(tiny: Tiny, job: Job, rows: list[Row]) -> checkpoint.Checkpoint:
-    assert job.best is not None
+    assert job.files.best is not None
     assert job.valid is not None
-    saved = checkpoint.load(job.best)
+    saved = checkpoint.load(job.files.best)
     row = best_row(rows, job.settings.competition.metric)
-    predictor = open_predictor(saved, saved.settings, job.valid, job.table, job.layout, job.classes)
+    predictor = open_predictor(saved, saved.settings, job.valid, tiny.layout.weights)
     metric = METRICS[job.settings.competition.metric]
     found = engine.evaluate(predictor.model, predictor.source, metric, predictor.hardware, predictor.views)
     assert saved.epoch == row["epoch"]
@@ -547,19 +542,19 @@ def test_the_best_epoch_may_be_one_of_the_head_although_the_network_learned_afte
     saved = check_best(tiny, job, rows)
     assert saved.epoch <= 2
     assert saved.head_only
-    assert not checkpoint.load(job.last).head_only or len(rows) == 2
+    assert not checkpoint.load(job.files.last).head_only or len(rows) == 2
 
 
 def test_a_heads_checkpoint_holds_nothing_else(tiny: Tiny, weights: Path) -> None:
     job, network = start(tiny, *on(weights, HEAD_ONLY, "train.ema_decay=0.5", "model.hidden=[4]"))
     list(run_job(job, network))
-    for path in (job.last, job.best):
+    for path in (job.files.last, job.files.best):
         assert path is not None
         saved = checkpoint.load(path)
         assert set(saved.weights) == {f"{HEAD}{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")}
         assert saved.head_only
         assert path.stat().st_size < 100_000
-    assert set(checkpoint.load(job.last).training["model"]) == set(saved.weights)
+    assert set(checkpoint.load(job.files.last).training["model"]) == set(saved.weights)
 
 
 def test_a_heads_checkpoint_is_refused_when_the_weights_have_changed(tiny: Tiny, tmp_path: Path) -> None:
@@ -567,7 +562,7 @@ def test_a_heads_checkpoint_is_refused_when_the_weights_have_changed(tiny: Tiny,
     save_network(path, NAME)
     job, network = start(tiny, *on(path, HEAD_ONLY, "train.epochs=1"))
     list(run_job(job, network))
-    saved = checkpoint.load(job.last)
+    saved = checkpoint.load(job.files.last)
     assert same_again(saved.model(tiny.classes, tiny.layout.weights), network.state_dict())
     torch.save(models.shufflenet_v2_x0_5().state_dict(), path)
     with pytest.raises(UserError, match=r"weights\.pth has the sha256 .* another file"):
@@ -583,7 +578,7 @@ def test_the_whole_networks_checkpoint_needs_no_file_of_weights(tiny: Tiny, tmp_
     job, network = start(tiny, *on(path, "train.epochs=1", "finetune.freeze_norms=true", "train.lr=0.001"))
     list(run_job(job, network))
     path.unlink()
-    again = checkpoint.load(job.last).model(tiny.classes, tiny.layout.weights)
+    again = checkpoint.load(job.files.last).model(tiny.classes, tiny.layout.weights)
     assert same_again(again, network.state_dict())
 
 
@@ -647,7 +642,7 @@ def test_a_file_says_nothing_about_its_images(tiny: Tiny, weights: Path) -> None
     for missing in range(3):
         image = [each for place, each in enumerate(IMAGE) if place != missing]
         settings = tiny.settings(f"model.name={NAME}", f"model.weights={weights}", *image)
-        with pytest.raises(UserError, match=r"small\.pth does not say .* set input\.size, input\.mean and input\.std"):
+        with pytest.raises(UserError, match=r"small\.pth does not give .* set input\.size, input\.mean and input\.std"):
             resolve(settings, find_origins(settings.model, tiny.layout.weights))
 
 

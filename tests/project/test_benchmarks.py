@@ -36,7 +36,7 @@ def test_parts_of_a_training_add_up_to_what_the_engine_measured(
     assert list(found.parts) == list(profile.PARTS)
     assert {part for part, seconds in found.parts.items() if not seconds} == absent
     assert sum(found.parts.values()) == pytest.approx(found.whole, rel=0.2)
-    assert not job.last.exists() and not job.layout.cache.exists()
+    assert not job.files.last.exists() and not job.train.cache.exists()
     for part in profile.PARTS:
         assert f"\n{part}" in found.table()
 

@@ -30,9 +30,9 @@ from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import partial_name
 from pipelines.tools import doctor, kernel, submissions
-from pipelines.tools.kaggle_standin import CLOSED_PROXY, Body, Html, Kernel, Lost, Standin, Status
 from tests.support.kernels import leave
 from tests.support.pictures import png_size
+from tests.support.standin import CLOSED_PROXY, Body, Html, Kernel, Lost, Standin, Status
 from tests.support.tiny import TOML, Tiny, pretrained
 
 STAGES: dict[str, ModuleType] = {

@@ -1,4 +1,4 @@
-"""A run's records: what it was started with holds, whatever the TOML and the split have become since."""
+"""A run keeps the settings and split that it was started with, even if the TOML or the split changes later."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def start(layout: Layout, settings: Settings = SETTINGS, trained_epochs: int = 0) -> None:
-    """Start the run, and leave the files of a training of so many epochs."""
+    """Start the run; with trained_epochs, also create the checkpoint of a run in progress."""
     run = layout.run("quick")
     start_run(run, settings, layout.split_csv)
     if trained_epochs:
@@ -40,13 +40,13 @@ def test_a_record_keeps_the_settings(layout: Layout) -> None:
     assert read_record(layout.run("quick")).settings == SETTINGS
 
 
-def test_a_run_without_a_finished_epoch_is_started_anew(layout: Layout) -> None:
+def test_a_run_without_a_finished_epoch_starts_from_the_beginning(layout: Layout) -> None:
     start(layout)
     start(layout, changed("train", epochs=9))
     assert read_record(layout.run("quick")).settings.train.epochs == 9
 
 
-def test_the_precision_found_out_for_a_run_is_forgotten_when_it_is_started_anew(layout: Layout) -> None:
+def test_a_run_that_starts_from_the_beginning_forgets_its_measured_precision(layout: Layout) -> None:
     run = layout.run("quick")
     start(layout)
     run.precision.write_text("{}")
@@ -58,20 +58,20 @@ def test_the_precision_found_out_for_a_run_is_forgotten_when_it_is_started_anew(
     assert run.precision.exists()
 
 
-def test_what_an_earlier_run_of_the_same_name_left_does_not_vouch_for_the_new_one(layout: Layout) -> None:
+def test_files_of_an_earlier_run_of_the_same_name_are_removed(layout: Layout) -> None:
     run = layout.run("quick")
     start(layout, trained_epochs=1)
-    left = (run.valid_predictions, run.retrained, run.retrain_last)
-    for path in left:
+    stale = (run.valid_predictions, run.retrained, run.retrain_last)
+    for path in stale:
         path.touch()
     start(layout)
-    assert all(path.exists() for path in left)
+    assert all(path.exists() for path in stale)
     run.last.unlink()
     start(layout, changed("train", epochs=9))
-    assert not any(path.exists() for path in left)
+    assert not any(path.exists() for path in stale)
 
 
-def test_a_run_in_progress_goes_on_only_with_its_own_settings(layout: Layout) -> None:
+def test_a_run_in_progress_continues_only_with_its_own_settings(layout: Layout) -> None:
     start(layout, trained_epochs=1)
     start(layout)
     with pytest.raises(UserError, match=r"runs/tiny/quick .*other settings \(train\.epochs: 9 now, 3 then\).*RUN="):
@@ -82,26 +82,28 @@ def test_a_run_in_progress_goes_on_only_with_its_own_settings(layout: Layout) ->
 @pytest.mark.parametrize(
     ("section", "key", "value"), [("features", "crops", 3), ("finetune", "backbone_lr", 0.1), ("model", "dropout", 0.5)]
 )
-def test_how_a_network_is_fine_tuned_belongs_to_the_run(layout: Layout, section: str, key: str, value: object) -> None:
+def test_fine_tuning_settings_are_part_of_the_run(layout: Layout, section: str, key: str, value: object) -> None:
     start(layout, trained_epochs=1)
     with pytest.raises(UserError, match=rf"{section}\.{key}: {value} now"):
         start(layout, changed(section, **{key: value}))
 
 
 @pytest.mark.parametrize("section", [{"hardware": {"workers": 7}}, {"predict": {"mirror": True}}])
-def test_hardware_and_prediction_may_change_in_between(layout: Layout, section: dict[str, dict[str, object]]) -> None:
+def test_hardware_and_prediction_settings_may_change_during_a_run(
+    layout: Layout, section: dict[str, dict[str, object]]
+) -> None:
     start(layout, trained_epochs=1)
     start(layout, merge(SETTINGS, section, "here"))
 
 
-def test_a_run_in_progress_goes_on_only_with_its_own_split(layout: Layout) -> None:
+def test_a_run_in_progress_continues_only_with_its_own_split(layout: Layout) -> None:
     start(layout, trained_epochs=1)
     write_text(layout.split_csv, "id,path,label,split,fold\n1,1.png,a,valid,-1\n")
     with pytest.raises(UserError, match=r"runs/tiny/quick was trained on another split"):
         start(layout)
 
 
-def test_a_finished_run_has_its_own_settings_and_todays_prediction_and_hardware(layout: Layout) -> None:
+def test_a_finished_run_has_its_own_settings_and_the_current_prediction_and_hardware(layout: Layout) -> None:
     start(layout)
     write_json(layout.run("quick").trained, {"best_epoch": 2})
     today = merge(changed("train", epochs=9), {"predict": {"shift": 3}, "hardware": {"workers": 7}}, "here")
@@ -117,7 +119,7 @@ def test_a_finished_run_of_another_split_is_refused(layout: Layout) -> None:
     with pytest.raises(UserError, match="another split"):
         finished_run(layout, "quick", SETTINGS, "make train")
     layout.split_csv.unlink()
-    with pytest.raises(UserError, match="is missing, by which runs/tiny/quick was trained"):
+    with pytest.raises(UserError, match="is missing; runs/tiny/quick was trained on that split"):
         finished_run(layout, "quick", SETTINGS, "make train")
 
 
@@ -128,21 +130,21 @@ def test_a_finished_run_of_another_recipe_is_refused(layout: Layout) -> None:
         finished_run(layout, "quick", dataclasses.replace(SETTINGS, recipe="other"), "make train")
 
 
-def test_a_finished_run_is_guarded_even_when_its_last_checkpoint_was_removed(layout: Layout) -> None:
+def test_a_finished_run_keeps_its_settings_even_without_its_last_checkpoint(layout: Layout) -> None:
     start(layout)
     write_json(layout.run("quick").trained, {"best_epoch": 2})
     with pytest.raises(UserError, match=r"train\.epochs: 9 now, 3 then"):
         start_run(layout.run("quick"), changed("train", epochs=9), layout.split_csv)
 
 
-def test_a_new_title_does_not_make_another_run(layout: Layout) -> None:
+def test_a_new_title_is_no_difference_but_a_new_metric_is(layout: Layout) -> None:
     start(layout, trained_epochs=1)
     start_run(layout.run("quick"), changed("competition", title="New"), layout.split_csv)
     with pytest.raises(UserError, match=r"competition\.metric: 'f1_macro' now, 'accuracy' then"):
         start_run(layout.run("quick"), changed("competition", metric="f1_macro"), layout.split_csv)
 
 
-def test_an_absent_or_unfinished_run_names_the_command_that_makes_it(layout: Layout) -> None:
+def test_a_missing_or_unfinished_run_names_the_training_command(layout: Layout) -> None:
     with pytest.raises(UserError, match=r"runs/tiny/quick does not exist\. First: make train COMP=tiny"):
         finished_run(layout, "quick", SETTINGS, "make train COMP=tiny")
     start(layout)
@@ -158,7 +160,7 @@ def test_a_damaged_record_is_named(layout: Layout, content: str) -> None:
         read_record(run)
 
 
-def test_a_record_of_unknown_settings_names_the_key(layout: Layout) -> None:
+def test_a_record_with_an_unknown_setting_names_the_key(layout: Layout) -> None:
     start(layout)
     run = layout.run("quick")
     content = read_json(run.record)
@@ -168,7 +170,7 @@ def test_a_record_of_unknown_settings_names_the_key(layout: Layout) -> None:
         read_record(run)
 
 
-def test_seeds_are_stable_and_apart() -> None:
+def test_seeds_are_stable_and_different() -> None:
     seeds = [derive_seed(seed, use, epoch) for seed in range(5) for use in ("order", "crop") for epoch in range(5)]
     assert len(set(seeds)) == 50
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,4 +1,4 @@
-"""Settings: every mistake is named with its key and the way out, and the same words mean the same run."""
+"""Settings: an error names the key and what to do, and the same overrides name the same run."""
 
 import dataclasses
 import json
@@ -45,13 +45,13 @@ def test_an_empty_file_gives_the_defaults_and_its_own_name_as_slug(tmp_path: Pat
     assert (settings.name, settings.recipe, settings.competition.slug) == ("tiny", "default", "tiny")
 
 
-def test_the_file_states_differences_and_the_rest_stays_default(tmp_path: Path) -> None:
+def test_keys_that_are_not_in_the_file_keep_their_defaults(tmp_path: Path) -> None:
     settings = load(tmp_path, 'train.epochs = 7\ncompetition.slug = "other-name"')
     assert settings.train == dataclasses.replace(TrainSettings(), epochs=7)
     assert settings.competition.slug == "other-name"
 
 
-def test_recipe_over_file_and_override_over_recipe(tmp_path: Path) -> None:
+def test_a_recipe_overrides_the_file_and_an_override_the_recipe(tmp_path: Path) -> None:
     quick = load(tmp_path, RECIPES, "train.epochs=9", recipe="quick").train
     assert (quick.epochs, quick.lr) == (9, 0.5)
     assert load(tmp_path, RECIPES, recipe="quick").train.epochs == 1
@@ -59,14 +59,14 @@ def test_recipe_over_file_and_override_over_recipe(tmp_path: Path) -> None:
     assert load(tmp_path, RECIPES).train.epochs == 3
 
 
-def test_a_whole_number_passes_where_a_number_is_expected(tmp_path: Path) -> None:
+def test_a_whole_number_is_accepted_as_a_number(tmp_path: Path) -> None:
     settings = load(tmp_path, "train.lr = 1\naugment.crop_scale = [1, 1]")
     assert type(settings.train.lr) is float
     assert settings.augment.crop_scale == (1.0, 1.0)
     assert all(type(value) is float for value in settings.augment.crop_scale)
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     assert load(tmp_path, "\ufefftrain.epochs = 4").train.epochs == 4
 
 
@@ -83,7 +83,7 @@ MISTAKES = {
     "data.labels = 1": ("data.labels is 1", "expected text in quotes"),
     "train.lr = 2020-01-01": ("train.lr is", "expected a number"),
     "train.epochs = 0": ("train.epochs is 0", "at least 1"),
-    "input.size = 5000": ("input.size is 5000", "0 (as the weights ask) or 4 to 2048"),
+    "input.size = 5000": ("input.size is 5000", "0 (the size of the weights) or 4 to 2048"),
     "input.size = 3": ("input.size is 3", "4 to 2048"),
     "input.size = -1": ("input.size is -1", "at least 0"),
     "train.lr = 0": ("train.lr is 0", "more than 0"),
@@ -165,11 +165,11 @@ MISTAKES = {
     "data.sample_submission = 'a/../../b.csv'": ("data.sample_submission is", "inside the raw folder"),
     f"model.weights = '{'a' * 256}'": ("model.weights cannot be a path",),
     "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", "without slashes"),
-    '[recipes."".train]\nepochs = 1': ("recipe ''", "not empty"),
+    '[recipes."".train]\nepochs = 1': ("recipe ''", "must not be empty"),
     '[recipes."a\\nb".train]\nepochs = 1': ("recipe 'a\\nb'", "no control characters"),
     f"[recipes.{'a' * 250}.train]\nepochs = 1": ("recipe 'aaa", "overlong"),
-    "recipes = 1": ("recipes are tables",),
-    "[recipes]\nquick = 1": ("recipes are tables",),
+    "recipes = 1": ("recipes must be tables",),
+    "[recipes]\nquick = 1": ("recipes must be tables",),
     "[recipes.default.train]\nepochs = 1": ("recipe 'default'", "rename"),
     "[recipes.quick.split]\nseed = 1": ("recipe 'quick'", "[split] is the same for all recipes"),
     "[recipes.quick.competition]\ntitle = 'x'": ("recipe 'quick'", "[competition] is the same for all recipes"),
@@ -180,7 +180,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str) -> None:
+def test_an_error_names_the_file_and_the_key(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError) as error:
         load(tmp_path, text)
     for words in ("tiny.toml", *MISTAKES[text]):
@@ -200,24 +200,24 @@ SENSIBLE: dict[str, dict[str, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("name", SENSIBLE)
-def test_what_makes_sense_of_pretrained_networks_is_taken(name: str) -> None:
+def test_valid_settings_of_pretrained_networks_are_accepted(name: str) -> None:
     changed = merge(Settings("x"), SENSIBLE[name], "here")
     assert differences(changed, Settings("x"), list(SECTIONS))
 
 
-def test_a_network_without_weights_sees_plain_images(tmp_path: Path) -> None:
+def test_a_network_without_weights_gets_plain_input(tmp_path: Path) -> None:
     image = load(tmp_path, "").input
     assert (image.size, image.mean, image.std) == (32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     image = load(tmp_path, "input = { size = 64, std = [1, 1, 1] }").input
     assert (image.size, image.mean, image.std) == (64, (0.5, 0.5, 0.5), (1, 1, 1))
 
 
-def test_what_pretrained_weights_ask_for_stays_open_until_they_are_there(tmp_path: Path) -> None:
+def test_input_stays_unset_until_the_pretrained_weights_are_known(tmp_path: Path) -> None:
     image = load(tmp_path, "input.size = 64", "model.weights=IMAGENET1K_V1").input
     assert (image.size, image.mean, image.std) == (64, (), ())
 
 
-def test_open_values_of_the_input_are_filled_in_and_chosen_ones_stay() -> None:
+def test_unset_values_of_the_input_are_filled_in_and_others_stay() -> None:
     chosen = merge(Settings("x"), {"input": {"mean": [0, 0, 0]}}, "here")
     filled = with_input(chosen, size=48, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), resize=0)
     assert dataclasses.replace(filled, input=chosen.input) == chosen
@@ -229,7 +229,7 @@ def test_open_values_of_the_input_are_filled_in_and_chosen_ones_stay() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value"), [("augment", "cutout", 40), ("predict", "shift", 40), ("input", "resize", 20)]
 )
-def test_what_the_filled_in_size_contradicts_is_named(section: str, key: str, value: int) -> None:
+def test_a_contradiction_with_the_filled_in_size_is_named(section: str, key: str, value: int) -> None:
     chosen = merge(Settings("x"), {"model": {"weights": "x.pth"}, section: {key: value}}, "here")
     with pytest.raises(UserError, match=rf"{section}\.{key} is {value}.*input\.size"):
         with_input(chosen, size=32)
@@ -273,12 +273,12 @@ def test_a_malformed_override_shows_the_right_form(tmp_path: Path, override: str
         ("data.labels=2", "--set: data.labels is 2"),
     ],
 )
-def test_a_wrong_override_is_named_as_such(tmp_path: Path, override: str, words: str) -> None:
+def test_an_error_in_an_override_names_it(tmp_path: Path, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         load(tmp_path, "", override)
 
 
-def test_override_values_are_toml_or_plain_text(tmp_path: Path) -> None:
+def test_override_values_are_toml_or_text(tmp_path: Path) -> None:
     settings = load(
         tmp_path,
         "",
@@ -312,19 +312,19 @@ def test_every_setting_is_documented_and_has_a_valid_default(section: str, field
     assert merge(Settings("x"), {section: {field.name: value}}, "here") == Settings("x")
 
 
-def test_each_competition_that_we_ship_loads_with_all_its_recipes() -> None:
+def test_each_bundled_competition_loads_with_all_its_recipes() -> None:
     paths = sorted(COMPETITIONS.glob("*.toml"))
     assert len(paths) >= 3
     for path in paths:
         load_settings(path.stem)  # checks every recipe
 
 
-def test_settings_survive_the_way_through_json(tmp_path: Path) -> None:
+def test_settings_are_the_same_after_json(tmp_path: Path) -> None:
     settings = load(tmp_path, RECIPES, "model.widths=[4, 5]", "train.milestones=[]", recipe="quick")
     assert from_dict(json.loads(json.dumps(to_dict(settings))), "here") == settings
 
 
-def test_settings_of_another_version_are_refused_by_origin() -> None:
+def test_settings_of_another_version_name_their_origin() -> None:
     values = to_dict(Settings("x")) | {"train": {"colour": 1}}
     with pytest.raises(UserError, match=r"run\.json: unknown key train\.colour"):
         from_dict(values, "run.json")
@@ -336,17 +336,17 @@ def test_differences_name_key_and_both_values() -> None:
     assert differences(ours, ours, list(SECTIONS)) == []
 
 
-def test_a_run_is_named_by_its_recipe_and_a_hash_of_what_changes_the_training() -> None:
+def test_a_run_is_named_by_its_recipe_and_a_hash_of_training_overrides() -> None:
     assert run_name("quick", []) == "quick"
     name = run_name("quick", ["train.epochs=5", "model.dropout=0.5", "train.lr=0.1"])
     assert name.startswith("quick-")
     assert name == run_name("quick", ["train.lr=1e-1", "model.dropout = 0.50", "train.epochs=5"])
     assert name != run_name("quick", ["train.epochs=6", "model.dropout=0.5", "train.lr=0.1"])
     assert name != run_name("quick", ["train.epochs=5", "model.dropout=0.5"])
-    assert run_name("default", ["train.epochs=5"]) == "default-14fd10"  # a new way to hash would orphan existing runs
+    assert run_name("default", ["train.epochs=5"]) == "default-14fd10"  # another hash would lose existing runs
 
 
-def test_prediction_and_hardware_belong_to_the_submission_not_to_the_run() -> None:
+def test_prediction_and_hardware_overrides_do_not_name_the_run() -> None:
     overrides = ["predict.mirror=true", "hardware.workers=4", "train.epochs=5"]
     run = run_name("quick", overrides)
     assert run == run_name("quick", ["train.epochs=5"])
@@ -354,31 +354,31 @@ def test_prediction_and_hardware_belong_to_the_submission_not_to_the_run() -> No
     assert submission_name(run, overrides) == submission_name(run, ["predict.mirror=true"]) != run
 
 
-def test_a_run_name_of_any_value_is_a_name() -> None:
-    assert run_name("x", ["train.lr=2020-01-01"]).startswith("x-")  # the wrong type is named when settings are loaded
+def test_a_run_has_a_name_for_any_value() -> None:
+    assert run_name("x", ["train.lr=2020-01-01"]).startswith("x-")  # loading the settings reports the wrong type
 
 
-def test_of_fresh_weights_nothing_is_spared(tmp_path: Path) -> None:
+def test_finetune_settings_are_ignored_for_random_weights(tmp_path: Path) -> None:
     text = 'model.weights = "x.pth"\nfinetune = { head_epochs = 1, freeze_norms = true }'
     assert load(tmp_path, text).tuning.head_epochs == 1
     assert load(tmp_path, f"{text}\nmodel.pretrained = false").tuning == FinetuneSettings()
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a/" * 3000, "a" * 300 + ".toml", "a\nb.toml"])
-def test_what_cannot_be_a_path_names_no_competition(name: str) -> None:
+def test_a_name_that_cannot_be_a_path_is_an_unknown_competition(name: str) -> None:
     with pytest.raises(UserError, match="There is no") as error:
         load_settings(name)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000 + "]" * 5000, "1" + "0" * 400, "5\nx = 1"])
-def test_an_override_beyond_what_toml_can_hold(tmp_path: Path, value: str) -> None:
+def test_an_override_too_large_for_toml_is_named(tmp_path: Path, value: str) -> None:
     with pytest.raises(UserError, match=r"--set:? train\.epochs"):
         load(tmp_path, "", f"train.epochs={value}")
 
 
 @pytest.mark.parametrize("text", ["[{name}]", "{name} = 1", "[train]\n{name} = 1"])
-def test_an_endless_name_is_not_repeated_whole(text: str, tmp_path: Path) -> None:
+def test_a_very_long_name_is_shortened(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(text.format(name="9" * 20_000))
     with pytest.raises(UserError, match="unknown") as error:
         load_settings(str(tmp_path / "x.toml"))

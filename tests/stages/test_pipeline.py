@@ -22,9 +22,8 @@ from pipelines.command import arguments
 from pipelines.core import checkpoint
 from pipelines.core.calibration import cross_fitted, fit_temperature
 from pipelines.core.engine import infer
-from pipelines.core.training import open_predictor
-from pipelines.dataset.batches import labels_of
-from pipelines.dataset.splits import read_split_csv
+from pipelines.core.prediction import open_predictor
+from pipelines.dataset.image_set import read_images
 from pipelines.models.device import choose_hardware
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import HardwareSettings
@@ -153,17 +152,16 @@ def test_probabilities_for_a_log_loss_are_calibrated_on_the_valid_rows(
     plain_name = next(name for name in notes if name != "sure.csv")
     ours, plain = notes["sure.csv"], notes[plain_name]
     assert plain["temperature"] == 1
-    assert f"Temperature {ours['temperature']:.3f}, fitted on the 6 valid images." in out
-    assert f"as predicted here, each image with a temperature that the others chose: {ours['valid_score']:.4f}" in out
+    assert f"Temperature {ours['temperature']:.3f}, fitted on 6 validation images." in out
+    assert f"as predicted here, each image with a temperature fitted on the others: {ours['valid_score']:.4f}" in out
 
     # What best.pt makes of the valid rows, and what they say about the temperature.
     layout = Layout(colours, "colours")
     saved = checkpoint.load(layout.run("sure").best)
-    table = read_split_csv(layout.split_csv, "split")
-    valid = table[table["split"] == "valid"]
-    predictor = open_predictor(saved, saved.settings, valid, table, layout, saved.classes)
+    _, valid = read_images(saved.settings, layout, "split").divide(saved.settings)
+    predictor = open_predictor(saved, saved.settings, valid, layout.weights)
     ((_, logs),) = infer(predictor.model, predictor.source, predictor.hardware, predictor.views)
-    truth = labels_of(valid, saved.classes)
+    truth = torch.from_numpy(valid.labels)
     assert ours["temperature"] == pytest.approx(fit_temperature(logs, truth), rel=1e-4)
     assert 0.06 < ours["temperature"] < 19 and abs(ours["temperature"] - 1) > 0.1  # else this shows little
     for note, expected in ((ours, cross_fitted(logs, truth)), (plain, logs)):

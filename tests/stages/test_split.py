@@ -1,4 +1,4 @@
-"""The stage: what it writes and prints, when it does nothing, and what a kill leaves behind."""
+"""The stage `split`: its output and files, repeated calls, and kills."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from pipelines.system.files import file_sha256
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
-LOCK = ".split.lock"  # stays: a lock must not be removed while another process may wait for it
+LOCK = ".split.lock"  # never removed: another process may be waiting for it
 TOML = '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n'
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a competition of 12 labelled images in two classes and 3 test images, one not listed."""
+    """Return a working folder with 12 labelled images in two classes and 3 test images, one of them not listed."""
     monkeypatch.chdir(tmp_path)
     raw = tmp_path / "data/tiny/raw"
     for folder, count in (("train", 12), ("test", 3)):
@@ -63,7 +63,7 @@ def test_what_it_writes_and_prints(work: Path, capsys: pytest.CaptureFixture[str
         "valid       4        2           cat 2          dog 2",
         "test        2        -               -              -",
         "Tree: data/tiny/train_valid_test, 26 hard links.",
-        "Test images that no list asks for: 1; they are left out.",
+        "Test images that are not listed: 1; they are left out.",
         'Next: make train COMP=tiny.toml SET="split.valid_ratio=0.3"',
     ]
 
@@ -162,7 +162,7 @@ def test_a_mistake_in_the_data_writes_nothing(work: Path, capsys: pytest.Capture
 KILLED = """
 import os, signal, sys
 from pipelines import split
-from pipelines.core import {module}
+from pipelines.{room} import {module}
 original, calls = {module}.{name}, 0
 def dying(*arguments, **options):
     global calls
@@ -176,29 +176,24 @@ split.main(["tiny.toml"])
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "calls", "left"),
+    ("room", "module", "name", "calls", "left"),
     [
-        ("tree", "_link", 5, {"raw", LOCK, ".train_valid_test.partial"}),
-        ("splits", "write_split_csv", 0, {"raw", LOCK, "train_valid_test"}),
-        ("files", "write_json", 0, {"raw", LOCK, "train_valid_test", "split.csv"}),
+        ("dataset", "tree", "_link", 5, {"raw", LOCK, ".train_valid_test.partial"}),
+        ("dataset", "splits", "write_split_csv", 0, {"raw", LOCK, "train_valid_test"}),
+        ("system", "files", "write_json", 0, {"raw", LOCK, "train_valid_test", "split.csv"}),
     ],
 )
 def test_a_kill_leaves_nothing_that_looks_whole(
-    work: Path, capsys: pytest.CaptureFixture[str], module: str, name: str, calls: int, left: set[str]
+    work: Path, capsys: pytest.CaptureFixture[str], room: str, module: str, name: str, calls: int, left: set[str]
 ) -> None:
-    code = KILLED.format(module=module, name=name, calls=calls)
+    code = KILLED.format(room=room, module=module, name=name, calls=calls)
     killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert {path.name for path in (work / "data/tiny").iterdir()} == left
     assert call() == 0
     assert "already split" not in capsys.readouterr().out
-    assert {path.name for path in (work / "data/tiny").iterdir()} == {
-        "raw",
-        LOCK,
-        "train_valid_test",
-        "split.csv",
-        "split.json",
-    }
+    complete = {"raw", LOCK, "train_valid_test", "split.csv", "split.json"}
+    assert {path.name for path in (work / "data/tiny").iterdir()} == complete
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:

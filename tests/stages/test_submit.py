@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines.tools import submissions
-from pipelines.tools.kaggle_standin import (
+from tests.support.standin import (
     Body,
     Cut,
     Delay,
@@ -88,7 +88,7 @@ def test_a_submission_is_sent_and_scored_and_not_sent_twice(trial: Trial) -> Non
         "lastModifiedEpochSeconds": int(trial.submission.stat().st_mtime),
         "fileName": "default.csv",
     }
-    assert upload.size == len(GOOD)
+    assert len(upload.content) == len(GOOD)
     assert trial.competition.submissions[0].content == GOOD.encode()
     assert create.body is not None
     assert re.fullmatch(r"upload-\d+", create.body.pop("blobFileTokens"))

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any
 
-from pipelines.tools.kaggle_standin import Kernel
+from tests.support.standin import Kernel
 
 NOTE = {"metric": "accuracy", "score": 0.9312, "best_epoch": 3}
 FILES = {

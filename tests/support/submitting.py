@@ -19,7 +19,7 @@ import pytest
 
 from pipelines import command, submit
 from pipelines.settings.loading import load_settings
-from pipelines.tools.kaggle_standin import (
+from tests.support.standin import (
     Competition,
     Request,
     Standin,

@@ -9,13 +9,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipelines.core.training import Job, Row, divide_rows, run_job
-from pipelines.dataset.batches import Batch, BatchSource, open_source
-from pipelines.models.transfer import build_network, find_origins
+from pipelines.core.history import Row
+from pipelines.core.job import Job, run_job
+from pipelines.dataset.batches import open_source
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.loading import Batch, BatchSource
+from pipelines.models.device import choose_hardware
+from pipelines.models.origins import find_origins
+from pipelines.models.transfer import build_network
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings
-from pipelines.system.watch import Watch, unwatched
 
 TOML = """
 [data]
@@ -63,51 +67,36 @@ class Tiny:
     def rows(self, part: str) -> pd.DataFrame:
         return self.table[self.table["split"] == part]
 
+    @property
+    def images(self) -> ImageSet:
+        """All labelled images."""
+        return ImageSet(self.table, self.table, self.layout.raw, self.layout.cache, self.classes).part(test=False)
+
+    def part(self, name: str) -> ImageSet:
+        return self.images.select(self.rows(name))
+
     def source(self, part: str, *overrides: str, training: bool = False) -> BatchSource:
-        return open_source(
-            self.settings(*overrides),
-            self.rows(part),
-            self.table,
-            self.layout,
-            self.classes,
-            torch.device("cpu"),
-            training,
-        )
+        return open_source(self.settings(*overrides), self.part(part), torch.device("cpu"), training)
 
     def job(self, *overrides: str, run: str = "run") -> Job:
         """The job of the stage `train`, with its files below runs/tiny/<run>."""
         settings = self.settings(*overrides)
-        train, valid = divide_rows(self.table, settings)
-        files = self.layout.run(run)
-        return Job(
-            settings,
-            self.classes,
-            self.table,
-            train,
-            valid,
-            settings.train.epochs,
-            self.layout,
-            files.last,
-            files.history,
-            files.best,
-        )
+        train, valid = self.images.divide(settings)
+        files, hardware = self.layout.run(run).training, choose_hardware(settings.hardware)
+        return Job(settings, train, valid, settings.train.epochs, files, hardware)
 
     def retrain_job(self, *overrides: str, run: str = "run") -> Job:
-        """The job of the stage `retrain`: all labelled rows, and nothing to validate on."""
+        """The job of the stage `retrain`: all labelled rows, and no validation set."""
         job = self.job(*overrides, run=run)
-        files = self.layout.run(run)
-        rows = pd.concat([job.train, job.valid]).sort_index()
-        return dataclasses.replace(
-            job, train=rows, valid=None, best=None, last=files.retrain_last, history=files.retrain_history
-        )
+        return dataclasses.replace(job, train=self.images, valid=None, files=self.layout.run(run).retraining)
 
     def network(self, settings: Settings) -> nn.Module:
         """The fresh network of `settings`, as the stages build it."""
         return build_network(settings, self.classes, find_origins(settings.model, self.layout.weights))
 
-    def run(self, job: Job, watch: Watch = unwatched) -> Iterator[Row]:
+    def run(self, job: Job) -> Iterator[Row]:
         """Train as the stages do."""
-        return run_job(job, self.network(job.settings), watch)
+        return run_job(job, self.network(job.settings))
 
 
 def pretrained(weights: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all."""
+"""Files and folders are written whole or not at all."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ def test_a_file_appears_at_the_end_of_the_block_with_its_folders(tmp_path: Path)
     path = tmp_path / "a" / "b" / "file.txt"
     with atomic_file(path) as partial:
         partial.write_text("new")
-        assert partial.parent == path.parent  # a rename from another disk would copy
+        assert partial.parent == path.parent  # a rename from another disk would be a copy
         assert not path.exists()
     assert path.read_text() == "new"
     assert names(path.parent) == ["file.txt"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_file_that_fails_half_way_leaves_the_older_one_alone(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failed_write_keeps_the_older_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(error), atomic_file(path) as partial:
@@ -34,14 +34,14 @@ def test_a_file_that_fails_half_way_leaves_the_older_one_alone(tmp_path: Path, e
     assert names(tmp_path) == ["file.txt"]
 
 
-def test_a_first_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stop"), atomic_file(tmp_path / "file.txt") as partial:
         partial.write_text("half")
         raise ValueError("stop")
     assert names(tmp_path) == []
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
+def test_the_partial_file_of_a_killed_process_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stop"), atomic_file(tmp_path / "file.txt") as partial:
         raise ValueError("stop")
     partial.write_text("a much longer text that a killed process left")
@@ -59,7 +59,7 @@ def test_a_folder_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
     assert names(path.parent) == ["folder"]
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     (path / "deep").mkdir(parents=True)
     (path / "deep" / "old").write_text("old")
@@ -72,7 +72,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_folder_that_fails_half_way_leaves_the_older_one_alone(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failed_folder_keeps_the_older_one(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "folder"
     path.mkdir()
     (path / "old").write_text("old")
@@ -93,8 +93,8 @@ def test_a_partial_folder_of_a_killed_process_is_emptied_first(tmp_path: Path) -
     assert names(tmp_path / "folder") == ["new"]
 
 
-def test_the_older_folder_that_a_killed_process_moved_away_is_removed(tmp_path: Path) -> None:
-    outgoing = tmp_path / ".folder.outgoing"  # killed between moving the older one away and the new one in
+def test_the_outgoing_folder_of_a_killed_process_is_removed(tmp_path: Path) -> None:
+    outgoing = tmp_path / ".folder.outgoing"  # killed between the two renames
     outgoing.mkdir()
     (outgoing / "old").write_text("old")
     with atomic_folder(tmp_path / "folder") as partial:
@@ -107,7 +107,7 @@ def test_text_is_utf8_with_unix_line_ends(tmp_path: Path) -> None:
     assert (tmp_path / "text").read_bytes() == "grün\nund\n".encode()
 
 
-def test_json_comes_back_and_can_be_read_by_people(tmp_path: Path) -> None:
+def test_json_is_read_back_and_is_readable(tmp_path: Path) -> None:
     value = {"grün": [1, 2.5, None, True], "b": {"c": "ü"}}
     write_json(tmp_path / "value.json", value)
     text = (tmp_path / "value.json").read_text(encoding="utf-8")
@@ -116,7 +116,7 @@ def test_json_comes_back_and_can_be_read_by_people(tmp_path: Path) -> None:
     assert text.count("\n") > 5
 
 
-def test_json_that_cannot_be_written_leaves_the_older_one_alone(tmp_path: Path) -> None:
+def test_a_value_that_is_not_json_keeps_the_older_file(tmp_path: Path) -> None:
     write_json(tmp_path / "value.json", 1)
     with pytest.raises(TypeError):
         write_json(tmp_path / "value.json", {"a": object()})
@@ -125,7 +125,7 @@ def test_json_that_cannot_be_written_leaves_the_older_one_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])
-def test_sha256_is_that_of_all_bytes(tmp_path: Path, size: int) -> None:
+def test_sha256_covers_all_bytes(tmp_path: Path, size: int) -> None:
     content = b"x" * size
     (tmp_path / "file").write_bytes(content)
     assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

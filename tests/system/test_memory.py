@@ -1,5 +1,6 @@
-"""When memory runs out, here, on a GPU, in /dev/shm or in a worker process, a stage says so and how to go on."""
+"""A shortage of memory, on the machine, a GPU, in /dev/shm or in a worker process, ends with a message that helps."""
 
+import dataclasses
 import gc
 import os
 import shutil
@@ -15,10 +16,17 @@ import pandas as pd
 import pytest
 import torch
 
+from pipelines import command
+from pipelines import split as split_stage
 from pipelines.core import engine
 from pipelines.core.checkpoint import load
-from pipelines.dataset.batches import PhotoBatches, make_loading, open_source
+from pipelines.dataset.batches import open_source
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.loading import Loading
+from pipelines.dataset.photos import PhotoBatches
+from pipelines.dataset.splits import read_split_csv
 from pipelines.models.device import choose_hardware
+from pipelines.settings.loading import run_name
 from pipelines.system import processes
 from pipelines.system.errors import UserError
 from pipelines.system.memory import explained, smaller_batch
@@ -26,37 +34,55 @@ from tests.support.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = "input.source=photos"
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="it needs a GPU")
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SEARCH = {"PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"}  # arenas reserve memory that they never use
-# A stage in a process that is made ready for it first: `prepare` is a line of Python.
+# A program that runs the Python line `prepare`, then `main` as a stage.
 SCRIPT = """
 import multiprocessing, resource, sys
-from pipelines import command, predict, retrain, split, train
+from pipelines import command
+{imports}
 
 def limit(spare):
-    import torch, pandas, torchvision, matplotlib.pyplot, torch._dynamo
+    import {heavy}
     (size,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
     resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + spare, -1))
 
 if __name__ == "__main__":
     {prepare}
-    sys.exit(command.run({stage}.main))
+    sys.exit(command.run({main}))
+"""
+# The training of the stage `train` alone: without its plots and tables the process starts in half the time.
+FIT = """
+from pathlib import Path
+from pipelines.dataset.splits import read_split_csv
+from pipelines.settings.layout import Layout
+from tests.support.tiny import CLASSES, Tiny
+
+def fit(_):
+    tiny = Tiny(Path(sys.argv[1]), Layout(Path.cwd(), "tiny"), read_split_csv(Path("data/tiny/split.csv")), CLASSES)
+    list(tiny.run(tiny.job(*sys.argv[3:])))
 """
 
 
 @pytest.fixture
-def split(tiny: Tiny) -> Tiny:
-    """The tiny competition, split as the stage does it."""
-    status, _, errors = run(tiny, "split")
-    assert status == 0, errors
-    return tiny
+def split(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    """The tiny competition, split by the stage."""
+    monkeypatch.chdir(tiny.layout.root)
+    assert command.run(split_stage.main, [str(tiny.toml)]) == 0
+    return dataclasses.replace(tiny, table=read_split_csv(tiny.layout.split_csv))
 
 
 def start(tiny: Tiny, stage: str, *settings: str, prepare: str = "pass", before: str = "") -> subprocess.Popen[str]:
-    """Start `stage` in a process of its own; before: a line of shell that runs first, in mounts of its own."""
+    """Start `stage`, or `fit`, in a new process; before: a shell command that runs first, with its own mounts."""
     script = tiny.layout.root / f"{stage}_script.py"
-    script.write_text(SCRIPT.format(prepare=prepare, stage=stage))
+    if stage == "fit":
+        content = SCRIPT.format(imports=FIT, heavy="torch, pandas", prepare=prepare, main="fit")
+    else:
+        heavy = "torch, pandas, torchvision, matplotlib.pyplot, torch._dynamo"
+        imports = f"from pipelines import {stage}"
+        content = SCRIPT.format(imports=imports, heavy=heavy, prepare=prepare, main=f"{stage}.main")
+    script.write_text(content)
     command = [sys.executable, str(script), str(tiny.toml), *(["--set", *settings] if settings else [])]
     if before:
         command = ["unshare", "--mount", "sh", "-c", f'{before} && exec "$@"', "sh", *command]
@@ -66,7 +92,7 @@ def start(tiny: Tiny, stage: str, *settings: str, prepare: str = "pass", before:
 
 
 def run(tiny: Tiny, stage: str, *settings: str, prepare: str = "pass", before: str = "") -> tuple[int, str, str]:
-    """Return the exit status, the output and the errors of `stage`."""
+    """Return the exit status, stdout and stderr of `stage`."""
     with start(tiny, stage, *settings, prepare=prepare, before=before) as process:
         try:
             output, errors = process.communicate(timeout=120)
@@ -105,43 +131,40 @@ def test_a_worker_that_dies_ends_the_training_in_one_line_and_the_next_goes_on(
         killed = time.monotonic()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
-    # Of a segmentation fault torch's own worker speaks first.
+    # After a segmentation fault torch's worker prints a line of its own.
     errors = errors.removeprefix("ERROR: Unexpected segmentation fault encountered in worker.\n\0")
     assert errors.startswith("error: ") and errors.count("\n") == 1
     assert f"Process {workers[0]}, which decoded images, was killed ({name})" in errors
     assert "hardware.workers" in errors and "batch_size=" in errors
     assert not any(map(alive, workers))
     assert time.monotonic() - killed < 15
-    with start(split, "train", *settings, "hardware.workers=0") as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(6)]
-        process.kill()
-    assert any(line.startswith("Continuing after epoch") for line in lines), lines
+    job = split.job(*settings, "hardware.workers=0", run=run_name("default", settings))
+    assert next(iter(split.run(job)))["epoch"] > 3
 
 
 def small_memory(size: str) -> str:
-    """The line of shell that makes /dev/shm as small as `size`; skips where that is not allowed."""
+    """Return the shell command that limits /dev/shm to `size`; skip the test if that is not allowed."""
     line = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
     if (
         not shutil.which("unshare")
         or subprocess.run(["unshare", "--mount", "sh", "-c", line], capture_output=True).returncode
     ):
-        pytest.skip("this account may not mount a small /dev/shm")
+        pytest.skip("this account cannot mount a small /dev/shm")
     return line
 
 
 @LINUX
-def test_batches_need_no_room_in_shared_memory(split: Tiny) -> None:
+def test_batches_need_no_shared_memory(split: Tiny) -> None:
     sizes = ("input.size=256", "train.batch_size=22", "train.epochs=1")  # a batch takes 4.3 MB
-    found = run(split, "train", PHOTOS, *sizes, "hardware.workers=2", before=small_memory("2m"))
+    found = run(split, "fit", PHOTOS, *sizes, "hardware.workers=2", before=small_memory("2m"))
     assert found[0] == 0, found
     assert not found[2]
 
 
 @LINUX
-def test_full_shared_memory_is_named_with_its_size_and_the_ways_out(split: Tiny) -> None:
+def test_full_shared_memory_is_named_with_its_size_and_what_to_do(split: Tiny) -> None:
     fill = "; cat /dev/zero >/dev/shm/full 2>/dev/null; true"
-    status, _, errors = run(split, "train", PHOTOS, "hardware.workers=2", before=small_memory("64k") + fill)
+    status, _, errors = run(split, "fit", PHOTOS, "hardware.workers=2", before=small_memory("64k") + fill)
     assert status == 2 and errors.count("\n") == 1, errors
     assert "/dev/shm" in errors and "0.0 of 0.1 MB free" in errors
     assert "--shm-size=2g" in errors and "hardware.workers=0" in errors
@@ -167,7 +190,7 @@ def test_every_way_to_start_workers_gives_the_same_weights(split: Tiny, method: 
 @LINUX
 def test_too_large_a_batch_of_training_is_named_with_a_smaller_one(split: Tiny) -> None:
     large = ("input.size=512", "model.widths=[64, 64]", "train.batch_size=18")  # a layer's output takes 1.2 GB
-    status, _, errors = run(split, "train", *large, prepare="limit(900_000_000)")
+    status, _, errors = run(split, "fit", *large, prepare="limit(900_000_000)")
     assert status == 2 and errors.count("\n") == 1, errors
     assert "training on batches of 11 images" in errors and "Set train.batch_size=5, perhaps with half" in errors
 
@@ -191,12 +214,12 @@ def test_too_large_a_batch_of_prediction_is_named_with_a_smaller_one(split: Tiny
         ("predict.batch_size", 1, "Choose a smaller input.size or model.name."),
     ],
 )
-def test_half_the_batch_is_advised_as_long_as_there_is_one(key: str, size: int, expected: str) -> None:
+def test_the_advice_is_half_the_batch_while_that_is_possible(key: str, size: int, expected: str) -> None:
     assert smaller_batch(key, size) == expected
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a shape"), OSError(28, "No space left on device"), KeyError("x")])
-def test_other_errors_stay_what_they_are(error: Exception) -> None:
+def test_other_errors_stay_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, explained("this"):
         raise error
     assert caught.value is error
@@ -213,7 +236,7 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously"),
     ],
 )
-def test_what_a_full_gpu_answers_names_a_smaller_batch(error: Exception) -> None:
+def test_errors_of_a_full_gpu_name_a_smaller_batch(error: Exception) -> None:
     with pytest.raises(UserError) as caught, explained("batches of 8 images", smaller_batch("train.batch_size", 8)):
         raise error
     message = str(caught.value)
@@ -233,7 +256,7 @@ def small_gpu() -> Iterator[None]:
 
 @GPU
 @pytest.mark.parametrize("source", ["packed", "photos"])
-def test_a_gpu_that_is_full_in_training_names_a_smaller_batch(tiny: Tiny, small_gpu: None, source: str) -> None:
+def test_a_full_gpu_in_training_names_a_smaller_batch(tiny: Tiny, small_gpu: None, source: str) -> None:
     job = tiny.job(
         *(f"input.source={source}", "hardware.device=cuda", "input.size=512", "model.widths=[256, 256]"),
         *("train.batch_size=18", "hardware.workers=1"),
@@ -243,20 +266,19 @@ def test_a_gpu_that_is_full_in_training_names_a_smaller_batch(tiny: Tiny, small_
 
 
 @GPU
-def test_a_gpu_that_is_full_in_prediction_names_a_smaller_batch(tiny: Tiny, small_gpu: None) -> None:
+def test_a_full_gpu_in_prediction_names_a_smaller_batch(tiny: Tiny, small_gpu: None) -> None:
     settings = tiny.settings(
         "hardware.device=cuda", "input.size=512", "model.widths=[512, 512]", "predict.batch_size=12"
     )
     hardware = choose_hardware(settings.hardware)
-    rows = tiny.rows("test")
-    source = open_source(settings, rows, tiny.table, tiny.layout, tiny.classes, hardware.device)
+    source = open_source(settings, tiny.part("test"), hardware.device)
     network = tiny.network(settings).to(hardware.device)
     with pytest.raises(UserError, match=r"batches of 12 images \(CUDA out of memory.*Set predict\.batch_size=6"):
         list(engine.infer(network, source, hardware))
 
 
 def private_memory(process: int) -> int:
-    """Return the bytes that a process shares with no other."""
+    """Return the bytes of memory that a process shares with no other."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
@@ -267,14 +289,14 @@ def test_the_memory_of_workers_does_not_grow_over_the_epochs_of_300_000_photos(t
     count = 300_000
     rows = pd.DataFrame({"id": np.arange(count).astype(str), "path": "train/1.png", "label": "red", "split": "train"})
     settings = tiny.settings(PHOTOS, "train.batch_size=500", "augment.crop_scale=[0.4, 1.0]")
-    loading = make_loading(settings, 3, torch.device("cpu"), training=True)
-    source = PhotoBatches(rows, tiny.layout.raw, torch.zeros(count, dtype=torch.int64), loading, processes.cores())
+    loading = Loading(settings, 3, torch.device("cpu"), training=True)
+    images = ImageSet(rows, rows, tiny.layout.raw, tiny.layout.cache, tiny.classes)
+    source = PhotoBatches(images, loading, processes.cores())
     before = set(children(os.getpid()))
-    gc.freeze()  # else a worker's collections touch, and so copy, all that other tests have left in this process
+    gc.freeze()  # otherwise a worker's garbage collection would copy all objects left by other tests
     measured = []
     for epoch in range(1, 4):
-        images = sum(len(batch.positions) for batch in source.batches(epoch))
-        assert images == count
+        assert sum(len(batch.positions) for batch in source.batches(epoch)) == count
         workers = set(children(os.getpid())) - before
         assert len(workers) == processes.cores()
         measured.append(max(map(private_memory, workers)))

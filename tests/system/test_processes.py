@@ -1,4 +1,4 @@
-"""Work spread over processes: all of it is done, and what goes wrong in one is raised here."""
+"""Work spread over processes: every item is done, and an error in a process is raised here."""
 
 import math
 import multiprocessing
@@ -37,19 +37,19 @@ def results(*work: int) -> list[tuple[int, float]]:
     return list(in_processes(process_and_root, work, len(work), unwatched, "taking", "roots"))
 
 
-def test_several_pieces_are_done_by_other_processes() -> None:
+def test_several_items_are_done_by_other_processes() -> None:
     found = results(*(number**2 for number in range(12)))
     assert [root for _, root in found] == list(range(12))
     assert os.getpid() not in {process for process, _ in found}
 
 
-def test_one_piece_is_done_in_this_process_and_none_in_none() -> None:
+def test_one_item_is_done_in_this_process() -> None:
     assert results(49) == [(os.getpid(), 7)]
     assert results() == []
 
 
 @pytest.mark.parametrize("work", [(-1,), (1, -1, 4)])
-def test_a_mistake_is_raised_here_and_leaves_no_process(work: tuple[int, ...]) -> None:
+def test_an_error_is_raised_here_and_leaves_no_process(work: tuple[int, ...]) -> None:
     before = multiprocessing.active_children()
     with pytest.raises(UserError, match=r"-1 has no root"):
         results(*work)
@@ -57,7 +57,7 @@ def test_a_mistake_is_raised_here_and_leaves_no_process(work: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("work", [(4,), (1, 4, 9)])
-def test_each_piece_is_watched(work: tuple[int, ...]) -> None:
+def test_each_item_is_watched(work: tuple[int, ...]) -> None:
     seen: list[object] = []
 
     def watch(items: Iterable[Any], what: str, total: int | None = None, unit: str = "files") -> Iterator[Any]:
@@ -70,7 +70,7 @@ def test_each_piece_is_watched(work: tuple[int, ...]) -> None:
     assert seen == [("taking", len(work), "roots"), *["piece"] * len(work)]
 
 
-def test_work_is_asked_for_a_few_pieces_ahead_and_processes_end_when_nobody_wants_more() -> None:
+def test_work_runs_a_few_items_ahead_and_processes_end_when_the_iterator_is_closed() -> None:
     asked: list[int] = []
 
     def work() -> Iterator[int]:
@@ -103,9 +103,9 @@ def test_a_process_that_dies_is_named_with_its_signal_and_the_others_end(number:
 KILLED = """
 import os, sys
 from pathlib import Path
-from pipelines.core import processes
+from pipelines.system import processes
 from pipelines.system.watch import unwatched
-import test_processes
+from tests.system import test_processes
 
 processes.cores = lambda: 2
 list(processes.in_processes(test_processes.hold, map(Path, sys.argv[1:]), 2, unwatched, "holding", "locks"))
@@ -117,9 +117,9 @@ def hold(lock: Path) -> None:
         time.sleep(120)
 
 
-def test_processes_end_with_the_one_that_they_work_for_even_if_it_is_killed(tmp_path: Path) -> None:
+def test_processes_end_with_their_parent_even_if_it_is_killed(tmp_path: Path) -> None:
     locks = [tmp_path / "first", tmp_path / "second"]
-    search = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    search = {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", KILLED, *map(str, locks)], env=os.environ | search) as process:
         deadline = time.monotonic() + 60
         while not all(lock.exists() for lock in locks) and process.poll() is None and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Signals that have to wait."""
+"""Signals are delayed until a block ends."""
 
 import signal
 
@@ -7,7 +7,7 @@ import pytest
 from pipelines.system.signals import undisturbed
 
 
-def test_an_interrupt_waits_for_the_end_of_what_is_not_to_be_disturbed() -> None:
+def test_an_interrupt_waits_until_the_block_ends() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), undisturbed():
         signal.raise_signal(signal.SIGINT)
@@ -16,8 +16,8 @@ def test_an_interrupt_waits_for_the_end_of_what_is_not_to_be_disturbed() -> None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_signal_that_is_ignored_does_not_hide_the_next_one() -> None:
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with others
+def test_an_ignored_signal_does_not_hide_the_next_one() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does with SIGHUP
     try:
         with pytest.raises(KeyboardInterrupt), undisturbed():
             signal.raise_signal(signal.SIGTERM)

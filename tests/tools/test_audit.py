@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str
     ]
     assert "Valid images with a twin in train: 2 of 6 (33.33%)." in printed
     assert "Test images with a twin in train: 1 of 12 (8.33%)." in printed
-    assert "no run on this split has predicted yet. First: make train retrain predict COMP=" in printed
+    assert "no run of this split has predicted yet. First: make train retrain predict COMP=" in printed
     files = work.layout.audit
     assert f'SET="split.valid_ratio=0.25 {GROUPS}"' in printed
     record = json.loads(files.record.read_text())
@@ -79,7 +80,7 @@ def test_images_too_small_for_near_twins_are_told(work: Tiny, capsys: pytest.Cap
     pixels[7, 7] ^= 1
     Image.fromarray(pixels).save(work.layout.raw / "test" / "7.png")
     assert call(work) == 0
-    assert "Near pairs of images of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
+    assert "Near pairs with an image of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
     assert set(read_csv(work.layout.audit.pairs)["kind"]) == {"bytes"}
 
 
@@ -119,7 +120,7 @@ def test_groups_by_which_the_split_was_made_stay_as_they_are(work: Tiny, capsys:
     capsys.readouterr()
     assert call(work) == 0  # though the words do not name the groups
     printed = capsys.readouterr().out
-    assert "The split was made by others, data/tiny/audit/groups.csv, which stay as long as it does." in printed
+    assert "The split was made with data/tiny/audit/groups.csv, which is kept." in printed
     assert "  mv data/tiny/audit/groups-new.csv data/tiny/audit/groups.csv\n  make split" in printed
     assert files.groups.read_bytes() == before
     assert len(read_csv(files.other_groups)) == 5
@@ -128,7 +129,7 @@ def test_groups_by_which_the_split_was_made_stay_as_they_are(work: Tiny, capsys:
     files.other_groups.replace(files.groups)  # as it said, but without the two other lines
     assert call(work) == 0
     printed = capsys.readouterr().out
-    assert "The split keeps" not in printed and "split anew" in printed
+    assert "The split keeps" not in printed and "split again" in printed
 
 
 def test_without_twins_there_are_no_groups(
@@ -151,10 +152,10 @@ def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
     settings = work.settings("split.valid_ratio=0.25", GROUPS)
     assert split_is_made(work.layout, settings)
     write_text(work.layout.audit.groups, "id,group\n1,x\n2,x\n")
-    with pytest.raises(UserError, match=r"groups\.csv, which split\.group_file names, has changed since .*anew: rm -r"):
+    with pytest.raises(UserError, match=r"groups\.csv \(split\.group_file\) has changed since .*again: rm -r"):
         split_is_made(work.layout, settings)
     work.layout.audit.groups.unlink()
-    with pytest.raises(UserError, match=r"is missing, by which .*split\.csv was made\. Put it back"):
+    with pytest.raises(UserError, match=r"is missing since .*split\.csv was made\. Put it back"):
         split_is_made(work.layout, settings)
 
 
@@ -162,7 +163,7 @@ def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
     ("content", "expected"),
     [
         ("id,group\n1,a\n99,a\n", r"line 3: the id '99' is not the id of a labelled row"),
-        ("id,set\n1,a\n", r"has no column 'group'\. It takes the columns id,group; it has: id, set"),
+        ("id,set\n1,a\n", r"has no column 'group'\. It needs the columns id,group; it has: id, set"),
         ("id,group\n1,a\n1,b\n", r"line 3: the id '1' is listed twice"),
         ("id,group\n1,\n", r"line 2: the id '1' has no group"),
         ("id,set\n", r"has no column 'group'"),
@@ -211,7 +212,7 @@ def test_what_a_run_contradicts_is_listed(work: Tiny, capsys: pytest.CaptureFixt
     assert call(work) == 0
     printed = capsys.readouterr().out
     assert "of 6 rows. data/tiny/audit/suspects.csv, data/tiny/audit/suspects.png" in printed
-    assert "Of 24 labelled rows 18 were never held out. To cover them, split with split.folds=5" in printed
+    assert "18 of 24 labelled rows were never held out. To cover them, split with split.folds=5" in printed
     suspects = read_csv(work.layout.audit.suspects, may_lack_rows=True)
     predictions = predictions.astype({"p_predicted": float, "p_label": float})
     usual = predictions.groupby("label")["p_label"].mean()
@@ -232,12 +233,13 @@ def test_to_be_sure_of_a_class_is_to_give_it_what_its_own_rows_get(tiny: Tiny) -
     run = tiny.layout.run("one")
     of_blue = [0.64, 0.7, 0.9, 0.9, 0.6, 0.1]  # 0.625 of those that are blue on average
     numbers = np.array([[each, 1 - each] for each in of_blue], np.float32)
-    write_valid_predictions(run.valid_predictions, valid, ["blue", "red"], numbers)
+    images = replace(tiny.images, rows=valid, classes=["blue", "red"])
+    write_valid_predictions(run.valid_predictions, images, numbers)
     found, _ = find_suspects([run], tiny.table)
     assert found.index.tolist() == [valid.index[place] for place in (5, 1, 0)]
     assert found["predicted"].tolist() == ["red", "blue", "blue"]
     numbers[0] = 0.62, 0.38
-    write_valid_predictions(run.valid_predictions, valid, ["blue", "red"], numbers)
+    write_valid_predictions(run.valid_predictions, images, numbers)
     found, _ = find_suspects([run], tiny.table)
     assert found.index.tolist() == [valid.index[place] for place in (5, 1)]
 
@@ -250,7 +252,8 @@ def test_several_runs_of_a_row_are_averaged(tiny: Tiny) -> None:
     of_one = [[0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]]
     of_two = [[0.1, 0.6, 0.3], [0.6, 0.1, 0.3]]
     for run, rows, numbers in zip(runs, (valid, valid.iloc[:2]), (of_one, of_two), strict=True):
-        write_valid_predictions(run.valid_predictions, rows, classes, np.array(numbers, np.float32))
+        images = replace(tiny.images, rows=rows, classes=classes)
+        write_valid_predictions(run.valid_predictions, images, np.array(numbers, np.float32))
     found, covered = find_suspects(runs, tiny.table)
     assert covered == 3
     assert found.index.tolist() == valid.index.tolist()[:1]  # of the second row the label has more votes: 0.4 to 0.35
@@ -279,5 +282,5 @@ def test_runs_of_another_split_are_left_out(work: Tiny, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert call(work) == 0
     printed = capsys.readouterr().out
-    assert "Runs of other splits, which are left out: default" in printed
-    assert "no run on this split has predicted yet" in printed
+    assert "Left out, as they used another split: default" in printed
+    assert "no run of this split has predicted yet" in printed

@@ -15,7 +15,10 @@ import pytest
 from pipelines import command, predict, retrain, split, train
 from pipelines.settings.loading import load_settings
 from pipelines.tools import doctor
-from pipelines.tools.kaggle_standin import CLOSED_PROXY, Competition, Html, Lost, Stall, Standin, Status
+from pipelines.tools.doctor_checks import machine
+from pipelines.tools.doctor_checks.check import NAME_WIDTH, VERDICT_WIDTH, Check
+from pipelines.tools.doctor_checks.kaggle import ASKED
+from tests.support.standin import CLOSED_PROXY, Competition, Html, Lost, Stall, Standin, Status
 from tests.support.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +57,7 @@ def report(status: int, out: str, err: str) -> Report:
     verdicts = {"ok", "!", "missing", "fails", "-"}
     assert {verdict for verdict, _ in result.checks.values()} <= verdicts
     for line, (name, verdict, found) in zip(listed.splitlines(), lines, strict=True):
-        assert line == f"{name:<{doctor.NAME_WIDTH}}  {verdict:<{doctor.VERDICT_WIDTH}}  {found}"
+        assert line == f"{name:<{NAME_WIDTH}}  {verdict:<{VERDICT_WIDTH}}  {found}"
     if failed := result.failed():
         assert err == f"error: {len(failed)} of {len(lines)} checks failed; see above.\n"
         assert steps[-1].startswith("Look again: make doctor COMP=")
@@ -83,7 +86,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def examine(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """Run doctor in this process, which has torch loaded, with further variables."""
+    """Run doctor in this process, which has torch loaded, with further variables.
+
+    The process that imports Kaggle's client is left out; `run_alone` and the tests of packages cover it.
+    """
+    monkeypatch.setattr(machine, "_importing_client", lambda: subprocess.Popen(["true"]))
+    monkeypatch.setattr(machine, "_client", lambda process, bad: Check("kaggle", "ok", "client 2.2.4"))
 
     def run(*words: str, environment: Mapping[str, str] | None = None) -> Report:
         for name, value in (environment or {}).items():
@@ -147,7 +155,7 @@ def test_what_is_not_at_kaggle_needs_no_credentials(examine: Doctor, folder: Pat
     said = examine("digits")
     assert said.status == 0
     assert said.checks["credentials"] == ("-", "none for Kaggle; digits needs none")
-    assert {said.checks[name][0] for name in doctor.ASKED} == {"-"}
+    assert {said.checks[name][0] for name in ASKED} == {"-"}
     assert said.text.endswith("\nNext: make download COMP=digits\n")
     assert not list((folder / "home").iterdir())
 
@@ -156,10 +164,10 @@ def test_username_and_key(examine: Doctor, standin: Standin, cats: Competition) 
     cats.used_today, cats.used_total = 2, 7
     said = examine()
     assert said.status == 0
-    assert {name: said.checks[name] for name in ("service", "credentials", *doctor.ASKED)} == {
+    assert {name: said.checks[name] for name in ("service", "credentials", *ASKED)} == {
         "service": ("ok", f"the stand-in at {standin.url.removeprefix('http://')}, not Kaggle"),
         "credentials": ("ok", "username and key of alice from KAGGLE_USERNAME and KAGGLE_KEY"),
-        "account": ("-", "alice; a key is only tried with the first question"),
+        "account": ("-", "alice; Kaggle checks the key with the next question"),
         "competition": ("ok", "Cats"),
         "rules": ("ok", "accepted"),
         "deadline": ("ok", "open until 2099-12-31 23:59 UTC"),
@@ -308,20 +316,38 @@ def test_credentials_that_stop_the_client(examine: Doctor, standin: Standin, cat
     assert standin.requests == []
 
 
-def test_packages_that_cannot_be_loaded(folder: Path) -> None:
-    broken = folder / "broken"
-    (broken / "kaggle").mkdir(parents=True)
-    (broken / "kaggle/__init__.py").write_text("import a_module_that_nobody_has")
-    (broken / "torchvision").mkdir()
-    (broken / "torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    home = {"HOME": str(folder / "home"), "KAGGLE_USERNAME": "alice", "KAGGLE_KEY": SECRET}
-    said = run_alone("cats.toml", environment={"PYTHONPATH": f"{broken}{os.pathsep}{ROOT}", **home})
+def test_packages_that_cannot_be_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    (folder / "broken/kaggle").mkdir(parents=True)
+    (folder / "broken/kaggle/__init__.py").write_text("import a_module_that_nobody_has")
+    for name, value in (("PYTHONPATH", str(folder / "broken")), ("KAGGLE_USERNAME", "alice"), ("KAGGLE_KEY", SECRET)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torchvision.ops, "nms", broken)
+    said = report(command.run(doctor.main, ["cats.toml"]), *capsys.readouterr())
     assert (said.status, said.failed()) == (FAIL, ["torch", "kaggle"])
     assert said.checks["torch"][1] == "torchvision cannot be loaded: operator torchvision::nms does not exist"
     assert "No module named 'a_module_that_nobody_has'" in said.checks["kaggle"][1]
     assert all("pip install -r requirements.txt" in step for step in said.steps[:2])
     assert said.checks["device"][0] == "-"
     assert said.checks["competition"] == ("-", "not asked: the client cannot be loaded")
+
+
+def test_packages_that_are_absent(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(machine, "OTHERS", ["numpy", "a_module_that_nobody_has"])
+    said = report(command.run(doctor.main, ["digits"]), *capsys.readouterr())
+    assert (said.status, said.failed()) == (FAIL, ["torch", "packages"])
+    assert said.checks["torch"] == ("missing", "torch is not installed")
+    assert said.checks["packages"] == ("missing", "a_module_that_nobody_has")
+    assert re.fullmatch(r"client 2\.\d+\.\d+", said.checks["kaggle"][1])
 
 
 def test_a_device_that_is_not_here(examine: Doctor) -> None:

@@ -13,14 +13,16 @@ import sys
 import textwrap
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines import command
 from pipelines.settings.loading import load_settings
-from pipelines.tools.kaggle_standin import (
+from pipelines.tools import kaggle_standin
+from tests.support.standin import (
     Body,
     Competition,
     Cut,
@@ -35,6 +37,7 @@ from pipelines.tools.kaggle_standin import (
     Submission,
     Truncated,
 )
+from tests.support.submitting import free_port
 
 ROOT = Path(__file__).parents[2]
 IDS = [str(number) for number in range(1, 41)]
@@ -50,7 +53,6 @@ import json, os, sys
 import kaggle
 from kaggle.api.kaggle_api_extended import KaggleApi
 api = kaggle.api
-result = {}
 
 def attempt(call):
     try:
@@ -59,14 +61,70 @@ def attempt(call):
         response = getattr(error, "response", None)
         return [type(error).__name__, None if response is None else response.status_code, str(error)]
     return value.to_dict() if hasattr(value, "to_dict") else value
+
+def login(**variables):
+    os.environ.update(variables)
+    api = KaggleApi()
+    api.authenticate()
+    return api
 """
+LOOP = """
+for line in sys.stdin:
+    folder, code = json.loads(line)
+    os.chdir(folder)
+    result = {}
+    exec(code, globals() | {"result": result})
+    print("RESULT" + json.dumps(result), flush=True)
+"""
+Client = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """The port of every test's stand-in: the module's client knows only this one."""
+    return free_port()
 
 
 @pytest.fixture
-def standin(tmp_path: Path) -> Iterator[Standin]:
-    with Standin(tmp_path / "kept") as result:
+def standin(tmp_path: Path, port: int) -> Iterator[Standin]:
+    with Standin(tmp_path / "kept", port) as result:
         yield result
     assert result.violations == []
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator["subprocess.Popen[str]"]:
+    """The real client in a process of its own, which runs the code that it is sent."""
+    folder = tmp_path_factory.mktemp("client")
+    with Standin(folder / "kept", port) as standin:
+        environment = standin.environment(folder / "home")
+    with subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + LOOP],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        yield started
+        started.kill()
+
+
+@pytest.fixture
+def client(process: "subprocess.Popen[str]", standin: Standin, tmp_path: Path) -> Client:
+    """Run code, which fills `result`, with the real client in the folder of the test, and return `result`."""
+
+    def run(code: str) -> dict[str, Any]:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write(json.dumps([str(tmp_path), textwrap.dedent(code)]) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:  # the client prints too
+            if line.startswith("RESULT"):
+                return json.loads(line.removeprefix("RESULT"))
+        raise AssertionError(process.stderr.read())
+
+    return run
 
 
 @pytest.fixture
@@ -88,17 +146,6 @@ def csv_of(labels: list[str]) -> str:
     return "id,label\n" + "".join(f"{name},{label}\n" for name, label in zip(IDS, labels, strict=False))
 
 
-def client(standin: Standin, folder: Path, code: str, **environment: str) -> dict[str, Any]:
-    """Run `code`, which fills `result`, with the real client in a process of its own, and return `result`."""
-    text = PRELUDE + textwrap.dedent(code) + "\nprint(json.dumps(result))\n"
-    variables = standin.environment(folder / "home") | environment
-    done = subprocess.run(
-        [sys.executable, "-c", text], cwd=folder, env=variables, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def get(standin: Standin, url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     """GET `url` through the stand-in, and return status, headers and body."""
     connection = http.client.HTTPConnection("127.0.0.1", int(standin.url.rsplit(":", 1)[1]), timeout=10)
@@ -110,34 +157,27 @@ def get(standin: Standin, url: str, **headers: str) -> tuple[int, dict[str, str]
         connection.close()
 
 
-def test_data_are_listed_and_downloaded(standin: Standin, cats: Competition, tmp_path: Path) -> None:
+def test_data_are_listed_and_downloaded(client: Client, standin: Standin, cats: Competition, tmp_path: Path) -> None:
     result = client(
-        standin,
-        tmp_path,
         """
         for number in range(2):
             api.competition_download_files("cats", path="data", quiet=True)
-        api.competition_download_file("cats", "train/0 a.jpg", path="data", quiet=True)
         result["files"] = [[file.name, file.total_bytes] for file in api.competition_list_files("cats").files]
         result["page"] = api.competition_list_files("cats", page_size=2).next_page_token
         result["last"] = [file.name for file in api.competition_list_files("cats", page_token="2", page_size=2).files]
-        result["missing"] = attempt(lambda: api.competition_download_file("cats", "none.csv", path="data", quiet=True))
-        result["names"] = sorted(os.listdir("data"))
-        """,
+        """
     )
     assert (tmp_path / "data/cats.zip").read_bytes() == cats.archive.read_bytes()
-    assert (tmp_path / "data/0%20a.jpg").read_bytes() == bytes(200_000)
-    assert result["names"] == ["0%20a.jpg", "cats.zip"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["cats.zip"]
     assert result["files"] == [["labels.csv", 15], ["sample.csv", 280], ["train/0 a.jpg", 200_000]]
     assert (result["page"], result["last"]) == ("2", ["train/0 a.jpg"])
-    assert result["missing"][1] == 404
     assert [request.body for request in standin.calls("DownloadDataFiles")] == [{"competitionName": "cats"}] * 2
-    assert len(standin.calls("storage")) == 3
+    assert len(standin.calls("storage")) == 2
     assert standin.calls("DownloadDataFiles")[0].headers["Authorization"].startswith("Basic ")
     assert all("Authorization" not in request.headers for request in standin.calls("storage"))
 
 
-def test_the_storage_speaks_of_ranges(standin: Standin, cats: Competition) -> None:
+def test_the_storage_answers_ranges(standin: Standin, cats: Competition) -> None:
     url = "http://storage.googleapis.com/competitions/cats/archive.zip?sig=standin"
     content = cats.archive.read_bytes()
     status, headers, body = get(standin, url)
@@ -156,22 +196,20 @@ def test_the_storage_speaks_of_ranges(standin: Standin, cats: Competition) -> No
     assert get(standin, "http://storage.googleapis.com/competitions/dogs/archive.zip")[0] == 404
 
 
-def test_a_submission_is_scored(standin: Standin, cats: Competition, tmp_path: Path) -> None:
+def test_a_submission_is_scored(client: Client, standin: Standin, cats: Competition, tmp_path: Path) -> None:
     (tmp_path / "all-cats.csv").write_text(csv_of(["cat"] * 40))
     (tmp_path / "short.csv").write_text(csv_of(["cat"] * 39))
     (tmp_path / "header.csv").write_text(csv_of(["cat"] * 40).replace("id", "Id"))
     (tmp_path / "ids.csv").write_text(csv_of(["cat"] * 40).replace("7,", "70,"))
     (tmp_path / "empty.csv").write_text("")
     result = client(
-        standin,
-        tmp_path,
         """
         for name in ("all-cats", "short", "header", "ids", "empty"):
             result[name] = api.competition_submit(f"{name}.csv", f"the {name}", "cats", quiet=True).to_dict()
         result["limits"] = api.competition_get_submission_limits("cats").to_dict()
         result["over"] = attempt(lambda: api.competition_submit("short.csv", "", "cats", quiet=True))
         result["list"] = [each.to_dict() for each in api.competition_submissions("cats", page_size=2)]
-        """,
+        """
     )
     assert result["all-cats"] == {"message": "Successfully submitted to Cats and dogs", "ref": 1000}
     assert result["limits"] == {"numToday": 5, "numTotal": 5}  # what is 0 is not told
@@ -205,38 +243,32 @@ def test_a_submission_is_scored(standin: Standin, cats: Competition, tmp_path: P
 
 
 def test_the_private_score_shows_when_the_competition_has_ended(
-    standin: Standin, cats: Competition, tmp_path: Path
+    client: Client, standin: Standin, cats: Competition, tmp_path: Path
 ) -> None:
     (tmp_path / "all-cats.csv").write_text(csv_of(["cat"] * 40))
     cats.deadline = "2020-01-01T00:00:00Z"
     cats.scoring_seconds = math.inf
     result = client(
-        standin,
-        tmp_path,
         """
         api.competition_submit("all-cats.csv", "", "cats", quiet=True)
         result["scores"] = [
             [each.status.name, each.public_score, each.private_score] for each in api.competition_submissions("cats")
         ]
-        """,
+        """
     )
     assert result["scores"] == [["PENDING", "", ""]]
     cats.scoring_seconds = 0
     result = client(
-        standin,
-        tmp_path,
         """
         from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
         with api.build_kaggle_client() as service:
             request = ApiGetSubmissionRequest()
             request.ref = 1000
             result["one"] = service.competitions.competition_api_client.get_submission(request).to_dict()
-        result["board"] = [row.score for row in api.competition_leaderboard_view("cats")]
-        """,
+        """
     )
     public, private = float(result["one"]["publicScore"]), float(result["one"]["privateScore"])
     assert round(12 * public + 28 * private, 3) == 30  # of 40 answers; the two parts divide them
-    assert result["board"] == [result["one"]["publicScore"]]
 
 
 def test_probabilities_and_a_missing_solution(standin: Standin, tmp_path: Path) -> None:
@@ -251,20 +283,18 @@ def test_probabilities_and_a_missing_solution(standin: Standin, tmp_path: Path) 
     dogs.deadline = "2020-01-01T00:00:00Z"
     for content in (even.encode(), even.replace("7,0.5", "7,x").encode()):
         dogs.submissions.append(Submission(1, "", "", "even.csv", content, len(content)))
-    standin._settle(dogs)
+    dogs.settle()
     assert (dogs.submissions[0].public_score, dogs.submissions[0].private_score) == ("0.69315", "0.69315")
     assert dogs.submissions[1].status == "ERROR"
     assert dogs.submissions[1].error_description == "Submission: not every value is a number."
 
 
-def test_what_kaggle_refuses(standin: Standin, cats: Competition, tmp_path: Path) -> None:
+def test_what_kaggle_refuses(client: Client, standin: Standin, cats: Competition, tmp_path: Path) -> None:
     (tmp_path / "all-cats.csv").write_text(csv_of(["cat"] * 40))
     standin.add("dogs", cats.archive, cats.settings).entered = False
     standin.add("birds", cats.archive, cats.settings).disabled = True
     standin.add("fish", cats.archive, cats.settings).limited_by_total = True
     result = client(
-        standin,
-        tmp_path,
         """
         from kagglesdk.competitions.types.competition_api_service import ApiGetCompetitionRequest
         def competition(slug):
@@ -279,7 +309,7 @@ def test_what_kaggle_refuses(standin: Standin, cats: Competition, tmp_path: Path
                 "download": attempt(lambda: api.competition_download_files(slug, path=slug, quiet=True)),
                 "submit": attempt(lambda: api.competition_submit("all-cats.csv", "", slug, quiet=True)),
             }
-        """,
+        """
     )
     entered = {slug: result[slug]["competition"].get("userHasEntered", False) for slug in ("cats", "dogs", "birds")}
     assert entered == {"cats": True, "dogs": False, "birds": True}
@@ -295,19 +325,33 @@ def test_what_kaggle_refuses(standin: Standin, cats: Competition, tmp_path: Path
     assert result["fish"]["submit"][1] == 400
 
 
-def test_credentials(standin: Standin, cats: Competition, tmp_path: Path) -> None:
-    code = 'result["limits"] = attempt(lambda: api.competition_get_submission_limits("cats"))'
-    assert client(standin, tmp_path, code, KAGGLE_KEY="wrong")["limits"][:2] == ["HTTPError", 401]
+def test_credentials(client: Client, standin: Standin, cats: Competition) -> None:
     standin.token = "a-token"
-    without_key = {"KAGGLE_USERNAME": "", "KAGGLE_KEY": ""}
-    result = client(standin, tmp_path, code, KAGGLE_API_TOKEN="a-token", **without_key)
-    assert result["limits"]["numAllowedNow"] == 5
-    assert standin.calls("IntrospectToken")[0].body == {"token": "a-token"}
-    assert standin.requests[-1].headers["Authorization"] == "Bearer a-token"
-    assert client(standin, tmp_path, code, KAGGLE_API_TOKEN="wrong")["limits"][:2] == ["HTTPError", 401]
+    result = client(
+        """
+        def limits(**variables):
+            return attempt(lambda: login(**variables).competition_get_submission_limits("cats"))
+        before = dict(os.environ)
+        try:
+            result["wrong key"] = limits(KAGGLE_KEY="wrong")
+            result["token"] = limits(KAGGLE_API_TOKEN="a-token", KAGGLE_USERNAME="", KAGGLE_KEY="")
+            result["wrong token"] = limits(KAGGLE_API_TOKEN="wrong")
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        """
+    )
+    assert result["wrong key"][:2] == ["HTTPError", 401]
+    assert result["token"]["numAllowedNow"] == 5
+    assert result["wrong token"][:2] == ["HTTPError", 401]
+    tokens = [request.body for request in standin.calls("IntrospectToken")]
+    assert {"token": "a-token"} in tokens and {"token": "wrong"} in tokens
+    sent = [request.headers.get("Authorization", "") for request in standin.calls("GetSubmissionLimits")]
+    assert [each.partition(" ")[0] for each in sent] == ["Basic", "Bearer", "Bearer"]
+    assert sent[1:] == ["Bearer a-token", "Bearer wrong"]
 
 
-def test_faults_of_calls(standin: Standin, cats: Competition, tmp_path: Path) -> None:
+def test_faults_of_calls(client: Client, standin: Standin, cats: Competition) -> None:
     as_json = {"Content-Type": "application/json"}
     standin.fault(
         "GetSubmissionLimits",
@@ -324,11 +368,9 @@ def test_faults_of_calls(standin: Standin, cats: Competition, tmp_path: Path) ->
         Delay(0.2),
     )
     result = client(
-        standin,
-        tmp_path,
         """
         result["each"] = [attempt(lambda: api.competition_get_submission_limits("cats")) for _ in range(12)]
-        """,
+        """
     )
     assert [each[:2] if isinstance(each, list) else each["numAllowedNow"] for each in result["each"]] == [
         ["HTTPError", 429],
@@ -366,16 +408,14 @@ def test_faults_come_as_often_as_told(standin: Standin, cats: Competition) -> No
     assert [request.status for request in standin.calls("storage")][:3] == [503, 500, 503]
 
 
-def test_faults_of_the_storage(standin: Standin, cats: Competition, tmp_path: Path) -> None:
+def test_faults_of_the_storage(client: Client, standin: Standin, cats: Competition, tmp_path: Path) -> None:
     standin.fault("storage", Truncated(1000), Html(), Status(403, json=False), Cut(150_000))
     result = client(
-        standin,
-        tmp_path,
         """
         def download(folder):
             return attempt(lambda: api.competition_download_files("cats", path=folder, quiet=True))
         result["each"] = [download(folder) for folder in ("truncated", "html", "forbidden", "cut")]
-        """,
+        """
     )
     assert [each and each[:2] for each in result["each"]] == [None, None, ["HTTPError", 403], None]
     content = cats.archive.read_bytes()
@@ -387,19 +427,19 @@ def test_faults_of_the_storage(standin: Standin, cats: Competition, tmp_path: Pa
     assert re.fullmatch(r"bytes=\d+-", again.headers["Range"])
 
 
-def test_what_is_lost_on_the_way_back_was_done(standin: Standin, cats: Competition, tmp_path: Path) -> None:
+def test_what_is_lost_on_the_way_back_was_done(
+    client: Client, standin: Standin, cats: Competition, tmp_path: Path
+) -> None:
     (tmp_path / "all-cats.csv").write_text(csv_of(["cat"] * 40))
     standin.fault("CreateSubmission", Lost(), Drop())
     standin.fault("upload", Status(500), Lost())
     result = client(
-        standin,
-        tmp_path,
         """
         submit = lambda: api.competition_submit("all-cats.csv", "", "cats", quiet=True)
         result["upload"] = attempt(submit)
         result["lost"] = attempt(submit)
         result["dropped"] = attempt(submit)
-        """,
+        """
     )
     assert result["upload"] == {"message": "Could not submit to competition"}  # and no ref
     assert (result["lost"][0], result["dropped"][0]) == ("ProxyError", "ProxyError")
@@ -467,21 +507,16 @@ WAIT = """
 """
 
 
-def test_a_kernel_is_executed(standin: Standin, cats: Competition, tmp_path: Path) -> None:
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights/net.pth").write_bytes(b"weights")
-    standin.sources = {"alice/weights": tmp_path / "weights", "google/net/PyTorch/small/1": tmp_path / "weights"}
+def test_a_kernel_is_executed(client: Client, standin: Standin, cats: Competition, tmp_path: Path) -> None:
     kernel_folder(
         tmp_path / "push",
         KERNEL,
         competition_sources=["cats", "horses"],
-        dataset_sources=["alice/weights", "alice/none"],
-        model_sources=["google/net/PyTorch/small/1", "google/net/PyTorch/small/2"],
+        dataset_sources=["alice/weights"],
+        model_sources=["google/net/PyTorch/small/2"],
     )
     kernel_folder(tmp_path / "failing", "import sys\nprint('so far')\nsys.exit(3)\n")
     result = client(
-        standin,
-        tmp_path,
         WAIT
         + """
         result["good"] = push("push")
@@ -489,14 +524,13 @@ def test_a_kernel_is_executed(standin: Standin, cats: Competition, tmp_path: Pat
         result["bad"] = push("failing")
         api.kernels_output("alice/cats-run", path="failed")
         result["unknown"] = attempt(lambda: api.kernels_status("alice/never-pushed"))
-        result["stream"] = api.kernels_logs("alice/cats-run")
         result["quota"] = api.quota_view().gpu_quota.total_time_allowed.total_seconds()
         """,
     )
     pushed, status, failure = result["good"]
     assert (pushed["versionNumber"], pushed["error"], status, failure) == (1, "", "COMPLETE", "")
     assert pushed["invalidCompetitionSources"] == ["horses"]
-    assert pushed["invalidDatasetSources"] == ["alice/none"]
+    assert pushed["invalidDatasetSources"] == ["alice/weights"]
     assert pushed["invalidModelSources"] == ["google/net/PyTorch/small/2"]
     body = standin.calls("SaveKernel")[0].body
     assert body is not None
@@ -509,7 +543,6 @@ def test_a_kernel_is_executed(standin: Standin, cats: Competition, tmp_path: Pat
     assert sorted(log[0]) == ["data", "stream_name", "time"]
     text = {name: [line["data"] for line in log if line["stream_name"] == name] for name in ("stdout", "stderr")}
     mounted = [f"input/competitions/cats/{name}" for name in ("labels.csv", "sample.csv", "train/0 a.jpg")]
-    mounted += ["input/net/PyTorch/small/1/net.pth", "input/weights/net.pth"]
     assert text == {"stdout": [f"found {mounted}\n", "True True False\n"], "stderr": ["[]\n"]}
     assert len(standin.calls("output")) == 25
     pages = [(request.body or {}).get("pageToken") for request in standin.calls("ListKernelSessionOutput")]
@@ -519,11 +552,11 @@ def test_a_kernel_is_executed(standin: Standin, cats: Competition, tmp_path: Pat
     assert "exit code 3" in failure
     assert sorted(path.name for path in (tmp_path / "failed").iterdir()) == ["cats-run.log"]
     assert result["unknown"][0] == "ValueError"
-    assert "so far" in result["stream"]
+    assert "so far" in (tmp_path / "failed/cats-run.log").read_text()
     assert result["quota"] == 30 * 3600
 
 
-def test_a_kernel_as_a_test_wants_it(standin: Standin, tmp_path: Path) -> None:
+def test_a_kernel_as_a_test_wants_it(client: Client, standin: Standin, tmp_path: Path) -> None:
     def run(kernel: Kernel) -> None:
         kernel.outputs = {"../outside.txt": b"out", "inside.txt": b"in"}
         kernel.log = "[]"
@@ -533,8 +566,6 @@ def test_a_kernel_as_a_test_wants_it(standin: Standin, tmp_path: Path) -> None:
     kernel_folder(tmp_path / "push", "raise SystemExit('this is not run')")
     standin.fault("output", Status(404, json=False))
     result = client(
-        standin,
-        tmp_path,
         WAIT
         + """
         result["status"] = push("push")[1]
@@ -550,10 +581,10 @@ def test_a_kernel_as_a_test_wants_it(standin: Standin, tmp_path: Path) -> None:
 def test_a_kernel_ends_with_its_time_and_with_the_stand_in(tmp_path: Path) -> None:
     script = "import time\nprint('start', flush=True)\ntime.sleep(60)"
     with Standin(tmp_path / "kept") as standin:
-        body: dict[str, Any] = {"slug": "alice/short", "text": script, "sessionTimeoutSeconds": 1}
-        standin._save_kernel(body)
-        standin._save_kernel({"slug": "alice/long", "text": script})
-        short, long = standin.kernels
+        short = Kernel("alice/short", 1, script, {"sessionTimeoutSeconds": 1})
+        long = Kernel("alice/long", 1, script, {})
+        for kernel in (short, long):
+            standin.start(kernel)
         while short.status != "ERROR" or long.status != "RUNNING":
             time.sleep(0.05)
         assert "ended after 1 seconds" in short.failure_message
@@ -565,17 +596,25 @@ def test_a_kernel_ends_with_its_time_and_with_the_stand_in(tmp_path: Path) -> No
 
 
 def test_a_slip_to_the_real_service_fails_at_once(standin: Standin, cats: Competition, tmp_path: Path) -> None:
+    code = """
+result = {
+    "limits": attempt(lambda: api.competition_get_submission_limits("cats")),
+    "download": attempt(lambda: api.competition_download_files("cats", path="data", quiet=True)),
+}
+print(json.dumps(result))
+"""
     started = time.monotonic()
-    result = client(
-        standin,
-        tmp_path,
-        """
-        result["limits"] = attempt(lambda: api.competition_get_submission_limits("cats"))
-        result["download"] = attempt(lambda: api.competition_download_files("cats", path="data", quiet=True))
-        """,
-        KAGGLE_API_ENVIRONMENT="PROD",
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code],
+        env=standin.environment(tmp_path / "home") | {"KAGGLE_API_ENVIRONMENT": "PROD"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert time.monotonic() - started < 5
+    result = json.loads(done.stdout.splitlines()[-1])
     for call in ("limits", "download"):
         assert result[call][0] == "ProxyError"
         assert "api.kaggle.com" in result[call][2]
@@ -594,38 +633,22 @@ def test_what_no_client_should_send(cats: Competition, tmp_path: Path) -> None:
     assert "secret" not in "".join(standin.violations)
 
 
-class ByHand:
-    """The stand-in as a person starts it."""
-
-    def __init__(self, folder: Path, *words: str) -> None:
-        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HOME")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.tools.kaggle_standin", *words],
-            cwd=folder,
-            env={**environment, "HOME": str(folder), "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def welcome(self) -> list[str]:
-        assert self.process.stdout is not None
-        lines = []
-        for line in self.process.stdout:
-            lines.append(line.rstrip("\n"))
-            if line.startswith("Ctrl-C"):
-                break
-        return lines
-
-    def end(self) -> tuple[int, str, str]:
-        self.process.send_signal(signal.SIGINT)
-        output, errors = self.process.communicate(timeout=20)
-        return self.process.returncode, output, errors
-
-
 def test_by_hand(tmp_path: Path) -> None:
-    person = ByHand(tmp_path, "digits", "--port", "0", "--scoring-seconds", "0.5")
-    welcome = person.welcome()
+    """A person starts the stand-in, pastes its lines in another terminal, and ends it with Ctrl-C."""
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name and "KAGGLE" not in name}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.tools.kaggle_standin", "digits", "--port", "0", "--scoring-seconds", "0.5"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    welcome: list[str] = []
+    while not welcome or not welcome[-1].startswith("Ctrl-C"):
+        welcome.append(process.stdout.readline().rstrip("\n"))
     pasted = [line.strip() for line in welcome if line.startswith("  ")]
     assert [line.split()[0] for line in pasted] == ["unset", "export", "unset"]
     assert "KAGGLE_API_ENVIRONMENT=LOCALHOST" in pasted[1]
@@ -644,11 +667,10 @@ def test_by_hand(tmp_path: Path) -> None:
         """
     )
     shell = f"{pasted[0]}\n{pasted[1]}\n{shlex.quote(sys.executable)} -c {shlex.quote(code)}\n{pasted[2]}\nenv\n"
-    before = {name: value for name, value in os.environ.items() if "proxy" not in name and "KAGGLE" not in name}
     done = subprocess.run(
         ["bash", "-c", shell],
         cwd=tmp_path,
-        env=before | {"HOME": str(tmp_path), "no_proxy": "localhost", "KAGGLE_API_TOKEN": "my-own"},
+        env=environment | {"no_proxy": "localhost", "KAGGLE_API_TOKEN": "my-own"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -657,46 +679,61 @@ def test_by_hand(tmp_path: Path) -> None:
     assert ref == "1000", done.stderr
     assert 0 < float(score) < 0.3  # all zeros, for ten digits
     assert not [line for line in variables if "KAGGLE" in line or "proxy" in line]
-    status, output, errors = person.end()
-    assert (status, errors) == (0, "")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
     names = [line.split()[1] for line in output.splitlines() if line]
-    # A line is printed when its answer has been sent, by when the client may have asked for the next thing already.
+    # sorted: a line is printed after its answer was sent, when the client may have sent its next request
     once = sorted(name for name in names if name != "ListSubmissions")
     assert once == ["CreateSubmission", "DownloadDataFiles", "StartSubmissionUpload", "storage", "upload"]
     assert len(names) > len(once)
     assert "standin" not in output
 
 
-def test_by_hand_a_persons_own_token_is_not_asked_for(cats: Competition, tmp_path: Path) -> None:
+def test_a_persons_own_token_is_not_asked_for(
+    standin: Standin, cats: Competition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".kaggle").mkdir()
     (tmp_path / ".kaggle/access_token").write_text("my-own")
-    person = ByHand(tmp_path, "cats.toml", "--archive", str(cats.archive), "--port", "0")
-    welcome = "\n".join(person.welcome())
-    assert person.end()[0] == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cats.solution = None
+    welcome = kaggle_standin._welcome(standin, cats)
+    assert standin.token == "standin"
     assert "KAGGLE_API_TOKEN=standin" in welcome
     assert "KAGGLE_KEY=" not in welcome
     assert "my-own" not in welcome
     assert "scored by the labels of the sample submission itself" in welcome
 
 
-def test_by_hand_mistakes_are_one_line(standin: Standin, cats: Competition, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("cifar-10", "--archive"),
+        ("cifar-10 --archive none.zip", "no file none.zip"),
+        ("cifar-10 --archive text.zip", "text.zip is not a complete zip"),
+        ("digits --solution none.csv", "no file none.csv"),
+        ("cats.toml --archive given/archive.zip --port PORT", "Port PORT is in use"),
+        ("cats", "no competition 'cats'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: str,
+    expected: str,
+    standin: Standin,
+    cats: Competition,
+    port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "text.zip").write_text("not a zip")
-    port = standin.url.rsplit(":", 1)[1]
-    mistakes = {
-        ("cifar-10",): "--archive",
-        ("cifar-10", "--archive", "none.zip"): "no file none.zip",
-        ("cifar-10", "--archive", "text.zip"): "text.zip is not a whole zip",
-        ("digits", "--solution", "none.csv"): "no file none.csv",
-        ("cats.toml", "--archive", str(cats.archive), "--port", port): f"Port {port} is taken",
-        ("cats",): "no competition 'cats'",
-    }
-    people = {words: ByHand(tmp_path, *words) for words in mistakes}
-    for words, expected in mistakes.items():
-        output, errors = people[words].process.communicate(timeout=30)
-        assert (people[words].process.returncode, output) == (2, "")
-        assert errors.startswith("error: ")
-        assert errors.count("\n") == 1
-        assert expected in errors
+    assert command.run(kaggle_standin.main, words.replace("PORT", str(port)).split()) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert expected.replace("PORT", str(port)) in errors
 
 
 def test_the_environment_is_the_recipe(standin: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from pipelines.dataset.digits import write_digits
 from pipelines.settings.loading import COMPETITIONS, load_settings
 from pipelines.system.errors import UserError
 from pipelines.tools import kernel
-from pipelines.tools.kaggle_standin import Body, Html, Kernel, Lost, Standin, Status
 from tests.support.kernels import FILES, leave, run_id
+from tests.support.standin import Body, Html, Kernel, Lost, Standin, Status
 
 TOML = '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n'
 RUN, FOLDER, SUBMISSION = (

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.kaggle.submission_log import Row, SubmissionLog
 from pipelines.tools import submissions
-from pipelines.tools.kaggle_standin import Standin, Status, Submission
+from tests.support.standin import Standin, Status, Submission
 from tests.support.submitting import GOOD, SHA256, Trial, free_port, make_trial
 
 

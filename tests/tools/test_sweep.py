@@ -63,7 +63,7 @@ def test_all_combinations_are_tried_and_the_best_stands_first(home: Path, capsys
     assert rows["accuracy"].is_monotonic_decreasing
     printed = capsys.readouterr().out
     assert "logistic regression, scikit-learn" in printed
-    assert "Heads tried: 4, on 18 images; scored on 6 others." in printed
+    assert "Heads tried: 4, on 18 training images; scored on 6 validation images." in printed
     best = tomllib.loads((home / "runs/tiny/default-sweep.toml").read_text())
     assert best["train"]["lr"] == rows["train.lr"][0]
     assert str(best["model"]["hidden"]) == rows["model.hidden"][0]

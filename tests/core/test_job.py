@@ -11,21 +11,11 @@ import torch
 
 from pipelines.core import checkpoint
 from pipelines.core.engine import evaluate
+from pipelines.core.history import Row, best_row, patience_spent
+from pipelines.core.job import Job, read_history, run_job, to_device
 from pipelines.core.metrics import METRICS
-from pipelines.core.training import (
-    Job,
-    Phase,
-    Row,
-    _patience_spent,
-    best_row,
-    divide_rows,
-    make_learner,
-    open_predictor,
-    phases,
-    read_history,
-    run_job,
-    to_device,
-)
+from pipelines.core.phases import Phase, make_learner, phases
+from pipelines.core.prediction import open_predictor
 from pipelines.models.device import Hardware
 from pipelines.models.networks import Whitening
 from pipelines.system.errors import UserError
@@ -73,9 +63,9 @@ def same_after_a_stop(tiny: Tiny, *options: str) -> None:
         torch.rand(99)  # another process would find torch's generator in another state
         went_on = list(tiny.run(job))
         assert timeless(went_on) == timeless(rows[epoch:])
-        assert same_checkpoints(checkpoint.load(job.last), checkpoint.load(whole.last))
-        assert same_checkpoints(checkpoint.load(job.best), checkpoint.load(whole.best))  # type: ignore[arg-type]
-        left, right = (pd.read_csv(each.history).drop(columns=list(TIMES)) for each in (job, whole))
+        assert same_checkpoints(checkpoint.load(job.files.last), checkpoint.load(whole.files.last))
+        assert same_checkpoints(checkpoint.load(job.files.best), checkpoint.load(whole.files.best))  # type: ignore[arg-type]
+        left, right = (pd.read_csv(each.files.history).drop(columns=list(TIMES)) for each in (job, whole))
         assert left.equals(right)
 
 
@@ -105,11 +95,11 @@ def test_a_fine_tuned_network_scores_when_reloaded_what_training_reported(
 ) -> None:
     options = (*pretrained(small_weights), *FINE_TUNING[case], "competition.metric=log_loss")
     job = tiny.job(*options)
-    assert job.valid is not None and job.best is not None
+    assert job.valid is not None and job.files.best is not None
     rows = list(tiny.run(job))
-    best = checkpoint.load(job.best)
-    settings, layout = tiny.settings(*options), tiny.layout
-    predictor = open_predictor(best, settings, job.valid, tiny.table, layout, tiny.classes)
+    best = checkpoint.load(job.files.best)
+    settings = tiny.settings(*options)
+    predictor = open_predictor(best, settings, job.valid, tiny.layout.weights)
     evaluation = evaluate(predictor.model, predictor.source, METRICS["log_loss"], predictor.hardware, predictor.views)
     assert evaluation.score == pytest.approx(best_row(rows, "log_loss")["log_loss"], rel=1e-6)
     (phase,) = [each for each in phases(settings) if each.first <= best.epoch <= each.last]
@@ -174,14 +164,14 @@ def test_a_head_alone_changes_nothing_else(tiny: Tiny, small_weights: Path) -> N
     before = {name: value.clone() for name, value in network.state_dict().items()}
     list(run_job(job, network))
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"top.head.0.weight", "top.head.0.bias"} == set(checkpoint.load(job.last).weights)
+    assert changed == {"top.head.0.weight", "top.head.0.bias"} == set(checkpoint.load(job.files.last).weights)
 
 
 def test_averaging_keeps_both_weights_and_plain_training_one(tiny: Tiny) -> None:
     for options, keys in ((), {"optimizer"}), (("train.ema_decay=0.8",), {"optimizer", "model", "averaged_steps"}):
         job = tiny.job(*options, run=f"run{len(keys)}")
         list(tiny.run(job))
-        saved = checkpoint.load(job.last)
+        saved = checkpoint.load(job.files.last)
         assert set(saved.training) == keys
     assert saved.training["averaged_steps"] == 9
     assert not same(saved.training["model"], saved.weights)
@@ -209,20 +199,20 @@ def test_the_number_of_workers_changes_no_history(tiny: Tiny) -> None:
 def test_each_epoch_is_saved_before_its_row_is_seen(tiny: Tiny) -> None:
     job = tiny.job()
     for number, row in enumerate(tiny.run(job), start=1):
-        saved = checkpoint.load(job.last)
+        saved = checkpoint.load(job.files.last)
         assert (saved.epoch, saved.history[-1]) == (number, row)
-        assert list(pd.read_csv(job.history)["epoch"]) == list(range(1, number + 1))
+        assert list(pd.read_csv(job.files.history)["epoch"]) == list(range(1, number + 1))
         assert read_history(job) == saved.history
-        assert job.best is not None
-        assert checkpoint.load(job.best).epoch == best_row(saved.history, "accuracy")["epoch"]
+        assert job.files.best is not None
+        assert checkpoint.load(job.files.best).epoch == best_row(saved.history, "accuracy")["epoch"]
 
 
 def test_a_finished_training_is_not_trained_again(tiny: Tiny) -> None:
     job = tiny.job()
     list(tiny.run(job))
-    before = job.last.stat().st_mtime_ns
+    before = job.files.last.stat().st_mtime_ns
     assert list(tiny.run(job)) == []
-    assert job.last.stat().st_mtime_ns == before
+    assert job.files.last.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "f1_macro", "f1_micro"])
@@ -230,8 +220,8 @@ def test_a_finished_training_is_not_trained_again(tiny: Tiny) -> None:
 def test_a_reloaded_checkpoint_scores_what_training_reported(tiny: Tiny, case: str, metric: str) -> None:
     job = tiny.job(*CASES[case], f"competition.metric={metric}", "train.lr=0.03")
     rows = list(tiny.run(job))
-    assert job.best is not None
-    best = checkpoint.load(job.best)
+    assert job.files.best is not None
+    best = checkpoint.load(job.files.best)
     row = best_row(rows, metric)
     hardware = Hardware(torch.device("cpu"), torch.float32)
     model = to_device(best.model(tiny.classes, tiny.layout.weights), hardware)
@@ -250,7 +240,7 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names(tiny: Tiny) -> N
     (expected,), (row,) = list(tiny.run(plain)), list(tiny.run(compiled))
     assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
     assert row["valid_loss"] == pytest.approx(expected["valid_loss"], rel=1e-3)
-    one, other = checkpoint.load(plain.last), checkpoint.load(compiled.last)
+    one, other = checkpoint.load(plain.files.last), checkpoint.load(compiled.files.last)
     assert one.weights.keys() == other.weights.keys()
     assert one.training["model"].keys() == other.training["model"].keys()
 
@@ -277,7 +267,7 @@ def test_without_a_compiler_the_setting_that_asked_for_it_is_named(
     job = tiny.job("hardware.compile_training=true", "model.widths=[9]")
     with pytest.raises(UserError, match=r"hardware\.compile_training: the network cannot be compiled here: .*false"):
         list(tiny.run(job))
-    assert not job.last.exists()
+    assert not job.files.last.exists()
 
 
 @pytest.mark.parametrize("source", ["packed", "photos"])
@@ -287,7 +277,7 @@ def test_the_whitening_is_fitted_to_the_images_that_are_learned_from(tiny: Tiny,
     images = torch.cat([batch.inputs for batch in tiny.source("train").batches(0)])
     expected = Whitening(2)
     expected.fit([images])
-    kept = checkpoint.load(job.last).weights["stem.convolution.weight"]
+    kept = checkpoint.load(job.files.last).weights["stem.convolution.weight"]
     assert torch.allclose(kept, expected.convolution.weight, atol=1e-5)
 
 
@@ -318,9 +308,9 @@ def test_retraining_claims_no_score_and_keeps_no_best(tiny: Tiny) -> None:
     rows = list(tiny.run(job))
     assert [set(row) for row in rows] == [{"epoch", "train_loss", "lr", *TIMES}] * 3
     assert len(job.train) == 24
-    last = checkpoint.load(job.last)
+    last = checkpoint.load(job.files.last)
     assert last.score is None
-    assert sorted(path.name for path in job.last.parent.iterdir()) == ["retrain_history.csv", "retrain_last.pt"]
+    assert sorted(path.name for path in job.files.last.parent.iterdir()) == ["retrain_history.csv", "retrain_last.pt"]
     assert checkpoint.finished(last).model(tiny.classes, tiny.layout.weights)
 
 
@@ -329,7 +319,7 @@ def test_retraining_can_be_stopped_and_gone_on_with(tiny: Tiny) -> None:
     rows = list(tiny.run(whole))
     stopped_after(tiny, job, 1)
     assert timeless(list(tiny.run(job))) == timeless(rows[1:])
-    assert same_checkpoints(checkpoint.load(job.last), checkpoint.load(whole.last))
+    assert same_checkpoints(checkpoint.load(job.files.last), checkpoint.load(whole.files.last))
 
 
 def test_retraining_for_fewer_epochs_follows_the_schedule_of_the_training(tiny: Tiny) -> None:
@@ -347,7 +337,8 @@ def test_training_stops_when_patience_has_run_out(tiny: Tiny) -> None:
     valid = table["split"] == "valid"
     table.loc[valid, "label"] = table.loc[valid, "label"].map(wrong)
     options = ("competition.metric=log_loss", "train.epochs=60", "train.patience=3", "train.lr=0.03")
-    job = dataclasses.replace(tiny.job(*options), table=table, valid=table[valid])
+    images = dataclasses.replace(tiny.images, table=table, rows=table[valid])
+    job = dataclasses.replace(tiny.job(*options), valid=images)
     rows = list(tiny.run(job))
     best = best_row(rows, "log_loss")["epoch"]
     assert len(rows) == best + 3 < 60
@@ -363,7 +354,7 @@ def test_patience_begins_when_images_are_whole(tiny: Tiny) -> None:
     assert len(rows) >= 7  # of which six are on smaller images
     settings = tiny.settings(*options)
     worse: list[Row] = [{"epoch": epoch, "accuracy": 1 / epoch, "valid_loss": 1.0} for epoch in range(1, 10)]
-    spent = [_patience_spent(worse[:count], settings, "accuracy") for count in range(9)]
+    spent = [patience_spent(worse[:count], settings) for count in range(9)]
     assert spent == [False] * 7 + [True] * 2
 
 
@@ -374,10 +365,10 @@ def test_without_patience_all_epochs_are_trained(tiny: Tiny) -> None:
 def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(tiny: Tiny) -> None:
     stopped_after(tiny, tiny.job(), 1)
     broken = dataclasses.replace(tiny.job(), settings=tiny.settings("train.lr=1e30"))
-    with pytest.raises(UserError, match="no longer a finite number in epoch 2"):
+    with pytest.raises(UserError, match="not a finite number in epoch 2"):
         list(tiny.run(broken))
-    assert checkpoint.load(broken.last).epoch == 1
-    assert list(pd.read_csv(broken.history)["epoch"]) == [1]
+    assert checkpoint.load(broken.files.last).epoch == 1
+    assert list(pd.read_csv(broken.files.history)["epoch"]) == [1]
 
 
 @pytest.mark.parametrize(
@@ -399,36 +390,6 @@ def test_the_best_epoch_is_by_the_metrics_direction_then_by_the_loss(
     assert best_row(rows, metric)["epoch"] == best
 
 
-def ids(rows: pd.DataFrame) -> list[int]:
-    return [int(each) for each in rows["id"]]
-
-
-def test_rows_are_divided_as_the_split_says(tiny: Tiny) -> None:
-    train, valid = divide_rows(tiny.table, tiny.settings())
-    assert ids(valid) == [4, 8, 12, 16, 20, 24]
-    assert ids(train) == [number for number in range(1, 25) if number % 4]
-
-
-def test_limit_takes_the_first_rows_of_the_labels(tiny: Tiny) -> None:
-    train, valid = divide_rows(tiny.table, tiny.settings("train.limit=9"))
-    assert (ids(train), ids(valid)) == ([1, 2, 3, 5, 6, 7, 9], [4, 8])
-    assert len(divide_rows(tiny.table, tiny.settings("train.limit=99"))[0]) == 18
-
-
-@pytest.mark.parametrize("fold", [0, 1, 2])
-def test_fold_chooses_who_validates_and_rows_without_fold_always_train(tiny: Tiny, fold: int) -> None:
-    table = tiny.table.assign(fold=[number % 3 if number > 3 else -1 for number in range(36)])
-    train, valid = divide_rows(table, tiny.settings("split.folds=3", f"train.fold={fold}"))
-    assert ids(valid) == [number + 1 for number in range(4, 24) if number % 3 == fold]
-    assert sorted(ids(train) + ids(valid)) == list(range(1, 25))
-
-
-@pytest.mark.parametrize("limit", [1, 3])
-def test_a_part_without_rows_is_refused_with_its_reason(tiny: Tiny, limit: int) -> None:
-    with pytest.raises(UserError, match=rf"Of the {limit} labelled rows .*train\.limit={limit}.*0 are for validation"):
-        divide_rows(tiny.table, tiny.settings(f"train.limit={limit}"))
-
-
 def test_fewer_than_five_batches_and_fewer_images_than_a_batch(tiny: Tiny) -> None:
     (row,) = tiny.run(tiny.job("train.limit=4", "train.epochs=1"))  # 3 images to learn from, 1 to validate on
     assert row["accuracy"] in (0.0, 1.0)
@@ -441,5 +402,5 @@ def test_the_watch_sees_every_epoch(tiny: Tiny, tmp_path: Path) -> None:
         seen.append(what)
         return items
 
-    list(tiny.run(tiny.job("train.epochs=2"), watch))
+    list(tiny.run(dataclasses.replace(tiny.job("train.epochs=2"), watch=watch)))
     assert seen == ["decoding", "epoch 1", "validating", "epoch 2", "validating"]

@@ -1,0 +1,192 @@
+"""One training from settings to checkpoints, for train, retrain and sweep.
+
+The state is written after every epoch, so a run that is killed at any moment continues from there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from pipelines.core import checkpoint, engine
+from pipelines.core.calibration import cross_fitted
+from pipelines.core.checkpoint import Checkpoint
+from pipelines.core.history import Row, badness, best_row, history_row, patience_spent, write_history
+from pipelines.core.metrics import METRICS
+from pipelines.core.phases import Phase, Sources, make_learner, phases
+from pipelines.dataset.decodable import check_decodable
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.loading import WatchedBatches
+from pipelines.models.device import Hardware
+from pipelines.models.networks import whitening_of
+from pipelines.models.transfer import FineTuned, learned_state, load_learned
+from pipelines.settings.layout import StateFiles
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from pipelines.system.watch import Watch, unwatched
+
+WHITENED_IMAGES = 5000  # their patches are a large enough sample
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: its settings, images, number of epochs, and the files of its state.
+
+    valid: None where all labelled rows are trained on.  files.best is written only with a validation set.
+    """
+
+    settings: Settings
+    train: ImageSet
+    valid: ImageSet | None
+    epochs: int
+    files: StateFiles
+    hardware: Hardware
+    watch: Watch = unwatched
+
+    def sources(self, network: nn.Module) -> Sources:
+        return Sources(self.settings, network, self.hardware, self.watch)
+
+
+def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
+    """Train `network`, fresh from `build_network`; yield one row per epoch, from the first epoch that is not saved yet.
+
+    A row is yielded after the state of its epoch was written.  Stops early when `train.patience` is spent.
+    """
+    settings = job.settings
+    to_device(network, job.hardware)
+    metric = METRICS[settings.competition.metric]
+    saved = checkpoint.load(job.files.last) if job.files.last.exists() else None
+    rows: list[Row] = []
+    job.files.last.parent.mkdir(parents=True, exist_ok=True)
+    if saved is not None:
+        saved.check_classes(job.train.classes)
+        load_learned(network, saved.weights)
+        rows = saved.history
+        write_history(job.files.history, rows)  # the process may have been killed between checkpoint and history
+    else:
+        _fit_whitening(job, network)
+    for phase in phases(settings):
+        remaining = range(max(phase.first, len(rows) + 1), min(phase.last, job.epochs) + 1)
+        if not remaining or patience_spent(rows, settings):
+            continue
+        learner = make_learner(settings, network, phase, job.hardware)
+        if saved is not None and remaining.start > phase.first:
+            _restore(learner, saved)
+        sources = job.sources(network)
+        train = WatchedBatches(sources.open(job.train, phase.cached, training=True), "epoch", job.watch)
+        valid = None
+        if job.valid is not None:
+            valid = WatchedBatches(sources.open(job.valid, phase.cached), "validating", job.watch)
+        results = engine.fit(learner, train, valid, metric, remaining, settings.train.seed)
+        for result in _explained(results) if settings.hardware.compile_training else results:
+            rows.append(history_row(result, metric.name))
+            _save(job, learner, phase, rows)
+            yield rows[-1]
+            if patience_spent(rows, settings):
+                return
+        load_learned(network, learned_state(learner.result, phase.head_only))  # the start of the next phase
+
+
+def _save(job: Job, learner: engine.Learner, phase: Phase, rows: list[Row]) -> None:
+    """Write the state after the last of `rows`: the last checkpoint, the best one if it is that, and the history."""
+    metric = job.settings.competition.metric
+    score = rows[-1].get(metric)
+    weights = learned_state(learner.result, phase.head_only)
+    best = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows)
+    if job.files.best is not None and score is not None and best_row(rows, metric) is rows[-1]:
+        checkpoint.save(job.files.best, best)
+    training: dict[str, Any] = {"optimizer": learner.optimizer.state_dict()}
+    if learner.averaged is not None:  # otherwise `weights` are the model's own
+        training["model"] = learned_state(learner.model, phase.head_only)
+        training["averaged_steps"] = learner.averaged.n_averaged
+    last = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows, training)
+    checkpoint.save(job.files.last, last)
+    write_history(job.files.history, rows)
+
+
+def _restore(learner: engine.Learner, saved: Checkpoint) -> None:
+    """Load the state from the middle of a phase."""
+    learner.optimizer.load_state_dict(saved.training["optimizer"])
+    load_learned(learner.result, saved.weights)
+    if learner.averaged is not None:
+        load_learned(learner.model, saved.training["model"])
+        learner.averaged.n_averaged = saved.training["averaged_steps"]
+
+
+def _explained(results: Iterator[engine.EpochResult]) -> Iterator[engine.EpochResult]:
+    """Yield the `results` of a compiled network; name the setting where compilation fails."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    try:
+        yield from results
+    except TorchDynamoException as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"hardware.compile_training: the network cannot be compiled here: {reason}. Set it to false."
+        ) from error
+
+
+def _fit_whitening(job: Job, network: nn.Module) -> None:
+    """Fit the network's whitening layer, if it has one, to training images as evaluation sees them."""
+    whitening = whitening_of(network)
+    if whitening is not None:
+        every = max(len(job.train) // WHITENED_IMAGES, 1)  # rows may be sorted by class
+        some = job.train.select(job.train.rows.iloc[::every].head(WHITENED_IMAGES))
+        source = job.sources(network).open(some, cached=False)
+        whitening.fit(batch.inputs for batch in source.batches(0))
+
+
+def prepare_features(job: Job, network: nn.Module) -> str:
+    """Compute the features that the job needs and that are not cached yet; return a line about them.
+
+    Returns an empty text where the job trains on images.
+    """
+    if not any(phase.cached for phase in phases(job.settings)) or not isinstance(network, FineTuned):
+        return ""
+    to_device(network, job.hardware)
+    parts = [job.train] if job.valid is None else [job.train, job.valid]
+    images = job.train.select(pd.concat([part.rows for part in parts]))
+    return job.sources(network).features(images).describe()
+
+
+def check_test_photos(settings: Settings, test: ImageSet, watch: Watch = unwatched) -> None:
+    """Decode the test photos once, so that `predict` does not find a broken one after all the training."""
+    if settings.input.source == "photos" and len(test):
+        check_decodable(test, watch)
+
+
+def read_history(job: Job) -> list[Row]:
+    """Return the rows of all epochs that are saved."""
+    return checkpoint.load(job.files.last).history if job.files.last.exists() else []
+
+
+def try_out(job: Job, network: nn.Module) -> Row:
+    """Train the head of `network` without saving anything; return epoch and score of its best epoch.
+
+    Log loss is scored as `predict` does: with a temperature, each row's fitted on other rows.
+    """
+    settings, (phase,) = job.settings, phases(job.settings)
+    assert job.valid is not None
+    to_device(network, job.hardware)
+    metric = METRICS[settings.competition.metric]
+    learner = make_learner(settings, network, phase, job.hardware)
+    sources = job.sources(network)
+    train, valid = sources.open(job.train, phase.cached, training=True), sources.open(job.valid, phase.cached)
+    labels = torch.from_numpy(job.valid.labels)
+    trials: list[Row] = []
+    for result in engine.fit(learner, train, None, metric, range(1, job.epochs + 1), settings.train.seed):
+        outputs = engine.infer(learner.result, valid, learner.hardware, learner.views)
+        predicted = torch.cat([each.cpu() for _, each in outputs])
+        if metric.name == "log_loss" and settings.predict.calibrate:
+            predicted = cross_fitted(predicted, labels)
+        score = metric.value(metric.sums(predicted.double().exp(), labels))
+        trials.append({"epoch": result.epoch, metric.name: score})
+    return min(trials, key=lambda trial: badness(trial[metric.name], metric.name))
+
+
+def to_device(model: nn.Module, hardware: Hardware) -> nn.Module:
+    """Move `model` to the device, channels last in memory: the layout of the batches and of fast convolutions."""
+    return model.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

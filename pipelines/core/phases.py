@@ -1,0 +1,142 @@
+"""The phases of a training: which parts of a network train, on which batches, at which learning rate."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipelines.core import engine
+from pipelines.core.optim import make_optimizer, make_schedule
+from pipelines.dataset.batches import open_source
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.loading import BatchSource, Loading
+from pipelines.models.device import Hardware
+from pipelines.models.features import FeatureBatches, Features, compute_features, views_of
+from pipelines.models.transfer import WHOLE, FineTuned
+from pipelines.settings.schema import Settings
+from pipelines.system.watch import Watch, unwatched
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs, `first` to `last`, in which the same parts train on the same kind of batches.
+
+    head_only: the pretrained network is frozen.  cached: the head trains on cached features.  lr: the peak rate.
+    """
+
+    first: int
+    last: int
+    head_only: bool
+    cached: bool
+    lr: float
+
+
+def phases(settings: Settings) -> list[Phase]:
+    """Return the phases of training: one, or one for the head alone before it."""
+    train, finetune = settings.train, settings.tuning
+    cached = settings.features.cached
+    if finetune.frozen_stages == WHOLE:
+        return [Phase(1, train.epochs, head_only=True, cached=cached, lr=train.lr)]
+    found = []
+    if finetune.head_epochs:
+        found.append(Phase(1, finetune.head_epochs, head_only=True, cached=cached, lr=finetune.head_lr or train.lr))
+    return [*found, Phase(finetune.head_epochs + 1, train.epochs, head_only=False, cached=False, lr=train.lr)]
+
+
+def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, Any]]:
+    """Return a row for each phase and part of a pretrained network; no rows for other networks."""
+    if not isinstance(network, FineTuned):
+        return []
+    rows = []
+    for phase in phases(settings):
+        _freeze(network, settings, phase)
+        for part in network.parts(settings.tuning.backbone_lr):
+            trains = part.lr_share > 0
+            rows.append(
+                {
+                    "epochs": f"{phase.first}-{phase.last}",
+                    "part": part.name,
+                    "parameters": part.parameters,
+                    "lr": part.lr_share * phase.lr if trains else None,
+                    "weight_decay": settings.train.weight_decay if trains else None,
+                }
+            )
+    return rows
+
+
+def _freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:
+    network.freeze(WHOLE if phase.head_only else settings.tuning.frozen_stages, settings.tuning.freeze_norms)
+
+
+def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware: Hardware) -> engine.Learner:
+    """Return the learner of `phase`: for `network`, or for its top alone on cached features."""
+    train = replace(settings.train, lr=phase.lr, epochs=phase.last - phase.first + 1)
+    schedule = make_schedule(train)
+    model: nn.Module = network
+    views: tuple[engine.View, ...] = (engine.unchanged,)
+    pretrained: list[nn.Parameter] = []
+    if isinstance(network, FineTuned):
+        _freeze(network, settings, phase)
+        pretrained = list(network.pretrained_parameters()) if settings.model.pretrained else []
+        if phase.cached:
+            model, hardware = network.top, exact(hardware)
+            views = engine.feature_views(len(views_of(settings)))
+    averaged = None
+    if train.ema_decay:
+        averaged = AveragedModel(model, multi_avg_fn=_averaging(train.ema_decay), use_buffers=True)
+    if settings.hardware.compile_training:
+        model.compile()  # in place, so that the names of its weights stay
+    return engine.Learner(
+        model,
+        make_optimizer(model, train, pretrained, settings.tuning.backbone_lr),
+        lambda progress: schedule(progress - (phase.first - 1)),
+        hardware,
+        averaged,
+        label_smoothing=train.label_smoothing,
+        clip_norm=train.clip_norm,
+        views=views,
+    )
+
+
+def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return the update of an exponential moving average.  Counters are copied: an average would be rounded."""
+    update = get_ema_multi_avg_fn(decay)
+
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Any) -> None:
+        if averaged[0].is_floating_point():  # tensors come grouped by type
+            update(averaged, current, steps)
+        else:
+            for mine, newest in zip(averaged, current, strict=True):
+                mine.copy_(newest)
+
+    return average
+
+
+def exact(hardware: Hardware) -> Hardware:
+    """Return `hardware` with float32: heads on features are small, so it costs them nothing."""
+    return replace(hardware, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Opens the batches of a training: what they depend on beside their images and phase."""
+
+    settings: Settings
+    network: nn.Module
+    hardware: Hardware
+    watch: Watch = unwatched
+
+    def open(self, images: ImageSet, cached: bool, training: bool = False) -> BatchSource:
+        """Return the batches of `images`: of their features where these are `cached`."""
+        if cached:
+            loading = Loading(self.settings, len(images.classes), self.hardware.device, training)
+            return FeatureBatches(images.ids, self.features(images), torch.from_numpy(images.labels), loading)
+        return open_source(self.settings, images, self.hardware.device, training, self.watch)
+
+    def features(self, images: ImageSet) -> Features:
+        """Return the features of `images`, after computing those that are not cached yet."""
+        assert isinstance(self.network, FineTuned)
+        return compute_features(self.settings, images, self.network, self.hardware, self.watch)

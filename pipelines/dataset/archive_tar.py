@@ -1,0 +1,88 @@
+"""Reading tar archives: plain, or compressed with gzip, bzip2 or xz."""
+
+import bz2
+import gzip
+import lzma
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.dataset.archive_entries import HARMLESS_BYTES, Contents, Create, Entry, Refusal
+from pipelines.system.files import CHUNK_BYTES
+
+MAX_HEADER_BYTES = 1 << 20  # of the headers of one entry
+OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+
+
+def tar_opener(head: bytes) -> Callable[[Path], Any] | None:
+    """Return the function that opens and decompresses a tar with the first bytes `head`; None for another file."""
+    if head[257:262] == b"ustar":
+        return lambda path: open(path, "rb")
+    return next((opener for start, opener in OPENERS.items() if head.startswith(start)), None)
+
+
+class _BoundedReader:
+    """The uncompressed bytes of a tar; refuses headers longer than MAX_HEADER_BYTES.
+
+    tarfile reads a long name or a list of holes into memory at once, whatever its declared length.
+    """
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+        self.left: int | None = MAX_HEADER_BYTES  # bytes until the next entry must begin; None: no limit
+
+    def read(self, size: int = -1) -> bytes:
+        if self.left is not None:
+            if not 0 <= size <= self.left:
+                raise Refusal(f"the headers of an entry are longer than {MAX_HEADER_BYTES:,} bytes.")
+            self.left -= size
+        return self.content.read(size)
+
+    def seek(self, position: int) -> int:
+        return self.content.seek(position)
+
+    def tell(self) -> int:
+        return self.content.tell()
+
+
+@contextmanager
+def open_tar(path: Path, opener: Callable[[Path], Any]) -> Iterator[Contents]:
+    """Yield the contents of the tar at `path`; its entries must be read before its files."""
+    with opener(path) as content:
+        stream = _BoundedReader(content)
+        members: list[tarfile.TarInfo] = []
+        with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+
+            def pour(create: Create) -> None:
+                for member in members:
+                    if content := archive.extractfile(member):
+                        create(member.name).write_all(content)
+
+            yield _entries(archive, stream, members), pour
+
+
+def _entries(archive: Any, stream: _BoundedReader, members: list[tarfile.TarInfo]) -> Iterator[Entry]:
+    """Yield all entries of `archive`, and append those that are not folders to `members`."""
+    count = 0
+    while member := archive.next():
+        stream.left = MAX_HEADER_BYTES
+        archive.members.clear()  # tarfile keeps all members; millions of folders take little space in an archive
+        member.pax_headers = {}
+        count += 1
+        if not member.isdir():
+            members.append(member)
+        refusal = "is a link" if member.issym() or member.islnk() else "is a device or a pipe"
+        plain = member.isreg() or member.isdir()
+        yield Entry(member.name, member.size, member.isdir(), "" if plain else refusal)
+    stream.left = None
+    # tarfile takes a damaged header for the end of the archive; the true end is a block of zeros.
+    stream.seek(archive.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no end mark after {count:,} entries")
+    trailing = 0
+    while chunk := stream.read(CHUNK_BYTES):  # to the end, where gzip, bzip2 and xz have their checksum
+        trailing += len(chunk)
+        if trailing > HARMLESS_BYTES:
+            raise Refusal(f"it continues for more than {HARMLESS_BYTES:,} bytes after its last entry.")

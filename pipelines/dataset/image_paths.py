@@ -1,0 +1,90 @@
+"""Finding the image files below the raw folder, and the image that an id means."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from pipelines.system.errors import UserError, did_you_mean, shown
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
+    """Return a sort key that compares runs of digits as numbers: `2` comes before `10`."""
+    runs = re.split("([0-9]+)", text)  # text at even places, digits at odd ones
+    return tuple(int(run) if place % 2 else run for place, run in enumerate(runs)), text
+
+
+def normal(text: str) -> str:
+    """Return `text` in Unicode's composed form: some systems store `ä` in file names as `a` and a combining mark."""
+    return unicodedata.normalize("NFC", text)
+
+
+def without_extension(name: str) -> str:
+    """Return an id or path without its image extension; any other dot belongs to the name."""
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot + extension.lower() in IMAGE_EXTENSIONS else name
+
+
+def posix(folder: str) -> str:
+    """Return `train/` and `./train` as `train`, and the raw folder itself as an empty string."""
+    path = PurePosixPath(folder).as_posix()
+    return "" if path == "." else path
+
+
+def image_files(raw: Path, folder: str, key: str) -> list[str]:
+    """Return the images at any depth below `raw/folder`: POSIX paths relative to `raw`, sorted as text.
+
+    Hidden files and folders are skipped; symbolic links are followed. No `stat` per file: there may be 300,000.
+    Raises `UserError` for a missing folder, which the setting `key` names, a broken link, and a name not in UTF-8.
+    """
+    top = posix(folder)
+    if not (raw / top).is_dir():
+        names = sorted(entry.name for entry in raw.iterdir() if entry.is_dir())
+        there = f"{raw} has the folders: {', '.join(map(shown, names)) or 'none'}."
+        raise UserError(f"There is no folder {raw / top}, which {key} names.{did_you_mean(top, names)} {there}")
+    images, pending = [], [top and f"{top}/"]
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(f"{raw}/{prefix}") as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    pending.append(f"{prefix}{entry.name}/")
+                elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                    if not entry.is_file():
+                        raise UserError(f"{shown(entry.path)} is a broken link. Correct or remove it.")
+                    images.append(prefix + entry.name)
+    try:
+        "".join(images).encode()
+    except UnicodeEncodeError:
+        name = next(image for image in images if re.search("[\ud800-\udfff]", image))
+        raise UserError(f"{raw}: the file name {name!r} is not UTF-8. Rename it.") from None
+    return sorted(images)
+
+
+def images_by_id(ids: Iterable[str], images: Sequence[str], folder: str) -> dict[str, list[str]]:
+    """Return for each id, in `normal` form, the `images` that match it: several if it is ambiguous.
+
+    An id is compared with the path from the raw folder, then the path from `folder`, then the file name, then each of
+    these without extension. The first form that matches any image counts. Ids without a match are left out.
+    """
+    top = posix(folder)
+    below = len(top) + 1 if top else 0
+    cuts: list[Callable[[str], str]] = [str, lambda image: image[below:], lambda image: image.rpartition("/")[2]]
+    forms: list[Callable[[str], str]] = [*cuts, *(lambda image, cut=cut: without_extension(cut(image)) for cut in cuts)]
+    pending = {normal(identifier) for identifier in ids}
+    found: dict[str, list[str]] = {}
+    for form in forms:
+        matches: dict[str, list[str]] = {}
+        for image in images:
+            if (name := normal(form(image))) in pending:
+                matches.setdefault(name, []).append(image)
+        found |= matches
+        pending -= matches.keys()
+        if not pending:
+            break
+    return found

@@ -1,0 +1,107 @@
+"""Some rows of a split table together with the folders of their images and caches."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pipelines.dataset.splits import read_split_csv
+from pipelines.dataset.submission import class_list
+from pipelines.settings.layout import Layout
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+
+TEST, LABELLED = "test", "labelled"  # the two sets of images that are cached
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Selected rows of a split table, and where their images are.
+
+    table: the whole split table.  rows: the selected rows, with their index in `table`: all labelled or all test.
+    raw: the folder that paths start from.  cache: the folder of decoded images and features.  classes: in the order of
+    the network's outputs; empty where no labels are needed.
+    """
+
+    table: pd.DataFrame
+    rows: pd.DataFrame
+    raw: Path
+    cache: Path
+    classes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ids(self) -> npt.NDArray[Any]:
+        """The id of each image, (N,)."""
+        return self.rows["id"].to_numpy()
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The class number of each image, (N,); (0,) for test images."""
+        if self.is_test:
+            return np.zeros(0, np.int64)
+        number = {label: place for place, label in enumerate(self.classes)}
+        return np.array([number[label] for label in self.rows["label"]], np.int64)
+
+    @property
+    def cache_name(self) -> str:
+        """The name of the cache that holds these images: that of all test images, or of all labelled ones."""
+        return TEST if self.is_test else LABELLED
+
+    @property
+    def cached_together(self) -> "ImageSet":
+        """All images of the table that share a cache with these."""
+        return self.part(self.is_test)
+
+    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """The place of each image among those that are `cached_together`, (N,)."""
+        return self.cached_together.rows.index.get_indexer(self.rows.index).astype(np.int64)
+
+    @property
+    def is_test(self) -> bool:
+        return bool((self.rows["split"] == "test").all())
+
+    def select(self, rows: pd.DataFrame) -> "ImageSet":
+        """Return the same dataset with other `rows` of its table selected."""
+        return replace(self, rows=rows)
+
+    def part(self, test: bool) -> "ImageSet":
+        """Return all test images, or all labelled ones."""
+        return self.select(self.table[(self.table["split"] == "test") == test])
+
+    def divide(self, settings: Settings) -> tuple["ImageSet", "ImageSet"]:
+        """Return the training set and the validation set, as `train.limit` and `train.fold` choose them.
+
+        Raises `UserError` where one of them would be empty.
+        """
+        labelled = self.part(test=False).rows
+        if settings.train.limit:
+            labelled = labelled.head(settings.train.limit)
+        has_folds = settings.split.folds > 0
+        valid = labelled["fold"] == settings.train.fold if has_folds else labelled["split"] == "valid"
+        if not valid.any() or valid.all():
+            raise UserError(
+                f"Of the {len(labelled)} labelled rows chosen (train.limit={settings.train.limit}, "
+                f"train.fold={settings.train.fold}), {valid.sum()} are for validation. Both parts must have some."
+            )
+        return self.select(labelled[~valid]), self.select(labelled[valid])
+
+
+def open_images(settings: Settings, layout: Layout, table: pd.DataFrame) -> ImageSet:
+    """Return the labelled images of the split table `table`, with the classes of the competition.
+
+    Raises `UserError` where the sample submission does not fit the labels.
+    """
+    images = ImageSet(table, table, layout.raw, layout.cache).part(test=False)
+    return replace(images, classes=class_list(images.rows["label"].tolist(), settings, layout.raw))
+
+
+def read_images(settings: Settings, layout: Layout, split_command: str) -> ImageSet:
+    """Return `open_images` of split.csv.  Raises `UserError`, naming `split_command`, where it is missing."""
+    return open_images(settings, layout, read_split_csv(layout.split_csv, split_command))

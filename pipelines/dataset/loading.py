@@ -1,0 +1,227 @@
+"""Batches: what a source of batches offers the engine, and how pixels become a batch.
+
+Every batch says which images it holds, so nothing depends on order.  Randomness depends on (seed, epoch) alone, so an
+epoch can be repeated whatever came before it and however many workers there are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipelines.dataset.augment import augment, normalise, reduce, to_float
+from pipelines.settings.schema import Settings
+from pipelines.system.seeds import derive_seed
+from pipelines.system.watch import Watch
+
+Ids = npt.NDArray[Any]
+CENTRE_MARGIN = 8 / 7  # resize to 256 for a centre crop of 224: the usual margin in evaluation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of the network for some images.
+
+    inputs: float32 on the device: normalised images (N, 3, H, W), or features: (N, D) in training, else (N, views, D).
+    labels: on the device, int64 (N,), or float (N, K) for mixed images; empty for test images.
+    positions: int64 (N,), the places of the images in the source.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    positions: Tensor
+
+
+class BatchSource(Protocol):
+    """A source of batches, as the engine sees it."""
+
+    @property
+    def ids(self) -> Ids:
+        """The id of each image, (N,)."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+
+    @property
+    def batch_size(self) -> int:
+        """The number of images in the largest batch."""
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield every image once: in training in the order of `epoch`, else in the order of `ids`."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a source turns pixels into batches: what all kinds of sources share."""
+
+    settings: Settings
+    classes: int
+    device: torch.device
+    training: bool
+
+    @property
+    def limit(self) -> int:
+        """The largest batch size that the settings allow."""
+        return self.settings.train.batch_size if self.training else self.settings.predict.batch_size
+
+    def divide(self, count: int, epoch: int) -> list[Tensor]:
+        """Return the positions of each batch of `epoch`.
+
+        Training shuffles; its batch sizes differ by at most one.  No image is dropped, and no batch has a single image,
+        from which no batch statistics can be computed.
+        """
+        if not self.training:
+            return list(torch.arange(count).split(self.limit))
+        order = torch.randperm(count, generator=self.generator("order", epoch))
+        return list(order.tensor_split(self.steps(count)))
+
+    def steps(self, count: int) -> int:
+        """Return the number of batches of `count` images."""
+        steps = -(-count // self.limit)
+        return max(min(steps, count // 2), 1) if self.training else steps
+
+    def largest(self, count: int) -> int:
+        """Return the number of images in the largest batch."""
+        return -(-count // self.steps(count)) if self.training else min(self.limit, count)
+
+    def generator(self, purpose: str, epoch: int) -> torch.Generator:
+        """Return a random generator for one epoch, on the CPU, so that all devices draw the same numbers."""
+        return torch.Generator().manual_seed(derive_seed(self.settings.train.seed, purpose, epoch))
+
+    def finisher(self, count: int, epoch: int, crop: bool) -> "Finisher":
+        """Return the function that finishes the batches of `epoch`, for a source of `count` images."""
+        mirrored = None
+        if self.training and self.settings.augment.alternating_flip:
+            first = torch.rand(count, generator=self.generator("flip", 0)) < 0.5
+            mirrored = first ^ bool(epoch % 2)
+        size = training_size(self.settings, epoch) if self.training else self.settings.input.size
+        return Finisher(self, self.generator("augmentation", epoch), size, crop, mirrored)
+
+
+@dataclass(frozen=True)
+class Finisher:
+    """Turns the pixels of one epoch into batches.
+
+    size: height and width of the resulting images.  crop: whether to apply the random resized crop here.
+    mirrored: bool (N,) over the whole source; None where each batch draws it.
+    """
+
+    loading: Loading
+    generator: torch.Generator
+    size: int
+    crop: bool
+    mirrored: Tensor | None
+
+    def __call__(self, pixels: Tensor, labels: Tensor, positions: Tensor) -> Batch:
+        """Move uint8 (N, H, W, 3) to the device, augment it in training, and normalise it."""
+        settings, device = self.loading.settings, self.loading.device
+        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if self.loading.training:
+            mirrored = self.mirrored[positions] if self.mirrored is not None else None
+            varied = augment(pixels, settings.augment, settings.input.size, self.generator, self.crop, mirrored)
+            if self.size != settings.input.size:
+                varied = reduce(varied, self.size)
+        else:
+            varied = to_float(pixels)
+        varied = normalise(varied, settings.input.mean, settings.input.std)
+        if self.loading.training and (settings.augment.mixup or settings.augment.cutmix):
+            varied, labels = self._mix(varied, labels)
+        return Batch(varied, labels, positions)
+
+    def _mix(self, varied: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix pairs of images; labels become (N, K).
+
+        torchvision draws from torch's global generator, which the engine seeds at the start of each epoch.
+        """
+        from torchvision.transforms import v2
+
+        augment, classes = self.loading.settings.augment, self.loading.classes
+        if augment.mixup:
+            mixing: Any = v2.MixUp(alpha=augment.mixup, num_classes=classes)
+        else:
+            mixing = v2.CutMix(alpha=augment.cutmix, num_classes=classes)
+        mixed_images, mixed_labels = mixing(varied, labels)
+        return mixed_images, mixed_labels
+
+
+class HeldBatches:
+    """The common part of sources whose inputs are ready and are taken by position."""
+
+    def __init__(self, ids: Ids, labels: Tensor, loading: Loading) -> None:
+        """labels: int64 (N,), or (0,) for test images."""
+        self.ids, self.labels, self.loading = ids, labels, loading
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def steps(self) -> int:
+        return self.loading.steps(len(self))
+
+    @property
+    def batch_size(self) -> int:
+        return self.loading.largest(len(self))
+
+    def labels_at(self, positions: Tensor) -> Tensor:
+        """Return the labels at `positions`; none for test images."""
+        return self.labels[positions] if len(self.labels) else self.labels
+
+
+@dataclass(frozen=True)
+class WatchedBatches:
+    """A source that shows its progress through each epoch; the engine uses it like the source itself."""
+
+    source: BatchSource
+    what: str
+    watch: Watch
+
+    @property
+    def ids(self) -> Ids:
+        return self.source.ids
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def steps(self) -> int:
+        return self.source.steps
+
+    @property
+    def batch_size(self) -> int:
+        return self.source.batch_size
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        what = f"{self.what} {epoch}" if epoch else self.what
+        yield from self.watch(self.source.batches(epoch), what, self.steps, "batches")
+
+
+def pinned(pixels: Tensor, device: torch.device) -> Tensor:
+    """Return `pixels` in pinned memory where `device` is a GPU: moving them then does not wait for its queue."""
+    return pixels.pin_memory() if device.type == "cuda" and pixels.device.type == "cpu" else pixels
+
+
+def evaluation_resize(settings: Settings) -> int:
+    """Return the length of an image's shorter side before the centre crop of evaluation.
+
+    Where training crops at random, evaluation leaves a margin; where training sees whole images, so does evaluation.
+    """
+    if settings.input.source == "packed":
+        return settings.input.size
+    crops = settings.augment.crop_scale[0] < 1
+    return settings.input.resize or round(settings.input.size * (CENTRE_MARGIN if crops else 1))
+
+
+def training_size(settings: Settings, epoch: int) -> int:
+    """Return the height and width of the training images of `epoch`; progressive resizing lets them grow."""
+    sizes = settings.augment.sizes
+    if not sizes:
+        return settings.input.size
+    part = -(-epoch * len(sizes) // settings.train.epochs)  # rounded up, so the last epoch always has the full size
+    return sizes[part - 1]

@@ -1,0 +1,152 @@
+"""Photos, decoded and cropped by worker processes; everything else happens per batch on the device."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.images import Pixels, crop, fit, open_image, place_of, random_crop_box
+from pipelines.dataset.loading import Batch, HeldBatches, Loading, evaluation_resize, pinned
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from pipelines.system.memory import check_room_for_locks
+from pipelines.system.processes import cores
+from pipelines.system.seeds import derive_seed
+
+Decoded = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+
+class PhotoBatches(HeldBatches):
+    """Batches of photos from a loader whose workers live through all epochs."""
+
+    def __init__(self, images: ImageSet, loading: Loading, workers: int) -> None:
+        super().__init__(images.ids, torch.from_numpy(images.labels), loading)
+        self.order = _EpochOrder(loading, len(images))
+        cut = TrainingCut(loading.settings) if loading.training else EvaluationCut(loading.settings)
+        self.loader = make_loader(Photos(images, cut), self.order, workers, persistent=workers > 0)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        self.order.epoch = epoch
+        finish = self.loading.finisher(len(self), epoch, crop=False)
+        for pixels, positions in decoded(self.loader, self.loading.device):
+            yield finish(pixels, self.labels_at(positions), positions)
+
+
+class _EpochOrder(Sampler[list[tuple[int, int]]]):
+    """Yields the batches of the current epoch as lists of (position, epoch).
+
+    A worker lives through all epochs, so the request must tell it which epoch it is.
+    """
+
+    def __init__(self, loading: Loading, count: int) -> None:
+        self.loading = loading
+        self.count = count
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.loading.steps(self.count)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for positions in self.loading.divide(self.count, self.epoch):
+            yield [(position, self.epoch) for position in positions.tolist()]
+
+
+class Cut(Protocol):
+    """Takes pixels from a decoded photo; it is sent to the worker processes."""
+
+    def __call__(self, photo: Image, position: int, epoch: int) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class EvaluationCut:
+    """Takes the centre of a photo."""
+
+    settings: Settings
+
+    def __call__(self, photo: Image, position: int, epoch: int) -> Pixels:
+        return fit(photo, self.settings.input.size, evaluation_resize(self.settings))
+
+
+@dataclass(frozen=True)
+class TrainingCut:
+    """Takes a random box of a photo, another one in each epoch."""
+
+    settings: Settings
+
+    def __call__(self, photo: Image, position: int, epoch: int) -> Pixels:
+        augment = self.settings.augment
+        random = np.random.default_rng(derive_seed(self.settings.train.seed, "crop", epoch, position))
+        box = random_crop_box(*photo.size, augment.crop_scale, augment.crop_ratio, random)
+        return crop(photo, box, self.settings.input.size)
+
+
+class Photos(Dataset[Any]):
+    """Decodes photos and cuts them, in the worker processes.  An item is a position and an epoch."""
+
+    def __init__(self, images: ImageSet, cut: Cut) -> None:
+        # Arrays of bytes, not Python lists: reference counts would copy those into every worker, page by page.
+        self.paths = np.array([path.encode() for path in images.rows["path"]])
+        self.places = np.array([place_of(row).encode() for row in images.rows.itertuples()])
+        self.raw = images.raw
+        self.cut = cut
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, int] | UserError:
+        position, epoch = item
+        try:
+            photo = open_image(self.raw / self.paths[position].decode(), self.places[position].decode())
+        except UserError as error:  # returned: torch would bury a raised one in a worker's traceback
+            return error
+        return self.cut(photo, position, epoch), position
+
+
+def collate(items: list[Any]) -> Decoded | UserError:
+    """Return stacked pixels and positions of what `Photos` returned, or its first error.
+
+    Arrays go from worker to main process through a pipe, as fast as tensors do through /dev/shm.  That is small in
+    containers, and a worker that finds it full is killed.
+    """
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    pixels, positions = zip(*items, strict=True)
+    return np.stack(pixels), np.array(positions)
+
+
+def make_loader(
+    photos: Photos, batches: Sampler[list[tuple[int, int]]], workers: int, persistent: bool = False
+) -> DataLoader[Any]:
+    """Return the loader of `batches` of `photos`.  persistent: its workers live through all epochs."""
+    return DataLoader(
+        photos,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=persistent,
+        # Its own generator: otherwise the loader draws from torch's global one (with persistent workers in the first
+        # epoch only), and dropout and mixup would depend on the number of workers and on where training resumed.
+        generator=torch.Generator(),
+    )
+
+
+def decoded(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the pixels, uint8, and positions of each batch of `loader`, ready to move to `device`."""
+    if loader.num_workers:
+        check_room_for_locks()
+    for item in loader:
+        if isinstance(item, UserError):
+            raise UserError(*item.args)  # not `item`: its traceback would keep this frame, and so the workers, alive
+        pixels, positions = item
+        # Pinned here: torch's own pinning thread waits forever for a batch whose worker was killed.
+        yield pinned(torch.from_numpy(pixels), device), torch.from_numpy(positions)
+
+
+def decoding_processes(settings: Settings) -> int:
+    """Return the number of processes that decode photos: as set, but at most one per core."""
+    return min(settings.hardware.workers, cores())

@@ -1,0 +1,88 @@
+"""Write docs/settings.md, the list of all settings, from pipelines/settings/schema.py.
+
+Run it after a change of a setting or its help line; a test fails while the page is stale.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pipelines.settings.loading import BOUNDS
+from pipelines.settings.schema import OUTSIDE_A_RUN, SECTIONS, SHARED_BY_RECIPES
+from pipelines.system.files import write_text
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+TYPES = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
+INTRODUCTION = """\
+# Settings
+
+Every setting with its default, its allowed values and its meaning. `make docs` writes this page from
+[pipelines/settings/schema.py](../pipelines/settings/schema.py); change the help lines there.
+
+A competition is one TOML file in `pipelines/competitions`. It states only what differs from the defaults below:
+
+```toml
+[train]
+epochs = 30
+lr = 0.05
+
+[recipes.quick.train]     # used with RECIPE=quick
+epochs = 5
+```
+
+- Later sources override earlier ones: the defaults below, the TOML, the recipe, `SET`.
+- A recipe, `[recipes.<name>.<section>]`, is a named variant of the TOML and states only what differs from it. These
+  sections are the same for all recipes: {shared}.
+- `SET` overrides single settings: `make train COMP=cifar-10 SET="train.epochs=5 augment.crop_scale=[0.5,1.0]"`, or
+  `--set` after `python -m pipelines.train`. Write lists without spaces. A value that is not TOML is text.
+- A run is named after its recipe, with a hash of the overrides, or by `RUN=`. These sections are not part of a run and
+  may change between its stages: {outside}.
+  Overrides of `[predict]` name another submission of the same run.
+- Unknown sections and keys, wrong types, values out of range and contradictions are errors, in every recipe. The
+  message names the file and the key, and suggests the nearest valid name.
+"""
+
+
+def page() -> str:
+    """Return the text of docs/settings.md."""
+    return INTRODUCTION.format(shared=_sections(SHARED_BY_RECIPES), outside=_sections(OUTSIDE_A_RUN)) + "".join(
+        f"\n## [{name}]\n\n{inspect.getdoc(kind)}\n\n{_table(kind)}" for name, kind in SECTIONS.items()
+    )
+
+
+def _sections(names: tuple[str, ...]) -> str:
+    *others, last = (f"`[{name}]`" for name in names)
+    return f"{', '.join(others)} and {last}"
+
+
+def _table(section: type) -> str:
+    types = get_type_hints(section)
+    rows = [_row(field, types[field.name]) for field in fields(section)]
+    return "\n".join(["| key | default | allowed | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _row(field: "Field[Any]", expected: Any) -> str:
+    cells = (f"`{field.name}`", f"`{json.dumps(field.default)}`", _allowed(expected, field.metadata))
+    return f"| {' | '.join(cells)} | {field.metadata['help']} |"
+
+
+def _allowed(expected: Any, bounds: Mapping[str, Any]) -> str:
+    """Return the choices, or the type and the bounds, of a setting of the type `expected`."""
+    if get_origin(expected) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(expected))
+    limits = [f"{words} {bounds[rule]:g}" for rule, (_, words) in BOUNDS.items() if rule in bounds]
+    if get_origin(expected) is tuple:
+        return ", each ".join([f"list of {TYPES[get_args(expected)[0]]}s", *limits])
+    return ", ".join([TYPES[expected], *limits])
+
+
+def main() -> None:
+    write_text(PAGE, page())
+    print(f"Written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The API's calls for kernels, and the processes that run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+from urllib.parse import quote
+
+from pipelines.tools.standin.answers import STORAGE, Answer, Body, Refusal, Request, iso_time, page, reply, stored
+from pipelines.tools.standin.competitions import Competition
+
+QUOTA = {"timeUsed": "3600s", "totalTimeAllowed": "108000s"}
+QUOTA_SECONDS = 3 * 86_400  # until the quota starts again
+
+
+@dataclass
+class Kernel:
+    """One version of a kernel and its session.
+
+    owner_slug: `alice/name`.  text: the script.  metadata: the request that pushed it.  status: QUEUED, RUNNING,
+    COMPLETE, ERROR, …  log: the JSON text that Kaggle gives.  outputs: path below the working folder to content.
+    """
+
+    owner_slug: str
+    version: int
+    text: str
+    metadata: Body
+    status: str = "QUEUED"
+    failure_message: str = ""
+    log: str = ""
+    outputs: dict[str, bytes] = field(default_factory=dict)
+
+
+class Kernels:
+    """The calls for kernels.  pushed: all versions, newest last.  start: called with each, before it is answered."""
+
+    def __init__(self, competitions: Mapping[str, Competition], start: Callable[[Kernel], None]) -> None:
+        self.pushed: list[Kernel] = []
+        self._competitions, self._start = competitions, start
+        self._calls: dict[str, Callable[[Body], Answer]] = {
+            "SaveKernel": self._save,
+            "GetKernelSessionStatus": self._session_status,
+            "ListKernelSessionOutput": self._session_output,
+            "GetAcceleratorQuotaStatistics": self._quota,
+        }
+        self.methods = tuple(self._calls)
+
+    def call(self, method: str, body: Body) -> Answer:
+        """Return the answer to a call of the API.  Raises `Refusal`."""
+        return self._calls[method](body)
+
+    def output(self, request: Request, kernel: str, file: str) -> Answer:
+        """Return the storage's answer to a GET of an output.  kernel, file: their numbers, from 0."""
+        try:
+            content = list(self.pushed[int(kernel)].outputs.values())[int(file)]
+        except (ValueError, IndexError):
+            raise Refusal(404, "There is no such output") from None
+        return stored(request, content, time.time())
+
+    def _save(self, body: Body) -> Answer:
+        slug = body.get("slug", "")
+        kernel = Kernel(slug, 1 + sum(each.owner_slug == slug for each in self.pushed), body.get("text", ""), body)
+        self.pushed.append(kernel)
+        self._start(kernel)
+        invalid = {
+            f"invalid{kind}Sources": [each for each in body.get(f"{kind.lower()}DataSources", []) if each not in known]
+            for kind, known in {"Competition": self._competitions, "Dataset": (), "Model": (), "Kernel": ()}.items()
+        }
+        url = f"https://www.kaggle.com/code/{slug}"
+        return reply({"ref": f"/code/{slug}", "url": url, "versionNumber": kernel.version, "error": "", **invalid})
+
+    def _latest(self, body: Body) -> Kernel:
+        owner_slug = f"{body.get('userName', '')}/{body.get('kernelSlug', '')}"
+        for kernel in reversed(self.pushed):
+            if kernel.owner_slug == owner_slug:
+                return kernel
+        raise Refusal(403, "Permission 'kernels.get' was denied")
+
+    def _session_status(self, body: Body) -> Answer:
+        kernel = self._latest(body)
+        return reply({"status": kernel.status, "failureMessage": kernel.failure_message})
+
+    def _session_output(self, body: Body) -> Answer:
+        kernel = self._latest(body)
+        names, token = page(list(enumerate(kernel.outputs)), body)
+        address = f"{STORAGE}/output/{self.pushed.index(kernel)}"
+        files = [
+            {"fileName": name, "url": f"{address}/{number}/{quote(PurePosixPath(name).name)}?sig=standin"}
+            for number, name in names  # by number: a URL cannot carry a name such as ../x
+        ]
+        return reply({"files": files, "log": kernel.log, "nextPageToken": token})
+
+    def _quota(self, body: Body) -> Answer:
+        return reply({"quotaRefreshTime": iso_time(time.time() + QUOTA_SECONDS), "gpuQuota": QUOTA, "tpuQuota": QUOTA})
+
+
+class Sessions:
+    """The running kernels.  folder: each kernel gets a folder below it.  report: called with errors of the stand-in."""
+
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+        self._folder, self._report = folder, report
+        self._closing = False
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, kernel: Kernel, archives: Mapping[str, Path]) -> None:
+        """Run `kernel` in the background.  archives: slug to the zip of each competition that it attaches."""
+        thread = threading.Thread(target=self._run, args=(kernel, archives), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Kill all kernels and wait for their threads."""
+        with self._lock:
+            self._closing = True
+            for process in self._processes:
+                _kill(process)
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def _run(self, kernel: Kernel, archives: Mapping[str, Path]) -> None:
+        """Run the script in a folder with Kaggle's layout; set the kernel's outputs, log and status."""
+        folder = self._folder / f"{PurePosixPath(kernel.owner_slug).name}-{kernel.version}"
+        working = folder / "working"
+        try:
+            for name in ("input", "working", "temp"):
+                (folder / name).mkdir(parents=True)
+            for slug, archive in archives.items():
+                with zipfile.ZipFile(archive) as opened:
+                    opened.extractall(folder / "input/competitions" / slug)
+            (folder / "script.py").write_text(kernel.text, encoding="utf-8")
+            kernel.status = "RUNNING"
+            kernel.failure_message, lines = self._run_script(folder, kernel.metadata.get("sessionTimeoutSeconds"))
+            files = [path for path in sorted(working.rglob("*")) if path.is_file()]
+            kernel.outputs = {path.relative_to(working).as_posix(): path.read_bytes() for path in files}
+            kernel.log = json.dumps(lines)
+        except Exception as error:  # no caller waits for this thread
+            self._report(f"running {kernel.owner_slug}: {error!r}")
+            kernel.failure_message = f"the stand-in failed: {error!r}"
+        kernel.status = "ERROR" if kernel.failure_message else "COMPLETE"
+
+    def _run_script(self, folder: Path, limit: float | None) -> tuple[str, list[dict[str, Any]]]:
+        """Run script.py for at most `limit` seconds.  Return the failure, empty for none, and the lines of the log."""
+        kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+        lines: list[dict[str, Any]] = []
+        started = time.monotonic()
+
+        def read(name: str, pipe: IO[str]) -> None:
+            for line in pipe:
+                lines.append({"stream_name": name, "time": round(time.monotonic() - started, 6), "data": line})
+
+        with subprocess.Popen(
+            [sys.executable, str(folder / "script.py")],
+            cwd=folder / "working",
+            env=kept | {"PIPELINES_KAGGLE_FOLDER": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            with self._lock:
+                self._processes.add(process)
+                if self._closing:
+                    _kill(process)
+            pipes = {"stdout": process.stdout, "stderr": process.stderr}
+            readers = [threading.Thread(target=read, args=pipe, daemon=True) for pipe in pipes.items()]
+            for reader in readers:
+                reader.start()
+            failure = ""
+            try:
+                if process.wait(timeout=limit):
+                    failure = f"Your notebook was stopped because of an error: exit code {process.returncode}"
+            except subprocess.TimeoutExpired:
+                failure = f"The session was ended after {limit} seconds"
+            _kill(process)  # and the processes that it started: Kaggle ends them with the session
+            for reader in readers:
+                reader.join()
+        with self._lock:
+            self._processes.discard(process)
+        return failure, lines
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a variable belongs to this machine and does not exist on Kaggle's."""
+    return name == "PYTHONPATH" or "KAGGLE" in name.upper() or "proxy" in name.lower()
+
+
+def _kill(process: "subprocess.Popen[str]") -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
