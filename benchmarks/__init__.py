@@ -1,1 +1,1 @@
-"""What is claimed about speed and memory, as commands that measure it: `python -m benchmarks.<name>`."""
+"""Commands that measure what docs/performance.md claims about speed and memory: `python -m benchmarks.<name>`."""

@@ -1,4 +1,4 @@
-"""All that is claimed, measured on this machine in one table: `python -m benchmarks`; --help lists the files."""
+"""Run all benchmarks and print one table: `python -m benchmarks`; --help lists the files that some need."""
 
 import argparse
 import sys
@@ -14,8 +14,8 @@ from pipelines.system.errors import UserError
 
 
 class Benchmark(NamedTuple):
-    """A call of one benchmark: its words, those for --quick (None: not called then), and the options of ours that give
-    it files."""
+    """A call of one benchmark: its arguments, those for --quick (None: skipped then), and our options that name its
+    files."""
 
     name: str
     words: tuple[str, ...]
@@ -46,7 +46,7 @@ BENCHMARKS = (
     Benchmark("frozen_vs_chapter", MOBILENET, None, ("dogs",)),
     Benchmark("extraction", (), None, ("photos",)),
 )
-NORMALISATION = ("input.mean=[0.5,0.5,0.5]", "input.std=[0.5,0.5,0.5]")  # that the file of weights expects
+NORMALISATION = ("input.mean=[0.5,0.5,0.5]", "input.std=[0.5,0.5,0.5]")  # of the images that the weights file expects
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "photos": "an archive of the same form with photos of full size",
         "weights": "a file of MobileNetV2's weights, for images normalised to -1 to 1",
     }.items():
-        parser.add_argument(f"--{option}", type=Path, help=f"{what}, which some of the benchmarks need")
-    parser.add_argument("--quick", action="store_true", help="small sizes, in three minutes; RESULTS.md is left alone")
+        parser.add_argument(f"--{option}", type=Path, help=f"{what}; some benchmarks need it")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, in three minutes; RESULTS.md does not change"
+    )
     words = parser.parse_args(arguments)
 
     started = time.monotonic()
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = benchmark.quick if words.quick else benchmark.words
         repeat = f"python -m benchmarks.{benchmark.name}"
         if chosen is None:
-            skipped.append(f"{' '.join((repeat, *benchmark.words))} (takes longer than --quick is to)")
+            skipped.append(f"{' '.join((repeat, *benchmark.words))} (too long for --quick)")
             continue
         given = {option: getattr(words, option) for option in benchmark.files}
         if absent := [option for option, path in given.items() if path is None or not path.exists()]:
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Error: {error}", file=sys.stderr)
             failed.append(repeat)
             continue
-        # What compares nothing and has no goal is in the benchmark's own table, above.
+        # Findings without a comparison or a goal appear only in the benchmark's own table, above.
         telling = [finding for finding in findings if finding.against != "-" or finding.goal != "-"]
         if words.quick:  # goals are for full sizes
             telling = [replace(finding, goal="-", reached=None) for finding in telling]
@@ -99,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in skipped:
         print(f"Skipped: {line}")
     if failed:
-        raise UserError(f"Failed, as told above: {'; '.join(failed)}.")
+        raise UserError(f"Failed, see above: {'; '.join(failed)}.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """From the archive of CIFAR-10 to a submission: the default recipe against the textbook's way, extrapolated.
 
-Ours is all five stages, as `whole_pipeline` measures them.  The textbook's way is its copies of the images, made in
-full; its loop for 20 epochs over the training images and 20 over all labelled ones; and its prediction of the test
-images: both loops measured in turn over steady batches, on the same raw images.  Left out, to its advantage: unpacking
-the archive, validation after each epoch, and gradients of its prediction.
+Ours: all five stages, as `whole_pipeline` measures them. The textbook's way: its copies of the images, made in full;
+its loop for 20 epochs over the training images and 20 over all labelled images; its prediction of the test images. Both
+loops are measured in turn over some batches after a warm-up, on the same raw images. Not counted, to the textbook's
+advantage: unpacking the archive, validation after each epoch, and the gradients in its prediction.
 """
 
 import statistics
@@ -24,7 +24,7 @@ LEAST_RATIO = 20
 
 
 def measure_chapter(layout: Layout, batches: int) -> tuple[list[Finding], list[float]]:
-    """Return what the textbook's way is made of, and its seconds in each round."""
+    """Return the findings on each part of the textbook's way, and its seconds in each round."""
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
     from pipelines.settings.schema import HardwareSettings
@@ -49,7 +49,7 @@ def measure_chapter(layout: Layout, batches: int) -> tuple[list[Finding], list[f
 
 
 def measure(folder: Path, archive: Path, recipe: str, batches: int) -> list[Finding]:
-    """Return what our stages with `recipe` took and scored, what the textbook's way takes, and the ratio."""
+    """Return time and score of our stages with `recipe`, the time of the textbook's way, and the ratio."""
     runs, told = whole_pipeline.measure(folder, archive, COMPETITION, recipe)
     ours = sum(run.seconds for run in runs)
     findings, theirs = measure_chapter(Layout(folder, COMPETITION), batches)

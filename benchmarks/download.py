@@ -1,8 +1,8 @@
-"""Our download, verified, against that of Kaggle's bare client, from the stand-in on the same machine: seconds.
+"""Our verified download against Kaggle's bare client, both from the stand-in on this machine: seconds.
 
-Both are whole processes, from the start of Python to its end, and take turns.  The bare one is `kaggle competitions
-download`.  Ours asks for the list of files as well, downloads through the same client, then reads the archive once more
-for its SHA-256 and the checksum of each member, and compares the members with the list.
+Both are timed as whole processes, from the start of Python to its end, in turn. The bare client is `kaggle competitions
+download`. Ours also asks for the list of files, downloads with the same client, reads the archive again for its SHA-256
+and the checksum of each member, and compares the members with the list.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ BARE = ("-m", "kaggle", "competitions", "download", "-q", "photos")
 
 
 def make_archive(path: Path, size: int, members: int) -> None:
-    """Write a zip of about `size` bytes that deflate cannot shrink, as it cannot shrink photos."""
+    """Write a zip of about `size` random bytes: like photos, they do not compress."""
     generator = random.Random(0)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(members):
@@ -57,7 +57,7 @@ def make_archive(path: Path, size: int, members: int) -> None:
 
 @contextlib.contextmanager
 def serving(archive: Path, folder: Path) -> Iterator[dict[str, str]]:
-    """Yield the environment in which Kaggle's client talks to a stand-in that has `archive`, in its own process."""
+    """Run a stand-in that serves `archive` in a process; yield the environment that sends Kaggle's client to it."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVE, str(archive), str(folder)],
         env={"PYTHONPATH": str(measuring.ROOT), "PATH": "/usr/bin:/bin"},
@@ -73,13 +73,13 @@ def serving(archive: Path, folder: Path) -> Iterator[dict[str, str]]:
 
 
 def seconds(words: Sequence[str], folder: Path, environment: dict[str, str], content: str) -> float:
-    """Run Python with `words` in a new `folder` and return how long it took; see that the archive came whole."""
+    """Return the seconds that Python with `words` takes in a new `folder`; check the downloaded archive."""
     folder.mkdir()
     started = time.perf_counter()
     subprocess.run([sys.executable, *words], cwd=folder, env=environment, check=True, capture_output=True)
     took = time.perf_counter() - started
     if file_sha256(folder / "photos.zip") != content:
-        raise RuntimeError(f"{' '.join(words)} left another archive than it was sent")
+        raise RuntimeError(f"{' '.join(words)} downloaded a different archive")
     shutil.rmtree(folder)
     return took
 

@@ -1,8 +1,8 @@
-"""How near feature extraction comes to what the processor can multiply, and whether decoding photos holds it up.
+"""Feature extraction: its share of the processor's matrix rate, and whether decoding photos is the bottleneck.
 
-The network alone is fed the same batch again and again; its images per second times its multiplications and additions
-are a share of the rate of a large matrix product in the same precision, measured in the same run.  `Decoding` is the
-same loader without a network, and `both` is what `train` does: worker processes decode while the network runs.
+The network runs on the same batch repeatedly. Its images per second times its operations per image, divided by the rate
+of a large matrix product in the same precision and run, gives the share. Decoding is measured with the same loader
+without a network.
 """
 
 import copy
@@ -25,7 +25,7 @@ ROUNDS = 5  # in which the photos are decoded
 
 
 def rate(step: Callable[[], int]) -> float:
-    """Return what `step` returns, per second, over `SECONDS` after two unmeasured calls."""
+    """Return the sum of the results of `step` per second, over `SECONDS`, after two calls that do not count."""
     step(), step()
     done, started = 0, time.perf_counter()
     while (passed := time.perf_counter() - started) < SECONDS:
@@ -34,8 +34,8 @@ def rate(step: Callable[[], int]) -> float:
 
 
 def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[Finding]:
-    """Return the rates of the network `name` at its usual size, over `pairs` rounds, and of decoding where there is an
-    archive of photos."""
+    """Return the rates of the network `name` at its usual image size over `pairs` rounds, and of decoding, if there is
+    an archive of photos."""
     import numpy as np
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -116,7 +116,7 @@ def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[F
 
 
 def _decoding(folder: Path, archive: Path, settings: object, network: float, pairs: int) -> list[Finding]:
-    """Return how fast the photos in `archive` are decoded and cut, against the network's images per second."""
+    """Return the rate of decoding and cropping the photos in `archive`, against the network's images per second."""
     import numpy as np
     import pandas as pd
     from torch.utils.data import DataLoader
@@ -132,7 +132,7 @@ def _decoding(folder: Path, archive: Path, settings: object, network: float, pai
     run_stage(folder, "split", COMPETITION)
     layout = Layout(folder, COMPETITION)
     table = read_split_csv(layout.split_csv)
-    rows = pd.concat([table] * ROUNDS).reset_index(drop=True)  # enough for the start of processes not to count
+    rows = pd.concat([table] * ROUNDS).reset_index(drop=True)  # so many that the start of the processes is negligible
     cuts = features.ViewCuts(settings, [-1], np.zeros(len(rows), dtype=np.uint64))
     rates = []
     for _ in range(pairs):

@@ -1,9 +1,9 @@
-"""Frozen features computed once against the chapter's way, in which the backbone runs in every step.
+"""Frozen features computed once, against the chapter's way, which runs the backbone in every step.
 
-The chapter's way is written from the description in d2l.ai, section 14.14 (PyTorch): images decoded and varied in the
-main process, the frozen network and a small head in float32, ten epochs of train with a validation after each, ten of
-retrain, and prediction.  Its time is extrapolated from batches measured when they have become steady.  Ours is the same
-work for the same user: train, retrain and predict as stages, from cold caches, with the same network and images.
+The chapter's way follows d2l.ai, section 14.14 (PyTorch): images decoded and augmented in the main process, the frozen
+network and a small head in float32, ten epochs of training with a validation after each, ten of retraining, and the
+prediction. Its time is extrapolated from some batches after a warm-up. Ours: the stages train, retrain and predict with
+empty caches, the same network and the same images.
 """
 
 import itertools
@@ -87,7 +87,7 @@ def chapter_rates(
     def rate(transform: Callable[[Image.Image], torch.Tensor], step: Callable[..., None]) -> float:
         loader = torch.utils.data.DataLoader(Photos(transform), BATCH_SIZE, shuffle=True, drop_last=True)
         forever: Iterator[Any] = itertools.chain.from_iterable(itertools.repeat(loader))
-        step(*next(forever))  # not counted: memory is set up in it
+        step(*next(forever))  # not counted: memory is allocated here
         started = time.perf_counter()
         for images, labels in itertools.islice(forever, batches):
             step(images, labels)
@@ -97,7 +97,7 @@ def chapter_rates(
 
 
 def measure(folder: Path, archive: Path, name: str, weights: Path | None, batches: int) -> list[Finding]:
-    """Return both times and their ratio with the network `name`; random weights, where none are given, take as long."""
+    """Return both times and their ratio with the network `name`; without `weights`, random ones, which take as long."""
     layout = measuring.prepared(folder, COMPETITION, archive)
     import torch
     from torchvision import models
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser.add_argument("--archive", type=Path, required=True, help="dog-breed-identification's archive")
     parser.add_argument("--network", default="resnet34", help="a torchvision classifier")
     parser.add_argument("--weights", type=Path, help="its weights; random ones take as long")
-    parser.add_argument("--batches", type=int, default=6, help="batches of 128 that are measured of the chapter's way")
+    parser.add_argument("--batches", type=int, default=6, help="measured batches of 128 of the chapter's way")
     words = parser.parse_args(arguments)
     weights = words.weights.resolve() if words.weights else None
     with tempfile.TemporaryDirectory() as name:

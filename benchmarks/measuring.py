@@ -1,4 +1,4 @@
-"""What the benchmarks share: findings, their table, their section of RESULTS.md, and stages run as real processes."""
+"""Shared by the benchmarks: findings, their table and section in RESULTS.md, and stages run as processes."""
 
 import argparse
 import importlib
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEADINGS = ("measured", "against", "median (min-max)", "goal", "reached")
 PREFACE = "# Results\n\nWritten by the commands shown, each its own section.\n"
-POLL_SECONDS = 1.0  # reading the memory of a process costs it time: ten times a second slowed a training by a fifth
+POLL_SECONDS = 1.0  # reading a process's memory slows it: ten times a second made a training a fifth slower
 LINES_SHOWN = 15  # of a failed stage's output
 KIBIBYTE = 1024
 WARM_UP = 3  # batches
@@ -43,7 +43,7 @@ WARM_UP = 3  # batches
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a benchmark: what was measured against what, the figure, and the goal if there is one."""
+    """One line of a benchmark: the measurement, what it is compared with, the figure, and the goal if any."""
 
     what: str
     against: str
@@ -58,8 +58,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peaks of resident memory in bytes: of the largest process; of all together, shared pages counted once; and of all
-    together without pages of files, which the system can take back."""
+    """Peaks of resident memory in bytes: of the largest process; of all processes, shared pages counted once; of all
+    processes without file pages, which the system can reclaim."""
 
     largest: int
     together: int
@@ -68,7 +68,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class StageRun:
-    """What one stage, run as a process with processes of its own, took."""
+    """Time and memory of one stage, run as a process with its child processes."""
 
     stage: str
     seconds: float
@@ -77,9 +77,9 @@ class StageRun:
 
 @dataclass
 class Stopwatch:
-    """Measures the images per second of the batches that pass through it, all but the first `WARM_UP`.
+    """Measures the images per second of the batches that pass through it, without the first `WARM_UP`.
 
-    batches: how many are measured and let through; all of them, if none are given.
+    batches: how many are measured; then the source ends.  None: all.
     """
 
     device: "torch.device"
@@ -100,7 +100,7 @@ class Stopwatch:
 
 
 def now(device: "torch.device") -> float:
-    """Return the time in seconds when `device` has done all that it was given."""
+    """Wait until `device` has finished its queued work, and return the time in seconds."""
     if device.type == "cuda":
         import torch
 
@@ -109,7 +109,7 @@ def now(device: "torch.device") -> float:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes, when the disk has done what it was given before."""
+    """Flush the disk, then return the seconds that `work` takes."""
     os.sync()
     started = time.perf_counter()
     work()
@@ -117,7 +117,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def spread(values: Sequence[float], form: str = ",.1f", unit: str = "") -> str:
-    """Return `median (min-max)`, each in the format `form`; a single value stands alone."""
+    """Return `median (min-max)`, each formatted with `form`; of a single value, only that value."""
     median = f"{statistics.median(values):{form}}{unit}"
     return median if len(values) == 1 else f"{median} ({min(values):{form}}-{max(values):{form}})"
 
@@ -127,16 +127,16 @@ def table(findings: Sequence[Finding]) -> str:
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """Return the parser of the benchmark `name` with what all of them take; `doc` is its module's docstring."""
+    """Return the argument parser of the benchmark `name`, with the common options; `doc` is its module docstring."""
     result = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=_title(doc))
-    result.add_argument("--no-record", action="store_true", help="print the figures, leave RESULTS.md alone")
+    result.add_argument("--no-record", action="store_true", help="only print the figures; do not change RESULTS.md")
     return result
 
 
 def conclude(name: str, doc: str | None, arguments: Sequence[str] | None, findings: list[Finding], sizes: str) -> None:
-    """Print `findings` and, unless told not to, make them the section `name` of RESULTS.md.
+    """Print `findings` and, without --no-record, write them as the section `name` of RESULTS.md.
 
-    arguments: those that the benchmark was called with.  sizes: what was measured, how many, how often.
+    arguments: those of the benchmark.  sizes: what was measured, how many, how often.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     print(f"Measured: {sizes}.\n{table(findings)}")
@@ -147,7 +147,7 @@ def conclude(name: str, doc: str | None, arguments: Sequence[str] | None, findin
 
 
 def absolute(overrides: Sequence[str]) -> list[str]:
-    """Return `overrides` with the paths of weights made absolute: stages run in a folder of their own."""
+    """Return `overrides` with absolute paths of weights, because stages run in another folder."""
     made = []
     for override in overrides:
         key, _, value = override.partition("=")
@@ -159,12 +159,12 @@ def absolute(overrides: Sequence[str]) -> list[str]:
 
 
 def plain(words: Sequence[str]) -> str:
-    """Return `words` as a person types them, without the folders of this machine."""
+    """Return `words` as a shell command, without the folders of this machine."""
     return re.sub(r"[^\s='\"]*/", "", shlex.join(words))
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
-    """Make `text` the section `name` of the Markdown file `path`, in place of the one so called, or at the end."""
+    """Replace the section `name` of the Markdown file `path` with `text`, or append it."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     section = f"{begin}\n{text.strip()}\n{end}\n"
     content = path.read_text(encoding="utf-8") if path.exists() else PREFACE
@@ -174,8 +174,8 @@ def replace_section(path: Path, name: str, text: str) -> None:
 
 
 def hardware_line() -> str:
-    """Return what the stages compute on here, as runs record it."""
-    # Not at the top: what this process has in memory when it starts a stage blurs the system's figure of the stage's.
+    """Return one line on the hardware and versions, as runs record them."""
+    # Not imported at the top: memory of this process would count in the system's peak of the stages that it starts.
     from pipelines.models.device import choose_hardware
     from pipelines.settings.schema import HardwareSettings
 
@@ -187,7 +187,7 @@ def hardware_line() -> str:
 
 
 def run(main: Callable[[Sequence[str] | None], object]) -> int:
-    """Call a benchmark's `main` and return its exit status, errors told as the stages tell them."""
+    """Call a benchmark's `main` and return its exit status; errors are printed as by the stages."""
 
     def without_result(arguments: Sequence[str] | None) -> None:
         main(arguments)
@@ -196,7 +196,7 @@ def run(main: Callable[[Sequence[str] | None], object]) -> int:
 
 
 def in_a_process(name: str, words: Sequence[str]) -> list[Finding]:
-    """Call the benchmark `name` in a process of its own, so that its memory is not taken for that of later stages."""
+    """Call the benchmark `name` in a new process, so that its memory does not count in later measurements."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_call, name, list(words)).result()
 
@@ -207,9 +207,9 @@ def _call(name: str, words: list[str]) -> list[Finding]:
 
 
 def run_stage(folder: Path, stage: str, *words: str) -> StageRun:
-    """Run `python -m pipelines.<stage> <words>` in `folder` and say so in one line; its output goes to `<stage>.log`.
+    """Run `python -m pipelines.<stage> <words>` in `folder`, print one line, and return time and memory.
 
-    Raises `UserError` with the end of that output when the stage fails.
+    The output goes to `<stage>.log`.  Raises `UserError` with the end of it when the stage fails.
     """
     log = folder / f"{stage}.log"
     started = time.perf_counter()
@@ -220,7 +220,7 @@ def run_stage(folder: Path, stage: str, *words: str) -> StageRun:
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # by which its own child processes are found
+            start_new_session=True,  # to find its child processes
         )
         try:
             process.returncode, memory = _watch(process.pid)
@@ -236,16 +236,16 @@ def run_stage(folder: Path, stage: str, *words: str) -> StageRun:
 
 
 def prepared(folder: Path, competition: str, archive: Path) -> Layout:
-    """Download from `archive` and split below `folder`, and return what lies where."""
+    """Run download from `archive` and split below `folder`; return the layout."""
     run_stage(folder, "download", competition, "--archive", str(archive.resolve()))
     run_stage(folder, "split", competition)
     return Layout(folder, competition)
 
 
 def _watch(pid: int) -> tuple[int, Memory]:
-    """Wait for the process `pid`, which leads its session; return its exit status and the memory of the session."""
+    """Wait for the session leader `pid`; return its exit status and the peak memory of its session."""
     largest = together = private = 0
-    ending = os.pidfd_open(pid)  # readable when it has ended: a stage may take less than `POLL_SECONDS`
+    ending = os.pidfd_open(pid)  # readable when the process has ended, which may be before `POLL_SECONDS`
     inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
@@ -257,7 +257,7 @@ def _watch(pid: int) -> tuple[int, Memory]:
         private = max(private, sum(_kibibytes(member / "status", "RssAnon") for member in members))
         select.select([ending], [], [], POLL_SECONDS)
     os.close(ending)
-    # The system's own figure is exact, but it includes what this process had in memory when it started the other.
+    # The system's figure is exact, but includes the memory of this process at the start of the other.
     if usage.ru_maxrss > inherited:
         largest = max(largest, usage.ru_maxrss)
     memory = Memory(largest * KIBIBYTE, max(largest, together) * KIBIBYTE, private * KIBIBYTE)
@@ -265,17 +265,17 @@ def _watch(pid: int) -> tuple[int, Memory]:
 
 
 def _session(leader: int) -> Iterator[Path]:
-    """Yield the folder in /proc of every process in the session of `leader`."""
+    """Yield the /proc folder of each process in the session of `leader`."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == leader:
                 yield folder
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # the process has ended
 
 
 def _kibibytes(path: Path, key: str) -> int:
-    """Return the value of `key` in a file of /proc; 0 for a process that has ended."""
+    """Return the value of `key`, in kB, in a file of /proc; 0 for a process that has ended."""
     try:
         found = re.search(rf"^{key}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
     except OSError:

@@ -1,13 +1,13 @@
-"""Packing images against decoding them one by one: PNGs made here; or CIFAR-10, from its archive on.
+"""Packing images against decoding them one by one: generated PNGs; or CIFAR-10, from its archive.
 
-The PNGs are 32x32 and in the page cache, since they were just written.  Against packing them stands a loop that opens
-each with Pillow and puts its pixels into a memory-mapped array.  Ours starts its processes and waits until the disk has
-all images; the loop is given free what the system has not yet written.
+The PNGs are 32x32 and in the page cache, because they were just written. Packing is compared with a loop that opens
+each image with Pillow and writes its pixels into a memory-mapped array. Our time includes starting processes and
+waiting for the disk; the loop does not wait for the disk.
 
-With --archive, ours is the stages download (which unpacks) and split, each a process of its own, and then packing all
-labelled and all test images.  The textbook's way (d2l.ai, section 14.13) is the same unpacking, its copies of the
-images, and decoding all labelled ones as its loader does in each epoch, in the main process, without varying them.
-Nothing is extrapolated; both ways take turns.
+With --archive, ours is the stages download (which unpacks) and split, each a process, and then packing all labelled and
+all test images. The textbook's way (d2l.ai, section 14.13) is the same unpacking, its copies of the images, and
+decoding all labelled images as its loader does in each epoch, in the main process, without augmentation. Nothing is
+extrapolated. Both ways alternate.
 """
 
 import filecmp
@@ -42,7 +42,7 @@ def pillow_loop(raw: Path, paths: Sequence[str], target: Path) -> None:
 
 
 def measure_pngs(folder: Path, count: int, pairs: int) -> list[Finding]:
-    """Return the time that packing `count` PNGs takes, against a loop, each way measured `pairs` times in turn."""
+    """Return the time of packing `count` PNGs against a loop, each measured `pairs` times, alternating."""
     import pandas as pd
 
     from pipelines.dataset.image_set import ImageSet
@@ -107,13 +107,13 @@ def textbook_way(folder: Path, archive: Path) -> dict[str, float]:
 
 
 def measure_archive(folder: Path, archive: Path, pairs: int) -> list[Finding]:
-    """Return the time from `archive` to packed images, against the textbook's way, each measured `pairs` times."""
-    import torchvision  # noqa: F401 - which is not to count for the way that needs it
+    """Return the time from `archive` to packed images against the textbook's way, each measured `pairs` times."""
+    import torchvision  # noqa: F401 - imported here so that it does not count in one of the ways
 
     trials: dict[str, list[dict[str, float]]] = {"ours": [], "textbook": []}
     for number in range(pairs):
         for name, way in {"ours": our_way, "textbook": textbook_way}.items():
-            # All are removed at the end: a disk that discards freed blocks would unpack the next one ten times slower.
+            # Removed only at the end: a disk that discards freed blocks would make the next unpacking ten times slower.
             place = folder / f"{name}-{number}"
             place.mkdir()
             trials[name].append(way(place, archive))
@@ -146,8 +146,8 @@ def _steps(trials: Sequence[dict[str, float]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "packing")
     parser.add_argument("--images", type=int, default=300_000, help="PNGs to make and pack")
-    parser.add_argument("--archive", type=Path, help="Kaggle's cifar-10.zip, to measure the way from it instead")
-    parser.add_argument("--pairs", type=int, default=3, help="times that each way is measured, in turn")
+    parser.add_argument("--archive", type=Path, help="Kaggle's cifar-10.zip: measure from this archive instead")
+    parser.add_argument("--pairs", type=int, default=3, help="measurements of each way, alternating")
     words = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         if words.archive:

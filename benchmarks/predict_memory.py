@@ -1,13 +1,13 @@
-"""Predicting a large test set: the memory it takes against a smaller one, its speed against the textbook's loop.
+"""Predicting a large test set: memory against a smaller test set, speed against the textbook's loop.
 
-The competition is made here: 32x32 PNGs in the form and with the settings of CIFAR-10, trained for one epoch on a few
-labelled images.  Predicting is a process of its own, with processes that decode.  The images are packed into a file
-that is read batch by batch.  Pages of files that are resident can be taken back by the system, so the peaks are also
-given without them.  The largest process is exact; what processes take together is sampled.
+The competition is generated: 32x32 PNGs in the form and with the settings of CIFAR-10, trained for one epoch on a few
+labelled images. Prediction runs as a process with child processes that decode. The images are packed into a file that
+is read batch by batch. The system can reclaim resident file pages, so the peaks are also given without them. The peak
+of the largest process is exact; the peak of all processes together is sampled.
 
-The textbook's loop (`benchmarks/textbook.py`) predicts each image once, over steady batches.  Ours is timed from its
-start to the finished submission, warm (the images are packed already): with one view of each image, as in the textbook,
-and with the recipe's own views, of fewer images.  All take turns.
+The textbook's loop (`benchmarks/textbook.py`) predicts each image once, measured after a warm-up. Ours is timed from
+the start of the process to the finished submission, with packed images: once with one view of each image, as in the
+textbook, and once with the recipe's views, on fewer images. All alternate.
 """
 
 import statistics
@@ -30,7 +30,7 @@ PEAKS = {"largest": "largest process", "together": "all processes", "private": "
 
 
 def frozen(network: str, folder: Path) -> list[str]:
-    """Return the settings for a frozen `network` with random weights, whose features of each image are kept."""
+    """Return the settings for a frozen `network` with random weights and cached features."""
     import torch
     from torchvision import models
 
@@ -53,14 +53,14 @@ def trained(folder: Path, count: int, overrides: Sequence[str]) -> str:
 
 
 def predict(folder: Path, toml: str, overrides: Sequence[str]) -> StageRun:
-    """Predict the test images of `toml` below `folder`, whether done before or not; return how it went."""
+    """Predict the test images of `toml` below `folder`, even if done before; return time and memory."""
     name = submission_name(RUN, list(overrides))
     Layout(folder, Path(toml).stem).submission(name).unlink(missing_ok=True)
     return run_stage(folder, "predict", toml, "--run", RUN, "--set", *overrides)
 
 
 def memory_findings(count: int, large: StageRun, fewer: int, small: StageRun, most_bytes: int | None) -> list[Finding]:
-    """Return what predicting `count` images took beyond `fewer` of them; at most `most_bytes`, if that is a goal."""
+    """Return the memory of predicting `count` images against `fewer`; most_bytes: the goal, if any."""
     findings = []
     for name, what in PEAKS.items():
         least, most = getattr(small.memory, name), getattr(large.memory, name)
@@ -78,7 +78,7 @@ def memory_findings(count: int, large: StageRun, fewer: int, small: StageRun, mo
 
 
 def against_loop(what: str, ours: Sequence[float], theirs: Sequence[float]) -> Finding:
-    """Return how many times as many images a second `ours` are as `theirs`, the textbook's, measured in turn."""
+    """Return the ratio of our images per second to the textbook's, measured in alternation."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     return Finding(
         f"{what}: {spread(ours, ',.0f')} images/s",
@@ -90,7 +90,7 @@ def against_loop(what: str, ours: Sequence[float], theirs: Sequence[float]) -> F
 
 
 def measure(count: int, fewer: int, batches: int, rounds: int, overrides: Sequence[str] = ()) -> list[Finding]:
-    """Return what predicting `count` test images takes, beyond `fewer` of them and against the textbook's loop.
+    """Return memory and speed of predicting `count` test images, against `fewer` and against the textbook's loop.
 
     batches: of the textbook's loop, in all `rounds` together.
     """
@@ -123,8 +123,8 @@ def measure(count: int, fewer: int, batches: int, rounds: int, overrides: Sequen
 
 
 def measure_frozen(network: str, count: int, fewer: int, overrides: Sequence[str] = ()) -> list[Finding]:
-    """Return what predicting `count` test images with the frozen `network` takes beyond `fewer` of them; the features
-    of each image are computed and kept."""
+    """Return the memory of predicting `count` test images with the frozen `network`, against `fewer`; the features are
+    computed and cached."""
     runs = []
     for number in (fewer, count):
         with tempfile.TemporaryDirectory() as name:
@@ -136,12 +136,12 @@ def measure_frozen(network: str, count: int, fewer: int, overrides: Sequence[str
 
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "predict_memory")
-    parser.add_argument("--images", type=int, default=300_000, help="test images: as many as Kaggle's, if not given")
+    parser.add_argument("--images", type=int, default=300_000, help="test images (300000, as at Kaggle)")
     parser.add_argument("--fewer", type=int, default=30_000, help="test images to compare with")
     parser.add_argument("--batches", type=int, default=60, help="batches of the textbook's loop (60)")
     parser.add_argument("--pairs", type=int, default=3, help="rounds in which the speeds are measured (3)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides, for quick trials")
-    parser.add_argument("--network", default="", help="compute and keep the features of this network, frozen")
+    parser.add_argument("--network", default="", help="cache the features of this frozen network")
     words = parser.parse_args(arguments)
     if words.network:
         findings = measure_frozen(words.network, words.images, words.fewer, words.set)

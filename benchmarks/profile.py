@@ -3,10 +3,10 @@
 Reads   data/<c>/split.csv and the images it lists; weights/, where pretrained weights are kept.
 Writes  nothing.
 
-Each kind of epoch (of its own image size, or with the head alone learning) is gone through twice on --steps batches,
-exactly as `train` does, and the second time counts.  The parts are told apart from outside, by hooks on the network and
-the optimiser, and the device is waited for at each boundary.  What happens once before the first epoch is left out, but
-for decoding.  The last line is what the engine's own clock says of the same epochs.
+Each kind of epoch (one image size, or only the head training) runs twice on --steps batches, exactly as in `train`; the
+second run counts. Hooks on the network and the optimiser separate the parts, and each boundary waits for the device.
+Work done once before the first epoch does not count, except decoding. The last line is the engine's own measurement of
+the same epochs.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ TRAINING = ("decode", "transfer", "augment", "forward", "backward", "optimiser")
 
 
 class Clock:
-    """Adds up the seconds in each part of what goes on: entering one leaves another."""
+    """Adds up the seconds of each part; entering one part leaves the previous one."""
 
     def __init__(self, device: "torch.device") -> None:
         self.device = device
@@ -59,14 +59,14 @@ class Clock:
         self.part, self.since = "", 0.0
 
     def enter(self, part: str) -> None:
-        """Count from now on for `part`; an empty one is not kept."""
+        """Count for `part` from now on; an empty name counts for nothing."""
         now = measuring.now(self.device)
         if self.part:
             self.seconds[self.part] = self.seconds.get(self.part, 0.0) + now - self.since
         self.part, self.since = part, now
 
     def taken(self) -> dict[str, float]:
-        """Return the seconds so far, and begin anew."""
+        """Return the seconds so far, and reset them."""
         self.enter("")
         seconds, self.seconds = self.seconds, {}
         return seconds
@@ -74,7 +74,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Kind:
-    """Consecutive epochs that take equally long: how many, their image size, and whether they are the head's own."""
+    """Consecutive epochs of equal cost: how many, their image size, and whether only the head trains."""
 
     epochs: int
     size: int
@@ -83,7 +83,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds of a whole training of `epochs`, by part and by the engine's own clock, and its numbers of images."""
+    """Seconds of a training of `epochs`, by part and by the engine's own clock, and its numbers of images."""
 
     parts: dict[str, float]
     whole: float
@@ -92,7 +92,7 @@ class Profile:
     valid_images: int
 
     def table(self) -> str:
-        """Return the parts as an aligned table: per 1,000 images that go through them, per epoch, and their shares."""
+        """Return the parts as an aligned table: seconds per 1,000 images and per epoch, and shares."""
         total = sum(self.parts.values())
         images = dict.fromkeys(TRAINING, self.train_images) | {"evaluation": self.valid_images}
         rows = []
@@ -131,7 +131,7 @@ def shortened(settings: "Settings", found: Sequence[Kind]) -> "Settings":
 
 @contextlib.contextmanager
 def hooks(clock: Clock, network: "nn.Module") -> Iterator[None]:
-    """Tell `clock` of each boundary inside a training step of `network`, and of where evaluation ends."""
+    """Report each boundary inside a training step of `network`, and the end of evaluation, to `clock`."""
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     from pipelines.core import checkpoint
@@ -158,7 +158,7 @@ def hooks(clock: Clock, network: "nn.Module") -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(Finisher, "__call__", timed_finish))
         stack.enter_context(mock.patch.object(checkpoint, "save", timed_save))
-        # On cached features the top learns by itself.
+        # On cached features the top is trained alone.
         for module in (network, *([network.top] if isinstance(network, FineTuned) else [])):
             stack.callback(module.register_forward_hook(after_forward).remove)
         stack.callback(register_optimizer_step_pre_hook(lambda *_: clock.enter("optimiser")).remove)
@@ -166,9 +166,9 @@ def hooks(clock: Clock, network: "nn.Module") -> Iterator[None]:
 
 
 def measure(job: "Job", network: "nn.Module", steps: int) -> Profile:
-    """Return where the time of `job` goes, from `steps` batches of each kind of epoch.
+    """Return the profile of `job`, measured on `steps` batches of each kind of epoch.
 
-    Writes into a temporary folder only, so that nothing is found decoded already.
+    Writes only into a temporary folder, so that no decoded images exist yet.
     """
     assert job.valid is not None
     found = kinds(job.settings)
@@ -189,7 +189,7 @@ def measure(job: "Job", network: "nn.Module", steps: int) -> Profile:
 
 
 def _short_job(job: "Job", found: Sequence[Kind], steps: int, folder: Path) -> "Job":
-    """Return `job` for `steps` batches in each epoch, two of each kind, with its caches and its run below `folder`."""
+    """Return `job` with `steps` batches per epoch, two epochs of each kind, and cache and run below `folder`."""
     settings = shortened(job.settings, found)
     run = Layout(folder, settings.name).run("profile")
     assert job.valid is not None
@@ -210,9 +210,9 @@ def _spread_over(images: "ImageSet", count: int, folder: Path) -> "ImageSet":
 
 
 def _decode(job: "Job", network: "nn.Module", larger: float) -> float:
-    """Return the seconds in which the images are decoded once: packed, made into features, or only tried.
+    """Return the seconds to decode the images once: packed, made into features, or only checked.
 
-    larger: how many times as many images there are as `job` has.
+    larger: the number of all images divided by the number in `job`.
     """
     import pandas as pd
 
@@ -229,13 +229,13 @@ def _decode(job: "Job", network: "nn.Module", larger: float) -> float:
         images = job.train.select(pd.concat([job.train.rows, job.valid.rows]))
         started = time.perf_counter()
         open_source(job.settings, images, job.hardware.device, watch=job.watch)
-        # Packing takes all images of the table, however few are asked for.
+        # Packing decodes all images of the table, even when few rows are used.
         seconds += (time.perf_counter() - started) * (larger if job.settings.input.source == "photos" else 1)
     return seconds
 
 
 def _epochs(job: "Job", network: "nn.Module") -> Iterator[tuple["Row", dict[str, float]]]:
-    """Train, and yield each epoch's row of the history and the seconds of its parts."""
+    """Train, and yield each epoch's history row and the seconds of its parts."""
     from pipelines.core.job import run_job
     from pipelines.core.phases import phases
 
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     if words.steps < 1:
-        raise UserError(f"--steps is {words.steps}; it takes at least 1.")
+        raise UserError(f"--steps is {words.steps}; it must be at least 1.")
     if not layout.raw.is_dir():
         raise UserError(f"{layout.raw.relative_to(layout.root)} is missing. First: {words.repeat('download')}")
 

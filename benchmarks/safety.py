@@ -1,10 +1,8 @@
-"""What being safe costs: the share of a whole run, from the archive to the submission, that goes into it.
+"""The cost of safety: its share of a whole run, from the archive to the submission.
 
-Counted is all that a run would also do without, if nobody ever pulled the plug or doubted a score: each epoch's
-checkpoints and history, flushing files to the disk and giving them their names, hashing, locks, the intervals of
-scores, and the check of the submission.  Each stage runs in a process of its own, in a fresh working folder, with a
-clock around these functions; a moment inside two of them is counted once.  What decoding processes flush is left out;
-it is a part of the seconds that they take in all.
+Counted: each epoch's checkpoints and history, flushing and renaming files, hashing, locks, the intervals of scores, and
+the check of the submission. Each stage runs in a process, in a new working folder, with a clock around these functions;
+time inside two nested ones counts once. Flushing in decoding processes is not counted.
 """
 
 import contextlib
@@ -29,7 +27,7 @@ from pipelines.system.errors import UserError
 STAGES = ("download", "split", "train", "retrain", "predict")
 GOAL = 0.03
 FLUSH = "flushing to disk, giving names"
-# By part: the functions of pipelines that do nothing else.
+# For each part, the functions of pipelines that do nothing else.
 PARTS = {
     "checkpoints and history, each epoch": ("core.checkpoint.save", "core.history.write_history"),
     FLUSH: ("system.files.atomic_file", "system.files.atomic_folder"),
@@ -42,7 +40,7 @@ PARTS = {
 
 @dataclass
 class Tally:
-    """Adds up the seconds inside counted functions; what one counted function calls belongs to it."""
+    """Adds up the seconds inside counted functions; a nested call counts for the outer one."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     busy: bool = False
@@ -60,7 +58,7 @@ class Tally:
             self.seconds[part] += time.perf_counter() - started
 
     def counted(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, counted for `part`; of a context manager, entering and leaving it are."""
+        """Return `function`, counted for `part`; of a context manager, entering and leaving count."""
 
         @wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
@@ -80,7 +78,7 @@ class Tally:
                 stack.close()
 
     def install(self) -> None:
-        """Put the counted functions in the place of the plain ones, in all modules that have them."""
+        """Replace the plain functions with the counted ones in all modules that have them."""
         for part, names in PARTS.items():
             for name in names:
                 module, _, function = name.rpartition(".")
@@ -89,12 +87,12 @@ class Tally:
                 for each in [each for each in sys.modules.values() if each.__name__.startswith("pipelines.")]:
                     if vars(each).get(function) is plain:
                         setattr(each, function, counted)
-        os.fsync = self.counted(FLUSH, os.fsync)  # packing flushes what it has decoded so far
+        os.fsync = self.counted(FLUSH, os.fsync)  # packing flushes its decoded images
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The seconds that a stage took, and those of them that went into each part of being safe."""
+    """The seconds of a stage, and those of each safety part."""
 
     seconds: float
     parts: dict[str, float]
@@ -119,7 +117,7 @@ def run_stage(folder: Path, stage: str, words: Sequence[str]) -> Stage:
 
 
 def measure(folder: Path, archive: Path, competition: str, overrides: Sequence[str] = ()) -> dict[str, Stage]:
-    """Run all stages below `folder`, each in a process of its own, and return what each took."""
+    """Run all stages below `folder`, each in a process, and return the seconds of each."""
     words = [competition, *(["--set", *overrides] if overrides else [])]
     found = {}
     for stage in STAGES:
@@ -131,7 +129,7 @@ def measure(folder: Path, archive: Path, competition: str, overrides: Sequence[s
 
 
 def findings(stages: dict[str, Stage]) -> list[Finding]:
-    """Return each part's share of the whole run, and that of all parts, largest first."""
+    """Return each part's share of the whole run, largest first, then the share of all parts."""
     whole = sum(stage.seconds for stage in stages.values())
     parts = {part: sum(stage.parts[part] for stage in stages.values()) for part in PARTS}
     safe = sum(parts.values())

@@ -1,13 +1,13 @@
-"""What each stage takes for an image, and what memory, as the number of images grows.
+"""Time per image of each stage, and memory, as the number of images grows.
 
-The competition is made here: 8x8 PNGs, half of them labelled and half for test, each a file of its own, with the
-settings of the digits and a tiny network.  Stages are processes; all sizes take turns.  Of `train`, the epoch with its
-validation is what the run's own record says, and packing is the rest: reading the table, decoding, drawing curves.
+The competition is generated: 8x8 PNGs, half of them labelled and half for test, one file each, with the settings of the
+digits and a tiny network. Stages run as processes; all sizes alternate. Of `train`, the epoch with its validation is
+the time in the run's record; packing is the rest: reading the table, decoding, drawing curves.
 
-What a stage takes for `TINY` images is its start, and is subtracted from what it takes for more; starts differ by
-tenths of a second, so of `TINY` images and of the smallest size the fastest of `TRIES` counts.  Processes that decode
-are only started for more than `TINY`, so that their start weighs on the smallest size most.  Hence the lines that begin
-with "each more": what an image takes beyond those of the size before, in which no start can hide.
+The time for `TINY` images is the start of a stage and is subtracted from the time for more. Starts differ by tenths of
+a second, so the fastest of `TRIES` counts for `TINY` images and for the smallest size. Decoding processes start only
+above `TINY` images, which affects the smallest size most. Therefore the lines "each more" give the time of an image
+beyond those of the previous size, which contains no start.
 """
 
 import shutil
@@ -34,7 +34,7 @@ MOST_TIMES = 1.2
 
 @dataclass(frozen=True)
 class Trial:
-    """What one competition took: seconds of each of `STAGES`, and the peak of its largest process in bytes."""
+    """The seconds of each of `STAGES`, the peak memory of the largest process in bytes, and its stage."""
 
     seconds: dict[str, float]
     memory: int
@@ -42,7 +42,7 @@ class Trial:
 
 
 def try_stages(folder: Path, toml: str) -> Trial:
-    """Run split, train and predict of a competition below `folder`, and remove what they wrote."""
+    """Run split, train and predict of a competition below `folder`, and remove their files."""
     words = (toml, "--run", RUN, "--set", *OVERRIDES)
     layout = Layout(folder, Path(toml).stem)
     runs: dict[str, StageRun] = {stage: run_stage(folder, stage, *words) for stage in ("split", "train", "predict")}
@@ -58,19 +58,19 @@ def try_stages(folder: Path, toml: str) -> Trial:
 
 
 def fastest(trials: Sequence[Trial]) -> Trial:
-    """Return the least that each stage took in `trials`, and the most memory."""
+    """Return the shortest time of each stage in `trials`, and the largest memory."""
     seconds = {stage: min(trial.seconds[stage] for trial in trials) for stage in STAGES}
     return replace(max(trials, key=lambda trial: trial.memory), seconds=seconds)
 
 
 def between(fewer: Trial, more: Trial, stage: str, count: int) -> float:
-    """Return the seconds that `stage` took for each of the `count` images that are in `more` and not in `fewer`."""
+    """Return the seconds of `stage` per image, for the `count` images that `more` has beyond `fewer`."""
     worked_on = count if stage == "split" else count / 2
     return (more.seconds[stage] - fewer.seconds[stage]) / worked_on
 
 
 def compared(what: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> Finding:
-    """Return the finding that an image took `ours` seconds in each round, against `theirs`."""
+    """Return the finding that compares the seconds per image `ours` with `theirs`, one value per round."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     mine, other = (f"{spread([1e6 * each for each in seconds])} µs" for seconds in (ours, theirs))
     reached = 0 < statistics.median(ratios) <= MOST_TIMES  # below 0: fewer images seemed to take longer
@@ -84,7 +84,7 @@ def compared(what: str, ours: Sequence[float], against: str, theirs: Sequence[fl
 
 
 def findings(trials: dict[int, list[Trial]]) -> list[Finding]:
-    """Return each stage's time for an image at each size against that at the smallest one, and the memory."""
+    """Return each stage's time per image at each size against the smallest size, and the memory."""
     smallest, *larger = sorted(size for size in trials if size != TINY)
 
     def rounds(stage: str, fewer: int, more: int) -> list[float]:
@@ -121,7 +121,7 @@ def findings(trials: dict[int, list[Trial]]) -> list[Finding]:
 
 
 def measure(folder: Path, sizes: Sequence[int], rounds: int) -> list[Finding]:
-    """Return how time and memory grow over `sizes`, in rising order, each tried in `rounds`."""
+    """Return how time and memory grow over `sizes`, in rising order, measured in `rounds`."""
     tomls = {}
     for size in (TINY, *sizes):
         print(f"Making {size:,} images", flush=True)
@@ -139,11 +139,11 @@ def measure(folder: Path, sizes: Sequence[int], rounds: int) -> list[Finding]:
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "scaling")
     parser.add_argument("--sizes", default="10000,100000,1000000", help="numbers of images (10000,100000,1000000)")
-    parser.add_argument("--pairs", type=int, default=3, help="rounds in which each size is tried (3)")
+    parser.add_argument("--pairs", type=int, default=3, help="rounds; each measures every size (3)")
     words = parser.parse_args(arguments)
     sizes = sorted({int(size) for size in words.sizes.split(",")})
     if len(sizes) < 2 or sizes[0] <= TINY:
-        raise UserError(f"--sizes is {words.sizes}; it takes two or more numbers above {TINY}.")
+        raise UserError(f"--sizes is {words.sizes}; give two or more numbers above {TINY}.")
     with tempfile.TemporaryDirectory() as name:
         found = measure(Path(name), sizes, words.pairs)
     measuring.conclude("scaling", __doc__, arguments, found, f"{words.pairs} rounds; starts are those of {TINY} images")

@@ -1,11 +1,11 @@
 """Our split against the textbook's copies: seconds, and disk beyond the raw images.
 
-Both start from the same raw folder in the form of CIFAR-10 (ten classes in a labels CSV, one image in six for test)
-that was just written, so it is in the page cache, and do the whole of the work: read the labels, decide, and leave
-train_valid_test/{train,valid,train_valid,test}/<class>/.  Ours also writes split.csv and its record.  The textbook's
-way is that of d2l.ai, section 14.13: each labelled image is copied twice with `shutil.copy`, each test image once.
-They alternate; before each, what was written is flushed to disk, so that neither pays for the other.  Ours then waits
-for the disk to confirm split.csv; the copies are given free what the system has not yet written.
+Both start from the same raw folder in the form of CIFAR-10 (ten classes in a labels CSV, one image in six for test),
+which was just written and is in the page cache. Both read the labels, split, and write
+train_valid_test/{train,valid,train_valid,test}/<class>/. Ours also writes split.csv and its record. The textbook
+(d2l.ai, section 14.13) copies each labelled image twice with `shutil.copy`, each test image once. They alternate; the
+disk is flushed before each, so that neither pays for the other. Ours waits until split.csv is on the disk; the copies
+do not wait.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def _states(path: Path) -> Iterator[os.stat_result]:
 
 
 def measure(count: int, pairs: int) -> list[Finding]:
-    """Return the time and the disk that a split of `count` images takes, each way measured `pairs` times in turn."""
+    """Return time and disk of a split of `count` images, each way measured `pairs` times, alternating."""
     ours, theirs = [], []
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         root = Path(name)
@@ -75,7 +75,7 @@ def measure(count: int, pairs: int) -> list[Finding]:
             with contextlib.redirect_stdout(None):
                 split.main(["cifar.toml"])
 
-        our_split()  # imports, and the page cache; the images are in it since they were written
+        our_split()  # imports and the page cache
         our_disk = disk_bytes(written, raw)
         for _ in range(pairs):
             for path in written:
@@ -83,7 +83,9 @@ def measure(count: int, pairs: int) -> list[Finding]:
             ours.append(timed(our_split))
             theirs.append(timed(lambda: textbook.copy_images(raw, copies)))
             their_disk = disk_bytes([copies], raw)
-            shutil.rmtree(copies)  # at once: where each freed block is discarded, flushed files take minutes to remove
+            shutil.rmtree(
+                copies
+            )  # before the flush: on a disk that discards freed blocks, removing flushed files takes minutes
     ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
     share = our_disk / their_disk
     return [
@@ -107,7 +109,7 @@ def measure(count: int, pairs: int) -> list[Finding]:
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "split_vs_copy")
     parser.add_argument("--files", type=int, default=60_000, help="images in the raw folder")
-    parser.add_argument("--pairs", type=int, default=3, help="times that each way is measured, in turn")
+    parser.add_argument("--pairs", type=int, default=3, help="measurements of each way, alternating")
     words = parser.parse_args(arguments)
     findings = measure(words.files, words.pairs)
     sizes = f"{words.files:,} files of 1 to 2.3 kB in the temporary folder, {words.pairs} alternating pairs"

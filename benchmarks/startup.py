@@ -1,7 +1,7 @@
-"""How long a person waits for nothing: the help of a stage, and a finished stage that is called again; whole processes.
+"""Time of commands that do no work: the help of a stage, and a repeated finished stage; whole processes.
 
-The stages are those of the digits, trained for an epoch; and a training of the frozen MobileNetV2 that starts from a
-file of weights (random ones).  All commands take turns.
+The stages are those of the digits, trained for one epoch, and a training of a frozen MobileNetV2 from a weights file
+(with random weights). All commands alternate.
 """
 
 import os
@@ -23,7 +23,7 @@ HELP_SECONDS, AGAIN_SECONDS = 0.3, 1.0
 
 
 def seconds(folder: Path, words: Sequence[str], expected: str) -> float:
-    """Return how long `python -m <words>` takes in `folder`; what it prints must contain `expected`."""
+    """Return the seconds of `python -m <words>` in `folder`; its output must contain `expected`."""
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", *words],
@@ -39,7 +39,7 @@ def seconds(folder: Path, words: Sequence[str], expected: str) -> float:
 
 
 def measure(folder: Path, runs: int) -> list[Finding]:
-    """Return what the help of `train` takes, and each finished stage, called `runs` times in turn."""
+    """Return the time of the help of `train` and of each finished stage, called `runs` times in turn."""
     import torch
     from torchvision import models
 

@@ -1,4 +1,4 @@
-"""Competitions made here, of as many images as a benchmark asks for."""
+"""Generated competitions of any number of images."""
 
 import io
 import shutil
@@ -9,13 +9,13 @@ from pipelines.settings.layout import Layout
 from pipelines.settings.loading import find_competition, load_settings
 
 CLASSES = 10
-DISTINCT = 256  # pictures: what is in them changes neither time nor memory
+DISTINCT = 256  # pictures: their content affects neither time nor memory
 
 
 def make_competition(folder: Path, template: str, side: int, labelled: int, test: int) -> str:
-    """Write a competition of `side` x `side` PNGs below `folder` as its download would leave it; return its TOML.
+    """Write a competition of `side` x `side` PNGs below `folder`, as after its download; return the name of its TOML.
 
-    Its settings and the names of its files are those of the competition `template`.
+    Settings and file names are those of the competition `template`.
     """
     import numpy as np
     from PIL import Image
@@ -33,7 +33,7 @@ def make_competition(folder: Path, template: str, side: int, labelled: int, test
     for part, number in ((settings.train_images, labelled), (settings.test_images, test)):
         (raw / part).mkdir(parents=True)
         for index in command.progress(range(1, number + 1), f"making {part}", number):
-            # The number behind the picture is not read, but makes the file another one, of which nothing is known yet.
+            # The number after the picture is not decoded, but makes the bytes of each file different.
             (raw / part / f"{index}.png").write_bytes(pictures[index % DISTINCT] + index.to_bytes(4, "big"))
     labels = "".join(f"{index},{index % CLASSES}\n" for index in range(1, labelled + 1))
     (raw / settings.labels).write_text(f"id,label\n{labels}")

@@ -1,7 +1,7 @@
-"""The textbook's way with CIFAR-10, to measure ours against: its copies, its loops, its network.
+"""The textbook's way with CIFAR-10, the baseline of the benchmarks: its copies, its loops, its network.
 
-Written from the description in d2l.ai, section 14.13 (PyTorch): images copied into folders by class; ImageFolder and
-torchvision transforms image by image in the main process; its ResNet-18 for small images, summed loss, float32.
+Written from the description in d2l.ai, section 14.13 (PyTorch): images copied into class folders; ImageFolder and
+torchvision transforms on single images in the main process; its ResNet-18 for small images, summed loss, float32.
 """
 
 import os
@@ -24,14 +24,14 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 def copy_images(raw: Path, tree: Path) -> None:
-    """Sort copies of the images into `tree` as the textbook does: each labelled one twice, each test image once."""
+    """Copy the images into `tree` as the textbook does: each labelled image twice, each test image once."""
     with open(raw / "trainLabels.csv") as file:
         labels = dict(line.rstrip().split(",") for line in file.readlines()[1:])
     share = max(1, int(min(Counter(labels.values()).values()) * VALID_RATIO))
     taken: Counter[str] = Counter()
     for name in os.listdir(raw / "train"):  # noqa: PTH208
         label = labels[name.split(".")[0]]
-        source = os.path.join(raw, "train", name)  # noqa: PTH118 - as the textbook, which is also the faster way
+        source = os.path.join(raw, "train", name)  # noqa: PTH118 - as in the textbook, and faster
         _copy(source, os.path.join(tree, "train_valid", label))  # noqa: PTH118
         part = "valid" if taken[label] < share else "train"
         taken[label] += 1
@@ -46,7 +46,7 @@ def _copy(source: str, folder: str) -> None:
 
 
 def decode_all(tree: Path) -> None:
-    """Decode each image in `tree`/<class>/ once, in batches, as the textbook's loader does: without varying them."""
+    """Decode each image in `tree`/<class>/ once, in batches, as the textbook's loader does, without augmentation."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
@@ -79,13 +79,13 @@ def resnet18(classes: int) -> "nn.Module":
 def training_speed(tree: Path, device: "torch.device", batches: int | None = None) -> float:
     """Return the images per second of the textbook's training on the images in `tree`/<class>/.
 
-    batches: how many are measured; all of them, if none are given.
+    batches: how many are measured; None: all.
     """
     import torch
     from torch import nn
     from torchvision import datasets, transforms
 
-    torch.backends.cudnn.deterministic = False  # which our own way turns on
+    torch.backends.cudnn.deterministic = False  # our own training turns it on
     transform = transforms.Compose(
         [
             transforms.Resize(40),
@@ -136,7 +136,7 @@ def prediction_speed(tree: Path, device: "torch.device", batches: int) -> float:
 def training_and_prediction(
     train: Path, test: Path, device: "torch.device", batches: int, rounds: int
 ) -> tuple[list[float], list[float]]:
-    """Return the images per second of both loops in each of `rounds`, in turn; `batches` of each in all."""
+    """Return the images per second of both loops in each of `rounds`, alternating; `batches` of each in all rounds."""
     each = -(-batches // rounds)
     rates: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
@@ -151,7 +151,7 @@ def training_and_prediction(
 
 
 def seconds(train: int, valid: int, test: int, training: float, predicting: float, copying: float) -> float:
-    """Return how long the textbook's way takes for so many images, at so many a second, after `copying`."""
+    """Return the seconds of the textbook's way: numbers of images, images per second, and seconds of `copying`."""
     return copying + EPOCHS * (train + train + valid) / training + test / predicting
 
 

@@ -1,8 +1,8 @@
 """Our training against the textbook's own loop, on the first rows of CIFAR-10: images per second, or accuracy.
 
-The textbook's loop is that of `benchmarks/textbook.py`.  Ours is the recipe `textbook`: the same batch size,
-augmentation and network (but for biases in front of norms), on our engine and packed images.  Both learn from the same
-rows.  Not timed: decoding once into the packed array, building the networks, the first batches.
+The textbook's loop is in `benchmarks/textbook.py`. Ours is the recipe `textbook`: the same batch size, augmentation and
+network (except biases before norms), with our engine and packed images. Both train on the same rows. Not timed:
+decoding once into the packed array, building the networks, the first batches.
 """
 
 import statistics
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipelines.settings.schema import Settings
 
 RECIPE = "textbook"
-TEXTBOOK_ACCURACY = (0.36, 0.48)  # over the history of the chapter's own outputs, on its sample of 1,000 images
+TEXTBOOK_ACCURACY = (0.36, 0.48)  # in the published versions of the chapter's output, on its sample of 1,000 images
 
 
 def our_speed(settings: "Settings", images: "ImageSet", hardware: "Hardware", batches: int | None = None) -> float:
@@ -58,7 +58,7 @@ def our_speed(settings: "Settings", images: "ImageSet", hardware: "Hardware", ba
 
 
 def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[Finding]:
-    """Return the speeds and their ratios on the train rows among the first `images` rows, over alternating `pairs`."""
+    """Return speeds and ratios on the train rows among the first `images` rows, over `pairs`, alternating."""
     layout = measuring.prepared(folder, COMPETITION, archive)
 
     from pipelines.dataset.image_set import ImageSet
@@ -71,7 +71,9 @@ def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[
     rows = table[table["split"] != "test"].head(images)
     rows = rows[rows["split"] == "train"]
     if len(rows) < 2 * WARM_UP * BATCH_SIZE:
-        raise UserError(f"--images {images} leaves {len(rows)} to learn from; at least {2 * WARM_UP * BATCH_SIZE}.")
+        raise UserError(
+            f"--images {images} leaves {len(rows)} training images; the minimum is {2 * WARM_UP * BATCH_SIZE}."
+        )
     tree = folder / "train"
     for label, path in zip(rows["label"], rows["path"], strict=True):
         (tree / label).mkdir(parents=True, exist_ok=True)
@@ -119,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "textbook_loop")
     parser.add_argument("--archive", type=Path, required=True, help="Kaggle's cifar-10.zip")
     parser.add_argument("--images", type=int, default=1000, help="first rows of the labels to use, as train.limit does")
-    parser.add_argument("--pairs", type=int, default=3, help="times that each way is measured")
+    parser.add_argument("--pairs", type=int, default=3, help="measurements of each way")
     parser.add_argument("--accuracy", action="store_true", help="train the recipe and measure its accuracy instead")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for --accuracy")
     words = parser.parse_args(arguments)

@@ -1,12 +1,12 @@
-"""Training the default recipe's network: against a plain loop, the processor's matrix rate, and airbench's shape.
+"""Training the default recipe's network: against a plain loop, the processor's matrix rate, and airbench's network.
 
-The plain loop trains the same network on images of the same size, in float32 and contiguous, with torch's SGD on what a
-DataLoader makes of the files image by image: random crop of the reflected image, flip, normalisation; whatever else the
-recipe does is left out, to the loop's advantage.  Multiplications and additions are counted of convolutions and linear
-layers: forward, and backward for weights and for inputs, each where it is needed.  Airbench's shape is its network for
-94 % (arXiv 2404.00498): whitening, widths 64, 256 and 256, two convolutions in a block, batches of 500; its 8 epochs
-are set against all epochs of the recipe, each at its image size.  All ways take turns, and none is timed in its first
-batches; epochs are extrapolated.
+The plain loop trains the same network on images of the same size, float32 and contiguous, with torch's SGD and a
+DataLoader that processes single images: random crop of the reflected image, flip, normalisation. It does nothing else
+that the recipe does, to the loop's advantage. Operations are the multiplications and additions of convolutions and
+linear layers: forward, and backward for weights and for inputs where needed. Airbench's network is the one for 94 %
+(arXiv 2404.00498): whitening, widths 64, 256 and 256, two convolutions per block, batches of 500. Its 8 epochs are
+compared with all epochs of the recipe, each at its image size. All ways alternate; the first batches do not count;
+epochs are extrapolated.
 """
 
 import statistics
@@ -41,10 +41,10 @@ MOST_TIME = 1.0  # times
 
 
 def operations(network: "nn.Module", size: int) -> int:
-    """Return the multiplications and additions of a training step of `network` for each image of `size` x `size`.
+    """Return the operations of a training step of `network` per image of `size` x `size` pixels.
 
-    Of convolutions and linear layers, as often again for the gradients of their weights, and of their inputs, where
-    those are computed: not for what is frozen, nor for what has nothing to learn in front of it.
+    Counted are multiplications and additions of convolutions and linear layers: once forward, once for the gradients of
+    the weights and once for those of the inputs, where they are computed.
     """
     import torch
     from torch import nn
@@ -60,7 +60,7 @@ def operations(network: "nn.Module", size: int) -> int:
 
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    images = 2  # batch norms take no fewer
+    images = 2  # the minimum for batch norms
     network.train()(torch.zeros(images, 3, size, size))
     for hook in hooks:
         hook.remove()
@@ -70,7 +70,7 @@ def operations(network: "nn.Module", size: int) -> int:
 def plain_speed(settings: Settings, tree: Path, device: "torch.device", batches: int, workers: int) -> float:
     """Return the images per second of a plain loop with the network of `settings` over the images in `tree`/<class>/.
 
-    workers: processes that decode and vary; 0: the main one.
+    workers: processes that decode and augment; 0: the main process.
     """
     import torch
     import torch.nn.functional as F
@@ -78,7 +78,7 @@ def plain_speed(settings: Settings, tree: Path, device: "torch.device", batches:
 
     from pipelines.models.transfer import build_network
 
-    torch.backends.cudnn.deterministic = False  # which our own way turns on
+    torch.backends.cudnn.deterministic = False  # our own training turns it on
     augment, train = settings.augment, settings.train
     flip = augment.flip or augment.alternating_flip
     transform = transforms.Compose(
@@ -108,7 +108,7 @@ def plain_speed(settings: Settings, tree: Path, device: "torch.device", batches:
 def measure(
     folder: Path, archive: Path, recipe: str, overrides: Sequence[str], images: int, rounds: int, workers: int
 ) -> list[Finding]:
-    """Return what comes of `rounds` in which each way trains on about so many `images`."""
+    """Return the findings of `rounds`; in each, every way trains on about `images` images."""
     layout = measuring.prepared(folder, COMPETITION, archive)
     import torch
 
@@ -164,7 +164,7 @@ def measure(
 def _speeds(
     rates: dict[str, list[float]], full: int, smaller: Sequence[int], precision: str, counted: int, workers: int
 ) -> list[Finding]:
-    """Return how fast images are trained on; counted: operations for each of `full` size."""
+    """Return the findings on training speed; counted: operations per image of `full` size."""
     ours, plain, matrix = rates[f"{full}px"], rates["plain"], rates["matrix"]
     times = [one / other for one, other in zip(ours, plain, strict=True)]
     shares = [one * counted / other for one, other in zip(ours, matrix, strict=True)]
@@ -190,7 +190,7 @@ def _speeds(
 
 
 def _epochs(rates: dict[str, list[float]], found: Sequence[Kind]) -> list[Finding]:
-    """Return how long epochs take; found: those of the recipe."""
+    """Return the findings on the time of epochs; found: the recipe's kinds of epochs."""
     epochs = sum(kind.epochs for kind in found)
     rounds = [dict(zip(rates, each, strict=True)) for each in zip(*rates.values(), strict=True)]
     ours = [sum(kind.epochs * EPOCH_IMAGES / each[f"{kind.size}px"] for kind in found) for each in rounds]

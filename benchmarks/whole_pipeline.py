@@ -1,6 +1,6 @@
-"""From the archive to a checked submission: seconds and memory of each stage, and what it scores on validation.
+"""From the archive to a checked submission: seconds and memory of each stage, and the validation score.
 
-Each stage is a process of its own, in a fresh working folder.  Memory is the peak of the stage's largest process.
+Each stage runs as a process, in a new working folder.  Memory is the peak of the stage's largest process.
 """
 
 import shutil
@@ -18,13 +18,13 @@ from pipelines.system.files import read_json
 
 RUN = "run"
 STAGES = ("download", "split", "train", "retrain", "predict")
-WITHOUT_RETRAINING = "predict.checkpoint=best"  # the override by which the validated weights predict
+WITHOUT_RETRAINING = "predict.checkpoint=best"  # this override predicts with the validated weights
 WARM_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a recipe is to reach: minutes from archive to submission, and the validation score."""
+    """The goal of a recipe: minutes from archive to submission, and validation score."""
 
     minutes: int
     score: float
@@ -45,8 +45,7 @@ GOALS = {
 def measure(
     folder: Path, archive: Path, competition: str, recipe: str, overrides: Sequence[str] = ()
 ) -> tuple[list[StageRun], list[Finding]]:
-    """Run all stages below `folder` with the settings `overrides`; return what each took, and that with what came
-    out as findings."""
+    """Run all stages below `folder` with the settings `overrides`; return time and memory of each, and the findings."""
     words = _words(competition, recipe, overrides)
     skipped = ("retrain",) if WITHOUT_RETRAINING in overrides else ()
     runs: list[StageRun] = []
@@ -80,7 +79,7 @@ def measure(
 
 
 def measure_warm(folder: Path, competition: str, recipe: str, overrides: Sequence[str]) -> list[Finding]:
-    """Return what it takes to train once more after `measure`, when all features are kept already."""
+    """Return the time to train again after `measure`, with all features cached."""
     run = Layout(folder, competition).run(RUN)
     shutil.rmtree(run.folder)
     again = run_stage(folder, "train", *_words(competition, recipe, overrides))
@@ -102,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser.add_argument("--competition", default="cifar-10")
     parser.add_argument("--recipe", default=DEFAULT_RECIPE)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides")
-    parser.add_argument("--warm", action="store_true", help="train once more with all features kept")
+    parser.add_argument("--warm", action="store_true", help="train again with all features cached")
     words = parser.parse_args(arguments)
     if not words.archive.exists():
         raise UserError(f"There is no archive {words.archive}.")

@@ -1,11 +1,11 @@
 """Send a submission to Kaggle and wait for its score.  The same file is not sent twice by accident.
 
-Reads   submissions/<c>/<run>.csv, which is checked against the sample first; runs/<c>/<run>/predict.json for its local
+Reads   submissions/<c>/<run>.csv, which is first checked against the sample; runs/<c>/<run>/predict.json for its local
         score; Kaggle.
-Writes  submissions/<c>/log.csv: a row before anything is sent, completed when Kaggle has it and when it is scored.
+Writes  submissions/<c>/log.csv: a row before anything is sent, updated when Kaggle has the file and when it is scored.
 
-Killed or cut off at any point, the same command goes on: where it is not known whether the file was sent, it looks for
-it among the submissions at Kaggle, by the id at the end of the message.
+After an interruption at any point, run the same command again to continue.  If it is unknown whether the file was sent,
+it searches Kaggle's submissions for the id at the end of the message.
 """
 
 import os
@@ -25,20 +25,21 @@ from pipelines.system.errors import TryAgainLater, UserError
 from pipelines.system.terminal import one_line
 
 if TYPE_CHECKING:
-    from pipelines.kaggle.service import Competition, Kaggle, Limits
+    from pipelines.kaggle.answers import Competition, Limits, Sent, Submission
+    from pipelines.kaggle.service import Kaggle
     from pipelines.kaggle.submission_log import Row, SubmissionLog
     from pipelines.settings.layout import Layout
     from pipelines.settings.schema import Settings
 
-FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 1.0, 15.0, 1.5  # seconds between two looks for the score
+FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 1.0, 15.0, 1.5  # seconds between two requests for the score
 SHOWN_DIGITS = 12
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A checked submission and what goes with it.
+    """path: the checked copy, which is sent.  local_score: text with 5 decimals, empty if unknown.
 
-    path: the copy that was checked and is sent.  local_score: text of 5 decimals, empty where it is not known.
+    again: whether to send a file that was sent before; send_again: the command for that.
     """
 
     path: Path
@@ -46,12 +47,14 @@ class Parcel:
     run: str
     local_score: str
     message: str
+    again: bool
+    send_again: str
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__, "submit")
-    parser.add_argument("--message", default="", help="what Kaggle shows beside it; default: the run and its score")
-    parser.add_argument("--again", action="store_true", help="send a file once more that was sent before")
+    parser.add_argument("--message", default="", help="description shown by Kaggle; default: the run and its score")
+    parser.add_argument("--again", action="store_true", help="send a file that was sent before")
     words = parser.parse_args(arguments, namespace=command.Words())
     from pipelines.kaggle.service import Kaggle, is_standin
     from pipelines.kaggle.submission_log import PENDING, SubmissionLog
@@ -59,18 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     settings, layout = words.settings(), words.layout()
     submission = layout.submission(submission_name(words.run_name(), words.set))
+    shown = submission.relative_to(layout.root)
     if settings.competition.source != "kaggle" and not is_standin(os.environ):
         raise UserError(f"{settings.name} is not a competition on Kaggle. To score it here: {words.repeat('score')}")
     if submission == layout.submission_log:
-        raise UserError(
-            f"{submission.relative_to(layout.root)} is the log of what was sent. Name the run otherwise: RUN="
-        )
+        raise UserError(f"{shown} is the log of sent submissions. Choose another run name: RUN=")
     if not submission.exists():
-        raise UserError(f"{submission.relative_to(layout.root)} is missing. First: {words.repeat('predict')}")
+        raise UserError(f"{shown} is missing. First: {words.repeat('predict')}")
     command.print_credential()
     slug, log_path = settings.competition.slug, layout.submission_log
     with tempfile.TemporaryDirectory() as private:
-        # a copy, for another process may write the file anew between the check and the upload
+        # another process may rewrite the file between the check and the upload
         copy = Path(shutil.copy2(submission, private))
         parcel = _prepare(copy, submission, settings, layout, words)
         with (
@@ -78,24 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Kaggle(slug, settings.kaggle.stall_seconds, (lock,)) as kaggle,
         ):
             log = SubmissionLog(log_path)
-            again = f"{words.repeat('submit')} AGAIN=1"
-            place = _sent_before(kaggle, log, parcel, words.again, again)
+            place = _sent_before(kaggle, log, parcel)
             if place is None:
-                place = _send(kaggle, log, parcel, words.again, again)
+                place = _send(kaggle, log, parcel)
             row = log.rows[place]
             if row.status == PENDING:
                 row = _wait(kaggle, log, place, settings.kaggle.score_minutes, words.repeat("submissions"))
     if row.error:
         raise UserError(
-            f'Kaggle\'s own check refused the file (ref {row.ref}): "{row.error}". To send the same file once more: '
-            f"{again}"
+            f'Kaggle\'s own check refused the file (ref {row.ref}): "{row.error}". To send the same file again: '
+            f"{parcel.send_again}"
         )
     print(_scores(row))
     print(f"Log: {log_path.relative_to(layout.root)}. Next: {words.repeat('submissions')}")
 
 
 def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout", words: command.Words) -> Parcel:
-    """Check the `copy` of `submission`, show what would be sent, and return it.  Raises `UserError` for any fault."""
+    """Check the `copy` of `submission`, print what would be sent, and return it.  Raises `UserError`."""
     from pipelines.kaggle.submission_log import compose_message
     from pipelines.system.files import file_sha256
 
@@ -104,28 +105,23 @@ def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout
     rows, how = _check(copy, submission, settings, layout, words, note)
     local, score = "-", note.get("valid_score")
     if score is None:
-        print(f"Note: {shown} is not as make predict left it for the run {run}, so its local score is not known.")
+        print(f"Note: {shown} is not as make predict left it for the run {run}, so its local score is unknown.")
     else:
         local = f"{settings.competition.metric} {score:.4f}"
         if "valid_interval" in note:
             local += command.uncertainty(tuple(note["valid_interval"]), note["valid_images"])
     text = words.message.strip() or (run if score is None else f"{run} valid {score:.4f}")
     message = compose_message(text, sha256)
-    for what, value in (
-        ("file", f"{shown} ({how})"),
-        ("rows", f"{rows:,}"),
-        ("sha256", f"{sha256[:SHOWN_DIGITS]}…"),
-        ("run", run),
-        ("local score", local),
-        ("message", message),
-    ):
+    facts = {"file": f"{shown} ({how})", "rows": f"{rows:,}", "sha256": f"{sha256[:SHOWN_DIGITS]}…", "run": run}
+    for what, value in (facts | {"local score": local, "message": message}).items():
         print(f"  {what:<11}  {value}")
     sys.stdout.flush()
-    return Parcel(copy, sha256, run, "" if score is None else f"{score:.5f}", message)
+    local_score = "" if score is None else f"{score:.5f}"
+    return Parcel(copy, sha256, run, local_score, message, words.again, f"{words.repeat('submit')} AGAIN=1")
 
 
 def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
-    """Return what the stage `predict` noted of exactly this file; empty where it is another one."""
+    """Return what `predict` recorded of exactly this file, or an empty dictionary."""
     from pipelines.system.files import read_json
 
     try:
@@ -143,85 +139,70 @@ def _check(
     from pipelines.dataset.submission import check_submission, class_list
 
     shown, sample = submission.relative_to(layout.root), settings.data.sample_submission
-    anew = f"To predict it anew: rm {shown}; {words.repeat('predict')}"
+    predict = f"Nothing was sent. To predict it again: rm {shown}; {words.repeat('predict')}"
     with open(copy, "rb") as file:
         if sum(1 for line in file if line.strip()) < 2:
-            raise UserError(f"{shown} has no rows. Nothing was sent. {anew}")
-    for missing, stage in (((layout.raw / sample), "download"), (layout.split_csv, "split")):
+            raise UserError(f"{shown} has no rows. {predict}")
+    for missing, stage in ((layout.raw / sample, "download"), (layout.split_csv, "split")):
         if not missing.exists():
             if note:
                 return int(note["rows"]), "checked where it was predicted"
-            raise UserError(
-                f"{missing.relative_to(layout.root)} is missing, by which {shown} is checked. First: "
-                f"{words.repeat(stage)}"
-            )
+            place = missing.relative_to(layout.root)
+            raise UserError(f"{place} is missing, and {shown} is checked with it. First: {words.repeat(stage)}")
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     classes = class_list(table.loc[table["split"] != "test", "label"].tolist(), settings, layout.raw)
     try:
         rows = check_submission(copy, classes, settings, layout.raw)
     except UserError as error:
-        trouble = str(error).replace(str(copy), str(submission))
-        raise UserError(f"{trouble} Nothing was sent. {anew}") from None
+        raise UserError(f"{str(error).replace(str(copy), str(submission))} {predict}") from None
     return rows, f"checked against {sample}" if sample else "checked, without a sample"
 
 
-def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, way_again: str) -> int | None:
-    """Return the place of the row of this very file, if it was sent before and is not to be sent `again`.
+def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel) -> int | None:
+    """Return the index of the row if the file was sent before and is not to be sent again, else None.
 
-    An attempt that ended between sending and knowing is settled first; it, and a submission that still waits for its
-    score, are what a repeated command means, with `again` too.
+    An attempt of unknown outcome, and a submission without a score, are continued even with `parcel.again`.
     """
     from pipelines.kaggle.submission_log import NOT_SENT, PENDING, look_for, may_be_unlisted
 
     places = log.places(parcel.sha256)
     for place in places:
         if log.rows[place].unsettled:
-            print("An earlier attempt was broken off: looking whether Kaggle has it.", flush=True)
+            print("An earlier attempt was interrupted: looking whether Kaggle has it.", flush=True)
             if found := look_for(log, parcel.sha256, kaggle.submissions):
-                print(f"Kaggle has it, as ref {found.ref}.", flush=True)
-                log.adopt(place, found)
-                return place
+                return _adopt(log, place, found)
             if may_be_unlisted(log.rows[place], lambda: kaggle.limits().total, lambda: len(kaggle.submissions())):
                 raise TryAgainLater(
                     "Kaggle counts more submissions than it lists, so it may have this file already. Nothing was sent "
-                    "now: type the same command again in some minutes."
+                    "now: run the same command again in some minutes."
                 )
             print("Kaggle does not have it.")
             log.change(place, status=NOT_SENT)
     sent = [place for place in places if log.rows[place].ref]
     for place in reversed(sent):
         if log.rows[place].status == PENDING:
-            print(f"Already sent, as ref {log.rows[place].ref}. Going on waiting for its score.", flush=True)
+            print(f"Already sent, as ref {log.rows[place].ref}. Waiting for its score.", flush=True)
             return place
-    if again or not sent:
+    if parcel.again or not sent:
         return None
     row = log.rows[sent[-1]]
     print(f"Already sent: {row.file}, as ref {row.ref}, {row.time}.")
     if not row.error:
-        print(f"To send it once more: {way_again}")
+        print(f"To send it again: {parcel.send_again}")
     return sent[-1]
 
 
-def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, way_again: str) -> int:
-    """Send the parcel and return the place of its row; where Kaggle turns out to have it, adopt that instead."""
-    from pipelines.kaggle.service import ConnectionLost, not_entered
-    from pipelines.kaggle.submission_log import NOT_SENT, PENDING, Row, look_for, now
+def _adopt(log: "SubmissionLog", place: int, found: "Submission") -> int:
+    print(f"Kaggle has it, as ref {found.ref}.", flush=True)
+    log.adopt(place, found)
+    return place
 
-    def new_row() -> int:
-        """A row is a submission, not an attempt: one that failed gives its own to the next."""
-        row = Row(
-            time=now(),
-            run=parcel.run,
-            file=parcel.path.name,
-            sha256=parcel.sha256,
-            message=parcel.message,
-            local_score=parcel.local_score,
-        )
-        for place in log.places(parcel.sha256):
-            if log.rows[place].status == NOT_SENT:
-                log.replace(place, row)
-                return place
-        return log.add(row)
+
+def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel) -> int:
+    """Send the parcel and return the index of its row; if Kaggle has the file already, adopt that submission."""
+    from pipelines.kaggle.failures import ConnectionLost
+    from pipelines.kaggle.service import not_entered
+    from pipelines.kaggle.submission_log import NOT_SENT
 
     competition = kaggle.competition()
     if not competition.entered:
@@ -229,17 +210,16 @@ def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, w
     _check_open(competition)
     place = -1
     for submission in reversed(log.unknown(kaggle.submissions(), parcel.sha256)):
-        place = new_row()
+        place = _new_row(log, parcel)
         log.adopt(place, submission)
-    if place >= 0 and not again:
-        print(
-            f"Kaggle has this file already, as ref {log.rows[place].ref}. To send it once more: {way_again}", flush=True
-        )
+    if place >= 0 and not parcel.again:
+        known = f"Kaggle has this file already, as ref {log.rows[place].ref}."
+        print(f"{known} To send it again: {parcel.send_again}", flush=True)
         return place
     limits = kaggle.limits()
     _check_quota(limits)
 
-    place = new_row()
+    place = _new_row(log, parcel)
     try:
         sent = kaggle.submit(parcel.path, parcel.message)
     except ConnectionLost as error:
@@ -248,25 +228,54 @@ def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, w
         log.change(place, status=NOT_SENT)
         raise
     else:
-        if sent.ref > 0 and sent.ref not in log.refs:
-            log.change(place, ref=sent.ref, status=PENDING)
-            print(f"Sent, as ref {sent.ref}.", flush=True)
+        trouble = _record(log, place, sent)
+    if trouble:
+        _find(kaggle, log, place, limits, trouble)
+    return place
+
+
+def _new_row(log: "SubmissionLog", parcel: Parcel) -> int:
+    """Add a row for the parcel, or reuse the row of a failed attempt, and return its index."""
+    from pipelines.kaggle.submission_log import NOT_SENT, Row, now
+
+    row = Row(now(), parcel.run, parcel.path.name, parcel.sha256, parcel.message, local_score=parcel.local_score)
+    for place in log.places(parcel.sha256):
+        if log.rows[place].status == NOT_SENT:
+            log.replace(place, row)
             return place
-        if not sent.uploaded:
-            log.change(place, status=NOT_SENT)
-            raise TryAgainLater(
-                "The file could not be uploaded to Kaggle's storage, so nothing was submitted and no submission of "
-                "today was used. Try again later, with the same command."
-            )
-        trouble = f'Kaggle did not say that it has the submission, but: "{one_line(sent.message)}".'
-    print("No clear answer came: looking whether Kaggle has the submission.", flush=True)
+    return log.add(row)
+
+
+def _record(log: "SubmissionLog", place: int, sent: "Sent") -> str:
+    """Log Kaggle's answer.  Return the trouble if it is unclear whether Kaggle has the file, else an empty text."""
+    from pipelines.kaggle.submission_log import NOT_SENT, PENDING
+
+    if sent.ref > 0 and sent.ref not in log.refs:
+        log.change(place, ref=sent.ref, status=PENDING)
+        print(f"Sent, as ref {sent.ref}.", flush=True)
+        return ""
+    if not sent.uploaded:
+        log.change(place, status=NOT_SENT)
+        raise TryAgainLater(
+            "The file could not be uploaded to Kaggle's storage, so nothing was submitted and no submission of today "
+            "was used. Try again later, with the same command."
+        )
+    return f'Kaggle did not confirm the submission, but answered: "{one_line(sent.message)}".'
+
+
+def _find(kaggle: "Kaggle", log: "SubmissionLog", place: int, limits: "Limits", trouble: str) -> None:
+    """Adopt the submission whose answer was lost.  Raises `TryAgainLater` if it is not listed.  limits: before it."""
+    from pipelines.kaggle.submission_log import NOT_SENT, look_for
+
+    print("The answer is unclear: looking whether Kaggle has the submission.", flush=True)
+    sha256 = log.rows[place].sha256
     try:
-        found = look_for(log, parcel.sha256, kaggle.submissions)
+        found = look_for(log, sha256, kaggle.submissions)
         unlisted = not found and kaggle.limits().total != limits.total
     except UserError as error:
         raise type(error)(
             f"{trouble} Whether Kaggle has the submission could not be found out either: {error} The same command "
-            "looks for it first, and sends it only where it is not there."
+            "looks for it first, and sends it only if it is not there."
         ) from None
     if unlisted:
         raise TryAgainLater(
@@ -275,49 +284,38 @@ def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel, again: bool, w
         )
     if not found:
         log.change(place, status=NOT_SENT)
-        raise TryAgainLater(
-            f"{trouble} It is not among the submissions at Kaggle, so the same command sends it again safely."
-        )
-    print(f"Kaggle has it, as ref {found.ref}.", flush=True)
-    log.adopt(place, found)
-    return place
+        raise TryAgainLater(f"{trouble} It is not among the submissions at Kaggle: the same command sends it again.")
+    _adopt(log, place, found)
 
 
 def _check_open(competition: "Competition") -> None:
-    """Say whether the competition is over; raise `UserError` where it takes no submissions."""
+    """Print a note if the competition is over; raise `UserError` if it accepts no submissions."""
     if competition.submissions_disabled:
         raise UserError(f"{competition.title} takes no submissions: Kaggle has disabled them. Nothing was sent.")
-    if not competition.deadline:
-        return
-    deadline = datetime.fromisoformat(competition.deadline)
-    if deadline < datetime.now(UTC):
-        print(
-            f"{competition.title} ended on {deadline:%Y-%m-%d}: this is a late submission, which is scored but not "
-            "ranked."
-        )
+    if competition.deadline and (deadline := datetime.fromisoformat(competition.deadline)) < datetime.now(UTC):
+        late = "this is a late submission, which is scored but not ranked."
+        print(f"{competition.title} ended on {deadline:%Y-%m-%d}: {late}")
 
 
 def _check_quota(limits: "Limits") -> None:
-    """Say how many submissions are left; raise `UserError` where there are none."""
+    """Print how many submissions are left; raise `UserError` if none are."""
     if not limits.spent:
-        if limits.left:  # nothing is known of a team that never sent anything
+        if limits.left:  # 0: unknown, for a team that never sent a submission
             print(f"Submissions left now: {limits.left}; sent today: {limits.today}.", flush=True)
         return
     if limits.limited_by_total:
-        raise UserError(
-            f"No submissions are left: the competition limits their number in all, and {limits.total} were sent. "
-            "Nothing was sent now."
-        )
+        reason = f"the competition limits their total number, and {limits.total} were sent"
+        raise UserError(f"No submissions are left: {reason}. Nothing was sent now.")
     from pipelines.kaggle.service import seconds_to_new_day
 
     raise UserError(
         f"No submissions are left today: {limits.today} were sent. Kaggle's new day begins at 00:00 UTC, in "
-        f"{command.duration(seconds_to_new_day())}. Nothing was sent; type the same command then."
+        f"{command.duration(seconds_to_new_day())}. Nothing was sent; run the same command then."
     )
 
 
 def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, read_back: str) -> "Row":
-    """Ask for the score until it is there, and return the row.  Raises `TryAgainLater` after so many minutes."""
+    """Ask for the score until Kaggle has it, and return the row.  Raises `TryAgainLater` after `minutes`."""
     from pipelines.kaggle.submission_log import PENDING
 
     row = log.rows[place]
@@ -326,12 +324,11 @@ def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, re
         try:
             row = log.update(place, kaggle.submission(row.ref))
             last = "it is still pending"
-        except TryAgainLater as error:  # of the way to Kaggle, not of the submission, which is there
+        except TryAgainLater as error:  # the connection failed, not the submission
             last = str(error)
         except UserError as error:
-            raise UserError(
-                f"The submission is sent, as ref {row.ref}, but its score cannot be read: {error}"
-            ) from None
+            trouble = f"but its score cannot be read: {error}"
+            raise UserError(f"The submission is sent, as ref {row.ref}, {trouble}") from None
         if row.status != PENDING:
             return row
     raise TryAgainLater(
@@ -341,7 +338,7 @@ def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, re
 
 
 def _looks(minutes: float) -> Iterator[int]:
-    """Yield when to look: at once, then after growing pauses, and once more when the time is over."""
+    """Yield a number at once, then after growing pauses, and when the time is over."""
     deadline = time.monotonic() + 60 * minutes
     pause, count = FIRST_PAUSE, 0
     yield count

@@ -1,6 +1,6 @@
-"""The pipeline as one Python script with its metadata, as Kaggle takes it: a short header, and a zip of what is needed.
+"""The pipeline as one Python script for Kaggle, with its metadata: a short header, and a zip in base64.
 
-Nothing is in it but the modules that the stages import, the competition's TOML and the label map that it names.
+The zip holds only the modules that the stages import, the competition's TOML and its label map.
 """
 
 import ast
@@ -11,6 +11,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,8 +31,8 @@ HASH_LENGTH = 6
 HEADER = '''\
 """One run of an image-classification pipeline, from the data attached to this kernel to submission.csv.
 
-It was written by `make kernel`.  The long text below is the pipeline itself: a zip, in base64, of the Python modules
-and the settings of this competition.  It is unpacked to a temporary folder and run from there, stage by stage.
+Written by `make kernel`.  The long text below is the pipeline: a zip, in base64, of its Python modules and this
+competition's settings.  It is unpacked to a temporary folder, where its stages run one after another.
 """
 
 import base64
@@ -88,7 +89,7 @@ if __name__ == "__main__":
 
 
 def make_task(competition: str, settings: Settings, run: str, overrides: Iterable[str], run_id: str) -> Task:
-    """Return what the kernel is to do: `run` of `competition`, the name of a TOML, with `settings`."""
+    """Return the task of the kernel.  competition: name of the TOML; run: name of the run."""
     data = settings.data
     files = [name for name in (data.labels, data.sample_submission, data.test_table) if name]
     folders = [name for name in dict.fromkeys((data.train_images, data.test_images)) if name]
@@ -96,18 +97,15 @@ def make_task(competition: str, settings: Settings, run: str, overrides: Iterabl
 
 
 def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> dict[str, Path]:
-    """Return what the kernel needs, each file by its name in the zip: modules, `toml`, and the CSV `label_map`.
-
-    Raises `UserError` for a label map that is missing or that does not lie below where it is looked for.
-    """
+    """Return the kernel's files by their names in the zip: modules, `toml`, and the CSV `label_map`."""
     files = imported_modules(ROOTS, package)
     competitions = f"{package.name}/competitions"
     files[f"{competitions}/{toml.name}"] = toml
     if label_map and label_map != "names":
         if PurePosixPath(label_map).is_absolute() or ".." in PurePosixPath(label_map).parts:
             raise UserError(
-                f"model.label_map is {label_map}, which a kernel on Kaggle cannot reach: give its path relative to the "
-                "working folder or to the competitions, and within it."
+                f"model.label_map is {label_map}, which a kernel on Kaggle cannot reach: use a path relative to the "
+                "working folder or to pipelines/competitions, without '..'."
             )
         path = next((place for place in (Path(label_map), COMPETITIONS / label_map) if place.is_file()), None)
         if path is None:
@@ -117,14 +115,15 @@ def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> di
 
 
 def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, Path]:
-    """Return the modules of `package` that `roots` import, wherever in them, and themselves: their paths by the names
-    that they have below the folder of `package`."""
+    """Return `roots` and all modules of `package` that they import: paths by names relative to the package's folder."""
     home = package.parent
     found: dict[str, Path] = {}
     pending = list(roots)
     while pending:
         parts = pending.pop().split(".")
-        prefixes = [Path(*parts[:length]) for length in range(1, len(parts) + 1)]  # the last may be within a module
+        prefixes = [
+            Path(*parts[:length]) for length in range(1, len(parts) + 1)
+        ]  # the last may be a name inside a module
         for relative in [each for prefix in prefixes for each in (prefix / "__init__.py", prefix.with_suffix(".py"))]:
             if relative.as_posix() not in found and (home / relative).is_file():
                 found[relative.as_posix()] = home / relative
@@ -133,7 +132,7 @@ def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str,
 
 
 def _imports(source: str, package: str) -> list[str]:
-    """Return the names in `package` that a module imports; some of them may be names within modules."""
+    """Return the names in `package` that a module imports: modules, and names inside modules."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -144,43 +143,28 @@ def _imports(source: str, package: str) -> list[str]:
 
 
 def pack(files: Mapping[str, Path]) -> bytes:
-    """Return a zip of `files`: the same bytes for the same names and contents."""
+    """Return a zip of `files`: the same bytes for the same names and contents, on every system."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(files):
             info = zipfile.ZipInfo(name, EARLIEST)
-            info.create_system, info.external_attr = 3, 0o644 << 16  # else they tell of this system
+            info.create_system, info.external_attr = 3, 0o644 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, files[name].read_bytes(), compresslevel=9)
     return buffer.getvalue()
 
 
 def make_script(task: Task, packed: bytes) -> str:
-    """Return the script that does `task` with the zip `packed`; it holds nothing else."""
+    """Return the script that runs `task` with the pipeline in the zip `packed`."""
     text = base64.b64encode(packed).decode()
-    return HEADER.format(
-        competition=_literal(task.competition),
-        slug=_literal(task.slug),
-        recipe=_literal(task.recipe),
-        run=_literal(task.run),
-        overrides=_literal(list(task.overrides)),
-        run_id=_literal(task.run_id),
-        files=_literal(list(task.files)),
-        folders=_literal(list(task.folders)),
-        pipeline="\n".join(text[start : start + LINE] for start in range(0, len(text), LINE)),
-    )
-
-
-def _literal(value: Any) -> str:
-    """`value`, text or a list of texts, as Python writes it; JSON's escapes of rare signs would mean others there."""
-    return json.dumps(value, ensure_ascii=False)
+    lines = "\n".join(text[start : start + LINE] for start in range(0, len(text), LINE))
+    # Python literals; JSON's escapes of characters beyond 16 bits would mean others in Python.
+    values = {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(task).items()}
+    return HEADER.format(pipeline=lines, **values)
 
 
 def kernel_slug(competition: str, run: str) -> str:
-    """Return the name of the kernel on Kaggle, 5 to 50 of a-z, 0-9 and single hyphens; the same each time.
-
-    A name that had to be changed for that carries a hash, so that no two runs share a kernel.
-    """
+    """Return the kernel's name on Kaggle: 5 to 50 of a-z, 0-9 and single hyphens, with a hash if it was changed."""
     name = f"{competition}-{run}"
     slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     least, most = SLUG_LENGTHS

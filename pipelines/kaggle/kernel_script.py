@@ -1,7 +1,7 @@
-"""The run of the whole pipeline inside a Kaggle session: it finds the data, runs the stages and leaves the results.
+"""The whole pipeline in a Kaggle session: find the data, run the stages, leave the results.
 
-The script that `kernel_bundle` writes unpacks the pipeline and calls `run`.  The folders are Kaggle's: `input` with
-what is attached, `temp`, and `working`, whose files become the output of the kernel.
+The script of `kernel_bundle` unpacks the pipeline and calls `run`.  Kaggle's folders are `input`, with the attached
+data, `temp`, and `working`, whose files become the kernel's output.
 """
 
 import importlib
@@ -26,7 +26,7 @@ from pipelines.system.files import file_sha256, write_json
 STAGES = ("download", "split", "train", "retrain", "predict")
 MANIFEST = "manifest.json"
 FAILED = 2
-SEARCH_DEPTH = 4  # folders below input: competitions/<slug>/ and what somebody packed into a dataset
+SEARCH_DEPTH = 4  # folders below input: competitions/<slug>/, and the folders of a dataset
 ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz")
 WEIGHT_FILES = (".pth", ".pt", ".bin")
 SEVEN_ZIP_PROGRAMS = ("7z", "7zz", "7za")
@@ -37,10 +37,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be run.
+    """The run of a kernel.
 
-    competition: the TOML's name; slug: Kaggle's own.  run: the run's name.  overrides: `section.key=value`.
-    files, folders: what the settings name of the data, relative to where they lie.
+    competition: the TOML's name; slug: Kaggle's name.  overrides: `section.key=value`.  files, folders: the names in
+    the settings of the data, relative to the data's folder.
     """
 
     competition: str
@@ -56,8 +56,8 @@ class Task:
 def run(task: Task, base: Path, folder: Path, say: Say) -> int:
     """Run all stages for `task` and return the exit status.
 
-    base: holds Kaggle's folders input and working.  folder: where to work, with the unpacked pipeline in `code`.  What
-    there is of results is copied to `base`/working even where a stage fails; the manifest, written last, says so.
+    base: holds Kaggle's folders input and working.  folder: the working folder; its `code` holds the unpacked pipeline.
+    Results are copied to `base`/working even if a stage fails, and last the manifest, which says so.
     """
     import torch
 
@@ -89,14 +89,10 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
 
 
 def find_data(folder: Path, task: Task) -> Path | None:
-    """Return the folder or the archive below `folder` that holds what `task` names, unpacked or packed; None where
-    there is none.
-
-    Looked at are competitions/<slug>, <slug>, and then all folders, those near the top first.
-    """
+    """Return the folder or archive below `folder` that holds the names of `task`, unpacked or packed; else None."""
     own = [place for place in (folder / "competitions" / task.slug, folder / task.slug) if place.is_dir()]
     wanted = [*task.files, *task.folders]
-    for place in chain(own, _folders(folder)):  # as far as need be: listing 300,000 images takes its time
+    for place in chain(own, _folders(folder)):  # lazily: listing 300,000 images is slow
         if all(any((place / name).exists() for name in _names_of(each)) for each in wanted):
             return place
     for place in chain(own, _folders(folder)):
@@ -107,19 +103,16 @@ def find_data(folder: Path, task: Task) -> Path | None:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    """Yield `folder` and the folders below it, level by level in the order of their names."""
+    """Yield `folder` and the folders below it, level by level, sorted by name."""
     level = [folder] if folder.is_dir() else []
     for _ in range(SEARCH_DEPTH + 1):
         yield from level
-        level = [
-            Path(path)
-            for place in level
-            for path in sorted(entry.path for entry in os.scandir(place) if entry.is_dir())
-        ]
+        below = (sorted(entry.path for entry in os.scandir(place) if entry.is_dir()) for place in level)
+        level = [Path(path) for paths in below for path in paths]
 
 
 def _names_of(name: str) -> list[str]:
-    """The names under which the file or folder `name` may lie: its own, or those of an archive that holds it."""
+    """Return the possible names of the file or folder `name`: its own, or of an archive that holds it."""
     path = PurePosixPath(name)
     packed = [name, str(path.with_suffix("")), path.parts[0]]
     return [name, *(base + extension for base in dict.fromkeys(packed) for extension in ARCHIVES)]
@@ -127,7 +120,7 @@ def _names_of(name: str) -> list[str]:
 
 def _archive_holds(archive: Path, slug: str, wanted: Sequence[str]) -> bool:
     if not zipfile.is_zipfile(archive):
-        return archive.name in [slug + extension for extension in ARCHIVES]  # `download` looks into it
+        return archive.name in [slug + extension for extension in ARCHIVES]  # the stage download checks its content
     with zipfile.ZipFile(archive) as content:
         parts = {part for name in content.namelist() for part in PurePosixPath(name).parts}
     return all(any(PurePosixPath(name).name in parts for name in _names_of(each)) for each in wanted)
@@ -137,24 +130,22 @@ def _no_data(folder: Path, task: Task) -> UserError:
     there = [str(place.relative_to(folder)) + "/" for place in _folders(folder) if place != folder]
     shown = ", ".join(there[:SHOWN_NAMES]) + (", …" if len(there) > SHOWN_NAMES else "") if there else "nothing"
     return UserError(
-        f"The data of {task.slug} are not below {folder}: looked for {', '.join([*task.files, *task.folders])}, "
-        f"unpacked or packed. There is: {shown}. Has the account that runs this accepted the competition's rules "
-        f"(https://www.kaggle.com/competitions/{task.slug}/rules)? Data from elsewhere are attached by "
-        "kaggle.dataset_sources."
+        f"The data of {task.slug} are not below {folder}: searched for {', '.join([*task.files, *task.folders])}, "
+        f"unpacked or packed. There is: {shown}. Accept the competition's rules "
+        f"(https://www.kaggle.com/competitions/{task.slug}/rules), or attach other data with kaggle.dataset_sources."
     )
 
 
 def _needs_seven_zip(source: Path) -> bool:
-    """Whether there is a 7z in `source` that the pipeline cannot unpack itself."""
+    """Return whether `source` holds a 7z archive that the pipeline itself cannot unpack."""
     try:
         importlib.import_module("py7zr")
         return False
-    except Exception:  # missing, or of no use with what else is installed
+    except Exception:  # missing, or incompatible with other packages
         pass
     if source.is_dir():
-        return any(name.lower().endswith(".7z") for _, _, names in os.walk(source) for name in names) or any(
-            _needs_seven_zip(archive) for archive in source.glob("*.zip")
-        )
+        inside = any(name.lower().endswith(".7z") for _, _, names in os.walk(source) for name in names)
+        return inside or any(map(_needs_seven_zip, source.glob("*.zip")))
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as content:
             return any(name.lower().endswith(".7z") for name in content.namelist())
@@ -162,22 +153,17 @@ def _needs_seven_zip(source: Path) -> bool:
 
 
 def _without_seven_zip(source: Path, folder: Path, internet: bool, say: Say) -> Path:
-    """Return a source that the pipeline can unpack: `source` itself after py7zr is installed, or `folder`, to which all
-    was unpacked by the program 7z.
-
-    Raises `UserError` where neither can be had.
-    """
+    """Unpack `source` to `folder` with the program 7z, or install py7zr; return the source for the stages."""
     program = next(filter(None, map(shutil.which, SEVEN_ZIP_PROGRAMS)), None)
     if program is None:
-        advice = "attach the data unpacked by kaggle.dataset_sources, or allow kaggle.internet"
+        advice = "attach the unpacked data with kaggle.dataset_sources, or set kaggle.internet=true"
         if internet:
             say("Neither the package py7zr nor the program 7z is here: installing py7zr.")
             if subprocess.run([sys.executable, "-m", "pip", "install", "-q", "py7zr"], check=False).returncode == 0:
                 return source
-            advice = "py7zr could not be installed; attach the data unpacked by kaggle.dataset_sources"
-        raise UserError(
-            f"{source} holds 7z archives, and neither the package py7zr nor the program 7z is here: {advice}."
-        )
+            advice = "py7zr could not be installed; attach the unpacked data with kaggle.dataset_sources"
+        missing = "neither the package py7zr nor the program 7z is here"
+        raise UserError(f"{source} holds 7z archives, and {missing}: {advice}.")
     if source.is_dir():
         say(f"Copying {source} to {folder}, to unpack its 7z archives there.")
         shutil.copytree(source, folder, copy_function=shutil.copyfile)
@@ -192,20 +178,17 @@ def _without_seven_zip(source: Path, folder: Path, internet: bool, say: Say) -> 
 
 def _call_seven_zip(program: str, archive: Path, folder: Path, say: Say) -> None:
     say(f"Unpacking {archive.name}")
-    done = subprocess.run(
-        [program, "x", "-y", f"-o{folder}", str(archive)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    words = [program, "x", "-y", f"-o{folder}", str(archive)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        raise UserError(
-            f"{program} could not unpack {archive} (status {done.returncode}): {done.stdout[-500:].strip()}"
-        )
+        said = done.stdout[-500:].strip()
+        raise UserError(f"{program} could not unpack {archive} (status {done.returncode}): {said}")
 
 
 def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: Layout, say: Say) -> None:
-    """Link the files of pretrained weights that `settings` name from below `folder` to where the stages look for them.
+    """Link the pretrained weights of `settings`, found below `folder` but not below `data`, to where the stages look.
 
-    data: what need not be searched.  A published file is told by its SHA-256, whatever it is called.  Raises
-    `UserError` for one that is missing and cannot be downloaded.
+    A published file is identified by its SHA-256.  Raises `UserError` for a missing file that cannot be downloaded.
     """
     for network, weights in weights_of(settings):
         from pipelines.models.weights import is_published_name, published
@@ -214,7 +197,7 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
         if is_published_name(weights):
             known = published(network, weights)
             name, target = known.filename, layout.weights / known.filename
-            found.sort(key=lambda path: path.name != name)  # stable: those of that name first
+            found.sort(key=lambda path: path.name != name)  # files of that name first
             chosen = next((path for path in found if file_sha256(path).startswith(known.prefix)), None)
             may_download = settings.kaggle.internet
         else:
@@ -227,17 +210,14 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
             say(f"Weights: {chosen}")
         if not (chosen or may_download):
             raise UserError(
-                f"The weights {name} of {network} are not below {folder}: attach a dataset with this file by "
-                "kaggle.dataset_sources, or a model by kaggle.model_sources"
-                + (", or allow kaggle.internet." if is_published_name(weights) else ".")
+                f"The weights {name} of {network} are not below {folder}: attach a dataset with this file with "
+                "kaggle.dataset_sources, or a model with kaggle.model_sources"
+                + (", or set kaggle.internet=true." if is_published_name(weights) else ".")
             )
 
 
 def weights_of(settings: Settings) -> list[tuple[str, str]]:
-    """Return each network of `settings` whose weights must be there, with their name or file; none where all is fresh.
-
-    What the parts mean and whether their numbers agree is for the stages.
-    """
+    """Return the networks that need weights, each with the weights' name or file; the stages check their number."""
     model = settings.model
     if not (model.weights and model.pretrained):
         return []
@@ -247,7 +227,7 @@ def weights_of(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _weight_files(folder: Path, data: Path | None) -> list[Path]:
-    """Return the files below `folder`, but not below `data`, that may hold weights."""
+    """Return the possible weight files below `folder`, without those below `data`."""
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if Path(place) / name != data)
@@ -256,7 +236,7 @@ def _weight_files(folder: Path, data: Path | None) -> list[Path]:
 
 
 def _run_stages(task: Task, source: Path | None, folder: Path, work: Path, say: Say) -> int:
-    """Run the stages one after the other, their output straight to the log; return the status of the last."""
+    """Run the stages in order, with their output in the log; return the last status."""
     paths = [str(folder / "code"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     words = [task.competition, "--recipe", task.recipe, "--run", task.run]
@@ -264,19 +244,17 @@ def _run_stages(task: Task, source: Path | None, folder: Path, work: Path, say: 
     for stage in STAGES:
         more = ["--archive", str(source)] if stage == "download" and source else []
         say(f"\n{stage}")
-        done = subprocess.run(
-            [sys.executable, "-m", f"pipelines.{stage}", *words, *more], cwd=work, env=environment, check=False
-        )
-        if done.returncode:
-            say(f"The stage {stage} failed with status {done.returncode}.")
-            return done.returncode
+        program = [sys.executable, "-m", f"pipelines.{stage}", *words, *more]
+        if status := subprocess.run(program, cwd=work, env=environment, check=False).returncode:
+            say(f"The stage {stage} failed with status {status}.")
+            return status
     return 0
 
 
 def _leave_results(task: Task, layout: Layout, working: Path, facts: Mapping[str, Any], finished: bool) -> None:
-    """Copy the run and its submission to `working`, and last write the manifest that vouches for them."""
+    """Copy the run and its submission to `working`, and last write the manifest with their checksums."""
     run = layout.run(task.run)
-    left_out = (run.last.name, run.retrain_last.name)  # of use only to go on from
+    left_out = (run.last.name, run.retrain_last.name)  # needed only to resume
     results = {
         path.relative_to(layout.root).as_posix(): path
         for path in (*run.folder.rglob("*"), *layout.submission("any").parent.glob("*.csv"))
@@ -284,7 +262,7 @@ def _leave_results(task: Task, layout: Layout, working: Path, facts: Mapping[str
     }
     submission = layout.submission(submission_name(task.run, task.overrides))
     if submission.exists():
-        results["submission.csv"] = submission  # where Kaggle's own button looks for it
+        results["submission.csv"] = submission  # the name that Kaggle's submit button expects
     described = {}
     for name, path in sorted(results.items()):
         target = working / name

@@ -1,7 +1,7 @@
-"""What was sent to Kaggle: a row a submission in log.csv, and how a submission whose answer got lost is found again.
+"""The log of submissions, log.csv, and the search for a submission whose answer was lost.
 
-The message of every submission ends with an id, the first digits of the file's SHA-256.  So it is Kaggle's own list
-that says whether a file was sent, however a process ended.
+The message of every submission ends with an id, the first digits of the file's SHA-256.  So Kaggle's own list says
+whether a file was sent, however a process ended.
 """
 
 import csv
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.kaggle.service import Submission
+from pipelines.kaggle.answers import Submission
 from pipelines.system.errors import TryAgainLater, UserError
 from pipelines.system.files import write_text
 from pipelines.system.terminal import one_line
@@ -22,19 +22,16 @@ from pipelines.system.terminal import one_line
 SENDING, PENDING, COMPLETE, NOT_SENT, ERROR = "sending", "pending", "complete", "not sent", "error: "
 ID_DIGITS = 12
 MESSAGE_CHARACTERS = 200
-# What a process sent just before it was killed, or gave up, may reach Kaggle later than the question whether it is
-# there does.
+# A submission sent just before its process was killed may reach Kaggle after the next request for the list.
 LOOK_PAUSES = (0.0, 0.5, 1.0, 2.0)
-LISTED_AFTER = 600  # seconds after which what Kaggle counts is surely in its list too
+LISTED_AFTER = 600  # seconds after which Kaggle surely lists what it counts
 
 
 @dataclass(frozen=True)
 class Row:
-    """One submission.
+    """time: ISO 8601 in UTC.  ref: Kaggle's number, 0 while unknown.  Scores are text, empty while unknown.
 
-    time: when it was sent, ISO 8601 in UTC.  file: its name.  ref: Kaggle's number, 0 while it is unknown.  status:
-    sending, pending, complete, `error: …` as Kaggle describes it, or not sent.  Scores are text, empty while unknown;
-    local_score is that on the valid rows.
+    status: sending, pending, complete, not sent, or `error: …` in Kaggle's words.  local_score: the validation score.
     """
 
     time: str
@@ -50,12 +47,12 @@ class Row:
 
     @property
     def error(self) -> str:
-        """Kaggle's description of why it refused the file; empty where it did not."""
+        """Kaggle's reason for refusing the file, or empty."""
         return self.status.removeprefix(ERROR) if self.status.startswith(ERROR) else ""
 
     @property
     def unsettled(self) -> bool:
-        """Whether nobody knows if Kaggle has it: then it must be looked for, and not sent before that."""
+        """Whether it is unknown if Kaggle has it: search for it before sending it again."""
         return not self.ref and self.status != NOT_SENT
 
 
@@ -63,10 +60,9 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 class SubmissionLog:
-    """The rows of the log at `path`, oldest first.  Every change is on disk, atomically, before the call returns.
+    """The log at `path`, oldest row first.  Every change is written atomically at once; the caller holds the lock.
 
-    Only who holds the competition's lock may change it.  Raises `UserError`, with file and line, for a log that is
-    damaged; what is in it is then left as it is.
+    Raises `UserError` with file and line for a damaged log, which stays as it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,54 +71,46 @@ class SubmissionLog:
 
     @property
     def refs(self) -> set[int]:
-        """Kaggle's numbers of the submissions that the log knows."""
+        """Kaggle's numbers of the submissions in the log."""
         return {row.ref for row in self.rows if row.ref}
 
     def places(self, sha256: str) -> list[int]:
-        """The places of the rows of the file with this SHA-256, oldest first."""
+        """Return the indices of the rows of the file with this SHA-256, oldest first."""
         return [place for place, row in enumerate(self.rows) if row.sha256 == sha256]
 
     def add(self, row: Row) -> int:
-        """Append `row` and return its place."""
         self._write([*self.rows, row])
         return len(self.rows) - 1
 
     def replace(self, place: int, row: Row) -> Row:
-        """Put `row` at `place`, and return it."""
         if row != self.rows[place]:
             self._write([*self.rows[:place], row, *self.rows[place + 1 :]])
         return row
 
     def change(self, place: int, **values: Any) -> Row:
-        """Set `values` of the row at `place`, and return it."""
         return self.replace(place, replace(self.rows[place], **values))
 
     def update(self, place: int, submission: Submission) -> Row:
-        """Take ref, status and scores of the row at `place` from what Kaggle has, and return it.
-
-        A ref that is known stays for ever: a `submission` with another one, or with none, changes nothing.
-        """
-        return self._take(place, submission)
+        """Copy ref, status and scores into the row, and return it.  A `submission` with another ref changes nothing."""
+        return self._copy(place, submission)
 
     def adopt(self, place: int, submission: Submission) -> Row:
-        """As `update`, where it was not known whether `submission` was sent: its message and time are Kaggle's."""
+        """As `update`, for a row of unknown outcome: copy the message and time too."""
         when = submission_time(submission) or self.rows[place].time
-        return self._take(place, submission, time=when, message=one_line(submission.description))
+        return self._copy(place, submission, time=when, message=one_line(submission.description))
 
     def unknown(self, submissions: Iterable[Submission], sha256: str) -> list[Submission]:
-        """Those of `submissions` that carry the id of the file with this SHA-256, and whose ref no row has."""
+        """Return the `submissions` that carry the id of the file with this SHA-256, and whose ref is not in the log."""
         refs, mark = self.refs, submission_id(sha256)
-        return [
-            each
-            for each in submissions
-            if one_line(each.description).endswith(mark) and each.ref > 0 and each.ref not in refs
-        ]
+        new = (each for each in submissions if each.ref > 0 and each.ref not in refs)
+        return [each for each in new if one_line(each.description).endswith(mark)]
 
-    def _take(self, place: int, submission: Submission, **values: Any) -> Row:
+    def _copy(self, place: int, submission: Submission, **values: Any) -> Row:
         row = self.rows[place]
         if submission.ref <= 0 or row.ref not in (0, submission.ref):
             return row
-        return self.change(place, **_told(submission), **values)
+        scores = {name: plain_score(getattr(submission, name)) for name in ("public_score", "private_score")}
+        return self.change(place, ref=submission.ref, status=submission_status(submission), **scores, **values)
 
     def _write(self, rows: list[Row]) -> None:
         text = io.StringIO()
@@ -134,21 +122,17 @@ class SubmissionLog:
 
 
 def submission_id(sha256: str) -> str:
-    """The last word of the message of every submission of the file with this SHA-256."""
+    """Return the last word of the message of every submission of the file with this SHA-256."""
     return f"#{sha256[:ID_DIGITS]}"
 
 
 def compose_message(text: str, sha256: str) -> str:
-    """Return the message that is sent: `text` in one line, and the id.
-
-    Raises `UserError` where it is too long, or no valid text.
-    """
+    """Return the message to send: `text` on one line, and the id.  Raises `UserError` for long or invalid text."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"The message is not valid text: its character {error.start + 1} is not UTF-8. Type MSG= anew."
-        ) from None
+        where = f"its character {error.start + 1} is not UTF-8"
+        raise UserError(f"The message is not valid text: {where}. Correct MSG=.") from None
     line = one_line(text)
     if len(line) > MESSAGE_CHARACTERS:
         raise UserError(f"The message has {len(line)} characters; at most {MESSAGE_CHARACTERS} are sent. Shorten MSG=.")
@@ -161,10 +145,10 @@ def look_for(
     submissions: Callable[[], Sequence[Submission]],
     pauses: Iterable[float] = LOOK_PAUSES,
 ) -> Submission | None:
-    """Return the submission of the file with this SHA-256 that the log does not know; None where Kaggle has none.
+    """Return Kaggle's submission of the file with this SHA-256 that is not in the log, or None.
 
-    submissions: asks Kaggle for its list; it is asked again after each of `pauses`, in seconds.  Raises its
-    `TryAgainLater` where the last question failed, so that nothing is known.
+    submissions: returns Kaggle's list; called after each of `pauses`, in seconds.  Raises its `TryAgainLater` if the
+    last call failed, because then the answer is unknown.
     """
     trouble: TryAgainLater | None = None
     for pause in pauses:
@@ -183,63 +167,51 @@ def look_for(
 
 
 def may_be_unlisted(row: Row, counted: Callable[[], int], listed: Callable[[], int]) -> bool:
-    """Whether Kaggle may have the submission of `row`, of which its list shows nothing yet.
+    """Return whether Kaggle may have the submission of `row` without listing it yet.
 
-    counted, listed: ask how many submissions Kaggle says it has, and how many it lists.  More counted than listed ones
-    say nothing of a row that is long past, and then nothing is asked.
+    counted, listed: return how many submissions Kaggle counts and lists; called only for a recent row.
     """
     try:
         age = (datetime.now(UTC) - _in_utc(datetime.fromisoformat(row.time))).total_seconds()
-    except ValueError:  # of a log that a person wrote in
+    except ValueError:  # a log edited by hand
         return False
     return abs(age) < LISTED_AFTER and counted() > listed()
 
 
 def submission_time(submission: Submission) -> str:
-    """When Kaggle got `submission`, as the log writes it; empty where it does not say."""
-    return _as_written(datetime.fromisoformat(submission.date)) if submission.date else ""
+    """Return the time of `submission` in the form of the log; empty if unknown."""
+    return _log_time(datetime.fromisoformat(submission.date)) if submission.date else ""
 
 
 def now() -> str:
-    """The time as the log writes it."""
-    return _as_written(datetime.now(UTC))
+    return _log_time(datetime.now(UTC))
 
 
 def submission_status(submission: Submission) -> str:
-    """The status that a row of `submission` has."""
     if submission.status == "error":
         return f"{ERROR}{one_line(submission.error) or 'Kaggle does not say why'}"
     return COMPLETE if submission.status == "complete" else PENDING
 
 
-def _told(submission: Submission) -> dict[str, Any]:
-    return {
-        "ref": submission.ref,
-        "status": submission_status(submission),
-        "public_score": plain_score(submission.public_score),
-        "private_score": plain_score(submission.private_score),
-    }
-
-
 def plain_score(text: str) -> str:
-    """A score as Kaggle writes it, to the last digit; empty where it is none."""
+    """Return a score with all of Kaggle's digits; empty if it is no finite number."""
     try:
         return text.strip() if math.isfinite(float(text)) else ""
     except ValueError:
         return ""
 
 
-def _as_written(moment: datetime) -> str:
+def _log_time(moment: datetime) -> str:
     return _in_utc(moment).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _in_utc(moment: datetime) -> datetime:
-    """`moment` in UTC, which is meant where a hand-edited log names no zone."""
+    """Return `moment` in UTC, the default zone of a hand-edited log."""
     return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
 
 
 def _read(path: Path) -> list[Row]:
-    """Return the rows of the log; a blank line counts for nothing."""
+    """Return the rows of the log, without blank lines."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -255,7 +227,7 @@ def _read(path: Path) -> list[Row]:
 
 
 def _numbered_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Each row with the line on which it starts."""
+    """Yield each row with its first line number."""
     reader, start = csv.reader(io.StringIO(text, newline=""), strict=True), 1
     try:
         for values in reader:
@@ -271,7 +243,7 @@ def _row(path: Path, line: int, values: list[str]) -> Row:
         raise _damaged(path, line, f"{len(values)} values for {len(COLUMNS)} columns")
     cells: dict[str, Any] = dict(zip(COLUMNS, values, strict=True))
     if cells["ref"] and not (cells["ref"].isascii() and cells["ref"].isdigit()):
-        raise _damaged(path, line, f"the ref is {cells['ref']!r}, and should be a number")
+        raise _damaged(path, line, f"the ref is {cells['ref']!r}, not a number")
     cells["ref"] = int(cells["ref"] or 0)
     if cells["status"] not in (SENDING, PENDING, COMPLETE, NOT_SENT) and not cells["status"].startswith(ERROR):
         known = ", ".join((SENDING, PENDING, COMPLETE, NOT_SENT))
@@ -280,12 +252,11 @@ def _row(path: Path, line: int, values: list[str]) -> Row:
         try:
             float(cells[column] or 0)
         except ValueError:
-            raise _damaged(path, line, f"the {column} is {cells[column]!r}, and should be a number") from None
+            raise _damaged(path, line, f"the {column} is {cells[column]!r}, not a number") from None
     return Row(**cells)
 
 
 def _damaged(path: Path, line: int, what: str) -> UserError:
     return UserError(
-        f"{path}, line {line}: {what}. Mend this line; or, where that cannot be done, move the file away: what was "
-        "sent is found again at Kaggle."
+        f"{path}, line {line}: {what}. Correct this line; or move the file away: submissions are found again at Kaggle."
     )

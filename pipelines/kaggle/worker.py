@@ -1,11 +1,11 @@
-"""The process that Kaggle's official client runs in.  It is started by `kaggle_service` and imports nothing of ours.
+"""The process that runs Kaggle's official client.  `client.py` starts it; it imports nothing of this project.
 
-The client logs in while it is imported, prints to stdout, waits for ever where a server is silent and may end its
-process: in a process of its own none of this harms a stage, and a stalled call can be killed.
+The client logs in while it is imported, prints to stdout, waits without a timeout and may exit.  In a process of its
+own none of this harms a stage, and a stalled call can be killed.
 
-Requests are lines of JSON on stdin, `{"call": name, "arguments": {...}}`; each is answered by one line on stdout,
-`{"value": ...}` or `{"failure": {...}}`.  What the client prints goes to stderr, as a sign of life.  When stdin ends,
-the process that wanted the answers is gone, and this one ends at once: nothing is sent that nobody waits for.
+Requests are lines of JSON on stdin, `{"call": name, "arguments": {...}}`.  Each is answered by one line on stdout,
+`{"value": ...}` or `{"failure": {...}}`.  The client's own output goes to stderr, where it counts as progress.  At the
+end of stdin this process exits at once, so that nothing is sent for a stage that has ended.
 """
 
 import errno
@@ -15,15 +15,16 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any, TextIO
 
 PAGE_SIZE = 200
-CONNECT_SECONDS, READ_SECONDS = 30, 300  # for the one transfer that is not the client's own
+CONNECT_SECONDS, READ_SECONDS = 30, 300  # for `fetch`, which does not use the client
 CHUNK_BYTES = 1 << 20
-CREDENTIALS = {"username": "username", "password": "key", "api_token": "token"}  # by the client's names for them
-UPLOAD_FAILED = "Could not submit to competition"  # what the client returns in place of an exception
+CREDENTIALS = {"username": "username", "password": "key", "api_token": "token"}  # argument: the client's setting
+UPLOAD_FAILED = "Could not submit to competition"  # the client returns this instead of raising
 
 
 def main() -> None:
@@ -37,8 +38,8 @@ def main() -> None:
     while True:
         request = requests.get()
         try:
-            reply = {"value": CALLS[request["call"]](**request["arguments"])}
-        except (Exception, SystemExit) as error:  # the client calls exit() where it finds no credentials
+            reply = {"value": BY_NAME[request["call"]](**request["arguments"])}
+        except (Exception, SystemExit) as error:  # the client calls exit() if it finds no credentials
             reply = {"failure": _facts(error)}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
@@ -50,35 +51,59 @@ def _listen(lines: TextIO, requests: "queue.SimpleQueue[dict[str, Any]]") -> Non
     os._exit(0)
 
 
-def _give_sign_of_life() -> None:
-    sys.stderr.write(".")
-    sys.stderr.flush()
-
-
 def _client() -> Any:
     """Return the client, logged in; the first call imports it."""
     import kaggle
 
-    if not kaggle.api._authenticated:  # the import swallows what went wrong, so once more for the cause
+    if not kaggle.api._authenticated:  # the import hides the cause, a second login raises it
         kaggle.api.authenticate()
     return kaggle.api
 
 
 def _services() -> Any:
-    """The client's generated half, which shows what its comfortable half leaves out, and whose answers are judged."""
+    """Return the client's generated API, which shows fields that its main API leaves out."""
     client = _client()
     known = {key: client.config_values.get(name) for key, name in CREDENTIALS.items()}
-    return client.build_kaggle_client_with_params(client.args, **known, response_processor=_judge)
+    return client.build_kaggle_client_with_params(client.args, **known, response_processor=_check_answer)
 
 
-def _judge(response: Any) -> None:
-    """Raise `ValueError` for an answer that is none of Kaggle's: the client takes whatever it is for an empty one."""
+def _send(services: Any, group: str, method: str, fields: dict[str, Any]) -> Any:
+    """Return the answer of `method`.  group: competitions or kernels; fields: of the request."""
+    service = {"competitions": "competition_api", "kernels": "kernels_api"}[group]
+    types = import_module(f"kagglesdk.{group}.types.{service}_service")
+    request = getattr(types, f"Api{method.title().replace('_', '')}Request")()
+    for name, value in fields.items():
+        setattr(request, name, value)
+    return getattr(getattr(getattr(services, group), f"{service}_client"), method)(request)
+
+
+def _ask(group: str, method: str, **fields: Any) -> Any:
+    with _services() as services:
+        return _send(services, group, method, fields)
+
+
+def _pages(group: str, method: str, **fields: Any) -> Iterator[Any]:
+    """Yield the answers of a paged method."""
+    fields["page_size"] = PAGE_SIZE
+    with _services() as services:
+        while True:
+            answer = _send(services, group, method, fields)
+            yield answer
+            if not answer.next_page_token:
+                return
+            fields.pop("page", None)  # with it Kaggle ignores the token and sends the first page for ever
+            fields["page_token"] = answer.next_page_token
+            print(".", end="", file=sys.stderr, flush=True)  # progress
+
+
+def _check_answer(response: Any) -> None:
+    """Raise `NotAnAnswer` for an answer of something else than Kaggle: the client takes it for an empty answer."""
     if response.status_code >= 300 or not isinstance(response.json(), dict):
         raise NotAnAnswer(f"status {response.status_code}")
 
 
 class NotAnAnswer(Exception):
-    """What came instead of an answer."""
+    """The answer did not come from Kaggle's API."""
 
 
 def user() -> str:
@@ -86,28 +111,18 @@ def user() -> str:
 
 
 def competition(slug: str) -> dict[str, Any]:
-    from kagglesdk.competitions.types.competition_api_service import ApiGetCompetitionRequest
-
-    request = ApiGetCompetitionRequest()
-    request.competition_name = slug
-    with _services() as services:
-        answer = services.competitions.competition_api_client.get_competition(request)
+    answer = _ask("competitions", "get_competition", competition_name=slug)
     return {
         "title": answer.title or slug,
         "entered": bool(answer.user_has_entered),
-        "deadline": _when(answer.deadline),
+        "deadline": _iso_time(answer.deadline),
         "submissions_disabled": bool(answer.submissions_disabled),
         "daily_submissions": answer.max_daily_submissions or 0,
     }
 
 
 def limits(slug: str) -> dict[str, Any]:
-    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionLimitsRequest
-
-    request = ApiGetSubmissionLimitsRequest()
-    request.competition_name = slug
-    with _services() as services:
-        answer = services.competitions.competition_api_client.get_submission_limits(request)
+    answer = _ask("competitions", "get_submission_limits", competition_name=slug)
     return {
         "today": answer.num_today or 0,
         "total": answer.num_total or 0,
@@ -117,21 +132,12 @@ def limits(slug: str) -> dict[str, Any]:
 
 
 def files(slug: str, most: int) -> list[tuple[str, int]]:
-    """Return names and bytes of the first `most` files of the competition."""
-    from kagglesdk.competitions.types.competition_api_service import ApiListDataFilesRequest
-
     found: list[tuple[str, int]] = []
-    request = ApiListDataFilesRequest()
-    request.competition_name = slug
-    request.page_size = PAGE_SIZE
-    with _services() as services:
-        while True:
-            answer = services.competitions.competition_api_client.list_data_files(request)
-            found += [(file.name, file.total_bytes or 0) for file in answer.files or []]
-            if not answer.next_page_token or len(found) >= most:
-                return found[:most]
-            request.page_token = answer.next_page_token
-            _give_sign_of_life()
+    for answer in _pages("competitions", "list_data_files", competition_name=slug):
+        found += [(file.name, file.total_bytes or 0) for file in answer.files or []]
+        if len(found) >= most:
+            break
+    return found[:most]
 
 
 def download(slug: str, folder: str) -> None:
@@ -139,57 +145,34 @@ def download(slug: str, folder: str) -> None:
 
 
 def submit(slug: str, path: str, message: str) -> dict[str, Any]:
-    """Send a submission; `ref` is 0 where Kaggle did not say that it has it, `uploaded` false where it cannot."""
+    """Send a submission.  `ref` is 0 if Kaggle did not confirm it; `uploaded` is false if Kaggle cannot have it."""
     answer = _client().competition_submit(path, message, slug, quiet=False)
     return {"ref": _number(answer.ref), "uploaded": answer.message != UPLOAD_FAILED, "message": answer.message or ""}
 
 
 def submissions(slug: str) -> list[dict[str, Any]]:
-    """Return all submissions to the competition, the newest first."""
-    from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
-
-    found: list[dict[str, Any]] = []
-    token = ""
-    with _services() as services:
-        while True:
-            request = ApiListSubmissionsRequest()
-            request.competition_name = slug
-            request.page_size = PAGE_SIZE
-            if token:
-                request.page_token = token
-            else:  # beside a token it would ask for the first page for ever
-                request.page = 1
-            answer = services.competitions.competition_api_client.list_submissions(request)
-            found += [_submission(each) for each in answer.submissions or []]
-            token = answer.next_page_token
-            if not token:
-                return found
-            _give_sign_of_life()
+    pages = _pages("competitions", "list_submissions", competition_name=slug, page=1)
+    return [_submission(each) for answer in pages for each in answer.submissions or []]
 
 
 def submission(ref: int) -> dict[str, Any]:
-    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
-
-    request = ApiGetSubmissionRequest()
-    request.ref = ref
-    with _services() as services:
-        return _submission(services.competitions.competition_api_client.get_submission(request))
+    return _submission(_ask("competitions", "get_submission", ref=ref))
 
 
-def _when(moment: datetime | None) -> str:
-    """A time as ISO 8601 in UTC, which is the zone that the client drops; empty where there is none."""
+def _iso_time(moment: datetime | None) -> str:
+    """Return a time as ISO 8601 in UTC, the zone that the client drops; empty for None."""
     return moment.replace(tzinfo=moment.tzinfo or UTC).isoformat() if moment else ""
 
 
 def _number(ref: Any) -> int:
-    """A submission's number, 0 where it is none; the client lets anything through."""
+    """Return a submission's number, 0 for anything else; the client does not check its type."""
     return ref if type(ref) is int else 0
 
 
 def _submission(answer: Any) -> dict[str, Any]:
     return {
         "ref": _number(answer.ref),
-        "date": _when(answer.date),
+        "date": _iso_time(answer.date),
         "description": answer.description or "",
         "file": answer.file_name or "",
         "status": answer.status.name.lower(),
@@ -212,80 +195,57 @@ def push_kernel(folder: str, seconds: int) -> dict[str, Any]:
 
 
 def kernel_status(kernel: str) -> dict[str, Any]:
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
-
-    request = ApiGetKernelSessionStatusRequest()
-    request.user_name, request.kernel_slug = kernel.split("/")
-    with _services() as services:
-        answer = services.kernels.kernels_api_client.get_kernel_session_status(request)
+    owner, name = kernel.split("/")
+    answer = _ask("kernels", "get_kernel_session_status", user_name=owner, kernel_slug=name)
     return {"status": answer.status.name.lower(), "message": answer.failure_message or ""}
 
 
 def kernel_output(kernel: str) -> dict[str, Any]:
-    """Return the names and addresses of the files that the kernel's last session left, and its log as it came."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
-
+    owner, name = kernel.split("/")
     found: list[dict[str, str]] = []
     log = ""
-    request = ApiListKernelSessionOutputRequest()
-    request.user_name, request.kernel_slug = kernel.split("/")
-    request.page_size = PAGE_SIZE
-    with _services() as services:
-        while True:
-            answer = services.kernels.kernels_api_client.list_kernel_session_output(request)
-            found += [{"name": file.file_name, "url": file.url} for file in answer.files or []]
-            log = log or answer.log or ""
-            if not answer.next_page_token:
-                return {"files": found, "log": log}
-            request.page_token = answer.next_page_token
-            _give_sign_of_life()
+    for answer in _pages("kernels", "list_kernel_session_output", user_name=owner, kernel_slug=name):
+        found += [{"name": file.file_name, "url": file.url} for file in answer.files or []]
+        log = log or answer.log or ""
+    return {"files": found, "log": log}
 
 
 def gpu_hours() -> tuple[float, float]:
-    """Return the hours of GPU used and allowed this week; zeros where Kaggle does not say."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
-
-    request = ApiGetAcceleratorQuotaStatisticsRequest()
-    with _services() as services:
-        quota = services.kernels.kernels_api_client.get_accelerator_quota_statistics(request).gpu_quota
+    """Return this week's used and allowed hours of GPU; zeros if Kaggle does not report them."""
+    quota = _ask("kernels", "get_accelerator_quota_statistics").gpu_quota
     times = (quota.time_used, quota.total_time_allowed) if quota else (None, None)
     used, allowed = (time.total_seconds() / 3600 if time else 0.0 for time in times)
     return used, allowed
 
 
 def fetch(url: str, path: str) -> None:
-    """Save what `url` answers; the addresses of a kernel's files are signed and take no credentials."""
+    """Save the content of `url`.  It sends no credentials: the addresses of a kernel's files are signed."""
     import requests
 
     with requests.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer:
         answer.raise_for_status()
         with open(path, "wb") as file:
-            pieces: Iterable[bytes] = answer.iter_content(CHUNK_BYTES)
-            for piece in pieces:
+            for piece in answer.iter_content(CHUNK_BYTES):
                 file.write(piece)
 
 
-CALLS = {
-    call.__name__: call
-    for call in (
-        *(user, competition, limits, files, download, submit, submissions, submission),
-        *(push_kernel, kernel_status, kernel_output, gpu_hours, fetch),
-    )
-}
+KERNEL_CALLS = (push_kernel, kernel_status, kernel_output, gpu_hours, fetch)
+CALLS = (user, competition, limits, files, download, submit, submissions, submission, *KERNEL_CALLS)
+BY_NAME = {call.__name__: call for call in CALLS}
 
 
 def _facts(error: BaseException) -> dict[str, Any]:
-    """Return what is known of a failure, in words that JSON can hold: `kind`, `status` of HTTP, `message`, `wait`."""
+    """Return a failure as JSON: `kind`, `status` of HTTP, `message` and `wait` (the header Retry-After)."""
     facts = {"kind": _kind(error), "status": 0, "message": str(error), "wait": ""}
     response = getattr(error, "response", None)
-    if facts["kind"] == "http" and response is not None:  # a response is false where its status is 400 or more
+    if facts["kind"] == "http" and response is not None:  # a response with status 400 or more is false
         facts["status"] = response.status_code
         facts["wait"] = response.headers.get("Retry-After", "")
-        if response.status_code < 400:  # an error that Kaggle wrapped in a success
+        if response.status_code < 400:  # an error inside a successful response
             facts["status"] = response.json()["code"]
         elif "application/json" not in response.headers.get("Content-Type", ""):
             facts["message"] = response.reason or ""
-    # without the error's own words, which may quote a credential
+    # without the error's own text, which may contain a credential
     if facts["kind"] == "unexpected":
         facts["message"] = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
     if facts["kind"] == "unreadable":
@@ -301,20 +261,20 @@ def _kind(error: BaseException) -> str:
     import requests
     import urllib3
 
-    # first, because requests' own is an OSError and a ValueError too
+    # first, because requests' JSON error is an OSError and a ValueError too
     if isinstance(error, (json.JSONDecodeError, NotAnAnswer)):
         return "not json"
-    # whose words show the token: the one of requests, and http.client's
+    # The text of this error, of requests or http.client, contains the token.
     if isinstance(error, requests.exceptions.InvalidHeader) or "Invalid header value" in str(error):
         return "credentials"
-    if isinstance(error, (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema)):
-        return "proxy"
-    if isinstance(error, urllib3.exceptions.LocationParseError):
-        return "proxy"
-    if isinstance(error, requests.exceptions.HTTPError):
-        return "http"
-    if isinstance(error, (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)):
-        return "connection"
+    for kind, types in (
+        ("proxy", (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema)),
+        ("proxy", urllib3.exceptions.LocationParseError),
+        ("http", requests.exceptions.HTTPError),
+        ("connection", (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)),
+    ):
+        if isinstance(error, types):
+            return kind
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return "disk"

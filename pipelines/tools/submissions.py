@@ -1,9 +1,9 @@
-"""Read the scores of all submissions back from Kaggle: local against public against private, best first.
+"""Show the scores of all submissions, read back from Kaggle: local, public and private, best first.
 
 Reads   submissions/<c>/log.csv; Kaggle.
-Writes  submissions/<c>/log.csv: statuses and scores, and what became of submissions that were broken off.
+Writes  submissions/<c>/log.csv: statuses and scores, and the outcome of interrupted submissions.
 
-Submissions that were made elsewhere are shown too, by the names of their files; the log is left without them.
+Submissions made elsewhere are shown too, by the names of their files; they are not added to the log.
 """
 
 import os
@@ -17,10 +17,9 @@ from pipelines.system.errors import UserError
 from pipelines.system.terminal import one_line
 
 if TYPE_CHECKING:
-    from pipelines.kaggle.service import Kaggle, Submission
+    from pipelines.kaggle.answers import Submission
+    from pipelines.kaggle.service import Kaggle
     from pipelines.kaggle.submission_log import SubmissionLog
-
-MESSAGE_SHOWN, STATUS_SHOWN = 32, 40  # characters
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,14 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Nothing was sent to {slug} yet. First: {words.repeat('submit')}")
     if trouble:
         if rows:
-            print("This is what the log knew: Kaggle could not be asked.")
+            print("These rows come from the log only: Kaggle could not be asked.")
         raise trouble
     if log.rows:
         print(f"Log: {log_path.relative_to(layout.root)}")
 
 
 def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
-    """Bring the log up to date, and return Kaggle's list."""
+    """Update the log, and return Kaggle's list."""
     from pipelines.kaggle.submission_log import LOOK_PAUSES, NOT_SENT, look_for, may_be_unlisted
 
     listed = kaggle.submissions()
@@ -85,9 +84,9 @@ def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
 def _table_rows(
     log: "SubmissionLog", listed: "list[Submission] | None", higher_is_better: bool
 ) -> list[tuple[str, ...]]:
-    """Return the cells of the log's rows and of submissions that it does not know, the best first.
+    """Return the table's rows, best first: the log's rows, and the `listed` submissions that are not in the log.
 
-    listed: all that Kaggle has; None where it could not be asked.
+    listed: Kaggle's list, or None if it could not be read.
     """
     from pipelines.kaggle.submission_log import plain_score, submission_id, submission_status, submission_time
 
@@ -106,24 +105,18 @@ def _table_rows(
     found.sort(key=lambda each: each[1], reverse=True)
     found.sort(key=lambda each: _order(each[2][2] or each[2][1], higher_is_better))
     return [
-        (
-            name,
-            when[:16].replace("T", " ") or "-",
-            *(score or "-" for score in scores),
-            _cut(status, STATUS_SHOWN),
-            _cut(message, MESSAGE_SHOWN),
-        )
+        (name, when[:16].replace("T", " ") or "-", *(score or "-" for score in scores), _cut(status), _cut(message, 32))
         for name, when, scores, status, message in found
     ]
 
 
 def _order(score: str, higher_is_better: bool) -> tuple[bool, float]:
-    """The sort key of a score: the best first, unknown ones last."""
+    """Return the sort key of a score: best first, unknown last."""
     value = float(score or 0)
     return not score, -value if higher_is_better else value
 
 
-def _cut(text: str, length: int) -> str:
+def _cut(text: str, length: int = 40) -> str:
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
 

@@ -1,4 +1,4 @@
-"""Which credential is found: every place, every precedence, and no secret in any word of ours."""
+"""Which credential is found: all places and their order, and no secret in any text."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from pipelines.kaggle.credentials import (
 )
 from pipelines.system.errors import UserError
 
-# For each line of JSON, an environment: what the real client finds there, as kind and username, without the network.
+# For each environment, a line of JSON, print the kind and username that the real client finds, without the network.
 CLIENT = """
 import json, os, sys
 import requests, kagglesdk
@@ -68,7 +68,7 @@ class Home:
         return {"HOME": str(self.folder), **values}
 
     def find(self, **values: str) -> Credential | None:
-        """What is found; sees that no secret shows in anything that is said about it."""
+        """Return the credential, after a check that no text about it contains a secret."""
         environment = self.environment(**values)
         found = find_credential(environment)
         hides_secrets(repr(found), str(found), *missing_because(environment), *steps_to_credential(environment))
@@ -81,7 +81,7 @@ class Home:
         return credential
 
     def refused(self, **values: str) -> str:
-        """The message where a credential stops the client."""
+        """Return the message about a credential that makes the client fail."""
         with pytest.raises(UserError) as raised:
             find_credential(self.environment(**values))
         hides_secrets(str(raised.value), repr(raised.value))

@@ -1,7 +1,8 @@
-"""The bundled script: what is in it, and that it really runs where there is nothing but Kaggle's folders."""
+"""The bundled script: its content, and that it runs with nothing but Kaggle's folders."""
 
 import ast
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from pipelines.dataset.digits import write_digits
-from pipelines.kaggle import kernel_bundle
+from pipelines.kaggle import kernel_bundle, kernel_script
 from pipelines.kaggle.kernel_script import Task, attach_weights, find_data, weights_of
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import COMPETITIONS, load_settings
@@ -31,6 +32,7 @@ RUN_ID = "0123456789abcdef"
 ROWS = 500
 
 
+@functools.cache
 def bundled(competition: str = "digits", overrides: tuple[str, ...] = QUICK, run_id: str = RUN_ID) -> str:
     settings = load_settings(competition, overrides=overrides)
     task = kernel_bundle.make_task(competition, settings, "trial", overrides, run_id)
@@ -39,20 +41,20 @@ def bundled(competition: str = "digits", overrides: tuple[str, ...] = QUICK, run
 
 
 def contents(script: str) -> dict[str, bytes]:
-    """The files in the zip of a script, found as a reader would."""
+    """Return the files in the zip of a script."""
     text = script.split('PIPELINE = """\n')[1].split('"""')[0]
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(text))) as archive:
         return {info.filename: archive.read(info) for info in archive.infolist()}
 
 
 def environment(base: Path, **more: str) -> dict[str, str]:
-    """An environment from which neither this repository nor Kaggle's credentials can be reached."""
+    """Return an environment without this repository and without Kaggle's credentials."""
     kept = {name: value for name, value in os.environ.items() if "KAGGLE" not in name and name != "PYTHONPATH"}
     return {**kept, "PIPELINES_KAGGLE_FOLDER": str(base), "OMP_NUM_THREADS": "1", "HOME": str(base), **more}
 
 
 def execute(base: Path, script: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run `script` below `base`, laid out as Kaggle's folders are."""
+    """Run `script` in `base`, which has Kaggle's folders."""
     (base / "working").mkdir(parents=True, exist_ok=True)
     (base / "temp").mkdir(exist_ok=True)
     (base / "script.py").write_text(script, encoding="utf-8")
@@ -69,7 +71,7 @@ def execute(base: Path, script: str, **more: str) -> "subprocess.CompletedProces
 
 
 def manifest_of(base: Path) -> dict[str, Any]:
-    """The manifest, after a check that it tells the truth about the files."""
+    """Return the manifest, after a check that it describes the files."""
     manifest = json.loads((base / "working" / "manifest.json").read_text())
     there = {
         path.relative_to(base / "working").as_posix(): path.read_bytes()
@@ -84,7 +86,7 @@ def manifest_of(base: Path) -> dict[str, Any]:
 
 
 def finished(base: Path, done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
-    """See that a run went through and left what it should; return its manifest."""
+    """Check that a run succeeded with all its files; return its manifest."""
     assert done.returncode == 0, done.stdout
     manifest = manifest_of(base)
     assert manifest["finished"] and manifest["run_id"] == RUN_ID
@@ -105,7 +107,7 @@ def finished(base: Path, done: "subprocess.CompletedProcess[str]") -> dict[str, 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits as Kaggle would give them."""
+    """The digits as a Kaggle competition."""
     folder = tmp_path_factory.mktemp("digits")
     write_digits(folder / "raw", folder / "held_back.csv")
     return folder / "raw"
@@ -113,7 +115,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits, but with 100 of the labelled ones."""
+    """The digits with only 100 labelled ones."""
     folder = tmp_path_factory.mktemp("small") / "raw"
     shutil.copytree(raw, folder)
     lines = (folder / "labels.csv").read_text().splitlines()
@@ -131,7 +133,7 @@ def seven_zip(archive: Path, folder: Path, name: str) -> None:
 
 
 def packed(folder: Path, raw: Path) -> None:
-    """Lay `raw` out as Kaggle does cifar-10: 7z archives beside CSVs."""
+    """Lay out `raw` like cifar-10: 7z archives beside CSVs."""
     folder.mkdir(parents=True)
     for name in ("train", "test"):
         seven_zip(folder / f"{name}.7z", raw, name)
@@ -184,7 +186,7 @@ def test_the_same_files_make_the_same_script(tmp_path: Path) -> None:
         os.utime(path, (0, 2_000_000_000))
         path.chmod(0o600)
     assert kernel_bundle.pack(dict(reversed(files.items()))) == first
-    assert bundled() == bundled()
+    assert bundled() == bundled.__wrapped__()
 
 
 def test_the_header_is_plain_and_the_script_is_small() -> None:
@@ -349,7 +351,7 @@ def without_py7zr(tmp_path: Path) -> Iterator[Path]:
 
 
 def program_7z(folder: Path) -> Path:
-    """Put a program `7z` into `folder`, which does what the script asks of Kaggle's."""
+    """Write a program `7z` that understands the script's arguments into `folder`."""
     folder.mkdir()
     program = folder / "7z"
     program.write_text(
@@ -383,28 +385,38 @@ def test_a_7z_is_unpacked_by_kaggles_program(tmp_path: Path, small: Path, withou
     assert "Unpacking train.7z" in done.stdout
 
 
-def test_a_7z_that_nothing_can_unpack(tmp_path: Path, small: Path, without_py7zr: Path) -> None:
-    packed(tmp_path / "input/competitions/digits", small)
-    done = execute(tmp_path, bundled(), PYTHONPATH=str(without_py7zr), PATH=str(tmp_path / "no programs"))
-    assert done.returncode == 2
-    assert "neither the package py7zr nor the program 7z is here: attach the data unpacked" in done.stdout
-    assert manifest_of(tmp_path)["finished"] is False
+def run_here(base: Path, task: Task) -> tuple[int, str]:
+    """Do `task` in this process; return its status and what it said."""
+    said: list[str] = []
+    status = kernel_script.run(task, base, base / "temp/pipeline", said.append)
+    assert manifest_of(base)["finished"] is False
+    return status, "\n".join(said)
+
+
+def test_a_7z_that_nothing_can_unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path / "input/competitions/digits", "labels.csv", "sample_submission.csv", "train.7z", "test.7z")
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
+    task = kernel_bundle.make_task("digits", load_settings("digits"), "trial", QUICK, RUN_ID)
+    status, said = run_here(tmp_path, task)
+    assert status == 2
+    assert "neither the package py7zr nor the program 7z is here: attach the unpacked data" in said
 
 
 def test_no_data(tmp_path: Path) -> None:
     lay(tmp_path / "input", "other/labels.csv")
-    done = execute(tmp_path, bundled("cifar-10"))
-    assert done.returncode == 2
-    (message,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert "looked for trainLabels.csv, sampleSubmission.csv, train, test" in message
+    task = kernel_bundle.make_task("cifar-10", load_settings("cifar-10"), "trial", QUICK, RUN_ID)
+    status, said = run_here(tmp_path, task)
+    assert status == 2
+    (message,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "searched for trainLabels.csv, sampleSubmission.csv, train, test" in message
     assert "There is: other/." in message and "competitions/cifar-10/rules" in message
-    manifest = manifest_of(tmp_path)
-    assert manifest["files"] == {} and manifest["finished"] is False
+    assert manifest_of(tmp_path)["files"] == {}
 
 
-def test_a_stage_that_fails_ends_the_run_with_its_status(tmp_path: Path, small: Path) -> None:
-    folder = tmp_path / "input/digits"
-    shutil.copytree(small, folder)
+def test_a_stage_that_fails_ends_the_run_with_its_status(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "input/digits", "train/1.png", "test/2.png")
+    (folder / "sample_submission.csv").write_text("id,label\n2,0\n")
     (folder / "labels.csv").write_text("id,label\n1,5\n1,5\n")
     lay(tmp_path / "working", "manifest.json")  # of an earlier session
     done = execute(tmp_path, bundled())
@@ -440,15 +452,13 @@ def test_the_script_itself_is_python_3_10() -> None:
 PRETRAINED = ("model.name=resnet18", "model.weights=IMAGENET1K_V1")
 
 
-def test_weights_are_linked_from_what_is_attached(tmp_path: Path, small_weights: Path) -> None:
-    attached = tmp_path / "input" / "my-weights" / "pytorch" / "small" / "1"
-    attached.mkdir(parents=True)
-    shutil.copyfile(small_weights, attached / "small.pth")
+def test_weights_are_linked_from_what_is_attached(tmp_path: Path) -> None:
+    attached = lay(tmp_path / "input" / "my-weights" / "pytorch" / "small" / "1", "small.pth")
     layout = Layout(tmp_path / "work", "digits")
     said: list[str] = []
     settings = weighted("model.name=shufflenet_v2_x0_5", "model.weights=weights/small.pth")
     attach_weights(settings, tmp_path / "input", None, layout, said.append)
-    assert (layout.weights / "small.pth").read_bytes() == small_weights.read_bytes()
+    assert (layout.weights / "small.pth").readlink() == attached / "small.pth"
     assert said == [f"Weights: {attached / 'small.pth'}"]
 
 
@@ -459,7 +469,7 @@ def weighted(*overrides: str) -> Settings:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (PRETRAINED, r"resnet18-f37072fd\.pth of resnet18 .*kaggle\.dataset_sources.*or allow kaggle\.internet"),
+        (PRETRAINED, r"resnet18-f37072fd\.pth of resnet18 .*kaggle\.dataset_sources.*or set kaggle\.internet=true"),
         (("model.name=resnet18", "model.weights=weights/x.pth", "kaggle.internet=true"), r"weights x\.pth of resnet18"),
     ],
 )

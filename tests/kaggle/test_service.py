@@ -1,4 +1,4 @@
-"""The talk with Kaggle itself: answers that the client cannot read, what it refuses, and its process that is killed."""
+"""Calls to Kaggle: unreadable answers, refusals, and a client process that is killed."""
 
 import json
 import math
@@ -14,41 +14,56 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.kaggle.service import ConnectionLost, Kaggle, Limits, NoSuchKernel, Unanswered, check_environment
+from pipelines.kaggle import service
+from pipelines.kaggle.answers import Limits
+from pipelines.kaggle.failures import ConnectionLost, NoSuchKernel, Unanswered
+from pipelines.kaggle.service import Kaggle, check_environment
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
+from tests.support.clients import KeptClient, forget, shared_environment, surroundings
 from tests.support.standin import Body, Delay, Stall, Standin, Status
 
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture
-def standin(tmp_path: Path) -> Iterator[Standin]:
-    archive = tmp_path / "cats.zip"
-    with zipfile.ZipFile(archive, "w") as content:
-        content.writestr("labels.csv", "id,label\n")
-    with Standin(tmp_path / "standin") as standin:
-        standin.add("cats", archive, Settings("cats"))
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
+    with Standin(tmp_path_factory.mktemp("standin")) as standin:
+        with zipfile.ZipFile(standin.folder / "cats.zip", "w") as content:
+            content.writestr("labels.csv", "id,label\n")
         yield standin
 
 
+@pytest.fixture(scope="module")
+def client(shared: Standin) -> Iterator[KeptClient]:
+    client = KeptClient(shared_environment(shared))
+    yield client
+    client.end()
+
+
 @pytest.fixture
-def kaggle(standin: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
-    environment = standin.environment(tmp_path)
-    for name in set(os.environ) - set(environment):
-        monkeypatch.delenv(name)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+def standin(shared: Standin) -> Iterator[Standin]:
+    """The stand-in, and an environment that leads to it."""
+    shared.add("cats", shared.folder / "cats.zip", Settings("cats"))
+    with surroundings(shared_environment(shared)):
+        yield shared
+    forget(shared)
+
+
+@pytest.fixture
+def kaggle(standin: Standin, client: KeptClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
+    monkeypatch.setattr(service, "Client", client.make)
     with Kaggle("cats", 5) as kaggle:
         yield kaggle
 
 
 def worker(kaggle: Kaggle) -> "subprocess.Popen[str]":
-    assert kaggle._process
-    return kaggle._process
+    assert kaggle.client.process
+    return kaggle.client.process
 
 
-def test_one_process_answers_all_questions(kaggle: Kaggle) -> None:
+def test_one_process_answers_all_questions(standin: Standin) -> None:
+    kaggle = Kaggle("cats", 20).__enter__()
     process = worker(kaggle)
     assert kaggle.username() == "alice"
     assert kaggle.competition().entered
@@ -62,7 +77,7 @@ def test_one_process_answers_all_questions(kaggle: Kaggle) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [
-        (b'{"submissions":[{"ref":1,"status":"WEIRD"}]}', Unanswered, "cannot read, 'WEIRD'"),
+        (b'{"submissions":[{"ref":1,"status":"WEIRD"}]}', Unanswered, "cannot read the answer, 'WEIRD'"),
         (b'{"submissions":[{"ref":1,"date":"yesterday"}]}', Unanswered, "cannot read"),
         (b'{"submissions":7}', Unanswered, "cannot read"),
         (b"not json", Unanswered, "perhaps a web page"),
@@ -111,7 +126,7 @@ def test_a_killed_process_is_replaced(kaggle: Kaggle, standin: Standin) -> None:
 
 def test_silence_is_waited_for_no_longer_than_set(kaggle: Kaggle, standin: Standin) -> None:
     kaggle.username()
-    kaggle.stall_seconds = 1
+    kaggle.client.stall_seconds = 1
     process = worker(kaggle)
     standin.fault("GetSubmissionLimits", Stall())
     started = time.monotonic()
@@ -119,14 +134,14 @@ def test_silence_is_waited_for_no_longer_than_set(kaggle: Kaggle, standin: Stand
         kaggle.limits()
     assert time.monotonic() - started < 5
     assert process.poll() is not None
-    kaggle.stall_seconds = 5
+    kaggle.client.stall_seconds = 5
     standin.fault("GetSubmissionLimits", Delay(0.5))
     assert kaggle.limits().left == 5
 
 
-def test_the_process_ends_with_the_one_that_asks(standin: Standin, kaggle: Kaggle) -> None:
-    """However it ends: nothing is sent that nobody waits for."""
-    program = "from pipelines.kaggle.service import Kaggle\nk = Kaggle('cats')\nk._start()\nprint(k._process.pid, flush=True)\nk.limits()"  # noqa: E501
+def test_the_process_ends_with_the_one_that_asks(standin: Standin) -> None:
+    """Nothing is sent for a stage that has ended."""
+    program = "from pipelines.kaggle.service import Kaggle\nk = Kaggle('cats')\nk.client.start()\nprint(k.client.process.pid, flush=True)\nk.limits()"  # noqa: E501
     standin.fault("GetSubmissionLimits", Stall())
     before = len(standin.calls("GetSubmissionLimits"))
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
@@ -142,7 +157,7 @@ def test_the_process_ends_with_the_one_that_asks(standin: Standin, kaggle: Kaggl
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended may stay listed until its parent takes note."""
+    """Return whether a process runs; an ended one stays listed until its parent waits for it."""
     try:
         return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -224,7 +239,7 @@ SECRET = "SUPERSECRET0123456789"
     ids=str,
 )
 def test_no_secret_is_ever_shown(
-    standin: Standin, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+    standin: Standin, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -237,8 +252,9 @@ def test_no_secret_is_ever_shown(
 
 
 def test_no_secret_of_a_damaged_login_is_ever_shown(
-    tmp_path: Path, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+    standin: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
         monkeypatch.delenv(name)
     (tmp_path / ".kaggle").mkdir()

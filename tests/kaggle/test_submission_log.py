@@ -1,4 +1,4 @@
-"""The log of submissions: what is written is read back, a damaged one is refused, and what was lost is found again."""
+"""The log of submissions: writing and reading, damaged logs, and the search for lost submissions."""
 
 import re
 from dataclasses import replace
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.kaggle.service import Submission
+from pipelines.kaggle.answers import Submission
 from pipelines.kaggle.submission_log import (
     COLUMNS,
     Row,
@@ -98,7 +98,7 @@ def test_a_log_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
         (HEADER.replace("ref", "reference") + LINE, "line 1: unknown columns 'reference'; there are: time, run"),
         (HEADER.replace("\n", ",note\n"), "line 1: unknown columns 'note'"),
         (HEADER + LINE + "2026,default\n", "line 3: 2 values for 10 columns"),
-        (HEADER + LINE.replace("1000", "1e3"), "line 2: the ref is '1e3', and should be a number"),
+        (HEADER + LINE.replace("1000", "1e3"), "line 2: the ref is '1e3', not a number"),
         (HEADER + LINE.replace("complete", "done"), "line 2: the status is 'done'; there are: sending, pending"),
         (HEADER + LINE.replace("0.93410", "good"), "line 2: the public_score is 'good'"),
         (HEADER + LINE.replace("a message", '"a message'), "line 2: it is not valid CSV"),

@@ -177,14 +177,12 @@ def test_make_bench_shows_what_compares_and_says_what_it_skips_and_what_failed(
     assert command.run(bench.main, ["--quick", "--archive", str(broken)]) == 2
     captured = capsys.readouterr()
     assert "broken.zip" in captured.err
-    assert (
-        "Failed, as told above: python -m benchmarks.whole_pipeline --archive broken.zip --no-record." in captured.err
-    )
+    assert "Failed, see above: python -m benchmarks.whole_pipeline --archive broken.zip --no-record." in captured.err
     table = captured.out.partition(" in all\n")[2]
     (row,) = [line for line in table.splitlines() if line.startswith("split of 300 images, time")]
     assert row.endswith("benchmarks.split_vs_copy --files 300 --pairs 2 --no-record")
     assert "faster" in row and "at least" not in row  # goals are for full sizes
-    assert "Skipped: python -m benchmarks.scaling (takes longer than --quick is to)" in table
+    assert "Skipped: python -m benchmarks.scaling (too long for --quick)" in table
     assert "Skipped: python -m benchmarks.frozen_vs_chapter (needs --dogs: not given)" in table
     assert measuring.RESULTS.read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""The Makefile documents itself, every target works, and what README.md and docs/ show is true."""
+"""The Makefile documents itself, every target runs dry, and its variables reach the stages."""
 
 import re
 import subprocess
@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.settings.loading import COMPETITIONS, load_settings
-from pipelines.settings.schema import DEFAULT_RECIPE, SECTIONS
+from pipelines.settings.schema import DEFAULT_RECIPE
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-DOCS = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
 PROMISED = (
@@ -38,38 +36,6 @@ def test_make_alone_is_help_and_lists_every_target() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_target_runs_dry(target: str) -> None:
     make("-n", target)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_docs_name_target(target: str) -> None:
-    assert re.search(rf"`make {target}[` ]", DOCS)
-
-
-@pytest.mark.parametrize("named", sorted(set(re.findall(r"`tests/([\w/]+\.py::\w+)`", DOCS))))
-def test_test_that_the_docs_promise_is_there(named: str) -> None:
-    file, name = named.split("::")
-    assert f"def {name}(" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
-
-
-def test_competitions_in_the_docs_are_valid(tmp_path: Path) -> None:
-    tables = []
-    for block in re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL):
-        (tmp_path / "leaves.toml").write_text(block, encoding="utf-8")
-        tables.append(load_settings(str(tmp_path / "leaves.toml")).data.test_table)
-    assert "test.csv" in tables
-
-
-def test_docs_name_only_settings_that_exist() -> None:
-    named = re.findall(rf"`({'|'.join(SECTIONS)})\.(?!csv|json)([a-z0-9_]+)", DOCS)
-    assert len(named) > 10
-    for section, key in named:
-        assert hasattr(SECTIONS[section](), key), f"{section}.{key}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pictures_exist(page: Path) -> None:
-    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / picture).is_file(), picture
 
 
 @pytest.mark.parametrize("toml", sorted(COMPETITIONS.glob("*.toml")), ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""The stage `submit` with Kaggle's real client: whatever happens, a file is sent once, and the log tells the truth."""
+"""The stage `submit` with Kaggle's client: after any failure a file is sent once, and the log is right."""
 
 import hashlib
 import random
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines.tools import submissions
+from tests.support.clients import forget, kept_client
 from tests.support.standin import (
     Body,
     Cut,
@@ -34,22 +35,22 @@ def json_body(text: str) -> Body:
     return Body(text.encode(), {"Content-Type": "application/json"})
 
 
-EMPTY = json_body("{}")  # as which Kaggle's list looks too, where it lags
+EMPTY = json_body("{}")  # also Kaggle's list before it contains a new submission
 
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
     with Standin(tmp_path_factory.mktemp("standin")) as started:
-        started.key = "0123456789abcdef"  # which stands nowhere else, so that it would be seen where it is shown
-        yield started
+        started.key = "0123456789abcdef"  # a value that would be noticed in any output
+        with kept_client(started):
+            yield started
 
 
 @pytest.fixture
 def trial(standin: Standin, tmp_path: Path) -> Iterator[Trial]:
     yield make_trial(standin, tmp_path)
-    for name in list(standin._faults):
-        standin.fault(name)
     assert standin.violations == []
+    forget(standin)
 
 
 def test_a_submission_is_sent_and_scored_and_not_sent_twice(trial: Trial) -> None:
@@ -97,12 +98,12 @@ def test_a_submission_is_sent_and_scored_and_not_sent_twice(trial: Trial) -> Non
     out = trial.submit()
     assert trial.requests == []
     assert f"Already sent: default.csv, as ref {row['ref']}, " in out
-    assert "To send it once more: make submit COMP=cats.toml AGAIN=1" in out
+    assert "To send it again: make submit COMP=cats.toml AGAIN=1" in out
     assert "Public score 1.00000 (local 0.9312)" in out
 
     first = trial.row
     trial.competition.scoring_seconds = 0
-    trial.standin.fault("GetSubmission", Html())  # which is waited out
+    trial.standin.fault("GetSubmission", Html())  # the next request succeeds
     trial.submit("--again", "--message", "  once\n \x1b\x00more ")
     assert [each.description for each in trial.competition.submissions] == [row["message"], f"once more {MARK}"]
     assert trial.rows[0] == first
@@ -123,7 +124,7 @@ def test_nothing_that_is_wrong_here_reaches_the_network(trial: Trial) -> None:
         error = trial.submit(expect=2)
         assert words in error
         assert f"{trial.submission}" in error or "error: submissions/cats/default.csv" in error
-        assert "Nothing was sent. To predict it anew: rm submissions/cats/default.csv; make predict" in error
+        assert "Nothing was sent. To predict it again: rm submissions/cats/default.csv; make predict" in error
         assert trial.requests == []
 
     trial.submission.write_text("id,cat,dog\n7,1,0\n8,0.7,0.7\n9,0,1\n")
@@ -135,7 +136,7 @@ def test_nothing_that_is_wrong_here_reaches_the_network(trial: Trial) -> None:
     assert "default.csv is missing. First: make predict COMP=cats.toml" in trial.submit(expect=2)
     trial.submission.write_text(GOOD)
     (trial.folder / "data/cats/raw/sample.csv").write_text(SAMPLE)
-    assert "log.csv is the log of what was sent" in trial.submit("--run", "log", expect=2)
+    assert "log.csv is the log of sent submissions" in trial.submit("--run", "log", expect=2)
     assert "at most 200" in trial.submit("--message", "x" * 201, expect=2)
     assert "its character 2 is not UTF-8" in trial.submit("--message", "x\udc80", expect=2)
     assert not trial.log.exists()
@@ -155,7 +156,7 @@ def test_without_the_data_a_file_is_taken_as_it_was_predicted_and_only_so(trial:
 def test_a_file_that_was_put_there_by_hand_has_no_local_score(trial: Trial) -> None:
     note_prediction(trial.folder, sha256="0" * 64)
     out = trial.submit()
-    assert "not as make predict left it for the run default, so its local score is not known" in out
+    assert "not as make predict left it for the run default, so its local score is unknown" in out
     assert "local score  -\n" in out
     assert "(local unknown)" in out
     assert (trial.row["local_score"], trial.row["message"]) == ("", f"default {MARK}")
@@ -237,7 +238,7 @@ def test_what_the_competition_does_not_allow(trial: Trial) -> None:
     error = trial.submit(expect=2)
     assert "No submissions are left today: 5 were sent. Kaggle's new day begins at 00:00 UTC, in " in error
     competition.used_today, competition.limited_by_total = 0, True
-    assert "limits their number in all, and 19 were sent" in trial.submit(expect=2)
+    assert "limits their total number, and 19 were sent" in trial.submit(expect=2)
     assert not trial.log.exists()
     assert not competition.submissions
 
@@ -274,7 +275,7 @@ def test_scoring_that_never_ends(trial: Trial) -> None:
     trial.submit("--again", "--set", NO_QUICK_ANSWER, expect=3)
     assert {request.method for request in trial.requests} == {"GetSubmission"}
     trial.competition.scoring_seconds = 0
-    assert "Going on waiting for its score." in trial.submit()
+    assert "Waiting for its score." in trial.submit()
     assert trial.row["status"] == "complete"
     assert len(trial.competition.submissions) == 1
 
@@ -463,7 +464,7 @@ def test_an_interrupt_loses_nothing(trial: Trial) -> None:
     assert "Interrupted" in process.communicate()[1]
     assert process.returncode == 130
     trial.competition.scoring_seconds = 0
-    assert "Going on waiting" in trial.submit()
+    assert "Waiting for its score" in trial.submit()
     assert len(trial.competition.submissions) == 1
 
 
@@ -481,7 +482,7 @@ def test_what_reaches_kaggle_long_after_it_was_given_up_is_not_sent_twice(trial:
 
 @pytest.mark.slow
 def test_killed_at_20_random_points_it_is_sent_exactly_once(standin: Standin, tmp_path: Path) -> None:
-    for call in ("CreateSubmission", "StartSubmissionUpload"):  # so that some fall while Kaggle is at work
+    for call in ("CreateSubmission", "StartSubmissionUpload"):  # so that some kills happen during these calls
         standin.fault(call, Delay(0.2), times=None)
 
     started = time.monotonic()
@@ -495,7 +496,7 @@ def test_killed_at_20_random_points_it_is_sent_exactly_once(standin: Standin, tm
         trial = make_trial(standin, tmp_path / str(number))
         trial.competition.scoring_seconds = 0.3
         process = trial.start()
-        time.sleep(duration * (number + generator.random()) / 20)  # spread, so that every state is met
+        time.sleep(duration * (number + generator.random()) / 20)  # spread over all states
         process.kill()
         process.communicate()
         states.append(trial.row["status"] if trial.log.exists() else "nothing")
@@ -511,7 +512,7 @@ def test_killed_at_20_random_points_it_is_sent_exactly_once(standin: Standin, tm
         assert (row["public_score"], row["sha256"]) == (sent.public_score, SHA256)
         assert not list(trial.log.parent.glob("*.partial"))
     print(f"killed within {duration:.1f} s, the log then said: {sorted(states)}")
-    assert {"nothing", "sending", "pending"} <= set(states)  # else this shows little
+    assert {"nothing", "sending", "pending"} <= set(states)  # else the kills missed a state
     for call in ("CreateSubmission", "StartSubmissionUpload"):
         standin.fault(call)
     assert standin.violations == []

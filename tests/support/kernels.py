@@ -1,4 +1,4 @@
-"""What a kernel leaves at the stand-in."""
+"""The output of a kernel at the stand-in."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def run_id(kernel: Kernel) -> str:
 
 
 def leave(kernel: Kernel, files: dict[str, bytes] = FILES, finished: bool = True, **manifest: Any) -> None:
-    """Let `kernel` have run as the script does, and left `files`."""
+    """Set the state of `kernel` to a run by the script that left `files`."""
     described = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
     }

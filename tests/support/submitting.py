@@ -3,22 +3,18 @@
 import csv
 import hashlib
 import json
-import os
 import socket
 import subprocess
 import sys
 import zipfile
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
-
-from pipelines import command, submit
+from pipelines import submit
 from pipelines.settings.loading import load_settings
+from tests.support.clients import run_stage, shared_environment
 from tests.support.standin import (
     Competition,
     Request,
@@ -47,7 +43,7 @@ SHA256 = hashlib.sha256(GOOD.encode()).hexdigest()
 
 
 def free_port() -> int:
-    """A port at which nobody listens."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -78,7 +74,7 @@ class Trial:
 
     @property
     def requests(self) -> list[Request]:
-        """What the stand-in was asked since the last `submit`."""
+        """The stand-in's requests since the last `submit`."""
         return self.standin.requests[self.first_request :]
 
     def calls(self, name: str) -> list[Request]:
@@ -95,35 +91,21 @@ class Trial:
         return only
 
     def submit(self, *words: str, expect: int = 0, stage: ModuleType = submit) -> str:
-        """Run the stage; return what it printed where it should succeed, else its error."""
+        """Run the stage; return what it printed, or its error if `expect` is not 0."""
         printed, error = self.run(stage, *words, expect=expect)
         return error if expect else printed
 
     def run(self, stage: ModuleType, *words: str, expect: int = 0) -> tuple[str, str]:
-        """Run the stage in this process, see that it ends with the status `expect`, and return what it printed.
-
-        Only the client has a process of its own then; those that two stages would have cost most of the time.
-        """
+        """Run the stage in this process, check that it ends with the status `expect`, and return what it printed."""
         self.first_request = len(self.standin.requests)
-        with (
-            pytest.MonkeyPatch.context() as place,
-            redirect_stdout(StringIO()) as out,
-            redirect_stderr(StringIO()) as err,
-        ):
-            place.chdir(self.folder)
-            for name in os.environ.keys() - self.environment.keys():
-                place.delenv(name)
-            for name, value in self.environment.items():
-                place.setenv(name, value)
-            status = command.run(stage.main, ["cats.toml", *words])
-        printed, error = out.getvalue(), err.getvalue()
+        status, printed, error = run_stage(stage, ["cats.toml", *words], self.folder, self.environment)
         assert status == expect, f"status {status}:\n{printed}\n{error}"
         assert self.environment["KAGGLE_KEY"] not in printed + error
-        assert error.startswith("error: ") if expect else not error  # no progress bar where nobody looks
+        assert error.startswith("error: ") if expect else not error  # no progress bar without a terminal
         return printed, error
 
     def start(self, toml: str = "cats.toml") -> "subprocess.Popen[str]":
-        """Start the stage as a person does."""
+        """Start the stage as a process."""
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.submit", toml],
             cwd=self.folder,
@@ -135,7 +117,7 @@ class Trial:
 
 
 def make_trial(standin: Standin, folder: Path) -> Trial:
-    """A competition of its own at the stand-in, and all that is needed to submit to it."""
+    """Return a trial with its own competition at the stand-in."""
     slug = f"cats-{len(standin.competitions)}"
     raw = folder / "data/cats/raw"
     raw.mkdir(parents=True)
@@ -147,8 +129,8 @@ def make_trial(standin: Standin, folder: Path) -> Trial:
     note_prediction(folder)
     archive = serve_sample(folder / "cats.zip", SAMPLE)
     competition = standin.add(slug, archive, load_settings(str(folder / "cats.toml")))
-    environment = standin.environment(folder / "home")
-    environment["TMPDIR"] = environment["HOME"]  # for what killed processes leave
+    (folder / "temporary").mkdir()
+    environment = shared_environment(standin) | {"TMPDIR": str(folder / "temporary")}  # for files of killed processes
     return Trial(folder, standin, competition, len(standin.requests), environment)
 
 

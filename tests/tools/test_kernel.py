@@ -1,5 +1,6 @@
-"""The stage `kernel`, as a process with the real client against the stand-in: a run on Kaggle as if it were here."""
+"""The tool `kernel` with Kaggle's client against the stand-in: a run on Kaggle, fetched as if it was made here."""
 
+import functools
 import hashlib
 import json
 import re
@@ -15,9 +16,12 @@ from typing import Any
 import pytest
 
 from pipelines.dataset.digits import write_digits
+from pipelines.kaggle import kernel_bundle
+from pipelines.kaggle.kernel_run import check_possible
 from pipelines.settings.loading import COMPETITIONS, load_settings
 from pipelines.system.errors import UserError
 from pipelines.tools import kernel
+from tests.support.clients import forget, kept_client, run_stage, shared_environment
 from tests.support.kernels import FILES, leave, run_id
 from tests.support.standin import Body, Html, Kernel, Lost, Standin, Status
 
@@ -30,7 +34,7 @@ RUN, FOLDER, SUBMISSION = (
 
 
 class Stage(subprocess.Popen[str]):
-    """A process that does not outlive a test that fails: it would wait for half a day."""
+    """A process that ends with a failed test; it would wait for half a day."""
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind:
@@ -39,13 +43,14 @@ class Stage(subprocess.Popen[str]):
 
 
 class Trial:
-    """A working folder with a competition `cats`, a stand-in that has it, and the stage as a process."""
+    """A working folder with a competition `cats`, and a stand-in that has it."""
 
     def __init__(self, folder: Path, standin: Standin) -> None:
         self.folder, self.standin = folder, standin
-        self.environment = standin.environment(folder / "home")
+        self.environment = shared_environment(standin)
 
     def start(self, *words: str, competition: str = "cats.toml") -> Stage:
+        """Start the stage as a process."""
         return Stage(
             [sys.executable, "-m", "pipelines.tools.kernel", competition, *words],
             cwd=self.folder,
@@ -56,11 +61,8 @@ class Trial:
         )
 
     def run(self, *words: str, competition: str = "cats.toml") -> tuple[int, str, str]:
-        """Run the stage; return its status, what it printed, and its errors."""
-        with self.start(*words, competition=competition) as process:
-            printed, errors = process.communicate(timeout=100)
-        assert "Traceback" not in errors, errors
-        return process.returncode, printed, errors
+        """Run the stage in this process; return its status, what it printed, and its errors."""
+        return run_stage(kernel, [competition, *words], self.folder, self.environment)
 
     def succeeds(self, *words: str) -> str:
         status, printed, errors = self.run(*words)
@@ -72,7 +74,7 @@ class Trial:
         return printed
 
     def fails(self, status: int, *words: str) -> str:
-        """Run the stage, see that it fails with `status` and leaves no results; return the message."""
+        """Run the stage, check that it fails with `status` and leaves no results; return the message."""
         code, printed, errors = self.run(*words)
         assert (code, errors.count("error: ")) == (status, 1), printed + errors
         assert not (self.folder / RUN).exists() and not (self.folder / SUBMISSION).exists()
@@ -88,16 +90,28 @@ class Trial:
         return len(self.standin.calls("SaveKernel"))
 
 
+@pytest.fixture(scope="module")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
+    find = functools.cache(kernel_bundle.imported_modules)
+    with (
+        Standin(tmp_path_factory.mktemp("standin")) as standin,
+        kept_client(standin),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(kernel_bundle, "imported_modules", lambda *names: dict(find(*names)))  # parsed once
+        yield standin
+
+
 @pytest.fixture
-def trial(tmp_path: Path) -> Iterator[Trial]:
+def trial(tmp_path: Path, standin: Standin) -> Iterator[Trial]:
     (tmp_path / "cats.toml").write_text(TOML)
     (tmp_path / "archive").mkdir()
     archive = shutil.make_archive(str(tmp_path / "cats"), "zip", tmp_path / "archive")
-    with Standin(tmp_path / "standin") as standin:
-        standin.add("cats", Path(archive), load_settings(str(tmp_path / "cats.toml")))
-        standin.run_kernel = leave
-        yield Trial(tmp_path, standin)
-        assert not standin.violations
+    standin.add("cats", Path(archive), load_settings(str(tmp_path / "cats.toml")))
+    standin.run_kernel = leave
+    yield Trial(tmp_path, standin)
+    assert not standin.violations
+    forget(standin)
 
 
 def test_a_run_is_fetched_as_if_it_had_been_made_here(trial: Trial) -> None:
@@ -136,7 +150,7 @@ def test_a_run_is_fetched_as_if_it_had_been_made_here(trial: Trial) -> None:
     assert status == 0 and len(trial.standin.requests) == requests
     assert printed.splitlines() == [
         "Already run on Kaggle: runs/cats/default, submissions/cats/default.csv.",
-        "To do it again: rm -r runs/cats/default runs/cats/default-kernel submissions/cats/default.csv",
+        "To run it again: rm -r runs/cats/default runs/cats/default-kernel submissions/cats/default.csv",
         "Next: make submit COMP=cats.toml",
     ]
 
@@ -144,7 +158,7 @@ def test_a_run_is_fetched_as_if_it_had_been_made_here(trial: Trial) -> None:
 def test_what_is_here_is_not_overwritten(trial: Trial) -> None:
     (trial.folder / RUN).mkdir(parents=True)
     status, _, errors = trial.run()
-    assert status == 2 and "runs/cats/default is already here" in errors and "RUN=" in errors
+    assert status == 2 and "runs/cats/default exists" in errors and "RUN=" in errors
     (trial.folder / RUN).rmdir()
     (trial.folder / SUBMISSION).parent.mkdir(parents=True)
     (trial.folder / SUBMISSION).write_text("mine")
@@ -177,7 +191,7 @@ def test_a_push_that_is_refused(trial: Trial) -> None:
 
 def test_data_that_nothing_brings_to_kaggle(trial: Trial) -> None:
     (trial.folder / "cats.toml").write_text('[competition]\nsource = "address"\naddress = "http://example.org/cats"\n')
-    assert "no competition of Kaggle's" in trial.fails(2)
+    assert "no competition of Kaggle" in trial.fails(2)
     assert not trial.standin.requests
 
 
@@ -192,7 +206,7 @@ def test_data_that_nothing_brings_to_kaggle(trial: Trial) -> None:
 def test_weights_that_nothing_brings_to_kaggle(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     settings = load_settings("digits", overrides=["model.name=resnet18", *overrides])
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        kernel._check_possible(settings)
+        check_possible(settings)
     assert "kaggle.dataset_sources" in str(caught.value)
 
 
@@ -263,7 +277,7 @@ def test_status_changes_are_shown_once_each(trial: Trial) -> None:
 
 
 def test_an_earlier_sessions_output_is_not_taken(trial: Trial) -> None:
-    """Right after a push Kaggle may still show the session before."""
+    """Right after a push Kaggle may still show the previous session."""
 
     def before(kernel: Kernel) -> None:
         leave(kernel, run_id="0" * 16)
@@ -285,7 +299,7 @@ def test_a_run_that_another_one_replaced_is_not_waited_for(trial: Trial) -> None
 
     trial.standin.run_kernel = slowly
     trial.fails(3, "--set", "kaggle.kernel_hours=0.0001")
-    state = trial.state() | {"pushed_at": time.time() - 3600}  # long enough for Kaggle to know of it
+    state = trial.state() | {"pushed_at": time.time() - 3600}  # after the grace period
     (trial.folder / FOLDER / "state.json").write_text(json.dumps(state))
     leave(trial.standin.kernels[0], run_id="0" * 16)
     assert "is another run than the one pushed from here" in trial.fails(2)
@@ -310,7 +324,7 @@ def test_a_run_that_does_not_end_is_waited_for_later(trial: Trial) -> None:
     assert "has not ended in 0.0001 hours (running)" in message
     assert trial.state()["state"] == "pushed"
     leave(trial.standin.kernels[0])
-    assert "Going on with https://www.kaggle.com/code/alice/cats-default" in trial.succeeds()
+    assert "Continuing with https://www.kaggle.com/code/alice/cats-default" in trial.succeeds()
     assert trial.pushes() == 1
 
 
@@ -336,7 +350,7 @@ def test_names_that_lead_elsewhere_are_refused(trial: Trial, listed: bool) -> No
 
     trial.standin.run_kernel = leave_bad
     message = trial.fails(2)
-    assert "names that lead elsewhere: '../x', '/etc/x', 'a/../../x', 'C:x', 'a\\\\x', …" in message
+    assert "names that lead out of its folder: '../x', '/etc/x', 'a/../../x', 'C:x', 'a\\\\x', …" in message
     assert len(trial.standin.calls("output")) == (0 if listed else len(trial.standin.calls("GetKernelSessionStatus")))
     assert not {path.name for path in trial.folder.rglob("*")} & {"x", "output", ".output.partial"}
 
@@ -361,7 +375,10 @@ def test_an_error_body_is_not_taken_for_a_file(trial: Trial, fault: Status | Htm
 
     trial.standin.run_kernel = leave_and_spoil
     message = trial.fails(3)
-    assert "404" in message or "as runs/cats/default/final.pt is not the file that the run left" in message
+    assert (
+        "404" in message
+        or "The file runs/cats/default/final.pt from Kaggle is not the one that the run left" in message
+    )
     assert not (trial.folder / FOLDER / "output").exists()
     trial.succeeds()
     assert trial.pushes() == 1
@@ -369,7 +386,7 @@ def test_an_error_body_is_not_taken_for_a_file(trial: Trial, fault: Status | Htm
 
 def test_a_damaged_manifest_is_asked_for_again(trial: Trial) -> None:
     trial.standin.fault("output", Body(b"<html>"), Body(b'{"run_id": 1}'))
-    assert trial.succeeds().count("What came from Kaggle as manifest.json is not one.") == 2
+    assert trial.succeeds().count("The file manifest.json from Kaggle is damaged.") == 2
 
 
 def test_questions_that_are_not_answered_are_asked_again(trial: Trial) -> None:
@@ -392,7 +409,7 @@ def test_a_push_whose_answer_is_lost_is_not_made_again(trial: Trial) -> None:
     trial.standin.fault("SaveKernel", Lost())
     trial.fails(3)
     assert trial.state()["state"] == "pushing"
-    assert "Whether Kaggle has taken the last push is not known" in trial.succeeds()
+    assert "It is unknown whether Kaggle received the last push" in trial.succeeds()
     assert trial.pushes() == 1
 
 
@@ -410,18 +427,18 @@ def test_a_push_that_did_not_arrive_after_an_earlier_one_is_made_again(trial: Tr
     (trial.folder / SUBMISSION).unlink()
     trial.standin.fault("SaveKernel", Status(503))
     trial.fails(3)
-    trial.change_state(pushed_at=time.time() - 100)  # else it would wait for Kaggle to show what it may have taken
+    trial.change_state(pushed_at=time.time() - 100)  # after the grace period
     trial.succeeds()
     assert len(trial.standin.kernels) == 2
 
 
 @pytest.mark.parametrize(
     "moment",
-    ["running", pytest.param("Pushed", marks=pytest.mark.slow), pytest.param("Going on", marks=pytest.mark.slow)],
+    ["running", pytest.param("Pushed", marks=pytest.mark.slow), pytest.param("Continuing", marks=pytest.mark.slow)],
 )
 def test_killed_at_any_time_it_goes_on(trial: Trial, moment: str) -> None:
     trial.standin.run_kernel = lambda kernel: setattr(kernel, "status", "RUNNING")
-    if moment == "Going on":
+    if moment == "Continuing":
         trial.fails(3, "--set", "kaggle.kernel_hours=0.0001")
     with trial.start() as process:
         assert process.stdout is not None
@@ -473,7 +490,7 @@ def test_results_that_are_missing(trial: Trial) -> None:
 
 @pytest.mark.slow
 def test_the_digits_run_on_the_standin(tmp_path: Path) -> None:
-    """All of it in earnest: the stand-in mounts the data and executes the pushed script."""
+    """The stand-in mounts the data and executes the pushed script."""
     write_digits(tmp_path / "raw", tmp_path / "solution.csv")
     archive = Path(shutil.make_archive(str(tmp_path / "digits"), "zip", tmp_path / "raw"))
     toml = (COMPETITIONS / "digits.toml").read_text().replace('source = "digits"\n', "")

@@ -1,4 +1,4 @@
-"""The stage `submissions`: what Kaggle knows comes back into the log, and one table shows all, the best first."""
+"""The tool `submissions`: it updates the log from Kaggle, and shows one table, best first."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.kaggle.submission_log import Row, SubmissionLog
 from pipelines.tools import submissions
+from tests.support.clients import forget, kept_client
 from tests.support.standin import Standin, Status, Submission
 from tests.support.submitting import GOOD, SHA256, Trial, free_port, make_trial
 
@@ -14,14 +15,16 @@ from tests.support.submitting import GOOD, SHA256, Trial, free_port, make_trial
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
     with Standin(tmp_path_factory.mktemp("standin")) as started:
-        started.key = "0123456789abcdef"
-        yield started
+        started.key = "0123456789abcdef"  # a value that would be noticed in any output
+        with kept_client(started):
+            yield started
 
 
 @pytest.fixture
 def trial(standin: Standin, tmp_path: Path) -> Iterator[Trial]:
     yield make_trial(standin, tmp_path)
     assert standin.violations == []
+    forget(standin)
 
 
 def read_back(trial: Trial, expect: int = 0) -> list[str]:
@@ -29,7 +32,7 @@ def read_back(trial: Trial, expect: int = 0) -> list[str]:
 
 
 def put_at_kaggle(trial: Trial, number: int, sha256: str, public: str, private: str = "", text: str = "") -> Submission:
-    """A scored submission of the file `<number>.csv` that is only at Kaggle."""
+    """Add a scored submission of the file `<number>.csv` at Kaggle, not in the log."""
     made = Submission(
         ref=9000 + len(trial.competition.submissions),
         date=f"2026-11-0{number}T10:00:00.000Z",
@@ -57,11 +60,11 @@ def test_all_submissions_best_first_and_broken_off_ones_repaired(trial: Trial) -
     first = put_at_kaggle(trial, 1, hashes[1], "0.91000", "0.95000")
     put_in_log(trial, 1, hashes[1], first.ref, "pending", "0.90000")
     found = put_at_kaggle(trial, 2, hashes[2], "0.93000")
-    put_in_log(trial, 2, hashes[2], 0, "pending", "0.92000")  # as a log may be from before refs were guarded
-    put_in_log(trial, 3, hashes[3], 0, "sending", "0.97000")  # which never came to Kaggle
-    put_in_log(trial, 4, hashes[4], 123, "complete", "0.80000")  # of which Kaggle knows nothing any more
+    put_in_log(trial, 2, hashes[2], 0, "pending", "0.92000")  # possible in old logs
+    put_in_log(trial, 3, hashes[3], 0, "sending", "0.97000")  # never reached Kaggle
+    put_in_log(trial, 4, hashes[4], 123, "complete", "0.80000")  # no longer at Kaggle
     late = put_at_kaggle(trial, 5, hashes[5], "0.90000")
-    put_in_log(trial, 5, hashes[5], 0, "not sent", "")  # but it came later
+    put_in_log(trial, 5, hashes[5], 0, "not sent", "")  # but it arrived later
     strange = put_at_kaggle(trial, 6, hashes[6], "0.94000", text="made in\x1b a browser, with a long message")
     strange.file_name = "\x1b6.csv\n"
     refused = put_at_kaggle(trial, 7, hashes[7], "0.1")
@@ -154,5 +157,5 @@ def test_without_kaggle_the_log_is_shown_all_the_same(trial: Trial, trouble: str
     assert words in error
     assert "run1" in printed
     assert "run2" in printed
-    assert "This is what the log knew: Kaggle could not be asked." in printed
+    assert "These rows come from the log only: Kaggle could not be asked." in printed
     assert trial.log.read_text() == before

@@ -1,0 +1,147 @@
+"""Failures of calls to Kaggle, as exceptions whose messages say what to do."""
+
+import re
+from dataclasses import dataclass
+
+from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.terminal import one_line
+
+COMPETITION_PAGE = "https://www.kaggle.com/competitions/{slug}"
+RULES_PAGE = COMPETITION_PAGE + "/rules"
+NEW_TOKEN = "get a new token at https://www.kaggle.com/settings/api."
+QUOTED = 300  # characters of Kaggle's own message that are shown
+
+
+class NoSuchKernel(UserError):
+    """Kaggle has no kernel of that name, or these credentials may not see it."""
+
+
+class ConnectionLost(TryAgainLater):
+    """The connection failed before or after Kaggle received the request: it may have been carried out."""
+
+
+class Unanswered(ConnectionLost):
+    """The answer is not the expected one: the request may have been carried out."""
+
+
+class Damaged(TryAgainLater):
+    """The downloaded file differs from Kaggle's."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The facts that `worker.py` reports of a failed call.
+
+    status: of HTTP, or 0.  wait: the header Retry-After, or empty.
+    """
+
+    kind: str
+    status: int
+    message: str
+    wait: str
+
+
+DOING = {
+    "user": "logging in",
+    "competition": "asking about the competition",
+    "limits": "asking how many submissions are left",
+    "files": "listing the files",
+    "download": "downloading",
+    "submit": "sending the submission",
+    "submissions": "listing the submissions",
+    "submission": "asking for the score",
+    "push_kernel": "pushing the kernel",
+    "kernel_status": "asking for the kernel's status",
+    "kernel_output": "listing the kernel's output",
+    "gpu_hours": "asking for the GPU quota",
+    "fetch": "fetching a file",
+}
+# By kind of failure; `explained` fills in {doing}, {cause}, {message}, {said}, {slug}, {status} and {wait}.
+RETRIABLE: dict[str, type[UserError]] = {
+    "connection": ConnectionLost,
+    "not json": Unanswered,
+    "unreadable": Unanswered,
+    "size": Damaged,
+}
+BY_KIND = {
+    "connection": "The connection to Kaggle failed ({doing}): {cause}. Check the network and try again later.",
+    "not json": "What answered was not Kaggle's service but perhaps a web page ({doing}): a login page of the network, "
+    "a proxy, or maintenance at Kaggle. Open https://www.kaggle.com in a browser and try again later.",
+    "unreadable": "Kaggle's client cannot read the answer, {message} ({doing}). A newer client may: "
+    ".venv/bin/pip install -U kaggle",
+    "size": "The download has another length than Kaggle announced ({doing}). It was removed. Try again later.",
+    "proxy": "The proxy for Kaggle has an unusable address ({doing}): check http_proxy, https_proxy and all_proxy.",
+    "credentials": f"Kaggle's client does not accept the credentials found here. make doctor says more; {NEW_TOKEN}",
+    "import": "The package kaggle cannot be imported: {message}. Reinstall it: make install",
+    "disk": "The disk is full ({doing}). Free space and run the same command again.",
+    "forbidden": "No permission ({doing}): {message}. Kaggle's client keeps its settings in ~/.kaggle: make this "
+    "folder writable, or set KAGGLE_CONFIG_DIR to a writable folder.",
+    "refused": "Kaggle's client refuses ({doing}): {message}",
+}
+CAUSES = (
+    *("Connection refused", "Connection reset by peer", "timed out", "Name or service not known", "No route to host"),
+    *("Temporary failure in name resolution", "Network is unreachable", "certificate verify failed"),
+)
+
+
+def explained(failure: Failure, call: str, slug: str) -> Exception:
+    """Return the exception for a failed `call` about the competition `slug`.
+
+    `UserError` if the user can fix it, `TryAgainLater` if Kaggle or the network failed, else `RuntimeError`.
+    """
+    if failure.kind == "http":
+        error, text = _by_status(failure.status, call)
+    elif failure.kind in BY_KIND:
+        error, text = RETRIABLE.get(failure.kind, UserError), BY_KIND[failure.kind]
+    else:
+        return RuntimeError(f"the call {call} failed unexpectedly:\n{failure.message}")
+    message = shortened(failure.message)
+    said = f' Kaggle says: "{message}"' if failure.message.strip() else ""
+    wait = f"in {failure.wait} seconds" if failure.wait.isdigit() else "in some minutes"
+    facts = {"doing": DOING[call], "cause": _cause(failure.message), "message": message, "said": said, "wait": wait}
+    return error(text.format(slug=slug, status=failure.status, **facts))
+
+
+def _by_status(status: int, call: str) -> tuple[type[UserError], str]:
+    """Return error and message for an HTTP status."""
+    match status, call:
+        case 401, _:
+            text = "Kaggle does not accept the credentials (401, {doing}). make doctor shows where they are; "
+            return UserError, text + NEW_TOKEN
+        case 403 | 404, "kernel_status" | "kernel_output":
+            text = "Kaggle has no such kernel, or these credentials may not see it ({status}, {doing}).{said}"
+            return NoSuchKernel, text
+        case 403, "push_kernel":
+            text = "Kaggle refuses the kernel (403).{said} A kernel with a GPU or internet needs an account with a "
+            return UserError, text + "verified phone number: see https://www.kaggle.com/settings"
+        case 429, _:
+            return TryAgainLater, "Too many requests for Kaggle (429, {doing}): try again {wait}.{said}"
+        case _ if status >= 500:
+            return Unanswered, "Kaggle has trouble ({status}, {doing}): try again later.{said}"
+        case _, "fetch":
+            return (
+                TryAgainLater,
+                "A file could not be fetched from Kaggle ({status}): try again, for a new address.{said}",
+            )
+        case 403, _:
+            text = "Kaggle refuses (403, {doing}). Either you have not accepted the rules of {slug!r}: " + RULES_PAGE
+            text += "; or there is no competition of that name: check competition.slug, which is the last part of its "
+            return UserError, text + "address.{said}"
+        case 404, _:
+            text = "Kaggle knows no {slug!r} (404, {doing}). competition.slug is the last part of the competition's "
+            return UserError, text + f"address, {COMPETITION_PAGE.format(slug='...')}." + "{said}"
+        case _:
+            return UserError, "Kaggle refuses ({status}, {doing}).{said}"
+
+
+def _cause(message: str) -> str:
+    """Return the cause in requests' nested message, without its address, which may hold a signature."""
+    if known := re.search("|".join(CAUSES), message):
+        return known.group()
+    return "it was cut" if "IncompleteRead" in message or "aborted" in message else "Kaggle cannot be reached"
+
+
+def shortened(text: str) -> str:
+    """Return `text` on one line, without unprintable characters and at most `QUOTED` characters long."""
+    line = one_line(text)
+    return line if len(line) <= QUOTED else line[:QUOTED] + "…"
