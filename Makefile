@@ -1,4 +1,4 @@
-# Every recipe is one `python -m pipelines.<stage> …`, which works by itself with the same words.
+# Each target runs one `python -m pipelines.<stage> …`, which also works without make.
 
 COMP ?= digits
 RECIPE ?= default
@@ -22,59 +22,59 @@ PYTHON ?= python3
 VENV := .venv
 RUNNER := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-SIDE_BY_SIDE := -n 2
+SIDE_BY_SIDE := -n 2 --dist loadfile
 WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $(SET))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow lint docs profile bench clean
+.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
 
-help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help:  ## list the targets and their variables
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  COMP=digits        competition: a name in pipelines/competitions, or the path of a TOML'
-	@echo '  RECIPE=default     recipe of the competition'
-	@echo '  RUN=               name of the run; empty: the recipe'\''s name'
-	@echo '  SET="train.epochs=5 train.lr=1e-3"   settings to override (python -m pipelines.train --help lists them)'
-	@echo '  ARCHIVE=           download: an archive or folder to take instead of Kaggle; bench: cifar-10.zip'
-	@echo '  DOGS= PHOTOS= WEIGHTS=   bench: dog-breed-identification.zip, one of full-size photos, MobileNetV2 weights'
-	@echo '  MSG="…" AGAIN=1    submit: a message of your own; send a file that was sent before once more'
+	@echo '  RECIPE=default     a recipe in the competition'\''s TOML'
+	@echo '  RUN=               name of the run; default: the name of the recipe'
+	@echo '  SET="train.epochs=5 train.lr=1e-3"   override settings (list: docs/settings.md)'
+	@echo '  ARCHIVE=           download: an archive or folder to use instead of Kaggle; bench: cifar-10.zip'
+	@echo '  DOGS= PHOTOS= WEIGHTS=   bench: dog-breed-identification.zip, a zip of full-size photos, weights of MobileNetV2'
+	@echo '  MSG="…" AGAIN=1    submit: your own message; send a file again that was already sent'
 	@echo '  SOLUTION=          score, kaggle-standin: CSV of true labels'
-	@echo '  PORT=8917          kaggle-standin: where it listens'
-	@echo '  TRY="train.lr=1e-3,3e-4 model.dropout=0,0.5"   sweep: values to try, in all combinations'
-	@echo '  RECIPES="default scratch" SEEDS=3              compare: which recipes, over how many seeds'
-	@echo '  QUICK=1            bench: small sizes, in three minutes'
+	@echo '  PORT=8917          kaggle-standin: its port'
+	@echo '  TRY="train.lr=1e-3,3e-4 model.dropout=0,0.5"   sweep: try all combinations of these values'
+	@echo '  RECIPES="default scratch" SEEDS=3              compare: the recipes and the number of seeds'
+	@echo '  QUICK=1            bench: small sizes, three minutes'
 
-install: $(INSTALLED)  ## set up .venv with everything that is needed
+install: $(INSTALLED)  ## create .venv and install all packages in it
 
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	@echo 'Setting up .venv. PyTorch is large: this takes some minutes, once.'
+	@echo 'Installing into .venv. PyTorch is large: this takes a few minutes, once.'
 	$(RUNNER) -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 demo: override COMP := digits
-demo: all score  ## all stages on the bundled digits, in a minute: submission, score and pictures
+demo: all score  ## run all stages on the bundled digits, in a minute: submission, score, pictures
 	@echo
-	@echo 'Next: make help, or your own competition: README.md, "From a Kaggle archive to a submission".'
+	@echo 'Next: make help. To add your own competition, see docs/competitions.md.'
 
-doctor: $(INSTALLED)  ## check the machine, the credentials and the competition; say what to do
+doctor: $(INSTALLED)  ## check the machine, the credentials and the competition; print what to do
 	$(RUNNER) -m pipelines.tools.doctor $(WORDS)
 
-download: $(INSTALLED)  ## get the competition's data into data/<c>/raw
+download: $(INSTALLED)  ## download the competition's data to data/<c>/raw
 	$(RUNNER) -m pipelines.download $(WORDS) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
 
-split: $(INSTALLED)  ## divide the labelled rows: data/<c>/split.csv and train_valid_test/
+split: $(INSTALLED)  ## split the labelled rows: data/<c>/split.csv and train_valid_test/
 	$(RUNNER) -m pipelines.split $(WORDS)
 
-audit: $(INSTALLED)  ## look for what makes scores lie: duplicates across the split, wrong labels
+audit: $(INSTALLED)  ## find duplicates across the split and labels that may be wrong
 	$(RUNNER) -m pipelines.tools.audit $(WORDS)
 
 train: $(INSTALLED)  ## train and validate: runs/<c>/<run>/
 	$(RUNNER) -m pipelines.train $(WORDS)
 
-retrain: $(INSTALLED)  ## train again on all labelled rows: final.pt
+retrain: $(INSTALLED)  ## train on all labelled rows: final.pt
 	$(RUNNER) -m pipelines.retrain $(WORDS)
 
 predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
@@ -83,34 +83,55 @@ predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
 submit: $(INSTALLED)  ## send the submission to Kaggle and wait for its score
 	$(RUNNER) -m pipelines.submit $(WORDS) $(if $(MSG),--message="$$MSG") $(if $(AGAIN),--again)
 
-submissions: $(INSTALLED)  ## read all scores back: local against public against private
+submissions: $(INSTALLED)  ## fetch the scores of all submissions: local, public and private
 	$(RUNNER) -m pipelines.tools.submissions $(WORDS)
 
-score: $(INSTALLED)  ## score the submission where true labels are known
+score: $(INSTALLED)  ## score the submission where the true labels are known
 	$(RUNNER) -m pipelines.tools.score $(WORDS) $(if $(SOLUTION),--solution "$(SOLUTION)")
 
-reproduce: $(INSTALLED)  ## make a run's submission again from its record alone, and compare the bytes
+reproduce: $(INSTALLED)  ## rebuild a run's submission from its record alone, and compare the bytes
 	$(RUNNER) -m pipelines.tools.reproduce $(WORDS)
 
 all: download split train retrain predict  ## download, split, train, retrain and predict
 
-kernel: $(INSTALLED)  ## run all stages on Kaggle, on a GPU of theirs, and fetch the results
+kernel: $(INSTALLED)  ## run all stages on a GPU at Kaggle, and fetch the results
 	$(RUNNER) -m pipelines.tools.kernel $(WORDS)
 
-kaggle-standin: $(INSTALLED)  ## stand in for Kaggle on this machine, to try the round trip
+kaggle-standin: $(INSTALLED)  ## run a stand-in for Kaggle on this machine, to try submit and kernel
 	$(RUNNER) -m pipelines.tools.kaggle_standin $(COMP) --port $(PORT) $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(SOLUTION),--solution "$(SOLUTION)")
 
 sweep: $(INSTALLED)  ## try settings of the head on cached features, seconds each
 	$(RUNNER) -m pipelines.tools.sweep $(WORDS) $(if $(TRY),--try $(TRY))
 
-compare: $(INSTALLED)  ## train recipes side by side over several seeds; draw their curves
+compare: $(INSTALLED)  ## train several recipes with several seeds, and draw their curves
 	$(RUNNER) -m pipelines.tools.compare $(WORDS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS))
 
-test: $(INSTALLED)  ## run the tests (under 5 minutes)
+test: $(INSTALLED)  ## run the tests (a few minutes)
 	$(RUNNER) -m pytest -q $(SIDE_BY_SIDE)
 
-test-slow: $(INSTALLED)  ## run the long trials
+test-slow: $(INSTALLED)  ## run the slow tests
 	$(RUNNER) -m pytest -q $(SIDE_BY_SIDE) -m slow
+
+# The instructions that oneDNN and ATen may use, and the number of threads: every pair of two values occurs.
+define PROCESSORS
+ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1
+ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2
+ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2
+ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1
+ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1
+ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2
+ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2
+ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1
+OMP_NUM_THREADS=2
+endef
+export PROCESSORS
+
+test-processors: $(INSTALLED)  ## run the tests as other processors would: nine runs, an hour
+	@echo "$$PROCESSORS" | while read -r variables; do \
+		echo "Tests with $$variables"; \
+		env -u ONEDNN_MAX_CPU_ISA -u ATEN_CPU_CAPABILITY $$variables $(RUNNER) -m pytest -q $(SIDE_BY_SIDE) </dev/null \
+			|| { echo "Failed with $$variables"; exit 1; }; \
+	done
 
 lint: $(INSTALLED)  ## check style and types
 	$(RUNNER) -m ruff check .
@@ -120,12 +141,12 @@ lint: $(INSTALLED)  ## check style and types
 docs: $(INSTALLED)  ## regenerate docs/settings.md
 	$(RUNNER) -m pipelines.tools.docs
 
-profile: $(INSTALLED)  ## say where the time of a training goes, part by part
+profile: $(INSTALLED)  ## measure how long each part of a training takes
 	$(RUNNER) -m benchmarks.profile $(WORDS)
 
-bench: $(INSTALLED)  ## measure what the README claims; writes benchmarks/RESULTS.md
+bench: $(INSTALLED)  ## measure what docs/performance.md claims; writes benchmarks/RESULTS.md
 	$(RUNNER) -m benchmarks $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(DOGS),--dogs "$(DOGS)") $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(QUICK),--quick)
 
-clean:  ## remove caches and compiled files; never raw data, runs or submissions
+clean:  ## remove caches and compiled files; keep raw data, runs and submissions
 	rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache
 	find pipelines tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipelines.settings.layout import Layout
+from tests.support.starter import Starter
 from tests.support.tiny import CLASSES, LABELLED, TEST, TOML, Tiny
 
 # Networks this small gain nothing from threads, and the hand-over between threads costs them most of the time.
@@ -22,6 +24,14 @@ def pytest_configure() -> None:
     """Let the tests and the processes that they start be interrupted, also where they run in a shell's background or
     below nohup: these ignore SIGINT, and whoever is started then does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts stages as processes without the seconds that their imports take."""
+    found = Starter(tmp_path_factory.mktemp("starter"))
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

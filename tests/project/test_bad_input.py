@@ -1,6 +1,6 @@
 """Thousands of generated inputs, well-formed and damaged: each ends in the right result or in one clear message.
 
-The cases run in a process of their own for each kind, under limits of time for a case and of memory for all of them.
+The cases run in processes of their own, under limits of time for a case and of memory for all of them.
 They are the same every time.
 """
 
@@ -41,7 +41,7 @@ from pipelines.settings.loading import load_settings, merge, to_dict
 from pipelines.settings.schema import SECTIONS, Settings
 
 FAST_CASES, SLOW_CASES = 40, 2_000  # of each of the five kinds
-SECONDS_A_CASE = 10
+SECONDS_A_CASE = 60  # of milliseconds, on any machine however busy
 MEMORY_BYTES = 700 << 20  # resident, of which about 150 MB are the interpreter and its libraries
 ADDRESS_BYTES = 6 << 30
 LONGEST_MESSAGE = 5_000
@@ -778,8 +778,7 @@ def in_child(*words: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def check(kind: str, count: int) -> None:
-    result = in_child(kind, str(count))
+def check(kind: str, count: int, result: dict[str, int]) -> None:
     print(kind, result)
     assert result["cases"] >= count
     assert result["answered"] + result["refused"] == result["cases"]
@@ -799,15 +798,15 @@ def test_a_picture_as_large_as_it_may_be_takes_less_than_a_gigabyte() -> None:
     assert in_child("largest", "image")["peak"] < 1 << 30
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_input_ends_in_its_result_or_in_one_message(kind: str) -> None:
-    check(kind, FAST_CASES)
+def test_each_input_ends_in_its_result_or_in_one_message() -> None:
+    for kind, result in in_child("all", str(FAST_CASES)).items():
+        check(kind, FAST_CASES, result)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_of_ten_thousand_inputs_ends_in_its_result_or_in_one_message(kind: str) -> None:
-    check(kind, SLOW_CASES)
+    check(kind, SLOW_CASES, in_child(kind, str(SLOW_CASES)))
 
 
 if __name__ == "__main__":
@@ -817,6 +816,8 @@ if __name__ == "__main__":
             outcome = run_bombs(sys.argv[2], Path(temporary))
         elif sys.argv[1] == "largest":
             outcome = run_largest(Path(temporary))
+        elif sys.argv[1] == "all":
+            outcome = {kind: run_cases(kind, int(sys.argv[2]), Path(temporary) / kind) for kind in KINDS}
         else:
             outcome = run_cases(sys.argv[1], int(sys.argv[2]), Path(temporary))
         os.chdir(ROOT)

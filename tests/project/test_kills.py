@@ -6,18 +6,15 @@ renamed or removed, a folder made, a link laid.
 
 import csv
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,72 +22,13 @@ import torch
 from PIL import Image
 
 from pipelines.system.files import only_one
+from tests.support.starter import KILLED, Starter, environment
 from tests.support.tiny import pretrained
 
-REPOSITORY = Path(__file__).parents[2]
-KILLED = -signal.SIGKILL
 KILLS = 4  # of each case, in the long trial
 FASTEST_KILLS = 6  # of all stages together, in the short one
 FRESH_KILLS = 2  # of each stage, in an interpreter of its own
 LAST_CHANGES = 5
-
-# Forks a process for each request, so that the import of torch is paid once.
-STARTER = """
-import atexit, gc, json, os, runpy, signal, sys, time
-import matplotlib.figure, PIL.PngImagePlugin, sklearn.linear_model, sklearn.datasets, torchvision
-import pipelines.core.training, pipelines.analysis.plots, pipelines.dataset.submission
-import pipelines.dataset.tree, pipelines.dataset.tables
-
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.link", "os.symlink", "os.rmdir", "os.truncate"}
-
-def watch_changes(folder, fatal):
-    own, counted = os.getpid(), [0]
-    def note(event, arguments):
-        if event == "open":
-            if not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
-                return
-        elif event not in CHANGES:
-            return
-        paths = [os.fsdecode(each) for each in arguments[:2] if isinstance(each, (str, bytes, os.PathLike))]
-        if os.getpid() == own and any(os.path.abspath(each).startswith(folder + os.sep) for each in paths):
-            counted[0] += 1
-            if counted[0] == fatal:
-                os.kill(own, signal.SIGKILL)
-    sys.addaudithook(note)
-    return counted
-
-def become_stage(request):
-    os.chdir(request["folder"])
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for descriptor in (1, 2):
-        os.dup2(log, descriptor)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.argv = [request["stage"], *request["words"]]
-    counted = watch_changes(request["folder"], request["change"])
-    try:
-        runpy.run_module("pipelines." + request["stage"], run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        print("changes:", counted[0], flush=True)
-        atexit._run_exitfuncs()
-        os._exit(end.code)  # tearing down all that torch imports takes longer than most stages
-
-gc.freeze()  # else each process would look through all that torch imports
-for line in sys.stdin:
-    request = json.loads(line)
-    started = time.monotonic()
-    child = os.fork()
-    if not child:
-        become_stage(request)
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        if request["seconds"] and time.monotonic() - started > request["seconds"]:
-            os.kill(child, signal.SIGKILL)
-            ended = os.waitpid(child, 0)
-            break
-        time.sleep(0.002)
-    status = os.waitstatus_to_exitcode(ended[1])
-    print(json.dumps({"status": status, "seconds": time.monotonic() - started}), flush=True)
-os._exit(0)
-"""
 
 TOML = """
 [competition]
@@ -124,52 +62,6 @@ hardware = { workers = 1 }
 CLASSES = ("blue", "green", "red")
 
 
-class Ended(NamedTuple):
-    """How a process ended: its exit status (-9 when it was killed), and after how many seconds and changes."""
-
-    status: int
-    seconds: float
-    changes: int
-    said: str
-
-
-def environment() -> dict[str, str]:
-    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-    return os.environ | threads | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-class Starter:
-    """Runs stages in processes that may be killed."""
-
-    def __init__(self, log: Path) -> None:
-        self.log = log
-        words = [sys.executable, "-c", STARTER]
-        self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
-        )
-
-    def run(self, folder: Path, stage: str, words: list[str], change: int = 0, seconds: float = 0) -> Ended:
-        """Run `stage`; kill it before its change number `change` in the folder, or after so many seconds."""
-        assert self.process.stdin and self.process.stdout
-        request = {"folder": str(folder), "stage": stage, "words": words, "log": str(self.log)}
-        self.process.stdin.write(json.dumps(request | {"change": change, "seconds": seconds}) + "\n")
-        self.process.stdin.flush()
-        ended = json.loads(self.process.stdout.readline())
-        said = self.log.read_text(encoding="utf-8")
-        changes = int(said.rpartition("changes: ")[2]) if "changes: " in said else 0
-        return Ended(ended["status"], ended["seconds"], changes, said)
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
-@pytest.fixture(scope="module")
-def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    found = Starter(tmp_path_factory.mktemp("starter") / "log")
-    yield found
-    found.close()
-
-
 @dataclass(frozen=True)
 class Calm:
     """An undisturbed run of one stage: the working folder before and after it, its changes and seconds."""
@@ -197,8 +89,8 @@ class Calms:
             after = self.home / chain / stage
             copy(before, after)
             words = CHAINS[chain][stage]
-            ended = self.starter.run(after, stage, words)
-            assert ended.status == 0, ended.said
+            ended = self.starter.run(after, stage, *words)
+            assert ended.status == 0, ended.err
             assert not leftovers(after)
             self.made[chain, stage] = Calm(stage, words, before, after, ended.changes, ended.seconds)
         return self.made[chain, stage]
@@ -388,14 +280,14 @@ def storm(starter: Starter, calm: Calm, folder: Path, random: Random, kills: int
             change = random.randint(1, calm.changes)
         else:
             seconds = random.uniform(0, calm.seconds)
-        ended = starter.run(folder, calm.stage, calm.words, int(change), seconds)
-        assert ended.status in (0, KILLED), (moments, change, seconds, ended.said)
+        ended = starter.run(folder, calm.stage, *calm.words, change=int(change), seconds=seconds)
+        assert ended.status in (0, KILLED), (moments, change, seconds, ended.err)
         if ended.status == 0:
             break
         moments.append(f"before change {change} of {calm.changes}" if change else f"after {seconds:.3f} s")
         check_whole(folder, calm)
-    ended = starter.run(folder, calm.stage, calm.words)
-    assert ended.status == 0, (moments, ended.said)
+    ended = starter.run(folder, calm.stage, *calm.words)
+    assert ended.status == 0, (moments, ended.err)
     print(f"{calm.stage}: killed {', then '.join(moments) or 'never'}")
     check_same(folder, calm.after)
     return moments
@@ -413,9 +305,9 @@ def test_each_stage_killed_and_typed_again_ends_the_same(starter: Starter, calms
 def test_retraining_killed_at_its_very_end_is_not_repeated(starter: Starter, calms: Calms, tmp_path: Path) -> None:
     calm = calms.get("packed", "retrain")
     copy(calm.before, tmp_path / "home")
-    assert starter.run(tmp_path / "home", "retrain", calm.words, calm.changes).status == KILLED
+    assert starter.run(tmp_path / "home", "retrain", *calm.words, change=calm.changes).status == KILLED
     assert "runs/kinds/default/retrain_last.pt" in files(tmp_path / "home")
-    assert "Already retrained" in starter.run(tmp_path / "home", "retrain", calm.words).said
+    assert "Already retrained" in starter.run(tmp_path / "home", "retrain", *calm.words).out
     check_same(tmp_path / "home", calm.after)
 
 
@@ -442,10 +334,10 @@ def test_killed_before_each_of_its_last_changes(
     for change in range(max(calm.changes - LAST_CHANGES, 0) + 1, calm.changes + 1):
         folder = tmp_path / str(change)
         copy(calm.before, folder)
-        assert starter.run(folder, stage, calm.words, change).status == KILLED
+        assert starter.run(folder, stage, *calm.words, change=change).status == KILLED
         check_whole(folder, calm)
-        ended = starter.run(folder, stage, calm.words)
-        assert ended.status == 0, (change, ended.said)
+        ended = starter.run(folder, stage, *calm.words)
+        assert ended.status == 0, (change, ended.err)
         check_same(folder, calm.after)
         shutil.rmtree(folder)
 

@@ -1,4 +1,4 @@
-"""The rooms of the house: imports go down, no stage imports another, and only stages and tools print."""
+"""Imports between rooms go down only, no stage imports another, and only stages and tools print."""
 
 import ast
 from pathlib import Path
@@ -6,28 +6,25 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pipelines"
-# From the ground up: a room may import the rooms before it.
+# A room may import the rooms before it.
 ROOMS = ("system", "settings", "dataset", "models", "core", "kaggle", "analysis", "command", "stages")
 STAGES = ("download", "split", "train", "retrain", "predict", "submit", "tools")
-ON_SCREEN = ("command", "stages")  # the rooms that read the command line and print
-ALONE = "pipelines.kaggle.worker"  # it runs in the client's process and imports nothing of ours
+ON_SCREEN = ("command", "stages")  # these rooms may read the command line and print
+ALONE = "pipelines.kaggle.worker"  # it runs in a process of its own and imports no other module of the project
 WITHOUT_TORCH = ("system", "settings")
-DECODING = ("images", "packed", "fingerprints", "decodable")  # the modules of dataset that a decoding process imports
+DECODING = ("images", "packed", "fingerprints", "decodable")  # decoding processes import these modules of dataset
 
 
 def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {
-    name_of(path): ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path.name != "__init__.py"
-}
+MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+del MODULES["pipelines"]
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Return the full names of all modules that a module imports, wherever in it."""
+    """Return the full names of all modules that `tree` imports, in functions too."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -47,7 +44,7 @@ def room(name: str) -> str:
 
 
 def ours(name: str) -> set[str]:
-    """The modules of ours that the module `name` imports."""
+    """Return the modules of this project that the module `name` imports."""
     return GRAPH[name] & set(MODULES)
 
 
@@ -61,12 +58,12 @@ def test_imports_go_down(name: str) -> None:
     for other in ours(name):
         if room(name) != room(other):
             assert room(other) in below, other
-        elif room(name) == "stages":  # what runs by itself is imported by none
+        elif room(name) == "stages":  # no module imports a stage or a tool that runs by itself
             assert "__main__" not in ast.unparse(MODULES[other]), other
     assert name != ALONE or not ours(name)
 
 
-def test_no_module_imports_itself_by_a_detour() -> None:
+def test_there_is_no_import_cycle() -> None:
     pending = {name: ours(name) for name in MODULES}
     while free := {name for name, others in pending.items() if not others & pending.keys()}:
         pending = {name: others for name, others in pending.items() if name not in free}
@@ -82,7 +79,7 @@ def test_only_stages_and_tools_print(name: str) -> None:
     assert not calls & {"print", "input", "exit", "sys.exit", "breakpoint"}
 
 
-def test_what_every_process_starts_with_needs_no_torch() -> None:
+def test_settings_and_decoding_need_no_torch() -> None:
     pending = [name for name in MODULES if room(name) in WITHOUT_TORCH]
     pending += [f"pipelines.dataset.{name}" for name in DECODING]
     seen = set()
@@ -94,5 +91,5 @@ def test_what_every_process_starts_with_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_module_says_what_it_is(name: str) -> None:
+def test_every_module_has_a_docstring(name: str) -> None:
     assert (ast.get_docstring(MODULES[name]) or "").strip()

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
 PROMISED = (
     "install demo doctor download split train retrain predict submit submissions all kernel kaggle-standin test "
-    "test-slow lint profile bench clean"
+    "test-slow test-processors lint profile bench clean"
 ).split()
 
 
@@ -66,3 +67,52 @@ def test_demo_is_always_the_digits() -> None:
 def test_clean_spares_raw_data_runs_and_submissions() -> None:
     removed = [line for line in make("-n", "clean").splitlines() if line.startswith("rm")]
     assert removed == ["rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache"]
+
+
+def test_processors_are_tried_in_all_pairs() -> None:
+    block = re.search(r"^define PROCESSORS\n(.*?)^endef$", MAKEFILE, re.MULTILINE | re.DOTALL).group(1)  # type: ignore[union-attr]
+    runs = [dict(each.split("=") for each in line.split()) for line in block.splitlines()]
+    assert runs.pop() == {"OMP_NUM_THREADS": "2"}  # the machine as it is
+    values = {
+        "ONEDNN_MAX_CPU_ISA": ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16", None),
+        "ATEN_CPU_CAPABILITY": ("default", "avx2"),
+        "OMP_NUM_THREADS": ("1", "2"),
+    }
+    for one, other in combinations(values, 2):
+        pairs = {(run.get(one), run.get(other)) for run in runs}
+        assert pairs == set(product(values[one], values[other]))
+
+
+def test_processors_are_tried_one_after_the_other_up_to_the_first_failure(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    (tmp_path / ".installed").touch()
+    python.write_text(
+        '#!/bin/sh\necho "$*; $ONEDNN_MAX_CPU_ISA $ATEN_CPU_CAPABILITY $OMP_NUM_THREADS" >>runs\n'
+        '[ "$OMP_NUM_THREADS" = 1 ] || [ "$ATEN_CPU_CAPABILITY" = avx2 ]\n'
+    )
+    python.chmod(0o755)
+    words = ["make", "-f", str(REPOSITORY / "Makefile"), "test-processors", "VENV=.", "-o", ".installed"]
+    (tmp_path / "requirements.txt").touch()
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    tests = "-m pytest -q -n 2 --dist loadfile"
+    assert (tmp_path / "runs").read_text().splitlines() == [
+        f"{tests}; AVX2 default 1",
+        f"{tests}; AVX2 avx2 2",
+        f"{tests}; AVX512_CORE default 2",
+    ]
+    failed = "ONEDNN_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2"
+    assert done.stdout.splitlines()[-2:] == [f"Tests with {failed}", f"Failed with {failed}"]
+
+
+@pytest.mark.parametrize("folder", ["data", "submissions"])
+def test_a_fresh_checkout_has_the_folder_with_nothing_but_its_readme(folder: str) -> None:
+    git = ["git", "-C", str(REPOSITORY)]
+    if subprocess.run([*git, "rev-parse"], capture_output=True).returncode:
+        pytest.skip("this is no git checkout")
+    tracked = subprocess.run([*git, "ls-files", folder], capture_output=True, text=True, check=True)
+    assert tracked.stdout.split() == [f"{folder}/README.md"]
+    others = [f"{folder}/{name}" for name in ("digits/raw/1.png", "digits/README.md", "notes.txt", ".x.lock")]
+    ignored = subprocess.run([*git, "check-ignore", f"{folder}/README.md", *others], capture_output=True, text=True)
+    assert ignored.stdout.split() == others

@@ -1,4 +1,4 @@
-"""The frame of the stages: how errors end, how tables and times look."""
+"""What all stages share at the command line: exit statuses, signals, child processes, printed tables."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def test_forbidden_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail_with(KeyboardInterrupt()) == 130
-    assert "Type the same command again" in capsys.readouterr().err
+    assert "Run the same command again" in capsys.readouterr().err
 
 
 def test_termination_unwinds_and_is_status_143(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ sys.exit(command.run(main))
         while not (tmp_path / "child-ended").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         process.terminate()
-        assert process.stderr.read() == "\nStopped by SIGTERM. Type the same command again to go on.\n"
+        assert process.stderr.read() == "\nStopped by SIGTERM. Run the same command again to continue.\n"
     assert process.returncode == command.EXIT_TERMINATED == 128 + signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["child-ended"]
 
@@ -171,7 +171,7 @@ def test_epochs_are_printed_once_each_and_aligned(capsys: pytest.CaptureFixture[
     rows = command.print_epochs(iter([row(2), row(3)]), [row(1)], 3, "accuracy")
     lines = capsys.readouterr().out.splitlines()
     assert [each["epoch"] for each in rows] == [1, 2, 3]
-    assert lines.pop(2) == "Going on after epoch 1."
+    assert lines.pop(2) == "Continuing after epoch 1."
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert lines[2].split()[0] == "2/3" and lines[2].endswith("2 s")
 
@@ -205,6 +205,59 @@ def test_run_name_cannot_leave_the_runs_folder(name: str) -> None:
     assert stop.value.code == 2
 
 
+PARENT_AND_STAGE = """
+import sys, time, types
+from pathlib import Path
+from pipelines import command
+
+def main(arguments):
+    print("started", *arguments, flush=True)
+    if arguments:
+        sys.exit(int(arguments[0]))
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(1)  # longer than the parent waits for
+        Path("unwound").touch()
+
+stage = types.ModuleType("pipelines.sleeper")  # in the child process too, which imports this file
+stage.main = main
+sys.modules["pipelines.sleeper"] = stage
+if __name__ == "__main__":
+    folder = Path("elsewhere") if sys.argv[1:] else None
+    sys.exit(command.run(lambda _: sys.exit(command.run_stage("sleeper", sys.argv[1:], folder))))
+"""
+
+
+def parent_of_a_stage(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    (folder / "parent.py").write_text(PARENT_AND_STAGE)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, "parent.py", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_stage_in_a_process_ends_with_its_parent(tmp_path: Path, number: signal.Signals, times: int) -> None:
+    with parent_of_a_stage(tmp_path) as process:
+        assert process.stdout and process.stdout.readline() == "started\n"
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(0.1)
+        _, error = process.communicate(timeout=60)  # the stage holds its ends of the pipes open
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert "Traceback" not in error
+    assert (tmp_path / "unwound").exists() == (number != signal.SIGKILL)
+
+
+def test_a_stage_in_a_process_returns_its_status_and_prints_to_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with parent_of_a_stage(tmp_path, "7") as process:
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 7
+    assert (tmp_path / "elsewhere/sleeper.log").read_text() == "started 7\n"
+
+
 LOSING = """
 import os, signal, sys
 from pipelines import command
@@ -226,5 +279,5 @@ sys.exit(command.run(main))
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Stopped by SIGTERM")])
 def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals, said: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOSING, str(int(number))], capture_output=True, text=True)
-    said = f"\n{said}. Type the same command again to go on.\n"
+    said = f"\n{said}. Run the same command again to continue.\n"
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", said)

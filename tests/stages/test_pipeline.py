@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipelines import command, download, predict, retrain, split, train
+from pipelines.command import arguments
 from pipelines.core import checkpoint
 from pipelines.core.calibration import cross_fitted, fit_temperature
 from pipelines.core.engine import infer
@@ -27,13 +28,12 @@ from pipelines.models.device import choose_hardware
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import HardwareSettings
 from pipelines.system.files import file_sha256, only_one, write_json
-from pipelines.tools import compare, score, sweep
+from pipelines.tools import compare, reproduce, score, sweep
+from tests.support.starter import KILLED, REPOSITORY, Ended, Starter
 from tests.support.tiny import pretrained
 
-REPOSITORY = Path(__file__).parents[2]
 QUICK = ["--set", "train.epochs=2", "hardware.precision=float32"]
 STAGES = {"download": download, "split": split, "train": train, "retrain": retrain, "predict": predict, "score": score}
-TOOLS = {"sweep": sweep, "compare": compare}
 
 SHAPES_TOML = """
 [competition]
@@ -91,6 +91,18 @@ def colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "colours.toml").write_text(SHAPES_TOML, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def downloaded(colours: Path) -> Path:
+    assert run("download", "colours.toml", "--archive", "source") == 0
+    return colours
+
+
+@pytest.fixture
+def divided(downloaded: Path) -> Path:
+    assert run("split", "colours.toml") == 0
+    return downloaded
 
 
 def test_competition_added_by_one_toml_runs_all_stages(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,17 +319,18 @@ def test_split_and_train_notice_other_data(copied: Path, capsys: pytest.CaptureF
         assert "holds other data than" in capsys.readouterr().err
 
 
-def test_predict_again_after_other_views_or_other_weights(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = only_run(copied).name
-    notes = copied / "runs/digits" / name / "predict.json"
-    before = json.loads(notes.read_text())[f"{name}.csv"]
-    changed = {f"{name}.csv": before | {"predict": before["predict"] | {"mirror": True}}}
-    notes.write_text(json.dumps(changed))  # as if the TOML had been edited since
-    assert run("predict", "digits", *QUICK) == 0
+def test_predict_again_after_other_views_or_other_weights(divided: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("train", "retrain", "predict"):
+        assert run(stage, "colours.toml") == 0
+    run_files = Layout(divided, "colours").run("default")
+    before = json.loads(run_files.predicted.read_text())["default.csv"]
+    write_json(run_files.predicted, {"default.csv": before | {"predict": before["predict"] | {"mirror": True}}})
+    capsys.readouterr()
+    assert run("predict", "colours.toml") == 0  # the TOML may have been edited since
     assert "Submission by final.pt" in capsys.readouterr().out
-    os.replace(copied / "runs/digits" / name / "best.pt", copied / "runs/digits" / name / "final.pt")
-    os.link(copied / "runs/digits" / name / "final.pt", copied / "runs/digits" / name / "best.pt")
-    assert run("predict", "digits", *QUICK) == 0
+    os.replace(run_files.best, run_files.final)
+    os.link(run_files.final, run_files.best)
+    assert run("predict", "colours.toml") == 0
     assert "Submission by final.pt" in capsys.readouterr().out
 
 
@@ -382,29 +395,9 @@ def test_unreadable_image_stops_before_the_first_epoch(
     assert not (colours / f"runs/colours/{recipe}/last.pt").exists()
 
 
-def stage_process(stage: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", f"pipelines.{stage}", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def kill_when_there(process: subprocess.Popen[str], path: Path) -> None:
-    """Kill `process` as soon as `path` is written."""
-    deadline = time.monotonic() + 120
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-
-
+@pytest.mark.slow  # test_kills.py does the same with fewer images
 def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    digits: Path, starter: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Small batches and a low rate: epochs that last long enough to be killed in, and a best one that is not the first.
     overrides = ["train.epochs=8", "train.batch_size=8", "train.lr=0.002", "train.ema_decay=0.9"]
@@ -421,10 +414,12 @@ def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
     monkeypatch.chdir(stormy)
     run_folder = stormy / "runs/digits/killed"
     for stage, state in (("train", "last.pt"), ("retrain", "retrain_last.pt")):
-        kill_when_there(stage_process(stage, stormy, *words), run_folder / state)
+        process = starter.start(stormy, stage, *words)
+        process.wait_for(run_folder / state)
+        assert process.end(number=signal.SIGKILL).status == KILLED
         assert not (run_folder / f"{stage}.json").exists()
         assert run(stage, *words) == 0
-        assert "Going on after epoch" in capsys.readouterr().out
+        assert "Continuing after epoch" in capsys.readouterr().out
     assert run("predict", *words) == 0
 
     for name in ("best.pt", "final.pt"):
@@ -436,13 +431,13 @@ def test_killed_training_and_retraining_go_on_and_end_with_the_same_weights(
     assert (stormy / submission).read_bytes() == (calm / submission).read_bytes()
 
 
-@pytest.mark.parametrize("stage", STAGES | TOOLS)
+@pytest.mark.parametrize("stage", [stage.__name__ for stage in (*STAGES.values(), sweep, compare, reproduce)])
 def test_help_names_files_and_settings_without_importing_torch(stage: str) -> None:
     code = f"""
 import sys
-from pipelines import {stage}
+from {stage} import main
 try:
-    {stage}.main(["--help"])
+    main(["--help"])
 finally:
     assert not {{"torch", "pandas", "numpy", "sklearn"}} & set(sys.modules), sorted(sys.modules)
 """
@@ -492,11 +487,19 @@ def test_retraining_computes_in_the_precision_that_training_settled(
 
 
 def test_finished_training_with_weights_needs_neither_torch_nor_their_file(
-    copied: Path, small_weights: Path, capsys: pytest.CaptureFixture[str]
+    divided: Path, small_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = Path("weights.pth")
     weights.write_bytes(small_weights.read_bytes())
-    words = ["digits", "--run", "tuned", *QUICK, *pretrained(weights), "finetune.frozen_stages=-1"]
+    words = [
+        "colours.toml",
+        "--run",
+        "tuned",
+        "--set",
+        "train.epochs=1",
+        *pretrained(weights),
+        "finetune.frozen_stages=-1",
+    ]
     assert run("train", *words) == 0
     weights.unlink()
     code = f"""
@@ -521,28 +524,12 @@ STOPPED = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Stopped by SIGTERM"}
 
 
 @pytest.mark.parametrize(("number", "words"), STOPPED.items())
-def test_stopping_is_one_line_and_a_status_and_only_one_process_trains_a_run(
-    tmp_path: Path, digits: Path, number: signal.Signals, words: str
-) -> None:
-    subprocess.run(["cp", "-a", f"{digits}/data", str(tmp_path)], check=True)
-    arguments = ["digits", "--run", "long", "--set", "train.epochs=500"]
-    process = stage_process("train", tmp_path, *arguments)
-    last = tmp_path / "runs/digits/long/last.pt"
-    deadline = time.monotonic() + 60
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    with stage_process("train", tmp_path, *arguments) as second:
-        _, error = second.communicate(timeout=60)
-    assert second.returncode == 2
-    assert error == (
-        "error: Another process is training, retraining or predicting digits, run long. Wait until it has ended, or "
-        "stop it.\n"
-    )
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, error
-    assert error == f"\n{words}. Type the same command again to go on.\n"
-    assert not list(tmp_path.glob("runs/digits/long/.*"))
+def test_stopping_is_one_line_and_a_status(divided: Path, starter: Starter, number: signal.Signals, words: str) -> None:
+    process = starter.start(divided, "train", "colours.toml", "--run", "long", "--set", "train.epochs=100000")
+    process.wait_for(divided / "runs/colours/long/last.pt")
+    ended = process.end(number=number)
+    assert (ended.status, ended.err) == (128 + number, f"\n{words}. Run the same command again to continue.\n")
+    assert not list(divided.glob("runs/colours/long/.*"))
 
 
 # Read by Python when it starts: a signal comes when a certain module is about to be imported.
@@ -560,126 +547,107 @@ sys.addaudithook(stop)
     [("shlex", signal.SIGINT), *((name, number) for name in ("pandas", "torch") for number in STOPPED)],
 )
 def test_stopping_while_modules_are_imported_leaves_no_traceback(
-    module: str, number: signal.Signals, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, number: signal.Signals, divided: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subprocess.run(["cp", "-a", f"{digits}/data", str(tmp_path)], check=True)
-    (tmp_path / "sitecustomize.py").write_text(STOP_AT_IMPORT)
+    (divided / "sitecustomize.py").write_text(STOP_AT_IMPORT)
     for name, value in (("STOP_AT", module), ("STOP_BY", str(int(number)))):
         monkeypatch.setenv(name, value)
-    program = [sys.executable, "-m", "pipelines.train", "digits"]
-    path = {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"}
-    done = subprocess.run(program, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True)
+    program = [sys.executable, "-m", "pipelines.train", "colours.toml"]
+    path = {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{divided}"}
+    done = subprocess.run(program, env=os.environ | path, capture_output=True, text=True)
     if module == "shlex":  # among the first, when nothing can be said yet
         assert (done.returncode, done.stderr) == (-number, "")
     else:
-        said = f"\n{STOPPED[number]}. Type the same command again to go on.\n"
+        said = f"\n{STOPPED[number]}. Run the same command again to continue.\n"
         assert (done.returncode, done.stderr) == (128 + number, said)
 
 
 @pytest.mark.parametrize("recipe", ["default", "photos"])
-def test_lock_of_a_killed_process_is_taken_over_at_once(colours: Path, recipe: str) -> None:
-    """Also where its loader workers live on for a moment."""
-    assert run("download", "colours.toml", "--archive", "source") == 0
-    assert run("split", "colours.toml") == 0
-    words = ["colours.toml", "--recipe", recipe, "--run", "killed", "--set", "train.epochs=300"]
-    kill_when_there(stage_process("train", colours, *words), colours / "runs/colours/killed/last.pt")
-    run_files = Layout(colours, "colours").run("killed")
+def test_only_one_process_trains_a_run_and_the_lock_of_a_killed_one_is_free_at_once(
+    divided: Path, recipe: str, starter: Starter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lock is free even where loader workers of the killed process live a moment longer."""
+    words = ["colours.toml", "--recipe", recipe, "--run", "killed", "--set", "train.epochs=100000"]
+    run_files = Layout(divided, "colours").run("killed")
+    process = starter.start(divided, "train", *words)
+    process.wait_for(run_files.last)
+    monkeypatch.setattr(arguments, "only_one", partial(only_one, patience=0))
+    capsys.readouterr()
+    assert run("train", *words) == 2
+    assert capsys.readouterr().err == (
+        "error: Another process is training, retraining or predicting colours.toml, run killed. Wait until it has "
+        "ended, or stop it.\n"
+    )
+    assert process.end(number=signal.SIGKILL).status == KILLED
     with only_one(run_files.lock, "training", patience=0, inherited=False):
         assert not run_files.trained.exists()
 
 
-def test_run_whose_folder_vanishes_ends_in_one_message(colours: Path) -> None:
-    assert run("download", "colours.toml", "--archive", "source") == 0
-    assert run("split", "colours.toml") == 0
-    process = stage_process("train", colours, "colours.toml", "--run", "lost", "--set", "train.epochs=2000")
-    folder = colours / "runs/colours/lost"
-    deadline = time.monotonic() + 60
-    while not (folder / "last.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.replace(colours / "runs", colours / "elsewhere")
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 2, error
-    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
+def one_error(ended: Ended) -> str:
+    assert ended.status == 2, ended.err
+    assert ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    return ended.err
+
+
+def test_run_whose_folder_vanishes_ends_in_one_message(divided: Path, starter: Starter) -> None:
+    process = starter.start(divided, "train", "colours.toml", "--run", "lost", "--set", "train.epochs=100000")
+    folder = divided / "runs/colours/lost"
+    process.wait_for(folder / "last.pt")
+    os.replace(divided / "runs", divided / "elsewhere")
+    one_error(process.end())
     assert not folder.exists()
 
 
-def in_own_mounts(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the shell `script` where its mounts are its own; skip where this user may not."""
-    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("mounting takes rights that this user has not")
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable}
-    words = ["unshare", "-m", "sh", "-e", "-c", script]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def one_error(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
-
-
-@pytest.mark.parametrize("stage", [pytest.param("split", marks=pytest.mark.slow), "train"])
-def test_read_only_folder_ends_in_one_message(stage: str, colours: Path) -> None:
-    assert run("download", "colours.toml", "--archive", "source") == 0
+@pytest.mark.parametrize("stage", ["split", "train"])
+def test_read_only_folder_ends_in_one_message(stage: str, downloaded: Path, starter: Starter) -> None:
     if stage == "train":
         assert run("split", "colours.toml") == 0
-    script = f"mount --bind . .; mount -o remount,bind,ro .; cd $PWD; exec $PYTHON -m pipelines.{stage} colours.toml"
-    assert "No permission at " in one_error(in_own_mounts(script, colours))
+    starter.mount("mount --bind . .; mount -o remount,bind,ro $PWD", downloaded)
+    assert "No permission at " in one_error(starter.run(downloaded, stage, "colours.toml"))
     assert run(stage, "colours.toml") == 0
 
 
 @pytest.mark.parametrize(
     ("stage", "folder", "room"),
     [
-        pytest.param("split", "data/colours", 0, marks=pytest.mark.slow),
-        pytest.param("train", "data/colours/cache", 4, marks=pytest.mark.slow),
-        pytest.param("train", "runs/colours", 8, marks=pytest.mark.slow),
+        ("split", "data/colours", 0),
+        ("train", "data/colours/cache", 4),
+        ("train", "runs/colours", 8),
         ("train", "runs/colours", 48),
-        pytest.param("retrain", "runs/colours", 4, marks=pytest.mark.slow),
+        ("retrain", "runs/colours", 4),
         ("predict", "submissions", 0),
     ],
 )
 def test_full_disk_ends_in_one_message_and_leaves_nothing_that_looks_whole(
-    stage: str, folder: str, room: int, colours: Path
+    stage: str, folder: str, room: int, downloaded: Path, starter: Starter
 ) -> None:
-    """The folder is moved to a disk of its own that has only `room` kB more than what lies there."""
+    """The folder is moved to a disk of its own that has only `room` kB more than its files take."""
     stages = ["split", "train", "retrain", "predict"]
-    assert run("download", "colours.toml", "--archive", "source") == 0
     for before in stages[: stages.index(stage)]:
         assert run(before, "colours.toml") == 0
+    (downloaded / folder).mkdir(parents=True, exist_ok=True)
     script = f"""
-mkdir -p {folder} kept
-cp -a {folder}/. kept/
+cp -a {folder} kept
 mount -t tmpfs -o size=64m tmpfs {folder}
 cp -a kept/. {folder}/
 echo so that it is not empty >{folder}/.filler
 used=$(df --output=used -k {folder} | tail -1)
 mount -o remount,size=$((used + {room}))k {folder}
-set +e
-$PYTHON -m pipelines.{stage} colours.toml; status=$?
-find {folder} -name '*.partial' | grep . && status=9
-mount -o remount,size=64m {folder}
-$PYTHON -m pipelines.{stage} colours.toml >&2 || status=8
-exit $status
 """
-    done = in_own_mounts(script, colours)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: The disk is full"), done.stderr
-    assert "Traceback" not in done.stderr
+    starter.mount(script, downloaded)
+    ended = starter.run(downloaded, stage, "colours.toml")
+    assert ended.status == 2, ended.err
+    assert ended.err.startswith("error: The disk is full") and "Traceback" not in ended.err, ended.err
+    assert not starter.mount(f"find {folder} -name '*.partial'; mount -o remount,size=64m {folder}", downloaded)
+    ended = starter.run(downloaded, stage, "colours.toml")
+    assert ended.status == 0, ended.err
 
 
-def test_vanished_mount_ends_in_one_message(colours: Path) -> None:
-    assert run("download", "colours.toml", "--archive", "source") == 0
-    assert run("split", "colours.toml") == 0
-    script = """
-mkdir runs
-mount -t tmpfs tmpfs runs
-$PYTHON -m pipelines.train colours.toml --set train.epochs=2000 & train=$!
-while [ ! -e runs/colours/*/last.pt ]; do sleep 0.02; kill -0 $train; done
-umount -l runs
-set +e
-wait $train; status=$?
-ls -A runs >&2
-exit $status
-"""
-    assert "no longer there" in one_error(in_own_mounts(script, colours))
+def test_vanished_mount_ends_in_one_message(divided: Path, starter: Starter) -> None:
+    starter.mount("mkdir runs; mount -t tmpfs tmpfs runs", divided)
+    process = starter.start(divided, "train", "colours.toml", "--set", "train.epochs=100000")
+    starter.mount(
+        "timeout 60 sh -c 'while [ ! -e runs/colours/*/last.pt ]; do sleep 0.02; done'; umount -l runs", divided
+    )
+    assert "no longer there" in one_error(process.end())
+    assert not list((divided / "runs").iterdir())

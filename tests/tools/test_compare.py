@@ -16,6 +16,7 @@ from pipelines.settings.layout import RunLayout
 from pipelines.system.files import only_one, read_json, write_json
 from pipelines.tools import compare
 from tests.support.pictures import png_size
+from tests.support.stages import run_stage_here
 from tests.support.tiny import Tiny
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,23 +51,19 @@ def states(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.glob("runs/tiny/*/*")}
 
 
-def kill_when_there(words: list[str], folder: Path, name: str) -> None:
-    """Start a comparison, and kill it, but not the training that it started, as soon as a run has the file `name`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.tools.compare", *words],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while not list(folder.glob(f"runs/tiny/*/{name}")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-
-
-def test_comparison_goes_on_after_a_kill_and_repeats_nothing(divided: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_comparison_goes_on_after_a_stop_and_repeats_nothing(
+    divided: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["tiny.toml", "--seeds", "1", "--set", "train.batch_size=3"]
-    kill_when_there(words, divided, "train.json")
+
+    def stopped(stage: str, arguments: list[str]) -> int:
+        if "scratch" in arguments:
+            raise KeyboardInterrupt
+        return run_stage_here(stage, arguments)
+
+    monkeypatch.setattr(command, "run_stage", stopped)
+    assert compared(*words) == 130
+    monkeypatch.setattr(command, "run_stage", run_stage_here)
     runs = divided / "runs" / "tiny"
     before = states(divided)
     assert not list(runs.glob("compare-*"))
@@ -97,19 +94,26 @@ def test_comparison_goes_on_after_a_kill_and_repeats_nothing(divided: Path, capf
     assert capfd.readouterr().out.count("Already trained") == 2
 
 
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [  # test_command.py sends all of them to a cheaper stage
+        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_the_training_ends_with_the_comparison(divided: Path, number: signal.Signals, times: int) -> None:
     words = ["tiny.toml", "--recipes", "third", "--seeds", "1", "--set", "train.epochs=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.tools.compare", *words], cwd=divided, stderr=subprocess.PIPE
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (last := list(divided.glob("runs/tiny/*/last.pt"))) and time.monotonic() < deadline:
         time.sleep(0.01)
     for _ in range(times):
         process.send_signal(number)
         time.sleep(0.1)
-    _, error = process.communicate(timeout=20)  # which the training holds open too
+    _, error = process.communicate(timeout=60)  # which the training holds open too
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert b"Traceback" not in error
     with only_one(RunLayout(last[0].parent).lock, "training", patience=0, inherited=False):
@@ -171,8 +175,8 @@ def test_table_is_of_the_best_epochs_with_intervals_over_seeds(
     assert rows[3] == ["third", "3", "1,234", "0.9000", "0.9000 to 0.9000", "0.9000 to 0.9000", "3.0"]
     margin = t * np.std([0.3, 0.25, 0.35], ddof=1) / np.sqrt(3)
     interval = f"95% interval {0.3 - margin:.4f} to {0.3 + margin:.4f}, paired by seed"
-    assert rows[4] == [f"default less scratch: 0.3000 ({interval})"]
-    assert rows[5][0].startswith("default less third: -0.0500 (95% interval -0.1742 to 0.0742")
+    assert rows[4] == [f"default minus scratch: 0.3000 ({interval})"]
+    assert rows[5][0].startswith("default minus third: -0.0500 (95% interval -0.1742 to 0.0742")
     assert rows[6][0].endswith("on one split.")
     curves = "runs/tiny/compare-default-scratch-third"
     assert rows[7] == [f"Curves: {curves}.png", f"Numbers: {curves}.csv"]
@@ -180,13 +184,16 @@ def test_table_is_of_the_best_epochs_with_intervals_over_seeds(
     assert len((divided / f"{curves}.csv").read_text().splitlines()) == 1 + 3 * 3 * 3
 
 
-def test_failed_training_ends_the_comparison_with_its_status(divided: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_training_ends_the_comparison_with_its_status(
+    divided: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "run_stage", run_stage_here)
     with pytest.raises(SystemExit) as stop:
         compared(*TWO, "--set", "train.limit=1")
     assert stop.value.code == 2
     error = capfd.readouterr().err
     assert "error: Of the 1 labelled rows chosen" in error
-    assert re.search("The comparison ends with the run default-seed0-[0-9a-f]{6}", error)
+    assert re.search("The comparison stopped at the run default-seed0-[0-9a-f]{6}", error)
     assert not list(divided.glob("runs/tiny/scratch*"))
 
 

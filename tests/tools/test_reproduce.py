@@ -11,6 +11,7 @@ import pytest
 
 from pipelines import command, predict, retrain, split, train
 from pipelines.tools import reproduce
+from tests.support.stages import run_stage_here
 from tests.support.tiny import Tiny, pretrained
 
 
@@ -36,19 +37,27 @@ def again(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, cwd=folder.parent.parent.parent, env=environment, capture_output=True, text=True)
 
 
-def test_same_bytes_though_the_toml_and_the_submission_are_gone(finished: Path) -> None:
+def again_here(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(command, "run_stage", run_stage_here)
+    return command.run(reproduce.main, ["tiny.toml", "--run", "done", "--set", "predict.mirror=true"])
+
+
+def test_same_bytes_though_the_toml_and_the_submission_are_gone(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = finished.parent.parent.parent
     toml = root / "tiny.toml"
     toml.write_text(toml.read_text().replace("widths = [8, 8]", "widths = [16]").replace("lr = 0.1", "lr = 9.0"))
     submission(finished).unlink()
-    done = again(finished)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith(", byte for byte.")
-    assert done.stdout.splitlines()[:4] == [
-        f"Stage {number} of 4: {stage}; what it says: runs/tiny/done-reproduced/{stage}.log"
+    capsys.readouterr()
+    assert again_here(monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].endswith(", byte for byte.")
+    assert out.splitlines()[:4] == [
+        f"Stage {number} of 4: {stage}; output: runs/tiny/done-reproduced/{stage}.log"
         for number, stage in enumerate(("split", "train", "retrain", "predict"), 1)
     ]
-    assert "Next:" not in done.stdout  # nothing that a stage says of the working folder within
+    assert "Next:" not in out  # the stages print it for another working folder
     assert not finished.with_name("done-reproduced").exists()
 
 
@@ -68,14 +77,28 @@ def test_a_difference_is_an_error_that_lists_what_has_changed(finished: Path) ->
     assert made.read_bytes() == submission(finished).read_bytes()
 
 
-def test_a_stage_that_fails_says_why(finished: Path) -> None:
+def test_a_stage_that_fails_says_why(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (finished.parent.parent.parent / "data/tiny/raw/train/7.png").write_text("no image")
-    done = again(finished)
-    assert done.returncode == 2
-    assert done.stdout.splitlines()[-1].startswith("Stage 2 of 4: train")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "train/7.png" in done.stderr
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        again_here(monkeypatch)
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("Stage 2 of 4: train")
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and "train/7.png" in said.err
     log = finished.with_name("done-reproduced") / "split.log"
     assert "Next: make train" in log.read_text()
+
+
+def test_a_process_that_fails_says_why(finished: Path) -> None:
+    labels = finished.parent.parent.parent / "data/tiny/raw/labels.csv"
+    labels.write_text(labels.read_text() + "99,red\n")
+    done = again(finished)
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == ["Stage 1 of 4: split; output: runs/tiny/done-reproduced/split.log"]
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "'99'" in done.stderr
 
 
 @pytest.mark.slow
