@@ -55,7 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         standin = Standin(words.folder or Path(temporary) / "kept", words.port)
         competition = standin.add(settings.competition.slug, archive.resolve(), settings, solution)
         competition.scoring_seconds = words.scoring_seconds
-        _serve(standin, competition, words.port)
+        standin.log = lambda line: print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
+        try:
+            with standin:
+                print(_welcome(standin, competition), flush=True)
+                threading.Event().wait()
+        except KeyboardInterrupt:
+            print()
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            place = f"Port {words.port} is in use or not allowed ({error.strerror})"
+            raise UserError(f"{place}. Give another: --port") from None
 
 
 def _make_archive(settings: Settings, folder: Path) -> Path:
@@ -69,20 +80,6 @@ def _make_archive(settings: Settings, folder: Path) -> Path:
             if path.is_file():
                 opened.write(path, path.relative_to(raw).as_posix())
     return archive
-
-
-def _serve(standin: Standin, competition: Competition, port: int) -> None:
-    standin.log = lambda line: print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
-    try:
-        with standin:
-            print(_welcome(standin, competition), flush=True)
-            threading.Event().wait()
-    except KeyboardInterrupt:
-        print()
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        raise UserError(f"Port {port} is in use or not allowed ({error.strerror}). Give another: --port") from None
 
 
 def _welcome(standin: Standin, competition: Competition) -> str:

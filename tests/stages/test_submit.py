@@ -335,7 +335,7 @@ def test_an_upload_that_was_cut_off_is_repeated_whole(trial: Trial) -> None:
 
 
 def test_an_answer_without_a_number_is_none(trial: Trial) -> None:
-    made = Submission(2000, "2026-11-01T10:00:00Z", f"default {MARK}", "default.csv", GOOD.encode(), len(GOOD))
+    made = Submission(2000, "2026-11-01T10:00:00Z", f"default {MARK}", "default.csv", GOOD.encode())
     trial.competition.submissions.append(made)
     trial.standin.fault("ListSubmissions", EMPTY)  # before it is sent
     trial.standin.fault("CreateSubmission", json_body('{"message": "Successfully submitted", "ref": "abc"}'))

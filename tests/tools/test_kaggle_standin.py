@@ -233,7 +233,7 @@ def test_a_submission_is_scored(client: Client, standin: Standin, cats: Competit
     ]
     upload = standin.calls("StartSubmissionUpload")[0].body
     assert upload is not None
-    assert (upload["fileName"], upload["contentLength"]) == ("all-cats.csv", first.total_bytes)
+    assert (upload["fileName"], upload["contentLength"]) == ("all-cats.csv", len(first.content))
     created = standin.calls("CreateSubmission")[0].body
     assert created == {
         "competitionName": "cats",
@@ -282,7 +282,7 @@ def test_probabilities_and_a_missing_solution(standin: Standin, tmp_path: Path) 
     dogs = standin.add("dogs", archive, load_settings(str(tmp_path / "dogs.toml")))
     dogs.deadline = "2020-01-01T00:00:00Z"
     for content in (even.encode(), even.replace("7,0.5", "7,x").encode()):
-        dogs.submissions.append(Submission(1, "", "", "even.csv", content, len(content)))
+        dogs.submissions.append(Submission(1, "", "", "even.csv", content))
     dogs.settle()
     assert (dogs.submissions[0].public_score, dogs.submissions[0].private_score) == ("0.69315", "0.69315")
     assert dogs.submissions[1].status == "ERROR"

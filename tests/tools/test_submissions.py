@@ -39,7 +39,6 @@ def put_at_kaggle(trial: Trial, number: int, sha256: str, public: str, private: 
         description=f"{text or f'run{number}'} #{sha256[:12]}",
         file_name=f"{number}.csv",
         content=b"",
-        total_bytes=0,
         status="COMPLETE" if public else "PENDING",
         public_score=public,
         private_score=private,

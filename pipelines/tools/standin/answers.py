@@ -29,7 +29,7 @@ class Request:
     """A request.
 
     method: the name of the API's method, or `storage`, `upload`, `output` or `other`.  verb: GET, POST or PUT.  path:
-    the target as received.  body: the JSON of an API call.  status: HTTP status of the answer; 0: none was sent.
+    the target as received.  body: the JSON object of an API call.  status: HTTP status of the answer; 0: none was sent.
     """
 
     method: str
@@ -88,11 +88,12 @@ def _read(path: Path, start: int, stop: int) -> Iterator[bytes]:
             yield chunk
 
 
-def page(rows: Sequence[Any], body: Body) -> tuple[Sequence[Any], str]:
-    """Return the requested page of `rows`, and the token of the next page, empty at the end."""
+def page(key: str, rows: Sequence[Body], body: Body) -> Body:
+    """Return the requested page of `rows` under `key`, and the token of the next page, empty at the end."""
     size = body.get("pageSize") or PAGE_SIZE
     start = int(body.get("pageToken") or (body.get("page", 1) - 1) * size)
-    return rows[start : start + size], str(start + size) if start + size < len(rows) else ""
+    stop = start + size
+    return {key: rows[start:stop], "nextPageToken": str(stop) if stop < len(rows) else ""}
 
 
 def iso_time(seconds: float) -> str:

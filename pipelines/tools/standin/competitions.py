@@ -1,16 +1,21 @@
-"""The API's calls for competitions: data files, uploads, submissions, scores."""
+"""The API's calls for competitions: data files, uploads, submissions and their scores."""
 
+import hashlib
+import tempfile
 import time
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
+
+from pipelines.dataset.tables import read_csv
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.tools.standin.answers import STORAGE, Answer, Body, Refusal, Request, iso_time, page, reply, stored
-from pipelines.tools.standin.scoring import score
+
+PUBLIC_SHARE = 0.3  # of the scored rows
 
 
 @dataclass
@@ -22,7 +27,6 @@ class Submission:
     description: str
     file_name: str
     content: bytes
-    total_bytes: int
     status: str = "PENDING"
     public_score: str = ""
     private_score: str = ""
@@ -31,7 +35,7 @@ class Submission:
 
     def shown(self) -> Body:
         scores = {"publicScore": self.public_score, "privateScore": self.private_score}
-        file = {"fileName": self.file_name, "totalBytes": self.total_bytes, "description": self.description}
+        file = {"fileName": self.file_name, "totalBytes": len(self.content), "description": self.description}
         state = {"status": self.status, "errorDescription": self.error_description}
         return {"ref": self.ref, "date": self.date, **file, **state, **scores}
 
@@ -40,7 +44,7 @@ class Submission:
 class Competition:
     """A competition and what the user did in it.
 
-    archive: the file that is served.  solution: CSV of ids and true labels; None: the labels of the sample submission
+    archive: the zip that is served.  solution: CSV of ids and true labels; None: the labels of the sample submission
     count as true.  daily, used_today, used_total: numbers of submissions.  limited_by_total: no more are allowed, on
     any day.  files: names and sizes of the data files, by default of the archive's members.  scoring_seconds: how long
     a submission is pending.  submissions: newest last.
@@ -80,31 +84,27 @@ class Competition:
             if each.status != "PENDING" or time.monotonic() < each.received + self.scoring_seconds:
                 continue
             try:
-                public, private = score(each.content, self.archive, self.settings, self.solution)
+                each.public_score, private = score(each.content, self.archive, self.settings, self.solution)
             except UserError as error:
                 each.status, each.error_description = "ERROR", str(error)
                 continue
             ended = datetime.now(UTC) > datetime.fromisoformat(self.deadline)
-            each.status, each.public_score, each.private_score = "COMPLETE", public, private if ended else ""
+            each.status, each.private_score = "COMPLETE", private if ended else ""
 
 
 class Competitions:
     """The calls for competitions.  by_slug: the competitions.  folder: uploads are kept there."""
+
+    methods = (
+        *("GetCompetition", "ListDataFiles", "DownloadDataFiles", "StartSubmissionUpload", "CreateSubmission"),
+        *("ListSubmissions", "GetSubmission", "GetSubmissionLimits"),
+    )
 
     def __init__(self, folder: Path) -> None:
         self.by_slug: dict[str, Competition] = {}
         self._folder = folder
         self._announced: dict[str, Body] = {}
         self._uploaded: dict[str, bytes] = {}
-        self._calls: dict[str, Callable[[Competition, Body], Answer]] = {
-            "ListDataFiles": self._list_data_files,
-            "DownloadDataFiles": self._download_data_files,
-            "StartSubmissionUpload": self._start_upload,
-            "CreateSubmission": self._create_submission,
-            "ListSubmissions": self._list_submissions,
-            "GetSubmissionLimits": self._submission_limits,
-        }
-        self.methods = ("GetCompetition", "GetSubmission", *self._calls)
 
     def call(self, method: str, body: Body) -> Answer:
         """Return the answer to a call of the API.  Raises `Refusal`."""
@@ -115,12 +115,33 @@ class Competitions:
         if method == "GetCompetition":
             if competition is None:
                 raise Refusal(404, f"Competition {slug!r} was not found")
-            return self._get_competition(competition)
+            rules = {"userHasEntered": competition.entered, "deadline": competition.deadline}
+            limits = {"maxDailySubmissions": competition.daily, "submissionsDisabled": competition.disabled}
+            return reply({"ref": slug, "title": competition.title, **rules, **limits})
         if competition is None:
             raise Refusal(403, "Permission 'competitions.participate' was denied")
         if not competition.entered:
             raise Refusal(403, "You must accept this competition's rules before you'll be able to continue.")
-        return self._calls[method](competition, body)
+        match method:
+            case "ListDataFiles":
+                date = iso_time(competition.archive.stat().st_mtime)
+                files = [{"name": name, "totalBytes": size, "creationDate": date} for name, size in competition.files]
+                return reply(page("files", files, body))
+            case "DownloadDataFiles":
+                url = f"{STORAGE}/competitions/{slug}/archive.zip?sig=standin"
+                return Answer(302, {"Location": url, "Content-Length": "0"})
+            case "StartSubmissionUpload":
+                token = f"upload-{len(self._announced) + 1}"
+                self._announced[token] = body
+                return reply({"token": token, "createUrl": f"{STORAGE}/upload/{token}?upload_id=standin"})
+            case "CreateSubmission":
+                return self._create_submission(competition, body)
+            case "ListSubmissions":
+                competition.settle()
+                return reply(page("submissions", [each.shown() for each in competition.submissions[::-1]], body))
+        used = {"numToday": competition.used_today, "numTotal": competition.used_total}
+        left = {"numAllowedNow": competition.allowed_now, "limitedByTotal": competition.limited_by_total}
+        return reply({**used, **left})
 
     def download(self, request: Request, slug: str) -> Answer:
         """Return the storage's answer to a GET of a competition's archive."""
@@ -142,26 +163,6 @@ class Competitions:
         path.write_bytes(request.content)
         return reply({})
 
-    def _get_competition(self, competition: Competition) -> Answer:
-        rules = {"userHasEntered": competition.entered, "deadline": competition.deadline}
-        limits = {"maxDailySubmissions": competition.daily, "submissionsDisabled": competition.disabled}
-        return reply({"ref": competition.slug, "title": competition.title, **rules, **limits})
-
-    def _list_data_files(self, competition: Competition, body: Body) -> Answer:
-        files, token = page(competition.files, body)
-        date = iso_time(competition.archive.stat().st_mtime)
-        rows = [{"name": name, "totalBytes": size, "creationDate": date} for name, size in files]
-        return reply({"files": rows, "nextPageToken": token})
-
-    def _download_data_files(self, competition: Competition, body: Body) -> Answer:
-        url = f"{STORAGE}/competitions/{competition.slug}/archive.zip?sig=standin"
-        return Answer(302, {"Location": url, "Content-Length": "0"})
-
-    def _start_upload(self, competition: Competition, body: Body) -> Answer:
-        token = f"upload-{len(self._announced) + 1}"
-        self._announced[token] = body
-        return reply({"token": token, "createUrl": f"{STORAGE}/upload/{token}?upload_id=standin"})
-
     def _create_submission(self, competition: Competition, body: Body) -> Answer:
         token = body.get("blobFileTokens", "")
         if token not in self._uploaded or self._announced[token]["competitionName"] != competition.slug:
@@ -171,18 +172,12 @@ class Competitions:
         if not competition.allowed_now:
             raise Refusal(400, f"Your team has used its submission allowance ({competition.daily} a day)")
         ref = 1 + max((one.ref for each in self.by_slug.values() for one in each.submissions), default=999)
-        name, content = self._announced[token].get("fileName", ""), self._uploaded[token]
-        message = body.get("submissionDescription", "")
-        competition.submissions.append(Submission(ref, iso_time(time.time()), message, name, content, len(content)))
+        name, message = self._announced[token].get("fileName", ""), body.get("submissionDescription", "")
+        competition.submissions.append(Submission(ref, iso_time(time.time()), message, name, self._uploaded[token]))
         competition.used_today += 1
         competition.used_total += 1
         competition.settle()
         return reply({"message": f"Successfully submitted to {competition.title}", "ref": ref})
-
-    def _list_submissions(self, competition: Competition, body: Body) -> Answer:
-        competition.settle()
-        submissions, token = page(competition.submissions[::-1], body)
-        return reply({"submissions": [each.shown() for each in submissions], "nextPageToken": token})
 
     def _get_submission(self, body: Body) -> Answer:
         for competition in self.by_slug.values():
@@ -192,7 +187,58 @@ class Competitions:
                     return reply(submission.shown())
         raise Refusal(404, f"Submission {body.get('ref')} was not found")
 
-    def _submission_limits(self, competition: Competition, body: Body) -> Answer:
-        used = {"numToday": competition.used_today, "numTotal": competition.used_total}
-        left = {"numAllowedNow": competition.allowed_now, "limitedByTotal": competition.limited_by_total}
-        return reply({**used, **left})
+
+def score(content: bytes, archive: Path, settings: Settings, solution: Path | None) -> list[str]:
+    """Return the public and the private score of the submission `content`.
+
+    Header and ids are checked against the sample submission in `archive`, the competition's zip.  solution: as for
+    `Competition`.  Raises `UserError` for a bad submission.
+    """
+    from pipelines.analysis.scoring import score_submission  # imports torch, which nothing else here needs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "submission.csv"
+        path.write_bytes(content)
+        try:
+            sample = _read_sample(archive, settings, Path(folder))
+            if sample is not None:
+                _check(read_csv(path), sample)
+            truth, source = (read_csv(solution), solution) if solution else (_labels(sample, settings), archive)
+            return [f"{score_submission(path, source, settings, part)[0]:.5f}" for part in _parts(truth)]
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), "Submission")) from None
+
+
+def _read_sample(archive: Path, settings: Settings, folder: Path) -> pd.DataFrame | None:
+    name = settings.data.sample_submission
+    if not name or not zipfile.is_zipfile(archive):
+        return None
+    with zipfile.ZipFile(archive) as opened:
+        found = [each for each in opened.namelist() if f"/{each}".endswith(f"/{name}")]
+        return read_csv(Path(opened.extract(min(found, key=len), folder))) if found else None
+
+
+def _check(submitted: pd.DataFrame, sample: pd.DataFrame) -> None:
+    if list(submitted.columns) != list(sample.columns):
+        raise UserError(f"Submission must have the columns {', '.join(sample.columns)}")
+    if len(submitted) != len(sample):
+        raise UserError(f"Submission must have {len(sample)} rows")
+    if unknown := sorted(set(submitted.iloc[:, 0]) - set(sample.iloc[:, 0])):
+        raise UserError(f"Submission contains the unexpected id {unknown[0]}")
+
+
+def _labels(sample: pd.DataFrame | None, settings: Settings) -> pd.DataFrame:
+    """Return ids and labels of the sample submission; for probabilities, the most probable class."""
+    if sample is None:
+        raise UserError("The competition has no solution")
+    if settings.competition.submission == "labels":
+        return sample
+    return sample.iloc[:, [0]].assign(label=sample.iloc[:, 1:].astype(float).idxmax(axis=1))
+
+
+def _parts(truth: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the public and the private rows of `truth`, drawn by the hashes of the ids."""
+    hashes = [hashlib.sha256(name.encode()).digest() for name in truth.iloc[:, 0]]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    count = max(1, round(PUBLIC_SHARE * len(truth)))
+    return truth.iloc[order[:count]], truth.iloc[order[count:] or order]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from urllib.parse import quote
 from pipelines.tools.standin.answers import STORAGE, Answer, Body, Refusal, Request, iso_time, page, reply, stored
 from pipelines.tools.standin.competitions import Competition
 
+ONLY_HERE = re.compile("^PYTHONPATH$|KAGGLE|proxy", re.IGNORECASE)  # variables that do not exist on Kaggle's machines
 QUOTA = {"timeUsed": "3600s", "totalTimeAllowed": "108000s"}
 QUOTA_SECONDS = 3 * 86_400  # until the quota starts again
 
@@ -41,22 +43,48 @@ class Kernel:
 
 
 class Kernels:
-    """The calls for kernels.  pushed: all versions, newest last.  start: called with each, before it is answered."""
+    """The calls for kernels, and the processes that run them.
 
-    def __init__(self, competitions: Mapping[str, Competition], start: Callable[[Kernel], None]) -> None:
+    folder: each kernel gets a folder below it.  pushed: all versions, newest last.  start: called with each version
+    before its push is answered; usually `run`.  report: called with errors of the stand-in.
+    """
+
+    methods = ("SaveKernel", "GetKernelSessionStatus", "ListKernelSessionOutput", "GetAcceleratorQuotaStatistics")
+
+    def __init__(
+        self,
+        folder: Path,
+        competitions: Mapping[str, Competition],
+        start: Callable[[Kernel], None],
+        report: Callable[[str], None],
+    ) -> None:
         self.pushed: list[Kernel] = []
-        self._competitions, self._start = competitions, start
-        self._calls: dict[str, Callable[[Body], Answer]] = {
-            "SaveKernel": self._save,
-            "GetKernelSessionStatus": self._session_status,
-            "ListKernelSessionOutput": self._session_output,
-            "GetAcceleratorQuotaStatistics": self._quota,
-        }
-        self.methods = tuple(self._calls)
+        self._folder, self._competitions, self._start, self._report = folder, competitions, start, report
+        self._closing = False
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._threads: list[threading.Thread] = []
 
     def call(self, method: str, body: Body) -> Answer:
         """Return the answer to a call of the API.  Raises `Refusal`."""
-        return self._calls[method](body)
+        if method == "SaveKernel":
+            return self._save(body)
+        if method == "GetAcceleratorQuotaStatistics":
+            renewed = iso_time(time.time() + QUOTA_SECONDS)
+            return reply({"quotaRefreshTime": renewed, "gpuQuota": QUOTA, "tpuQuota": QUOTA})
+        slug = f"{body.get('userName', '')}/{body.get('kernelSlug', '')}"
+        number = max((place for place, each in enumerate(self.pushed) if each.owner_slug == slug), default=None)
+        if number is None:
+            raise Refusal(403, "Permission 'kernels.get' was denied")
+        kernel = self.pushed[number]
+        if method == "GetKernelSessionStatus":
+            return reply({"status": kernel.status, "failureMessage": kernel.failure_message})
+        address = f"{STORAGE}/output/{number}"
+        files = [  # by number: a URL cannot carry a name such as ../x
+            {"fileName": name, "url": f"{address}/{file}/{quote(PurePosixPath(name).name)}?sig=standin"}
+            for file, name in enumerate(kernel.outputs)
+        ]
+        return reply(page("files", files, body) | {"log": kernel.log})
 
     def output(self, request: Request, kernel: str, file: str) -> Answer:
         """Return the storage's answer to a GET of an output.  kernel, file: their numbers, from 0."""
@@ -78,44 +106,9 @@ class Kernels:
         url = f"https://www.kaggle.com/code/{slug}"
         return reply({"ref": f"/code/{slug}", "url": url, "versionNumber": kernel.version, "error": "", **invalid})
 
-    def _latest(self, body: Body) -> Kernel:
-        owner_slug = f"{body.get('userName', '')}/{body.get('kernelSlug', '')}"
-        for kernel in reversed(self.pushed):
-            if kernel.owner_slug == owner_slug:
-                return kernel
-        raise Refusal(403, "Permission 'kernels.get' was denied")
-
-    def _session_status(self, body: Body) -> Answer:
-        kernel = self._latest(body)
-        return reply({"status": kernel.status, "failureMessage": kernel.failure_message})
-
-    def _session_output(self, body: Body) -> Answer:
-        kernel = self._latest(body)
-        names, token = page(list(enumerate(kernel.outputs)), body)
-        address = f"{STORAGE}/output/{self.pushed.index(kernel)}"
-        files = [
-            {"fileName": name, "url": f"{address}/{number}/{quote(PurePosixPath(name).name)}?sig=standin"}
-            for number, name in names  # by number: a URL cannot carry a name such as ../x
-        ]
-        return reply({"files": files, "log": kernel.log, "nextPageToken": token})
-
-    def _quota(self, body: Body) -> Answer:
-        return reply({"quotaRefreshTime": iso_time(time.time() + QUOTA_SECONDS), "gpuQuota": QUOTA, "tpuQuota": QUOTA})
-
-
-class Sessions:
-    """The running kernels.  folder: each kernel gets a folder below it.  report: called with errors of the stand-in."""
-
-    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
-        self._folder, self._report = folder, report
-        self._closing = False
-        self._lock = threading.Lock()
-        self._processes: set[subprocess.Popen[str]] = set()
-        self._threads: list[threading.Thread] = []
-
-    def start(self, kernel: Kernel, archives: Mapping[str, Path]) -> None:
-        """Run `kernel` in the background.  archives: slug to the zip of each competition that it attaches."""
-        thread = threading.Thread(target=self._run, args=(kernel, archives), daemon=True)
+    def run(self, kernel: Kernel) -> None:
+        """Run `kernel` in the background."""
+        thread = threading.Thread(target=self._run, args=(kernel,), daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -128,16 +121,17 @@ class Sessions:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def _run(self, kernel: Kernel, archives: Mapping[str, Path]) -> None:
+    def _run(self, kernel: Kernel) -> None:
         """Run the script in a folder with Kaggle's layout; set the kernel's outputs, log and status."""
         folder = self._folder / f"{PurePosixPath(kernel.owner_slug).name}-{kernel.version}"
         working = folder / "working"
         try:
             for name in ("input", "working", "temp"):
                 (folder / name).mkdir(parents=True)
-            for slug, archive in archives.items():
-                with zipfile.ZipFile(archive) as opened:
-                    opened.extractall(folder / "input/competitions" / slug)
+            for slug in kernel.metadata.get("competitionDataSources", []):
+                if slug in self._competitions:
+                    with zipfile.ZipFile(self._competitions[slug].archive) as opened:
+                        opened.extractall(folder / "input/competitions" / slug)
             (folder / "script.py").write_text(kernel.text, encoding="utf-8")
             kernel.status = "RUNNING"
             kernel.failure_message, lines = self._run_script(folder, kernel.metadata.get("sessionTimeoutSeconds"))
@@ -151,7 +145,7 @@ class Sessions:
 
     def _run_script(self, folder: Path, limit: float | None) -> tuple[str, list[dict[str, Any]]]:
         """Run script.py for at most `limit` seconds.  Return the failure, empty for none, and the lines of the log."""
-        kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+        kept = {name: value for name, value in os.environ.items() if not ONLY_HERE.search(name)}
         lines: list[dict[str, Any]] = []
         started = time.monotonic()
 
@@ -190,11 +184,6 @@ class Sessions:
         with self._lock:
             self._processes.discard(process)
         return failure, lines
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a variable belongs to this machine and does not exist on Kaggle's."""
-    return name == "PYTHONPATH" or "KAGGLE" in name.upper() or "proxy" in name.lower()
 
 
 def _kill(process: "subprocess.Popen[str]") -> None:

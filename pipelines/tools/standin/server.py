@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pipelines.settings.schema import Settings
 from pipelines.tools.standin.answers import STORAGE, Answer, Refusal, Request, refuse, reply
 from pipelines.tools.standin.competitions import Competition, Competitions
-from pipelines.tools.standin.kernels import Kernel, Kernels, Sessions
+from pipelines.tools.standin.kernels import Kernel, Kernels
 
 API_HOST = "localhost"
 CLOSED_PROXY = "http://127.0.0.1:9"  # nobody listens there: a request to the real service, by https, fails at once
@@ -44,9 +44,8 @@ class Standin:
         self.lock = threading.RLock()
         self._competitions = Competitions(folder)
         self.competitions = self._competitions.by_slug
-        self._kernels = Kernels(self.competitions, self.start)
+        self._kernels = Kernels(folder / "kernels", self.competitions, self.start, self.report)
         self.kernels = self._kernels.pushed
-        self._sessions = Sessions(folder / "kernels", self.report)
         self.services = {
             **dict.fromkeys(self._competitions.methods, "competitions.CompetitionApiService"),
             **dict.fromkeys(self._kernels.methods, "kernels.KernelsApiService"),
@@ -64,7 +63,7 @@ class Standin:
     def __exit__(self, *exception: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._sessions.close()
+        self._kernels.close()
         self._thread.join()
 
     @property
@@ -94,9 +93,7 @@ class Standin:
 
     def start(self, kernel: Kernel) -> None:
         """Run a pushed kernel in the background."""
-        wanted = kernel.metadata.get("competitionDataSources", [])
-        known = {slug: self.competitions[slug].archive for slug in wanted if slug in self.competitions}
-        self._sessions.start(kernel, known)
+        self._kernels.run(kernel)
 
     def report(self, error: str) -> None:
         """Log an error of the stand-in."""
