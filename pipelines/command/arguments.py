@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.loading import describe, find_competition, load_settings, run_name
+from pipelines.settings.loading import describe, find_competition, load_settings, run_name, submission_name
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.files import only_one
 
@@ -32,6 +32,10 @@ class Words(argparse.Namespace):
     def run_name(self) -> str:
         """Return the name given with --run, or the one that recipe and overrides give."""
         return self.run or run_name(self.recipe, self.set)
+
+    def submission(self) -> Path:
+        """Return the path of the submission that predict writes with these arguments."""
+        return self.layout().submission(submission_name(self.run_name(), self.set))
 
     def only_one_in(self, run: RunLayout) -> AbstractContextManager[int]:
         """Hold the lock of `run`.  Raises `UserError` when another process works on this run."""

@@ -3,11 +3,11 @@
 Reads   data/<c>/split.csv and its images; runs/<c>/*/valid_predictions.csv of finished runs.
 Writes  data/<c>/audit/pairs.csv and pairs.png: duplicates by bytes, by pixels, near ones and mirror images,
         data/<c>/audit/groups.csv: labelled rows that belong together, for the setting split.group_file; or
-        groups-new.csv, where the split was made with that file and the groups have changed,
+        groups-new.csv, where the split was made with groups.csv and the groups have changed,
         data/<c>/audit/suspects.csv and suspects.png: rows whose predictions most confidently contradict their label,
         data/<c>/audit/audit.json: the findings in numbers; it is written last.
 
-No data are changed or removed.  [audit] defines a near duplicate.
+No data are changed or removed.  The settings in [audit] define a near duplicate.
 """
 
 import sys
@@ -18,8 +18,6 @@ from pipelines import command
 from pipelines.settings.loading import to_dict
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pandas as pd
 
     from pipelines.dataset.image_set import ImageSet
@@ -51,18 +49,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", images: "ImageSet") -> dict[str, Any]:
     """Find duplicates, write and print them; return their numbers."""
-    from pipelines.analysis import duplicates
+    from pipelines.analysis import duplicates, plots
     from pipelines.dataset.tables import write_csv
     from pipelines.models.device import choose_hardware
 
-    hardware = choose_hardware(settings.hardware)
+    hardware, table = choose_hardware(settings.hardware), images.table
     pixels, marks = duplicates.small_copies(images, settings.hardware.cache_by, command.progress)
     pairs, left_out = duplicates.find_pairs(images, pixels, marks, settings.audit, hardware, command.progress)
-    groups = duplicates.groups_of(pairs, images.table)
-    write_csv(layout.audit.pairs, duplicates.listing(pairs, images.table))
-    _draw_pairs(settings, layout, images, pairs)
-    counts = _print_counts(pairs)
-    twins = _print_twins(duplicates.with_twin_in_train(pairs, images.table), images)
+    groups = duplicates.groups_of(pairs, table)
+    write_csv(layout.audit.pairs, duplicates.listing(pairs, table))
+    twins = []
+    for kind, distance, first, second, between, _ in duplicates.most_telling(pairs, PAIRS_SHOWN).to_numpy().tolist():
+        rows: list[Any] = list(table.iloc[[first, second]].itertuples())
+        what = f"{between}, {kind} {distance}" if kind in ("near", "mirrored") else f"{between}, {kind}"
+        labels = dict.fromkeys(row.label or "unknown" for row in rows)
+        twins.append(plots.Twins(_picture(images, rows[0]), _picture(images, rows[1]), (what, *labels)))
+    title = f"{settings.name}: {len(twins):,} of {len(pairs):,} pairs of duplicates"
+    plots.draw_twins(layout.audit.pairs_picture, twins, title)
+    numbers: dict[str, Any] = {"pairs": _print_counts(pairs), "left out, as too small": left_out, "twins": {}}
+    hidden = duplicates.with_twin_in_train(pairs, table)
+    for part in ("valid", "test"):
+        has_twin = hidden[(table["split"] == part).to_numpy()]
+        count, among = len(has_twin), int(has_twin.sum())
+        numbers["twins"][part] = {"images": count, "with a twin in train": among}
+        if count:
+            print(f"{part.capitalize()} images with a twin in train: {among:,} of {count:,} ({among / count:.2%}).")
     if left_out:
         print(
             f"Near pairs with an image of less than {duplicates.SIDE} pixels: {left_out:,}. They are left out: with so "
@@ -71,13 +82,8 @@ def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", i
     shown = [path.relative_to(layout.root) for path in (layout.audit.pairs, layout.audit.pairs_picture)]
     print(f"Pairs: {shown[0]}, {shown[1]}")
     _write_groups(words, settings, layout, groups)
-    return {
-        "pairs": counts,
-        "left out, as too small": left_out,
-        "twins": twins,
-        "groups": {"groups": groups["group"].nunique(), "rows": len(groups)},
-        "compared_in": str(hardware.dtype).removeprefix("torch."),
-    }
+    numbers["groups"] = {"groups": groups["group"].nunique(), "rows": len(groups)}
+    return numbers | {"compared_in": str(hardware.dtype).removeprefix("torch.")}
 
 
 def _print_counts(pairs: "pd.DataFrame") -> dict[str, dict[str, int]]:
@@ -90,24 +96,10 @@ def _print_counts(pairs: "pd.DataFrame") -> dict[str, dict[str, int]]:
         counts[kind] = {name: int((of_kind["between"] == name).sum()) for name in BETWEEN}
         counts[kind]["conflicts"] = int(of_kind["conflict"].sum())
     names = [*BETWEEN, "conflicts"]
-    rows = [(kind, *(f"{numbers[name]:,}" for name in names)) for kind, numbers in counts.items()]
-    rows.append(("all", *(f"{sum(numbers[name] for numbers in counts.values()):,}" for name in names)))
+    total = {name: sum(numbers[name] for numbers in counts.values()) for name in names}
+    rows = [(kind, *(f"{numbers[name]:,}" for name in names)) for kind, numbers in (counts | {"all": total}).items()]
     print(command.table(("pairs of duplicates", *(HEADINGS.get(name, name) for name in names)), rows))
     return counts
-
-
-def _print_twins(twins: "npt.NDArray[np.bool_]", images: "ImageSet") -> dict[str, dict[str, int]]:
-    """Print the share of valid and test images with a duplicate in train, `twins` (N,); return the numbers."""
-    shares = {}
-    for part in ("valid", "test"):
-        of_part = (images.table["split"] == part).to_numpy()
-        shares[part] = {"images": int(of_part.sum()), "with a twin in train": int(twins[of_part].sum())}
-        if of_part.any():
-            print(
-                f"{part.capitalize()} images with a twin in train: {twins[of_part].sum():,} of {of_part.sum():,} "
-                f"({twins[of_part].mean():.2%})."
-            )
-    return shares
 
 
 def _write_groups(words: command.Words, settings: "Settings", layout: "Layout", groups: "pd.DataFrame") -> None:
@@ -128,21 +120,19 @@ def _write_groups(words: command.Words, settings: "Settings", layout: "Layout", 
         return
     path = aside if used else here
     write_csv(path, groups)
-    names = [str(each.relative_to(layout.root)) for each in (path, here)]
-    print(f"Groups: {names[0]}, {groups['group'].nunique():,} of {len(groups):,} labelled rows in all.")
+    new, old = (each.relative_to(layout.root) for each in (path, here))
+    print(f"Groups: {new}, {groups['group'].nunique():,} of {len(groups):,} labelled rows in all.")
     if settings.split.group_column:
         print("The split uses split.group_column, which excludes split.group_file: put both into one file first.")
         return
-    changes = [f"split.group_file={names[1]}"]
+    changes = [f"split.group_file={old}"]
     changes += ["split.method=stratified"] if settings.split.method != "stratified" else []
-    with_groups = command.Words(**vars(words) | {"set": [*words.set, *changes]})
+    steps = [split_removal(layout), command.Words(**vars(words) | {"set": [*words.set, *changes]}).repeat("split")]
     if used:
-        print(f"The split was made with {names[1]}, which is kept.")
+        print(f"The split was made with {old}, which is kept.")
+        steps.insert(1, f"mv {new} {old}")
     print("To keep each group on one side, split again (scores of runs on the old split are then not comparable):")
-    print(f"  {split_removal(layout)}")
-    if used:
-        print(f"  mv {names[0]} {names[1]}")
-    print(f"  {with_groups.repeat('split')}")
+    print("\n".join(f"  {step}" for step in steps))
 
 
 def _audit_labels(words: command.Words, settings: "Settings", layout: "Layout", images: "ImageSet") -> dict[str, Any]:
@@ -152,61 +142,44 @@ def _audit_labels(words: command.Words, settings: "Settings", layout: "Layout", 
 
     runs, others = suspects.runs_on(layout)
     names = [run.folder.name for run in runs]
+    files = (layout.audit.suspects, layout.audit.suspects_picture)
     if others:
         print(f"Left out, as they used another split: {', '.join(run.folder.name for run in others)}.")
     if not runs:
-        for stale in (layout.audit.suspects, layout.audit.suspects_picture):
+        for stale in files:
             stale.unlink(missing_ok=True)
         print(f"Wrong labels: no run of this split has predicted yet. First: {words.repeat('train retrain predict')}")
         return {"runs": names, "covered": 0, "rows": 0}
     table = images.table
     found, covered = suspects.find_suspects(runs, table)
-    write_csv(layout.audit.suspects, suspects.listing(found, table))
-    mistakes = []
-    shown_first = found.head(SUSPECTS_SHOWN)
-    for (predicted, probability, *_), row in zip(
-        shown_first.to_numpy().tolist(), table.loc[shown_first.index].itertuples(), strict=True
-    ):
-        mistakes.append(plots.Mistake(str(row.id), _picture(images, row), str(row.label), predicted, probability))
-    labelled = int((table["split"] != "test").sum())
+    write_csv(files[0], suspects.listing(found, table))
+    first = found.head(SUSPECTS_SHOWN)
+    rows: Any = table.loc[first.index].itertuples()
+    mistakes = [
+        plots.Mistake(str(row.id), _picture(images, row), str(row.label), predicted, probability)
+        for row, predicted, probability in zip(rows, first["predicted"], first["p_predicted"], strict=True)
+    ]
     title = f"{settings.name}: {len(found):,} of {covered:,} labels confidently contradicted"
-    plots.draw_mistakes(layout.audit.suspects_picture, mistakes, title)
-    shown = [path.relative_to(layout.root) for path in (layout.audit.suspects, layout.audit.suspects_picture)]
-    print(f"Labels that predictions confidently contradict: {len(found):,} of {covered:,} rows. {shown[0]}, {shown[1]}")
+    plots.draw_mistakes(files[1], mistakes, title)
+    shown = ", ".join(str(path.relative_to(layout.root)) for path in files)
+    print(f"Labels that predictions confidently contradict: {len(found):,} of {covered:,} rows. {shown}")
+    labelled, folds = int((table["split"] != "test").sum()), settings.split.folds
     if covered < labelled:
-        how = (
-            f"train and predict with the other folds too (train.fold=0 to {settings.split.folds - 1})"
-            if settings.split.folds
-            else "split with split.folds=5, then train and predict with train.fold=0 to 4"
-        )
+        how = "split with split.folds=5, then train and predict with train.fold=0 to 4"
+        if folds:
+            how = f"train and predict with the other folds too (train.fold=0 to {folds - 1})"
         print(f"{labelled - covered:,} of {labelled:,} labelled rows were never held out. To cover them, {how}.")
     return {"runs": names, "covered": covered, "rows": len(found)}
 
 
-def _draw_pairs(settings: "Settings", layout: "Layout", images: "ImageSet", pairs: "pd.DataFrame") -> None:
-    """Draw the most important pairs: those with conflicting labels, then those across the split, the nearest first."""
-    from pipelines.analysis import duplicates, plots
-
-    chosen = duplicates.most_telling(pairs, PAIRS_SHOWN)
-    twins = []
-    for kind, distance, first, second, between, _ in chosen.to_numpy().tolist():
-        rows: list[Any] = list(images.table.iloc[[first, second]].itertuples())
-        labels = dict.fromkeys(row.label or "unknown" for row in rows)
-        what = f"{kind} {distance}" if kind in ("near", "mirrored") else kind
-        one, two = (_picture(images, row) for row in rows)
-        twins.append(plots.Twins(one, two, (f"{between}, {what}", *labels)))
-    title = f"{settings.name}: {len(chosen):,} of {len(pairs):,} pairs of duplicates"
-    plots.draw_twins(layout.audit.pairs_picture, twins, title)
-
-
 def _picture(images: "ImageSet", row: Any) -> "Pixels":
+    """Return the image of a split row, enlarged by a whole factor if it is small."""
     from pipelines.dataset.images import fit, open_image, place_of
 
     photo = open_image(images.raw / str(row.path), place_of(row))
     size = min(PICTURE_SIZE, *photo.size)
-    pixels = fit(photo, size, size)
-    factor = max(1, PICTURE_SIZE // size)
-    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    factor = PICTURE_SIZE // size
+    return fit(photo, size, size).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 if __name__ == "__main__":

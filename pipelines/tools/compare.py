@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from pipelines.analysis.plots import Values
     from pipelines.settings.layout import RunLayout
 
-    Runs = dict[str, list[RunLayout]]  # recipe -> its runs, one per seed
-    Histories = dict[str, list[list[dict[str, float]]]]  # recipe -> for each seed the rows of its epochs
-
 DEFAULT_RECIPES = [DEFAULT_RECIPE, "scratch"]
 
 
@@ -54,12 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for recipe in recipes:
             _train(words, recipe, seed, runs[recipe])
 
+    import pandas as pd
+
     from pipelines.analysis import plots
+    from pipelines.dataset.tables import spreadsheet_safe, write_csv
 
     name = run_name("-".join(["compare", *recipes]), words.set)
     numbers, curves = layout.comparison(name, "csv"), layout.comparison(name, "png")
     histories = {recipe: [_history(run.history) for run in runs[recipe]] for recipe in recipes}
-    _write_csv(numbers, histories)
+    rows = [
+        {"recipe": spreadsheet_safe(recipe), "seed": seed, **row}
+        for recipe in recipes
+        for seed in seeds
+        for row in histories[recipe][seed]
+    ]
+    write_csv(numbers, pd.DataFrame(rows))
     plots.draw_comparison(curves, histories, metric, f"{layout.competition}: {', '.join(recipes)}")
     _print(runs, metric)
     print(f"Curves: {curves.relative_to(Path.cwd())}    Numbers: {numbers.relative_to(Path.cwd())}")
@@ -72,7 +78,7 @@ def _count(text: str) -> int:
 
 
 def _recipes(words: Words) -> list[str]:
-    """Return the recipes to compare.  Raises `UserError` for arguments that compare cannot use."""
+    """Return the recipes to compare.  Raises `UserError` for wrong arguments, and for settings of a recipe."""
     if words.run or words.recipe != DEFAULT_RECIPE:
         raise UserError("compare trains several recipes and names the runs itself: use RECIPES=, not RECIPE= or RUN=.")
     if "seed" in parse_overrides(words.set).get("train", {}):
@@ -109,22 +115,11 @@ def _history(path: Path) -> list[dict[str, float]]:
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
-def _write_csv(path: Path, histories: "Histories") -> None:
-    import pandas as pd
+def _print(runs: "dict[str, list[RunLayout]]", metric: str) -> None:
+    """Print each recipe's best validation scores, and their difference from the first recipe's, paired by seed.
 
-    from pipelines.dataset.tables import spreadsheet_safe, write_csv
-
-    rows = [
-        {"recipe": spreadsheet_safe(recipe), "seed": seed, **row}
-        for recipe, runs in histories.items()
-        for seed, history in enumerate(runs)
-        for row in history
-    ]
-    write_csv(path, pd.DataFrame(rows))
-
-
-def _print(runs: "Runs", metric: str) -> None:
-    """Print the best validation scores of each recipe, and their difference from the first recipe's, paired by seed."""
+    runs: recipe to its runs, one per seed.
+    """
     import numpy as np
 
     from pipelines.analysis.plots import CONFIDENCE, mean_interval

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
-from pipelines.settings.loading import submission_name
 from pipelines.system.errors import UserError
 
 
@@ -19,8 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--solution", type=Path, help="CSV of ids and true labels; default: the labels known here")
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-    run = layout.run(words.run_name())
-    submission = layout.submission(submission_name(run.folder.name, words.set))
+    run, submission = layout.run(words.run_name()), words.submission()
     if not submission.exists():
         raise UserError(f"{submission.relative_to(Path.cwd())} is missing. First: {words.repeat('predict')}")
     solution, truth, kind = words.solution or layout.held_back, None, "held-back labels"
