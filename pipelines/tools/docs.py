@@ -1,12 +1,12 @@
 """Write docs/settings.md, the list of all settings, from pipelines/settings/schema.py.
 
-Run it after a change of a setting or its help line; a test fails while the page is stale.
+Run it after a setting or its help line has changed; a test fails while the page is stale.
 """
 
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -48,25 +48,21 @@ epochs = 5
 
 def page() -> str:
     """Return the text of docs/settings.md."""
-    return INTRODUCTION.format(shared=_sections(SHARED_BY_RECIPES), outside=_sections(OUTSIDE_A_RUN)) + "".join(
-        f"\n## [{name}]\n\n{inspect.getdoc(kind)}\n\n{_table(kind)}" for name, kind in SECTIONS.items()
-    )
+    text = INTRODUCTION.format(shared=_sections(SHARED_BY_RECIPES), outside=_sections(OUTSIDE_A_RUN))
+    for name, section in SECTIONS.items():
+        text += (
+            f"\n## [{name}]\n\n{inspect.getdoc(section)}\n\n| key | default | allowed | meaning |\n|---|---|---|---|\n"
+        )
+        types = get_type_hints(section)
+        for field in fields(section):
+            allowed = _allowed(types[field.name], field.metadata)
+            text += f"| `{field.name}` | `{json.dumps(field.default)}` | {allowed} | {field.metadata['help']} |\n"
+    return text
 
 
 def _sections(names: tuple[str, ...]) -> str:
     *others, last = (f"`[{name}]`" for name in names)
     return f"{', '.join(others)} and {last}"
-
-
-def _table(section: type) -> str:
-    types = get_type_hints(section)
-    rows = [_row(field, types[field.name]) for field in fields(section)]
-    return "\n".join(["| key | default | allowed | meaning |", "|---|---|---|---|", *rows]) + "\n"
-
-
-def _row(field: "Field[Any]", expected: Any) -> str:
-    cells = (f"`{field.name}`", f"`{json.dumps(field.default)}`", _allowed(expected, field.metadata))
-    return f"| {' | '.join(cells)} | {field.metadata['help']} |"
 
 
 def _allowed(expected: Any, bounds: Mapping[str, Any]) -> str:

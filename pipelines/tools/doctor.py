@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from pipelines import command
 from pipelines.kaggle.submission_log import SubmissionLog
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.loading import submission_name
 from pipelines.settings.records import split_is_made
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
 from pipelines.system.files import read_json
 from pipelines.system.terminal import printable_lines
-from pipelines.tools.doctor_checks.check import Check, first_line, short
+from pipelines.tools.doctor_checks import Check, first_line, short
 from pipelines.tools.doctor_checks.kaggle import check_kaggle
 from pipelines.tools.doctor_checks.machine import check_device, check_machine, check_packages
 
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _checks(settings: Settings, layout: Layout) -> Iterator[Check]:
-    """Yield all checks, ordered by what has to be fixed first."""
+    """Yield all checks; what has to be fixed first comes first."""
     usable = {}
     for check in (*check_packages(settings), *check_machine(settings)):
         usable[check.name] = not check.fails
@@ -59,6 +58,7 @@ def _checks(settings: Settings, layout: Layout) -> Iterator[Check]:
 
 
 def _stages(settings: Settings, layout: Layout) -> Iterator[Check]:
+    """Yield the checks of the stages' outputs."""
     raw = layout.raw.is_dir()
     yield Check("data", "ok" if raw else "-", short(layout.raw) if raw else "not downloaded yet")
     try:
@@ -70,7 +70,15 @@ def _stages(settings: Settings, layout: Layout) -> Iterator[Check]:
     shown = ", ".join(f"{run.folder.name} ({_state(run, settings)})" for run in runs[:RUNS_SHOWN])
     more = f" and {len(runs) - RUNS_SHOWN} more" if len(runs) > RUNS_SHOWN else ""
     yield Check("runs", "ok" if runs else "-", shown + more if runs else "none yet")
-    yield _predictions(layout)
+    log = layout.submission_log
+    files = [path for path in log.parent.glob("*.csv") if path != log and not path.name.startswith(".")]
+    try:
+        sent = len(SubmissionLog(log).refs)
+    except (UserError, OSError) as error:
+        yield Check("predictions", "fails", f"{short(log)} cannot be read", (str(error),))
+        return
+    count = f"{len(files)} file{'s' * (len(files) != 1)} in {short(log.parent)}; {sent} sent"
+    yield Check("predictions", "ok", count) if files or sent else Check("predictions", "-", "none yet")
 
 
 def _state(run: RunLayout, settings: Settings) -> str:
@@ -83,37 +91,20 @@ def _state(run: RunLayout, settings: Settings) -> str:
     return state + (", retrained" if run.retrained.exists() else "")
 
 
-def _predictions(layout: Layout) -> Check:
-    log = layout.submission_log
-    files = [path for path in log.parent.glob("*.csv") if path != log and not path.name.startswith(".")]
-    try:
-        refs = SubmissionLog(log).refs
-    except (UserError, OSError) as error:
-        return Check("predictions", "fails", f"{short(log)} cannot be read", (str(error),))
-    if not files and not refs:
-        return Check("predictions", "-", "none yet")
-    count = f"{len(files)} file{'s' * (len(files) != 1)} in {short(log.parent)}"
-    return Check("predictions", "ok", f"{count}; {len(refs)} sent")
-
-
 def _next(settings: Settings, layout: Layout, words: command.Words) -> str:
     """Return the make command of the first stage whose output is absent."""
-    name = words.run_name()
-    run, submission = layout.run(name), layout.submission(submission_name(name, words.set))
+    source, run, submission = settings.competition.source, layout.run(words.run_name()), words.submission()
     if not layout.raw.is_dir():
-        return words.repeat("download") + " ARCHIVE=<its archive>" * (settings.competition.source == "address")
-    if not split_is_made(layout, settings):
-        return words.repeat("split")
-    if not run.trained.exists():
-        return words.repeat("train")
-    if settings.predict.checkpoint == "final" and not run.retrained.exists():
-        return words.repeat("retrain")
-    if not submission.exists():
-        return words.repeat("predict")
-    if settings.competition.source != "kaggle":
-        return words.repeat("score")
-    sent = any(row.file == submission.name and row.ref for row in SubmissionLog(layout.submission_log).rows)
-    return words.repeat("submissions" if sent else "submit")
+        return words.repeat("download") + " ARCHIVE=<its archive>" * (source == "address")
+    outputs = {
+        "split": split_is_made(layout, settings),
+        "train": run.trained.exists(),
+        "retrain": settings.predict.checkpoint != "final" or run.retrained.exists(),
+        "predict": submission.exists(),
+        "score": source == "kaggle",  # the last stage of the others
+        "submit": any(row.file == submission.name and row.ref for row in SubmissionLog(layout.submission_log).rows),
+    }
+    return words.repeat(next((stage for stage, done in outputs.items() if not done), "submissions"))
 
 
 if __name__ == "__main__":

@@ -24,17 +24,16 @@ from pipelines.system.files import only_one, read_note, write_text
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "tools.kernel").parse_args(arguments, namespace=command.Words())
-    toml = find_competition(words.competition)
-    run = KernelRun(toml, words.settings(), words.layout(), words.run_name(), words.set)
+    run = KernelRun(find_competition(words.competition), words.settings(), words.layout(), words.run_name(), words.set)
     results = (run.target.folder, run.submission)
+    folder, submission = (run.shown(path) for path in results)
     with only_one(run.folder.with_name(f".{run.folder.name}.lock"), "running this on Kaggle") as lock:
         state = run.state()
         if state and state.state == FETCHED:
             shutil.rmtree(run.fetched, ignore_errors=True)  # its results are in place already
             if all(path.exists() for path in results):
-                print(f"Already run on Kaggle: {', '.join(str(run.shown(path)) for path in results)}.")
-                places = " ".join(str(run.shown(path)) for path in (run.target.folder, run.folder, run.submission))
-                print(f"To run it again: rm -r {places}")
+                print(f"Already run on Kaggle: {folder}, {submission}.")
+                print(f"To run it again: rm -r {folder} {run.shown(run.folder)} {submission}")
                 print(f"Next: {words.repeat('submit')}")
                 return
         if not run.fetched.is_dir():
@@ -42,9 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             state = _run_on_kaggle(run, state, lock)
         kernel_output.put_in_place(run, state)
     note = read_note(run.target.trained)
-    score = f"{note['metric']} {note['score']:.4f}"
-    print(f"Run: {run.shown(run.target.folder)}, valid {score} in epoch {note['best_epoch']}")
-    print(f"Submission: {run.shown(run.submission)}    Kaggle's log: {run.shown(run.log)}")
+    print(f"Run: {folder}, valid {note['metric']} {note['score']:.4f} in epoch {note['best_epoch']}")
+    print(f"Submission: {submission}    Kaggle's log: {run.shown(run.log)}")
     print(f"Next: {words.repeat('submit')}")
 
 
@@ -70,6 +68,7 @@ def _run_on_kaggle(run: KernelRun, state: State | None, lock: int) -> State:
 
 
 def _say(text: str, seconds: float | None = None) -> None:
+    """Print `text`, after `seconds` as a duration if they are given."""
     print(text if seconds is None else f"{command.duration(max(0, seconds)):>11}  {text}", flush=True)
 
 

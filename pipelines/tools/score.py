@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not submission.exists():
         raise UserError(f"{submission.relative_to(Path.cwd())} is missing. First: {words.repeat('predict')}")
     solution, truth, kind = words.solution or layout.held_back, None, "held-back labels"
-    if not (solution.exists() or words.solution) and layout.split_csv.exists():
-        from pipelines.analysis.scoring import folder_labels
-        from pipelines.dataset.splits import read_split_csv
+    from pipelines.analysis.scoring import folder_labels, score_submission
+    from pipelines.dataset.splits import read_split_csv
 
+    if not (solution.exists() or words.solution) and layout.split_csv.exists():
         truth = folder_labels(read_split_csv(layout.split_csv), settings.data.test_images)
     if truth is not None:
         solution = layout.raw / settings.data.test_images
@@ -35,8 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{solution} is missing: the true labels of {settings.name} are not known here. Give a CSV of ids and "
             "labels with SOLUTION=, or submit to Kaggle."
         )
-    from pipelines.analysis.scoring import score_submission
-
     score, count = score_submission(submission, solution, settings, truth)
     print(f"{settings.competition.metric} on {count:,} {kind}: {score:.4f}")
     files = {"submission": submission, "mistakes": run.mistakes, "confusion": run.confusion, "curves": run.curves}

@@ -6,6 +6,7 @@ Writes  submissions/<c>/log.csv: statuses and scores, and the outcome of interru
 Submissions made elsewhere are shown too, by the names of their files; they are not added to the log.
 """
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -32,12 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, layout = words.settings(), words.layout()
     if settings.competition.source != "kaggle" and not is_standin(os.environ):
         raise UserError(f"{settings.name} is not a competition on Kaggle, so nothing was sent there.")
-    log_path = layout.submission_log
+    slug = settings.competition.slug
     listed: list[Submission] | None = None
     trouble: UserError | None = None
-    slug = settings.competition.slug
     with only_one(layout.submission_lock(slug), f"sending a submission to {slug}") as lock:
-        log = SubmissionLog(log_path)
+        log = SubmissionLog(layout.submission_log)
         try:
             command.print_credential()
             with Kaggle(slug, settings.kaggle.stall_seconds, (lock,)) as kaggle:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except UserError as error:
             trouble = error
     metric = METRICS[settings.competition.metric]
-    rows = _table_rows(log, listed, metric.higher_is_better)
+    rows = _table_rows(log, listed, -1 if metric.higher_is_better else 1)
     if rows:
         direction = "highest" if metric.higher_is_better else "lowest"
         print(f"By {metric.name}, {direction} first; by the private score where it is known:")
@@ -57,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("These rows come from the log only: Kaggle could not be asked.")
         raise trouble
     if log.rows:
-        print(f"Log: {log_path.relative_to(layout.root)}")
+        print(f"Log: {layout.submission_log.relative_to(layout.root)}")
 
 
 def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
-    """Update the log, and return Kaggle's list."""
+    """Update the log from Kaggle's list of submissions, and return this list."""
     from pipelines.kaggle.submission_log import LOOK_PAUSES, NOT_SENT, look_for, may_be_unlisted
 
     listed = kaggle.submissions()
@@ -81,12 +81,10 @@ def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
     return listed
 
 
-def _table_rows(
-    log: "SubmissionLog", listed: "list[Submission] | None", higher_is_better: bool
-) -> list[tuple[str, ...]]:
+def _table_rows(log: "SubmissionLog", listed: "list[Submission] | None", sign: int) -> list[tuple[str, ...]]:
     """Return the table's rows, best first: the log's rows, and the `listed` submissions that are not in the log.
 
-    listed: Kaggle's list, or None if it could not be read.
+    listed: Kaggle's list, or None if it could not be read.  sign: 1 if lower scores are better, else -1.
     """
     from pipelines.kaggle.submission_log import plain_score, submission_id, submission_status, submission_time
 
@@ -103,20 +101,15 @@ def _table_rows(
             name = one_line(submission.file) or f"ref {submission.ref}"
             found.append((name, when, scores, status, one_line(submission.description)))
     found.sort(key=lambda each: each[1], reverse=True)
-    found.sort(key=lambda each: _order(each[2][2] or each[2][1], higher_is_better))
+    found.sort(key=lambda each: sign * float(each[2][2] or each[2][1] or sign * math.inf))  # unknown: last
     return [
         (name, when[:16].replace("T", " ") or "-", *(score or "-" for score in scores), _cut(status), _cut(message, 32))
         for name, when, scores, status, message in found
     ]
 
 
-def _order(score: str, higher_is_better: bool) -> tuple[bool, float]:
-    """Return the sort key of a score: best first, unknown last."""
-    value = float(score or 0)
-    return not score, -value if higher_is_better else value
-
-
 def _cut(text: str, length: int = 40) -> str:
+    """Return `text` on one line of at most `length` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
 

@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
@@ -22,8 +23,6 @@ from pipelines.system.errors import UserError
 from pipelines.system.watch import unwatched
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipelines.core.job import Job
     from pipelines.dataset.image_set import ImageSet
     from pipelines.models.origins import Origin
@@ -38,17 +37,9 @@ Row = dict[str, Any]
 
 
 class Words(command.Words):
-    """The command line."""
+    """The parsed arguments."""
 
     tries: list[str]
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What the trials came to: `rows`, best first, and the changes of trials whose loss `diverged`."""
-
-    rows: list[Row]
-    diverged: list[Row]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     tried = _values(words.tries, settings)
     combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
-    wanted = [_settings(words, changes) for changes in combinations]  # first, so that mistakes show before work starts
+    trials = [(each, _settings(words, each)) for each in combinations]  # first: mistakes show before work starts
 
     from pipelines.core import job as jobs
     from pipelines.dataset.image_set import open_images
@@ -90,18 +81,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run, hardware = layout.run(words.run_name()), choose_hardware(settings.hardware)
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
     print(f"Features: {jobs.prepare_features(job, build_network(settings, train.classes, found))}")
-    outcome = _try_all(dataclasses.replace(job, watch=unwatched), found, combinations, wanted)
-    _print(job, found, outcome, list(tried))
-    print(f"Heads tried: {len(wanted)}, on {len(train):,} training images; scored on {len(valid):,} validation images.")
+    rows, diverged = _try_all(dataclasses.replace(job, watch=unwatched), found, trials)
+    _print(job, found, rows, diverged, list(tried))
+    print(f"Heads tried: {len(trials)}, on {len(train):,} training images; scored on {len(valid):,} validation images.")
     path = run.folder.with_name(f"{run.folder.name}-sweep.csv")
-    _write(path, outcome.rows, tried)
+    _write(path, rows, list(tried))
     print(f"Settings of the best: {path.stem}.toml, beside the table {path.name}.")
-    words.set = [*words.set, *(f"{key}={_toml(outcome.rows[0][key])}" for key in tried)]
+    words.set = [*words.set, *(f"{key}={_toml(rows[0][key])}" for key in tried)]
     print(f"Next: {words.repeat('train')}")
 
 
-def _try_all(job: "Job", found: "list[Origin]", combinations: list[Row], wanted: list[Settings]) -> Outcome:
-    """Train a head for each of the `wanted` settings."""
+def _try_all(job: "Job", found: "list[Origin]", trials: list[tuple[Row, Settings]]) -> tuple[list[Row], list[Row]]:
+    """Train a head for each trial.  Return a row per trial, best first, and the changes of those that diverged.
+
+    trials: the changed keys, and the settings with these changes.
+    """
     from pipelines.core.engine import Diverged
     from pipelines.core.history import badness
     from pipelines.core.job import try_out
@@ -109,25 +103,23 @@ def _try_all(job: "Job", found: "list[Origin]", combinations: list[Row], wanted:
     from pipelines.models.transfer import build_network
 
     metric = job.settings.competition.metric
-    outcome = Outcome([], [])
-    pairs = list(zip(combinations, wanted, strict=True))
-    for changes, settings in command.progress(pairs, "trying", len(pairs), "heads"):
+    rows, diverged = [], []
+    for changes, settings in command.progress(trials, "trying", len(trials), "heads"):
         started = time.perf_counter()
         trial = dataclasses.replace(job, settings=resolve(settings, found), epochs=settings.train.epochs)
         try:
             best = try_out(trial, build_network(trial.settings, job.train.classes, found))
         except Diverged:
-            outcome.diverged.append(changes)
+            diverged.append(changes)
             continue
         seconds = time.perf_counter() - started
-        outcome.rows.append({**changes, metric: best[metric], "epoch": best["epoch"], "seconds": seconds})
-    if not outcome.rows:
+        rows.append({**changes, metric: best[metric], "epoch": best["epoch"], "seconds": seconds})
+    if not rows:
         raise UserError("The loss of every head became infinite or NaN. Try lower rates: TRY=train.lr=1e-4,1e-3")
-    outcome.rows.sort(key=lambda row: badness(row[metric], metric))
-    return outcome
+    return sorted(rows, key=lambda row: badness(row[metric], metric)), diverged
 
 
-def _print(job: "Job", found: "list[Origin]", outcome: Outcome, tried: list[str]) -> None:
+def _print(job: "Job", found: "list[Origin]", rows: list[Row], diverged: list[Row], tried: list[str]) -> None:
     """Print the trials as a table, with a logistic regression as the last row."""
     metric = job.settings.competition.metric
     started = time.perf_counter()
@@ -135,9 +127,9 @@ def _print(job: "Job", found: "list[Origin]", outcome: Outcome, tried: list[str]
     seconds = time.perf_counter() - started
     cells: list[tuple[object, ...]] = [
         (*(_toml(row[key]) for key in tried), f"{row[metric]:.4f}", row["epoch"], f"{row['seconds']:.1f}")
-        for row in outcome.rows
+        for row in rows
     ]
-    cells += [(*(_toml(changes[key]) for key in tried), "diverged", "-", "-") for changes in outcome.diverged]
+    cells += [(*(_toml(changes[key]) for key in tried), "diverged", "-", "-") for changes in diverged]
     blanks = ["logistic regression, scikit-learn (centre view)", *[""] * (len(tried) - 1)]
     cells.append((*blanks, f"{check:.4f}", "-", f"{seconds:.1f}"))
     print(command.table((*tried, f"valid {metric}", "epoch", "seconds"), cells))
@@ -146,19 +138,16 @@ def _print(job: "Job", found: "list[Origin]", outcome: Outcome, tried: list[str]
 def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
     """Return the values to try for each setting."""
     if not tries:
-        lr = settings.train.lr
-        dropouts = sorted({*DROPOUTS, settings.model.dropout})
-        return {"train.lr": [float(f"{lr * factor:.2g}") for factor in LR_FACTORS], "model.dropout": dropouts}
+        rates = [float(f"{settings.train.lr * factor:.2g}") for factor in LR_FACTORS]
+        return {"train.lr": rates, "model.dropout": sorted({*DROPOUTS, settings.model.dropout})}
     values: dict[str, list[Any]] = {}
     for text in tries:
         key, _, listed = text.partition("=")
         section, _, name = key.partition(".")
-        known = {"model": name in MODEL_KEYS, "train": name not in NOT_TRIED}
-        if not listed or not known.get(section, False):
+        if not listed or not {"model": name in MODEL_KEYS, "train": name not in NOT_TRIED}.get(section, False):
             raise UserError(
-                f"TRY {text!r} is not of the form section.key=value,value, such as train.lr=1e-3,3e-4. A sweep takes "
-                f"the keys of [train] except {', '.join(NOT_TRIED)}, and "
-                f"{', '.join(f'model.{each}' for each in MODEL_KEYS)}."
+                f"TRY {text!r} is not of the form section.key=value,value, such as train.lr=1e-3,3e-4. A sweep accepts "
+                f"the keys of [train] except {', '.join(NOT_TRIED)}, and model.{', model.'.join(MODEL_KEYS)}."
             )
         try:
             values[key] = tomllib.loads(f"values = [{listed}]")["values"]
@@ -168,7 +157,7 @@ def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
 
 
 def _settings(words: Words, changes: dict[str, Any]) -> Settings:
-    """Return the settings of one trial, without the label map where the head cannot start from one."""
+    """Return the settings of one trial.  A head of another shape cannot start from a label map, so it gets none."""
     shaped = changes.get("model.hidden") or changes.get("model.features", "pooled") != "pooled"
     changes = {"model.label_map": ""} | changes if shaped else changes
     overrides = [f"{key}={_toml(value)}" for key, value in changes.items()]
@@ -177,9 +166,7 @@ def _settings(words: Words, changes: dict[str, Any]) -> Settings:
 
 def _toml(value: Any) -> str:
     """Return `value` in the form that --set takes, without spaces."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value).replace(" ", "")
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
 def _logistic_regression(job: "Job", found: "list[Origin]") -> float:
@@ -211,7 +198,7 @@ def _logistic_regression(job: "Job", found: "list[Origin]") -> float:
     return metric.value(metric.sums(torch.from_numpy(probabilities), torch.from_numpy(job.valid.labels)))
 
 
-def _write(path: "Path", rows: list[dict[str, Any]], tried: dict[str, list[Any]]) -> None:
+def _write(path: Path, rows: list[Row], tried: list[str]) -> None:
     """Write the trials, best first, as a CSV, and the settings of the best one as TOML beside it."""
     import json
 
@@ -220,13 +207,9 @@ def _write(path: "Path", rows: list[dict[str, Any]], tried: dict[str, list[Any]]
     from pipelines.dataset.tables import spreadsheet_safe
     from pipelines.system.files import atomic_file, write_text
 
-    def safe(value: Any) -> Any:
-        return spreadsheet_safe(value) if isinstance(value, str) else value
-
+    table = pd.DataFrame(rows).map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else value)
     with atomic_file(path) as partial:
-        pd.DataFrame([{key: safe(value) for key, value in row.items()} for row in rows]).to_csv(
-            partial, index=False, lineterminator="\n"
-        )
+        table.to_csv(partial, index=False, lineterminator="\n")
     lines = [f"{key} = {json.dumps(rows[0][key])}" for key in tried]  # JSON numbers, texts and lists are TOML
     write_text(path.with_suffix(".toml"), "\n".join(lines) + "\n")
 

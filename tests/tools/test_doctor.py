@@ -15,8 +15,7 @@ import pytest
 from pipelines import command, predict, retrain, split, train
 from pipelines.settings.loading import load_settings
 from pipelines.tools import doctor
-from pipelines.tools.doctor_checks import machine
-from pipelines.tools.doctor_checks.check import NAME_WIDTH, VERDICT_WIDTH, Check
+from pipelines.tools.doctor_checks import NAME_WIDTH, VERDICT_WIDTH, Check, machine
 from pipelines.tools.doctor_checks.kaggle import ASKED
 from tests.support.standin import CLOSED_PROXY, Competition, Html, Lost, Stall, Standin, Status
 from tests.support.tiny import Tiny

@@ -12,7 +12,7 @@ from pipelines.kaggle import service
 from pipelines.kaggle.credentials import Credential, find_credential, missing_because, steps_to_credential
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
-from pipelines.tools.doctor_checks.check import Check, Verdict
+from pipelines.tools.doctor_checks import Check, Verdict
 
 ASKED = ("account", "competition", "rules", "deadline", "submissions")  # the checks that Kaggle answers
 STALL_SECONDS = 30.0  # at most: these answers are short
@@ -55,59 +55,58 @@ def _checks(settings: Settings, client: bool) -> Iterator[Check]:
     if place.fails or not client:
         raise _NotAsked("see service" if place.fails else "the client cannot be loaded")
     with service.Kaggle(slug, min(settings.kaggle.stall_seconds, STALL_SECONDS)) as kaggle:
-        yield from _account(kaggle, credential, bad)
-        if not needed and not service.is_standin(os.environ):
-            raise _NotAsked(f"{settings.name} is not at Kaggle")
-        yield from _standing(kaggle, credential, bad)
+        yield from _answers(kaggle, settings.name, credential, bad)
 
 
-def _account(kaggle: service.Kaggle, credential: Credential, bad: Verdict) -> Iterator[Check]:
-    if credential.kind == "username and key":  # the client accepts any without asking Kaggle
-        yield Check("account", "-", f"{credential.username}; Kaggle checks the key with the next question")
-        return
+def _answers(kaggle: service.Kaggle, name: str, credential: Credential, bad: Verdict) -> Iterator[Check]:
+    """Yield the checks of the account, the competition and the user's part in it."""
+    question, reason = "account", "not logged in"
     try:
-        yield Check("account", "ok", kaggle.username() or "the name is not known")
-    except (UserError, RuntimeError) as error:
-        yield _failed("account", error, bad, credential)
-        raise _NotAsked("not logged in") from None
-
-
-def _standing(kaggle: service.Kaggle, credential: Credential, bad: Verdict) -> Iterator[Check]:
-    """Yield the checks of the competition and the user's part in it."""
-    try:
+        if credential.kind == "username and key":  # the client accepts any without asking Kaggle
+            yield Check("account", "-", f"{credential.username}; Kaggle checks the key with the next question")
+        else:
+            yield Check("account", "ok", kaggle.username() or "the name is not known")
+        if bad == "!" and not service.is_standin(os.environ):
+            raise _NotAsked(f"{name} is not at Kaggle")
+        question, reason = "competition", "no answer about the competition"
         competition = kaggle.competition()
+        yield Check("competition", "ok", competition.title)
+        if competition.entered:
+            yield Check("rules", "ok", "accepted")
+        else:
+            found = f"not accepted: {service.RULES_PAGE.format(slug=kaggle.slug)}"
+            yield Check("rules", bad, found, (str(service.not_entered(kaggle.slug)),))
+        yield Check("deadline", "ok", _deadline(competition.deadline))
+        if competition.submissions_disabled:
+            step = "Kaggle accepts no submissions to this competition. make score may still score one here."
+            yield Check("submissions", "!", "Kaggle accepts none", (step,))
+            return
+        if not competition.entered:
+            raise _NotAsked("the rules are not accepted")
+        question = "submissions"
+        yield _submissions_left(kaggle.limits(), competition.daily_submissions, bad)
     except (UserError, RuntimeError) as error:
-        yield _failed("competition", error, bad, credential)
-        raise _NotAsked("no answer about the competition") from None
-    yield Check("competition", "ok", competition.title)
-    if competition.entered:
-        yield Check("rules", "ok", "accepted")
-    else:
-        found = f"not accepted: {service.RULES_PAGE.format(slug=kaggle.slug)}"
-        yield Check("rules", bad, found, (str(service.not_entered(kaggle.slug)),))
-    yield Check("deadline", "ok", _deadline(competition.deadline))
-    if competition.submissions_disabled:
-        step = "Kaggle accepts no submissions to this competition. make score may still score one here."
-        yield Check("submissions", "!", "Kaggle accepts none", (step,))
-    elif not competition.entered:
-        raise _NotAsked("the rules are not accepted")
-    else:
-        try:
-            yield _submissions_left(kaggle.limits(), competition.daily_submissions, bad)
-        except (UserError, RuntimeError) as error:
-            yield _failed("submissions", error, bad, credential)
+        yield _failed(question, error, bad, credential)
+        raise _NotAsked(reason) from None
+
+
+def _deadline(text: str) -> str:
+    if not text:
+        return "not known"
+    ends = datetime.fromisoformat(text)
+    shown = f"{ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"open until {shown}" if ends > datetime.now(UTC) else f"closed since {shown}: late submissions only"
 
 
 def _submissions_left(limits: service.Limits, daily: int, bad: Verdict) -> Check:
     found = f"{limits.left} left now; {limits.today} sent today, {limits.total} in all"
-    if limits.spent and limits.limited_by_total:
-        step = "All submissions that this competition allows are used: no more can be sent."
-        return Check("submissions", bad, found, (step,))
-    if limits.spent:
+    if not limits.spent:
+        return Check("submissions", "ok", found if limits.left else f"none sent yet; {daily} a day are allowed")
+    step = "All submissions that this competition allows are used: no more can be sent."
+    if not limits.limited_by_total:
         wait = command.duration(service.seconds_to_new_day())
         step = f"Today's submissions are used. Kaggle allows new ones from midnight UTC, in {wait}."
-        return Check("submissions", bad, found, (step,), later=True)
-    return Check("submissions", "ok", found if limits.left else f"none sent yet; {daily} a day are allowed")
+    return Check("submissions", bad, found, (step,), later=not limits.limited_by_total)
 
 
 def _failed(name: str, error: Exception, bad: Verdict, credential: Credential) -> Check:
@@ -164,11 +163,3 @@ def _bypassed(host: str) -> bool:
     except ImportError:  # then the client cannot be loaded either
         return False
     return bool(should_bypass_proxies(f"http://{host}/", no_proxy=None))
-
-
-def _deadline(text: str) -> str:
-    if not text:
-        return "not known"
-    ends = datetime.fromisoformat(text)
-    shown = f"{ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    return f"open until {shown}" if ends > datetime.now(UTC) else f"closed since {shown}: late submissions only"

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.processes import cores
-from pipelines.tools.doctor_checks.check import Check, Verdict, first_line, install
+from pipelines.tools.doctor_checks import Check, Verdict, first_line, install
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_CLIENT, NEXT_CLIENT = (2, 2, 4), (3,)
