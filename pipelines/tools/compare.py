@@ -27,18 +27,11 @@ if TYPE_CHECKING:
 DEFAULT_RECIPES = [DEFAULT_RECIPE, "scratch"]
 
 
-class Words(command.Words):
-    """The parsed arguments."""
-
-    recipes: list[str]
-    seeds: int
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__, "tools.compare")
     parser.add_argument("--recipes", nargs="+", help=f"recipes to compare; default: {' '.join(DEFAULT_RECIPES)}")
     parser.add_argument("--seeds", type=_count, default=3, help="number of seeds, counted from 0; default: 3")
-    words = parser.parse_args(arguments, namespace=Words())
+    words = parser.parse_args(arguments, namespace=command.Words())
     recipes = _recipes(words)
     metric = load_settings(words.competition, recipes[0], words.set).competition.metric
     layout = words.layout()
@@ -77,7 +70,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _recipes(words: Words) -> list[str]:
+def _recipes(words: command.Words) -> list[str]:
     """Return the recipes to compare.  Raises `UserError` for wrong arguments, and for settings of a recipe."""
     if words.run or words.recipe != DEFAULT_RECIPE:
         raise UserError("compare trains several recipes and names the runs itself: use RECIPES=, not RECIPE= or RUN=.")
@@ -94,7 +87,7 @@ def _recipes(words: Words) -> list[str]:
     return recipes
 
 
-def _train(words: Words, recipe: str, seed: int, runs: "list[RunLayout]") -> None:
+def _train(words: command.Words, recipe: str, seed: int, runs: "list[RunLayout]") -> None:
     """Train the run of `recipe` with `seed` in a child process.  Exit with its status if that is not 0."""
     run = runs[seed].folder.name
     more = [f"train.seed={seed}"]

@@ -36,12 +36,6 @@ MODEL_KEYS = ("dropout", "hidden", "features", "label_map")  # keys that do not 
 Row = dict[str, Any]
 
 
-class Words(command.Words):
-    """The parsed arguments."""
-
-    tries: list[str]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__, "tools.sweep")
     parser.add_argument(
@@ -53,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="KEY=A,B",
         help="values to try, in all combinations: train.lr=1e-3,3e-4 model.hidden=[],[256]; default: lr and dropout",
     )
-    words = parser.parse_args(arguments, namespace=Words())
+    words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     if not settings.trains_on_cache:
         raise UserError(
@@ -156,7 +150,7 @@ def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
     return values
 
 
-def _settings(words: Words, changes: dict[str, Any]) -> Settings:
+def _settings(words: command.Words, changes: dict[str, Any]) -> Settings:
     """Return the settings of one trial.  A head of another shape cannot start from a label map, so it gets none."""
     shaped = changes.get("model.hidden") or changes.get("model.features", "pooled") != "pooled"
     changes = {"model.label_map": ""} | changes if shaped else changes

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipelines import command, download, predict, retrain, split, train
-from pipelines.command import arguments
 from pipelines.core import checkpoint
 from pipelines.core.calibration import cross_fitted, fit_temperature
 from pipelines.core.engine import infer
@@ -571,7 +570,7 @@ def test_only_one_process_trains_a_run_and_the_lock_of_a_killed_one_is_free_at_o
     run_files = Layout(divided, "colours").run("killed")
     process = starter.start(divided, "train", *words)
     process.wait_for(run_files.last)
-    monkeypatch.setattr(arguments, "only_one", partial(only_one, patience=0))
+    monkeypatch.setattr(command, "only_one", partial(only_one, patience=0))
     capsys.readouterr()
     assert run("train", *words) == 2
     assert capsys.readouterr().err == (

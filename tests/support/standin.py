@@ -125,10 +125,6 @@ class Standin(server.Standin):
         self._faults: dict[str, deque[Fault]] = {}
         self._fault_for_ever: dict[str, Fault] = {}
 
-    def __enter__(self) -> "Standin":
-        super().__enter__()
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self._closing.set()
         super().__exit__(*exception)

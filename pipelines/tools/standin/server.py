@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pipelines.settings.schema import Settings
@@ -29,16 +29,20 @@ UNSET = (
 ).split()
 
 
-class Standin:
+class Standin(ThreadingHTTPServer):
     """Kaggle's API for competitions and kernels, for one user, on 127.0.0.1.  A context manager.
 
+    It uses one thread per connection: the client keeps one answer open while it sends the next request.
     folder: uploads and the folders of kernels are kept there.  port: 0 means any free port.  competitions: by slug.
     kernels: all pushed versions.  token: an access token that is accepted beside user name and key.  log: called with a
     line for each request and each error of the stand-in.
     """
 
+    request_queue_size = 64
+
     def __init__(self, folder: Path, port: int = 0) -> None:
-        self.folder, self._port = folder, port
+        super().__init__(("127.0.0.1", port), Handler, bind_and_activate=False)
+        self.folder = folder
         self.username, self.key, self.token = "alice", "standin", ""
         self.log: Callable[[str], None] = lambda line: None
         self.lock = threading.RLock()
@@ -47,28 +51,37 @@ class Standin:
         self._kernels = Kernels(folder / "kernels", self.competitions, self.start, self.report)
         self.kernels = self._kernels.pushed
         self.services = {
-            **dict.fromkeys(self._competitions.methods, "competitions.CompetitionApiService"),
-            **dict.fromkeys(self._kernels.methods, "kernels.KernelsApiService"),
+            **dict.fromkeys(Competitions.methods, "competitions.CompetitionApiService"),
+            **dict.fromkeys(Kernels.methods, "kernels.KernelsApiService"),
             "IntrospectToken": "security.OAuthService",
         }
 
-    def __enter__(self) -> "Standin":
+    def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._server = Server(self, self._port)
-        self._port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        try:
+            self.server_bind()
+            self.server_activate()
+        except OSError:
+            self.server_close()
+            raise
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.shutdown()
+        self.server_close()
         self._kernels.close()
         self._thread.join()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError):  # the client may hang up at any time
+            self.report(repr(error))
+
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def variables(self) -> dict[str, str]:
@@ -141,34 +154,18 @@ class Standin:
         return room.call(request.method, body)
 
 
-class Server(ThreadingHTTPServer):
-    """One thread per connection: the client keeps one answer open while it sends the next request."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, standin: Standin, port: int) -> None:
-        self.standin = standin
-        super().__init__(("127.0.0.1", port), Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, ConnectionError):  # the client may hang up at any time
-            self.standin.report(repr(error))
-
-
 class Handler(BaseHTTPRequestHandler):
     """Reads the requests of one connection and sends the answers."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # with it, each answer on a kept connection waits 40 ms for an acknowledgement
-    server: Server
+    server: Standin
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
 
     def do_POST(self) -> None:
-        standin = self.server.standin
+        standin = self.server
         method, content = self._method(), self._read_body()
         request = Request(method, self.command, self.path, dict(self.headers.items()), content)
         if method in standin.services and self.command == "POST":
@@ -198,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
         host = target.hostname or API_HOST
         if host in (API_HOST, "127.0.0.1") and target.path.startswith("/api/v1/"):
             service, _, name = target.path.removeprefix("/api/v1/").partition("/")
-            return name if self.server.standin.services.get(name) == service else "other"
+            return name if self.server.services.get(name) == service else "other"
         kinds = {"competitions": "storage", "upload": "upload", "output": "output"}
         return kinds.get(target.path.split("/")[1], "other") if f"http://{host}" == STORAGE else "other"
 

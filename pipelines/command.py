@@ -1,0 +1,353 @@
+"""What all stages share at the command line: arguments, exit statuses, child processes and printed tables."""
+
+import argparse
+import errno
+import os
+import shlex
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.loading import describe, find_competition, load_settings, run_name, submission_name
+from pipelines.settings.schema import DEFAULT_RECIPE, Settings
+from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.files import only_one
+from pipelines.system.memory import explained
+from pipelines.system.signals import STOPPING, handled_by
+from pipelines.system.terminal import printable, printable_lines
+
+Item = TypeVar("Item")
+
+GRACE_SECONDS = 0.5  # for an interrupted child process to end by itself
+EXIT_USER_ERROR = 2
+EXIT_TRY_LATER = 3
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Errors of disks, mounts, limits and impossible names: no bug of this project causes them.
+OUTSIDE = (
+    *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
+EPOCH_CELL = len("100/100")  # the widest number in an epoch's row
+LEFT_CELL = len("59 min 59 s")
+
+
+class Words(argparse.Namespace):
+    """The parsed arguments. The same arguments mean the same in every stage."""
+
+    competition: str
+    recipe: str
+    run: str
+    set: list[str]
+    archive: Path | None  # of download
+    solution: Path | None  # of score
+    recipes: list[str]  # of compare
+    seeds: int  # of compare
+    tries: list[str]  # of sweep
+
+    def settings(self) -> Settings:
+        return load_settings(self.competition, self.recipe, self.set)
+
+    def layout(self) -> Layout:
+        """Return the paths of the competition's files below the working folder."""
+        return Layout(Path.cwd(), find_competition(self.competition).stem)
+
+    def run_name(self) -> str:
+        """Return the name given with --run, or the one that recipe and overrides give."""
+        return self.run or run_name(self.recipe, self.set)
+
+    def submission(self) -> Path:
+        """Return the path of the submission that predict writes with these arguments."""
+        return self.layout().submission(submission_name(self.run_name(), self.set))
+
+    def only_one_in(self, run: RunLayout) -> AbstractContextManager[int]:
+        """Hold the lock of `run`.  Raises `UserError` when another process works on this run."""
+        doing = f"training, retraining or predicting {self.competition}, run {run.folder.name}"
+        return only_one(run.lock, doing, inherited=False)
+
+    def repeat(self, stage: str) -> str:
+        """Return the make command that runs `stage` with the same arguments."""
+        words = [f"make {stage}", f"COMP={shlex.quote(self.competition)}"]
+        words += [f"RECIPE={shlex.quote(self.recipe)}"] if self.recipe != DEFAULT_RECIPE else []
+        words += [f"RUN={shlex.quote(self.run)}"] if self.run else []
+        words += [f'SET="{" ".join(self.set)}"'] if self.set else []
+        return " ".join(words)
+
+
+def parser(doc: str, stage: str) -> argparse.ArgumentParser:
+    """Return the parser of the shared arguments. `doc` is the docstring of the stage's module."""
+    result = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{stage}",
+        description=textwrap.dedent(doc),
+        epilog="settings for --set, with their defaults:\n" + describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("competition", help="name of a competition, or the path of its TOML")
+    result.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe in the competition's TOML")
+    result.add_argument("--run", default="", type=_plain_name, help="name of the run; default: the recipe's")
+    result.add_argument(
+        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting: train.epochs=5"
+    )
+    return result
+
+
+def _plain_name(text: str) -> str:
+    if text and (Path(text).name != text or text.startswith(".")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a run name: no slashes, and no dot in front, are allowed")
+    return text
+
+
+class Terminated(BaseException):
+    """SIGTERM was received: the machine shuts down, or a job's time limit is over."""
+
+
+def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
+    """Call a stage's `main` and return its exit status.
+
+    A `UserError`, a full disk, a forbidden path, a lost disk or a lack of memory gives one message on stderr and
+    status 2; `TryAgainLater` gives status 3, SIGINT 130, SIGTERM 143.  Any other exception is a bug and is raised.
+    """
+    try:
+        with _stoppable(), explained("this stage"):  # a loader process can run out of memory at any moment
+            main(arguments)
+    except TryAgainLater as error:
+        return _fail(str(error), EXIT_TRY_LATER)
+    except UserError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, Terminated) as stopped:
+        message, status = _describe_stop(stopped)
+        print(message, file=sys.stderr)
+        return status
+    except BrokenPipeError:  # the reader of stdout, for example `head`, has ended
+        _discard_output()
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if message := _explain(error):
+            return _fail(message)
+        raise
+    return 0
+
+
+def run_stage(stage: str, arguments: Sequence[str], folder: Path | None = None) -> int:
+    """Run `stage` in a child process and return its exit status.  The child ends when this process ends.
+
+    folder: the child's working folder.  There `<stage>.log` gets the child's stdout, because the hints in it do not
+    apply here.  Errors and progress bars go to stderr as usual.
+    """
+    import multiprocessing
+
+    process = multiprocessing.get_context("spawn").Process(target=_be_stage, args=(stage, arguments, folder))
+    process.start()
+    try:
+        process.join()
+    except (KeyboardInterrupt, Terminated):
+        try:
+            process.join(GRACE_SECONDS)  # Ctrl-C in a terminal interrupts both processes
+        finally:  # also when another signal ends the wait
+            process.terminate()
+        process.join()
+        raise
+    assert process.exitcode is not None
+    return process.exitcode if process.exitcode >= 0 else 128 - process.exitcode  # negative: killed by this signal
+
+
+def _be_stage(stage: str, arguments: Sequence[str], folder: Path | None) -> NoReturn:
+    from pipelines.system.processes import end_with_parent
+
+    def main(arguments: Sequence[str] | None) -> None:
+        if folder:
+            os.chdir(folder)
+            log = os.open(f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            os.dup2(log, sys.stdout.fileno())
+            os.close(log)
+        import_module(f"pipelines.{stage}").main(arguments)
+
+    end_with_parent()
+    sys.exit(run(main, arguments))
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` on SIGINT and `Terminated` on SIGTERM, so that the stage removes its partial files.
+
+    During an import the process exits at once instead: an exception there can leave compiled modules half initialised,
+    and Python then aborts at exit.  It also exits at once where Python would discard the exception, as in destructors.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner and number == signal.SIGTERM:  # a forked worker: end it as if no handler were set
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        stopped = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        if os.getpid() == owner and _in_import(frame):
+            _exit_at_once(stopped)
+        raise stopped
+
+    def discarded(unraisable: "sys.UnraisableHookArgs") -> None:
+        if os.getpid() == owner and isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated):
+            _exit_at_once(unraisable.exc_value)
+        hook(unraisable)
+
+    hook = sys.unraisablehook
+    defaults = (signal.SIG_DFL, signal.default_int_handler)  # keep what nohup or a caller has set instead
+    with handled_by(stop, [number for number in STOPPING if signal.getsignal(number) in defaults]):
+        try:
+            sys.unraisablehook = discarded
+            yield
+        finally:
+            sys.unraisablehook = hook
+
+
+def _in_import(frame: FrameType | None) -> bool:
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _exit_at_once(stopped: BaseException) -> NoReturn:
+    message, status = _describe_stop(stopped)
+    with suppress(OSError, RuntimeError):  # a closed pipe; a signal during a write
+        sys.stdout.flush()
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{message}\n".encode())
+    os._exit(status)
+
+
+def _describe_stop(stopped: BaseException) -> tuple[str, int]:
+    """Return the message and the exit status of a stage that `stopped` has ended."""
+    by_signal = isinstance(stopped, Terminated)
+    what = "Stopped by SIGTERM" if by_signal else "Interrupted"
+    return f"\n{what}. Run the same command again to continue.", EXIT_TERMINATED if by_signal else EXIT_INTERRUPTED
+
+
+def _explain(error: OSError) -> str:
+    """Return a message for an error that the user can solve, and an empty string for any other."""
+    place = f" at {error.filename}" if error.filename else ""
+    if error.errno in FULL:
+        return f"The disk is full{place}. No partial file was kept. Free space, then run the same command again."
+    if error.errno in FORBIDDEN:
+        return f"No permission{place}: {error.strerror}. Change the permissions, or work in another folder."
+    if error.errno in OUTSIDE:
+        check = "Check that the disk is mounted and the name is right, then run the same command again."
+        return f"Cannot read or write{place}: {error.strerror}. No partial file was kept. {check}"
+    if isinstance(error, FileNotFoundError) and not _working_folder_exists():
+        return "The working folder is no longer there. Check that its disk is mounted."
+    return ""
+
+
+def _working_folder_exists() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
+
+
+def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    print(f"error: {printable_lines(message)}", file=sys.stderr)
+    return status
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterator[Item]:
+    """Yield `items` and show a progress bar. Print nothing where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(
+        items, desc=printable(what), total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True
+    )
+
+
+def print_credential() -> None:
+    """Print which Kaggle credential is used, with warnings.  Raises `UserError` when there is none."""
+    from pipelines.kaggle.credentials import require_credential
+
+    credential = require_credential(os.environ)
+    print("\n".join([f"Kaggle: {credential}.", *credential.warnings]), flush=True)
+
+
+def print_parts(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the parts of a network: in which epochs each is trained, and its peak learning rate."""
+    cells = []
+    for row in rows:
+        lr = "frozen" if row["lr"] is None else f"{row['lr']:.2g}"
+        decay = "-" if row["weight_decay"] is None else f"{row['weight_decay']:.2g}"
+        cells.append((row["part"], row["epochs"], f"{row['parameters']:,}", lr, decay))
+    if cells:
+        print(table(("part", "epochs", "parameters", "lr", "weight decay"), cells))
+
+
+def print_epochs(
+    new: Iterable[dict[str, Any]], earlier: Sequence[dict[str, Any]], epochs: int, metric: str, head_epochs: int = 0
+) -> list[dict[str, Any]]:
+    """Print one aligned row per epoch as it ends, and return the rows of `earlier` and `new` epochs.
+
+    head_epochs: the number of first epochs that train the head alone; the time left is not estimated from them.
+    """
+    rows: list[dict[str, Any]] = []
+    for row in chain(earlier, new):
+        rows.append(row)
+        cells = {"epoch": f"{row['epoch']}/{epochs}", "train_loss": f"{row['train_loss']:.4f}"}
+        if metric in row:
+            cells |= {"valid_loss": f"{row['valid_loss']:.4f}", metric: f"{row[metric]:.4f}"}
+        alike = [each["seconds"] for each in rows if (each["epoch"] > head_epochs) == (row["epoch"] > head_epochs)]
+        left = duration((epochs - row["epoch"]) * sum(alike) / len(alike))
+        cells |= {"lr": f"{row['lr']:.2g}", "images/s": f"{row['images_per_second']:,.0f}"}
+        cells |= {"left": "-" if row["epoch"] <= head_epochs < epochs else left}
+        widths = [max(len(name), LEFT_CELL if name == "left" else EPOCH_CELL) for name in cells]
+        if len(rows) == 1:
+            print(_aligned(cells.keys(), widths))
+        if earlier and len(rows) == len(earlier) + 1:
+            print(f"Continuing after epoch {len(earlier)}.")
+        print(_aligned(cells.values(), widths), flush=True)
+    return rows
+
+
+def _aligned(texts: Iterable[str], widths: Sequence[int]) -> str:
+    return "  ".join(text.rjust(width) for text, width in zip(texts, widths, strict=True))
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return an aligned table: the first column left-aligned, the others right-aligned."""
+    cells = [[printable(str(value)) for value in row] for row in (headings, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    return "\n".join(_aligned([row[0].ljust(widths[0]), *row[1:]], widths).rstrip() for row in cells)
+
+
+def uncertainty(bounds: tuple[float | None, ...], images: int) -> str:
+    """Return the text after a score, ` (0.9723 to 0.9979, n = 259)`; `bounds` are those of its 95 % interval."""
+    known = [bound for bound in bounds if bound is not None]
+    return f" ({' to '.join(f'{bound:.4f}' for bound in known)}, n = {images:,})" if known else f" (n = {images:,})"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
