@@ -15,15 +15,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
+from pipelines.settings.records import is_split_by_audit, split_removal
+from pipelines.settings.schema import Settings
+from pipelines.system.files import file_sha256, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.images import Pixels
-    from pipelines.settings.layout import Layout
-    from pipelines.settings.schema import Settings
 
 PAIRS_SHOWN = 60
 SUSPECTS_SHOWN = 48
@@ -36,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, layout = words.settings(), words.layout()
     from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.splits import read_split_csv
-    from pipelines.system.files import file_sha256, write_json
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     images = ImageSet(table, table, layout.raw, layout.cache)
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(layout.audit.record, record | found)
 
 
-def _audit_pairs(words: command.Words, settings: "Settings", layout: "Layout", images: "ImageSet") -> dict[str, Any]:
+def _audit_pairs(words: command.Words, settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:
     """Find duplicates, write and print them; return their numbers."""
     from pipelines.analysis import duplicates, plots
     from pipelines.dataset.tables import write_csv
@@ -102,10 +103,9 @@ def _print_counts(pairs: "pd.DataFrame") -> dict[str, dict[str, int]]:
     return counts
 
 
-def _write_groups(words: command.Words, settings: "Settings", layout: "Layout", groups: "pd.DataFrame") -> None:
+def _write_groups(words: command.Words, settings: Settings, layout: Layout, groups: "pd.DataFrame") -> None:
     """Write `groups`, but never over the file that the split was made with; print how to use them."""
     from pipelines.dataset.tables import table_text, write_csv
-    from pipelines.settings.records import is_split_by_audit, split_removal
 
     here, aside = layout.audit.groups, layout.audit.other_groups
     used = is_split_by_audit(layout)
@@ -135,7 +135,7 @@ def _write_groups(words: command.Words, settings: "Settings", layout: "Layout", 
     print("\n".join(f"  {step}" for step in steps))
 
 
-def _audit_labels(words: command.Words, settings: "Settings", layout: "Layout", images: "ImageSet") -> dict[str, Any]:
+def _audit_labels(words: command.Words, settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:
     """List the rows whose predictions confidently contradict their label; return their numbers."""
     from pipelines.analysis import plots, suspects
     from pipelines.dataset.tables import write_csv

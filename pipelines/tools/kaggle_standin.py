@@ -8,6 +8,7 @@ Kaggle's own client talks to it: download, submit, scores and kernels.  It print
 
 import argparse
 import errno
+import shutil
 import sys
 import tempfile
 import threading
@@ -73,13 +74,8 @@ def _make_archive(settings: Settings, folder: Path) -> Path:
     """Write digits.zip and solution.csv below `folder`; return the zip's path."""
     if settings.competition.source != "digits":
         raise UserError(f"No archive for {settings.name}. Give its zip with --archive (make: ARCHIVE=).")
-    raw, archive = folder / "raw", folder / "digits.zip"
-    write_digits(raw, folder / "solution.csv")
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
-        for path in sorted(raw.rglob("*")):
-            if path.is_file():
-                opened.write(path, path.relative_to(raw).as_posix())
-    return archive
+    write_digits(folder / "raw", folder / "solution.csv")
+    return Path(shutil.make_archive(str(folder / "digits"), "zip", folder / "raw"))
 
 
 def _welcome(standin: Standin, competition: Competition) -> str:

@@ -11,25 +11,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from pipelines import command
+from pipelines.kaggle import submission_log
+from pipelines.kaggle.answers import Submission
+from pipelines.kaggle.service import Kaggle, is_standin
+from pipelines.kaggle.submission_log import SubmissionLog, look_for, may_be_unlisted, plain_score
 from pipelines.system.errors import UserError
+from pipelines.system.files import only_one
 from pipelines.system.terminal import one_line
-
-if TYPE_CHECKING:
-    from pipelines.kaggle.answers import Submission
-    from pipelines.kaggle.service import Kaggle
-    from pipelines.kaggle.submission_log import SubmissionLog
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "tools.submissions").parse_args(arguments, namespace=command.Words())
-    from pipelines.core.metrics import METRICS
-    from pipelines.kaggle.service import Kaggle, is_standin
-    from pipelines.kaggle.submission_log import SubmissionLog
-    from pipelines.system.files import only_one
-
     settings, layout = words.settings(), words.layout()
     if settings.competition.source != "kaggle" and not is_standin(os.environ):
         raise UserError(f"{settings.name} is not a competition on Kaggle, so nothing was sent there.")
@@ -44,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 listed = _read_back(kaggle, log)
         except UserError as error:
             trouble = error
+    from pipelines.core.metrics import METRICS  # imports torch
+
     metric = METRICS[settings.competition.metric]
     rows = _table_rows(log, listed, -1 if metric.higher_is_better else 1)
     if rows:
@@ -60,10 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Log: {layout.submission_log.relative_to(layout.root)}")
 
 
-def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
+def _read_back(kaggle: Kaggle, log: SubmissionLog) -> list[Submission]:
     """Update the log from Kaggle's list of submissions, and return this list."""
-    from pipelines.kaggle.submission_log import LOOK_PAUSES, NOT_SENT, look_for, may_be_unlisted
-
     listed = kaggle.submissions()
     by_ref = {submission.ref: submission for submission in listed}
     for place, row in enumerate(log.rows):
@@ -73,35 +67,32 @@ def _read_back(kaggle: "Kaggle", log: "SubmissionLog") -> "list[Submission]":
             continue
         found = next(iter(log.unknown(listed, row.sha256)), None)
         if not found and row.unsettled:
-            found = look_for(log, row.sha256, kaggle.submissions, LOOK_PAUSES[1:])
+            found = look_for(log, row.sha256, kaggle.submissions, submission_log.LOOK_PAUSES[1:])
         if found:
             log.adopt(place, found)
         elif row.unsettled and not may_be_unlisted(row, lambda: kaggle.limits().total, lambda: len(listed)):
-            log.change(place, status=NOT_SENT)
+            log.change(place, status=submission_log.NOT_SENT)
     return listed
 
 
-def _table_rows(log: "SubmissionLog", listed: "list[Submission] | None", sign: int) -> list[tuple[str, ...]]:
+def _table_rows(log: SubmissionLog, listed: list[Submission] | None, sign: int) -> list[tuple[str, ...]]:
     """Return the table's rows, best first: the log's rows, and the `listed` submissions that are not in the log.
 
     listed: Kaggle's list, or None if it could not be read.  sign: 1 if lower scores are better, else -1.
     """
-    from pipelines.kaggle.submission_log import plain_score, submission_id, submission_status, submission_time
-
     refs, found = {submission.ref for submission in listed or ()}, []
     for row in log.rows:
         status = row.status + (", not at Kaggle" if row.ref and listed is not None and row.ref not in refs else "")
         scores = (row.local_score, row.public_score, row.private_score)
-        message = row.message.removesuffix(submission_id(row.sha256))
+        message = row.message.removesuffix(submission_log.submission_id(row.sha256))
         found.append((PurePosixPath(row.file).stem, row.time, scores, status, message))
-    for submission in listed or ():
-        if submission.ref not in log.refs:
-            scores = ("", plain_score(submission.public_score), plain_score(submission.private_score))
-            status, when = submission_status(submission), submission_time(submission)
-            name = one_line(submission.file) or f"ref {submission.ref}"
-            found.append((name, when, scores, status, one_line(submission.description)))
-    found.sort(key=lambda each: each[1], reverse=True)
-    found.sort(key=lambda each: sign * float(each[2][2] or each[2][1] or sign * math.inf))  # unknown: last
+    for each in listed or ():
+        if each.ref not in log.refs:
+            scores = ("", plain_score(each.public_score), plain_score(each.private_score))
+            name, when = one_line(each.file) or f"ref {each.ref}", submission_log.submission_time(each)
+            found.append((name, when, scores, submission_log.submission_status(each), one_line(each.description)))
+    found.sort(key=lambda row: row[1], reverse=True)
+    found.sort(key=lambda row: sign * float(row[2][2] or row[2][1] or sign * math.inf))  # unknown: last
     return [
         (name, when[:16].replace("T", " ") or "-", *(score or "-" for score in scores), _cut(status), _cut(message, 32))
         for name, when, scores, status, message in found

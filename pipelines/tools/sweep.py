@@ -8,6 +8,7 @@ The best of many scores is slightly too good; only other images can show by how 
 """
 
 import dataclasses
+import json
 import sys
 import time
 import tomllib
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.settings.loading import load_settings
+from pipelines.settings.records import split_is_made
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import atomic_file, write_text
 from pipelines.system.watch import unwatched
 
 if TYPE_CHECKING:
@@ -64,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.models.device import choose_hardware
     from pipelines.models.origins import find_origins, resolve
     from pipelines.models.transfer import build_network
-    from pipelines.settings.records import split_is_made
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
@@ -194,12 +196,9 @@ def _logistic_regression(job: "Job", found: "list[Origin]") -> float:
 
 def _write(path: Path, rows: list[Row], tried: list[str]) -> None:
     """Write the trials, best first, as a CSV, and the settings of the best one as TOML beside it."""
-    import json
-
     import pandas as pd
 
     from pipelines.dataset.tables import spreadsheet_safe
-    from pipelines.system.files import atomic_file, write_text
 
     table = pd.DataFrame(rows).map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else value)
     with atomic_file(path) as partial:
