@@ -234,7 +234,9 @@ class TrainSettings(Section):
     momentum: float = option(0.9, "momentum of sgd and muon", minimum=0, below=1)
     nesterov: bool = option(False, "Nesterov momentum for sgd; muon always uses it")
     weight_decay: float = option(
-        0.0, "as in torch.optim; muon: share of non-orthogonalised weights that a step at peak lr removes", minimum=0
+        0.0,
+        "as in torch.optim; muon: share removed per step at peak lr, from non-orthogonalised weights only",
+        minimum=0,
     )
     decay_norms_and_biases: bool = option(True, "false: no weight decay for norms and biases")
     schedule: Literal["constant", "step", "multistep", "exponential", "cosine", "linear"] = option(

@@ -390,7 +390,7 @@ def test_killed_half_way_it_goes_on_where_it_was(tiny: Tiny) -> None:
     settings, job = tiny.settings(*overrides), tiny.layout.data / "job.pt"
     torch.save((settings, tiny.images, network_of(tiny, settings)), job)
     script = KILLED.format(root=str(ROOT), piece=PIECE, job=str(job))
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
     assert (process.returncode, process.stdout) == (-signal.SIGKILL, "killed\n"), process.stderr
     kept = 2 * PIECE
     went_on = extract(tiny, overrides)
@@ -713,7 +713,7 @@ def test_bfloat16_features_of_real_photos_are_those_of_float32(tmp_path: Path) -
     if not (MOBILENET.exists() and PHOTOS.exists()):
         pytest.skip("needs the shared weights and photos")
     with zipfile.ZipFile(PHOTOS) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".jpg")][:24]
+        names = [name for name in archive.namelist() if name.endswith(".jpg")][:8]
         archive.extractall(tmp_path, names)
     pictures = [images.fit(images.open_image(tmp_path / name, name), 224, 256) for name in names]
     pixels = torch.from_numpy(np.stack(pictures))
@@ -722,7 +722,7 @@ def test_bfloat16_features_of_real_photos_are_those_of_float32(tmp_path: Path) -
     backbone, _ = build_backbone("mobilenet_v2", MOBILENET)
     plain, chosen = (Hardware(torch.device("cpu"), each) for each in (torch.float32, torch.bfloat16))
     exact = extractor.Extractor(backbone, settings, plain, folded=False)
-    fast = extractor.choose_extractor(backbone, settings, chosen, compiled=False, probe=pixels[:16])
+    fast = extractor.choose_extractor(backbone, settings, chosen, compiled=False, probe=pixels)
     expected, found = (torch.from_numpy(each.features(pixels)) for each in (exact, fast))
     assert torch.cosine_similarity(expected, found).min() >= 0.999
 

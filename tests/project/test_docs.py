@@ -152,6 +152,15 @@ def test_functions_and_constants_that_the_architecture_names_exist() -> None:
     assert sorted(named - defined) == []
 
 
+def test_functions_of_the_architecture_are_in_the_file_before_them() -> None:
+    pairs = re.findall(r"`(pipelines/[\w/]+\.py)`: ((?:`\w+\(\)`[^`;]*)+)", PAGES["docs/architecture.md"])
+    assert len(pairs) > 20
+    for file, functions in pairs:
+        code = (REPOSITORY / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)\(\)`", functions):
+            assert re.search(rf"^ *(?:def|class) {name}\b", code, re.MULTILINE), (file, name)
+
+
 def test_messages_that_troubleshooting_explains_are_in_the_code() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "pipelines").rglob("*.py"))
     code = re.sub(r"\"\s*\n\s*f?\"", "", code)  # a message over several lines
