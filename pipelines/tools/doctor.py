@@ -1,9 +1,9 @@
 """Check everything that the stages need, on this machine and at Kaggle, and print what to do.
 
-Reads   the environment, the competition's TOML, the stages' outputs; asks Kaggle where it finds credentials.
+Reads   the environment, the competition's TOML, the stages' outputs; asks Kaggle if there are credentials.
 Writes  nothing.
 
-Verdicts: ok; ! works, but read it; missing and fails have to be fixed; - is absent and not needed now.
+Verdicts: ok; ! works, but read the note; missing or fails: fix it; - is absent, and not needed now.
 Exit status: 0 if nothing has to be fixed, 3 if only Kaggle or the connection to it fails, else 2.
 """
 

@@ -1,8 +1,8 @@
 """Run all stages on Kaggle, on its GPU, and fetch the run and its submission as if they were made here.
 
-Reads   the competition's TOML and the pipeline itself, pushed as one private script.  [kaggle] says what it may use:
-        pretrained weights have to be attached (kaggle.dataset_sources, kaggle.model_sources), unless the kernel may
-        use the internet (kaggle.internet).
+Reads   the competition's TOML and the pipeline itself, pushed as one private script.  Pretrained weights have to be
+        attached (kaggle.dataset_sources, kaggle.model_sources), unless the kernel may use the internet
+        (kaggle.internet).
 Writes  runs/<c>/<run>-kernel/: the pushed script.py and kernel-metadata.json, state.json, and Kaggle's log.txt;
         runs/<c>/<run>/ and submissions/<c>/<run>.csv, verified by their checksums.
 

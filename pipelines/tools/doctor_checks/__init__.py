@@ -14,7 +14,7 @@ Verdict = Literal["ok", "!", "missing", "fails", "-"]
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.  steps: what to do unless it is ok.  later: it may pass later, without any step."""
+    """The result of one check.  steps: what to do unless it is ok.  later: it may pass later, with no change here."""
 
     name: str
     verdict: Verdict
@@ -41,4 +41,5 @@ def short(path: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of the message of `error`, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -110,7 +110,7 @@ def _submissions_left(limits: service.Limits, daily: int, bad: Verdict) -> Check
 
 
 def _failed(name: str, error: Exception, bad: Verdict, credential: Credential) -> Check:
-    """Return the check that ended in `error`."""
+    """Return the check `name`, which ended in `error`."""
     if not isinstance(error, UserError):
         kind = (str(error).strip().splitlines() or [""])[-1].partition(":")[0]  # the rest may contain a credential
         step = "Try Kaggle's client alone: kaggle competitions list. If that works, report this as a bug here."

@@ -23,7 +23,7 @@ from pipelines.tools.standin.competitions import Competition, Competitions
 from pipelines.tools.standin.kernels import Kernel, Kernels
 
 API_HOST = "localhost"
-CLOSED_PROXY = "http://127.0.0.1:9"  # nobody listens there: a request to the real service, by https, fails at once
+CLOSED_PROXY = "http://127.0.0.1:9"  # nothing listens there: an https request to the real service fails at once
 UNSET = (
     "no_proxy http_proxy https_proxy all_proxy NO_PROXY HTTP_PROXY HTTPS_PROXY ALL_PROXY NETRC VERBOSE VERBOSE_OUTPUT"
 ).split()
@@ -85,7 +85,7 @@ class Standin(ThreadingHTTPServer):
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables that lead Kaggle's client here."""
+        """Return the environment variables that direct Kaggle's client to this server."""
         return {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": self.url, "https_proxy": CLOSED_PROXY}
 
     def environment(self, home: Path) -> dict[str, str]:
