@@ -122,10 +122,9 @@ def _enough(size: float, least: float) -> Verdict:
 def _memory() -> tuple[float, float]:
     """Return bytes of memory, in total and available to this process; zeros where unknown."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        total, available = sizes["MemTotal"], sizes["MemAvailable"]
-    except (OSError, ValueError, KeyError, IndexError):
+        kilobytes = dict(re.findall(r"(\w+): +(\d+) kB", Path("/proc/meminfo").read_text()))
+        total, available = int(kilobytes["MemTotal"]) * 1024, int(kilobytes["MemAvailable"]) * 1024
+    except (OSError, KeyError):
         return 0.0, 0.0
     for path in map(Path, MEMORY_LIMITS):
         try:
