@@ -17,8 +17,7 @@ from pipelines import command
 from pipelines.settings.layout import Layout
 from pipelines.settings.records import DOWNLOAD_RECORD
 from pipelines.settings.schema import DataSettings, Settings
-from pipelines.system.errors import UserError
-from pipelines.system.terminal import printable
+from pipelines.system.errors import UserError, printable
 
 SHOWN_NAMES = 20
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
-from pipelines.system.terminal import printable
+from pipelines.system.errors import printable
 
 Item = TypeVar("Item")
 

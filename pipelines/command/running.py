@@ -12,10 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.errors import TryAgainLater, UserError, printable_lines
 from pipelines.system.memory import explained
 from pipelines.system.signals import STOPPING, handled_by
-from pipelines.system.terminal import printable_lines
 
 GRACE_SECONDS = 0.5  # for an interrupted child process to end by itself
 EXIT_USER_ERROR = 2

@@ -12,8 +12,6 @@ from pipelines.system.files import CHUNK_BYTES
 
 HARMLESS_BYTES = 1 << 30  # below this size any expansion is allowed: a table of one repeated value is honest
 TABLE_BYTES = 128  # most bytes that one entry of an uncompressed table of contents takes
-
-
 UNPACK_YOURSELF = "If you trust it, unpack it yourself and give the folder."
 
 
@@ -75,11 +73,11 @@ class Output:
         if self.entry.crc not in (None, self.crc):
             raise Refusal.wrong_checksum(self.entry.name)
 
-    def seekable(self) -> bool:  # otherwise py7zr rewinds the file
-        return False
+    def seekable(self) -> bool:
+        return False  # otherwise py7zr rewinds the file
 
-    def seek(self, offset: int, whence: int = 0) -> int:  # py7zr before 1.1.4 rewinds after the last write
-        return 0
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return 0  # py7zr before 1.1.4 rewinds after the last write
 
 
 Create = Callable[[str], Output]  # opens the output of the entry with this name

@@ -13,10 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.dataset.archive_7z import find_libarchive, open_7z
 from pipelines.dataset.archive_entries import HARMLESS_BYTES, Contents, Create, Entry, Output, Refusal, safe_path
-from pipelines.dataset.archive_tar import open_tar, tar_opener
-from pipelines.dataset.archive_zip import open_zip
+from pipelines.dataset.archive_formats import find_libarchive, open_7z, open_tar, open_zip, tar_opener
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_folder
 from pipelines.system.watch import Watch, unwatched
@@ -48,11 +46,10 @@ def unpack(
     finish: Callable[[Path, Unpacked], None] = lambda folder, unpacked: None,
     with_libarchive: bool = True,
 ) -> Unpacked:
-    """Unpack `source` and the archives inside it to `target`, which appears only when it is complete.
+    """Unpack `source` and the archives inside it to `target`, which is replaced when all is complete.
 
     source: a zip, 7z or tar (plain, gzip, bzip2, xz), recognised by its first bytes; or a folder, whose files are
         hard-linked, or copied if that is impossible. An archive inside is replaced by its files.
-    target: replaced if it exists. Empty folders are not created.
     finish: called with the complete folder before it becomes `target`; it may add files, and an exception cancels all.
     with_libarchive: read 7z with libarchive if it is installed: half the time and memory of py7zr.
 
@@ -109,13 +106,12 @@ class _Unpacking:
         found = {path.relative_to(source): _linkable(path, source, label) for path in _walk(source)}
         if not found:
             raise UserError(f"{label}: the folder holds no files.")
-        sizes = {path: real.stat().st_size for path, real in found.items()}
+        self.files, self.bytes = len(found), sum(real.stat().st_size for real in found.values())
         for path, real in self.watch(found.items(), source.name, len(found)):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             self.copied += not _linked(real, folder / path)
-        self.files, self.bytes = len(sizes), sum(sizes.values())
         self.set_limits(self.bytes)
-        self._unpack_nested(map(Path.as_posix, sizes), folder, label, 0)
+        self._unpack_nested(map(Path.as_posix, found), folder, label, 0)
 
     def _unpack_nested(self, names: Iterable[str], folder: Path, label: str, depth: int) -> None:
         for name in filter(NESTED.search, names):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipelines.dataset.decodable import check_decodable
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.loading import Batch, BatchSource, HeldBatches, Ids, Loading, pinned
+from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, pinned
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.photos import PhotoBatches, decoding_processes
 from pipelines.settings.schema import Settings
@@ -38,7 +38,7 @@ def open_source(
     return StreamedBatches(images.ids, packed, places, labels, loading)
 
 
-class PackedBatches(HeldBatches):
+class PackedBatches(BatchSource):
     """Training batches from one array of equal-sized images, augmented a batch at a time on the device."""
 
     def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
@@ -55,7 +55,7 @@ class PackedBatches(HeldBatches):
             yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
 
 
-class StreamedBatches(HeldBatches):
+class StreamedBatches(BatchSource):
     """Batches of packed images for evaluation, in order, each as soon as its images are decoded.
 
     They are read from the file; memory holds one batch at a time.

@@ -6,7 +6,7 @@ epoch can be repeated whatever came before it and however many workers there are
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -35,28 +35,6 @@ class Batch:
     positions: Tensor
 
 
-class BatchSource(Protocol):
-    """A source of batches, as the engine sees it."""
-
-    @property
-    def ids(self) -> Ids:
-        """The id of each image, (N,)."""
-
-    def __len__(self) -> int:
-        """The number of images."""
-
-    @property
-    def steps(self) -> int:
-        """The number of batches in an epoch."""
-
-    @property
-    def batch_size(self) -> int:
-        """The number of images in the largest batch."""
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield every image once: in training in the order of `epoch`, else in the order of `ids`."""
-
-
 @dataclass(frozen=True)
 class Loading:
     """How a source turns pixels into batches: what all kinds of sources share."""
@@ -68,8 +46,7 @@ class Loading:
 
     @property
     def limit(self) -> int:
-        """The largest batch size that the settings allow."""
-        return self.settings.train.batch_size if self.training else self.settings.predict.batch_size
+        return (self.settings.train if self.training else self.settings.predict).batch_size
 
     def divide(self, count: int, epoch: int) -> list[Tensor]:
         """Return the positions of each batch of `epoch`.
@@ -124,7 +101,7 @@ class Finisher:
         settings, device = self.loading.settings, self.loading.device
         pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         if self.loading.training:
-            mirrored = self.mirrored[positions] if self.mirrored is not None else None
+            mirrored = None if self.mirrored is None else self.mirrored[positions]
             varied = augment(pixels, settings.augment, settings.input.size, self.generator, self.crop, mirrored)
             if self.size != settings.input.size:
                 varied = reduce(varied, self.size)
@@ -143,19 +120,16 @@ class Finisher:
         from torchvision.transforms import v2
 
         augment, classes = self.loading.settings.augment, self.loading.classes
-        if augment.mixup:
-            mixing: Any = v2.MixUp(alpha=augment.mixup, num_classes=classes)
-        else:
-            mixing = v2.CutMix(alpha=augment.cutmix, num_classes=classes)
-        mixed_images, mixed_labels = mixing(varied, labels)
-        return mixed_images, mixed_labels
+        mix: Any = v2.MixUp if augment.mixup else v2.CutMix
+        mixed: tuple[Tensor, Tensor] = mix(alpha=augment.mixup or augment.cutmix, num_classes=classes)(varied, labels)
+        return mixed
 
 
-class HeldBatches:
-    """The common part of sources whose inputs are ready and are taken by position."""
+class BatchSource:
+    """A source of batches, as the engine sees it; `batches` is left to each kind."""
 
     def __init__(self, ids: Ids, labels: Tensor, loading: Loading) -> None:
-        """labels: int64 (N,), or (0,) for test images."""
+        """ids: the id of each image, (N,). labels: int64 (N,), or (0,) for test images."""
         self.ids, self.labels, self.loading = ids, labels, loading
 
     def __len__(self) -> int:
@@ -163,39 +137,28 @@ class HeldBatches:
 
     @property
     def steps(self) -> int:
+        """The number of batches in an epoch."""
         return self.loading.steps(len(self))
 
     @property
     def batch_size(self) -> int:
+        """The number of images in the largest batch."""
         return self.loading.largest(len(self))
 
     def labels_at(self, positions: Tensor) -> Tensor:
-        """Return the labels at `positions`; none for test images."""
         return self.labels[positions] if len(self.labels) else self.labels
 
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield every image once: in training in the order of `epoch`, else in the order of `ids`."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class WatchedBatches:
-    """A source that shows its progress through each epoch; the engine uses it like the source itself."""
 
-    source: BatchSource
-    what: str
-    watch: Watch
+class WatchedBatches(BatchSource):
+    """A source that shows its progress through each epoch."""
 
-    @property
-    def ids(self) -> Ids:
-        return self.source.ids
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def steps(self) -> int:
-        return self.source.steps
-
-    @property
-    def batch_size(self) -> int:
-        return self.source.batch_size
+    def __init__(self, source: BatchSource, what: str, watch: Watch) -> None:
+        super().__init__(source.ids, source.labels, source.loading)
+        self.source, self.what, self.watch = source, what, watch
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         what = f"{self.what} {epoch}" if epoch else self.what
@@ -221,7 +184,5 @@ def evaluation_resize(settings: Settings) -> int:
 def training_size(settings: Settings, epoch: int) -> int:
     """Return the height and width of the training images of `epoch`; progressive resizing lets them grow."""
     sizes = settings.augment.sizes
-    if not sizes:
-        return settings.input.size
     part = -(-epoch * len(sizes) // settings.train.epochs)  # rounded up, so the last epoch always has the full size
-    return sizes[part - 1]
+    return sizes[part - 1] if sizes else settings.input.size

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.dataset.tables import find_column, read_csv, table_text
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import UserError, quoted
+from pipelines.system.errors import UserError, few, quoted
 
 SUM_TOLERANCE = 1e-4
 PROBABILITY_FORMAT = "%.9g"  # the precision of float32
@@ -140,8 +140,3 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
     if not wrong.empty:
         raise UserError(f"{path}, line {wrong.index[0]}: the probabilities sum to {wrong.iloc[0]:.6f}, not to 1.")
     return len(table)
-
-
-def few(names: Sequence[str]) -> str:
-    """Return the first three names in quotes, with an ellipsis if there are more."""
-    return ", ".join(map(quoted, names[:3])) + (", …" if len(names) > 3 else "")

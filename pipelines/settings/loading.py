@@ -6,11 +6,11 @@ import json
 import math
 import operator
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pipelines.settings.checks import check_together
 from pipelines.settings.schema import DEFAULT_RECIPE, OUTSIDE_A_RUN, PLAIN_INPUT, SECTIONS, SHARED_BY_RECIPES, Settings
 from pipelines.system.errors import UserError, did_you_mean, shown
 from pipelines.system.files import CONTROL_CHARACTERS, is_plain_name, path_problem
@@ -135,7 +135,7 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
         }
         sections[name] = dataclasses.replace(getattr(settings, name), **checked)
     merged = dataclasses.replace(settings, **sections)
-    check_together(merged, where)
+    _check_together(merged, where)
     return merged
 
 
@@ -169,6 +169,48 @@ def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> 
     if expected is str and CONTROL_CHARACTERS.search(value):
         raise UserError(f"{key} is {value!r}; it must be one line of text without control characters.")
     return value
+
+
+def _check_together(settings: Settings, where: str) -> None:
+    """Raise `UserError`, naming `where`, if values contradict each other, within a section or across sections."""
+    within = (getattr(settings, section).problems() for section in SECTIONS)
+    for problem in chain(*within, _image_problems(settings), _finetuning_problems(settings), _fold_problems(settings)):
+        raise UserError(f"{where}: {problem}")
+
+
+def _image_problems(settings: Settings) -> Iterator[str]:
+    size = settings.input.size or (0 if settings.model.weights else PLAIN_INPUT["size"])
+    if not size:  # known once the weights are
+        return
+    for key, pixels in (("augment.cutout", settings.augment.cutout), ("predict.shift", settings.predict.shift)):
+        if pixels >= size:
+            yield f"{key} is {pixels}; it must be less than input.size, {size}."
+    sizes = settings.augment.sizes
+    if sizes and not sizes[-1] == size == max(sizes):
+        yield f"augment.sizes is {list(sizes)}; the last size must be input.size, {size}, and no size may exceed it."
+    if 0 < settings.input.resize < size:
+        yield f"input.resize is {settings.input.resize}; it must be 0 or at least input.size, {size}."
+
+
+def _finetuning_problems(settings: Settings) -> Iterator[str]:
+    model, finetune, augment, epochs = settings.model, settings.finetune, settings.augment, settings.train.epochs
+    if settings.train.optimizer == "muon" and model.weights and model.pretrained:
+        yield "train.optimizer is muon, which rescales weights and would spoil pretrained ones: choose sgd or adamw."
+    for key in ("frozen_stages", "head_epochs", "freeze_norms"):
+        if (value := getattr(finetune, key)) and not model.weights:
+            yield f"finetune.{key} is {value!r}, which needs a pretrained network: set model.weights."
+    head_is_cached = model.pretrained and finetune.frozen_stages == -1 and settings.features.cached
+    if head_is_cached and (augment.mixup or augment.cutmix):
+        yield "augment.mixup and augment.cutmix cannot mix cached features: set both to 0, or features.cached = false."
+    if finetune.head_epochs and finetune.head_epochs >= epochs:
+        yield f"finetune.head_epochs is {finetune.head_epochs}; it must be less than train.epochs, {epochs}."
+
+
+def _fold_problems(settings: Settings) -> Iterator[str]:
+    folds, fold = settings.split.folds, settings.train.fold
+    if fold >= max(1, folds):
+        known = f"folds 0 to {folds - 1}" if folds else "no folds (split.folds is 0)"
+        yield f"train.fold is {fold}, but the split has {known}."
 
 
 def _reason(error: Exception) -> str:

@@ -13,8 +13,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.system.errors import UserError
-from pipelines.system.terminal import one_line
+from pipelines.system.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from pipelines.kaggle.answers import Submission

@@ -18,7 +18,7 @@ import py7zr
 import pytest
 from py7zr.properties import FILTER_COPY
 
-from pipelines.dataset import archive_7z, archive_entries, archive_tar, archives
+from pipelines.dataset import archive_entries, archive_formats, archives
 from pipelines.dataset.archives import Unpacked, unpack
 from pipelines.system.errors import UserError
 from pipelines.system.watch import unwatched
@@ -83,7 +83,7 @@ def test_zip_is_told_by_its_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_libarchive", [True, False])
 def test_7z(tmp_path: Path, with_libarchive: bool) -> None:
-    if with_libarchive and not archive_7z.find_libarchive():
+    if with_libarchive and not archive_formats.find_libarchive():
         pytest.skip("libarchive is not installed")
     source = make_7z(tmp_path / "a.7z", FILES)
     assert unpack(source, tmp_path / "target", with_libarchive=with_libarchive) == Unpacked(4, TOTAL)
@@ -525,7 +525,7 @@ def test_headers_of_a_tar_that_claim_to_be_endless(tmp_path: Path, kind: bytes) 
 
 
 def test_a_tar_that_goes_on_behind_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_tar, "HARMLESS_BYTES", 4 << 20)
+    monkeypatch.setattr(archive_formats, "HARMLESS_BYTES", 4 << 20)
     whole = gzip.decompress(make_tar(tmp_path / "a.tgz", FILES).read_bytes())
     (tmp_path / "a.tgz").write_bytes(gzip.compress(whole + bytes(8 << 20)))
     refused(tmp_path / "a.tgz", "continues for more than 4,194,304 bytes")
