@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipelines.dataset.decodable import check_decodable
+from pipelines.dataset.fingerprints import check_decodable
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, pinned
 from pipelines.dataset.packed import PackedImages
@@ -19,9 +19,8 @@ def open_source(
 ) -> BatchSource:
     """Return the source of batches of `images` that the settings name.
 
-    Packed images are cached for all labelled rows, or all test rows, so every stage and fold shares them; test images
-    are decoded while the first batches are used.  Raises `UserError` for a labelled image that cannot be decoded, here
-    instead of in the middle of an epoch.
+    Packed images are cached for all labelled rows, or all test rows, so every stage and fold shares them. Test images
+    are decoded while the first batches are used. Raises `UserError` for a labelled image that cannot be decoded.
     """
     loading = Loading(settings, len(images.classes), device, training)
     if settings.input.source == "photos":
@@ -42,11 +41,9 @@ class PackedBatches(BatchSource):
     """Training batches from one array of equal-sized images, augmented a batch at a time on the device."""
 
     def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
-        """pixels: uint8 (M, H, W, 3), on the device or the CPU.  places: int64 (N,), the place of each image in
-        `pixels`.  labels: int64 (N,), or (0,) for test images."""
+        """pixels: uint8 (M, H, W, 3), on the device or the CPU. places: int64 (N,), of each image in `pixels`."""
         super().__init__(ids, labels, loading)
-        self.pixels = pixels
-        self.places = places.to(pixels.device)
+        self.pixels, self.places = pixels, places.to(pixels.device)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         finish = self.loading.finisher(len(self), epoch, crop=True)
@@ -56,16 +53,11 @@ class PackedBatches(BatchSource):
 
 
 class StreamedBatches(BatchSource):
-    """Batches of packed images for evaluation, in order, each as soon as its images are decoded.
-
-    They are read from the file; memory holds one batch at a time.
-    """
+    """Batches of packed images for evaluation, read from the file one at a time, as soon as they are decoded."""
 
     def __init__(self, ids: Ids, packed: PackedImages, places: Tensor, labels: Tensor, loading: Loading) -> None:
-        """places, labels: as for `PackedBatches`."""
         super().__init__(ids, labels, loading)
-        self.packed = packed
-        self.places = places
+        self.packed, self.places = packed, places
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         finish = self.loading.finisher(len(self), epoch, crop=True)
@@ -76,7 +68,7 @@ class StreamedBatches(BatchSource):
 
 
 def fits_on_device(size: int, free: int) -> bool:
-    """Whether data of `size` bytes may stay on a device with `free` bytes; half is left for the network."""
+    """Return whether data of `size` bytes may stay on a device with `free` bytes; half is left for the network."""
     return size <= free // 2
 
 
