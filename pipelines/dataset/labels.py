@@ -10,16 +10,14 @@ from pipelines.dataset.tables import find_column, read_csv
 from pipelines.settings.schema import DataSettings, SplitSettings
 from pipelines.system.errors import UserError, did_you_mean, quoted, shown
 
-SHOWN_CASES = 3  # that an error message lists
-
 
 def labelled_rows(raw: Path, data: DataSettings, split: SplitSettings, test_paths: Iterable[str] = ()) -> pd.DataFrame:
     """Return the labelled images: `id`, `path` (POSIX, relative to `raw`), `label`, and `group` (empty without groups).
 
     With a labels CSV, rows and ids are those of the CSV. Without one, each folder in `train_images` is a class, an id
-    is the path below `train_images`, and the rows are in natural order. `test_paths` are the images of the test set;
-    they may be in the same folder, but must not be labelled. Raises `UserError`, with file and line, for anything
-    missing, empty, repeated or ambiguous.
+    is the path below `train_images`, and the rows are in natural order. `test_paths`, the images of the test set, may
+    be in the same folder, but must not be labelled. Raises `UserError`, with file and line, for anything missing,
+    empty, repeated or ambiguous.
     """
     images = image_files(raw, data.train_images, "data.train_images")
     rows = (_listed_rows if data.labels else _class_folder_rows)(raw, data, split, images)
@@ -75,8 +73,7 @@ def test_rows(raw: Path, data: DataSettings) -> tuple[pd.DataFrame, int]:
 
     The ids are those of `test_table`, else of `sample_submission`, in the order of that file. Without both they are
     all images of `test_images` in natural order; an id is the name without extension, or the path below `test_images`
-    for an image in a subfolder. Without a list and without the folder there are no rows. Raises `UserError`, with file
-    and line, for anything missing, empty, repeated or ambiguous.
+    for an image in a subfolder. Without a list and the folder there are no rows. Raises as `labelled_rows` does.
     """
     key = "test_table" if data.test_table else "sample_submission"
     listing = getattr(data, key)
@@ -143,15 +140,11 @@ def _refuse_repeated(path: Path, ids: "pd.Series[str]", labels: "pd.Series[str]"
     first: dict[str, tuple[int, str]] = {}
     same, other = [], []
     for (line, name), label, file in zip(_by_line(ids), labels.tolist(), files, strict=True):
-        earlier, earlier_label = first.setdefault(file, (line, label))
-        if earlier == line:
-            continue
-        if label == earlier_label:
+        earlier, known = first.setdefault(file, (line, label))
+        if label != known:
+            other.append(f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier} it is {quoted(known)}")
+        elif line != earlier:
             same.append(f"line {line}: {quoted(name)}, first on line {earlier}")
-        else:
-            other.append(
-                f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier} it is {quoted(earlier_label)}"
-            )
     _refuse(f"{path}: images with two different labels", other, "Remove the rows with the wrong label.")
     _refuse(f"{path}: images listed twice", same, "Remove the second rows.")
 
@@ -162,7 +155,7 @@ def _refuse_empty(path: Path, what: str, values: "pd.Series[str]") -> None:
 
 
 def _refuse(problem: str, cases: Sequence[str], remedy: str) -> None:
-    """Raise a `UserError` with the number of `cases` and the first few; do nothing if there are none."""
+    """Raise `UserError` with the number of `cases` and the first three; do nothing if there are none."""
     if cases:
-        few = "; ".join(map(shown, cases[:SHOWN_CASES])) + ("; …" if len(cases) > SHOWN_CASES else "")
-        raise UserError(f"{problem}, {len(cases)} in all: {few}. {remedy}")
+        first = "; ".join(map(shown, cases[:3])) + ("; …" if len(cases) > 3 else "")
+        raise UserError(f"{problem}, {len(cases)} in all: {first}. {remedy}")

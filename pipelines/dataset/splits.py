@@ -1,4 +1,4 @@
-"""Dividing the labelled rows into train and valid, and the CSV that records it.
+"""Divide the labelled rows into train and valid, and write and read split.csv.
 
 A split depends only on ids, labels, groups and seed: within a class, rows are ordered by a hash of seed and id. It is
 the same for any order of rows or files, on any platform, with any version of any library.
@@ -74,7 +74,7 @@ def _classes_in_hash_order(rows: pd.DataFrame, seed: int) -> dict[str, list[int]
 
 
 def _deal(classes: Mapping[str, Sequence[int]], folds: int) -> list[int]:
-    """Return the fold of each row: all classes dealt in turn, so that fold sizes differ by at most one."""
+    """Return the fold of each row; all classes are dealt in turn, so that fold sizes differ by at most one."""
     result = [NO_FOLD] * sum(map(len, classes.values()))
     several = (position for positions in classes.values() if len(positions) > 1 for position in positions)
     for place, position in enumerate(several):
@@ -96,9 +96,9 @@ def _cut(classes: Mapping[str, Sequence[int]], settings: SplitSettings) -> list[
 
 
 def _equal(sizes: Mapping[str, int], ratio: Fraction) -> dict[str, int]:
-    """Return the valid rows of each class by the textbook's rule: the same number for all, set by the rarest class.
+    """Return the number of validation rows of each class: the same for all, set by the rarest class.
 
-    For n rows in the rarest class this is max(floor(n * ratio), 1), as in d2l.ai, sections 14.13 and 14.14
+    For n rows in the rarest class it is max(floor(n * ratio), 1), as in d2l.ai, sections 14.13 and 14.14
     (`reorg_train_valid`); but a class of one image keeps it in train.
     """
     share = max(floor(min(sizes.values()) * ratio), 1)
@@ -106,7 +106,7 @@ def _equal(sizes: Mapping[str, int], ratio: Fraction) -> dict[str, int]:
 
 
 def _proportional(sizes: Mapping[str, int], ratio: Fraction, seed: int) -> dict[str, int]:
-    """Return the valid rows of each class by largest remainder (Hamilton's method): round(all rows * ratio) in total.
+    """Return the number of validation rows of each class by largest remainder; round(all rows * ratio) in total.
 
     The total is less only if every class is down to its last train row. Equal remainders are ordered by hash.
     """
@@ -125,7 +125,7 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
 
     Groups are placed one by one, the largest first and equal ones by hash, each where it most lowers the squared
     distance of the class counts from their shares: the greedy method of scikit-learn's `StratifiedGroupKFold`, for
-    shares of any size. Only train (-1) takes the last group of a class whose other groups are all in one place.
+    shares of any size. The last group of a class goes to train (-1) if its other groups are all in one place.
     """
     groups: dict[str, Counter[str]] = {}
     for group, label in zip(rows["group"], rows["label"], strict=True):
@@ -207,7 +207,7 @@ def with_test(labelled: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_split_csv(path: Path, rows: pd.DataFrame) -> None:
-    """Write the whole split, `COLUMNS`, atomically; `read_split_csv` returns the same values."""
+    """Write the whole split atomically; `read_split_csv` returns the same values."""
     write_csv(path, rows[[*COLUMNS]])
 
 

@@ -31,12 +31,12 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
         return occurring
     path = raw / settings.data.sample_submission
     columns = list(read_csv(path).columns[1:])
+    if of_labels and len(columns) != 1:
+        raise UserError(
+            f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
+            "competition.submission to probabilities if it has one column per class."
+        )
     if of_labels:
-        if len(columns) != 1:
-            raise UserError(
-                f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
-                "competition.submission to probabilities if it has one column per class."
-            )
         return occurring
     if missing := sorted(set(occurring) - set(columns)):
         raise UserError(
@@ -86,10 +86,9 @@ def make_submission(
 
 def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
     """Return the names of the id and the label column of the labels CSV; `id` and `label` without that CSV."""
-    data = settings.data
+    data, path = settings.data, raw / settings.data.labels
     if not data.labels:
         return "id", "label"
-    path = raw / data.labels
     table = read_csv(path)
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
     return str(ids.name), str(labels.name)
@@ -125,10 +124,9 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
                 f"{len(extra)} too many ({few(sorted(extra))})."
             )
     if settings.competition.submission == "labels":
-        labels = table.iloc[:, 1]
-        unknown = labels[~labels.isin(classes)]
+        unknown = table[~table.iloc[:, 1].isin(classes)]
         if not unknown.empty:
-            problem = f"{quoted(unknown.iloc[0])} is not a known label ({few(classes)})"
+            problem = f"{quoted(unknown.iat[0, 1])} is not a known label ({few(classes)})"
             raise UserError(f"{path}, line {unknown.index[0]}: {problem}.")
         return len(table)
     numbers = table.iloc[:, 1:].apply(pd.to_numeric, errors="coerce").astype(np.float64)

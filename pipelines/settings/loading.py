@@ -42,15 +42,12 @@ def load_settings(
     recipes = content.pop("recipes", {})
     if not isinstance(recipes, dict) or not all(isinstance(value, dict) for value in recipes.values()):
         raise UserError(f"{path}: recipes must be tables, written [recipes.<name>].")
-    default = merge(Settings(name=path.stem, recipe=recipe), content, str(path))
-    # All recipes are checked, so that a mistake shows before its recipe is used.
-    known = {DEFAULT_RECIPE: default} | {
-        name: _with_recipe(default, name, changes, f"{path}, recipe {name!r}") for name, changes in recipes.items()
-    }
+    known = {DEFAULT_RECIPE: merge(Settings(name=path.stem, recipe=recipe), content, str(path))}
+    for name, changes in recipes.items():  # all of them, so that a mistake shows before its recipe is used
+        known[name] = _with_recipe(known[DEFAULT_RECIPE], name, changes, f"{path}, recipe {name!r}")
     if recipe not in known:
-        raise UserError(
-            f"{path.stem} has no recipe {recipe!r}.{did_you_mean(recipe, known)} It has: {', '.join(known)}."
-        )
+        hint = did_you_mean(recipe, known)
+        raise UserError(f"{path.stem} has no recipe {recipe!r}.{hint} It has: {', '.join(known)}.")
     chosen = merge(known[recipe], parse_overrides(overrides), "--set")
     if not chosen.competition.slug:
         chosen = merge(chosen, {"competition": {"slug": path.stem}}, str(path))
@@ -118,17 +115,14 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
     sections: dict[str, Any] = {}
     for name, values in changes.items():
         if name not in SECTIONS:
-            raise UserError(
-                f"{where}: unknown section [{shown(name)}].{did_you_mean(name, SECTIONS)} Valid: {', '.join(SECTIONS)}."
-            )
+            hint = did_you_mean(name, SECTIONS)
+            raise UserError(f"{where}: unknown section [{shown(name)}].{hint} Valid: {', '.join(SECTIONS)}.")
         if not isinstance(values, Mapping):
             raise UserError(f"{where}: [{name}] is a section, not a value; write [{name}] and its keys below it.")
         types, fields = get_type_hints(SECTIONS[name]), _fields(name)
         if unknown := [key for key in values if key not in fields]:
-            raise UserError(
-                f"{where}: unknown key {name}.{shown(unknown[0])}.{did_you_mean(unknown[0], fields)} "
-                f"Valid: {', '.join(fields)}."
-            )
+            hint = did_you_mean(unknown[0], fields)
+            raise UserError(f"{where}: unknown key {name}.{shown(unknown[0])}.{hint} Valid: {', '.join(fields)}.")
         checked = {
             key: _checked(value, types[key], fields[key].metadata, f"{where}: {name}.{key}")
             for key, value in values.items()
@@ -146,8 +140,7 @@ def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
 def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> Any:
     """Return `value` as the type `expected`, within `bounds`; raise a `UserError` that names `key` otherwise."""
     if get_origin(expected) is Literal:
-        if value not in get_args(expected):
-            choices = get_args(expected)
+        if value not in (choices := get_args(expected)):
             raise UserError(f"{key} is {value!r}.{did_you_mean(str(value), choices)} Valid: {', '.join(choices)}.")
         return value
     if get_origin(expected) is tuple:
@@ -179,8 +172,8 @@ def _check_together(settings: Settings, where: str) -> None:
 
 
 def _image_problems(settings: Settings) -> Iterator[str]:
-    size = settings.input.size or (0 if settings.model.weights else PLAIN_INPUT["size"])
-    if not size:  # known once the weights are
+    size = settings.input.size or PLAIN_INPUT["size"]
+    if not settings.input.size and settings.model.weights:  # the size is known once the weights are
         return
     for key, pixels in (("augment.cutout", settings.augment.cutout), ("predict.shift", settings.predict.shift)):
         if pixels >= size:
@@ -233,10 +226,8 @@ def submission_name(run: str, overrides: Sequence[str]) -> str:
 
 
 def _short_hash(changes: Mapping[str, Any]) -> str:
-    if not changes:
-        return ""
     text = json.dumps(changes, sort_keys=True, default=str)  # str: a date is refused only when settings are loaded
-    return "-" + hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if changes else ""
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

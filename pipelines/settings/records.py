@@ -13,6 +13,7 @@ from pipelines.system.files import file_sha256, plain_sha256, read_json, read_no
 
 SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
+METRIC = "competition.metric:"  # the one key of [competition] that a run depends on
 GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 
@@ -33,9 +34,8 @@ def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
     """Return the SHA-256 of each input of a split: the CSVs, the download record and split.group_file, if present."""
     data = settings.data
     names = (data.labels, data.test_table, data.sample_submission, DOWNLOAD_RECORD)
-    paths = {name: layout.raw / name for name in names if name} | {
-        GROUP_FILE: layout.root / settings.split.group_file  # the root folder if not set
-    }
+    paths = {name: layout.raw / name for name in names if name}
+    paths[GROUP_FILE] = layout.root / settings.split.group_file  # the root folder if not set
     return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
 
 
@@ -57,8 +57,8 @@ def split_is_made(layout: Layout, settings: Settings) -> bool:
     if not (layout.split_record.exists() and layout.split_csv.exists()):
         return False
     recorded, inputs, sha256 = _read_split_record(layout)
-    then = merge(Settings(settings.name), recorded, str(layout.split_record))
     again = f"split again: {split_removal(layout)}"
+    then = merge(Settings(settings.name), recorded, str(layout.split_record))
     if changes := differences(settings, then, SPLIT_SECTIONS):
         raise UserError(
             f"{settings.name} is already split, with other settings: {'; '.join(changes)}. Undo these, or {again} "
@@ -89,7 +89,7 @@ def is_split_by_audit(layout: Layout) -> bool:
 
 
 def _read_split_record(layout: Layout) -> tuple[dict[str, dict[str, Any]], dict[str, str], str]:
-    """Return from the split's record: its settings, the SHA-256 of each input, and the SHA-256 of split.csv."""
+    """Return the settings, the SHA-256 of each input and that of split.csv, as the split's record has them."""
     try:
         record = read_json(layout.split_record)
         sections = {name: dict(record[name]) for name in SPLIT_SECTIONS}
@@ -117,21 +117,16 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
         return
     record = read_record(run)
     check_split(run, record, split_csv)
-    changes = differences(settings, record.settings, RUN_SECTIONS)
-    changes += [
-        line
-        for line in differences(settings, record.settings, ["competition"])
-        if line.startswith("competition.metric:")
-    ]
-    if changes:
+    changes = differences(settings, record.settings, (*RUN_SECTIONS, "competition"))
+    if changes := [line for line in changes if not line.startswith("competition.") or line.startswith(METRIC)]:
         raise UserError(f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). {_new_run(run)}")
 
 
 def with_weights_of(settings: Settings, then: Settings) -> Settings:
-    """Return `settings` with the values that weights files determined for a run with the settings `then`.
+    """Return `settings` with the values that weights files determined for a finished run with the settings `then`.
 
-    The result equals that of `transfer.resolve` for the same files, but needs neither the files nor torch. It is for
-    finished runs. Values that `settings` set themselves stay, to be compared.
+    The result equals that of `transfer.resolve` for the same files, but needs neither the files nor torch. Values that
+    `settings` set themselves stay, to be compared.
     """
     if plain_sha256(settings.model.weights_sha256) in ("", then.model.weights_sha256):
         settings = merge(settings, {"model": {"weights_sha256": then.model.weights_sha256}}, "model")

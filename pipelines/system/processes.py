@@ -32,9 +32,8 @@ def in_processes(
 ) -> Generator[Result, None, None]:
     """Yield `function(item)` for each item of `work`, in order; an exception of `function` is raised here.
 
-    total: the number of items; a single item is done in this process. Processes run only a few items ahead of the
-    consumer, so that neither work nor results fill the memory. They end when the iterator is exhausted or closed, and
-    when this process ends for any reason.
+    total: the number of items; a single item is done in this process. Processes run a few items ahead of the consumer
+    at most, to save memory. They end when the iterator is exhausted or closed, or when this process ends.
     """
     with closing(_results(function, work, total)) as results:
         yield from watch(results, what, total, unit)
