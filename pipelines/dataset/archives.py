@@ -162,9 +162,7 @@ class _Unpacking:
             raise Refusal("it holds no files.")
         self.declared_bytes += total
         if total > (free := shutil.disk_usage(folder).free):
-            raise Refusal(
-                f"it needs {total / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free. Free space and try again."
-            )
+            raise Refusal(f"it needs {total / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free. Make room.")
         return files
 
     def _write(self, files: dict[str, Entry], folder: Path, pour: Callable[[Create], None], what: str) -> None:

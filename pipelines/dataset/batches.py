@@ -1,6 +1,7 @@
 """Batches of packed images, and the choice of the source that the settings name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.photos import PhotoBatches, decoding_processes
 from pipelines.settings.schema import Settings
 from pipelines.system.watch import Watch, unwatched
+
+# uint8 (M, H, W, 3), on the device or the CPU; or a file, from which each batch is read as soon as it is decoded.
+Stored = Tensor | PackedImages
 
 
 def open_source(
@@ -28,43 +32,36 @@ def open_source(
             check_decodable(images, watch)
         return PhotoBatches(images, loading, decoding_processes(settings))
     packed = PackedImages(images, settings.input.size, settings.hardware.cache_by, watch)
-    places, labels = torch.from_numpy(packed.places), torch.from_numpy(images.labels)
-    if training:
-        pixels = moved_once(torch.from_numpy(packed.whole()), device)
-        return PackedBatches(images.ids, pixels, places, labels, loading)
-    if not images.is_test:
+    if not (training or images.is_test):
         packed.decode()
-    return StreamedBatches(images.ids, packed, places, labels, loading)
+    pixels = moved_once(torch.from_numpy(packed.whole()), device) if training else packed
+    places, labels = torch.from_numpy(packed.places), torch.from_numpy(images.labels)
+    return PackedBatches(images.ids, pixels, places, labels, loading)
 
 
 class PackedBatches(BatchSource):
-    """Training batches from one array of equal-sized images, augmented a batch at a time on the device."""
+    """Batches of equal-sized images, augmented a batch at a time on the device."""
 
-    def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
-        """pixels: uint8 (M, H, W, 3), on the device or the CPU. places: int64 (N,), of each image in `pixels`."""
+    def __init__(self, ids: Ids, pixels: Stored, places: Tensor, labels: Tensor, loading: Loading) -> None:
+        """places: int64 (N,), of each image in `pixels`."""
         super().__init__(ids, labels, loading)
-        self.pixels, self.places = pixels, places.to(pixels.device)
+        self.pixels, self.places = pixels, places
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         finish = self.loading.finisher(len(self), epoch, crop=True)
-        for positions in self.loading.divide(len(self), epoch):
-            pixels = self.pixels[self.places[positions.to(self.pixels.device, non_blocking=True)]]
-            yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
-
-
-class StreamedBatches(BatchSource):
-    """Batches of packed images for evaluation, read from the file one at a time, as soon as they are decoded."""
-
-    def __init__(self, ids: Ids, packed: PackedImages, places: Tensor, labels: Tensor, loading: Loading) -> None:
-        super().__init__(ids, labels, loading)
-        self.packed, self.places = packed, places
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        finish = self.loading.finisher(len(self), epoch, crop=True)
-        with self.packed.reading() as take:
+        with self._taking() as take:
             for positions in self.loading.divide(len(self), epoch):
-                pixels = torch.from_numpy(take(self.places[positions].numpy()))
-                yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
+                pixels = pinned(take(self.places[positions]), self.loading.device)
+                yield finish(pixels, self.labels_at(positions), positions)
+
+    @contextmanager
+    def _taking(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield a function that returns the pixels at places."""
+        if isinstance(pixels := self.pixels, Tensor):
+            yield lambda places: pixels[places.to(pixels.device, non_blocking=True)]
+        else:
+            with pixels.reading() as take:
+                yield lambda places: torch.from_numpy(take(places.numpy()))
 
 
 def fits_on_device(size: int, free: int) -> bool:

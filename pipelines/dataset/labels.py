@@ -22,16 +22,11 @@ def labelled_rows(raw: Path, data: DataSettings, split: SplitSettings, test_path
     images = image_files(raw, data.train_images, "data.train_images")
     rows = (_listed_rows if data.labels else _class_folder_rows)(raw, data, split, images)
     labelled, tested = set(rows["path"].tolist()), set(test_paths)
-    _refuse(
-        f"{raw}: images both labelled and in the test set",
-        sorted(labelled & tested, key=natural_key),
-        "Check data.labels, data.test_table and data.test_images.",
-    )
-    _refuse(
-        f"{raw / data.train_images}: images without a label in {data.labels}",
-        [image for image in images if image not in labelled and image not in tested],
-        f"Label or remove them; if they are test images, list them in data.test_table, now {data.test_table!r}.",
-    )
+    both = sorted(labelled & tested, key=natural_key)
+    _refuse(f"{raw}: images both labelled and in the test set", both, "Check data.labels, test_table and test_images.")
+    unlabelled = [image for image in images if image not in labelled and image not in tested]
+    remedy = f"Label or remove them; if they are test images, list them in data.test_table, now {data.test_table!r}."
+    _refuse(f"{raw / data.train_images}: images without a label in {data.labels}", unlabelled, remedy)
     return rows
 
 
@@ -59,11 +54,9 @@ def _class_folder_rows(raw: Path, data: DataSettings, split: SplitSettings, imag
     if not images:
         raise UserError(f"{folder} holds no images. Set data.train_images, or download again.")
     ids = _paths_below(images, data.train_images)
-    _refuse(
-        f"{folder}: images beside the class folders",
-        [identifier for identifier in ids if "/" not in identifier],
-        "Move each into the folder of its class, or name the labels CSV in data.labels.",
-    )
+    loose = [identifier for identifier in ids if "/" not in identifier]
+    remedy = "Move each into the folder of its class, or name the labels CSV in data.labels."
+    _refuse(f"{folder}: images beside the class folders", loose, remedy)
     rows = pd.DataFrame({"id": list(ids), "path": list(ids.values())}, dtype=str)
     return rows.assign(label=[identifier.partition("/")[0] for identifier in ids], group="")
 
@@ -83,11 +76,8 @@ def test_rows(raw: Path, data: DataSettings) -> tuple[pd.DataFrame, int]:
     if not listing:
         found = _paths_below(images, data.test_images)
         ids = pd.Series([name if "/" in name else without_extension(name) for name in found], dtype=str)
-        _refuse(
-            f"{raw / data.test_images}: two images for one id",
-            sorted(set(ids[ids.duplicated()])),
-            "Rename or remove one, or list the ids in data.test_table.",
-        )
+        twice, remedy = sorted(set(ids[ids.duplicated()])), "Rename or remove one, or list the ids in data.test_table."
+        _refuse(f"{raw / data.test_images}: two images for one id", twice, remedy)
         return pd.DataFrame({"id": ids, "path": list(found.values())}, dtype=str), 0
     path = _listing(raw, listing, f"data.{key}")
     table = read_csv(path)
@@ -117,16 +107,11 @@ def _one_image_each(path: Path, ids: "pd.Series[str]", images: Sequence[str], fo
     _refuse_empty(path, "id", ids)
     found = images_by_id(ids.tolist(), images, folder)
     matches = [(line, name, found.get(normal(name), [])) for line, name in _by_line(ids)]
-    _refuse(
-        f"{path}: ids without an image in {folder}",
-        [f"line {line}: {quoted(name)}" for line, name, files in matches if not files],
-        "Download again, or remove these rows.",
-    )
-    _refuse(
-        f"{path}: ids that match several images",
-        [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in matches if len(files) > 1],
-        "Write the id as a path, or remove the other images.",
-    )
+    none = [f"line {line}: {quoted(name)}" for line, name, files in matches if not files]
+    _refuse(f"{path}: ids without an image in {folder}", none, "Download again, or remove these rows.")
+    several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in matches if files[1:]]
+    remedy = "Write the id as a path, or remove the other images."
+    _refuse(f"{path}: ids that match several images", several, remedy)
     return [file for _, _, (file,) in matches]
 
 

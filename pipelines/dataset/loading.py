@@ -1,7 +1,7 @@
-"""Batches: what a source of batches offers the engine, and how pixels become a batch.
+"""Sources of batches as the engine sees them, and how pixels become a batch.
 
-Every batch says which images it holds, so nothing depends on order.  Randomness depends on (seed, epoch) alone, so an
-epoch can be repeated whatever came before it and however many workers there are.
+Every batch names its images, so nothing depends on order. Randomness depends on seed and epoch alone, so an epoch can
+be repeated whatever came before it and however many workers there are.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loading:
-    """How a source turns pixels into batches: what all kinds of sources share."""
+    """What all kinds of sources share: how pixels become batches."""
 
     settings: Settings
     classes: int
@@ -49,10 +49,9 @@ class Loading:
         return (self.settings.train if self.training else self.settings.predict).batch_size
 
     def divide(self, count: int, epoch: int) -> list[Tensor]:
-        """Return the positions of each batch of `epoch`.
+        """Return the positions of each batch of `epoch`; no image is dropped.
 
-        Training shuffles; its batch sizes differ by at most one.  No image is dropped, and no batch has a single image,
-        from which no batch statistics can be computed.
+        Training shuffles. Its batch sizes differ by at most one, and none is 1, too few for batch statistics.
         """
         if not self.training:
             return list(torch.arange(count).split(self.limit))
@@ -60,7 +59,6 @@ class Loading:
         return list(order.tensor_split(self.steps(count)))
 
     def steps(self, count: int) -> int:
-        """Return the number of batches of `count` images."""
         steps = -(-count // self.limit)
         return max(min(steps, count // 2), 1) if self.training else steps
 
@@ -86,8 +84,8 @@ class Loading:
 class Finisher:
     """Turns the pixels of one epoch into batches.
 
-    size: height and width of the resulting images.  crop: whether to apply the random resized crop here.
-    mirrored: bool (N,) over the whole source; None where each batch draws it.
+    size: height and width of the images. crop: apply the random resized crop here. mirrored: bool (N,) over the whole
+    source; None if each batch draws it.
     """
 
     loading: Loading
@@ -166,14 +164,14 @@ class WatchedBatches(BatchSource):
 
 
 def pinned(pixels: Tensor, device: torch.device) -> Tensor:
-    """Return `pixels` in pinned memory where `device` is a GPU: moving them then does not wait for its queue."""
+    """Return `pixels` in pinned memory if `device` is a GPU: moving them then does not wait for its queue."""
     return pixels.pin_memory() if device.type == "cuda" and pixels.device.type == "cpu" else pixels
 
 
 def evaluation_resize(settings: Settings) -> int:
     """Return the length of an image's shorter side before the centre crop of evaluation.
 
-    Where training crops at random, evaluation leaves a margin; where training sees whole images, so does evaluation.
+    If training crops at random, evaluation leaves a margin; if training uses whole images, so does evaluation.
     """
     if settings.input.source == "packed":
         return settings.input.size
@@ -182,7 +180,7 @@ def evaluation_resize(settings: Settings) -> int:
 
 
 def training_size(settings: Settings, epoch: int) -> int:
-    """Return the height and width of the training images of `epoch`; progressive resizing lets them grow."""
+    """Return the height and width of the training images of `epoch`, which grow with progressive resizing."""
     sizes = settings.augment.sizes
     part = -(-epoch * len(sizes) // settings.train.epochs)  # rounded up, so the last epoch always has the full size
     return sizes[part - 1] if sizes else settings.input.size

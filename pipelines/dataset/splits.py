@@ -28,9 +28,9 @@ MANY = 10_000  # ids; searching more of them for similar ones takes seconds
 def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
     """Return the labelled `rows` (`id`, `label`, `group`) with the columns `split` and `fold`.
 
-    `split` is `train` or `valid`; `fold` is 0 to `settings.folds` - 1, or -1 for a row that is always in train and for
-    all rows without folds. With folds, valid is fold 0. Every class keeps a row in train, whichever fold validates.
-    Raises `UserError` if train, valid or a fold would be empty, and for settings that exclude each other.
+    `split` is `train` or `valid`; with folds, valid is fold 0. `fold` is -1 for a row that is always in train, and for
+    all rows without folds. Every class keeps a row in train, whichever fold validates. Raises `UserError` if train,
+    valid or a fold would be empty, and for settings that exclude each other.
     """
     grouped = "group_column" if settings.group_column else "group_file" if settings.group_file else ""
     if settings.method == "equal-per-class" and (grouped or settings.folds):
@@ -55,7 +55,7 @@ def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
 
 
 def single_image_classes(rows: pd.DataFrame) -> list[str]:
-    """Return the classes with one labelled image; it stays in train, so they are never validated."""
+    """Return the classes with one labelled image, which stays in train."""
     return sorted(label for label, count in Counter(rows["label"].tolist()).items() if count == 1)
 
 
@@ -134,9 +134,8 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
     if len(groups) < parts:
         key = "group_file" if settings.group_file else "group_column"
         where = settings.group_file or f"column {settings.group_column!r}"
-        raise UserError(
-            f"{len(groups)} groups in {where} cannot fill {parts} parts: lower split.folds, or empty split.{key}."
-        )
+        problem = f"{len(groups)} groups in {where} cannot fill {parts} parts"
+        raise UserError(f"{problem}: lower split.folds, or empty split.{key}.")
     shares = {0: settings.valid_ratio, NO_FOLD: 1 - settings.valid_ratio}
     if settings.folds:
         shares = dict.fromkeys(range(settings.folds), 1 / settings.folds)
@@ -179,19 +178,17 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
         )
     table = read_csv(path, strip=False, may_lack_rows=True)  # without rows, each id is its own group
     if missing := [name for name in GROUP_COLUMNS if name not in table]:
-        raise UserError(
-            f"{path} (split.group_file) has no column {missing[0]!r}. It needs the columns {','.join(GROUP_COLUMNS)}; "
-            f"it has: {', '.join(table.columns)}."
-        )
+        needed = f"It needs the columns {','.join(GROUP_COLUMNS)}; it has: {', '.join(table.columns)}."
+        raise UserError(f"{path} (split.group_file) has no column {missing[0]!r}. {needed}")
     known = set(ids)
     groups: dict[str, str] = {}
     for line, name, group in zip(table.index.tolist(), table["id"].tolist(), table["group"].tolist(), strict=True):
         where = f"{path} (split.group_file), line {line}: the id {quoted(name)}"
         if name not in known:
+            hint = did_you_mean(name, known) if len(known) < MANY else ""
             raise UserError(
-                f"{where} is not the id of a labelled row.{did_you_mean(name, known) if len(known) < MANY else ''} "
-                "Use ids as in data.labels, or paths below data.train_images. Correct or remove this row, or rebuild "
-                "the file: make audit."
+                f"{where} is not the id of a labelled row.{hint} Use ids as in data.labels, or paths below "
+                "data.train_images. Correct or remove this row, or rebuild the file: make audit."
             )
         if name in groups:
             raise UserError(f"{where} is listed twice. Remove one of the two rows.")
@@ -212,10 +209,9 @@ def write_split_csv(path: Path, rows: pd.DataFrame) -> None:
 
 
 def read_split_csv(path: Path, split_command: str = "make split") -> pd.DataFrame:
-    """Return the split in the order it was written: `id`, `path`, `label`, `split` as text, `fold` as integers.
+    """Return the split as it was written: `id`, `path`, `label`, `split` as text, `fold` as integers.
 
-    Test rows have an empty label and fold -1. Raises `UserError` if the file is missing, with the `split_command` that
-    creates it, or is not a split.
+    Test rows have an empty label and fold -1. Raises `UserError`, with `split_command`, if the file is no split.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing. First: {split_command}")

@@ -1,4 +1,4 @@
-"""The submission: its classes, its rows joined to the sample submission by id, and its check before it is sent."""
+"""Make the table of a submission, write it, and check it before it is sent."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +23,7 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     occurring = sorted(set(labels))
     of_labels = settings.competition.submission == "labels"
     if settings.competition.metric == "log_loss" and of_labels:
-        raise UserError(
-            f"{settings.name}: log loss needs probabilities, but competition.submission is labels. Set it to "
-            "probabilities, or change competition.metric."
-        )
+        raise UserError(f"{settings.name}: log loss needs probabilities, competition.submission is labels. Change one.")
     if not settings.data.sample_submission:
         return occurring
     path = raw / settings.data.sample_submission
@@ -73,10 +70,8 @@ def make_submission(
     sample = read_csv(path)
     wanted, columns = sample.iloc[:, 0], sample.columns[1:]
     if missing := sorted(set(wanted) - set(ids)):
-        raise UserError(
-            f"{path} wants {len(missing)} ids that were not predicted, for example {few(missing)}. If images were "
-            "added after the split, split again."
-        )
+        problem = f"{path} wants {len(missing)} ids that were not predicted, for example {few(missing)}"
+        raise UserError(f"{problem}. If images were added after the split, split again.")
     if of_labels:
         predicted.columns = columns
     elif set(columns) != set(classes):
@@ -95,15 +90,15 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
 
 
 def write_submission(path: Path, table: pd.DataFrame) -> None:
-    """Write the table of `make_submission` to `path`, in the form that `check_submission` reads."""
+    """Write the table of `make_submission` to `path`."""
     path.write_text(table_text(table), encoding="utf-8", newline="\n")
 
 
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:
-    """Check the submission file at `path` and return its number of rows.
+    """Return the number of rows of the submission at `path`. Raises `UserError` with the first wrong line.
 
     Header and ids must be those of the sample submission, without repeated ids; labels must be known, probabilities
-    between 0 and 1 with a sum of 1. Raises `UserError` with the first wrong line.
+    between 0 and 1 with a sum of 1.
     """
     table = read_csv(path)
     if len(table.columns) < 2:
@@ -115,8 +110,8 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
         sample_path = raw / settings.data.sample_submission
         sample = read_csv(sample_path)
         if list(table.columns) != list(sample.columns):
-            headers = f"its header is {few(list(table.columns))}; {sample_path} has {few(list(sample.columns))}"
-            raise UserError(f"{path}: {headers}.")
+            ours, theirs = few(list(table.columns)), few(list(sample.columns))
+            raise UserError(f"{path}: its header is {ours}; {sample_path} has {theirs}.")
         absent, extra = set(sample.iloc[:, 0]) - set(ids), set(ids) - set(sample.iloc[:, 0])
         if absent or extra:
             raise UserError(
@@ -126,8 +121,8 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
     if settings.competition.submission == "labels":
         unknown = table[~table.iloc[:, 1].isin(classes)]
         if not unknown.empty:
-            problem = f"{quoted(unknown.iat[0, 1])} is not a known label ({few(classes)})"
-            raise UserError(f"{path}, line {unknown.index[0]}: {problem}.")
+            line, label = unknown.index[0], quoted(unknown.iat[0, 1])
+            raise UserError(f"{path}, line {line}: {label} is not a known label ({few(classes)}).")
         return len(table)
     numbers = table.iloc[:, 1:].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     outside = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)  # true for NaN

@@ -56,10 +56,8 @@ def load_settings(
 
 def _with_recipe(default: Settings, name: str, changes: Mapping[str, Any], where: str) -> Settings:
     if not is_plain_name(name):
-        raise UserError(
-            f"{where}: the name of a recipe is also a folder name: it must not be empty or overlong, and must have no "
-            "slashes, no control characters and no leading dot."
-        )
+        rule = "must not be empty or overlong, and must have no slashes, no control characters and no leading dot"
+        raise UserError(f"{where}: the name of a recipe is also a folder name: it {rule}.")
     if name == DEFAULT_RECIPE:
         raise UserError(f"{where}: this name is reserved for the settings outside all recipes; rename the recipe.")
     if fixed := [section for section in SHARED_BY_RECIPES if section in changes]:

@@ -1,4 +1,4 @@
-"""Work on image files, spread over processes."""
+"""Spread work over processes that end with this one."""
 
 import multiprocessing
 import os
