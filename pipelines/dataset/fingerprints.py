@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -112,9 +113,9 @@ def _fill_in(entries: Entries, recorded: Entries) -> npt.NDArray[np.bool_]:
 def _read(images: ImageSet, places: npt.NDArray[np.intp], pool: ThreadPoolExecutor) -> Iterator[tuple[int, int]]:
     """Yield place and fingerprint of the images at `places`, in their order."""
 
-    def read(task: npt.NDArray[np.intp], paths: list[str]) -> list[tuple[int, int]]:
+    def read(task: list[tuple[int, str]]) -> list[tuple[int, int]]:
         found = []
-        for place, path in zip(task.tolist(), paths, strict=True):
+        for place, path in task:
             try:
                 found.append((place, _fingerprint_of_file(f"{images.raw}/{path}")))
             except OSError as error:
@@ -123,10 +124,9 @@ def _read(images: ImageSet, places: npt.NDArray[np.intp], pool: ThreadPoolExecut
 
     for start in range(0, len(places), BLOCK_IMAGES):
         block = places[start : start + BLOCK_IMAGES]
-        paths = images.rows["path"].iloc[block].tolist()
-        tasks = [slice(first, first + TASK_IMAGES) for first in range(0, len(block), TASK_IMAGES)]
-        for found in pool.map(read, [block[task] for task in tasks], [paths[task] for task in tasks]):
-            yield from found
+        work = list(zip(block.tolist(), images.rows["path"].iloc[block].tolist(), strict=True))
+        tasks = [work[first : first + TASK_IMAGES] for first in range(0, len(work), TASK_IMAGES)]
+        yield from chain.from_iterable(pool.map(read, tasks))
 
 
 def _fingerprint_of_file(path: str) -> int:
@@ -169,7 +169,7 @@ def check_decodable(images: ImageSet, watch: Watch = unwatched) -> None:
     unknown = images.rows[~np.isin(marks, known)]
     if unknown.empty:
         return
-    items = [(images.raw / str(row.path), place_of(row)) for row in unknown.itertuples()]
+    items = [(f"{images.raw}/{row.path}", place_of(row)) for row in unknown.itertuples()]
     work = [items[start : start + CHUNK_IMAGES] for start in range(0, len(items), CHUNK_IMAGES)]
     for _ in in_processes(_decode, work, len(work), watch, "checking", f"x {CHUNK_IMAGES} photos"):
         pass
@@ -177,6 +177,6 @@ def check_decodable(images: ImageSet, watch: Watch = unwatched) -> None:
         np.save(file, np.union1d(known, marks))
 
 
-def _decode(items: list[tuple[Path, str]]) -> None:
+def _decode(items: list[tuple[str, str]]) -> None:
     for path, place in items:
-        open_image(path, place)
+        open_image(Path(path), place)

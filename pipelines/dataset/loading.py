@@ -107,20 +107,13 @@ class Finisher:
             varied = to_float(pixels)
         varied = normalise(varied, settings.input.mean, settings.input.std)
         if self.loading.training and (settings.augment.mixup or settings.augment.cutmix):
-            varied, labels = self._mix(varied, labels)
+            from torchvision.transforms import v2
+
+            mix = v2.MixUp if settings.augment.mixup else v2.CutMix
+            alpha = settings.augment.mixup or settings.augment.cutmix
+            # Drawn from torch's global generator, which the engine seeds at the start of each epoch.
+            varied, labels = mix(alpha=alpha, num_classes=self.loading.classes)(varied, labels)
         return Batch(varied, labels, positions)
-
-    def _mix(self, varied: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix pairs of images; labels become (N, K).
-
-        torchvision draws from torch's global generator, which the engine seeds at the start of each epoch.
-        """
-        from torchvision.transforms import v2
-
-        augment, classes = self.loading.settings.augment, self.loading.classes
-        mix: Any = v2.MixUp if augment.mixup else v2.CutMix
-        mixed: tuple[Tensor, Tensor] = mix(alpha=augment.mixup or augment.cutmix, num_classes=classes)(varied, labels)
-        return mixed
 
 
 class BatchSource:

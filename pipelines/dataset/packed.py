@@ -11,9 +11,10 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,17 +34,7 @@ CHUNK_IMAGES, CHUNK_BYTES = 2048, 1 << 23  # the most that a process decodes, wr
 # short, SIGBUS ends the process without a message.
 MOST_READ_BYTES = 1 << 28
 Take = Callable[[npt.NDArray[np.int64]], Pixels]
-
-
-class Chunk(NamedTuple):
-    """Images that one process decodes; `items` are their paths below `raw` and their places in the split table."""
-
-    partial: Path
-    offset: int
-    size: int
-    raw: Path
-    first: int
-    items: list[tuple[str, str]]
+Chunk = tuple[int, list[tuple[str, str]]]  # images that a process decodes: number of the first; path and row of each
 
 
 class PackedImages:
@@ -163,7 +154,8 @@ class PackedImages:
                 yield ends[0]
                 chunks = (self._chunk(first, end) for first, end in pending)
                 unit = f"x {self._chunk_images()} images"
-                with closing(in_processes(_decode_chunk, chunks, len(pending), watch, "decoding", unit)) as finished:
+                work = partial(_decode_chunk, self.partial, len(self.header), self.size, self.raw)
+                with closing(in_processes(work, chunks, len(pending), watch, "decoding", unit)) as finished:
                     for end, _ in zip(ends[1:], finished, strict=True):
                         yield end
                 for stale in self.path.parent.glob(f"{self.stem}-*.npy"):
@@ -204,8 +196,7 @@ class PackedImages:
         return max(min(CHUNK_IMAGES, CHUNK_BYTES // (self.size * self.size * 3)), 1)
 
     def _chunk(self, first: int, end: int) -> Chunk:
-        items = [(str(row.path), place_of(row)) for row in self.rows.iloc[first:end].itertuples()]
-        return Chunk(self.partial, len(self.header), self.size, self.raw, first, items)
+        return first, [(str(row.path), place_of(row)) for row in self.rows.iloc[first:end].itertuples()]
 
 
 def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
@@ -218,16 +209,17 @@ def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
             yield "missing"  # decoding reports it, with its row
 
 
-def _decode_chunk(chunk: Chunk) -> None:
-    pixels = np.empty((len(chunk.items), chunk.size, chunk.size, 3), np.uint8)
+def _decode_chunk(unfinished: Path, offset: int, size: int, raw: Path, chunk: Chunk) -> None:
+    first, items = chunk
+    pixels = np.empty((len(items), size, size, 3), np.uint8)
     with settled_warnings():
-        for number, (path, place) in enumerate(chunk.items):
-            pixels[number] = fit(decode(chunk.raw / path, place), chunk.size, resize=chunk.size)
-    with open(chunk.partial, "rb+") as file:
-        file.seek(chunk.offset + chunk.first * pixels[0].nbytes)
+        for number, (path, place) in enumerate(items):
+            pixels[number] = fit(decode(raw / path, place), size, resize=size)
+    with open(unfinished, "rb+") as file:
+        file.seek(offset + first * pixels[0].nbytes)
         file.write(pixels.data)
         file.flush()
         os.fsync(file.fileno())
-    with open(chunk.partial.with_suffix(".journal"), "rb+") as file:
-        file.seek(chunk.first)
-        file.write(b"\1" * len(chunk.items))
+    with open(unfinished.with_suffix(".journal"), "rb+") as file:
+        file.seek(first)
+        file.write(b"\1" * len(items))

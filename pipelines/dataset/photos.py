@@ -29,7 +29,7 @@ class PhotoBatches(BatchSource):
     def __init__(self, images: ImageSet, loading: Loading, workers: int) -> None:
         super().__init__(images.ids, torch.from_numpy(images.labels), loading)
         self.order = _EpochOrder(loading, len(images))
-        cut = partial(_random_box if loading.training else _centre, loading.settings)
+        cut = partial(random_box if loading.training else centre, loading.settings)
         self.loader = make_loader(Photos(images, cut), self.order, workers, keep=workers > 0)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -56,11 +56,11 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
             yield [(position, self.epoch) for position in positions.tolist()]
 
 
-def _centre(settings: Settings, photo: Image, position: int, epoch: int) -> Pixels:
+def centre(settings: Settings, photo: Image, position: int, epoch: int) -> Pixels:
     return fit(photo, settings.input.size, evaluation_resize(settings))
 
 
-def _random_box(settings: Settings, photo: Image, position: int, epoch: int) -> Pixels:
+def random_box(settings: Settings, photo: Image, position: int, epoch: int) -> Pixels:
     """Return a random box of `photo`, another one in each epoch."""
     random = np.random.default_rng(derive_seed(settings.train.seed, "crop", epoch, position))
     box = random_crop_box(*photo.size, settings.augment.crop_scale, settings.augment.crop_ratio, random)

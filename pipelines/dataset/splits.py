@@ -86,23 +86,16 @@ def _cut(classes: Mapping[str, Sequence[int]], settings: SplitSettings) -> list[
     """Return 0 (valid) for the first rows of each class and -1 (train) for the others."""
     sizes = {label: len(positions) for label, positions in classes.items()}
     ratio = Fraction(str(settings.valid_ratio))  # exact: the float 0.29 times 100 is 28.999999999999996
-    equal = settings.method == "equal-per-class"
-    counts = _equal(sizes, ratio) if equal else _proportional(sizes, ratio, settings.seed)
+    if settings.method == "equal-per-class":  # as in d2l.ai, sections 14.13 and 14.14 (`reorg_train_valid`)
+        share = max(floor(min(sizes.values()) * ratio), 1)
+        counts = {label: min(share, size - 1) for label, size in sizes.items()}  # a class of one image stays in train
+    else:
+        counts = _proportional(sizes, ratio, settings.seed)
     result = [NO_FOLD] * sum(sizes.values())
     for label, positions in classes.items():
         for position in positions[: counts[label]]:
             result[position] = 0
     return result
-
-
-def _equal(sizes: Mapping[str, int], ratio: Fraction) -> dict[str, int]:
-    """Return the number of validation rows of each class: the same for all, set by the rarest class.
-
-    For n rows in the rarest class it is max(floor(n * ratio), 1), as in d2l.ai, sections 14.13 and 14.14
-    (`reorg_train_valid`); but a class of one image keeps it in train.
-    """
-    share = max(floor(min(sizes.values()) * ratio), 1)
-    return {label: min(share, size - 1) for label, size in sizes.items()}
 
 
 def _proportional(sizes: Mapping[str, int], ratio: Fraction, seed: int) -> dict[str, int]:

@@ -127,7 +127,7 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
         }
         sections[name] = dataclasses.replace(getattr(settings, name), **checked)
     merged = dataclasses.replace(settings, **sections)
-    _check_together(merged, where)
+    check_together(merged, where)
     return merged
 
 
@@ -162,7 +162,7 @@ def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> 
     return value
 
 
-def _check_together(settings: Settings, where: str) -> None:
+def check_together(settings: Settings, where: str) -> None:
     """Raise `UserError`, naming `where`, if values contradict each other, within a section or across sections."""
     within = (getattr(settings, section).problems() for section in SECTIONS)
     for problem in chain(*within, _image_problems(settings), _finetuning_problems(settings), _fold_problems(settings)):

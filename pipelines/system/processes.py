@@ -62,10 +62,8 @@ def _results(function: Callable[[Work], Result], work: Iterable[Work], total: in
             yield pending.popleft().result()
     except BrokenProcessPool:
         pool.shutdown()
-        raise UserError(
-            f"{_death(ours)} End other programs, or use fewer processor cores (taskset -c 0 make …), and run the same "
-            "command again."
-        ) from None
+        advice = "End other programs, or use fewer cores (taskset -c 0 make …), and run the same command again."
+        raise UserError(f"{_death(ours)} {advice}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
