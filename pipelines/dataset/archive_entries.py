@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.system.files import CHUNK_BYTES
 
-HARMLESS_BYTES = 1 << 30  # below this size any expansion is allowed: a table of one repeated value is honest
+HARMLESS_BYTES = 1 << 30  # below this size any expansion is allowed, as of a table of one repeated value
 TABLE_BYTES = 128  # most bytes that one entry of an uncompressed table of contents takes
 UNPACK_YOURSELF = "If you trust it, unpack it yourself and give the folder."
 

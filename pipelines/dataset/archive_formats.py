@@ -62,13 +62,14 @@ def open_zip(path: Path, max_entries: int) -> Iterator[Contents]:
 
 
 def _zip_entry(info: zipfile.ZipInfo) -> Entry:
-    refusal = ""
-    if info.flag_bits & 1:
-        refusal = "is encrypted"
-    elif (mode := info.external_attr >> 16) and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        refusal = "is a link" if stat.S_ISLNK(mode) else "is a device or a pipe"
+    mode = info.external_attr >> 16
+    refusal = _refusal(stat.S_ISLNK(mode), stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR))
     # orig_filename: zipfile cuts filename at a NUL
-    return Entry(info.orig_filename, info.file_size, info.is_dir(), refusal)
+    return Entry(info.orig_filename, info.file_size, info.is_dir(), "is encrypted" if info.flag_bits & 1 else refusal)
+
+
+def _refusal(is_link: bool, is_plain: bool) -> str:
+    return "is a link" if is_link else "" if is_plain else "is a device or a pipe"
 
 
 def tar_opener(head: bytes) -> Callable[[Path], Any] | None:
@@ -122,9 +123,8 @@ def _tar_entries(archive: Any, stream: _TarReader, members: list[tarfile.TarInfo
         count += 1
         if not member.isdir():
             members.append(member)
-        refusal = "is a link" if member.issym() or member.islnk() else "is a device or a pipe"
-        plain = member.isreg() or member.isdir()
-        yield Entry(member.name, member.size, member.isdir(), "" if plain else refusal)
+        refusal = _refusal(member.issym() or member.islnk(), member.isreg() or member.isdir())
+        yield Entry(member.name, member.size, member.isdir(), refusal)
     stream.left = None
     # tarfile takes a damaged header for the end of the archive; the true end is a block of zeros.
     stream.seek(archive.offset)
@@ -199,11 +199,8 @@ def _refuse_unused_data(archive: "py7zr.SevenZipFile") -> None:
 
 
 def _7z_entry(info: "py7zr.py7zr.ArchiveFile") -> Entry:
-    refusal = ""
-    if info.is_symlink or info.is_junction:
-        refusal = "is a link"
-    elif info.st_fmt not in (None, 0, stat.S_IFDIR if info.is_directory else stat.S_IFREG):
-        refusal = "is a device or a pipe"
+    plain = (None, 0, stat.S_IFDIR if info.is_directory else stat.S_IFREG)
+    refusal = _refusal(info.is_symlink or info.is_junction, info.st_fmt in plain)
     return Entry(info.filename, info.uncompressed, info.is_directory, refusal, info.crc32)
 
 

@@ -23,7 +23,7 @@ from pipelines.system.watch import Watch, unwatched
 MAX_EXPANSION = 200
 MAX_ENTRIES = 10_000_000  # ImageNet has 1.4 million; each entry takes memory before it can be checked
 # A kilobyte of compressed table, as in a 7z, can claim gigabytes of entries. Beyond HARMLESS_ENTRIES each entry needs
-# ENTRY_BYTES of the archive: an honest one has content, a name and a checksum.
+# ENTRY_BYTES of the archive: a real one has content, a name and a checksum.
 HARMLESS_ENTRIES = 250_000
 ENTRY_BYTES = 16
 MAX_DEPTH = 3  # of archives within archives; Kaggle nests one deep

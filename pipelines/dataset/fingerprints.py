@@ -70,7 +70,7 @@ def _load(file: Path) -> Entries:
             if content["format"] == FORMAT and entries.dtype == ENTRY and entries.ndim == 1:
                 return cast(Entries, entries)
     except Exception:
-        pass  # numpy and zipfile raise a dozen exception types for a damaged file; the record can be rebuilt
+        pass  # numpy and zipfile raise many exception types for a damaged file; it is rebuilt
     return np.empty(0, ENTRY)
 
 

@@ -168,8 +168,7 @@ class PackedImages:
             self.journal.unlink(missing_ok=True)  # another process that finds the finished file may remove it first
 
     def _begin(self) -> list[tuple[int, int]]:
-        """Create the partial file, or keep one that a killed process left; return first image and end of each missing
-        chunk."""
+        """Create the partial file, or keep that of a killed process; return first and end of each missing chunk."""
         count = len(self.rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for left in self.path.parent.glob(f".{self.stem}-*"):

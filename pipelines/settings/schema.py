@@ -328,7 +328,7 @@ class Settings:
 
     @property
     def tuning(self) -> FinetuneSettings:
-        """[finetune] as it applies: its defaults where the weights are random."""
+        """The [finetune] that applies: its defaults if the weights are random."""
         return self.finetune if self.model.pretrained else FinetuneSettings()
 
     @property

@@ -7,14 +7,11 @@ LONGEST_SHOWN = 400  # characters
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. The message names the file, row or key, what is wrong and what to do.
-
-    A stage prints it without a traceback and exits with status 2.
-    """
+    """A mistake that the user can correct; the message says what to do. A stage prints no traceback; exit status 2."""
 
 
 class TryAgainLater(UserError):
-    """A failure of Kaggle or the network that may end by itself; exit status 3. The message says what is done."""
+    """A failure of Kaggle or the network that may end by itself; exit status 3."""
 
 
 def shown(text: str) -> str:
