@@ -19,11 +19,10 @@ from typing import Any, NoReturn, TypeVar
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import describe, find_competition, load_settings, run_name, submission_name
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
-from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines
 from pipelines.system.files import only_one
 from pipelines.system.memory import explained
 from pipelines.system.signals import STOPPING, handled_by
-from pipelines.system.terminal import printable, printable_lines
 
 Item = TypeVar("Item")
 

@@ -17,10 +17,7 @@ from pipelines import command
 from pipelines.settings.layout import Layout
 from pipelines.settings.records import DOWNLOAD_RECORD
 from pipelines.settings.schema import DataSettings, Settings
-from pipelines.system.errors import UserError
-from pipelines.system.terminal import printable
-
-SHOWN_NAMES = 20
+from pipelines.system.errors import UserError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,26 +47,22 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
     """Return the competition's archive; download it unless it exists."""
     slug = settings.competition.slug
     archive = layout.archive(slug)
+    with_archive = f"{words.repeat('download')} ARCHIVE=<the file>"
     shown = archive.relative_to(layout.root)
     if archive.exists():
         print(f"Already downloaded: {shown}. To download it again: rm {shown}")
         return archive
     if settings.competition.source != "kaggle":
-        raise UserError(
-            f"{settings.name} is not on Kaggle. Get its archive from {settings.competition.address}, then: "
-            f"{words.repeat('download')} ARCHIVE=<the file>"
-        )
+        source = settings.competition.address
+        raise UserError(f"{settings.name} is not on Kaggle. Get its archive from {source}, then: {with_archive}")
     from pipelines.kaggle.service import COMPETITION_PAGE, Kaggle, not_entered
     from pipelines.system.files import only_one
 
     try:
         command.print_credential()
     except UserError as error:
-        page = COMPETITION_PAGE.format(slug=slug)
-        raise UserError(
-            f"{error}\nOr download the archive in a browser from {page}/data, then: {words.repeat('download')} "
-            "ARCHIVE=<the file>"
-        ) from None
+        page = f"{COMPETITION_PAGE.format(slug=slug)}/data"
+        raise UserError(f"{error}\nOr download the archive in a browser from {page}, then: {with_archive}") from None
     started = time.monotonic()
     lock = only_one(archive.with_name(f".{archive.name}.lock"), f"downloading {archive.name}")
     with lock as held, Kaggle(slug, settings.kaggle.stall_seconds, (held,)) as kaggle:
@@ -88,7 +81,7 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
 def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
     """Unpack `archive` to `raw` if it holds what the settings name, and add a record of the source.
 
-    The record is the same each time: a split depends on it, and stays valid if the same data is unpacked again.
+    The record is the same each time, so a split stays valid if the same data is unpacked again.
     """
     from pipelines.dataset.archives import Unpacked, unpack
     from pipelines.system.files import file_sha256, write_json
@@ -105,7 +98,7 @@ def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
 
 
 def _check(folder: Path, data: DataSettings, archive: Path) -> None:
-    """Raise `UserError` unless `folder` holds what the settings name; take off a single folder around everything."""
+    """Raise `UserError` unless `folder` holds what the settings name; remove a single folder around everything."""
     found = sorted(folder.iterdir())
     missing = _missing(folder, data)
     if missing and len(found) == 1 and found[0].is_dir() and not _missing(found[0], data):
@@ -115,10 +108,10 @@ def _check(folder: Path, data: DataSettings, archive: Path) -> None:
         wrapper.rmdir()
     elif missing:
         names = [path.name + "/" * path.is_dir() for path in found]
-        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+        top = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         raise UserError(
-            f"{archive} does not hold what the settings name: {', '.join(missing)}. At its top: "
-            f"{', '.join(names[:SHOWN_NAMES])}{more}. Is it this competition's, or is [data] in the TOML wrong?"
+            f"{archive} does not hold what the settings name: {', '.join(missing)}. At its top: {top}. Is it this "
+            "competition's, or is [data] in the TOML wrong?"
         )
 
 

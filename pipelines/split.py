@@ -25,8 +25,6 @@ from pipelines.system.errors import UserError, shown
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN_CLASSES = 5
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "split").parse_args(arguments, namespace=command.Words())
@@ -42,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    """Write the split and print its summary."""
     from pipelines.dataset import labels, splits
 
     test, unlisted = labels.test_rows(layout.raw, settings.data)
@@ -104,7 +101,7 @@ def _print_notes(settings: Settings, labelled: "pd.DataFrame") -> None:
         shared = [size for size in Counter(labelled["group"].tolist()).values() if size > 1]
         print(f"Groups of {settings.split.group_file}: {len(shared):,} of {sum(shared):,} rows, each on one side.")
     if single := single_image_classes(labelled):
-        names = ", ".join(map(shown, single[:SHOWN_CLASSES])) + (", …" if len(single) > SHOWN_CLASSES else "")
+        names = ", ".join(map(shown, single[:5])) + (", …" if len(single) > 5 else "")
         print(f"Classes with a single image, which stays in train: {len(single)} ({names}).")
     if unseen := set(labelled["label"].unique()) - set(labelled["label"][labelled["split"] == "valid"].unique()):
         print(

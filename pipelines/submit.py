@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.settings.loading import submission_name
-from pipelines.system.errors import TryAgainLater, UserError
-from pipelines.system.terminal import one_line
+from pipelines.system.errors import TryAgainLater, UserError, one_line
 
 if TYPE_CHECKING:
     from pipelines.kaggle.answers import Competition, Limits, Sent, Submission

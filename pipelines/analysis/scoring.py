@@ -7,10 +7,9 @@ import pandas as pd
 import torch
 
 from pipelines.core.metrics import METRICS
-from pipelines.dataset.submission import few
 from pipelines.dataset.tables import read_csv
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import UserError
+from pipelines.system.errors import UserError, few
 
 
 def score_submission(

@@ -17,7 +17,7 @@ from pipelines.core.checkpoint import Checkpoint
 from pipelines.core.history import Row, badness, best_row, history_row, patience_spent, write_history
 from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, Sources, make_learner, phases
-from pipelines.dataset.decodable import check_decodable
+from pipelines.dataset.fingerprints import check_decodable
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import WatchedBatches
 from pipelines.models.device import Hardware

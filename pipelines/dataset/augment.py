@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the device, with no Python per image.
 
-Images come in as uint8 (N, H, W, 3), the layout of decoded images, and go out as float32 (N, 3, H, W) in 0 to 1; in
-memory channels stay last, as fast convolutions use them.  All random numbers come from the generator passed in, on the
-CPU, so every device draws the same numbers.
+Images come in as uint8 (N, H, W, 3), the layout of decoded images, and go out as float32 (N, 3, H, W) in 0 to 1, with
+channels last in memory. All random numbers come from the generator passed in, on the CPU, so every device draws the
+same numbers.
 """
 
 import torch
@@ -25,10 +25,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
-    """Return `values`, one per channel, as (1, C, 1, 1) on the device of `images`.
-
-    Small tensors are moved without waiting, here and below: otherwise a GPU would idle in each step.
-    """
+    # Small tensors are moved without waiting, here and below: otherwise a GPU would idle in each step.
     return torch.tensor(values, dtype=images.dtype).view(1, -1, 1, 1).to(images.device, non_blocking=True)
 
 
@@ -42,8 +39,8 @@ def augment(
 ) -> Tensor:
     """Return an augmented batch, float32 (N, 3, size, size) in 0 to 1.
 
-    images: uint8 (N, H, W, 3).  size: height and width of the result.  crop: apply the random resized crop here (photos
-    are cropped where they are decoded).  mirrored: bool (N,), the images to mirror; None: drawn here.
+    images: uint8 (N, H, W, 3). crop: apply the random resized crop here (photos are cropped where they are decoded).
+    mirrored: bool (N,), the images to mirror; None: drawn here.
     """
     images = shift_and_flip(images, settings.translate, settings.flip, generator, mirrored)
     varied = to_float(images)
@@ -61,10 +58,9 @@ def augment(
 def shift_and_flip(
     images: Tensor, pixels: int, flip: bool, generator: torch.Generator, mirrored: Tensor | None = None
 ) -> Tensor:
-    """Shift each image by up to `pixels` in both directions with reflected borders, and mirror half of them if `flip`,
-    else the `mirrored` ones, bool (N,).
+    """Return images (N, H, W, C) shifted and mirrored, in one gather.
 
-    images: (N, H, W, C) of any type; returns the same shape.  Both changes are one gather.
+    pixels: largest shift in both directions; borders are reflected. flip: mirror a random half, else `mirrored` (N,).
     """
     count, height, width, _ = images.shape
     if not (pixels or flip or mirrored is not None):
@@ -78,9 +74,8 @@ def shift_and_flip(
         mirrored = _integers(0, 1, count, generator).bool().squeeze(1)
     if mirrored is not None:
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    device = images.device
-    index = torch.arange(count, device=device)[:, None, None]
-    rows, columns = (each.to(device, non_blocking=True) for each in (rows, columns))
+    index = torch.arange(count, device=images.device)[:, None, None]
+    rows, columns = (each.to(images.device, non_blocking=True) for each in (rows, columns))
     return images[index, rows[:, :, None], columns[:, None, :]]
 
 
@@ -99,16 +94,16 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
 def random_resized_crop(
     images: Tensor, size: int, scale: tuple[float, ...], ratio: tuple[float, ...], generator: torch.Generator
 ) -> Tensor:
-    """Crop a random box of each image and resample it bilinearly to `size`.
+    """Return a random box of each float image (N, 3, H, W), resampled bilinearly to `size`.
 
-    images: float (N, 3, H, W).  scale: least and largest share of the area; ratio: least and largest width over height,
-    drawn on a log scale like torchvision's RandomResizedCrop.  A box larger than the image is cut to it.
+    scale: least and largest share of the area. ratio: least and largest width over height, drawn on a log scale like
+    torchvision's RandomResizedCrop. A box larger than the image is cut to it.
     """
     count = len(images)
     uniform = torch.rand(4, count, generator=generator)
     area = scale[0] + uniform[0] * (scale[1] - scale[0])
-    log_least, log_most = torch.tensor(ratio).log()
-    aspect = (log_least + uniform[1] * (log_most - log_least)).exp()
+    least, most = torch.tensor(ratio).log()
+    aspect = (least + uniform[1] * (most - least)).exp()
     width = (area * aspect).sqrt().clamp(max=1.0)
     height = (area / aspect).sqrt().clamp(max=1.0)
     # In affine_grid's coordinates the image spans -1 to 1, so the centre of a box of width w is within ±(1 - w).
@@ -122,7 +117,7 @@ def random_resized_crop(
 
 
 def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Multiply brightness, then contrast, then saturation of each image by its own factors in 1 ± strength."""
+    """Return images with brightness, then contrast, then saturation multiplied by random factors in 1 ± strength."""
     factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, generator=generator) - 1)
     brightness, contrast, saturation = factors.to(images.device, non_blocking=True)
     images = (images * brightness).clamp(0, 1)
@@ -137,17 +132,16 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Grey out a square of `side` pixels around a random centre of each image (arXiv 1708.04552).
+    """Return images with a grey square of `side` pixels around a random centre of each (arXiv 1708.04552).
 
     Near a border part of the square is outside the image, as in the paper.
     """
     count, _, height, width = images.shape
-    device = images.device
 
     def inside(length: int) -> Tensor:
         first = torch.randint(0, length, (count, 1), generator=generator) - side // 2
         positions = torch.arange(length)
-        return ((positions >= first) & (positions < first + side)).to(device, non_blocking=True)
+        return ((positions >= first) & (positions < first + side)).to(images.device, non_blocking=True)
 
     mask = inside(height)[:, None, :, None] & inside(width)[:, None, None, :]
     return images.masked_fill(mask, 0.5)

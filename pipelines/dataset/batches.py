@@ -1,17 +1,21 @@
 """Batches of packed images, and the choice of the source that the settings name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from pipelines.dataset.decodable import check_decodable
+from pipelines.dataset.fingerprints import check_decodable
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.loading import Batch, BatchSource, HeldBatches, Ids, Loading, pinned
+from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, pinned
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.photos import PhotoBatches, decoding_processes
 from pipelines.settings.schema import Settings
 from pipelines.system.watch import Watch, unwatched
+
+# uint8 (M, H, W, 3), on the device or the CPU; or a file, from which each batch is read as soon as it is decoded.
+Stored = Tensor | PackedImages
 
 
 def open_source(
@@ -19,9 +23,8 @@ def open_source(
 ) -> BatchSource:
     """Return the source of batches of `images` that the settings name.
 
-    Packed images are cached for all labelled rows, or all test rows, so every stage and fold shares them; test images
-    are decoded while the first batches are used.  Raises `UserError` for a labelled image that cannot be decoded, here
-    instead of in the middle of an epoch.
+    Packed images are cached for all labelled rows, or all test rows, so every stage and fold shares them. Test images
+    are decoded while the first batches are used. Raises `UserError` for a labelled image that cannot be decoded.
     """
     loading = Loading(settings, len(images.classes), device, training)
     if settings.input.source == "photos":
@@ -29,54 +32,40 @@ def open_source(
             check_decodable(images, watch)
         return PhotoBatches(images, loading, decoding_processes(settings))
     packed = PackedImages(images, settings.input.size, settings.hardware.cache_by, watch)
-    places, labels = torch.from_numpy(packed.places), torch.from_numpy(images.labels)
-    if training:
-        pixels = moved_once(torch.from_numpy(packed.whole()), device)
-        return PackedBatches(images.ids, pixels, places, labels, loading)
-    if not images.is_test:
+    if not (training or images.is_test):
         packed.decode()
-    return StreamedBatches(images.ids, packed, places, labels, loading)
+    pixels = moved_once(torch.from_numpy(packed.whole()), device) if training else packed
+    places, labels = torch.from_numpy(packed.places), torch.from_numpy(images.labels)
+    return PackedBatches(images.ids, pixels, places, labels, loading)
 
 
-class PackedBatches(HeldBatches):
-    """Training batches from one array of equal-sized images, augmented a batch at a time on the device."""
+class PackedBatches(BatchSource):
+    """Batches of equal-sized images, augmented a batch at a time on the device."""
 
-    def __init__(self, ids: Ids, pixels: Tensor, places: Tensor, labels: Tensor, loading: Loading) -> None:
-        """pixels: uint8 (M, H, W, 3), on the device or the CPU.  places: int64 (N,), the place of each image in
-        `pixels`.  labels: int64 (N,), or (0,) for test images."""
+    def __init__(self, ids: Ids, pixels: Stored, places: Tensor, labels: Tensor, loading: Loading) -> None:
+        """places: int64 (N,), of each image in `pixels`."""
         super().__init__(ids, labels, loading)
-        self.pixels = pixels
-        self.places = places.to(pixels.device)
+        self.pixels, self.places = pixels, places
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         finish = self.loading.finisher(len(self), epoch, crop=True)
-        for positions in self.loading.divide(len(self), epoch):
-            pixels = self.pixels[self.places[positions.to(self.pixels.device, non_blocking=True)]]
-            yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
-
-
-class StreamedBatches(HeldBatches):
-    """Batches of packed images for evaluation, in order, each as soon as its images are decoded.
-
-    They are read from the file; memory holds one batch at a time.
-    """
-
-    def __init__(self, ids: Ids, packed: PackedImages, places: Tensor, labels: Tensor, loading: Loading) -> None:
-        """places, labels: as for `PackedBatches`."""
-        super().__init__(ids, labels, loading)
-        self.packed = packed
-        self.places = places
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        finish = self.loading.finisher(len(self), epoch, crop=True)
-        with self.packed.reading() as take:
+        with self._taking() as take:
             for positions in self.loading.divide(len(self), epoch):
-                pixels = torch.from_numpy(take(self.places[positions].numpy()))
-                yield finish(pinned(pixels, self.loading.device), self.labels_at(positions), positions)
+                pixels = pinned(take(self.places[positions]), self.loading.device)
+                yield finish(pixels, self.labels_at(positions), positions)
+
+    @contextmanager
+    def _taking(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield a function that returns the pixels at places."""
+        if isinstance(pixels := self.pixels, Tensor):
+            yield lambda places: pixels[places.to(pixels.device, non_blocking=True)]
+        else:
+            with pixels.reading() as take:
+                yield lambda places: torch.from_numpy(take(places.numpy()))
 
 
 def fits_on_device(size: int, free: int) -> bool:
-    """Whether data of `size` bytes may stay on a device with `free` bytes; half is left for the network."""
+    """Return whether data of `size` bytes may stay on a device with `free` bytes; half is left for the network."""
     return size <= free // 2
 
 

@@ -1,9 +1,10 @@
-"""Fingerprints of image files: hashes of their bytes, computed once and remembered."""
+"""Fingerprints of image files, hashes of their bytes, computed once; and the check that each image can be decoded."""
 
 import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -12,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.images import place_of
+from pipelines.dataset.images import open_image, place_of
 from pipelines.system.errors import UserError
 from pipelines.system.files import CHUNK_BYTES, atomic_file, only_one
+from pipelines.system.processes import in_processes
 from pipelines.system.watch import Watch, unwatched
 
 FORMAT = "blake2b-1"  # part of the record: fingerprints computed or stored in another way are not found
@@ -22,6 +24,7 @@ ENTRY = np.dtype([("path", "<u8"), ("size", "<i8"), ("modified", "<i8"), ("finge
 SAVE_SECONDS = 30.0  # a killed process loses at most this much; saving a million entries takes a fraction of a second
 TASK_IMAGES = 16  # given to a thread at once: with small files the hand-over would cost more than the reading
 BLOCK_IMAGES = 1024  # in memory at once, whatever the size of the table
+CHUNK_IMAGES = 256  # decoded by a process at once, to check them
 Entries = npt.NDArray[np.void]
 
 
@@ -29,14 +32,13 @@ def fingerprints(images: ImageSet, watch: Watch = unwatched) -> npt.NDArray[np.u
     """Return a fingerprint of the bytes of each image, uint64 (N,).
 
     A fingerprint is a BLAKE2b hash of 8 bytes: the chance that any two of a million different images share one is about
-    3e-8.  Fingerprints of all images that are `cached_together` are kept in `cache/<name>-fingerprints.npz`; a file
-    whose size and modification time have not changed is not read again.  An interrupted call continues where it
-    stopped.  Raises `UserError` for an image that is missing or cannot be read.
+    3e-8. They are kept for all images that are `cached_together`, in `cache/<name>-fingerprints.npz`; a file of the
+    same size and modification time is not read again. An interrupted call continues where it stopped. Raises
+    `UserError` for an image that is missing or cannot be read.
     """
     whole = images.cached_together
     file = images.cache / f"{images.cache_name}-fingerprints.npz"
-    recorded = _load(file)
-    entries = _without_fingerprints(whole)
+    recorded, entries = _load(file), _without_fingerprints(whole)
     known = _fill_in(entries, recorded)
     unread = np.flatnonzero(~known)
     pool, saved = ThreadPoolExecutor(), monotonic()
@@ -56,12 +58,8 @@ def fingerprints(images: ImageSet, watch: Watch = unwatched) -> npt.NDArray[np.u
 
 def images_digest(images: ImageSet, watch: Watch = unwatched) -> str:
     """Return a digest of the bytes of all images of the split table, in its order.  Raises as `fingerprints` does."""
-    digest = hashlib.sha256()
-    for test in (False, True):
-        part = images.part(test)
-        if len(part):
-            digest.update(fingerprints(part, watch).astype("<u8").tobytes())
-    return digest.hexdigest()
+    parts = (part for part in (images.part(test=False), images.part(test=True)) if len(part))
+    return hashlib.sha256(b"".join(fingerprints(part, watch).astype("<u8").tobytes() for part in parts)).hexdigest()
 
 
 def _load(file: Path) -> Entries:
@@ -72,7 +70,7 @@ def _load(file: Path) -> Entries:
             if content["format"] == FORMAT and entries.dtype == ENTRY and entries.ndim == 1:
                 return cast(Entries, entries)
     except Exception:
-        pass  # numpy and zipfile raise a dozen exception types for a damaged file; the record can be rebuilt
+        pass  # numpy and zipfile raise many exception types for a damaged file; it is rebuilt
     return np.empty(0, ENTRY)
 
 
@@ -115,9 +113,9 @@ def _fill_in(entries: Entries, recorded: Entries) -> npt.NDArray[np.bool_]:
 def _read(images: ImageSet, places: npt.NDArray[np.intp], pool: ThreadPoolExecutor) -> Iterator[tuple[int, int]]:
     """Yield place and fingerprint of the images at `places`, in their order."""
 
-    def read(task: npt.NDArray[np.intp], paths: list[str]) -> list[tuple[int, int]]:
+    def read(task: list[tuple[int, str]]) -> list[tuple[int, int]]:
         found = []
-        for place, path in zip(task.tolist(), paths, strict=True):
+        for place, path in task:
             try:
                 found.append((place, _fingerprint_of_file(f"{images.raw}/{path}")))
             except OSError as error:
@@ -126,10 +124,9 @@ def _read(images: ImageSet, places: npt.NDArray[np.intp], pool: ThreadPoolExecut
 
     for start in range(0, len(places), BLOCK_IMAGES):
         block = places[start : start + BLOCK_IMAGES]
-        paths = images.rows["path"].iloc[block].tolist()
-        tasks = [slice(first, first + TASK_IMAGES) for first in range(0, len(block), TASK_IMAGES)]
-        for found in pool.map(read, [block[task] for task in tasks], [paths[task] for task in tasks]):
-            yield from found
+        work = list(zip(block.tolist(), images.rows["path"].iloc[block].tolist(), strict=True))
+        tasks = [work[first : first + TASK_IMAGES] for first in range(0, len(work), TASK_IMAGES)]
+        yield from chain.from_iterable(pool.map(read, tasks))
 
 
 def _fingerprint_of_file(path: str) -> int:
@@ -153,3 +150,33 @@ def _unreadable(images: ImageSet, place: int, error: OSError) -> UserError:
         f"{images.raw / row.path} ({place_of(row)}) cannot be read: {problem}. Put the right file there. For a "
         "labelled image you can also remove its row from the labels CSV and split again."
     )
+
+
+def check_decodable(images: ImageSet, watch: Watch = unwatched) -> None:
+    """Decode each image before training starts. Raises `UserError` for the first one that cannot be decoded.
+
+    The fingerprints of decoded images are kept in `cache/<name>-decodable.npy`: the same bytes are not decoded again.
+    """
+    marks = fingerprints(images, watch)
+    record = images.cache / f"{images.cache_name}-decodable.npy"
+    try:
+        with open(record, "rb") as file:
+            known = np.lib.format.read_array(file, allow_pickle=False)
+        if known.dtype != np.uint64:
+            raise ValueError(f"fingerprints of the type {known.dtype}")
+    except Exception:  # missing or damaged, for which numpy raises many exception types: try all images
+        known = np.zeros(0, dtype=np.uint64)
+    unknown = images.rows[~np.isin(marks, known)]
+    if unknown.empty:
+        return
+    items = [(f"{images.raw}/{row.path}", place_of(row)) for row in unknown.itertuples()]
+    work = [items[start : start + CHUNK_IMAGES] for start in range(0, len(items), CHUNK_IMAGES)]
+    for _ in in_processes(_decode, work, len(work), watch, "checking", f"x {CHUNK_IMAGES} photos"):
+        pass
+    with atomic_file(record) as partial, open(partial, "wb") as file:
+        np.save(file, np.union1d(known, marks))
+
+
+def _decode(items: list[tuple[str, str]]) -> None:
+    for path, place in items:
+        open_image(Path(path), place)

@@ -1,4 +1,4 @@
-"""Finding the image files below the raw folder, and the image that an id means."""
+"""Find the image files below the raw folder, and the image of each id."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def normal(text: str) -> str:
 
 
 def without_extension(name: str) -> str:
-    """Return an id or path without its image extension; any other dot belongs to the name."""
+    """Return an id or path without its image extension; other dots are part of the name."""
     stem, dot, extension = name.rpartition(".")
     return stem if dot + extension.lower() in IMAGE_EXTENSIONS else name
 
@@ -37,8 +37,8 @@ def posix(folder: str) -> str:
 def image_files(raw: Path, folder: str, key: str) -> list[str]:
     """Return the images at any depth below `raw/folder`: POSIX paths relative to `raw`, sorted as text.
 
-    Hidden files and folders are skipped; symbolic links are followed. No `stat` per file: there may be 300,000.
-    Raises `UserError` for a missing folder, which the setting `key` names, a broken link, and a name not in UTF-8.
+    Hidden files and folders are skipped; symbolic links are followed. There is no `stat` per file. Raises `UserError`
+    for a missing folder, which the setting `key` names, a broken link, and a name not in UTF-8.
     """
     top = posix(folder)
     if not (raw / top).is_dir():

@@ -19,10 +19,9 @@ TEST, LABELLED = "test", "labelled"  # the two sets of images that are cached
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Selected rows of a split table, and where their images are.
+    """Selected `rows` of a split `table`, with their index in it, all labelled or all test.
 
-    table: the whole split table.  rows: the selected rows, with their index in `table`: all labelled or all test.
-    raw: the folder that paths start from.  cache: the folder of decoded images and features.  classes: in the order of
+    raw: the folder that paths start from. cache: the folder of decoded images and features. classes: in the order of
     the network's outputs; empty where no labels are needed.
     """
 
@@ -37,7 +36,6 @@ class ImageSet:
 
     @property
     def ids(self) -> npt.NDArray[Any]:
-        """The id of each image, (N,)."""
         return self.rows["id"].to_numpy()
 
     @property
@@ -50,7 +48,6 @@ class ImageSet:
 
     @property
     def cache_name(self) -> str:
-        """The name of the cache that holds these images: that of all test images, or of all labelled ones."""
         return TEST if self.is_test else LABELLED
 
     @property
@@ -68,7 +65,6 @@ class ImageSet:
         return bool((self.rows["split"] == "test").all())
 
     def select(self, rows: pd.DataFrame) -> "ImageSet":
-        """Return the same dataset with other `rows` of its table selected."""
         return replace(self, rows=rows)
 
     def part(self, test: bool) -> "ImageSet":
@@ -76,15 +72,11 @@ class ImageSet:
         return self.select(self.table[(self.table["split"] == "test") == test])
 
     def divide(self, settings: Settings) -> tuple["ImageSet", "ImageSet"]:
-        """Return the training set and the validation set, as `train.limit` and `train.fold` choose them.
-
-        Raises `UserError` where one of them would be empty.
-        """
+        """Return the training set and the validation set. Raises `UserError` if one of them would be empty."""
         labelled = self.part(test=False).rows
         if settings.train.limit:
             labelled = labelled.head(settings.train.limit)
-        has_folds = settings.split.folds > 0
-        valid = labelled["fold"] == settings.train.fold if has_folds else labelled["split"] == "valid"
+        valid = labelled["fold"] == settings.train.fold if settings.split.folds else labelled["split"] == "valid"
         if not valid.any() or valid.all():
             raise UserError(
                 f"Of the {len(labelled)} labelled rows chosen (train.limit={settings.train.limit}, "
@@ -94,14 +86,11 @@ class ImageSet:
 
 
 def open_images(settings: Settings, layout: Layout, table: pd.DataFrame) -> ImageSet:
-    """Return the labelled images of the split table `table`, with the classes of the competition.
-
-    Raises `UserError` where the sample submission does not fit the labels.
-    """
+    """Return the labelled images of the split `table`. Raises `UserError` if the sample submission does not fit."""
     images = ImageSet(table, table, layout.raw, layout.cache).part(test=False)
     return replace(images, classes=class_list(images.rows["label"].tolist(), settings, layout.raw))
 
 
 def read_images(settings: Settings, layout: Layout, split_command: str) -> ImageSet:
-    """Return `open_images` of split.csv.  Raises `UserError`, naming `split_command`, where it is missing."""
+    """Return `open_images` of split.csv. Raises `UserError`, with `split_command`, if it is missing."""
     return open_images(settings, layout, read_split_csv(layout.split_csv, split_command))

@@ -1,4 +1,4 @@
-"""Decoding image files to upright RGB, and resizing them; without torch, because decoding processes import it."""
+"""Decode image files to upright RGB and resize them; without torch, because decoding processes import it."""
 
 import io
 import os
@@ -40,10 +40,7 @@ def settled_warnings() -> Iterator[None]:
 
 
 def open_image(path: Path, place: str) -> Image.Image:
-    """Return the image in `path` as a viewer shows it: upright, RGB, 8 bits.
-
-    Raises `UserError` for an unreadable file, with its path and `place`, the row that names it.
-    """
+    """Return the image in `path`, upright, RGB, 8 bits. Raises `UserError` with `place`, the row that names it."""
     with settled_warnings():
         return decode(path, place)
 

@@ -10,30 +10,23 @@ from pipelines.dataset.tables import find_column, read_csv
 from pipelines.settings.schema import DataSettings, SplitSettings
 from pipelines.system.errors import UserError, did_you_mean, quoted, shown
 
-SHOWN_CASES = 3  # that an error message lists
-
 
 def labelled_rows(raw: Path, data: DataSettings, split: SplitSettings, test_paths: Iterable[str] = ()) -> pd.DataFrame:
     """Return the labelled images: `id`, `path` (POSIX, relative to `raw`), `label`, and `group` (empty without groups).
 
     With a labels CSV, rows and ids are those of the CSV. Without one, each folder in `train_images` is a class, an id
-    is the path below `train_images`, and the rows are in natural order. `test_paths` are the images of the test set;
-    they may be in the same folder, but must not be labelled. Raises `UserError`, with file and line, for anything
-    missing, empty, repeated or ambiguous.
+    is the path below `train_images`, and the rows are in natural order. `test_paths`, the images of the test set, may
+    be in the same folder, but must not be labelled. Raises `UserError`, with file and line, for anything missing,
+    empty, repeated or ambiguous.
     """
     images = image_files(raw, data.train_images, "data.train_images")
     rows = (_listed_rows if data.labels else _class_folder_rows)(raw, data, split, images)
     labelled, tested = set(rows["path"].tolist()), set(test_paths)
-    _refuse(
-        f"{raw}: images both labelled and in the test set",
-        sorted(labelled & tested, key=natural_key),
-        "Check data.labels, data.test_table and data.test_images.",
-    )
-    _refuse(
-        f"{raw / data.train_images}: images without a label in {data.labels}",
-        [image for image in images if image not in labelled and image not in tested],
-        f"Label or remove them; if they are test images, list them in data.test_table, now {data.test_table!r}.",
-    )
+    both = sorted(labelled & tested, key=natural_key)
+    _refuse(f"{raw}: images both labelled and in the test set", both, "Check data.labels, test_table and test_images.")
+    unlabelled = [image for image in images if image not in labelled and image not in tested]
+    remedy = f"Label or remove them; if they are test images, list them in data.test_table, now {data.test_table!r}."
+    _refuse(f"{raw / data.train_images}: images without a label in {data.labels}", unlabelled, remedy)
     return rows
 
 
@@ -61,11 +54,9 @@ def _class_folder_rows(raw: Path, data: DataSettings, split: SplitSettings, imag
     if not images:
         raise UserError(f"{folder} holds no images. Set data.train_images, or download again.")
     ids = _paths_below(images, data.train_images)
-    _refuse(
-        f"{folder}: images beside the class folders",
-        [identifier for identifier in ids if "/" not in identifier],
-        "Move each into the folder of its class, or name the labels CSV in data.labels.",
-    )
+    loose = [identifier for identifier in ids if "/" not in identifier]
+    remedy = "Move each into the folder of its class, or name the labels CSV in data.labels."
+    _refuse(f"{folder}: images beside the class folders", loose, remedy)
     rows = pd.DataFrame({"id": list(ids), "path": list(ids.values())}, dtype=str)
     return rows.assign(label=[identifier.partition("/")[0] for identifier in ids], group="")
 
@@ -75,8 +66,7 @@ def test_rows(raw: Path, data: DataSettings) -> tuple[pd.DataFrame, int]:
 
     The ids are those of `test_table`, else of `sample_submission`, in the order of that file. Without both they are
     all images of `test_images` in natural order; an id is the name without extension, or the path below `test_images`
-    for an image in a subfolder. Without a list and without the folder there are no rows. Raises `UserError`, with file
-    and line, for anything missing, empty, repeated or ambiguous.
+    for an image in a subfolder. Without a list and the folder there are no rows. Raises as `labelled_rows` does.
     """
     key = "test_table" if data.test_table else "sample_submission"
     listing = getattr(data, key)
@@ -86,11 +76,8 @@ def test_rows(raw: Path, data: DataSettings) -> tuple[pd.DataFrame, int]:
     if not listing:
         found = _paths_below(images, data.test_images)
         ids = pd.Series([name if "/" in name else without_extension(name) for name in found], dtype=str)
-        _refuse(
-            f"{raw / data.test_images}: two images for one id",
-            sorted(set(ids[ids.duplicated()])),
-            "Rename or remove one, or list the ids in data.test_table.",
-        )
+        twice, remedy = sorted(set(ids[ids.duplicated()])), "Rename or remove one, or list the ids in data.test_table."
+        _refuse(f"{raw / data.test_images}: two images for one id", twice, remedy)
         return pd.DataFrame({"id": ids, "path": list(found.values())}, dtype=str), 0
     path = _listing(raw, listing, f"data.{key}")
     table = read_csv(path)
@@ -120,16 +107,11 @@ def _one_image_each(path: Path, ids: "pd.Series[str]", images: Sequence[str], fo
     _refuse_empty(path, "id", ids)
     found = images_by_id(ids.tolist(), images, folder)
     matches = [(line, name, found.get(normal(name), [])) for line, name in _by_line(ids)]
-    _refuse(
-        f"{path}: ids without an image in {folder}",
-        [f"line {line}: {quoted(name)}" for line, name, files in matches if not files],
-        "Download again, or remove these rows.",
-    )
-    _refuse(
-        f"{path}: ids that match several images",
-        [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in matches if len(files) > 1],
-        "Write the id as a path, or remove the other images.",
-    )
+    none = [f"line {line}: {quoted(name)}" for line, name, files in matches if not files]
+    _refuse(f"{path}: ids without an image in {folder}", none, "Download again, or remove these rows.")
+    several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in matches if files[1:]]
+    remedy = "Write the id as a path, or remove the other images."
+    _refuse(f"{path}: ids that match several images", several, remedy)
     return [file for _, _, (file,) in matches]
 
 
@@ -143,15 +125,11 @@ def _refuse_repeated(path: Path, ids: "pd.Series[str]", labels: "pd.Series[str]"
     first: dict[str, tuple[int, str]] = {}
     same, other = [], []
     for (line, name), label, file in zip(_by_line(ids), labels.tolist(), files, strict=True):
-        earlier, earlier_label = first.setdefault(file, (line, label))
-        if earlier == line:
-            continue
-        if label == earlier_label:
+        earlier, known = first.setdefault(file, (line, label))
+        if label != known:
+            other.append(f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier} it is {quoted(known)}")
+        elif line != earlier:
             same.append(f"line {line}: {quoted(name)}, first on line {earlier}")
-        else:
-            other.append(
-                f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier} it is {quoted(earlier_label)}"
-            )
     _refuse(f"{path}: images with two different labels", other, "Remove the rows with the wrong label.")
     _refuse(f"{path}: images listed twice", same, "Remove the second rows.")
 
@@ -162,7 +140,7 @@ def _refuse_empty(path: Path, what: str, values: "pd.Series[str]") -> None:
 
 
 def _refuse(problem: str, cases: Sequence[str], remedy: str) -> None:
-    """Raise a `UserError` with the number of `cases` and the first few; do nothing if there are none."""
+    """Raise `UserError` with the number of `cases` and the first three; do nothing if there are none."""
     if cases:
-        few = "; ".join(map(shown, cases[:SHOWN_CASES])) + ("; …" if len(cases) > SHOWN_CASES else "")
-        raise UserError(f"{problem}, {len(cases)} in all: {few}. {remedy}")
+        first = "; ".join(map(shown, cases[:3])) + ("; …" if len(cases) > 3 else "")
+        raise UserError(f"{problem}, {len(cases)} in all: {first}. {remedy}")

@@ -1,12 +1,12 @@
-"""Batches: what a source of batches offers the engine, and how pixels become a batch.
+"""Sources of batches as the engine sees them, and how pixels become a batch.
 
-Every batch says which images it holds, so nothing depends on order.  Randomness depends on (seed, epoch) alone, so an
-epoch can be repeated whatever came before it and however many workers there are.
+Every batch names its images, so nothing depends on order. Randomness depends on seed and epoch alone, so an epoch can
+be repeated whatever came before it and however many workers there are.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -35,31 +35,9 @@ class Batch:
     positions: Tensor
 
 
-class BatchSource(Protocol):
-    """A source of batches, as the engine sees it."""
-
-    @property
-    def ids(self) -> Ids:
-        """The id of each image, (N,)."""
-
-    def __len__(self) -> int:
-        """The number of images."""
-
-    @property
-    def steps(self) -> int:
-        """The number of batches in an epoch."""
-
-    @property
-    def batch_size(self) -> int:
-        """The number of images in the largest batch."""
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield every image once: in training in the order of `epoch`, else in the order of `ids`."""
-
-
 @dataclass(frozen=True)
 class Loading:
-    """How a source turns pixels into batches: what all kinds of sources share."""
+    """What all kinds of sources share: how pixels become batches."""
 
     settings: Settings
     classes: int
@@ -68,14 +46,12 @@ class Loading:
 
     @property
     def limit(self) -> int:
-        """The largest batch size that the settings allow."""
-        return self.settings.train.batch_size if self.training else self.settings.predict.batch_size
+        return (self.settings.train if self.training else self.settings.predict).batch_size
 
     def divide(self, count: int, epoch: int) -> list[Tensor]:
-        """Return the positions of each batch of `epoch`.
+        """Return the positions of each batch of `epoch`; no image is dropped.
 
-        Training shuffles; its batch sizes differ by at most one.  No image is dropped, and no batch has a single image,
-        from which no batch statistics can be computed.
+        Training shuffles. Its batch sizes differ by at most one, and none is 1, too few for batch statistics.
         """
         if not self.training:
             return list(torch.arange(count).split(self.limit))
@@ -83,7 +59,6 @@ class Loading:
         return list(order.tensor_split(self.steps(count)))
 
     def steps(self, count: int) -> int:
-        """Return the number of batches of `count` images."""
         steps = -(-count // self.limit)
         return max(min(steps, count // 2), 1) if self.training else steps
 
@@ -109,8 +84,8 @@ class Loading:
 class Finisher:
     """Turns the pixels of one epoch into batches.
 
-    size: height and width of the resulting images.  crop: whether to apply the random resized crop here.
-    mirrored: bool (N,) over the whole source; None where each batch draws it.
+    size: height and width of the images. crop: apply the random resized crop here. mirrored: bool (N,) over the whole
+    source; None if each batch draws it.
     """
 
     loading: Loading
@@ -124,7 +99,7 @@ class Finisher:
         settings, device = self.loading.settings, self.loading.device
         pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         if self.loading.training:
-            mirrored = self.mirrored[positions] if self.mirrored is not None else None
+            mirrored = None if self.mirrored is None else self.mirrored[positions]
             varied = augment(pixels, settings.augment, settings.input.size, self.generator, self.crop, mirrored)
             if self.size != settings.input.size:
                 varied = reduce(varied, self.size)
@@ -132,30 +107,20 @@ class Finisher:
             varied = to_float(pixels)
         varied = normalise(varied, settings.input.mean, settings.input.std)
         if self.loading.training and (settings.augment.mixup or settings.augment.cutmix):
-            varied, labels = self._mix(varied, labels)
+            from torchvision.transforms import v2
+
+            mix = v2.MixUp if settings.augment.mixup else v2.CutMix
+            alpha = settings.augment.mixup or settings.augment.cutmix
+            # Drawn from torch's global generator, which the engine seeds at the start of each epoch.
+            varied, labels = mix(alpha=alpha, num_classes=self.loading.classes)(varied, labels)
         return Batch(varied, labels, positions)
 
-    def _mix(self, varied: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix pairs of images; labels become (N, K).
 
-        torchvision draws from torch's global generator, which the engine seeds at the start of each epoch.
-        """
-        from torchvision.transforms import v2
-
-        augment, classes = self.loading.settings.augment, self.loading.classes
-        if augment.mixup:
-            mixing: Any = v2.MixUp(alpha=augment.mixup, num_classes=classes)
-        else:
-            mixing = v2.CutMix(alpha=augment.cutmix, num_classes=classes)
-        mixed_images, mixed_labels = mixing(varied, labels)
-        return mixed_images, mixed_labels
-
-
-class HeldBatches:
-    """The common part of sources whose inputs are ready and are taken by position."""
+class BatchSource:
+    """A source of batches, as the engine sees it; `batches` is left to each kind."""
 
     def __init__(self, ids: Ids, labels: Tensor, loading: Loading) -> None:
-        """labels: int64 (N,), or (0,) for test images."""
+        """ids: the id of each image, (N,). labels: int64 (N,), or (0,) for test images."""
         self.ids, self.labels, self.loading = ids, labels, loading
 
     def __len__(self) -> int:
@@ -163,39 +128,28 @@ class HeldBatches:
 
     @property
     def steps(self) -> int:
+        """The number of batches in an epoch."""
         return self.loading.steps(len(self))
 
     @property
     def batch_size(self) -> int:
+        """The number of images in the largest batch."""
         return self.loading.largest(len(self))
 
     def labels_at(self, positions: Tensor) -> Tensor:
-        """Return the labels at `positions`; none for test images."""
         return self.labels[positions] if len(self.labels) else self.labels
 
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield every image once: in training in the order of `epoch`, else in the order of `ids`."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class WatchedBatches:
-    """A source that shows its progress through each epoch; the engine uses it like the source itself."""
 
-    source: BatchSource
-    what: str
-    watch: Watch
+class WatchedBatches(BatchSource):
+    """A source that shows its progress through each epoch."""
 
-    @property
-    def ids(self) -> Ids:
-        return self.source.ids
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def steps(self) -> int:
-        return self.source.steps
-
-    @property
-    def batch_size(self) -> int:
-        return self.source.batch_size
+    def __init__(self, source: BatchSource, what: str, watch: Watch) -> None:
+        super().__init__(source.ids, source.labels, source.loading)
+        self.source, self.what, self.watch = source, what, watch
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         what = f"{self.what} {epoch}" if epoch else self.what
@@ -203,14 +157,14 @@ class WatchedBatches:
 
 
 def pinned(pixels: Tensor, device: torch.device) -> Tensor:
-    """Return `pixels` in pinned memory where `device` is a GPU: moving them then does not wait for its queue."""
+    """Return `pixels` in pinned memory if `device` is a GPU: moving them then does not wait for its queue."""
     return pixels.pin_memory() if device.type == "cuda" and pixels.device.type == "cpu" else pixels
 
 
 def evaluation_resize(settings: Settings) -> int:
     """Return the length of an image's shorter side before the centre crop of evaluation.
 
-    Where training crops at random, evaluation leaves a margin; where training sees whole images, so does evaluation.
+    If training crops at random, evaluation leaves a margin; if training uses whole images, so does evaluation.
     """
     if settings.input.source == "packed":
         return settings.input.size
@@ -219,9 +173,7 @@ def evaluation_resize(settings: Settings) -> int:
 
 
 def training_size(settings: Settings, epoch: int) -> int:
-    """Return the height and width of the training images of `epoch`; progressive resizing lets them grow."""
+    """Return the height and width of the training images of `epoch`, which grow with progressive resizing."""
     sizes = settings.augment.sizes
-    if not sizes:
-        return settings.input.size
     part = -(-epoch * len(sizes) // settings.train.epochs)  # rounded up, so the last epoch always has the full size
-    return sizes[part - 1]
+    return sizes[part - 1] if sizes else settings.input.size

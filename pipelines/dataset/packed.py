@@ -1,10 +1,8 @@
-"""Small images decoded once into one file that every stage uses.
+"""Decode small images once into one file that every stage uses.
 
-The file is a NumPy array, uint8 (N, size, size, 3): the layout of decoded images, and in memory the layout that
-convolutions with channels last use, so nothing is ever transposed.
-
-While images are being decoded, the file has a partial name and a journal beside it: one byte per image, set to 1 when
-the image is on the disk.  A killed process loses only the images that it was decoding.
+The file is a NumPy array, uint8 (N, size, size, 3), the layout of decoded images and of convolutions with channels
+last, so nothing is ever transposed. While images are being decoded, the file has a partial name and a journal beside
+it: one byte per image, set to 1 when the image is on the disk. A killed process loses only the images of its chunks.
 """
 
 import hashlib
@@ -13,9 +11,10 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,27 +34,15 @@ CHUNK_IMAGES, CHUNK_BYTES = 2048, 1 << 23  # the most that a process decodes, wr
 # short, SIGBUS ends the process without a message.
 MOST_READ_BYTES = 1 << 28
 Take = Callable[[npt.NDArray[np.int64]], Pixels]
-
-
-class Chunk(NamedTuple):
-    """Images that one process decodes; `items` are their paths below `raw` and their places in the split table."""
-
-    partial: Path
-    journal: Path
-    offset: int
-    size: int
-    raw: Path
-    first: int
-    items: list[tuple[str, str]]
+Chunk = tuple[int, list[tuple[str, str]]]  # images that a process decodes: number of the first; path and row of each
 
 
 class PackedImages:
-    """All images that are cached together with some images, decoded on first use; number i belongs to row i of them.
+    """The file of all images that are `cached_together` with some images; they are decoded on first use.
 
-    The file is `cache/<name>-<size>px-<key>.npy`.  The key covers every path and, for `by` "time", the size and
-    modification time of its file or, for "bytes", the fingerprint of its content.  So a changed file is decoded again;
-    files of the same name with another key are removed.  One process at a time decodes a name and size; the others
-    raise `UserError`.
+    Its path is `cache/<name>-<size>px-<key>.npy`. The key covers every path and, for `by` "time", the size and
+    modification time of its image or, for "bytes", the fingerprint. So a changed image is decoded again; files with
+    another key are removed. One process at a time decodes a name and size; the others raise `UserError`.
     """
 
     def __init__(
@@ -65,7 +52,12 @@ class PackedImages:
         self.places = images.places  # of `images` in the file, int64 (N,)
         self.rows = together.rows[["id", "path"]]
         self.raw, self.size, self.watch = images.raw, size, watch
-        marks = _times(self.rows["path"], self.raw) if by == "time" else _fingerprints(together, watch)
+        if by == "time":
+            marks = _times(self.rows["path"], self.raw)
+        else:
+            from pipelines.dataset.fingerprints import fingerprints  # imports pandas: see above
+
+            marks = map(str, fingerprints(together, watch))
         digest = hashlib.sha256(f"{FORMAT} {size}\n".encode())
         for path, mark in zip(self.rows["path"], marks, strict=True):
             digest.update(f"{path}\0{mark}\n".encode())
@@ -81,10 +73,7 @@ class PackedImages:
         self.file: io.FileIO | None = None
 
     def decode(self) -> io.FileIO:
-        """Decode what is not decoded yet and return the open file; `reading` uses it even if the file is removed.
-
-        Raises `UserError` for an image that cannot be read.
-        """
+        """Decode what is not decoded yet and return the open file; `reading` uses it even if the file is removed."""
         for _ in self._decode(self.watch):
             pass
         self.file = io.FileIO(self.path)
@@ -92,10 +81,7 @@ class PackedImages:
         return self.file
 
     def whole(self) -> Pixels:
-        """Return all images as one array, uint8 (N, size, size, 3), memory-mapped above MOST_READ_BYTES.
-
-        Raises `UserError` for an image that cannot be read.
-        """
+        """Return all images as one array, uint8 (N, size, size, 3), memory-mapped above MOST_READ_BYTES."""
         file = self.decode()
         if os.fstat(file.fileno()).st_size != self.length:
             raise self._cut_short()
@@ -107,12 +93,11 @@ class PackedImages:
 
     @contextmanager
     def reading(self) -> Iterator[Take]:
-        """Yield a function that reads the images at places, int64 (n,), from the file: uint8 (n, size, size, 3).
+        """Yield a function that returns the images at places, int64 (n,), from the file: uint8 (n, size, size, 3).
 
-        Images that are not decoded yet are decoded by other processes, the first ones first, while this process uses
-        what it has; the function waits for the last image requested.  When the block ends, all images are decoded.
-        Reading adds nothing to this process's memory, as a map would.  Raises `UserError`, from the function or at the
-        end, for an image that cannot be read.
+        Images that are not decoded yet are decoded by other processes, in order; the function waits for the last one
+        requested. When the block ends, all images are decoded. Unlike a memory map, reading does not fill this
+        process's memory. Raises `UserError`, from the function or at the end, for an image that cannot be read.
         """
         if kept := self.file:
             yield lambda places: self._taken(kept, places)
@@ -133,7 +118,6 @@ class PackedImages:
                     pass
 
     def _taken(self, file: io.FileIO, places: npt.NDArray[np.int64]) -> Pixels:
-        """Read the images at `places`, int64 (n,), from `file`; uint8 (n, size, size, 3)."""
         pixels = np.empty((len(places), self.size, self.size, 3), np.uint8)
         runs = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
         for first, end in pairwise(runs):
@@ -150,8 +134,10 @@ class PackedImages:
         return UserError(f"{self.path} is cut short. Remove it; its images are decoded again.")
 
     def _decode(self, watch: Watch) -> Generator[int, None, None]:
-        """Decode what is not decoded yet; yield, at the start and after each chunk, how many images from the first on
-        are in the partial file.  At the end the file is complete and has its name."""
+        """Decode what is not decoded yet, and give the complete file its name.
+
+        Yields, at the start and after each chunk, the number of images from the first on that are in the partial file.
+        """
         if self.path.exists():
             if not self._has_our_header(self.path):
                 raise UserError(f"{self.path} is damaged or another file. Remove it; its images are decoded again.")
@@ -168,7 +154,8 @@ class PackedImages:
                 yield ends[0]
                 chunks = (self._chunk(first, end) for first, end in pending)
                 unit = f"x {self._chunk_images()} images"
-                with closing(in_processes(_decode_chunk, chunks, len(pending), watch, "decoding", unit)) as finished:
+                work = partial(_decode_chunk, self.partial, len(self.header), self.size, self.raw)
+                with closing(in_processes(work, chunks, len(pending), watch, "decoding", unit)) as finished:
                     for end, _ in zip(ends[1:], finished, strict=True):
                         yield end
                 for stale in self.path.parent.glob(f"{self.stem}-*.npy"):
@@ -181,8 +168,7 @@ class PackedImages:
             self.journal.unlink(missing_ok=True)  # another process that finds the finished file may remove it first
 
     def _begin(self) -> list[tuple[int, int]]:
-        """Create the partial file, or keep one of this key that a killed process left; return the missing chunks, each
-        as its first image and the one after its last."""
+        """Create the partial file, or keep that of a killed process; return first and end of each missing chunk."""
         count = len(self.rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for left in self.path.parent.glob(f".{self.stem}-*"):
@@ -209,8 +195,7 @@ class PackedImages:
         return max(min(CHUNK_IMAGES, CHUNK_BYTES // (self.size * self.size * 3)), 1)
 
     def _chunk(self, first: int, end: int) -> Chunk:
-        items = [(str(row.path), place_of(row)) for row in self.rows.iloc[first:end].itertuples()]
-        return Chunk(self.partial, self.journal, len(self.header), self.size, self.raw, first, items)
+        return first, [(str(row.path), place_of(row)) for row in self.rows.iloc[first:end].itertuples()]
 
 
 def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
@@ -223,23 +208,17 @@ def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
             yield "missing"  # decoding reports it, with its row
 
 
-def _fingerprints(images: "ImageSet", watch: Watch) -> list[int]:
-    from pipelines.dataset.fingerprints import fingerprints  # imports pandas: see above
-
-    marks: list[int] = fingerprints(images, watch).tolist()
-    return marks
-
-
-def _decode_chunk(chunk: Chunk) -> None:
-    pixels = np.empty((len(chunk.items), chunk.size, chunk.size, 3), np.uint8)
+def _decode_chunk(unfinished: Path, offset: int, size: int, raw: Path, chunk: Chunk) -> None:
+    first, items = chunk
+    pixels = np.empty((len(items), size, size, 3), np.uint8)
     with settled_warnings():
-        for number, (path, place) in enumerate(chunk.items):
-            pixels[number] = fit(decode(chunk.raw / path, place), chunk.size, resize=chunk.size)
-    with open(chunk.partial, "rb+") as file:
-        file.seek(chunk.offset + chunk.first * pixels[0].nbytes)
+        for number, (path, place) in enumerate(items):
+            pixels[number] = fit(decode(raw / path, place), size, resize=size)
+    with open(unfinished, "rb+") as file:
+        file.seek(offset + first * pixels[0].nbytes)
         file.write(pixels.data)
         file.flush()
         os.fsync(file.fileno())
-    with open(chunk.journal, "rb+") as file:
-        file.seek(chunk.first)
-        file.write(b"\1" * len(chunk.items))
+    with open(unfinished.with_suffix(".journal"), "rb+") as file:
+        file.seek(first)
+        file.write(b"\1" * len(items))

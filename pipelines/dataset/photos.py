@@ -1,8 +1,8 @@
 """Photos, decoded and cropped by worker processes; everything else happens per batch on the device."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,24 +13,24 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import Pixels, crop, fit, open_image, place_of, random_crop_box
-from pipelines.dataset.loading import Batch, HeldBatches, Loading, evaluation_resize, pinned
+from pipelines.dataset.loading import Batch, BatchSource, Loading, evaluation_resize, pinned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.memory import check_room_for_locks
 from pipelines.system.processes import cores
 from pipelines.system.seeds import derive_seed
 
-Decoded = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+Cut = Callable[[Image, int, int], Pixels]  # takes a decoded photo, its position and the epoch, in a worker process
 
 
-class PhotoBatches(HeldBatches):
+class PhotoBatches(BatchSource):
     """Batches of photos from a loader whose workers live through all epochs."""
 
     def __init__(self, images: ImageSet, loading: Loading, workers: int) -> None:
         super().__init__(images.ids, torch.from_numpy(images.labels), loading)
         self.order = _EpochOrder(loading, len(images))
-        cut = TrainingCut(loading.settings) if loading.training else EvaluationCut(loading.settings)
-        self.loader = make_loader(Photos(images, cut), self.order, workers, persistent=workers > 0)
+        cut = partial(random_box if loading.training else centre, loading.settings)
+        self.loader = make_loader(Photos(images, cut), self.order, workers, keep=workers > 0)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         self.order.epoch = epoch
@@ -46,9 +46,7 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, loading: Loading, count: int) -> None:
-        self.loading = loading
-        self.count = count
-        self.epoch = 0
+        self.loading, self.count, self.epoch = loading, count, 0
 
     def __len__(self) -> int:
         return self.loading.steps(self.count)
@@ -58,33 +56,15 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
             yield [(position, self.epoch) for position in positions.tolist()]
 
 
-class Cut(Protocol):
-    """Takes pixels from a decoded photo; it is sent to the worker processes."""
-
-    def __call__(self, photo: Image, position: int, epoch: int) -> Pixels: ...
+def centre(settings: Settings, photo: Image, position: int, epoch: int) -> Pixels:
+    return fit(photo, settings.input.size, evaluation_resize(settings))
 
 
-@dataclass(frozen=True)
-class EvaluationCut:
-    """Takes the centre of a photo."""
-
-    settings: Settings
-
-    def __call__(self, photo: Image, position: int, epoch: int) -> Pixels:
-        return fit(photo, self.settings.input.size, evaluation_resize(self.settings))
-
-
-@dataclass(frozen=True)
-class TrainingCut:
-    """Takes a random box of a photo, another one in each epoch."""
-
-    settings: Settings
-
-    def __call__(self, photo: Image, position: int, epoch: int) -> Pixels:
-        augment = self.settings.augment
-        random = np.random.default_rng(derive_seed(self.settings.train.seed, "crop", epoch, position))
-        box = random_crop_box(*photo.size, augment.crop_scale, augment.crop_ratio, random)
-        return crop(photo, box, self.settings.input.size)
+def random_box(settings: Settings, photo: Image, position: int, epoch: int) -> Pixels:
+    """Return a random box of `photo`, another one in each epoch."""
+    random = np.random.default_rng(derive_seed(settings.train.seed, "crop", epoch, position))
+    box = random_crop_box(*photo.size, settings.augment.crop_scale, settings.augment.crop_ratio, random)
+    return crop(photo, box, settings.input.size)
 
 
 class Photos(Dataset[Any]):
@@ -94,8 +74,7 @@ class Photos(Dataset[Any]):
         # Arrays of bytes, not Python lists: reference counts would copy those into every worker, page by page.
         self.paths = np.array([path.encode() for path in images.rows["path"]])
         self.places = np.array([place_of(row).encode() for row in images.rows.itertuples()])
-        self.raw = images.raw
-        self.cut = cut
+        self.raw, self.cut = images.raw, cut
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, int] | UserError:
         position, epoch = item
@@ -106,32 +85,27 @@ class Photos(Dataset[Any]):
         return self.cut(photo, position, epoch), position
 
 
-def collate(items: list[Any]) -> Decoded | UserError:
+def collate(items: list[Any]) -> tuple[Pixels, npt.NDArray[np.int64]] | UserError:
     """Return stacked pixels and positions of what `Photos` returned, or its first error.
 
-    Arrays go from worker to main process through a pipe, as fast as tensors do through /dev/shm.  That is small in
-    containers, and a worker that finds it full is killed.
+    Workers send arrays through a pipe, as fast as tensors through /dev/shm, which is small in containers: a worker that
+    finds it full is killed.
     """
-    for item in items:
-        if isinstance(item, UserError):
-            return item
+    if error := next((item for item in items if isinstance(item, UserError)), None):
+        return error
     pixels, positions = zip(*items, strict=True)
     return np.stack(pixels), np.array(positions)
 
 
 def make_loader(
-    photos: Photos, batches: Sampler[list[tuple[int, int]]], workers: int, persistent: bool = False
+    photos: Photos, batches: Sampler[list[tuple[int, int]]], workers: int, keep: bool = False
 ) -> DataLoader[Any]:
-    """Return the loader of `batches` of `photos`.  persistent: its workers live through all epochs."""
+    """Return the loader of `batches` of `photos`. keep: its workers live through all epochs."""
+    # Its own generator: otherwise the loader draws from torch's global one (with persistent workers in the first epoch
+    # only), and dropout and mixup would depend on the number of workers and on where training resumed.
+    own = torch.Generator()
     return DataLoader(
-        photos,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=persistent,
-        # Its own generator: otherwise the loader draws from torch's global one (with persistent workers in the first
-        # epoch only), and dropout and mixup would depend on the number of workers and on where training resumed.
-        generator=torch.Generator(),
+        photos, batch_sampler=batches, num_workers=workers, collate_fn=collate, persistent_workers=keep, generator=own
     )
 
 

@@ -1,4 +1,4 @@
-"""Dividing the labelled rows into train and valid, and the CSV that records it.
+"""Divide the labelled rows into train and valid, and write and read split.csv.
 
 A split depends only on ids, labels, groups and seed: within a class, rows are ordered by a hash of seed and id. It is
 the same for any order of rows or files, on any platform, with any version of any library.
@@ -28,9 +28,9 @@ MANY = 10_000  # ids; searching more of them for similar ones takes seconds
 def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
     """Return the labelled `rows` (`id`, `label`, `group`) with the columns `split` and `fold`.
 
-    `split` is `train` or `valid`; `fold` is 0 to `settings.folds` - 1, or -1 for a row that is always in train and for
-    all rows without folds. With folds, valid is fold 0. Every class keeps a row in train, whichever fold validates.
-    Raises `UserError` if train, valid or a fold would be empty, and for settings that exclude each other.
+    `split` is `train` or `valid`; with folds, valid is fold 0. `fold` is -1 for a row that is always in train, and for
+    all rows without folds. Every class keeps a row in train, whichever fold validates. Raises `UserError` if train,
+    valid or a fold would be empty, and for settings that exclude each other.
     """
     grouped = "group_column" if settings.group_column else "group_file" if settings.group_file else ""
     if settings.method == "equal-per-class" and (grouped or settings.folds):
@@ -55,7 +55,7 @@ def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
 
 
 def single_image_classes(rows: pd.DataFrame) -> list[str]:
-    """Return the classes with one labelled image; it stays in train, so they are never validated."""
+    """Return the classes with one labelled image, which stays in train."""
     return sorted(label for label, count in Counter(rows["label"].tolist()).items() if count == 1)
 
 
@@ -74,7 +74,7 @@ def _classes_in_hash_order(rows: pd.DataFrame, seed: int) -> dict[str, list[int]
 
 
 def _deal(classes: Mapping[str, Sequence[int]], folds: int) -> list[int]:
-    """Return the fold of each row: all classes dealt in turn, so that fold sizes differ by at most one."""
+    """Return the fold of each row; all classes are dealt in turn, so that fold sizes differ by at most one."""
     result = [NO_FOLD] * sum(map(len, classes.values()))
     several = (position for positions in classes.values() if len(positions) > 1 for position in positions)
     for place, position in enumerate(several):
@@ -86,8 +86,11 @@ def _cut(classes: Mapping[str, Sequence[int]], settings: SplitSettings) -> list[
     """Return 0 (valid) for the first rows of each class and -1 (train) for the others."""
     sizes = {label: len(positions) for label, positions in classes.items()}
     ratio = Fraction(str(settings.valid_ratio))  # exact: the float 0.29 times 100 is 28.999999999999996
-    equal = settings.method == "equal-per-class"
-    counts = _equal(sizes, ratio) if equal else _proportional(sizes, ratio, settings.seed)
+    if settings.method == "equal-per-class":  # as in d2l.ai, sections 14.13 and 14.14 (`reorg_train_valid`)
+        share = max(floor(min(sizes.values()) * ratio), 1)
+        counts = {label: min(share, size - 1) for label, size in sizes.items()}  # a class of one image stays in train
+    else:
+        counts = _proportional(sizes, ratio, settings.seed)
     result = [NO_FOLD] * sum(sizes.values())
     for label, positions in classes.items():
         for position in positions[: counts[label]]:
@@ -95,18 +98,8 @@ def _cut(classes: Mapping[str, Sequence[int]], settings: SplitSettings) -> list[
     return result
 
 
-def _equal(sizes: Mapping[str, int], ratio: Fraction) -> dict[str, int]:
-    """Return the valid rows of each class by the textbook's rule: the same number for all, set by the rarest class.
-
-    For n rows in the rarest class this is max(floor(n * ratio), 1), as in d2l.ai, sections 14.13 and 14.14
-    (`reorg_train_valid`); but a class of one image keeps it in train.
-    """
-    share = max(floor(min(sizes.values()) * ratio), 1)
-    return {label: min(share, size - 1) for label, size in sizes.items()}
-
-
 def _proportional(sizes: Mapping[str, int], ratio: Fraction, seed: int) -> dict[str, int]:
-    """Return the valid rows of each class by largest remainder (Hamilton's method): round(all rows * ratio) in total.
+    """Return the number of validation rows of each class by largest remainder; round(all rows * ratio) in total.
 
     The total is less only if every class is down to its last train row. Equal remainders are ordered by hash.
     """
@@ -125,7 +118,7 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
 
     Groups are placed one by one, the largest first and equal ones by hash, each where it most lowers the squared
     distance of the class counts from their shares: the greedy method of scikit-learn's `StratifiedGroupKFold`, for
-    shares of any size. Only train (-1) takes the last group of a class whose other groups are all in one place.
+    shares of any size. The last group of a class goes to train (-1) if its other groups are all in one place.
     """
     groups: dict[str, Counter[str]] = {}
     for group, label in zip(rows["group"], rows["label"], strict=True):
@@ -134,9 +127,8 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
     if len(groups) < parts:
         key = "group_file" if settings.group_file else "group_column"
         where = settings.group_file or f"column {settings.group_column!r}"
-        raise UserError(
-            f"{len(groups)} groups in {where} cannot fill {parts} parts: lower split.folds, or empty split.{key}."
-        )
+        problem = f"{len(groups)} groups in {where} cannot fill {parts} parts"
+        raise UserError(f"{problem}: lower split.folds, or empty split.{key}.")
     shares = {0: settings.valid_ratio, NO_FOLD: 1 - settings.valid_ratio}
     if settings.folds:
         shares = dict.fromkeys(range(settings.folds), 1 / settings.folds)
@@ -179,19 +171,17 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
         )
     table = read_csv(path, strip=False, may_lack_rows=True)  # without rows, each id is its own group
     if missing := [name for name in GROUP_COLUMNS if name not in table]:
-        raise UserError(
-            f"{path} (split.group_file) has no column {missing[0]!r}. It needs the columns {','.join(GROUP_COLUMNS)}; "
-            f"it has: {', '.join(table.columns)}."
-        )
+        needed = f"It needs the columns {','.join(GROUP_COLUMNS)}; it has: {', '.join(table.columns)}."
+        raise UserError(f"{path} (split.group_file) has no column {missing[0]!r}. {needed}")
     known = set(ids)
     groups: dict[str, str] = {}
     for line, name, group in zip(table.index.tolist(), table["id"].tolist(), table["group"].tolist(), strict=True):
         where = f"{path} (split.group_file), line {line}: the id {quoted(name)}"
         if name not in known:
+            hint = did_you_mean(name, known) if len(known) < MANY else ""
             raise UserError(
-                f"{where} is not the id of a labelled row.{did_you_mean(name, known) if len(known) < MANY else ''} "
-                "Use ids as in data.labels, or paths below data.train_images. Correct or remove this row, or rebuild "
-                "the file: make audit."
+                f"{where} is not the id of a labelled row.{hint} Use ids as in data.labels, or paths below "
+                "data.train_images. Correct or remove this row, or rebuild the file: make audit."
             )
         if name in groups:
             raise UserError(f"{where} is listed twice. Remove one of the two rows.")
@@ -207,15 +197,14 @@ def with_test(labelled: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_split_csv(path: Path, rows: pd.DataFrame) -> None:
-    """Write the whole split, `COLUMNS`, atomically; `read_split_csv` returns the same values."""
+    """Write the whole split atomically; `read_split_csv` returns the same values."""
     write_csv(path, rows[[*COLUMNS]])
 
 
 def read_split_csv(path: Path, split_command: str = "make split") -> pd.DataFrame:
-    """Return the split in the order it was written: `id`, `path`, `label`, `split` as text, `fold` as integers.
+    """Return the split as it was written: `id`, `path`, `label`, `split` as text, `fold` as integers.
 
-    Test rows have an empty label and fold -1. Raises `UserError` if the file is missing, with the `split_command` that
-    creates it, or is not a split.
+    Test rows have an empty label and fold -1. Raises `UserError`, with `split_command`, if the file is no split.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing. First: {split_command}")

@@ -1,4 +1,4 @@
-"""The submission: its classes, its rows joined to the sample submission by id, and its check before it is sent."""
+"""Make the table of a submission, write it, and check it before it is sent."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.dataset.tables import find_column, read_csv, table_text
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import UserError, quoted
+from pipelines.system.errors import UserError, few, quoted
 
 SUM_TOLERANCE = 1e-4
 PROBABILITY_FORMAT = "%.9g"  # the precision of float32
@@ -23,20 +23,17 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     occurring = sorted(set(labels))
     of_labels = settings.competition.submission == "labels"
     if settings.competition.metric == "log_loss" and of_labels:
-        raise UserError(
-            f"{settings.name}: log loss needs probabilities, but competition.submission is labels. Set it to "
-            "probabilities, or change competition.metric."
-        )
+        raise UserError(f"{settings.name}: log loss needs probabilities, competition.submission is labels. Change one.")
     if not settings.data.sample_submission:
         return occurring
     path = raw / settings.data.sample_submission
     columns = list(read_csv(path).columns[1:])
+    if of_labels and len(columns) != 1:
+        raise UserError(
+            f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
+            "competition.submission to probabilities if it has one column per class."
+        )
     if of_labels:
-        if len(columns) != 1:
-            raise UserError(
-                f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
-                "competition.submission to probabilities if it has one column per class."
-            )
         return occurring
     if missing := sorted(set(occurring) - set(columns)):
         raise UserError(
@@ -73,10 +70,8 @@ def make_submission(
     sample = read_csv(path)
     wanted, columns = sample.iloc[:, 0], sample.columns[1:]
     if missing := sorted(set(wanted) - set(ids)):
-        raise UserError(
-            f"{path} wants {len(missing)} ids that were not predicted, for example {few(missing)}. If images were "
-            "added after the split, split again."
-        )
+        problem = f"{path} wants {len(missing)} ids that were not predicted, for example {few(missing)}"
+        raise UserError(f"{problem}. If images were added after the split, split again.")
     if of_labels:
         predicted.columns = columns
     elif set(columns) != set(classes):
@@ -86,25 +81,24 @@ def make_submission(
 
 def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
     """Return the names of the id and the label column of the labels CSV; `id` and `label` without that CSV."""
-    data = settings.data
+    data, path = settings.data, raw / settings.data.labels
     if not data.labels:
         return "id", "label"
-    path = raw / data.labels
     table = read_csv(path)
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
     return str(ids.name), str(labels.name)
 
 
 def write_submission(path: Path, table: pd.DataFrame) -> None:
-    """Write the table of `make_submission` to `path`, in the form that `check_submission` reads."""
+    """Write the table of `make_submission` to `path`."""
     path.write_text(table_text(table), encoding="utf-8", newline="\n")
 
 
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:
-    """Check the submission file at `path` and return its number of rows.
+    """Return the number of rows of the submission at `path`. Raises `UserError` with the first wrong line.
 
     Header and ids must be those of the sample submission, without repeated ids; labels must be known, probabilities
-    between 0 and 1 with a sum of 1. Raises `UserError` with the first wrong line.
+    between 0 and 1 with a sum of 1.
     """
     table = read_csv(path)
     if len(table.columns) < 2:
@@ -116,8 +110,8 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
         sample_path = raw / settings.data.sample_submission
         sample = read_csv(sample_path)
         if list(table.columns) != list(sample.columns):
-            headers = f"its header is {few(list(table.columns))}; {sample_path} has {few(list(sample.columns))}"
-            raise UserError(f"{path}: {headers}.")
+            ours, theirs = few(list(table.columns)), few(list(sample.columns))
+            raise UserError(f"{path}: its header is {ours}; {sample_path} has {theirs}.")
         absent, extra = set(sample.iloc[:, 0]) - set(ids), set(ids) - set(sample.iloc[:, 0])
         if absent or extra:
             raise UserError(
@@ -125,11 +119,10 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
                 f"{len(extra)} too many ({few(sorted(extra))})."
             )
     if settings.competition.submission == "labels":
-        labels = table.iloc[:, 1]
-        unknown = labels[~labels.isin(classes)]
+        unknown = table[~table.iloc[:, 1].isin(classes)]
         if not unknown.empty:
-            problem = f"{quoted(unknown.iloc[0])} is not a known label ({few(classes)})"
-            raise UserError(f"{path}, line {unknown.index[0]}: {problem}.")
+            line, label = unknown.index[0], quoted(unknown.iat[0, 1])
+            raise UserError(f"{path}, line {line}: {label} is not a known label ({few(classes)}).")
         return len(table)
     numbers = table.iloc[:, 1:].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     outside = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)  # true for NaN
@@ -140,8 +133,3 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
     if not wrong.empty:
         raise UserError(f"{path}, line {wrong.index[0]}: the probabilities sum to {wrong.iloc[0]:.6f}, not to 1.")
     return len(table)
-
-
-def few(names: Sequence[str]) -> str:
-    """Return the first three names in quotes, with an ellipsis if there are more."""
-    return ", ".join(map(quoted, names[:3])) + (", …" if len(names) > 3 else "")

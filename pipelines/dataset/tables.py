@@ -1,4 +1,4 @@
-"""Reading and writing CSV files as tables of text."""
+"""Read and write CSV files as tables of text."""
 
 import csv
 import errno
@@ -75,7 +75,6 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def table_text(table: pd.DataFrame) -> str:
-    """Return `table` as CSV text; see `csv_text`."""
     return csv_text([tuple(table.columns), *zip(*(table[name].tolist() for name in table), strict=True)])
 
 
@@ -91,8 +90,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":
-    """Return the column named `wanted`, or the one at `position` (from 0) if `wanted` is empty; raise `UserError` if
-    `table`, read from `path`, has none."""
+    """Return the column named `wanted`, or the one at `position` (from 0) if empty; raise `UserError` if none is."""
     names = list(table.columns)
     if not wanted and position < len(names):
         return table[names[position]]

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from itertools import chain, count, groupby
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -23,7 +22,6 @@ HARD_LINK, SYMBOLIC_LINK, COPY = "hard link", "symbolic link", "copy"
 CLASSES_CSV = "classes.csv"
 PARTS = {"train": ("train", "train_valid"), "valid": ("valid", "train_valid")}  # by split
 UNKNOWN = "test/unknown"  # as in the textbook: ImageFolder needs one folder per class
-LONGEST_NAME = 255  # bytes, on all common file systems
 LONGEST_STEM = 200  # bytes, which leaves room for a number and an extension
 
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
@@ -32,21 +30,13 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?"
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-class Link(NamedTuple):
-    """One entry of the tree: `name` in `folder`, for the image `path` below the raw folder."""
-
-    folder: str
-    name: str
-    path: str
-
-
 def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -> Counter[str]:
     """Write `tree` for the whole split `rows`; return the number of entries by `HARD_LINK`, `SYMBOLIC_LINK` and `COPY`.
 
     The tree holds `train`, `valid` and `train_valid` with a folder for every class (`folder_names`, listed in
-    `classes.csv`), and `test/unknown`. A class without valid images has an empty folder in `valid`, so that ImageFolder
-    numbers the classes of `valid` like those of `train`. An entry is a hard link if the file system allows it, else a
-    symbolic link, else a copy. The tree appears only when it is complete. Raises `OSError` for a full disk.
+    `classes.csv`), and `test/unknown`. A class without validation images has an empty folder in `valid`, so that
+    ImageFolder numbers the classes of `valid` like those of `train`. An entry is a hard link if the file system allows
+    it, else a symbolic link, else a copy. The tree appears only when it is complete.
     """
     names = folder_names(rows["label"][rows["split"] != "test"].unique())
     source = os.path.realpath(raw)
@@ -55,17 +45,16 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
         of_classes = [f"{part}/{name}" for part in ("train", "valid", "train_valid") for name in names.values()]
         for folder in (*of_classes, UNKNOWN):
             (unfinished / folder).mkdir(parents=True)
-        with open(unfinished / CLASSES_CSV, "w", encoding="utf-8", newline="") as file:
-            file.write(csv_text([("folder", "label"), *((name, label) for label, name in names.items())]))
+        classes = csv_text([("folder", "label"), *((name, label) for label, name in names.items())])
+        (unfinished / CLASSES_CSV).write_text(classes, encoding="utf-8", newline="")
         links = _links(rows, names)
-        for folder, group in groupby(watch(links, "linking", len(links)), key=attrgetter("folder")):
+        for folder, group in groupby(watch(links, "linking", len(links)), key=itemgetter(0)):
             # relative to the final place of the tree, where a symbolic link must lead to the image
             upwards = os.path.relpath(source, os.path.realpath(tree / folder))
-            place = unfinished / folder
-            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path lookup per link
+            descriptor = os.open(unfinished / folder, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path per link
             try:
                 for _, name, path in group:
-                    kinds[_link(f"{source}/{path}", f"{upwards}/{path}", place, descriptor, name)] += 1
+                    kinds[_link(f"{source}/{path}", f"{upwards}/{path}", unfinished / folder, descriptor, name)] += 1
             finally:
                 os.close(descriptor)
     return kinds
@@ -87,17 +76,20 @@ def _link(source: str, relative: str, folder: Path, descriptor: int, name: str) 
     return COPY
 
 
-def _links(rows: pd.DataFrame, names: dict[str, str]) -> list[Link]:
-    """Return all entries of the tree by folder; no two names in a folder differ only by case."""
-    links: list[Link] = []
+def _links(rows: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, str, str]]:
+    """Return folder, name and image path of each entry of the tree, sorted by folder.
+
+    No two names in a folder differ only by case.
+    """
+    links: list[tuple[str, str, str]] = []
     taken: dict[str, set[str]] = {}
     columns = (rows[name].tolist() for name in ("path", "label", "split"))
     for path, label, split in sorted(zip(*columns, strict=True)):  # names must not depend on the order of rows
         folder = UNKNOWN if split == "test" else names[label]
         name = _unique(taken.setdefault(folder, set()), path.rpartition("/")[2], path.replace("/", "_"))
         folders = [folder] if split == "test" else [f"{part}/{folder}" for part in PARTS[split]]
-        links.extend(Link(folder, name, path) for folder in folders)
-    return sorted(links, key=attrgetter("folder"))
+        links.extend((folder, name, path) for folder in folders)
+    return sorted(links, key=itemgetter(0))
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
@@ -124,7 +116,7 @@ def _unique(taken: set[str], *wanted: str) -> str:
     numbered = (f"{_shortened(Path(wanted[0]).stem)}-{number}{Path(wanted[0]).suffix}" for number in count(2))
     for name in chain(wanted, numbered):
         folded = normal(name).casefold()
-        if folded not in taken and len(name.encode()) <= LONGEST_NAME:
+        if folded not in taken and len(name.encode()) <= files.LONGEST_NAME:
             taken.add(folded)
             return name
     raise AssertionError("unreachable: there are always more numbers")

@@ -3,8 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from pipelines.system.errors import TryAgainLater, UserError
-from pipelines.system.terminal import one_line
+from pipelines.system.errors import TryAgainLater, UserError, one_line
 
 COMPETITION_PAGE = "https://www.kaggle.com/competitions/{slug}"
 RULES_PAGE = COMPETITION_PAGE + "/rules"

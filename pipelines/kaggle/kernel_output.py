@@ -14,9 +14,8 @@ from pipelines.kaggle.failures import NoSuchKernel
 from pipelines.kaggle.kernel_run import FAILED, FETCHED, KernelRun, Say, State
 from pipelines.kaggle.kernel_script import MANIFEST
 from pipelines.kaggle.service import Kaggle
-from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.errors import TryAgainLater, UserError, printable
 from pipelines.system.files import atomic_folder, file_sha256, read_json, write_text
-from pipelines.system.terminal import printable
 from pipelines.system.watch import Watch
 
 WAITING = ("new_script", "queued", "running")

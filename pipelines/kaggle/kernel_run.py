@@ -14,9 +14,8 @@ from pipelines.kaggle.service import Kaggle
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.errors import TryAgainLater, UserError, printable
 from pipelines.system.files import atomic_folder, read_json, write_json, write_text
-from pipelines.system.terminal import printable
 
 PUSHING, PUSHED, FAILED, FETCHED = "pushing", "pushed", "failed", "fetched"
 HOW_TO_ATTACH = {

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.kaggle.answers import Submission
-from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.errors import TryAgainLater, UserError, one_line
 from pipelines.system.files import write_text
-from pipelines.system.terminal import one_line
 
 SENDING, PENDING, COMPLETE, NOT_SENT, ERROR = "sending", "pending", "complete", "not sent", "error: "
 ID_DIGITS = 12

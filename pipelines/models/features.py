@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 from pipelines.dataset.fingerprints import fingerprints
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import Pixels, crop, fit, random_crop_box
-from pipelines.dataset.loading import Batch, HeldBatches, Ids, Loading, evaluation_resize
+from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize
 from pipelines.dataset.photos import Photos, collate, decoded, decoding_processes, make_loader
 from pipelines.models.backbones import Backbone
 from pipelines.models.device import Hardware
@@ -104,7 +104,7 @@ class Features:
         return torch.from_numpy(np.concatenate(parts, axis=-1))
 
 
-class FeatureBatches(HeldBatches):
+class FeatureBatches(BatchSource):
     """Batches of features: in training one random view of each image, otherwise all views."""
 
     def __init__(self, ids: Ids, features: Features, labels: Tensor, loading: Loading) -> None:

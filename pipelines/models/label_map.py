@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from pipelines.dataset.image_paths import normal
-from pipelines.dataset.submission import few
 from pipelines.dataset.tables import read_csv
-from pipelines.system.errors import UserError, did_you_mean, shown
+from pipelines.system.errors import UserError, did_you_mean, few, shown
 
 COLUMNS = ["label", "category"]
 WORDNET_PREFIX = re.compile(r"n\d{8}[-_. ]+(?=\S)")  # n02085620-Chihuahua: ImageNet's number before the name

@@ -15,8 +15,8 @@ def check_together(settings: Settings, where: str) -> None:
 
 
 def _image_problems(settings: Settings) -> Iterator[str]:
-    size = settings.input.size or (0 if settings.model.weights else PLAIN_INPUT["size"])
-    if not size:  # known once the weights are
+    size = settings.input.size or PLAIN_INPUT["size"]
+    if not settings.input.size and settings.model.weights:  # the size is known once the weights are
         return
     for key, pixels in (("augment.cutout", settings.augment.cutout), ("predict.shift", settings.predict.shift)):
         if pixels >= size:

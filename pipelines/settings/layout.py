@@ -63,12 +63,10 @@ class RunLayout:
 
     @property
     def training(self) -> StateFiles:
-        """The files of `train`."""
         return StateFiles(self.last, self.history, self.best)
 
     @property
-    def retraining(self) -> StateFiles:
-        """The files of `retrain`, which has no validation set and so no best epoch."""
+    def retraining(self) -> StateFiles:  # without a validation set, and so without a best epoch
         return StateFiles(self.retrain_last, self.retrain_history)
 
     @property
@@ -102,8 +100,7 @@ class Layout:
         return AuditLayout(self.data / "audit")
 
     def archive(self, slug: str) -> Path:
-        """The verified archive from Kaggle; a file beside it holds its SHA-256."""
-        return self.data / f"{slug}.zip"
+        return self.data / f"{slug}.zip"  # verified; a file beside it holds its SHA-256
 
     def submission(self, name: str) -> Path:
         return self.submissions / f"{name}.csv"
@@ -113,7 +110,6 @@ class Layout:
         return self.root / "submissions" / f".{slug}.lock"
 
     def comparison(self, name: str, extension: str) -> Path:
-        """The table (csv) or picture (png) that compares several runs."""
         return self.runs_folder / f"{name}.{extension}"
 
     def run(self, name: str) -> RunLayout:

@@ -42,15 +42,12 @@ def load_settings(
     recipes = content.pop("recipes", {})
     if not isinstance(recipes, dict) or not all(isinstance(value, dict) for value in recipes.values()):
         raise UserError(f"{path}: recipes must be tables, written [recipes.<name>].")
-    default = merge(Settings(name=path.stem, recipe=recipe), content, str(path))
-    # All recipes are checked, so that a mistake shows before its recipe is used.
-    known = {DEFAULT_RECIPE: default} | {
-        name: _with_recipe(default, name, changes, f"{path}, recipe {name!r}") for name, changes in recipes.items()
-    }
+    known = {DEFAULT_RECIPE: merge(Settings(name=path.stem, recipe=recipe), content, str(path))}
+    for name, changes in recipes.items():  # all of them, so that a mistake shows before its recipe is used
+        known[name] = _with_recipe(known[DEFAULT_RECIPE], name, changes, f"{path}, recipe {name!r}")
     if recipe not in known:
-        raise UserError(
-            f"{path.stem} has no recipe {recipe!r}.{did_you_mean(recipe, known)} It has: {', '.join(known)}."
-        )
+        hint = did_you_mean(recipe, known)
+        raise UserError(f"{path.stem} has no recipe {recipe!r}.{hint} It has: {', '.join(known)}.")
     chosen = merge(known[recipe], parse_overrides(overrides), "--set")
     if not chosen.competition.slug:
         chosen = merge(chosen, {"competition": {"slug": path.stem}}, str(path))
@@ -59,10 +56,8 @@ def load_settings(
 
 def _with_recipe(default: Settings, name: str, changes: Mapping[str, Any], where: str) -> Settings:
     if not is_plain_name(name):
-        raise UserError(
-            f"{where}: the name of a recipe is also a folder name: it must not be empty or overlong, and must have no "
-            "slashes, no control characters and no leading dot."
-        )
+        rule = "must not be empty or overlong, and must have no slashes, no control characters and no leading dot"
+        raise UserError(f"{where}: the name of a recipe is also a folder name: it {rule}.")
     if name == DEFAULT_RECIPE:
         raise UserError(f"{where}: this name is reserved for the settings outside all recipes; rename the recipe.")
     if fixed := [section for section in SHARED_BY_RECIPES if section in changes]:
@@ -118,17 +113,14 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
     sections: dict[str, Any] = {}
     for name, values in changes.items():
         if name not in SECTIONS:
-            raise UserError(
-                f"{where}: unknown section [{shown(name)}].{did_you_mean(name, SECTIONS)} Valid: {', '.join(SECTIONS)}."
-            )
+            hint = did_you_mean(name, SECTIONS)
+            raise UserError(f"{where}: unknown section [{shown(name)}].{hint} Valid: {', '.join(SECTIONS)}.")
         if not isinstance(values, Mapping):
             raise UserError(f"{where}: [{name}] is a section, not a value; write [{name}] and its keys below it.")
         types, fields = get_type_hints(SECTIONS[name]), _fields(name)
         if unknown := [key for key in values if key not in fields]:
-            raise UserError(
-                f"{where}: unknown key {name}.{shown(unknown[0])}.{did_you_mean(unknown[0], fields)} "
-                f"Valid: {', '.join(fields)}."
-            )
+            hint = did_you_mean(unknown[0], fields)
+            raise UserError(f"{where}: unknown key {name}.{shown(unknown[0])}.{hint} Valid: {', '.join(fields)}.")
         checked = {
             key: _checked(value, types[key], fields[key].metadata, f"{where}: {name}.{key}")
             for key, value in values.items()
@@ -146,8 +138,7 @@ def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
 def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> Any:
     """Return `value` as the type `expected`, within `bounds`; raise a `UserError` that names `key` otherwise."""
     if get_origin(expected) is Literal:
-        if value not in get_args(expected):
-            choices = get_args(expected)
+        if value not in (choices := get_args(expected)):
             raise UserError(f"{key} is {value!r}.{did_you_mean(str(value), choices)} Valid: {', '.join(choices)}.")
         return value
     if get_origin(expected) is tuple:
@@ -191,10 +182,8 @@ def submission_name(run: str, overrides: Sequence[str]) -> str:
 
 
 def _short_hash(changes: Mapping[str, Any]) -> str:
-    if not changes:
-        return ""
     text = json.dumps(changes, sort_keys=True, default=str)  # str: a date is refused only when settings are loaded
-    return "-" + hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if changes else ""
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

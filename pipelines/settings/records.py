@@ -1,4 +1,4 @@
-"""The records of a split and a run: what they were made from, and checks that the current request is the same."""
+"""Write and read the records of splits and runs, and check that the current request equals them."""
 
 import subprocess
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ from pipelines.system.files import file_sha256, plain_sha256, read_json, read_no
 
 SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
+METRIC = "competition.metric:"  # the one key of [competition] that a run depends on
 GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The settings and split that a run was started with; retrain and predict use them, not the TOML of today."""
+    """The settings and split that a run was started with; retrain and predict use them, not the current TOML."""
 
     settings: Settings
     split_sha256: str
@@ -33,9 +34,8 @@ def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
     """Return the SHA-256 of each input of a split: the CSVs, the download record and split.group_file, if present."""
     data = settings.data
     names = (data.labels, data.test_table, data.sample_submission, DOWNLOAD_RECORD)
-    paths = {name: layout.raw / name for name in names if name} | {
-        GROUP_FILE: layout.root / settings.split.group_file  # the root folder if not set
-    }
+    paths = {name: layout.raw / name for name in names if name}
+    paths[GROUP_FILE] = layout.root / settings.split.group_file  # the root folder if not set
     return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
 
 
@@ -57,20 +57,16 @@ def split_is_made(layout: Layout, settings: Settings) -> bool:
     if not (layout.split_record.exists() and layout.split_csv.exists()):
         return False
     recorded, inputs, sha256 = _read_split_record(layout)
-    then = merge(Settings(settings.name), recorded, str(layout.split_record))
     again = f"split again: {split_removal(layout)}"
+    then = merge(Settings(settings.name), recorded, str(layout.split_record))
     if changes := differences(settings, then, SPLIT_SECTIONS):
-        raise UserError(
-            f"{settings.name} is already split, with other settings: {'; '.join(changes)}. Undo these, or {again} "
-            "(scores of runs on the old split then no longer compare)."
-        )
+        problem = f"{settings.name} is already split, with other settings: {'; '.join(changes)}"
+        raise UserError(f"{problem}. Undo these, or {again} (scores of runs on the old split then no longer compare).")
     current = split_inputs(layout, settings)
     if inputs.get(GROUP_FILE) != current.get(GROUP_FILE):
         state = "has changed" if GROUP_FILE in current else "is missing"
-        raise UserError(
-            f"{layout.root / settings.split.group_file} (split.group_file) {state} since {layout.split_csv} was made. "
-            f"Put it back, or {again}"
-        )
+        file = layout.root / settings.split.group_file
+        raise UserError(f"{file} (split.group_file) {state} since {layout.split_csv} was made. Put it back, or {again}")
     if inputs != current:
         raise UserError(f"{layout.raw} holds other data than {layout.split_csv} was made from. Put it back, or {again}")
     if file_sha256(layout.split_csv) != sha256:
@@ -89,7 +85,7 @@ def is_split_by_audit(layout: Layout) -> bool:
 
 
 def _read_split_record(layout: Layout) -> tuple[dict[str, dict[str, Any]], dict[str, str], str]:
-    """Return from the split's record: its settings, the SHA-256 of each input, and the SHA-256 of split.csv."""
+    """Return the settings, the SHA-256 of each input and that of split.csv, as the split's record has them."""
     try:
         record = read_json(layout.split_record)
         sections = {name: dict(record[name]) for name in SPLIT_SECTIONS}
@@ -107,7 +103,7 @@ def split_removal(layout: Layout) -> str:
 def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
     """Write the record of a new run; for a run with a finished epoch, check that settings and split are the same.
 
-    Raises `UserError` that lists the differences. A run without a finished epoch is started from the beginning.
+    Raises `UserError` with the differences. A run without a finished epoch starts from the beginning.
     """
     if not (run.last.exists() or run.trained.exists()):
         # Files of an earlier run of this name, perhaps of another network, must not be used for the new one.
@@ -117,21 +113,16 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
         return
     record = read_record(run)
     check_split(run, record, split_csv)
-    changes = differences(settings, record.settings, RUN_SECTIONS)
-    changes += [
-        line
-        for line in differences(settings, record.settings, ["competition"])
-        if line.startswith("competition.metric:")
-    ]
-    if changes:
+    changes = differences(settings, record.settings, (*RUN_SECTIONS, "competition"))
+    if changes := [line for line in changes if not line.startswith("competition.") or line.startswith(METRIC)]:
         raise UserError(f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). {_new_run(run)}")
 
 
 def with_weights_of(settings: Settings, then: Settings) -> Settings:
-    """Return `settings` with the values that weights files determined for a run with the settings `then`.
+    """Return `settings` with the values that weights files determined for a finished run with the settings `then`.
 
-    The result equals that of `transfer.resolve` for the same files, but needs neither the files nor torch. It is for
-    finished runs. Values that `settings` set themselves stay, to be compared.
+    The result equals that of `transfer.resolve` for the same files, but needs neither the files nor torch. Values that
+    `settings` set themselves stay, to be compared.
     """
     if plain_sha256(settings.model.weights_sha256) in ("", then.model.weights_sha256):
         settings = merge(settings, {"model": {"weights_sha256": then.model.weights_sha256}}, "model")
@@ -145,18 +136,14 @@ def read_record(run: RunLayout) -> RunRecord:
         content = read_json(run.record)
         return RunRecord(from_dict(content["settings"], str(run.record)), content["split_sha256"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{run.record} cannot be read ({type(error).__name__}: {error}). Remove the run and train again: "
-            f"rm -r {_shown(run)}"
-        ) from None
+        problem = f"{run.record} cannot be read ({type(error).__name__}: {error})"
+        raise UserError(f"{problem}. Remove the run and train again: rm -r {_shown(run)}") from None
 
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
     """Raise `UserError` if `run` was trained on another split: its training rows could be validation rows now."""
     if not split_csv.exists():
-        raise UserError(
-            f"{split_csv} is missing; {_shown(run)} was trained on that split. Split again, with the same settings."
-        )
+        raise UserError(f"{split_csv} is missing; {_shown(run)} was trained on it. Split again with the same settings.")
     if file_sha256(split_csv) != record.split_sha256:
         raise UserError(f"{_shown(run)} was trained on another split than {split_csv} now holds. {_new_run(run)}")
 
@@ -172,10 +159,8 @@ def finished_run(layout: Layout, name: str, settings: Settings, make_train: str)
         raise UserError(f"The run {_shown(run)} {state}. First: {make_train}")
     record = read_record(run)
     if record.settings.recipe != settings.recipe:
-        raise UserError(
-            f"{_shown(run)} was trained with the recipe {record.settings.recipe!r}, but the recipe given is "
-            f"{settings.recipe!r}: add RECIPE={record.settings.recipe}"
-        )
+        problem = f"{_shown(run)} was trained with the recipe {record.settings.recipe!r}, but the recipe given is"
+        raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={record.settings.recipe}")
     check_split(run, record, layout.split_csv)
     current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
     return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_note(run.trained)

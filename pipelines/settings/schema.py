@@ -34,7 +34,7 @@ class CompetitionSettings(Section):
     address: str = option("", "source = address: where a person finds the archive")
     metric: Literal["accuracy", "log_loss", "f1_macro", "f1_micro"] = option("accuracy", "metric that Kaggle scores by")
     submission: Literal["labels", "probabilities"] = option(
-        "labels", "per test image: its label, or all class probabilities"
+        "labels", "per test image: its label or class probabilities"
     )
 
     def problems(self) -> Iterator[str]:
@@ -95,7 +95,7 @@ class InputSettings(Section):
         0, "photos: shorter side before the centre crop; 0: from the weights, or size (8/7 size with crops)", minimum=0
     )
     mean: tuple[float, ...] = option((), "mean of R, G, B (0 to 1) to subtract; empty: from the weights, or 0.5")
-    std: tuple[float, ...] = option((), "standard deviation of R, G, B to divide by; empty: from the weights, or 0.25")
+    std: tuple[float, ...] = option((), "standard deviation of R, G, B; empty: from the weights, or 0.25", above=0)
 
     def problems(self) -> Iterator[str]:
         if self.size and not 4 <= self.size <= 2048:
@@ -103,8 +103,6 @@ class InputSettings(Section):
         for key in ("mean", "std"):
             if len(getattr(self, key)) not in (0, 3):
                 yield f"input.{key} has {len(getattr(self, key))} numbers; it takes 3."
-        if min(self.std, default=1) <= 0:
-            yield f"input.std is {list(self.std)}; each number must be more than 0."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +113,8 @@ class AugmentSettings(Section):
     alternating_flip: bool = option(False, "mirror half the images in odd epochs, the rest in even (arXiv 2404.00498)")
     translate: int = option(0, "largest random shift in pixels; borders are filled by reflection", minimum=0)
     resize: int = option(0, "packed images: enlarge to this side in pixels before the random crop; 0: off", minimum=0)
-    crop_scale: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least and most share of the area")
-    crop_ratio: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least and most width / height")
+    crop_scale: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least, most share of the area", maximum=1)
+    crop_ratio: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least, most width / height")
     colour_jitter: float = option(0.0, "vary brightness, contrast, saturation by ± this share", minimum=0, maximum=1)
     cutout: int = option(0, "side in pixels of a random grey square (arXiv 1708.04552); 0: off", minimum=0)
     mixup: float = option(0.0, "alpha of mixup (arXiv 1710.09412); 0: off", minimum=0)
@@ -133,8 +131,6 @@ class AugmentSettings(Section):
             elif not 0 < values[0] <= values[1]:
                 numbers = ", ".join(f"{value:g}" for value in values)
                 yield f"augment.{key} is [{numbers}]; the first must be above 0 and not above the second."
-        if max(self.crop_scale, default=1) > 1:
-            yield f"augment.crop_scale is {list(self.crop_scale)}; a share of the area must be at most 1."
         for one, other in (("mixup", "cutmix"), ("flip", "alternating_flip")):
             if getattr(self, one) and getattr(self, other):
                 yield f"augment.{one} and augment.{other} are both on; choose one."
@@ -301,9 +297,7 @@ class KaggleSettings(Section):
     internet: bool = option(False, "kernel: allow internet access; without it, attach pretrained weights")
     dataset_sources: tuple[str, ...] = option((), "kernel: datasets to attach: owner/name")
     model_sources: tuple[str, ...] = option((), "kernel: models to attach: owner/model/framework/variation/version")
-    kernel_hours: float = option(
-        12.0, "kernel: longest running time; the kernel command waits as long", above=0, maximum=12
-    )
+    kernel_hours: float = option(12.0, "kernel: longest running time; its command waits as long", above=0, maximum=12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,7 +330,7 @@ class Settings:
 
     @property
     def tuning(self) -> FinetuneSettings:
-        """[finetune] as it applies: its defaults where the weights are random."""
+        """The [finetune] that applies: its defaults if the weights are random."""
         return self.finetune if self.model.pretrained else FinetuneSettings()
 
     @property

@@ -1,20 +1,17 @@
-"""Exceptions whose message is for the user, and the helpers that write such messages."""
+"""Exceptions whose message is for the user, and functions that put names and texts from files into messages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 LONGEST_SHOWN = 400  # characters
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. The message names the file, row or key, what is wrong and what to do.
-
-    A stage prints it without a traceback and exits with status 2.
-    """
+    """A mistake that the user can correct; the message says what to do. A stage prints no traceback; exit status 2."""
 
 
 class TryAgainLater(UserError):
-    """A failure of Kaggle or the network that may end by itself; exit status 3. The message says what is done."""
+    """A failure of Kaggle or the network that may end by itself; exit status 3."""
 
 
 def shown(text: str) -> str:
@@ -32,7 +29,27 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}…{text[-LONGEST_SHOWN // 2 :]}"
 
 
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first `most` names in quotes, with an ellipsis if there are more."""
+    return ", ".join(map(quoted, names[:most])) + (", …" if len(names) > most else "")
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` with the nearest of `valid`, or an empty string if none is near."""
     matches = get_close_matches(name, list(valid), n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+
+
+def printable(text: str) -> str:
+    """Return `text` with a space for each unprintable character, which could steer a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def one_line(text: str) -> str:
+    """Return `printable(text)` with each run of white space as a single space."""
+    return " ".join(printable(text).split())
+
+
+def printable_lines(text: str) -> str:
+    """Return `printable(text)` with its line ends kept."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -71,10 +71,7 @@ def atomic_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`; if the block succeeds, rename it to `path`.
-
-    An existing folder at `path` stays unchanged until the new one is complete, then it is replaced.
-    """
+    """Yield a new empty folder beside `path`; if the block succeeds, it replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, outgoing = partial_name(path), path.with_name(f".{path.name}.outgoing")
     for left in (partial, outgoing):  # by a killed process
@@ -96,9 +93,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def only_one(path: Path, doing: str, patience: float = 5.0, inherited: bool = True) -> Iterator[int]:
     """Hold the lock file `path` and yield its descriptor, until the block or the process ends.
 
-    inherited: a child process that inherits the descriptor holds the lock too, until it ends; otherwise only this
-    process holds it. Raises `UserError`, with what the other process is `doing`, if the lock is not free within
-    `patience` seconds.
+    inherited: a child process that inherits the descriptor holds the lock too, until it ends. Raises `UserError`, with
+    what the other process is `doing`, if the lock is not free within `patience` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
@@ -141,9 +137,8 @@ def read_note(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} is damaged: it is not a JSON object. Remove it, and run the stage that writes it again."
-        )
+        problem = f"{path} is damaged: it is not a JSON object"
+        raise UserError(f"{problem}. Remove it, and run the stage that writes it again.")
     return content
 
 

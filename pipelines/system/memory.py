@@ -35,9 +35,8 @@ def explained(what: str, advice: str = SMALLER) -> Iterator[None]:
         if not _is_shortage(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
-        raise UserError(
-            f"Memory does not suffice for {what} ({reason}). {advice} Or end other programs that use this memory."
-        ) from None
+        problem = f"Memory does not suffice for {what} ({reason})."
+        raise UserError(f"{problem} {advice} Or end other programs that use this memory.") from None
 
 
 def smaller_batch(key: str, size: int) -> str:

@@ -1,4 +1,4 @@
-"""Work on image files, spread over processes."""
+"""Spread work over processes that end with this one."""
 
 import multiprocessing
 import os
@@ -32,9 +32,8 @@ def in_processes(
 ) -> Generator[Result, None, None]:
     """Yield `function(item)` for each item of `work`, in order; an exception of `function` is raised here.
 
-    total: the number of items; a single item is done in this process. Processes run only a few items ahead of the
-    consumer, so that neither work nor results fill the memory. They end when the iterator is exhausted or closed, and
-    when this process ends for any reason.
+    total: the number of items; a single item is done in this process. Processes run a few items ahead of the consumer
+    at most, to save memory. They end when the iterator is exhausted or closed, or when this process ends.
     """
     with closing(_results(function, work, total)) as results:
         yield from watch(results, what, total, unit)
@@ -63,10 +62,8 @@ def _results(function: Callable[[Work], Result], work: Iterable[Work], total: in
             yield pending.popleft().result()
     except BrokenProcessPool:
         pool.shutdown()
-        raise UserError(
-            f"{_death(ours)} End other programs, or use fewer processor cores (taskset -c 0 make …), and run the same "
-            "command again."
-        ) from None
+        advice = "End other programs, or use fewer cores (taskset -c 0 make …), and run the same command again."
+        raise UserError(f"{_death(ours)} {advice}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -15,9 +15,8 @@ from pipelines.kaggle.submission_log import SubmissionLog
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import split_is_made
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.errors import TryAgainLater, UserError, printable_lines
 from pipelines.system.files import read_json
-from pipelines.system.terminal import printable_lines
 from pipelines.tools.doctor_checks import Check, first_line, short
 from pipelines.tools.doctor_checks.kaggle import check_kaggle
 from pipelines.tools.doctor_checks.machine import check_device, check_machine, check_packages

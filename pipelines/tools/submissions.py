@@ -17,9 +17,8 @@ from pipelines.kaggle import submission_log
 from pipelines.kaggle.answers import Submission
 from pipelines.kaggle.service import Kaggle, is_standin
 from pipelines.kaggle.submission_log import SubmissionLog, look_for, may_be_unlisted, plain_score
-from pipelines.system.errors import UserError
+from pipelines.system.errors import UserError, one_line
 from pipelines.system.files import only_one
-from pipelines.system.terminal import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -314,7 +314,7 @@ def test_on_a_gpu_the_batches_are_those_of_the_cpu(tiny: Tiny, free: int, monkey
     for part, training in (("train", True), ("valid", False), ("test", False)):
         there = open_source(tiny.settings(), tiny.part(part), torch.device("cuda"), training)
         if training:
-            assert isinstance(there, PackedBatches)
+            assert isinstance(there, PackedBatches) and isinstance(there.pixels, Tensor)
             assert there.pixels.is_cuda == bool(free)
         found = batches(there, 1 if training else 0)
         for ours, theirs in zip(

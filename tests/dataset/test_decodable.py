@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.dataset import decodable
-from pipelines.dataset.decodable import CHUNK_IMAGES, check_decodable
+from pipelines.dataset import fingerprints
+from pipelines.dataset.fingerprints import CHUNK_IMAGES, check_decodable
 from pipelines.system.errors import UserError
 from tests.support.image_sets import image_set
 from tests.support.pictures import noise
@@ -44,13 +44,13 @@ def check(tmp_path: Path, rows: pd.DataFrame, together: pd.DataFrame | None = No
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the photos that have been opened, so far."""
     names = []
-    open_image = decodable.open_image
+    open_image = fingerprints.open_image
 
     def counting(path: Path, place: str) -> Image.Image:
         names.append(path.name)
         return open_image(path, place)
 
-    monkeypatch.setattr(decodable, "open_image", counting)
+    monkeypatch.setattr(fingerprints, "open_image", counting)
     return names
 
 

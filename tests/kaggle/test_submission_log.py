@@ -19,8 +19,7 @@ from pipelines.kaggle.submission_log import (
     submission_status,
     submission_time,
 )
-from pipelines.system.errors import TryAgainLater, UserError
-from pipelines.system.terminal import one_line
+from pipelines.system.errors import TryAgainLater, UserError, one_line
 
 SHA256 = "0123456789abcdef" * 4
 OTHER = "f" * 64

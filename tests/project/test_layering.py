@@ -12,7 +12,7 @@ STAGES = ("download", "split", "train", "retrain", "predict", "submit", "tools")
 ON_SCREEN = ("command", "stages")  # these rooms may read the command line and print
 ALONE = "pipelines.kaggle.worker"  # it runs in a process of its own and imports no other module of the project
 WITHOUT_TORCH = ("system", "settings")
-DECODING = ("images", "packed", "fingerprints", "decodable")  # decoding processes import these modules of dataset
+DECODING = ("images", "packed", "fingerprints")  # decoding processes import these modules of dataset
 
 
 def name_of(path: Path) -> str:

@@ -119,7 +119,7 @@ def test_a_finished_run_of_another_split_is_refused(layout: Layout) -> None:
     with pytest.raises(UserError, match="another split"):
         finished_run(layout, "quick", SETTINGS, "make train")
     layout.split_csv.unlink()
-    with pytest.raises(UserError, match="is missing; runs/tiny/quick was trained on that split"):
+    with pytest.raises(UserError, match="is missing; runs/tiny/quick was trained on it"):
         finished_run(layout, "quick", SETTINGS, "make train")
 
 

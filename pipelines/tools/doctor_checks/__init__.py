@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipelines.system.terminal import printable
+from pipelines.system.errors import printable
 
 NAME_WIDTH, VERDICT_WIDTH = len("submissions"), len("missing")
 
