@@ -3,9 +3,10 @@
 Run it after a setting or its help line has changed; a test fails while the page is stale.
 """
 
+import argparse
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -75,7 +76,8 @@ def _allowed(expected: Any, bounds: Mapping[str, Any]) -> str:
     return ", ".join([TYPES[expected], *limits])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(prog="python -m pipelines.tools.docs", description=__doc__).parse_args(arguments)
     write_text(PAGE, page())
     print(f"Written: {PAGE}")
 

@@ -19,8 +19,18 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_main_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docs, "PAGE", tmp_path / "docs" / "settings.md")
-    docs.main()
+    docs.main([])
     assert docs.PAGE.read_text(encoding="utf-8") == docs.page()
+
+
+@pytest.mark.parametrize("argument", ["--help", "digits"])
+def test_main_writes_nothing_when_given_an_argument(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docs, "PAGE", tmp_path / "settings.md")
+    with pytest.raises(SystemExit):
+        docs.main([argument])
+    assert not docs.PAGE.exists()
 
 
 def test_each_setting_has_one_row_in_its_section() -> None:
