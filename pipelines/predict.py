@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
+from pipelines.settings.records import code_version, finished_run, split_inputs
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from pipelines.dataset.image_set import ImageSet
-    from pipelines.settings.layout import Layout, RunLayout
-    from pipelines.settings.schema import Settings
 
 MISTAKES_SHOWN = 24
 
@@ -42,9 +44,6 @@ class Validated:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
-    from pipelines.settings.records import finished_run
-    from pipelines.system.files import file_sha256, read_note
-
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
     settings = record.settings
@@ -72,12 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make_submission(
-    settings: "Settings",
-    layout: "Layout",
-    run: "RunLayout",
-    submission: Path,
-    split_command: str,
-    notes: dict[str, Any],
+    settings: Settings, layout: Layout, run: RunLayout, submission: Path, split_command: str, notes: dict[str, Any]
 ) -> None:
     """Predict the validation set and the test set; write the submission and, last, its note.
 
@@ -88,7 +82,6 @@ def _make_submission(
     from pipelines.core.prediction import predict
     from pipelines.dataset.image_set import read_images
     from pipelines.dataset.submission import check_submission, make_submission, write_submission
-    from pipelines.system.files import atomic_file, file_sha256, write_json
 
     images = read_images(settings, layout, split_command)
     test = images.part(test=True)
@@ -96,11 +89,9 @@ def _make_submission(
         raise UserError(f"{layout.split_csv} has no test rows, so there is nothing to predict. Check data.test_images.")
     _, valid = images.divide(settings)
     settings, _ = settle_precision(settings, run.precision)
-    validated = _calibrate(
-        settings, valid, predict(run.best, settings, valid, layout.weights, "validating", command.progress)
-    )
+    predicted = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
+    validated = _calibrate(settings, valid, predicted)
     facts = _report(settings, run, validated)
-
     note = notes[submission.name]
     checkpoint = run.folder / note["checkpoint"]
     tested = predict(checkpoint, settings, test, layout.weights, "predicting", command.progress)
@@ -116,7 +107,7 @@ def _make_submission(
     print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
 
 
-def _calibrate(settings: "Settings", images: "ImageSet", predicted: "torch.Tensor") -> Validated:
+def _calibrate(settings: Settings, images: "ImageSet", predicted: "torch.Tensor") -> Validated:
     """Return the validation set with the probabilities of its log-probabilities `predicted`, (N, K).
 
     For log loss they get a temperature: each row the one that the other rows fit.
@@ -138,7 +129,7 @@ def _calibrate(settings: "Settings", images: "ImageSet", predicted: "torch.Tenso
     return Validated(images, predicted.exp().numpy(), temperature)
 
 
-def _report(settings: "Settings", run: "RunLayout", validated: Validated) -> dict[str, Any]:
+def _report(settings: Settings, run: RunLayout, validated: Validated) -> dict[str, Any]:
     """Write and draw the predictions of the validation set; return its score and temperature, for the note."""
     import torch
 
@@ -160,7 +151,7 @@ def _report(settings: "Settings", run: "RunLayout", validated: Validated) -> dic
     return facts | {"temperature": validated.temperature}
 
 
-def _draw(settings: "Settings", run: "RunLayout", validated: Validated, title: str) -> None:
+def _draw(settings: Settings, run: RunLayout, validated: Validated, title: str) -> None:
     """Draw the most confident mistakes and the confusion matrix of the validation set."""
     import numpy as np
 
@@ -184,11 +175,10 @@ def _draw(settings: "Settings", run: "RunLayout", validated: Validated, title: s
     plots.draw_confusion(run.confusion, counts, images.classes, title)
 
 
-def _made_on(settings: "Settings", layout: "Layout", images: "ImageSet") -> dict[str, Any]:
+def _made_on(settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:
     """Return the hardware, code and data that the submission depends on."""
     from pipelines.dataset.fingerprints import images_digest
     from pipelines.models.device import choose_hardware
-    from pipelines.settings.records import code_version, split_inputs
 
     made_on = {**choose_hardware(settings.hardware).record(), "code": code_version()}
     made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings).items()}

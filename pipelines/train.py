@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.records import read_record, split_is_made, start_run, with_weights_of
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import read_note, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipelines.core.job import Job
     from pipelines.models.origins import Origin
-    from pipelines.settings.layout import Layout, RunLayout
-    from pipelines.settings.schema import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-
     from pipelines.dataset.splits import read_split_csv
-    from pipelines.settings.records import split_is_made
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
@@ -40,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with words.only_one_in(run):
         settings, found = _start(settings, layout, run)
         if run.trained.exists():
-            from pipelines.system.files import read_note
-
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())
             metric = settings.competition.metric
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
@@ -51,10 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Next: {words.repeat('retrain')}")
 
 
-def _start(settings: "Settings", layout: "Layout", run: "RunLayout") -> "tuple[Settings, list[Origin]]":
+def _start(settings: Settings, layout: Layout, run: RunLayout) -> "tuple[Settings, list[Origin]]":
     """Write the run's record, or check it; return the settings that its weights complete, and these weights."""
-    from pipelines.settings.records import read_record, start_run, with_weights_of
-
     found: list[Origin] = []
     if settings.model.weights and run.trained.exists():
         settings = with_weights_of(settings, read_record(run).settings)
@@ -67,9 +63,7 @@ def _start(settings: "Settings", layout: "Layout", run: "RunLayout") -> "tuple[S
     return settings, found
 
 
-def _train(
-    settings: "Settings", table: "pd.DataFrame", layout: "Layout", run: "RunLayout", found: "list[Origin]"
-) -> None:
+def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLayout, found: "list[Origin]") -> None:
     from pipelines.core import job as jobs
     from pipelines.core.phases import describe_phases
     from pipelines.core.precision import settle_precision
@@ -102,11 +96,10 @@ def _train(
     _finish(job, rows, run, features_seconds)
 
 
-def _finish(job: "Job", rows: list[dict[str, Any]], run: "RunLayout", features_seconds: float) -> None:
+def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, features_seconds: float) -> None:
     """Draw the curves, write train.json, and print the best epoch."""
     from pipelines.analysis import plots
     from pipelines.core.history import best_row, interval_columns
-    from pipelines.system.files import write_json
 
     assert job.valid is not None
     settings, metric = job.settings, job.settings.competition.metric

@@ -99,8 +99,7 @@ def make_task(competition: str, settings: Settings, run: str, overrides: Iterabl
 def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> dict[str, Path]:
     """Return the kernel's files by their names in the zip: modules, `toml`, and the CSV `label_map`."""
     files = imported_modules(ROOTS, package)
-    competitions = f"{package.name}/competitions"
-    files[f"{competitions}/{toml.name}"] = toml
+    files[f"{package.name}/competitions/{toml.name}"] = toml
     if label_map and label_map != "names":
         if PurePosixPath(label_map).is_absolute() or ".." in PurePosixPath(label_map).parts:
             raise UserError(
@@ -110,7 +109,7 @@ def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> di
         path = next((place for place in (Path(label_map), COMPETITIONS / label_map) if place.is_file()), None)
         if path is None:
             raise UserError(f"There is no label map {label_map}, nor {COMPETITIONS / label_map}: see model.label_map.")
-        files[f"{competitions}/{PurePosixPath(label_map)}"] = path
+        files[f"{package.name}/competitions/{PurePosixPath(label_map)}"] = path
     return files
 
 
@@ -121,9 +120,7 @@ def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str,
     pending = list(roots)
     while pending:
         parts = pending.pop().split(".")
-        prefixes = [
-            Path(*parts[:length]) for length in range(1, len(parts) + 1)
-        ]  # the last may be a name inside a module
+        prefixes = [Path(*parts[:length]) for length in range(1, len(parts) + 1)]  # the last may be no module
         for relative in [each for prefix in prefixes for each in (prefix / "__init__.py", prefix.with_suffix(".py"))]:
             if relative.as_posix() not in found and (home / relative).is_file():
                 found[relative.as_posix()] = home / relative
@@ -135,10 +132,9 @@ def _imports(source: str, package: str) -> list[str]:
     """Return the names in `package` that a module imports: modules, and names inside modules."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names += [prefix + alias.name for alias in node.names]
     return [name for name in names if name.partition(".")[0] == package]
 
 
@@ -177,8 +173,6 @@ def kernel_slug(competition: str, run: str) -> str:
 def make_metadata(username: str, slug: str, settings: Settings) -> dict[str, Any]:
     """Return the kernel-metadata.json of the private kernel `username`/`slug`."""
     kaggle = settings.kaggle
-    on_kaggle = settings.competition.source == "kaggle"
-    shape = {"machine_shape": kaggle.accelerator} if kaggle.accelerator else {}
     return {
         "id": f"{username}/{slug}",
         "title": slug.replace("-", " "),
@@ -187,10 +181,10 @@ def make_metadata(username: str, slug: str, settings: Settings) -> dict[str, Any
         "kernel_type": "script",
         "is_private": True,
         "enable_gpu": bool(kaggle.accelerator),
-        **shape,
+        **({"machine_shape": kaggle.accelerator} if kaggle.accelerator else {}),
         "enable_tpu": False,
         "enable_internet": kaggle.internet,
-        "competition_sources": [settings.competition.slug] if on_kaggle else [],
+        "competition_sources": [settings.competition.slug] if settings.competition.source == "kaggle" else [],
         "dataset_sources": list(kaggle.dataset_sources),
         "kernel_sources": [],
         "model_sources": list(kaggle.model_sources),

@@ -25,7 +25,6 @@ from pipelines.system.files import file_sha256, write_json
 
 STAGES = ("download", "split", "train", "retrain", "predict")
 MANIFEST = "manifest.json"
-FAILED = 2
 SEARCH_DEPTH = 4  # folders below input: competitions/<slug>/, and the folders of a dataset
 ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz")
 WEIGHT_FILES = (".pth", ".pt", ".bin")
@@ -69,7 +68,7 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
     facts = {"python": platform.python_version(), "torch": torch.__version__, "gpus": torch.cuda.device_count()}
     say(f"{task.competition}, recipe {task.recipe}, run {task.run}; run id {task.run_id}")
     say(f"Python {facts['python']}, torch {facts['torch']}, GPUs: {facts['gpus']}")
-    status = FAILED
+    status = 2
     try:
         settings = load_settings(task.competition, task.recipe, task.overrides)
         source = find_data(base / "input", task)
@@ -137,7 +136,7 @@ def _no_data(folder: Path, task: Task) -> UserError:
 
 
 def _needs_seven_zip(source: Path) -> bool:
-    """Return whether `source` holds a 7z archive that the pipeline itself cannot unpack."""
+    """Return whether `source` holds a 7z archive that the stages cannot unpack."""
     try:
         importlib.import_module("py7zr")
         return False
@@ -180,9 +179,8 @@ def _call_seven_zip(program: str, archive: Path, folder: Path, say: Say) -> None
     say(f"Unpacking {archive.name}")
     words = [program, "x", "-y", f"-o{folder}", str(archive)]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        said = done.stdout[-500:].strip()
-        raise UserError(f"{program} could not unpack {archive} (status {done.returncode}): {said}")
+    if status := done.returncode:
+        raise UserError(f"{program} could not unpack {archive} (status {status}): {done.stdout[-500:].strip()}")
 
 
 def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: Layout, say: Say) -> None:
@@ -242,9 +240,9 @@ def _run_stages(task: Task, source: Path | None, folder: Path, work: Path, say: 
     words = [task.competition, "--recipe", task.recipe, "--run", task.run]
     words += ["--set", *task.overrides] if task.overrides else []
     for stage in STAGES:
-        more = ["--archive", str(source)] if stage == "download" and source else []
         say(f"\n{stage}")
-        program = [sys.executable, "-m", f"pipelines.{stage}", *words, *more]
+        program = [sys.executable, "-m", f"pipelines.{stage}", *words]
+        program += ["--archive", str(source)] if stage == "download" and source else []
         if status := subprocess.run(program, cwd=work, env=environment, check=False).returncode:
             say(f"The stage {stage} failed with status {status}.")
             return status

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.kaggle.answers import Submission
+from pipelines.kaggle.service import Submission
 from pipelines.system.errors import TryAgainLater, UserError
 from pipelines.system.files import write_text
 from pipelines.system.terminal import one_line
@@ -90,27 +90,27 @@ class SubmissionLog:
     def change(self, place: int, **values: Any) -> Row:
         return self.replace(place, replace(self.rows[place], **values))
 
-    def update(self, place: int, submission: Submission) -> Row:
-        """Copy ref, status and scores into the row, and return it.  A `submission` with another ref changes nothing."""
-        return self._copy(place, submission)
+    def update(self, place: int, submission: Submission, **values: Any) -> Row:
+        """Copy ref, status and scores into the row, set `values`, and return it.
+
+        A `submission` with another ref changes nothing.
+        """
+        row = self.rows[place]
+        if submission.ref <= 0 or row.ref not in (0, submission.ref):
+            return row
+        scores = {name: plain_score(getattr(submission, name)) for name in ("public_score", "private_score")}
+        return self.change(place, ref=submission.ref, status=submission_status(submission), **scores, **values)
 
     def adopt(self, place: int, submission: Submission) -> Row:
         """As `update`, for a row of unknown outcome: copy the message and time too."""
         when = submission_time(submission) or self.rows[place].time
-        return self._copy(place, submission, time=when, message=one_line(submission.description))
+        return self.update(place, submission, time=when, message=one_line(submission.description))
 
     def unknown(self, submissions: Iterable[Submission], sha256: str) -> list[Submission]:
         """Return the `submissions` that carry the id of the file with this SHA-256, and whose ref is not in the log."""
         refs, mark = self.refs, submission_id(sha256)
         new = (each for each in submissions if each.ref > 0 and each.ref not in refs)
         return [each for each in new if one_line(each.description).endswith(mark)]
-
-    def _copy(self, place: int, submission: Submission, **values: Any) -> Row:
-        row = self.rows[place]
-        if submission.ref <= 0 or row.ref not in (0, submission.ref):
-            return row
-        scores = {name: plain_score(getattr(submission, name)) for name in ("public_score", "private_score")}
-        return self.change(place, ref=submission.ref, status=submission_status(submission), **scores, **values)
 
     def _write(self, rows: list[Row]) -> None:
         text = io.StringIO()
@@ -122,7 +122,7 @@ class SubmissionLog:
 
 
 def submission_id(sha256: str) -> str:
-    """Return the last word of the message of every submission of the file with this SHA-256."""
+    """Return the last word of the message of each submission of the file with this SHA-256."""
     return f"#{sha256[:ID_DIGITS]}"
 
 
@@ -143,7 +143,7 @@ def look_for(
     log: SubmissionLog,
     sha256: str,
     submissions: Callable[[], Sequence[Submission]],
-    pauses: Iterable[float] = LOOK_PAUSES,
+    pauses: Sequence[float] = LOOK_PAUSES,
 ) -> Submission | None:
     """Return Kaggle's submission of the file with this SHA-256 that is not in the log, or None.
 

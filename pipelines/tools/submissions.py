@@ -17,8 +17,7 @@ from pipelines.system.errors import UserError
 from pipelines.system.terminal import one_line
 
 if TYPE_CHECKING:
-    from pipelines.kaggle.answers import Submission
-    from pipelines.kaggle.service import Kaggle
+    from pipelines.kaggle.service import Kaggle, Submission
     from pipelines.kaggle.submission_log import SubmissionLog
 
 
