@@ -140,7 +140,7 @@ def _report(settings: Settings, run: RunLayout, validated: Validated) -> dict[st
     write_valid_predictions(run.valid_predictions, images, validated.probabilities)
     metric = METRICS[settings.competition.metric]
     judged = torch.from_numpy(validated.probabilities).double(), torch.from_numpy(images.labels)
-    score, bounds = metric.value(metric.sums(*judged)), interval(metric, *judged)
+    score, bounds = metric.score(*judged), interval(metric, *judged)
     title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(images):,} images"
     _draw(settings, run, validated, title)
     how = "" if validated.temperature == 1 else ", each image with a temperature fitted on the others"

@@ -42,15 +42,15 @@ class Twins:
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_epoch: int, title: str) -> None:
-    """Draw the losses and the metric per epoch, and mark the best epoch, to the PNG `path`."""
+    """Draw the losses and the metric per epoch to the PNG `path`, and mark the best epoch."""
     figure, losses, scores = _two_axes()
     epochs = [row["epoch"] for row in rows]
     losses.plot(epochs, [row["train_loss"] for row in rows], marker=".", label="train (augmented, during the epoch)")
     losses.plot(epochs, [row["valid_loss"] for row in rows], marker=".", label="valid")
     losses.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     scores.plot(epochs, [row[metric] for row in rows], marker=".", color="C1", label="valid")
-    best = rows[best_epoch - 1][metric]
-    scores.axvline(best_epoch, color="grey", linestyle=":", label=f"best: {best:.4f} in epoch {best_epoch}")
+    label = f"best: {rows[best_epoch - 1][metric]:.4f} in epoch {best_epoch}"
+    scores.axvline(best_epoch, color="grey", linestyle=":", label=label)
     scores.set(xlabel="epoch", ylabel=metric)
     for axes in (losses, scores):
         axes.legend()
@@ -62,7 +62,7 @@ def draw_comparison(path: Path, histories: Mapping[str, Runs], metric: str, titl
 
     histories: the runs of each recipe, which differ by their seeds.  A thin line is a run.  A thick line is the mean
     over a recipe's runs, up to the last epoch of the shortest, with the band of its t-interval if there is more than
-    one.  The lines set the scale: the band of two runs is 13 standard errors wide and would leave them flat.
+    one.  The lines set the scale: the wide band of two runs would flatten them.
     """
     figure, losses, scores = _two_axes()
     for axes, key, name in ((losses, "valid_loss", "valid cross-entropy (nats)"), (scores, metric, f"valid {metric}")):

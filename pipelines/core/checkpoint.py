@@ -37,7 +37,7 @@ class Checkpoint:
 
     @property
     def head_only(self) -> bool:
-        """Whether these are the weights of the head alone, on an unchanged pretrained network."""
+        """Whether these are the weights of the head alone, on unchanged pretrained backbones."""
         return is_head_only(self.weights)
 
     def model(self, classes: list[str], pretrained: Path) -> nn.Module:
@@ -71,16 +71,7 @@ def finished(checkpoint: Checkpoint) -> Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path` atomically, as tensors and plain values; the folder must exist."""
-    content = {
-        "format": FORMAT,
-        "settings": to_dict(checkpoint.settings),
-        "classes": checkpoint.classes,
-        "weights": checkpoint.weights,
-        "epoch": checkpoint.epoch,
-        "score": checkpoint.score,
-        "history": checkpoint.history,
-        "training": checkpoint.training,
-    }
+    content: dict[str, Any] = {"format": FORMAT} | vars(checkpoint) | {"settings": to_dict(checkpoint.settings)}
     # An interrupt while torch writes becomes a RuntimeError of its own.
     with undisturbed(), atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
         torch.save(content, file)  # not by name: torch would turn a full disk into a RuntimeError
@@ -89,7 +80,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 def load(path: Path) -> Checkpoint:
     """Return the checkpoint at `path`, on the CPU; code in the file is never run.
 
-    Raises `UserError` for a file that is missing, cut short, or not a checkpoint of this project.
+    Raises `UserError` for a file that is missing, damaged, or not a checkpoint of this project.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -100,8 +91,7 @@ def load(path: Path) -> Checkpoint:
             f"{path} cannot be read as a checkpoint: torch did not write it, or it contains code, which is not run. "
             "Remove it and train again."
         ) from None
-    except Exception as error:
-        # torch raises half a dozen exception types for damage, from RuntimeError to KeyError and EOFError.
+    except Exception as error:  # torch raises many types for damaged files, from RuntimeError to EOFError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}. Remove it and train again.") from None
     keys = {"format", *(field.name for field in fields(Checkpoint))}

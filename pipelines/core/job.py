@@ -4,7 +4,7 @@ The state is written after every epoch, so a run that is killed at any moment co
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -95,15 +95,14 @@ def _save(job: Job, learner: engine.Learner, phase: Phase, rows: list[Row]) -> N
     metric = job.settings.competition.metric
     score = rows[-1].get(metric)
     weights = learned_state(learner.result, phase.head_only)
-    best = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows)
+    saved = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows)
     if job.files.best is not None and score is not None and best_row(rows, metric) is rows[-1]:
-        checkpoint.save(job.files.best, best)
+        checkpoint.save(job.files.best, saved)
     training: dict[str, Any] = {"optimizer": learner.optimizer.state_dict()}
     if learner.averaged is not None:  # otherwise `weights` are the model's own
         training["model"] = learned_state(learner.model, phase.head_only)
         training["averaged_steps"] = learner.averaged.n_averaged
-    last = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows, training)
-    checkpoint.save(job.files.last, last)
+    checkpoint.save(job.files.last, replace(saved, training=training))
     write_history(job.files.history, rows)
 
 
@@ -131,24 +130,21 @@ def _explained(results: Iterator[engine.EpochResult]) -> Iterator[engine.EpochRe
 
 def _fit_whitening(job: Job, network: nn.Module) -> None:
     """Fit the network's whitening layer, if it has one, to training images as evaluation sees them."""
-    whitening = whitening_of(network)
-    if whitening is not None:
+    if whitening := whitening_of(network):
         every = max(len(job.train) // WHITENED_IMAGES, 1)  # rows may be sorted by class
         some = job.train.select(job.train.rows.iloc[::every].head(WHITENED_IMAGES))
-        source = job.sources(network).open(some, cached=False)
-        whitening.fit(batch.inputs for batch in source.batches(0))
+        whitening.fit(batch.inputs for batch in job.sources(network).open(some, cached=False).batches(0))
 
 
 def prepare_features(job: Job, network: nn.Module) -> str:
     """Compute the features that the job needs and that are not cached yet; return a line about them.
 
-    Returns an empty text where the job trains on images.
+    The line is empty if the job trains on images.
     """
     if not any(phase.cached for phase in phases(job.settings)) or not isinstance(network, FineTuned):
         return ""
     to_device(network, job.hardware)
-    parts = [job.train] if job.valid is None else [job.train, job.valid]
-    images = job.train.select(pd.concat([part.rows for part in parts]))
+    images = job.train.select(pd.concat([part.rows for part in (job.train, job.valid) if part is not None]))
     return job.sources(network).features(images).describe()
 
 
@@ -182,8 +178,7 @@ def try_out(job: Job, network: nn.Module) -> Row:
         predicted = torch.cat([each.cpu() for _, each in outputs])
         if metric.name == "log_loss" and settings.predict.calibrate:
             predicted = cross_fitted(predicted, labels)
-        score = metric.value(metric.sums(predicted.double().exp(), labels))
-        trials.append({"epoch": result.epoch, metric.name: score})
+        trials.append({"epoch": result.epoch, metric.name: metric.score(predicted.double().exp(), labels)})
     return min(trials, key=lambda trial: badness(trial[metric.name], metric.name))
 
 

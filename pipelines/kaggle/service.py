@@ -149,7 +149,7 @@ class Kaggle:
         """Return the submission `ref`.  Raises `Unanswered` if Kaggle answers with another one."""
         answer = Submission(**self._ask("submission", ref=ref))
         if answer.ref != ref:
-            raise Unanswered(f"Kaggle answered about submission {answer.ref} instead of {ref}. Try again later.")
+            raise Unanswered(f"Kaggle was asked for submission {ref} and answered with {answer.ref}. Try again later.")
         return answer
 
     def push_kernel(self, folder: Path, hours: float) -> PushedKernel:

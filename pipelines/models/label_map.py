@@ -21,11 +21,10 @@ SEPARATORS = re.compile(r"[\s_.-]+")
 def match_labels(classes: Sequence[str], categories: Sequence[str], path: Path | None = None) -> dict[int, int]:
     """Return {index of the class: index of the category} for the classes that the pretrained classifier knows.
 
-    classes: the competition's labels in the order of its output layer; categories: the classifier's, in its order.
-    Names match regardless of case, apostrophes, a prefix such as `n02085620-`, and of `_`, `-`, `.` or spaces between
-    words.  A name that then occurs twice on either side is not matched: ImageNet's 264, `Cardigan`, is a dog, and its
-    474, `cardigan`, is knitwear.  A word that occurs once in both lists is matched even if its meanings differ
-    (ImageNet's `crane` is the machine, the bird is `crane bird`): correct these in the file.
+    classes, categories: in the order of the two output layers.  Names match regardless of case, apostrophes, a prefix
+    such as `n02085620-`, and of `_`, `-`, `.` or spaces between words.  A name that then occurs twice on either side is
+    not matched: ImageNet's 264, `Cardigan`, is a dog, and its 474, `cardigan`, is knitwear.  A name that occurs once in
+    both lists is matched even if its meanings differ (ImageNet's `crane` is the machine): correct these in the file.
 
     path: a CSV with the columns `label,category`, which overrides the match by name.  A category is a name or, if no
     category has that name, an index; if empty, the label has no match.  Several labels may share a category.

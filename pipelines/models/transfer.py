@@ -1,7 +1,6 @@
 """Fine-tuning: pretrained backbones side by side, a head on top, and which of their parts train.
 
-The network is built so that its top can be trained on cached features of frozen backbones alone (see `features`) and
-then be used on the backbones again.
+The top can be trained alone, on cached features of frozen backbones (see `features`).
 """
 
 import itertools
@@ -88,9 +87,9 @@ class FineTuned(nn.Module):
     def __init__(self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top, matched: int = 0) -> None:
         """found: the origin of each backbone.  matched: the number of outputs that start from pretrained rows."""
         super().__init__()
-        self.matched = matched
+        self.matched, self.origins = matched, list(found)
+        self.bodies = list(backbones)  # with their type, which a ModuleList hides
         self.backbones = nn.ModuleList(backbones)
-        self.origins = list(found)
         self.top = top
         self._evaluated: list[nn.Module] = []
         self.stages: list[list[Stage]] = [stages(backbone) for backbone in backbones]
@@ -99,7 +98,7 @@ class FineTuned(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         for module in self._evaluated:  # here, not in train(): there are other ways to set that mode
             module.eval()
-        logits: Tensor = self.top(torch.cat([backbone(images) for backbone in self.backbones], dim=1))
+        logits: Tensor = self.top(torch.cat([backbone(images) for backbone in self.bodies], dim=1))
         return logits
 
     def freeze(self, frozen_stages: int, norms: bool) -> None:
@@ -116,25 +115,18 @@ class FineTuned(nn.Module):
                 parameter.requires_grad_(False)
         if frozen_stages == WHOLE:
             return
-        for origin, backbone, found in zip(self.origins, self._bodies(), self.stages, strict=True):
+        for origin, backbone, found in zip(self.origins, self.bodies, self.stages, strict=True):
             if frozen_stages > len(found):
                 raise UserError(
                     f"finetune.frozen_stages is {frozen_stages}, but {origin.name} has {len(found)} stages: "
                     f"{', '.join(stage.name for stage in found)}. To freeze all of it: -1."
                 )
-            frozen_names = {parameter for stage in found[:frozen_stages] for parameter in stage.parameters}
-            for parameter_name, parameter in backbone.named_parameters():
-                parameter.requires_grad_(parameter_name not in frozen_names)
-            self._evaluated += [
-                module
-                for module in backbone.modules()
-                if _is_frozen(module) or (norms and isinstance(module, nn.modules.batchnorm._BatchNorm))
-            ]
-
-    def _bodies(self) -> Iterator[Backbone]:
-        for backbone in self.backbones:
-            assert isinstance(backbone, Backbone)
-            yield backbone
+            names = {parameter for stage in found[:frozen_stages] for parameter in stage.parameters}
+            for name, parameter in backbone.named_parameters():
+                parameter.requires_grad_(name not in names)
+            for module in backbone.modules():
+                if _is_frozen(module) or (norms and isinstance(module, nn.modules.batchnorm._BatchNorm)):
+                    self._evaluated.append(module)
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the backbones and their own last layers."""
@@ -147,7 +139,7 @@ class FineTuned(nn.Module):
         backbone_lr: the learning rate of the pretrained part as a share of the head's.
         """
         found: list[Part] = []
-        for origin, backbone, its_stages in zip(self.origins, self._bodies(), self.stages, strict=True):
+        for origin, backbone, its_stages in zip(self.origins, self.bodies, self.stages, strict=True):
             parameters = dict(backbone.named_parameters())
             learning = [any(parameters[each].requires_grad for each in stage.parameters) for stage in its_stages]
             frozen = learning.count(False)
@@ -202,15 +194,16 @@ def _start_head(
 
     The logits of several classifiers are averaged.
     """
-    categories = [
-        origin.categories or _imagenet(classifier, origin)
-        for origin, classifier in zip(found, classifiers, strict=True)
-    ]
+    pairs = zip(found, classifiers, strict=True)
+    categories = [origin.categories or _imagenet(classifier, origin) for origin, classifier in pairs]
     if any(each != categories[0] for each in categories):
         raise UserError("model.label_map needs networks whose outputs have the same names. Leave it empty for these.")
     if len(categories[0]) != classifiers[0].out_features:
         raise UserError(f"{found[0].path} has {classifiers[0].out_features} outputs for {len(categories[0])} names.")
-    matches = match_labels(classes, categories[0], None if label_map == "names" else _label_map_file(label_map))
+    path = None
+    if label_map != "names":  # in the working folder, or else in the folder of the competitions' TOMLs
+        path = Path(label_map) if Path(label_map).exists() else COMPETITIONS / label_map
+    matches = match_labels(classes, categories[0], path)
     merged = nn.Linear(sum(top.widths), classifiers[0].out_features)
     with torch.no_grad():
         merged.weight.copy_(torch.cat([classifier.weight for classifier in classifiers], dim=1) / len(classifiers))
@@ -220,12 +213,6 @@ def _start_head(
     assert isinstance(layer, nn.Linear)
     start_rows(layer, merged, matches)
     return len(matches)
-
-
-def _label_map_file(name: str) -> Path:
-    """Return the path of a label map in the working folder, or else in the folder of the competitions' TOMLs."""
-    path = Path(name)
-    return path if path.exists() else COMPETITIONS / name
 
 
 def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:
@@ -245,9 +232,9 @@ HEAD = "top.head."
 
 
 def learned_state(module: nn.Module, head_only: bool) -> dict[str, Tensor]:
-    """Return the weights that a checkpoint stores of a network, or of its `Top` alone.
+    """Return the weights of a network, or of its `Top`, for a checkpoint.
 
-    head_only: only the head was trained; the other weights are found by their SHA-256 in the settings.
+    head_only: only those of the head; the other weights are found by their SHA-256 in the settings.
     """
     if not head_only:
         return dict(module.state_dict())

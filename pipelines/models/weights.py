@@ -72,8 +72,7 @@ def _find_file(network: str, weights: str, folder: Path) -> Path:
             return place
     neighbours = (entry.name for place in places if place.parent.is_dir() for entry in place.parent.iterdir())
     hint = did_you_mean(path.name, dict.fromkeys(neighbours))
-    names = published_names(network)
-    offer = f" Names of published weights: {', '.join(names)}." if names else ""
+    offer = f" Names of published weights: {', '.join(names)}." if (names := published_names(network)) else ""
     raise UserError(f"There is no file of weights {' or '.join(map(str, places))}.{hint}{offer}")
 
 

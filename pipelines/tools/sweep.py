@@ -208,7 +208,7 @@ def _logistic_regression(job: "Job", found: "list[Origin]") -> float:
     probabilities = np.full((len(job.valid), len(job.valid.classes)), 1e-15)
     probabilities[:, model.classes_] = model.predict_proba(centre(job.valid))
     metric = METRICS[job.settings.competition.metric]
-    return metric.value(metric.sums(torch.from_numpy(probabilities), torch.from_numpy(job.valid.labels)))
+    return metric.score(torch.from_numpy(probabilities), torch.from_numpy(job.valid.labels))
 
 
 def _write(path: "Path", rows: list[dict[str, Any]], tried: dict[str, list[Any]]) -> None:

@@ -204,7 +204,7 @@ def test_an_empty_list_of_files_is_no_list(kaggle: Kaggle, standin: Standin) -> 
 
 def test_another_submission_than_asked_for(kaggle: Kaggle, standin: Standin) -> None:
     standin.fault("GetSubmission", Body(b"{}", JSON))
-    with pytest.raises(Unanswered, match="answered about submission 0 instead of 1000"):
+    with pytest.raises(Unanswered, match="asked for submission 1000 and answered with 0"):
         kaggle.submission(1000)
 
 
