@@ -44,8 +44,8 @@ def _retrain(settings: Settings, epochs: int, layout: Layout, run: RunLayout, sp
     from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
-    from pipelines.models.origins import find_origins
     from pipelines.models.transfer import build_network
+    from pipelines.models.weights import find_origins
 
     settings, reason = settle_precision(settings, run.precision)
     hardware = choose_hardware(settings.hardware)

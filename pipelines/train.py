@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipelines.core.job import Job
-    from pipelines.models.origins import Origin
+    from pipelines.models.weights import Origin
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def _start(settings: Settings, layout: Layout, run: RunLayout) -> "tuple[Setting
     if settings.model.weights and run.trained.exists():
         settings = with_weights_of(settings, read_record(run).settings)
     elif settings.model.weights:
-        from pipelines.models.origins import find_origins, resolve
+        from pipelines.models.weights import find_origins, resolve
 
         found = find_origins(settings.model, layout.weights, watch=command.progress)
         settings = resolve(settings, found)

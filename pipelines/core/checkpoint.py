@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.models.origins import find_origins
 from pipelines.models.transfer import build_network, is_head_only, load_learned
+from pipelines.models.weights import find_origins
 from pipelines.settings.loading import from_dict, merge, to_dict
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError

@@ -19,10 +19,7 @@ from pipelines.system.errors import UserError
 
 SETTINGS_PAGE = "https://www.kaggle.com/settings/api"
 SIGN_UP_PAGE = "https://www.kaggle.com/account/login"
-TOKEN_FILES = ("access_token", "access_token.txt")
 KEY_FILE = "kaggle.json"
-LOGIN_FILE = "credentials.json"
-OPEN_TO_OTHERS = 0o077
 # Spaces and line ends break the header that sends it; quotes and braces come from copying more than the token.
 PLAIN = re.compile(r"""[^\s"'`{}\x00-\x20\x7f-\U0010ffff]+""")
 LIKE_A_PATH = re.compile(r"[~/.]|[A-Za-z]:\\|.*access_token|.*\.(txt|json)$")
@@ -53,12 +50,11 @@ def find_credential(environment: Mapping[str, str]) -> Credential | None:
 
 def require_credential(environment: Mapping[str, str]) -> Credential:
     """Return the credential.  Without one, raise `UserError` with the steps to get one."""
-    search = _Search(environment)
-    if credential := search.run():
+    if credential := find_credential(environment):
         return credential
     steps = (*steps_to_credential(environment), "Check that it is found: make doctor")
     numbered = "".join(f"\n  {number}. {step}" for number, step in enumerate(steps, 1))
-    found = "".join(f"\n  {warning}" for warning in search.warnings)
+    found = "".join(f"\n  {warning}" for warning in missing_because(environment))
     raise UserError(f"There are no credentials for Kaggle here.{found}\nTo get some:{numbered}")
 
 
@@ -134,7 +130,7 @@ class _Search:
                 return Credential("access token", f"KAGGLE_API_V1_TOKEN, the file {self.shown(path)}")
         if value := self.environment.get("KAGGLE_API_TOKEN"):
             return self._token_variable(value)
-        for name in TOKEN_FILES:
+        for name in ("access_token", "access_token.txt"):
             path = self.home / ".kaggle" / name
             if path.exists():
                 self._check_mode(path)
@@ -239,7 +235,7 @@ class _Search:
         return {name: value for name, value in found.items() if name not in wrong}
 
     def _login(self) -> Credential | None:
-        path = self.home / ".kaggle" / LOGIN_FILE
+        path = self.home / ".kaggle" / "credentials.json"
         if not path.exists():
             return None
         self._check_mode(path)
@@ -277,7 +273,7 @@ class _Search:
 
     def _check_mode(self, path: Path) -> None:
         """Warn of a file that other users can read."""
-        if os.name != "nt" and path.is_file() and (mode := path.stat().st_mode & 0o777) & OPEN_TO_OTHERS:
+        if os.name != "nt" and path.is_file() and (mode := path.stat().st_mode & 0o777) & 0o077:
             shown = self.shown(path)
             typed = "~/" + shlex.quote(shown[2:]) if shown.startswith("~/") else shlex.quote(shown)
             self.warnings.append(f"{shown} is open to other users (mode {mode:03o}): chmod 600 {typed}")

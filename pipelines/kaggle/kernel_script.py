@@ -28,7 +28,6 @@ MANIFEST = "manifest.json"
 SEARCH_DEPTH = 4  # folders below input: competitions/<slug>/, and the folders of a dataset
 ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz")
 WEIGHT_FILES = (".pth", ".pt", ".bin")
-SEVEN_ZIP_PROGRAMS = ("7z", "7zz", "7za")
 SHOWN_NAMES = 20
 
 Say = Callable[[str], None]
@@ -60,9 +59,8 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
     """
     import torch
 
-    work, working = folder / "work", base / "working"
-    layout = Layout(work, task.competition)
-    work.mkdir(parents=True)
+    layout, working = Layout(folder / "work", task.competition), base / "working"
+    layout.root.mkdir(parents=True)
     working.mkdir(parents=True, exist_ok=True)
     (working / MANIFEST).unlink(missing_ok=True)
     facts = {"python": platform.python_version(), "torch": torch.__version__, "gpus": torch.cuda.device_count()}
@@ -78,7 +76,7 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
         attach_weights(settings, base / "input", source, layout, say)
         if source and _needs_seven_zip(source):
             source = _without_seven_zip(source, folder / "given", settings.kaggle.internet, say)
-        status = _run_stages(task, source, folder, work, say)
+        status = _run_stages(task, source, folder, layout.root, say)
     except UserError as error:
         say(f"error: {error}")
     finally:
@@ -153,7 +151,7 @@ def _needs_seven_zip(source: Path) -> bool:
 
 def _without_seven_zip(source: Path, folder: Path, internet: bool, say: Say) -> Path:
     """Unpack `source` to `folder` with the program 7z, or install py7zr; return the source for the stages."""
-    program = next(filter(None, map(shutil.which, SEVEN_ZIP_PROGRAMS)), None)
+    program = next(filter(None, map(shutil.which, ("7z", "7zz", "7za"))), None)
     if program is None:
         advice = "attach the unpacked data with kaggle.dataset_sources, or set kaggle.internet=true"
         if internet:
@@ -191,26 +189,24 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
     for network, weights in weights_of(settings):
         from pipelines.models.published import is_published_name, published
 
-        found = _weight_files(folder, data)
-        if is_published_name(weights):
+        found, by_name = _weight_files(folder, data), is_published_name(weights)
+        if by_name:
             known = published(network, weights)
             name, target = known.filename, layout.weights / known.filename
             found.sort(key=lambda path: path.name != name)  # files of that name first
             chosen = next((path for path in found if file_sha256(path).startswith(known.prefix)), None)
-            may_download = settings.kaggle.internet
         else:
             name, target = Path(weights).name, layout.root / weights
             chosen = next((path for path in found if path.name == name), None)
-            may_download = False
         if chosen and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(chosen)
             say(f"Weights: {chosen}")
-        if not (chosen or may_download):
+        if not (chosen or (by_name and settings.kaggle.internet)):
             raise UserError(
                 f"The weights {name} of {network} are not below {folder}: attach a dataset with this file with "
                 "kaggle.dataset_sources, or a model with kaggle.model_sources"
-                + (", or set kaggle.internet=true." if is_published_name(weights) else ".")
+                + (", or set kaggle.internet=true." if by_name else ".")
             )
 
 

@@ -26,8 +26,8 @@ from pipelines.models.backbones import Backbone
 from pipelines.models.device import Hardware
 from pipelines.models.extractor import IMAGES_AT_ONCE, Extractor, choose_extractor
 from pipelines.models.feature_store import FeatureStore, view_keys
-from pipelines.models.origins import Origin
 from pipelines.models.transfer import FineTuned
+from pipelines.models.weights import Origin
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.memory import explained
@@ -160,7 +160,7 @@ def _open_store(
         "what": FORMAT,
         "network": origin.name,
         "weights_sha256": origin.sha256,
-        "published_size": origin.size if origin.mean else None,  # some networks are then built differently
+        "published_size": origin.facts.size if origin.facts else None,  # some networks are then built differently
         "normalised_by": [list(settings.input.mean), list(settings.input.std)],
         "rescaled_by": backbone.rescale,
         "norms_folded_before": settings.tuning.freeze_norms,

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_norms, stages
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
-from pipelines.models.origins import Origin
+from pipelines.models.weights import Origin
 from pipelines.settings.loading import COMPETITIONS
 from pipelines.settings.schema import ModelSettings, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.seeds import derive_seed
 
 WHOLE = -1  # stages: all of them, and the pretrained last layer
+HEAD = "top.head."  # the head's prefix in the names of the weights
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,12 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     backbones: list[Backbone] = []
     classifiers: list[nn.Linear] = []
     for origin in found:
-        backbone, classifier = build_backbone(origin.name, origin.path, origin.size if origin.mean else None)
+        facts = origin.facts
+        backbone, classifier = build_backbone(origin.name, origin.path, facts.size if facts else None)
         if settings.tuning.freeze_norms:
             backbone = fold_norms(backbone)
-        if backbones and origin.mean and origin.std:  # images are normalised for the first
-            backbone.renormalise(settings.input.mean, settings.input.std, origin.mean, origin.std)
+        if backbones and facts:  # images are normalised for the first
+            backbone.renormalise(settings.input.mean, settings.input.std, facts.mean, facts.std)
         backbones.append(backbone)
         classifiers.append(classifier)
     top = Top(classifiers, len(classes), settings.model)
@@ -195,7 +197,9 @@ def _start_head(
     The logits of several classifiers are averaged.
     """
     pairs = zip(found, classifiers, strict=True)
-    categories = [origin.categories or _imagenet(classifier, origin) for origin, classifier in pairs]
+    categories = [
+        (origin.facts and origin.facts.categories) or _imagenet(classifier, origin) for origin, classifier in pairs
+    ]
     if any(each != categories[0] for each in categories):
         raise UserError("model.label_map needs networks whose outputs have the same names. Leave it empty for these.")
     if len(categories[0]) != classifiers[0].out_features:
@@ -226,9 +230,6 @@ def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:
         )
     categories: list[str] = ResNet34_Weights.IMAGENET1K_V1.meta["categories"]
     return categories
-
-
-HEAD = "top.head."
 
 
 def learned_state(module: nn.Module, head_only: bool) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pipelines.core.job import Job
     from pipelines.dataset.image_set import ImageSet
-    from pipelines.models.origins import Origin
+    from pipelines.models.weights import Origin
 
 LR_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's own rate, where no values are given
 DROPOUTS = (0.0, 0.5)
@@ -77,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
-    from pipelines.models.origins import find_origins, resolve
     from pipelines.models.transfer import build_network
+    from pipelines.models.weights import find_origins, resolve
     from pipelines.settings.records import split_is_made
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
@@ -105,8 +105,8 @@ def _try_all(job: "Job", found: "list[Origin]", combinations: list[Row], wanted:
     from pipelines.core.engine import Diverged
     from pipelines.core.history import badness
     from pipelines.core.job import try_out
-    from pipelines.models.origins import resolve
     from pipelines.models.transfer import build_network
+    from pipelines.models.weights import resolve
 
     metric = job.settings.competition.metric
     outcome = Outcome([], [])
