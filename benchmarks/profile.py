@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipelines.core.checkpoint import Checkpoint
-    from pipelines.core.history import Row
-    from pipelines.core.job import Job
+    from pipelines.core.job import Job, Row
     from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.loading import Batch, Finisher
     from pipelines.settings.schema import Settings

@@ -20,8 +20,6 @@ from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from torch import Tensor
 
     from pipelines.dataset.image_set import ImageSet
@@ -127,7 +125,7 @@ def _report(
     judged = probabilities.double(), torch.from_numpy(images.labels)
     score, bounds = metric.score(*judged), interval(metric, *judged)
     title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(images):,} images"
-    _draw(settings, run, images, probabilities.numpy(), title)
+    _draw(settings, run, images, probabilities, title)
     how = "" if temperature == 1 else ", each image with a temperature fitted on the others"
     print(f"best.pt, valid {metric.name} as predicted here{how}: {score:.4f}{command.uncertainty(bounds, len(images))}")
     shown = run.folder.relative_to(Path.cwd())
@@ -136,9 +134,7 @@ def _report(
     return facts | {"temperature": temperature}
 
 
-def _draw(
-    settings: Settings, run: RunLayout, images: "ImageSet", probabilities: "npt.NDArray[np.float32]", title: str
-) -> None:
+def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities: "Tensor", title: str) -> None:
     """Draw the most confident mistakes and the confusion matrix of the validation set."""
     import numpy as np
 
@@ -146,7 +142,8 @@ def _draw(
     from pipelines.dataset.images import fit, open_image, place_of
     from pipelines.dataset.loading import evaluation_resize
 
-    labels, predicted, confidence = images.labels, probabilities.argmax(axis=1), probabilities.max(axis=1)
+    values = probabilities.numpy()
+    labels, predicted, confidence = images.labels, values.argmax(axis=1), values.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
     mistakes = []

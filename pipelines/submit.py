@@ -8,7 +8,6 @@ After an interruption at any point, run the same command again to continue.  If 
 it searches Kaggle's submissions for the id at the end of the message.
 """
 
-import os
 import shutil
 import sys
 import tempfile
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, layout = words.settings(), words.layout()
     submission = layout.submission(submission_name(words.run_name(), words.set))
     shown = submission.relative_to(layout.root)
-    if settings.competition.source != "kaggle" and not service.is_standin(os.environ):
+    if settings.competition.source != "kaggle" and not service.is_standin():
         raise UserError(f"{settings.name} is not a competition on Kaggle. To score it here: {words.repeat('score')}")
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of sent submissions. Choose another run name: RUN=")

@@ -67,6 +67,7 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
     from pipelines.core import job as jobs
     from pipelines.core.phases import describe_phases
     from pipelines.core.precision import settle_precision
+    from pipelines.dataset.decodable import check_decodable
     from pipelines.dataset.image_set import open_images
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
@@ -86,7 +87,8 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
     if isinstance(network, FineTuned) and network.matched:
         print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
-    jobs.check_test_photos(settings, images.part(test=True), command.progress)
+    if settings.input.source == "photos" and len(test := images.part(test=True)):
+        check_decodable(test, command.progress)  # now, not after all the training
     started = time.perf_counter()
     if counts := jobs.prepare_features(job, network):
         print(f"Features: {counts}")
@@ -99,7 +101,7 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
 def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, features_seconds: float) -> None:
     """Draw the curves, write train.json, and print the best epoch."""
     from pipelines.analysis import plots
-    from pipelines.core.history import best_row, interval_columns
+    from pipelines.core.job import best_row, interval_columns
 
     assert job.valid is not None
     settings, metric = job.settings, job.settings.competition.metric

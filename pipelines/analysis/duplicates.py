@@ -95,10 +95,7 @@ def _equal(kind: str, keys: Marks, rows: Places) -> tuple[pd.DataFrame, Places]:
 
 
 def _full_keys(table: pd.DataFrame, raw: Path, pixels: Pixels, rows: Places, watch: Watch) -> Marks:
-    """Return keys of the decoded images of `rows`, uint64 (n,).
-
-    Only images whose small copies are equal can be equal, so only those are decoded.
-    """
+    """Return keys of the images of `rows`, uint64 (n,); decode only those whose small copies are equal."""
     keys = np.array([fingerprint_of(pixels[row].tobytes()) for row in rows.tolist()], np.uint64)
     _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(counts[which] > 1)
@@ -292,10 +289,7 @@ def listing(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def small_copies(images: ImageSet, by: Literal["time", "bytes"], watch: Watch = unwatched) -> tuple[Pixels, Marks]:
-    """Return all images of the split table at 32 x 32 pixels, uint8 (N, 32, 32, 3), and their fingerprints, (N,).
-
-    They use the same cache as a network with input.size 32.
-    """
+    """Return all images of the split table, uint8 (N, 32, 32, 3), cached as for input.size 32; and fingerprints."""
     count = len(images.table)
     pixels, marks = np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.uint64)
     for part in (images.part(test=False), images.part(test=True)):

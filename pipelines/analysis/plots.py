@@ -121,10 +121,7 @@ def draw_twins(path: Path, twins: Sequence[Twins], title: str) -> None:
 
 
 def draw_confusion(path: Path, counts: npt.NDArray[np.int64], classes: Sequence[str], title: str) -> None:
-    """Draw the confusion matrix `counts` (K, K), row: true class, column: predicted class, to the PNG `path`.
-
-    Colours are shares of the true class; cells show their counts for up to `NUMBERED_CLASSES` classes.
-    """
+    """Draw the confusion matrix `counts` (K, K), row: true class, column: predicted class, to the PNG `path`."""
     number = len(classes)
     side = min(max(5.0, number * 0.6), 14.0)
     figure = Figure(figsize=(side + 1.5, side), layout="constrained")

@@ -1,7 +1,6 @@
 """Temperature scaling: divide all log-probabilities by one number that minimises the log loss (arXiv 1706.04599).
 
-Most networks are overconfident, and the log loss punishes that.  A temperature does not change the order of the
-classes, so accuracy stays the same.
+It corrects overconfidence.  The order of the classes, and so the accuracy, stays the same.
 """
 
 import math

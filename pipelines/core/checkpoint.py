@@ -21,10 +21,9 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `epoch` epochs.
+    """The state after `epoch` epochs.  score: on the validation set, if any.  history: one plain dict per epoch.
 
-    score: on the validation set, None without one.  history: one plain dict per epoch.  training: optimiser and
-    averaged weights, to resume; empty where training has ended.
+    training: optimiser and averaged weights, to resume; empty where training has ended.
     """
 
     settings: Settings
@@ -41,10 +40,9 @@ class Checkpoint:
         return is_head_only(self.weights)
 
     def model(self, classes: list[str], pretrained: Path) -> nn.Module:
-        """Return the network with these weights.
+        """Return the network with these weights.  pretrained: the folder of weights, needed for a head alone.
 
-        pretrained: the folder of pretrained weights, needed for a head alone.  Raises `UserError` where it was not
-        trained on `classes`, and where pretrained weights are missing or have changed.
+        Raises `UserError` for other `classes` than in training, and for missing or changed pretrained weights.
         """
         self.check_classes(classes)
         found = find_origins(self.settings.model, pretrained, with_files=self.head_only)
@@ -78,10 +76,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Return the checkpoint at `path`, on the CPU; code in the file is never run.
-
-    Raises `UserError` for a file that is missing, damaged, or not a checkpoint of this project.
-    """
+    """Return the checkpoint at `path`, on the CPU, without running code in it.  Raises `UserError` if this fails."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

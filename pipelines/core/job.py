@@ -3,8 +3,9 @@
 The state is written after every epoch, so a run that is killed at any moment continues from there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,19 +15,20 @@ from torch import nn
 from pipelines.core import checkpoint, engine
 from pipelines.core.calibration import cross_fitted
 from pipelines.core.checkpoint import Checkpoint
-from pipelines.core.history import Row, badness, best_row, history_row, patience_spent, write_history
 from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, Sources, make_learner, phases
-from pipelines.dataset.decodable import check_decodable
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.loading import WatchedBatches
+from pipelines.dataset.loading import WatchedBatches, training_size
 from pipelines.models.device import Hardware
 from pipelines.models.networks import whitening_of
 from pipelines.models.transfer import FineTuned, learned_state, load_learned
 from pipelines.settings.layout import StateFiles
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import atomic_file
 from pipelines.system.watch import Watch, unwatched
+
+Row = dict[str, Any]  # of the history
 
 WHITENED_IMAGES = 5000  # their patches are a large enough sample
 
@@ -137,21 +139,12 @@ def _fit_whitening(job: Job, network: nn.Module) -> None:
 
 
 def prepare_features(job: Job, network: nn.Module) -> str:
-    """Compute the features that the job needs and that are not cached yet; return a line about them.
-
-    The line is empty if the job trains on images.
-    """
+    """Compute the features that the job needs; return a line about them, empty if the job trains on images."""
     if not any(phase.cached for phase in phases(job.settings)) or not isinstance(network, FineTuned):
         return ""
     to_device(network, job.hardware)
     images = job.train.select(pd.concat([part.rows for part in (job.train, job.valid) if part is not None]))
     return job.sources(network).features(images).describe()
-
-
-def check_test_photos(settings: Settings, test: ImageSet, watch: Watch = unwatched) -> None:
-    """Decode the test photos once, so that `predict` does not find a broken one after all the training."""
-    if settings.input.source == "photos" and len(test):
-        check_decodable(test, watch)
 
 
 def read_history(job: Job) -> list[Row]:
@@ -185,3 +178,46 @@ def try_out(job: Job, network: nn.Module) -> Row:
 def to_device(model: nn.Module, hardware: Hardware) -> nn.Module:
     """Move `model` to the device, channels last in memory: the layout of the batches and of fast convolutions."""
     return model.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def history_row(result: engine.EpochResult, metric: str) -> Row:
+    """Return the row of an epoch."""
+    row: Row = {"epoch": result.epoch, "train_loss": result.train_loss}
+    if result.valid is not None:
+        row |= {"valid_loss": result.valid.loss, metric: result.valid.score}
+        row |= dict(zip(interval_columns(metric), result.valid.bounds, strict=True))
+    return row | {"lr": result.lr, "images_per_second": result.images_per_second, "seconds": result.seconds}
+
+
+def interval_columns(metric: str) -> tuple[str, str]:
+    """Return the names of the columns with the bounds of the metric's 95 % interval."""
+    return f"{metric}_low", f"{metric}_high"
+
+
+def best_row(rows: Sequence[Row], metric: str) -> Row:
+    """Return the row of the best epoch by the metric; of equal ones that with the lower loss."""
+    return min(rows, key=lambda row: (badness(row[metric], metric), row["valid_loss"]))
+
+
+def badness(score: float, metric: str) -> float:
+    """Return `score` with the sign for which lower is better."""
+    return -score if METRICS[metric].higher_is_better else score
+
+
+def patience_spent(rows: Sequence[Row], settings: Settings) -> bool:
+    """Return whether `train.patience` epochs have passed without a better score.
+
+    The epochs of the head alone and those on smaller images do not count: the epochs after them score better.
+    """
+    patience, metric = settings.train.patience, settings.competition.metric
+    if not patience or not rows or metric not in rows[-1]:
+        return False
+    epochs = range(1, settings.train.epochs + 1)
+    smaller = [epoch for epoch in epochs if training_size(settings, epoch) < settings.input.size]
+    return len(rows) - max(best_row(rows, metric)["epoch"], settings.tuning.head_epochs, *smaller) >= patience
+
+
+def write_history(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows as a CSV."""
+    with atomic_file(path, make_folder=False) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n")

@@ -19,10 +19,9 @@ DRAWN_AT_ONCE = 1 << 18  # images; more do not fit into a processor's cache
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with its direction.
+    """A metric.  sums: maps probabilities (N, K) and labels (N,) to a float64 tensor that is additive over batches.
 
-    sums: maps probabilities (N, K) and labels (N,) to a float64 tensor that is additive over batches.  value: maps the
-    added sums to the score.  bounds: maps probabilities and labels to the result of `interval`.
+    value: maps the added sums to the score.  bounds: maps probabilities and labels to the result of `interval`.
     """
 
     name: str

@@ -55,7 +55,7 @@ def make_optimizer(
 def make_schedule(train: TrainSettings) -> Schedule:
     """Return the learning rate as a function of the epochs done, including the fraction of the current one.
 
-    It depends on progress alone: there is no state to save, and the number of batches does not change it.
+    There is no state to save, and the number of batches does not change it.
     """
 
     def lr(progress: float) -> float:
@@ -116,10 +116,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return `matrix`, float32 (M, N), with singular values near 1, by Newton-Schulz iterations in bfloat16.
-
-    A zero matrix stays zero.
-    """
+    """Return `matrix`, float32 (M, N), with singular values near 1 (0 stays 0), by Newton-Schulz steps in bfloat16."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     result = (wide / wide.norm().clamp(min=1e-7)).bfloat16()  # no singular value is above 1
     for _ in range(ITERATIONS):

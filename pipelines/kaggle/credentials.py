@@ -41,10 +41,7 @@ class Credential:
 
 
 def find_credential(environment: Mapping[str, str]) -> Credential | None:
-    """Return the credential that the client finds in a process with this `environment`, or None.
-
-    Raises `UserError` if the client would fail: invalid token, unreadable file, impossible settings folder.
-    """
+    """Return the client's credential in `environment`, or None.  Raises `UserError` if the client would fail."""
     return _Search(environment).run()
 
 

@@ -66,14 +66,11 @@ def fetch_archive(kaggle: Kaggle, target: Path, watch: Watch = unwatched) -> str
 
 
 def verify(archive: Path, listed: Mapping[str, int]) -> str:
-    """Return the SHA-256 of the zip `archive`.
-
-    Raises `Damaged` if a member is damaged or one of the `listed` names is missing or has another size.
-    """
+    """Return the SHA-256 of the zip `archive`.  Raises `Damaged` unless its members are whole and as `listed`."""
     with open(archive, "rb") as file:
         head = file.read(512)
     if not head.startswith((b"PK\3\4", b"PK\5\6")):
-        what = "a web page" if head.lstrip()[:1] == b"<" else f"something that begins with {head[:40]!r}"
+        what = "a web page" if head.lstrip().startswith(b"<") else f"something that begins with {head[:40]!r}"
         raise Damaged(f"The file from Kaggle is not a zip but {what}. {LATER}")
     try:
         with zipfile.ZipFile(archive) as content, ThreadPoolExecutor(1) as thread:

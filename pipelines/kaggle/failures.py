@@ -30,10 +30,7 @@ class Damaged(TryAgainLater):
 
 @dataclass(frozen=True)
 class Failure:
-    """The facts that `worker.py` reports of a failed call.
-
-    status: of HTTP, or 0.  wait: the header Retry-After, or empty.
-    """
+    """What `worker.py` reports of a failed call.  status: of HTTP, or 0.  wait: the header Retry-After, or empty."""
 
     kind: str
     status: int

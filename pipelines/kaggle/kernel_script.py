@@ -35,10 +35,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """The run of a kernel.
+    """The run of a kernel.  competition: the TOML's name; slug: Kaggle's name.  overrides: `section.key=value`.
 
-    competition: the TOML's name; slug: Kaggle's name.  overrides: `section.key=value`.  files, folders: the names in
-    the settings of the data, relative to the data's folder.
+    files, folders: the names in the settings of the data, relative to the data's folder.
     """
 
     competition: str
@@ -55,7 +54,7 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
     """Run all stages for `task` and return the exit status.
 
     base: holds Kaggle's folders input and working.  folder: the working folder; its `code` holds the unpacked pipeline.
-    Results are copied to `base`/working even if a stage fails, and last the manifest, which says so.
+    Results, and last the manifest, are copied to `base`/working even if a stage fails.
     """
     import torch
 

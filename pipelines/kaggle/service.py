@@ -190,9 +190,9 @@ def check_environment(environment: Mapping[str, str]) -> None:
         )
 
 
-def is_standin(environment: Mapping[str, str]) -> bool:
+def is_standin() -> bool:
     """Return whether calls go to the stand-in instead of Kaggle."""
-    return environment.get("KAGGLE_API_ENVIRONMENT") == STANDIN
+    return os.environ.get("KAGGLE_API_ENVIRONMENT") == STANDIN
 
 
 def seconds_to_new_day() -> float:

@@ -91,10 +91,7 @@ class SubmissionLog:
         return self.replace(place, replace(self.rows[place], **values))
 
     def update(self, place: int, submission: Submission, **values: Any) -> Row:
-        """Copy ref, status and scores into the row, set `values`, and return it.
-
-        A `submission` with another ref changes nothing.
-        """
+        """Copy ref, status and scores into the row, set `values`, and return it; change nothing for another ref."""
         row = self.rows[place]
         if submission.ref <= 0 or row.ref not in (0, submission.ref):
             return row
@@ -167,10 +164,8 @@ def look_for(
 
 
 def may_be_unlisted(row: Row, counted: Callable[[], int], listed: Callable[[], int]) -> bool:
-    """Return whether Kaggle may have the submission of `row` without listing it yet.
-
-    counted, listed: return how many submissions Kaggle counts and lists; called only for a recent row.
-    """
+    """Return whether Kaggle may have the submission of `row` without listing it yet: if it is recent and Kaggle counts
+    more submissions than it lists.  counted, listed: return these numbers."""
     try:
         age = (datetime.now(UTC) - _in_utc(datetime.fromisoformat(row.time))).total_seconds()
     except ValueError:  # a log edited by hand

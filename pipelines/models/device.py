@@ -46,7 +46,7 @@ class Hardware:
 def choose_hardware(settings: HardwareSettings) -> Hardware:
     """Return the device and precision of `settings`, after setting torch's threads and deterministic kernels.
 
-    Raises `UserError` for a device that this machine or this torch does not have.
+    Raises `UserError` for a device that cannot be used here.
     """
     name = settings.device
     if name == "auto":

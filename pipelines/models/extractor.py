@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -79,31 +79,23 @@ class Extractor:
 
     def _forward(self, pictures: Tensor) -> Tensor:
         if self.compiled is not None:
+            logger = logging.getLogger("torch.utils.cpp_extension")
+            level = logger.level
+            logger.setLevel(logging.ERROR)  # while torch compiles for a processor, it warns that there is no GPU
             try:
-                with _without_cuda_warning():
-                    return self.compiled(pictures)
+                return self.compiled(pictures)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # compilers fail in many ways: none is installed, or not for this network
                 self.compiled, self.problem = None, _first_line(error)
+            finally:
+                logger.setLevel(level)
         features: Tensor = self.plain(pictures)
         return features
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextlib.contextmanager
-def _without_cuda_warning() -> Iterator[None]:
-    """Silence torch's warning, while it compiles for a processor, that there is no GPU."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def choose_extractor(

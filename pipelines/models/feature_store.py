@@ -98,10 +98,7 @@ class FeatureStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the store's lock for appending, and read what others appended; a dead process releases the lock.
-
-        Raises `UserError` while another process holds it.
-        """
+        """Hold the store's lock for appending, and read what others appended.  Raises `UserError` if it is taken."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # Not inherited: workers that outlive a killed process would keep the lock.
         with only_one(self.folder / "lock", f"computing features into {self.folder}", patience=0, inherited=False):

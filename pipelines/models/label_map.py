@@ -92,14 +92,14 @@ def _category(text: str, categories: Sequence[str], numbers_of: Mapping[str, lis
     if len(numbers) > 1:
         meanings = " or ".join(f"{number} ({categories[number]!r})" for number in numbers)
         raise UserError(f"{where}: the category {text!r} may be {meanings}. Write the number instead.")
-    if not numbers and re.fullmatch("[0-9]{1,9}", text) and int(text) < len(categories):
+    if numbers:
+        return numbers[0]
+    if re.fullmatch("[0-9]{1,9}", text) and int(text) < len(categories):
         return int(text)
-    if not numbers:
-        raise UserError(
-            f"{where}: the pretrained classifier has no category {text!r}.{did_you_mean(text, categories)} "
-            f"It has the numbers 0 to {len(categories) - 1}, named {few(categories)}."
-        )
-    return numbers[0]
+    raise UserError(
+        f"{where}: the pretrained classifier has no category {text!r}.{did_you_mean(text, categories)} "
+        f"It has the numbers 0 to {len(categories) - 1}, named {few(categories)}."
+    )
 
 
 def start_rows(layer: nn.Linear, classifier: nn.Linear, matches: Mapping[int, int]) -> None:

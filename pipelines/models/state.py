@@ -1,7 +1,4 @@
-"""Reading a file of weights, and loading it into a network.
-
-The file is not trusted: only plain tensors are read, and no code in it is run.
-"""
+"""Read a file of weights without running code in it, and load it into a network."""
 
 import pickle
 import re

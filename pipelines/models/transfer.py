@@ -55,10 +55,7 @@ class Head(nn.Sequential):
 
 
 class Top(nn.Module):
-    """The layers on the pooled features of all backbones: their own last layers, where used, and the head.
-
-    `forward` maps the backbones' features side by side, (N, D), to logits (N, K).
-    """
+    """The backbones' own last layers, where used, and the head; maps features side by side (N, D) to logits (N, K)."""
 
     def __init__(self, classifiers: Sequence[nn.Linear], classes: int, settings: ModelSettings) -> None:
         super().__init__()
@@ -105,8 +102,7 @@ class FineTuned(nn.Module):
     def freeze(self, frozen_stages: int, norms: bool) -> None:
         """Freeze weights and statistics of the bottom `frozen_stages` of each backbone; `WHOLE`: of all but the head.
 
-        norms: whether the other batch norms keep their statistics too.  Raises `UserError` for more stages than a
-        backbone has.
+        norms: whether the other batch norms keep their statistics too.  Raises `UserError` for too many stages.
         """
         self._evaluated = [self.backbones, self.top.classifiers] if frozen_stages == WHOLE else []
         for parameter in self.parameters():
@@ -135,10 +131,7 @@ class FineTuned(nn.Module):
         yield from self.top.classifiers.parameters()
 
     def parts(self, backbone_lr: float) -> list[Part]:
-        """Return the trained and the frozen parts, from the bottom up.
-
-        backbone_lr: the learning rate of the pretrained part as a share of the head's.
-        """
+        """Return the parts from the bottom up; backbone_lr: pretrained learning rate as a share of the head's."""
         found: list[Part] = []
         for origin, backbone, its_stages in zip(self.origins, self.bodies, self.stages, strict=True):
             parameters = dict(backbone.named_parameters())
@@ -192,10 +185,7 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
 def _start_head(
     top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: str
 ) -> int:
-    """Initialise the head from rows of the pretrained classifiers; return the number of classes that have one.
-
-    The logits of several classifiers are averaged.
-    """
+    """Initialise the head from the mean of the pretrained classifiers; return the number of matched classes."""
     pairs = zip(found, classifiers, strict=True)
     categories = [
         (origin.facts and origin.facts.categories) or _imagenet(classifier, origin) for origin, classifier in pairs
@@ -233,10 +223,7 @@ def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:
 
 
 def learned_state(module: nn.Module, head_only: bool) -> dict[str, Tensor]:
-    """Return the weights of a network, or of its `Top`, for a checkpoint.
-
-    head_only: only those of the head; the other weights are found by their SHA-256 in the settings.
-    """
+    """Return the weights of a network, or of its `Top`, for a checkpoint; head_only: only those of the head."""
     if not head_only:
         return dict(module.state_dict())
     return {HEAD + name: value for name, value in _head_of(module).state_dict().items()}

@@ -33,10 +33,9 @@ HEADERS = {"User-Agent": "kaggle-image-pipelines"}  # some servers refuse urllib
 
 @dataclass(frozen=True)
 class Origin:
-    """The network and weights of one backbone.
+    """The network and weights of one backbone.  facts: about published weights; None where they are unknown.
 
     path, sha256: of the file of weights; None for random weights, and for weights that a checkpoint holds.
-    facts: about published weights; None where they are unknown.
     """
 
     name: str
@@ -114,10 +113,7 @@ def _find_published(known: Published, folder: Path, watch: Watch = unwatched) ->
 
 
 def _download(url: str, path: Path, prefix: str, watch: Watch = unwatched, timeout: float = TIMEOUT_SECONDS) -> str:
-    """Download `url` to `path` atomically and return its SHA-256, which must begin with `prefix`.
-
-    Raises `_Failure`; `OSError` for a full disk.
-    """
+    """Download `url` to `path` atomically; return its SHA-256, which must begin with `prefix`.  Raises `_Failure`."""
     digest = hashlib.sha256()
     with _network():
         # An opener of its own: urllib's default one keeps the proxies of its first call.

@@ -6,7 +6,6 @@ Writes  submissions/<c>/log.csv: statuses and scores, and the outcome of interru
 Submissions made elsewhere are shown too, by the names of their files; they are not added to the log.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.system.files import only_one
 
     settings, layout = words.settings(), words.layout()
-    if settings.competition.source != "kaggle" and not is_standin(os.environ):
+    if settings.competition.source != "kaggle" and not is_standin():
         raise UserError(f"{settings.name} is not a competition on Kaggle, so nothing was sent there.")
     log_path = layout.submission_log
     listed: list[Submission] | None = None

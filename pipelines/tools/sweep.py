@@ -103,8 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _try_all(job: "Job", found: "list[Origin]", combinations: list[Row], wanted: list[Settings]) -> Outcome:
     """Train a head for each of the `wanted` settings."""
     from pipelines.core.engine import Diverged
-    from pipelines.core.history import badness
-    from pipelines.core.job import try_out
+    from pipelines.core.job import badness, try_out
     from pipelines.models.transfer import build_network
     from pipelines.models.weights import resolve
 

@@ -13,8 +13,7 @@ from torchvision import models
 from torchvision.models import ResNet34_Weights
 
 from pipelines.core import checkpoint, engine
-from pipelines.core.history import Row, best_row
-from pipelines.core.job import Job, prepare_features, run_job
+from pipelines.core.job import Job, Row, best_row, prepare_features, run_job
 from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, describe_phases, phases
 from pipelines.core.prediction import open_predictor

@@ -9,8 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipelines.core.history import Row
-from pipelines.core.job import Job, run_job
+from pipelines.core.job import Job, Row, run_job
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch, BatchSource

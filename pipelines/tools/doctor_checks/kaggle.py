@@ -56,7 +56,7 @@ def _checks(settings: Settings, client: bool) -> Iterator[Check]:
         raise _NotAsked("see service" if place.fails else "the client cannot be loaded")
     with service.Kaggle(slug, min(settings.kaggle.stall_seconds, STALL_SECONDS)) as kaggle:
         yield from _account(kaggle, credential, bad)
-        if not needed and not service.is_standin(os.environ):
+        if not needed and not service.is_standin():
             raise _NotAsked(f"{settings.name} is not at Kaggle")
         yield from _standing(kaggle, credential, bad)
 
@@ -121,7 +121,7 @@ def _failed(name: str, error: Exception, bad: Verdict, credential: Credential) -
     step = re.sub(r"[Mm]ake doctor [^.;]*; g", "G", str(error))
     if not later and "credentials" in found:
         step += f" Kaggle refused the {credential}."
-    if later and not service.is_standin(os.environ) and (proxy := _proxy("https")):
+    if later and not service.is_standin() and (proxy := _proxy("https")):
         step += f" The variable https_proxy sends all calls to {proxy}: is this right?"
     return Check(name, bad, found, (step,), later)
 
@@ -132,7 +132,7 @@ def _service() -> Check:
         service.check_environment(os.environ)
     except UserError as error:
         return Check("service", "fails", "KAGGLE_API_ENVIRONMENT leads to another service", (str(error),))
-    if not service.is_standin(os.environ):
+    if not service.is_standin():
         proxy = _proxy("https")
         return Check("service", "ok", "Kaggle" + (f", through the proxy {proxy}" if proxy else ""))
     proxy = _proxy("http")
