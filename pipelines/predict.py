@@ -150,8 +150,7 @@ def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities:
     for index, row in zip(shown, images.rows.iloc[shown].itertuples(), strict=True):
         picture = open_image(images.raw / str(row.path), place_of(row))
         pixels = fit(picture, settings.input.size, evaluation_resize(settings))
-        label = images.classes[predicted[index]]
-        mistakes.append(plots.Mistake(str(row.id), pixels, str(row.label), label, float(confidence[index])))
+        mistakes.append((pixels, str(row.label), images.classes[predicted[index]], float(confidence[index])))
     plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")
     counts = np.zeros((len(images.classes),) * 2, dtype=np.int64)
     np.add.at(counts, (labels, predicted), 1)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,8 @@ CONFIDENCE = 0.95  # of intervals
 
 Values = npt.NDArray[np.float64]
 Runs = Sequence[Sequence[Mapping[Any, Any]]]  # the history rows of each of several runs
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A misclassified validation image; `confidence` is the probability of the predicted label."""
-
-    id: str
-    picture: Pixels
-    label: str
-    predicted: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Twins:
-    """Two images side by side, and the lines of text above them."""
-
-    first: Pixels
-    second: Pixels
-    words: Sequence[str]
+Mistake = tuple[Pixels, str, str, float]  # a misclassified image, its label, the predicted one and its probability
+Twins = tuple[Pixels, Pixels, Sequence[str]]  # two images side by side, and the lines of text above them
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_epoch: int, title: str) -> None:
@@ -104,8 +85,8 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
     """Draw `mistakes` in a grid, in the given order, each with both labels, to the PNG `path`."""
     cells = [
-        (each.picture, f"is {_short(each.label)}\nseen as {_short(each.predicted)} {each.confidence:.0%}")
-        for each in mistakes
+        (picture, f"is {_short(label)}\nseen as {_short(predicted)} {confidence:.0%}")
+        for picture, label, predicted, confidence in mistakes
     ]
     _draw_grid(path, cells, title, 6, (2, 2.5))
 
@@ -113,10 +94,10 @@ def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
 def draw_twins(path: Path, twins: Sequence[Twins], title: str) -> None:
     """Draw `twins` in a grid, in the given order, to the PNG `path`."""
     cells = []
-    for each in twins:
-        gap = np.full((each.first.shape[0], max(1, each.first.shape[1] // 16), 3), 255, np.uint8)
-        words = "\n".join(_short(line, 36) for line in each.words)
-        cells.append((np.concatenate([each.first, gap, each.second], axis=1), words))
+    for first, second, words in twins:
+        gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
+        text = "\n".join(_short(line, 36) for line in words)
+        cells.append((np.concatenate([first, gap, second], axis=1), text))
     _draw_grid(path, cells, title, 5, (2.6, 2))
 
 

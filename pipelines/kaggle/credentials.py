@@ -46,17 +46,17 @@ def find_credential(environment: Mapping[str, str]) -> Credential | None:
 
 
 def require_credential(environment: Mapping[str, str]) -> Credential:
-    """Return the credential.  Without one, raise `UserError` with the steps to get one."""
+    """Return the credential, or raise `UserError` with the steps to get one."""
     if credential := find_credential(environment):
         return credential
     steps = (*steps_to_credential(environment), "Check that it is found: make doctor")
-    numbered = "".join(f"\n  {number}. {step}" for number, step in enumerate(steps, 1))
-    found = "".join(f"\n  {warning}" for warning in missing_because(environment))
-    raise UserError(f"There are no credentials for Kaggle here.{found}\nTo get some:{numbered}")
+    numbered = [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
+    found = [f"  {warning}" for warning in missing_because(environment)]
+    raise UserError("\n".join(["There are no credentials for Kaggle here.", *found, "To get some:", *numbered]))
 
 
 def missing_because(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return sentences about what exists instead of a credential: a damaged file, a username without a key."""
+    """Return sentences about what exists without a credential, such as a damaged file or a username without a key."""
     search = _Search(environment)
     return () if search.run() else tuple(search.warnings)
 
@@ -164,7 +164,7 @@ class _Search:
         return None
 
     def _holds_token(self, path: Path) -> bool:
-        """Return whether the file holds a token, not nothing.  Raises `UserError` for anything else."""
+        """Return whether the file holds a token; False if it is empty.  Raises `UserError` for anything else."""
         try:
             text = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -186,10 +186,11 @@ class _Search:
             variable if variable in self.environment else self.shown(path) if name in in_file else ""
             for name, variable in variables.items()
         ]
-        if missing := [name for name, value in values.items() if value is None]:
-            if len(missing) == 1:
-                there, kind = sources[0] or sources[1], "key" if sources[1] else "username"
-                self.warnings.append(f"{there} gives a {kind}, but a {missing[0]} is missing.")
+        missing = [name for name, value in values.items() if value is None]
+        if len(missing) == 1:
+            there, kind = sources[0] or sources[1], "key" if sources[1] else "username"
+            self.warnings.append(f"{there} gives a {kind}, but a {missing[0]} is missing.")
+        if missing:
             return None
         for name, variable in variables.items():
             if variable in self.environment and not self.environment[variable]:

@@ -1,8 +1,7 @@
-"""Download of a competition's archive: the file gets its name only after it was verified.
+"""Download a competition's archive: the file gets its name only after it was verified.
 
-Kaggle's client checks only a length, and not always.  It saves a web page or an error's text as the archive, and
-resumes from any partial file.  So the result is verified here, and a damaged resumed download restarts from the
-beginning.
+Kaggle's client checks at most a length.  It saves a web page or an error's text as the archive, and resumes from any
+partial file.  So the result is verified here, and a damaged resumed download restarts from the beginning.
 """
 
 import contextlib
@@ -31,9 +30,8 @@ MARKER = ".kaggle-partial"  # suffix of the client's note beside a partial file,
 def fetch_archive(kaggle: Kaggle, target: Path, watch: Watch = unwatched) -> str:
     """Download the archive of `kaggle`'s competition to `target`, and return its SHA-256.
 
-    The archive is a zip whose members match their checksums and the names and sizes that Kaggle lists.  Also write
-    `target`.sha256 in the form of sha256sum.  A broken connection keeps the partial file for the next call; a damaged
-    download is removed.  The caller holds a lock.
+    The archive is a zip whose members match their checksums and Kaggle's list.  Also write `target`.sha256, as
+    sha256sum does.  A broken connection keeps the partial file for the next call.  The caller holds a lock.
 
     Raises `UserError`; `TryAgainLater` if Kaggle or the network failed, and `Damaged` if the file is not the archive.
     """

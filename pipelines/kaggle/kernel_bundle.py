@@ -23,9 +23,8 @@ from pipelines.system.errors import UserError
 PACKAGE = Path(__file__).parent.parent
 SCRIPT, METADATA = "script.py", "kernel-metadata.json"
 ROOTS = (*(f"pipelines.{stage}" for stage in STAGES), "pipelines.kaggle.kernel_script")
-EARLIEST = (1980, 1, 1, 0, 0, 0)  # of a zip's dates
 LINE = 116  # characters of base64
-SLUG_LENGTHS = (5, 50)  # of Kaggle's slugs
+LEAST, MOST = 5, 50  # length of Kaggle's slugs
 HASH_LENGTH = 6
 
 HEADER = '''\
@@ -143,7 +142,7 @@ def pack(files: Mapping[str, Path]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(files):
-            info = zipfile.ZipInfo(name, EARLIEST)
+            info = zipfile.ZipInfo(name)  # with the earliest date, 1980
             info.create_system, info.external_attr = 3, 0o644 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, files[name].read_bytes(), compresslevel=9)
@@ -163,11 +162,10 @@ def kernel_slug(competition: str, run: str) -> str:
     """Return the kernel's name on Kaggle: 5 to 50 of a-z, 0-9 and single hyphens, with a hash if it was changed."""
     name = f"{competition}-{run}"
     slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-    least, most = SLUG_LENGTHS
-    if slug == name and least <= len(slug) <= most:
+    if slug == name and LEAST <= len(slug) <= MOST:
         return slug
     digest = hashlib.sha256(name.encode()).hexdigest()[:HASH_LENGTH]
-    return f"{slug[: most - HASH_LENGTH - 1].strip('-')}-{digest}".lstrip("-")
+    return f"{slug[: MOST - HASH_LENGTH - 1].strip('-')}-{digest}".lstrip("-")
 
 
 def make_metadata(username: str, slug: str, settings: Settings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The output of a run on Kaggle: wait for its end, verify it by its manifest, fetch it and move it into place."""
+"""Wait for the end of a run on Kaggle; verify its output by its manifest, fetch it and move it into place."""
 
 import os
 import re
@@ -28,7 +28,7 @@ SHOWN_NAMES = 5
 
 @dataclass(frozen=True)
 class _Session:
-    """A kernel's last session.  output, manifest: None while it runs.  ours: of the pushed run, if known."""
+    """A kernel's last session.  output, manifest: None while it runs.  ours: whether of the pushed run, if known."""
 
     status: str
     message: str

@@ -1,7 +1,6 @@
 """The log of submissions, log.csv, and the search for a submission whose answer was lost.
 
-The message of every submission ends with an id, the first digits of the file's SHA-256.  So Kaggle's own list says
-whether a file was sent, however a process ended.
+The message of every submission ends with the first digits of the file's SHA-256, which identify it in Kaggle's list.
 """
 
 import csv
@@ -71,7 +70,7 @@ class SubmissionLog:
 
     @property
     def refs(self) -> set[int]:
-        """Kaggle's numbers of the submissions in the log."""
+        """Return Kaggle's numbers of the submissions in the log."""
         return {row.ref for row in self.rows if row.ref}
 
     def places(self, sha256: str) -> list[int]:
@@ -151,13 +150,11 @@ def look_for(
     for pause in pauses:
         time.sleep(pause)
         try:
-            found = log.unknown(submissions(), sha256)
+            if found := log.unknown(submissions(), sha256):
+                return found[0]
+            trouble = None
         except TryAgainLater as error:
             trouble = error
-            continue
-        if found:
-            return found[0]
-        trouble = None
     if trouble:
         raise trouble
     return None

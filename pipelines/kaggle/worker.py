@@ -1,7 +1,7 @@
 """The process that runs Kaggle's official client.  `client.py` starts it; it imports nothing of this project.
 
-The client logs in while it is imported, prints to stdout, waits without a timeout and may exit.  In a process of its
-own none of this harms a stage, and a stalled call can be killed.
+The client logs in while it is imported, prints to stdout, waits without a timeout and may exit: a process of its own
+protects the stage, and can be killed.
 
 Requests are lines of JSON on stdin, `{"call": name, "arguments": {...}}`.  Each is answered by one line on stdout,
 `{"value": ...}` or `{"failure": {...}}`.  The client's own output goes to stderr, where it counts as progress.  At the

@@ -167,7 +167,7 @@ def _audit_labels(words: command.Words, settings: "Settings", layout: "Layout", 
     for (predicted, probability, *_), row in zip(
         shown_first.to_numpy().tolist(), table.loc[shown_first.index].itertuples(), strict=True
     ):
-        mistakes.append(plots.Mistake(str(row.id), _picture(images, row), str(row.label), predicted, probability))
+        mistakes.append((_picture(images, row), str(row.label), predicted, probability))
     labelled = int((table["split"] != "test").sum())
     title = f"{settings.name}: {len(found):,} of {covered:,} labels confidently contradicted"
     plots.draw_mistakes(layout.audit.suspects_picture, mistakes, title)
@@ -194,7 +194,7 @@ def _draw_pairs(settings: "Settings", layout: "Layout", images: "ImageSet", pair
         labels = dict.fromkeys(row.label or "unknown" for row in rows)
         what = f"{kind} {distance}" if kind in ("near", "mirrored") else kind
         one, two = (_picture(images, row) for row in rows)
-        twins.append(plots.Twins(one, two, (f"{between}, {what}", *labels)))
+        twins.append((one, two, (f"{between}, {what}", *labels)))
     title = f"{settings.name}: {len(chosen):,} of {len(pairs):,} pairs of duplicates"
     plots.draw_twins(layout.audit.pairs_picture, twins, title)
 
