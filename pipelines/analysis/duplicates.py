@@ -39,7 +39,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 LEAST_CONTRAST = 4.0  # standard deviation, of 255: below it the signs are noise
 COLOUR_BOUND = 24.0  # largest mean absolute difference, of 255, between the colours of two pictures minus luminance
 BLOCK = 4096  # images in a step
-MOST_PAIRS = 2_000_000  # nobody reads a longer list, and it would fill the memory
+MOST_PAIRS = 2_000_000  # a longer list would fill the memory
 
 Places = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.uint64]

@@ -70,7 +70,7 @@ def finished(checkpoint: Checkpoint) -> Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path` atomically, as tensors and plain values; the folder must exist."""
     content: dict[str, Any] = {"format": FORMAT} | vars(checkpoint) | {"settings": to_dict(checkpoint.settings)}
-    # An interrupt while torch writes becomes a RuntimeError of its own.
+    # torch would turn an interrupt while it writes into a RuntimeError.
     with undisturbed(), atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
         torch.save(content, file)  # not by name: torch would turn a full disk into a RuntimeError
 

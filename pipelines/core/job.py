@@ -181,7 +181,7 @@ def to_device(model: nn.Module, hardware: Hardware) -> nn.Module:
 
 
 def history_row(result: engine.EpochResult, metric: str) -> Row:
-    """Return the row of an epoch."""
+    """Return the history row of an epoch."""
     row: Row = {"epoch": result.epoch, "train_loss": result.train_loss}
     if result.valid is not None:
         row |= {"valid_loss": result.valid.loss, metric: result.valid.score}

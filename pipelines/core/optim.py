@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, from settings."""
+"""Optimizers and learning-rate schedules, and the optimizer Muon."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -21,17 +21,17 @@ def make_optimizer(
     """Return the optimizer of the parameters of `model` that require gradients.
 
     `lr_share` of a group is its fraction of the learning rate: `pretrained_lr` for `pretrained` parameters, 1 for the
-    others, times `bias_lr` / `lr` or `output_lr` / `lr` where these are set.  With `decay_norms_and_biases` false,
-    parameters of one dimension (norms' scales, biases) have no weight decay.  Muon's matrices are all weights with
-    more than one row and column (a convolution's filters are rows), except the output layer's, which is the last.
+    others, times `bias_lr` / `lr` or `output_lr` / `lr` if set.  With `decay_norms_and_biases` false, parameters of one
+    dimension (scales of norms, biases) have no weight decay.  Muon's matrices are all weights with more than one row
+    and column (a filter of a convolution is a row), except the last one, of the output layer.
     """
-    came_along = {id(parameter) for parameter in pretrained}
+    pretrained_ids = {id(parameter) for parameter in pretrained}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     output = next((parameter for parameter in reversed(learning) if parameter.ndim > 1), None)
     members: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for parameter in learning:
         is_bias, is_output = parameter.ndim <= 1, parameter is output
-        share = pretrained_lr if id(parameter) in came_along else 1.0
+        share = pretrained_lr if id(parameter) in pretrained_ids else 1.0
         share *= (train.bias_lr if is_bias else train.output_lr if is_output else 0) / train.lr or 1.0
         decay = train.weight_decay if train.decay_norms_and_biases or not is_bias else 0.0
         is_matrix = train.optimizer == "muon" and not (is_bias or is_output) and min(parameter.flatten(1).shape) > 1
@@ -86,11 +86,10 @@ class Muon(torch.optim.Optimizer):
 
     Keller Jordan et al., 2024, https://kellerjordan.github.io/posts/muon.
 
-    Groups with `orthogonal` true hold weights of two or more dimensions, as matrices (outputs, all else).  Each should
-    precede a norm, so that its length has no effect: it is kept at the square root of the outputs, and the learning
-    rate alone sets the angle of a step (as in airbench; torch.optim.Muon decays weights instead, and refuses
-    convolutions).  The other groups take plain Nesterov steps with decoupled decay: each step subtracts
-    `weight_decay` * lr of the weights.
+    Groups with `orthogonal` true hold weights of two or more dimensions, as matrices (outputs, all else).  A norm
+    should follow each, so that its length has no effect: the length is kept at the square root of the number of
+    outputs, as in airbench (torch.optim.Muon decays weights instead, and refuses convolutions).  The other groups take
+    plain Nesterov steps with decoupled decay: each step subtracts `weight_decay` * lr of the weights.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:

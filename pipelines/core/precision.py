@@ -18,7 +18,7 @@ from pipelines.system.files import read_json, write_json
 PIXELS = 128 * 32 * 32  # per measured step: enough for threads and caches to behave as in training
 STEPS = 3  # measured per precision, alternately, after one warm-up step each
 CLEARLY = 1.25  # a smaller factor is timing noise, which must not make runs of the same seed differ
-WORTHWHILE = 200_000 * 32 * 32  # training pixels in total; shorter trainings are not worth the measurement
+WORTHWHILE = 200_000 * 32 * 32  # training pixels in total; a shorter training gains less than the measurement takes
 OTHER = {"bfloat16": "float32", "float32": "bfloat16"}
 
 
@@ -30,7 +30,7 @@ def settle_precision(
     Measured only for `precision = "auto"` on a processor, by a few steps of `network` in both precisions, if training
     on `images` per epoch takes long.  The file `note` keeps the result, so that a resumed run computes as it began.
     """
-    if settings.trains_on_cache:  # such a head trains in float32, and the precision of features is chosen by likeness
+    if settings.trains_on_cache:  # a head trains in float32; the precision of features is chosen by their accuracy
         return settings, ""
     hardware = choose_hardware(settings.hardware)
     if settings.hardware.precision != "auto" or hardware.device.type != "cpu":

@@ -120,7 +120,7 @@ class _Search:
         return f"~/{path.relative_to(self.home).as_posix()}" if inside else str(path)
 
     def _token(self) -> Credential | None:
-        # A notebook at Kaggle has a token of its own.
+        # A notebook at Kaggle has a separate token.
         if "KAGGLE_KERNEL_RUN_TYPE" in self.environment and "KAGGLE_DATA_PROXY_URL" in self.environment:
             path = Path(self.environment.get("KAGGLE_API_V1_TOKEN") or os.devnull)
             if path.is_file() and self._holds_token(path):

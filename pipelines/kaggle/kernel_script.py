@@ -108,7 +108,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _names_of(name: str) -> list[str]:
-    """Return the possible names of the file or folder `name`: its own, or of an archive that holds it."""
+    """Return `name`, of a file or folder, and the possible names of an archive that holds it."""
     path = PurePosixPath(name)
     packed = [name, str(path.with_suffix("")), path.parts[0]]
     return [name, *(base + extension for base in dict.fromkeys(packed) for extension in ARCHIVES)]

@@ -23,7 +23,7 @@ ID_DIGITS = 12
 MESSAGE_CHARACTERS = 200
 # A submission sent just before its process was killed may reach Kaggle after the next request for the list.
 LOOK_PAUSES = (0.0, 0.5, 1.0, 2.0)
-LISTED_AFTER = 600  # seconds after which Kaggle surely lists what it counts
+LISTED_AFTER = 600  # seconds after which Kaggle lists every submission that it counts
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,10 @@ def look_for(
 
 
 def may_be_unlisted(row: Row, counted: Callable[[], int], listed: Callable[[], int]) -> bool:
-    """Return whether Kaggle may have the submission of `row` without listing it yet: if it is recent and Kaggle counts
-    more submissions than it lists.  counted, listed: return these numbers."""
+    """Return whether Kaggle may have the submission of `row` but not list it yet.
+
+    True for a recent row if Kaggle counts more submissions than it lists; `counted` and `listed` return these numbers.
+    """
     try:
         age = (datetime.now(UTC) - _in_utc(datetime.fromisoformat(row.time))).total_seconds()
     except ValueError:  # a log edited by hand

@@ -129,7 +129,7 @@ def compute_features(
     """
     marks = fingerprints(images, watch)
     views = views_of(settings)
-    # By the whole set, not by what is missing: an interrupted run must continue with the same rounding.
+    # Decided by the whole set, not by the missing part: an interrupted run must continue with the same rounding.
     enough = hardware.device.type == "cpu" and len(images.cached_together) * len(views) >= COMPILE_FROM
     values, places, how, computed, lost = [], [], [], 0, 0
     for backbone, origin in zip(network.bodies, network.origins, strict=True):
@@ -183,7 +183,7 @@ class Gap:
 
     @property
     def crops(self) -> list[int]:
-        """The pictures to cut for these views; a mirrored view needs no picture of its own."""
+        """Return the numbers of the crops for these views; a mirrored view shares its crop with the plain one."""
         return sorted({view.crop for view in self.views})
 
 

@@ -11,7 +11,7 @@ from pipelines.settings.schema import ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
-WHITENING_EPSILON = 5e-4  # added to the variances, so that directions of almost no variance are not amplified
+WHITENING_EPSILON = 5e-4  # added to the variances: avoids amplifying directions of almost no variance
 OWN_MODELS = ("convnet", "resnet18-small")
 
 

@@ -116,7 +116,7 @@ def _download(url: str, path: Path, prefix: str, watch: Watch = unwatched, timeo
     """Download `url` to `path` atomically; return its SHA-256, which must begin with `prefix`.  Raises `_Failure`."""
     digest = hashlib.sha256()
     with _network():
-        # An opener of its own: urllib's default one keeps the proxies of its first call.
+        # urllib's default opener would keep the proxies of its first call.
         answer = build_opener().open(Request(url, headers=HEADERS), timeout=timeout)
     with answer:
         pieces = None if answer.length is None else -(-answer.length // CHUNK_BYTES)
