@@ -86,7 +86,7 @@ class FineTuned(nn.Module):
         """found: the origin of each backbone.  matched: the number of outputs that start from pretrained rows."""
         super().__init__()
         self.matched, self.origins = matched, list(found)
-        self.bodies = list(backbones)  # with their type, which a ModuleList hides
+        self.bodies = list(backbones)  # typed, unlike the items of a ModuleList
         self.backbones = nn.ModuleList(backbones)
         self.top = top
         self._evaluated: list[nn.Module] = []
@@ -96,7 +96,7 @@ class FineTuned(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         for module in self._evaluated:  # here, not in train(): there are other ways to set that mode
             module.eval()
-        logits: Tensor = self.top(torch.cat([backbone(images) for backbone in self.bodies], dim=1))
+        logits: Tensor = self.top(torch.cat([backbone(images) for backbone in self.backbones], dim=1))
         return logits
 
     def freeze(self, frozen_stages: int, norms: bool) -> None:
