@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipelines.core.checkpoint import Checkpoint
-    from pipelines.core.history import Row
-    from pipelines.core.job import Job
+    from pipelines.core.job import Job, Row
     from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.loading import Batch, Finisher
     from pipelines.settings.schema import Settings
@@ -287,8 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.image_set import open_images
     from pipelines.models.device import choose_hardware
-    from pipelines.models.origins import find_origins, resolve
     from pipelines.models.transfer import build_network
+    from pipelines.models.weights import find_origins, resolve
 
     found = []
     if settings.model.weights:

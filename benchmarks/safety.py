@@ -29,7 +29,7 @@ GOAL = 0.03
 FLUSH = "flushing to disk, giving names"
 # For each part, the functions of pipelines that do nothing else.
 PARTS = {
-    "checkpoints and history, each epoch": ("core.checkpoint.save", "core.history.write_history"),
+    "checkpoints and history, each epoch": ("core.checkpoint.save", "core.job.write_history"),
     FLUSH: ("system.files.atomic_file", "system.files.atomic_folder"),
     "hashing": ("system.files.file_sha256", "dataset.fingerprints.fingerprints", "dataset.fingerprints.images_digest"),
     "locks": ("system.files.only_one",),

@@ -8,43 +8,27 @@ Writes  submissions/<c>/<run>.csv;
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
+from pipelines.settings.records import code_version, finished_run, split_inputs
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    import torch
+    from torch import Tensor
 
     from pipelines.dataset.image_set import ImageSet
-    from pipelines.settings.layout import Layout, RunLayout
-    from pipelines.settings.schema import Settings
 
 MISTAKES_SHOWN = 24
 
 
-@dataclass(frozen=True)
-class Validated:
-    """The validation set as best.pt predicts it.
-
-    probabilities: float32 (N, K).  temperature: fitted on the validation set; 1 for none.
-    """
-
-    images: "ImageSet"
-    probabilities: "npt.NDArray[np.float32]"
-    temperature: float
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
-    from pipelines.settings.records import finished_run
-    from pipelines.system.files import file_sha256, read_note
-
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
     settings = record.settings
@@ -72,23 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make_submission(
-    settings: "Settings",
-    layout: "Layout",
-    run: "RunLayout",
-    submission: Path,
-    split_command: str,
-    notes: dict[str, Any],
+    settings: Settings, layout: Layout, run: RunLayout, submission: Path, split_command: str, notes: dict[str, Any]
 ) -> None:
     """Predict the validation set and the test set; write the submission and, last, its note.
 
     notes: those of all submissions of the run; this one's says so far what it is made from.
     """
+    import torch
+
     from pipelines.core import calibration
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import predict
     from pipelines.dataset.image_set import read_images
     from pipelines.dataset.submission import check_submission, make_submission, write_submission
-    from pipelines.system.files import atomic_file, file_sha256, write_json
 
     images = read_images(settings, layout, split_command)
     test = images.part(test=True)
@@ -96,16 +76,14 @@ def _make_submission(
         raise UserError(f"{layout.split_csv} has no test rows, so there is nothing to predict. Check data.test_images.")
     _, valid = images.divide(settings)
     settings, _ = settle_precision(settings, run.precision)
-    validated = _calibrate(
-        settings, valid, predict(run.best, settings, valid, layout.weights, "validating", command.progress)
-    )
-    facts = _report(settings, run, validated)
-
+    predicted = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
+    predicted, temperature = _calibrate(settings, torch.from_numpy(valid.labels), predicted)
+    facts = _report(settings, run, valid, predicted.exp(), temperature)
     note = notes[submission.name]
     checkpoint = run.folder / note["checkpoint"]
     tested = predict(checkpoint, settings, test, layout.weights, "predicting", command.progress)
-    if validated.temperature != 1:
-        tested = calibration.apply_temperature(tested, validated.temperature)
+    if temperature != 1:
+        tested = calibration.apply_temperature(tested, temperature)
     with atomic_file(submission) as partial:
         content = make_submission(test.ids.tolist(), tested.exp().numpy(), images.classes, settings, layout.raw)
         write_submission(partial, content)
@@ -116,51 +94,47 @@ def _make_submission(
     print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
 
 
-def _calibrate(settings: "Settings", images: "ImageSet", predicted: "torch.Tensor") -> Validated:
-    """Return the validation set with the probabilities of its log-probabilities `predicted`, (N, K).
+def _calibrate(settings: Settings, labels: "Tensor", predicted: "Tensor") -> "tuple[Tensor, float]":
+    """Return the log-probabilities (N, K) of the validation set and the temperature, 1 for none.
 
-    For log loss they get a temperature: each row the one that the other rows fit.
+    For log loss, each row is divided by a temperature that was fitted on other rows.
     """
-    import torch
-
     from pipelines.core import calibration
 
-    temperature = 1.0
-    if settings.competition.metric == "log_loss" and settings.predict.calibrate:
-        labels = torch.from_numpy(images.labels)
-        fitted = calibration.fit_temperature(predicted, labels)
-        if len(labels) >= calibration.PARTS and calibration.LOWEST < fitted < calibration.HIGHEST:
-            temperature = fitted
-            predicted = calibration.cross_fitted(predicted, labels)
-            print(f"Temperature {temperature:.3f}, fitted on {len(labels):,} validation images.")
-        else:
-            print(f"No temperature: {len(labels):,} validation images are too few, or all are right or all wrong.")
-    return Validated(images, predicted.exp().numpy(), temperature)
+    if settings.competition.metric != "log_loss" or not settings.predict.calibrate:
+        return predicted, 1.0
+    temperature = calibration.fit_temperature(predicted, labels)
+    if len(labels) < calibration.PARTS or not calibration.LOWEST < temperature < calibration.HIGHEST:
+        print(f"No temperature: {len(labels):,} validation images are too few, or all are right or all wrong.")
+        return predicted, 1.0
+    print(f"Temperature {temperature:.3f}, fitted on {len(labels):,} validation images.")
+    return calibration.cross_fitted(predicted, labels), temperature
 
 
-def _report(settings: "Settings", run: "RunLayout", validated: Validated) -> dict[str, Any]:
+def _report(
+    settings: Settings, run: RunLayout, images: "ImageSet", probabilities: "Tensor", temperature: float
+) -> dict[str, Any]:
     """Write and draw the predictions of the validation set; return its score and temperature, for the note."""
     import torch
 
     from pipelines.analysis.suspects import write_valid_predictions
     from pipelines.core.metrics import METRICS, interval
 
-    images = validated.images
-    write_valid_predictions(run.valid_predictions, images, validated.probabilities)
+    write_valid_predictions(run.valid_predictions, images, probabilities.numpy())
     metric = METRICS[settings.competition.metric]
-    judged = torch.from_numpy(validated.probabilities).double(), torch.from_numpy(images.labels)
-    score, bounds = metric.value(metric.sums(*judged)), interval(metric, *judged)
+    judged = probabilities.double(), torch.from_numpy(images.labels)
+    score, bounds = metric.score(*judged), interval(metric, *judged)
     title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(images):,} images"
-    _draw(settings, run, validated, title)
-    how = "" if validated.temperature == 1 else ", each image with a temperature fitted on the others"
+    _draw(settings, run, images, probabilities, title)
+    how = "" if temperature == 1 else ", each image with a temperature fitted on the others"
     print(f"best.pt, valid {metric.name} as predicted here{how}: {score:.4f}{command.uncertainty(bounds, len(images))}")
     shown = run.folder.relative_to(Path.cwd())
     print(f"Mistakes: {shown / run.mistakes.name}, {shown / run.confusion.name}")
     facts = {"valid_score": score, "valid_interval": list(bounds), "valid_images": len(images)}
-    return facts | {"temperature": validated.temperature}
+    return facts | {"temperature": temperature}
 
 
-def _draw(settings: "Settings", run: "RunLayout", validated: Validated, title: str) -> None:
+def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities: "Tensor", title: str) -> None:
     """Draw the most confident mistakes and the confusion matrix of the validation set."""
     import numpy as np
 
@@ -168,27 +142,25 @@ def _draw(settings: "Settings", run: "RunLayout", validated: Validated, title: s
     from pipelines.dataset.images import fit, open_image, place_of
     from pipelines.dataset.loading import evaluation_resize
 
-    images, probabilities = validated.images, validated.probabilities
-    labels, predicted, confidence = images.labels, probabilities.argmax(axis=1), probabilities.max(axis=1)
+    values = probabilities.numpy()
+    labels, predicted, confidence = images.labels, values.argmax(axis=1), values.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
     mistakes = []
     for index, row in zip(shown, images.rows.iloc[shown].itertuples(), strict=True):
         picture = open_image(images.raw / str(row.path), place_of(row))
         pixels = fit(picture, settings.input.size, evaluation_resize(settings))
-        label = images.classes[predicted[index]]
-        mistakes.append(plots.Mistake(str(row.id), pixels, str(row.label), label, float(confidence[index])))
+        mistakes.append((pixels, str(row.label), images.classes[predicted[index]], float(confidence[index])))
     plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")
     counts = np.zeros((len(images.classes),) * 2, dtype=np.int64)
     np.add.at(counts, (labels, predicted), 1)
     plots.draw_confusion(run.confusion, counts, images.classes, title)
 
 
-def _made_on(settings: "Settings", layout: "Layout", images: "ImageSet") -> dict[str, Any]:
+def _made_on(settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:
     """Return the hardware, code and data that the submission depends on."""
     from pipelines.dataset.fingerprints import images_digest
     from pipelines.models.device import choose_hardware
-    from pipelines.settings.records import code_version, split_inputs
 
     made_on = {**choose_hardware(settings.hardware).record(), "code": code_version()}
     made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings).items()}

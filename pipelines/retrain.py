@@ -11,19 +11,16 @@ There is no validation score: the validation rows are trained on too.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipelines import command
-
-if TYPE_CHECKING:
-    from pipelines.settings.layout import Layout, RunLayout
-    from pipelines.settings.schema import Settings
+from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.records import finished_run
+from pipelines.settings.schema import Settings
+from pipelines.system.files import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words())
-    from pipelines.settings.records import finished_run
-
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
     with words.only_one_in(run):
@@ -38,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Next: {words.repeat('predict')}")
 
 
-def _retrain(settings: "Settings", epochs: int, layout: "Layout", run: "RunLayout", split_command: str) -> None:
+def _retrain(settings: Settings, epochs: int, layout: Layout, run: RunLayout, split_command: str) -> None:
     import pandas as pd
 
     from pipelines.core import checkpoint
@@ -47,9 +44,8 @@ def _retrain(settings: "Settings", epochs: int, layout: "Layout", run: "RunLayou
     from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
-    from pipelines.models.origins import find_origins
     from pipelines.models.transfer import build_network
-    from pipelines.system.files import write_json
+    from pipelines.models.weights import find_origins
 
     settings, reason = settle_precision(settings, run.precision)
     hardware = choose_hardware(settings.hardware)

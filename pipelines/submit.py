@@ -8,7 +8,6 @@ After an interruption at any point, run the same command again to continue.  If 
 it searches Kaggle's submissions for the id at the end of the message.
 """
 
-import os
 import shutil
 import sys
 import tempfile
@@ -17,18 +16,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines import command
+from pipelines.kaggle import service, submission_log
+from pipelines.kaggle.failures import ConnectionLost
+from pipelines.kaggle.service import Kaggle, Limits, Submission
+from pipelines.kaggle.submission_log import NOT_SENT, PENDING, Row, SubmissionLog, look_for, may_be_unlisted
+from pipelines.settings.layout import Layout
 from pipelines.settings.loading import submission_name
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError, one_line
-
-if TYPE_CHECKING:
-    from pipelines.kaggle.answers import Competition, Limits, Sent, Submission
-    from pipelines.kaggle.service import Kaggle
-    from pipelines.kaggle.submission_log import Row, SubmissionLog
-    from pipelines.settings.layout import Layout
-    from pipelines.settings.schema import Settings
+from pipelines.system.files import file_sha256, only_one, read_json
 
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 1.0, 15.0, 1.5  # seconds between two requests for the score
 SHOWN_DIGITS = 12
@@ -55,21 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--message", default="", help="description shown by Kaggle; default: the run and its score")
     parser.add_argument("--again", action="store_true", help="send a file that was sent before")
     words = parser.parse_args(arguments, namespace=command.Words())
-    from pipelines.kaggle.service import Kaggle, is_standin
-    from pipelines.kaggle.submission_log import PENDING, SubmissionLog
-    from pipelines.system.files import only_one
-
     settings, layout = words.settings(), words.layout()
     submission = layout.submission(submission_name(words.run_name(), words.set))
     shown = submission.relative_to(layout.root)
-    if settings.competition.source != "kaggle" and not is_standin(os.environ):
+    if settings.competition.source != "kaggle" and not service.is_standin():
         raise UserError(f"{settings.name} is not a competition on Kaggle. To score it here: {words.repeat('score')}")
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of sent submissions. Choose another run name: RUN=")
     if not submission.exists():
         raise UserError(f"{shown} is missing. First: {words.repeat('predict')}")
     command.print_credential()
-    slug, log_path = settings.competition.slug, layout.submission_log
+    slug = settings.competition.slug
     with tempfile.TemporaryDirectory() as private:
         # another process may rewrite the file between the check and the upload
         copy = Path(shutil.copy2(submission, private))
@@ -78,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             only_one(layout.submission_lock(slug), f"sending a submission to {slug}") as lock,
             Kaggle(slug, settings.kaggle.stall_seconds, (lock,)) as kaggle,
         ):
-            log = SubmissionLog(log_path)
+            log = SubmissionLog(layout.submission_log)
             place = _sent_before(kaggle, log, parcel)
             if place is None:
                 place = _send(kaggle, log, parcel)
@@ -91,14 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{parcel.send_again}"
         )
     print(_scores(row))
-    print(f"Log: {log_path.relative_to(layout.root)}. Next: {words.repeat('submissions')}")
+    print(f"Log: {log.path.relative_to(layout.root)}. Next: {words.repeat('submissions')}")
 
 
-def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout", words: command.Words) -> Parcel:
+def _prepare(copy: Path, submission: Path, settings: Settings, layout: Layout, words: command.Words) -> Parcel:
     """Check the `copy` of `submission`, print what would be sent, and return it.  Raises `UserError`."""
-    from pipelines.kaggle.submission_log import compose_message
-    from pipelines.system.files import file_sha256
-
     shown, run, sha256 = submission.relative_to(layout.root), words.run_name(), file_sha256(copy)
     note = _prediction_note(layout.run(run).predicted, copy.name, sha256)
     rows, how = _check(copy, submission, settings, layout, words, note)
@@ -110,7 +102,7 @@ def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout
         if "valid_interval" in note:
             local += command.uncertainty(tuple(note["valid_interval"]), note["valid_images"])
     text = words.message.strip() or (run if score is None else f"{run} valid {score:.4f}")
-    message = compose_message(text, sha256)
+    message = submission_log.compose_message(text, sha256)
     facts = {"file": f"{shown} ({how})", "rows": f"{rows:,}", "sha256": f"{sha256[:SHOWN_DIGITS]}…", "run": run}
     for what, value in (facts | {"local score": local, "message": message}).items():
         print(f"  {what:<11}  {value}")
@@ -121,8 +113,6 @@ def _prepare(copy: Path, submission: Path, settings: "Settings", layout: "Layout
 
 def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
     """Return what `predict` recorded of exactly this file, or an empty dictionary."""
-    from pipelines.system.files import read_json
-
     try:
         note = read_json(predicted)[name]
         return dict(note) if note["sha256"] == sha256 else {}
@@ -131,7 +121,7 @@ def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
 
 
 def _check(
-    copy: Path, submission: Path, settings: "Settings", layout: "Layout", words: command.Words, note: dict[str, Any]
+    copy: Path, submission: Path, settings: Settings, layout: Layout, words: command.Words, note: dict[str, Any]
 ) -> tuple[int, str]:
     """Return the number of rows of the `copy` of `submission`, and how it was checked."""
     from pipelines.dataset.splits import read_split_csv
@@ -157,13 +147,11 @@ def _check(
     return rows, f"checked against {sample}" if sample else "checked, without a sample"
 
 
-def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel) -> int | None:
+def _sent_before(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel) -> int | None:
     """Return the index of the row if the file was sent before and is not to be sent again, else None.
 
     An attempt of unknown outcome, and a submission without a score, are continued even with `parcel.again`.
     """
-    from pipelines.kaggle.submission_log import NOT_SENT, PENDING, look_for, may_be_unlisted
-
     places = log.places(parcel.sha256)
     for place in places:
         if log.rows[place].unsettled:
@@ -191,29 +179,25 @@ def _sent_before(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel) -> int 
     return sent[-1]
 
 
-def _adopt(log: "SubmissionLog", place: int, found: "Submission") -> int:
+def _adopt(log: SubmissionLog, place: int, found: Submission) -> int:
     print(f"Kaggle has it, as ref {found.ref}.", flush=True)
     log.adopt(place, found)
     return place
 
 
-def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel) -> int:
+def _send(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel) -> int:
     """Send the parcel and return the index of its row; if Kaggle has the file already, adopt that submission."""
-    from pipelines.kaggle.failures import ConnectionLost
-    from pipelines.kaggle.service import not_entered
-    from pipelines.kaggle.submission_log import NOT_SENT
-
     competition = kaggle.competition()
     if not competition.entered:
-        raise not_entered(kaggle.slug)
+        raise service.not_entered(kaggle.slug)
     _check_open(competition)
     place = -1
     for submission in reversed(log.unknown(kaggle.submissions(), parcel.sha256)):
         place = _new_row(log, parcel)
         log.adopt(place, submission)
     if place >= 0 and not parcel.again:
-        known = f"Kaggle has this file already, as ref {log.rows[place].ref}."
-        print(f"{known} To send it again: {parcel.send_again}", flush=True)
+        ref = log.rows[place].ref
+        print(f"Kaggle has this file already, as ref {ref}. To send it again: {parcel.send_again}", flush=True)
         return place
     limits = kaggle.limits()
     _check_quota(limits)
@@ -233,11 +217,10 @@ def _send(kaggle: "Kaggle", log: "SubmissionLog", parcel: Parcel) -> int:
     return place
 
 
-def _new_row(log: "SubmissionLog", parcel: Parcel) -> int:
+def _new_row(log: SubmissionLog, parcel: Parcel) -> int:
     """Add a row for the parcel, or reuse the row of a failed attempt, and return its index."""
-    from pipelines.kaggle.submission_log import NOT_SENT, Row, now
-
-    row = Row(now(), parcel.run, parcel.path.name, parcel.sha256, parcel.message, local_score=parcel.local_score)
+    facts = (parcel.run, parcel.path.name, parcel.sha256, parcel.message)
+    row = Row(submission_log.now(), *facts, local_score=parcel.local_score)
     for place in log.places(parcel.sha256):
         if log.rows[place].status == NOT_SENT:
             log.replace(place, row)
@@ -245,10 +228,8 @@ def _new_row(log: "SubmissionLog", parcel: Parcel) -> int:
     return log.add(row)
 
 
-def _record(log: "SubmissionLog", place: int, sent: "Sent") -> str:
+def _record(log: SubmissionLog, place: int, sent: service.Sent) -> str:
     """Log Kaggle's answer.  Return the trouble if it is unclear whether Kaggle has the file, else an empty text."""
-    from pipelines.kaggle.submission_log import NOT_SENT, PENDING
-
     if sent.ref > 0 and sent.ref not in log.refs:
         log.change(place, ref=sent.ref, status=PENDING)
         print(f"Sent, as ref {sent.ref}.", flush=True)
@@ -262,14 +243,11 @@ def _record(log: "SubmissionLog", place: int, sent: "Sent") -> str:
     return f'Kaggle did not confirm the submission, but answered: "{one_line(sent.message)}".'
 
 
-def _find(kaggle: "Kaggle", log: "SubmissionLog", place: int, limits: "Limits", trouble: str) -> None:
+def _find(kaggle: Kaggle, log: SubmissionLog, place: int, limits: Limits, trouble: str) -> None:
     """Adopt the submission whose answer was lost.  Raises `TryAgainLater` if it is not listed.  limits: before it."""
-    from pipelines.kaggle.submission_log import NOT_SENT, look_for
-
     print("The answer is unclear: looking whether Kaggle has the submission.", flush=True)
-    sha256 = log.rows[place].sha256
     try:
-        found = look_for(log, sha256, kaggle.submissions)
+        found = look_for(log, log.rows[place].sha256, kaggle.submissions)
         unlisted = not found and kaggle.limits().total != limits.total
     except UserError as error:
         raise type(error)(
@@ -287,16 +265,16 @@ def _find(kaggle: "Kaggle", log: "SubmissionLog", place: int, limits: "Limits", 
     _adopt(log, place, found)
 
 
-def _check_open(competition: "Competition") -> None:
+def _check_open(competition: service.Competition) -> None:
     """Print a note if the competition is over; raise `UserError` if it accepts no submissions."""
     if competition.submissions_disabled:
         raise UserError(f"{competition.title} takes no submissions: Kaggle has disabled them. Nothing was sent.")
     if competition.deadline and (deadline := datetime.fromisoformat(competition.deadline)) < datetime.now(UTC):
-        late = "this is a late submission, which is scored but not ranked."
-        print(f"{competition.title} ended on {deadline:%Y-%m-%d}: {late}")
+        ended = f"{competition.title} ended on {deadline:%Y-%m-%d}"
+        print(f"{ended}: this is a late submission, which is scored but not ranked.")
 
 
-def _check_quota(limits: "Limits") -> None:
+def _check_quota(limits: Limits) -> None:
     """Print how many submissions are left; raise `UserError` if none are."""
     if not limits.spent:
         if limits.left:  # 0: unknown, for a team that never sent a submission
@@ -305,18 +283,14 @@ def _check_quota(limits: "Limits") -> None:
     if limits.limited_by_total:
         reason = f"the competition limits their total number, and {limits.total} were sent"
         raise UserError(f"No submissions are left: {reason}. Nothing was sent now.")
-    from pipelines.kaggle.service import seconds_to_new_day
-
     raise UserError(
         f"No submissions are left today: {limits.today} were sent. Kaggle's new day begins at 00:00 UTC, in "
-        f"{command.duration(seconds_to_new_day())}. Nothing was sent; run the same command then."
+        f"{command.duration(service.seconds_to_new_day())}. Nothing was sent; run the same command then."
     )
 
 
-def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, read_back: str) -> "Row":
+def _wait(kaggle: Kaggle, log: SubmissionLog, place: int, minutes: float, read_back: str) -> Row:
     """Ask for the score until Kaggle has it, and return the row.  Raises `TryAgainLater` after `minutes`."""
-    from pipelines.kaggle.submission_log import PENDING
-
     row = log.rows[place]
     last = "it is still pending"
     for _ in command.progress(_looks(minutes), "waiting for the score", unit="looks"):
@@ -337,7 +311,7 @@ def _wait(kaggle: "Kaggle", log: "SubmissionLog", place: int, minutes: float, re
 
 
 def _looks(minutes: float) -> Iterator[int]:
-    """Yield a number at once, then after growing pauses, and when the time is over."""
+    """Yield the number of the request: at once, then after growing pauses, and when the time is over."""
     deadline = time.monotonic() + 60 * minutes
     pause, count = FIRST_PAUSE, 0
     yield count
@@ -347,7 +321,7 @@ def _looks(minutes: float) -> Iterator[int]:
         yield count
 
 
-def _scores(row: "Row") -> str:
+def _scores(row: Row) -> str:
     local = f"{float(row.local_score):.4f}" if row.local_score else "unknown"
     private = f"private score {row.private_score}" if row.private_score else "the private score is not known yet"
     return f"Public score {row.public_score or 'unknown'} (local {local}); {private}."

@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.records import read_record, split_is_made, start_run, with_weights_of
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import read_note, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipelines.core.job import Job
-    from pipelines.models.origins import Origin
-    from pipelines.settings.layout import Layout, RunLayout
-    from pipelines.settings.schema import Settings
+    from pipelines.models.weights import Origin
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-
     from pipelines.dataset.splits import read_split_csv
-    from pipelines.settings.records import split_is_made
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
@@ -40,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with words.only_one_in(run):
         settings, found = _start(settings, layout, run)
         if run.trained.exists():
-            from pipelines.system.files import read_note
-
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())
             metric = settings.competition.metric
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
@@ -51,15 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Next: {words.repeat('retrain')}")
 
 
-def _start(settings: "Settings", layout: "Layout", run: "RunLayout") -> "tuple[Settings, list[Origin]]":
+def _start(settings: Settings, layout: Layout, run: RunLayout) -> "tuple[Settings, list[Origin]]":
     """Write the run's record, or check it; return the settings that its weights complete, and these weights."""
-    from pipelines.settings.records import read_record, start_run, with_weights_of
-
     found: list[Origin] = []
     if settings.model.weights and run.trained.exists():
         settings = with_weights_of(settings, read_record(run).settings)
     elif settings.model.weights:
-        from pipelines.models.origins import find_origins, resolve
+        from pipelines.models.weights import find_origins, resolve
 
         found = find_origins(settings.model, layout.weights, watch=command.progress)
         settings = resolve(settings, found)
@@ -67,12 +63,11 @@ def _start(settings: "Settings", layout: "Layout", run: "RunLayout") -> "tuple[S
     return settings, found
 
 
-def _train(
-    settings: "Settings", table: "pd.DataFrame", layout: "Layout", run: "RunLayout", found: "list[Origin]"
-) -> None:
+def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLayout, found: "list[Origin]") -> None:
     from pipelines.core import job as jobs
     from pipelines.core.phases import describe_phases
     from pipelines.core.precision import settle_precision
+    from pipelines.dataset.fingerprints import check_decodable
     from pipelines.dataset.image_set import open_images
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
@@ -92,7 +87,8 @@ def _train(
     if isinstance(network, FineTuned) and network.matched:
         print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
-    jobs.check_test_photos(settings, images.part(test=True), command.progress)
+    if settings.input.source == "photos" and len(test := images.part(test=True)):
+        check_decodable(test, command.progress)  # now, not after all the training
     started = time.perf_counter()
     if counts := jobs.prepare_features(job, network):
         print(f"Features: {counts}")
@@ -102,11 +98,10 @@ def _train(
     _finish(job, rows, run, features_seconds)
 
 
-def _finish(job: "Job", rows: list[dict[str, Any]], run: "RunLayout", features_seconds: float) -> None:
+def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, features_seconds: float) -> None:
     """Draw the curves, write train.json, and print the best epoch."""
     from pipelines.analysis import plots
-    from pipelines.core.history import best_row, interval_columns
-    from pipelines.system.files import write_json
+    from pipelines.core.job import best_row, interval_columns
 
     assert job.valid is not None
     settings, metric = job.settings, job.settings.competition.metric

@@ -39,10 +39,9 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 LEAST_CONTRAST = 4.0  # standard deviation, of 255: below it the signs are noise
 COLOUR_BOUND = 24.0  # largest mean absolute difference, of 255, between the colours of two pictures minus luminance
 BLOCK = 4096  # images in a step
-MOST_PAIRS = 2_000_000  # nobody reads a longer list, and it would fill the memory
+MOST_PAIRS = 2_000_000  # a longer list would fill the memory
 
 Places = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 Marks = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
@@ -66,25 +65,13 @@ def find_pairs(
     table, raw = images.table, images.raw
     parts = table["split"].map({name: number for number, name in enumerate(SPLITS)}).to_numpy()
     order = np.argsort(parts, kind="stable")  # a leader is the first of equal images: a train row, if there is one
-    found = []
-
-    leaders = _first_alike(marks[order])
-    found.append(_followers("bytes", order, leaders))
-    heads = order[np.unique(leaders)]
-
-    keys = _full_keys(table, raw, pixels, heads, watch)
-    leaders = _first_alike(keys)
-    found.append(_followers("pixels", heads, leaders))
-    heads = heads[np.unique(leaders)]
-
+    same_bytes, heads = _equal("bytes", marks[order], order)
+    same_pixels, heads = _equal("pixels", _full_keys(table, raw, pixels, heads, watch), heads)
     signs, flat = _signs(pixels, heads, watch)
-    heads, signs = heads[~flat], signs[~flat]
     judge = _Judge(table, raw, pixels, settings.correlation)
-    same, heads, signs = _same_hash(heads, signs, judge)
-    found.append(same)
-    found.append(_near(heads, signs, settings.distance, judge, hardware, watch))
-
-    pairs = pd.concat(found, ignore_index=True)
+    same_hash, heads, signs = _same_hash(heads[~flat], signs[~flat], judge)
+    near = _near(heads, signs, settings.distance, judge, hardware, watch)
+    pairs = pd.concat([same_bytes, same_pixels, same_hash, near], ignore_index=True)
     ends = np.sort(parts[pairs[["first", "second"]].to_numpy(np.int64)], axis=1)
     names = np.array(SPLITS)
     pairs["between"] = [f"{names[one]}-{names[two]}" for one, two in ends.tolist()]
@@ -98,23 +85,17 @@ def _pairs(kind: str, distances: Places, first: Places, second: Places) -> pd.Da
     return pd.DataFrame({"kind": kind, "distance": distances, "first": first, "second": second})
 
 
-def _first_alike(keys: Marks) -> Places:
-    """Return the place of the first equal key for each key, int64 (N,)."""
+def _equal(kind: str, keys: Marks, rows: Places) -> tuple[pd.DataFrame, Places]:
+    """Return the pairs of `rows` with equal `keys`, each with the first one, its leader; and the leaders."""
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    return first[which].astype(np.int64)
-
-
-def _followers(kind: str, rows: Places, leaders: Places) -> pd.DataFrame:
-    """Return a pair of each row that is not its own leader with its leader."""
+    leaders = first[which].astype(np.int64)
     behind = np.flatnonzero(leaders != np.arange(len(leaders)))
-    return _pairs(kind, np.zeros(len(behind), np.int64), rows[leaders[behind]], rows[behind])
+    pairs = _pairs(kind, np.zeros(len(behind), np.int64), rows[leaders[behind]], rows[behind])
+    return pairs, rows[np.unique(leaders)]
 
 
 def _full_keys(table: pd.DataFrame, raw: Path, pixels: Pixels, rows: Places, watch: Watch) -> Marks:
-    """Return keys of the decoded images of `rows`, uint64 (n,).
-
-    Only images whose small copies are equal can be equal, so only those are decoded.
-    """
+    """Return keys of the images of `rows`, uint64 (n,); decode only those whose small copies are equal."""
     keys = np.array([fingerprint_of(pixels[row].tobytes()) for row in rows.tolist()], np.uint64)
     _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(counts[which] > 1)
@@ -125,7 +106,7 @@ def _full_keys(table: pd.DataFrame, raw: Path, pixels: Pixels, rows: Places, wat
     return keys
 
 
-def _luminance(pixels: Pixels) -> Floats:
+def _luminance(pixels: Pixels) -> npt.NDArray[np.float32]:
     return pixels.astype(np.float32) @ LUMINANCE
 
 
@@ -147,24 +128,21 @@ class _Judge:
     """Compares pictures whose hashes are near."""
 
     def __init__(self, table: pd.DataFrame, raw: Path, pixels: Pixels, correlation: float) -> None:
-        self.paths = table["path"].to_numpy()
-        self.raw = raw
-        self.pixels = pixels
-        self.correlation = correlation
+        self.paths, self.raw, self.pixels, self.correlation = table["path"].to_numpy(), raw, pixels, correlation
         self.sides = np.zeros(len(table), np.int64)  # the shorter side of each image that was checked; else 0
         self.left_out = 0
 
     def __call__(self, first: Places, second: Places, mirrored: bool = False) -> Bools:
         """Return which pairs of rows are nearly the same picture, bool (n,)."""
-        verdicts = [np.zeros(0, np.bool_)]
+        alike = np.zeros(len(first), np.bool_)
         for start in range(0, len(first), BLOCK):
-            one, two = self.pixels[first[start : start + BLOCK]], self.pixels[second[start : start + BLOCK]]
-            verdicts.append(self._alike(one, two[:, :, ::-1] if mirrored else two))
-        alike = np.concatenate(verdicts)
-        told = alike.copy()
-        told[alike] = np.minimum(self._sides(first[alike]), self._sides(second[alike])) >= SIDE
-        self.left_out += int((alike & ~told).sum())
-        return told
+            block = slice(start, start + BLOCK)
+            one, two = self.pixels[first[block]], self.pixels[second[block]]
+            alike[block] = self._alike(one, two[:, :, ::-1] if mirrored else two)
+        large = np.minimum(self._sides(first[alike]), self._sides(second[alike])) >= SIDE
+        self.left_out += int((~large).sum())
+        alike[alike] = large
+        return alike
 
     def _sides(self, rows: Places) -> Places:
         """Return the shorter side, in pixels, of the images of `rows`."""
@@ -205,19 +183,17 @@ def _same_hash(heads: Places, signs: Bools, judge: _Judge) -> tuple[pd.DataFrame
 
 def _near(heads: Places, signs: Bools, distance: int, judge: _Judge, hardware: Hardware, watch: Watch) -> pd.DataFrame:
     """Return the pairs of `heads` with near hashes that are alike; a pair that is near and mirrored counts as near."""
-    count = 0
-    found = []
-    for kind, block in _blocks(signs, distance, hardware, watch):
-        first, second, distances = heads[block[0]], heads[block[1]], block[2]
-        alike = judge(first, second, kind == "mirrored")
-        found.append(_pairs(kind, distances[alike], first[alike], second[alike]))
-        count += int(alike.sum())
+    found, count = [_pairs("near", *np.zeros((3, 0), np.int64))], 0
+    for kind, (first, second, distances) in _blocks(signs, distance, hardware, watch):
+        alike = judge(heads[first], heads[second], kind == "mirrored")
+        found.append(_pairs(kind, distances[alike], heads[first[alike]], heads[second[alike]]))
+        count += len(found[-1])
         if count > MOST_PAIRS:
             raise UserError(
                 f"More than {MOST_PAIRS:,} pairs of images are near duplicates with audit.distance={distance} and "
                 f"audit.correlation={judge.correlation:g}. Lower audit.distance or raise audit.correlation."
             )
-    pairs = pd.concat(found, ignore_index=True) if found else _pairs("near", *np.zeros((3, 0), np.int64))
+    pairs = pd.concat(found, ignore_index=True)
     pairs = pairs.sort_values(["kind", "distance"], ascending=[False, True], kind="stable")  # near, then mirrored
     return pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
 
@@ -257,8 +233,8 @@ def groups_of(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     sizes = np.bincount(numbers, minlength=len(table))
     rows = np.flatnonzero(sizes[numbers] > 1)
     names = {number: str(place) for place, number in enumerate(dict.fromkeys(numbers[rows].tolist()), 1)}
-    ids = table["id"].to_numpy()[rows]
-    return pd.DataFrame({"id": ids, "group": [names[number] for number in numbers[rows].tolist()]}, dtype=str)
+    groups = [names[number] for number in numbers[rows].tolist()]
+    return pd.DataFrame({"id": table["id"].to_numpy()[rows], "group": groups}, dtype=str)
 
 
 def with_twin_in_train(pairs: pd.DataFrame, table: pd.DataFrame) -> Bools:
@@ -313,10 +289,7 @@ def listing(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def small_copies(images: ImageSet, by: Literal["time", "bytes"], watch: Watch = unwatched) -> tuple[Pixels, Marks]:
-    """Return all images of the split table at 32 x 32 pixels, uint8 (N, 32, 32, 3), and their fingerprints, (N,).
-
-    They use the same cache as a network with input.size 32.
-    """
+    """Return all images of the split table, uint8 (N, 32, 32, 3), cached as for input.size 32; and fingerprints."""
     count = len(images.table)
     pixels, marks = np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.uint64)
     for part in (images.part(test=False), images.part(test=True)):

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +18,20 @@ CONFIDENCE = 0.95  # of intervals
 
 Values = npt.NDArray[np.float64]
 Runs = Sequence[Sequence[Mapping[Any, Any]]]  # the history rows of each of several runs
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A misclassified validation image; `confidence` is the probability of the predicted label."""
-
-    id: str
-    picture: Pixels
-    label: str
-    predicted: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Twins:
-    """Two images side by side, and the lines of text above them."""
-
-    first: Pixels
-    second: Pixels
-    words: Sequence[str]
+Mistake = tuple[Pixels, str, str, float]  # a misclassified image, its label, the predicted one and its probability
+Twins = tuple[Pixels, Pixels, Sequence[str]]  # two images side by side, and the lines of text above them
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_epoch: int, title: str) -> None:
-    """Draw the losses and the metric per epoch, and mark the best epoch, to the PNG `path`."""
+    """Draw the losses and the metric per epoch to the PNG `path`, and mark the best epoch."""
     figure, losses, scores = _two_axes()
     epochs = [row["epoch"] for row in rows]
     losses.plot(epochs, [row["train_loss"] for row in rows], marker=".", label="train (augmented, during the epoch)")
     losses.plot(epochs, [row["valid_loss"] for row in rows], marker=".", label="valid")
     losses.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     scores.plot(epochs, [row[metric] for row in rows], marker=".", color="C1", label="valid")
-    best = rows[best_epoch - 1][metric]
-    scores.axvline(best_epoch, color="grey", linestyle=":", label=f"best: {best:.4f} in epoch {best_epoch}")
+    label = f"best: {rows[best_epoch - 1][metric]:.4f} in epoch {best_epoch}"
+    scores.axvline(best_epoch, color="grey", linestyle=":", label=label)
     scores.set(xlabel="epoch", ylabel=metric)
     for axes in (losses, scores):
         axes.legend()
@@ -62,7 +43,7 @@ def draw_comparison(path: Path, histories: Mapping[str, Runs], metric: str, titl
 
     histories: the runs of each recipe, which differ by their seeds.  A thin line is a run.  A thick line is the mean
     over a recipe's runs, up to the last epoch of the shortest, with the band of its t-interval if there is more than
-    one.  The lines set the scale: the band of two runs is 13 standard errors wide and would leave them flat.
+    one.  The lines set the scale: the wide band of two runs would flatten them.
     """
     figure, losses, scores = _two_axes()
     for axes, key, name in ((losses, "valid_loss", "valid cross-entropy (nats)"), (scores, metric, f"valid {metric}")):
@@ -104,8 +85,8 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
     """Draw `mistakes` in a grid, in the given order, each with both labels, to the PNG `path`."""
     cells = [
-        (each.picture, f"is {_short(each.label)}\nseen as {_short(each.predicted)} {each.confidence:.0%}")
-        for each in mistakes
+        (picture, f"is {_short(label)}\nseen as {_short(predicted)} {confidence:.0%}")
+        for picture, label, predicted, confidence in mistakes
     ]
     _draw_grid(path, cells, title, 6, (2, 2.5))
 
@@ -113,18 +94,15 @@ def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
 def draw_twins(path: Path, twins: Sequence[Twins], title: str) -> None:
     """Draw `twins` in a grid, in the given order, to the PNG `path`."""
     cells = []
-    for each in twins:
-        gap = np.full((each.first.shape[0], max(1, each.first.shape[1] // 16), 3), 255, np.uint8)
-        words = "\n".join(_short(line, 36) for line in each.words)
-        cells.append((np.concatenate([each.first, gap, each.second], axis=1), words))
+    for first, second, words in twins:
+        gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
+        text = "\n".join(_short(line, 36) for line in words)
+        cells.append((np.concatenate([first, gap, second], axis=1), text))
     _draw_grid(path, cells, title, 5, (2.6, 2))
 
 
 def draw_confusion(path: Path, counts: npt.NDArray[np.int64], classes: Sequence[str], title: str) -> None:
-    """Draw the confusion matrix `counts` (K, K), row: true class, column: predicted class, to the PNG `path`.
-
-    Colours are shares of the true class; cells show their counts for up to `NUMBERED_CLASSES` classes.
-    """
+    """Draw the confusion matrix `counts` (K, K), row: true class, column: predicted class, to the PNG `path`."""
     number = len(classes)
     side = min(max(5.0, number * 0.6), 14.0)
     figure = Figure(figsize=(side + 1.5, side), layout="constrained")

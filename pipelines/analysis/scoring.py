@@ -45,15 +45,11 @@ def score_submission(
     if unknown := sorted(set(labels) - set(classes)):
         raise UserError(f"{solution} has labels that {path} has no column for, such as {few(unknown)}.")
     numbers = torch.tensor([classes.index(label) for label in labels])
-    metric = METRICS[settings.competition.metric]
-    return metric.value(metric.sums(torch.tensor(probabilities), numbers)), len(truth)
+    return METRICS[settings.competition.metric].score(torch.tensor(probabilities), numbers), len(truth)
 
 
 def folder_labels(table: pd.DataFrame, folder: str) -> pd.DataFrame | None:
-    """Return the columns id and label of the test rows in the split table `table`, from their class folders.
-
-    None unless every test image is in a class folder below `folder`.
-    """
+    """Return id and label of the test rows of `table` if all are in class folders below `folder`; else None."""
     rows = table[table["split"] == "test"]
     top = PurePosixPath(folder).parts
     parts = [PurePosixPath(path).parts for path in rows["path"]]

@@ -1,11 +1,11 @@
-"""Find labels that are probably wrong: rows for which a network that was not trained on them is sure of another class.
+"""Find labels that are probably wrong: a network that was not trained on the row is sure of another class.
 
 As in C. Northcutt, L. Jiang and I. Chuang, Confident learning: estimating uncertainty in dataset labels (JAIR 70,
 2021), a network is sure of a class when its probability is at least the average that rows with that label get for it.
 The margin between the two classes ranks the suspects.  Unlike there, only the most probable class counts.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,25 +26,21 @@ PREDICTION_COLUMNS = ("id", "label", "predicted", "p_predicted", "p_label")
 def write_valid_predictions(path: Path, images: ImageSet, probabilities: npt.NDArray[np.float32]) -> None:
     """Write the predictions of the validation set, `PREDICTION_COLUMNS`.  probabilities: (N, K)."""
     everyone, predicted = np.arange(len(images)), probabilities.argmax(axis=1)
-    columns = {
-        "id": images.rows["id"].tolist(),
-        "label": images.rows["label"].tolist(),
-        "predicted": [images.classes[number] for number in predicted.tolist()],
-        "p_predicted": [f"{value:.6f}" for value in probabilities[everyone, predicted].tolist()],
-        "p_label": [f"{value:.6f}" for value in probabilities[everyone, images.labels].tolist()],
-    }
-    write_csv(path, pd.DataFrame(columns))
+    table = images.rows[["id", "label"]].reset_index(drop=True)
+    table["predicted"] = [images.classes[number] for number in predicted]
+    for name, numbers in (("p_predicted", predicted), ("p_label", images.labels)):
+        table[name] = [f"{value:.6f}" for value in probabilities[everyone, numbers].tolist()]
+    write_csv(path, table)
 
 
 def runs_on(layout: Layout) -> tuple[list[RunLayout], list[RunLayout]]:
     """Return the runs that have predicted their validation set: those of the current split, and the others."""
     split = file_sha256(layout.split_csv)
-    runs = [run for run in layout.runs() if run.trained.exists() and run.valid_predictions.exists()]
-    ours = [read_record(run).split_sha256 == split for run in runs]
-    return (
-        [run for run, is_ours in zip(runs, ours, strict=True) if is_ours],
-        [run for run, is_ours in zip(runs, ours, strict=True) if not is_ours],
-    )
+    found: tuple[list[RunLayout], list[RunLayout]] = [], []
+    for run in layout.runs():
+        if run.trained.exists() and run.valid_predictions.exists():
+            found[read_record(run).split_sha256 != split].append(run)
+    return found
 
 
 def find_suspects(runs: Iterable[RunLayout], table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -59,7 +55,7 @@ def find_suspects(runs: Iterable[RunLayout], table: pd.DataFrame) -> tuple[pd.Da
     places = dict(zip(labelled["id"].tolist(), labelled.index.tolist(), strict=True))
     votes: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     of_label: dict[int, float] = defaultdict(float)
-    counts: dict[int, int] = defaultdict(int)
+    counts = Counter[int]()
     labels = table["label"].tolist()
     for run in runs:
         for name, label, predicted, p_predicted, p_label in _read(run.valid_predictions):

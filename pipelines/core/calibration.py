@@ -1,7 +1,6 @@
 """Temperature scaling: divide all log-probabilities by one number that minimises the log loss (arXiv 1706.04599).
 
-Most networks are overconfident, and the log loss punishes that.  A temperature does not change the order of the
-classes, so accuracy stays the same.
+It corrects overconfidence.  The order of the classes, and so the accuracy, stays the same.
 """
 
 import math
@@ -15,15 +14,14 @@ LOWEST, HIGHEST = 0.05, 20.0
 PARTS = 5
 STEPS = 100  # Newton's method needs about ten; bisection alone would also reach the tolerance
 TOLERANCE = 1e-7  # relative change of the temperature; the error after Newton's last step is about its square
-LEAST_CURVATURE = 1e-300  # avoids a division by zero on rows that are certain and wrong; the step ends at a bound
-FLAT = 1e-12  # a slope below this is only rounding: no temperature lowers the loss
+LEAST_CURVATURE = 1e-300  # avoids a division by zero for rows that are certain and wrong; T is then a bound
+FLAT = 1e-12  # a smaller slope is a rounding error: no temperature lowers the loss
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
     """Return the temperature T in [0.05, 20] that minimises the mean cross-entropy of softmax(log p / T).
 
-    log_probabilities: (N, K), natural logarithms, averaged over views; clipped to at least log 1e-15, as Kaggle does.
-    labels: (N,) int64.
+    log_probabilities: (N, K), natural logarithms, clipped to at least log 1e-15, as Kaggle does.  labels: (N,) int64.
 
     The loss is convex in 1/T, so Newton's method inside a shrinking bracket finds its only minimum, deterministically.
     If all rows are right, T is 0.05, unless all are certain; if all are wrong, 20.  If no temperature helps (no rows,
@@ -56,8 +54,8 @@ def apply_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:
 def cross_fitted(log_probabilities: Tensor, labels: Tensor, parts: int = PARTS) -> Tensor:
     """Return calibrated log-probabilities (N, K), each row with a temperature fitted on the rows of the other parts.
 
-    Their score is unbiased, because no row influences its own temperature.  Row i is in part i modulo `parts`.  With
-    fewer rows than parts, T is 1.
+    No row influences its own temperature, so the score is unbiased.  Row i is in part i modulo `parts`.  With fewer
+    rows than parts, T is 1.
     """
     calibrated = apply_temperature(log_probabilities, 1.0)
     if len(labels) < parts:

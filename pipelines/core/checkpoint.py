@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.models.origins import find_origins
 from pipelines.models.transfer import build_network, is_head_only, load_learned
+from pipelines.models.weights import find_origins
 from pipelines.settings.loading import from_dict, merge, to_dict
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -21,10 +21,9 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `epoch` epochs.
+    """The state after `epoch` epochs.  score: on the validation set, if any.  history: one plain dict per epoch.
 
-    score: on the validation set, None without one.  history: one plain dict per epoch.  training: optimiser and
-    averaged weights, to resume; empty where training has ended.
+    training: optimiser and averaged weights, to resume; empty where training has ended.
     """
 
     settings: Settings
@@ -37,14 +36,13 @@ class Checkpoint:
 
     @property
     def head_only(self) -> bool:
-        """Whether these are the weights of the head alone, on an unchanged pretrained network."""
+        """Whether these are the weights of the head alone, on unchanged pretrained backbones."""
         return is_head_only(self.weights)
 
     def model(self, classes: list[str], pretrained: Path) -> nn.Module:
-        """Return the network with these weights.
+        """Return the network with these weights.  pretrained: the folder of weights, needed for a head alone.
 
-        pretrained: the folder of pretrained weights, needed for a head alone.  Raises `UserError` where it was not
-        trained on `classes`, and where pretrained weights are missing or have changed.
+        Raises `UserError` for other `classes` than in training, and for missing or changed pretrained weights.
         """
         self.check_classes(classes)
         found = find_origins(self.settings.model, pretrained, with_files=self.head_only)
@@ -71,26 +69,14 @@ def finished(checkpoint: Checkpoint) -> Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path` atomically, as tensors and plain values; the folder must exist."""
-    content = {
-        "format": FORMAT,
-        "settings": to_dict(checkpoint.settings),
-        "classes": checkpoint.classes,
-        "weights": checkpoint.weights,
-        "epoch": checkpoint.epoch,
-        "score": checkpoint.score,
-        "history": checkpoint.history,
-        "training": checkpoint.training,
-    }
-    # An interrupt while torch writes becomes a RuntimeError of its own.
+    content: dict[str, Any] = {"format": FORMAT} | vars(checkpoint) | {"settings": to_dict(checkpoint.settings)}
+    # torch would turn an interrupt while it writes into a RuntimeError.
     with undisturbed(), atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
         torch.save(content, file)  # not by name: torch would turn a full disk into a RuntimeError
 
 
 def load(path: Path) -> Checkpoint:
-    """Return the checkpoint at `path`, on the CPU; code in the file is never run.
-
-    Raises `UserError` for a file that is missing, cut short, or not a checkpoint of this project.
-    """
+    """Return the checkpoint at `path`, on the CPU, without running code in it.  Raises `UserError` if this fails."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -100,8 +86,7 @@ def load(path: Path) -> Checkpoint:
             f"{path} cannot be read as a checkpoint: torch did not write it, or it contains code, which is not run. "
             "Remove it and train again."
         ) from None
-    except Exception as error:
-        # torch raises half a dozen exception types for damage, from RuntimeError to KeyError and EOFError.
+    except Exception as error:  # torch raises many types for damaged files, from RuntimeError to EOFError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}. Remove it and train again.") from None
     keys = {"format", *(field.name for field in fields(Checkpoint))}

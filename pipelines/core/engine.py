@@ -1,4 +1,4 @@
-"""The training core: model, batches, optimiser and schedule; it knows no files, flags or competitions.
+"""Train and evaluate a network on batches; this module knows no files, flags or competitions.
 
 `fit` is a generator of one result per epoch: the caller logs, saves and stops.
 """
@@ -26,7 +26,7 @@ View = Callable[[Tensor], Tensor]
 
 
 def unchanged(inputs: Tensor) -> Tensor:
-    """Return the input: the plain view."""
+    """Return `inputs`: the view that changes nothing."""
     return inputs
 
 
@@ -161,11 +161,7 @@ def infer(
 
 
 def evaluate(
-    model: nn.Module,
-    source: BatchSource,
-    metric: Metric,
-    hardware: Hardware,
-    views: tuple[View, ...] = (unchanged,),
+    model: nn.Module, source: BatchSource, metric: Metric, hardware: Hardware, views: tuple[View, ...] = (unchanged,)
 ) -> Evaluation:
     """Return loss and score of `model` over all images of `source`."""
     judged = [(log_probabilities, batch.labels) for batch, log_probabilities in infer(model, source, hardware, views)]
@@ -173,8 +169,7 @@ def evaluate(
     log_probabilities, labels = (torch.cat(parts).cpu() for parts in zip(*judged, strict=True))
     loss = F.nll_loss(log_probabilities, labels, reduction="none").double().mean().item()
     probabilities = log_probabilities.double().exp()
-    score = metric.value(metric.sums(probabilities, labels))
-    return Evaluation(loss, score, interval(metric, probabilities, labels))
+    return Evaluation(loss, metric.score(probabilities, labels), interval(metric, probabilities, labels))
 
 
 def feature_views(count: int) -> tuple[View, ...]:

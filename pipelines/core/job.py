@@ -3,8 +3,9 @@
 The state is written after every epoch, so a run that is killed at any moment continues from there.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,19 +15,20 @@ from torch import nn
 from pipelines.core import checkpoint, engine
 from pipelines.core.calibration import cross_fitted
 from pipelines.core.checkpoint import Checkpoint
-from pipelines.core.history import Row, badness, best_row, history_row, patience_spent, write_history
 from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, Sources, make_learner, phases
-from pipelines.dataset.fingerprints import check_decodable
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.loading import WatchedBatches
+from pipelines.dataset.loading import WatchedBatches, training_size
 from pipelines.models.device import Hardware
 from pipelines.models.networks import whitening_of
 from pipelines.models.transfer import FineTuned, learned_state, load_learned
 from pipelines.settings.layout import StateFiles
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import atomic_file
 from pipelines.system.watch import Watch, unwatched
+
+Row = dict[str, Any]  # of the history
 
 WHITENED_IMAGES = 5000  # their patches are a large enough sample
 
@@ -95,15 +97,14 @@ def _save(job: Job, learner: engine.Learner, phase: Phase, rows: list[Row]) -> N
     metric = job.settings.competition.metric
     score = rows[-1].get(metric)
     weights = learned_state(learner.result, phase.head_only)
-    best = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows)
+    saved = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows)
     if job.files.best is not None and score is not None and best_row(rows, metric) is rows[-1]:
-        checkpoint.save(job.files.best, best)
+        checkpoint.save(job.files.best, saved)
     training: dict[str, Any] = {"optimizer": learner.optimizer.state_dict()}
     if learner.averaged is not None:  # otherwise `weights` are the model's own
         training["model"] = learned_state(learner.model, phase.head_only)
         training["averaged_steps"] = learner.averaged.n_averaged
-    last = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows, training)
-    checkpoint.save(job.files.last, last)
+    checkpoint.save(job.files.last, replace(saved, training=training))
     write_history(job.files.history, rows)
 
 
@@ -131,31 +132,19 @@ def _explained(results: Iterator[engine.EpochResult]) -> Iterator[engine.EpochRe
 
 def _fit_whitening(job: Job, network: nn.Module) -> None:
     """Fit the network's whitening layer, if it has one, to training images as evaluation sees them."""
-    whitening = whitening_of(network)
-    if whitening is not None:
+    if whitening := whitening_of(network):
         every = max(len(job.train) // WHITENED_IMAGES, 1)  # rows may be sorted by class
         some = job.train.select(job.train.rows.iloc[::every].head(WHITENED_IMAGES))
-        source = job.sources(network).open(some, cached=False)
-        whitening.fit(batch.inputs for batch in source.batches(0))
+        whitening.fit(batch.inputs for batch in job.sources(network).open(some, cached=False).batches(0))
 
 
 def prepare_features(job: Job, network: nn.Module) -> str:
-    """Compute the features that the job needs and that are not cached yet; return a line about them.
-
-    Returns an empty text where the job trains on images.
-    """
+    """Compute the features that the job needs; return a line about them, empty if the job trains on images."""
     if not any(phase.cached for phase in phases(job.settings)) or not isinstance(network, FineTuned):
         return ""
     to_device(network, job.hardware)
-    parts = [job.train] if job.valid is None else [job.train, job.valid]
-    images = job.train.select(pd.concat([part.rows for part in parts]))
+    images = job.train.select(pd.concat([part.rows for part in (job.train, job.valid) if part is not None]))
     return job.sources(network).features(images).describe()
-
-
-def check_test_photos(settings: Settings, test: ImageSet, watch: Watch = unwatched) -> None:
-    """Decode the test photos once, so that `predict` does not find a broken one after all the training."""
-    if settings.input.source == "photos" and len(test):
-        check_decodable(test, watch)
 
 
 def read_history(job: Job) -> list[Row]:
@@ -182,11 +171,53 @@ def try_out(job: Job, network: nn.Module) -> Row:
         predicted = torch.cat([each.cpu() for _, each in outputs])
         if metric.name == "log_loss" and settings.predict.calibrate:
             predicted = cross_fitted(predicted, labels)
-        score = metric.value(metric.sums(predicted.double().exp(), labels))
-        trials.append({"epoch": result.epoch, metric.name: score})
+        trials.append({"epoch": result.epoch, metric.name: metric.score(predicted.double().exp(), labels)})
     return min(trials, key=lambda trial: badness(trial[metric.name], metric.name))
 
 
 def to_device(model: nn.Module, hardware: Hardware) -> nn.Module:
     """Move `model` to the device, channels last in memory: the layout of the batches and of fast convolutions."""
     return model.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def history_row(result: engine.EpochResult, metric: str) -> Row:
+    """Return the history row of an epoch."""
+    row: Row = {"epoch": result.epoch, "train_loss": result.train_loss}
+    if result.valid is not None:
+        row |= {"valid_loss": result.valid.loss, metric: result.valid.score}
+        row |= dict(zip(interval_columns(metric), result.valid.bounds, strict=True))
+    return row | {"lr": result.lr, "images_per_second": result.images_per_second, "seconds": result.seconds}
+
+
+def interval_columns(metric: str) -> tuple[str, str]:
+    """Return the names of the columns with the bounds of the metric's 95 % interval."""
+    return f"{metric}_low", f"{metric}_high"
+
+
+def best_row(rows: Sequence[Row], metric: str) -> Row:
+    """Return the row of the best epoch by the metric; of equal ones that with the lower loss."""
+    return min(rows, key=lambda row: (badness(row[metric], metric), row["valid_loss"]))
+
+
+def badness(score: float, metric: str) -> float:
+    """Return `score` with the sign for which lower is better."""
+    return -score if METRICS[metric].higher_is_better else score
+
+
+def patience_spent(rows: Sequence[Row], settings: Settings) -> bool:
+    """Return whether `train.patience` epochs have passed without a better score.
+
+    The epochs of the head alone and those on smaller images do not count: the epochs after them score better.
+    """
+    patience, metric = settings.train.patience, settings.competition.metric
+    if not patience or not rows or metric not in rows[-1]:
+        return False
+    epochs = range(1, settings.train.epochs + 1)
+    smaller = [epoch for epoch in epochs if training_size(settings, epoch) < settings.input.size]
+    return len(rows) - max(best_row(rows, metric)["epoch"], settings.tuning.head_epochs, *smaller) >= patience
+
+
+def write_history(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows as a CSV."""
+    with atomic_file(path, make_folder=False) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n")

@@ -1,7 +1,6 @@
-"""The competitions' metrics, as sums over samples that are divided once.
+"""The competitions' metrics, as sums over samples that are divided once, and their confidence intervals.
 
-Such sums can be added over batches and processes: neither the batch size nor a partial last batch changes a score.
-Confidence intervals (`interval`) need all predictions instead.
+The sums of batches can be added: neither the batch size nor a partial last batch changes a score.
 """
 
 import math
@@ -12,18 +11,17 @@ import torch
 from torch import Tensor
 
 KAGGLE_CLIP = 1e-15
-NORMAL_QUANTILE = 1.959963984540054  # 97.5 % of a standard normal distribution are below
+NORMAL_QUANTILE = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 RESAMPLES = 1_000
 RESAMPLING_SEED = 0
-DRAWN_AT_ONCE = 1 << 18  # images; so few stay in a processor's cache
+DRAWN_AT_ONCE = 1 << 18  # images; more do not fit into a processor's cache
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with its direction.
+    """A metric.  sums: maps probabilities (N, K) and labels (N,) to a float64 tensor that is additive over batches.
 
-    sums: maps probabilities (N, K) and labels (N,) to a float64 tensor that is additive over batches.  value: maps the
-    added sums to the score.  bounds: maps probabilities and labels to the result of `interval`.
+    value: maps the added sums to the score.  bounds: maps probabilities and labels to the result of `interval`.
     """
 
     name: str
@@ -32,16 +30,19 @@ class Metric:
     bounds: Callable[[Tensor, Tensor], tuple[float, float]]
     higher_is_better: bool
 
+    def score(self, probabilities: Tensor, labels: Tensor) -> float:
+        """Return the score of all predictions; NaN for no images."""
+        return self.value(self.sums(probabilities, labels))
+
 
 def interval(metric: Metric, probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
     """Return the 95 % confidence interval of `metric`, (low, high); deterministic.
 
     probabilities: (N, K); labels: (N,), N >= 1.  Raises `ValueError` for no images.
 
-    accuracy, f1_micro: Wilson's score interval (E. B. Wilson, Probable inference, the law of succession, and
-    statistical inference, JASA 22, 1927), which is also valid near 1.  log_loss: mean ± 1.96 standard errors, by the
-    central limit theorem, but at least 0.  f1_macro, which is not a mean over images: percentile bootstrap (B. Efron,
-    Bootstrap methods: another look at the jackknife, Annals of Statistics 7, 1979).
+    accuracy, f1_micro: Wilson's score interval (E. B. Wilson, JASA 22, 1927), which is also valid near 1.  log_loss:
+    mean ± 1.96 standard errors, by the central limit theorem, but at least 0.  f1_macro, which is not a mean over
+    images: percentile bootstrap (B. Efron, Annals of Statistics 7, 1979).
     """
     if not len(labels):
         raise ValueError("no images, so their score has no interval")
@@ -81,14 +82,6 @@ def _f1(sums: Tensor) -> Tensor:
     return 2 * true_positives / (predicted + actual)
 
 
-def _f1_macro(sums: Tensor) -> float:
-    return _f1(sums).nanmean(dim=0).item()  # leaves out NaN, as scikit-learn does
-
-
-def _f1_micro(sums: Tensor) -> float:
-    return _f1(sums.sum(dim=1)).item()
-
-
 def _wilson(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
     """Return Wilson's interval of the accuracy, which equals f1_micro where each image has one label."""
     hits, count = _hits(probabilities, labels).tolist()
@@ -100,7 +93,7 @@ def _wilson(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
 
 def _around_the_mean(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
     losses = _losses(probabilities, labels)
-    if len(losses) == 1:  # no spread is known, so any loss is possible
+    if len(losses) == 1:  # a single loss has no standard deviation, so any loss is possible
         return 0.0, -math.log(KAGGLE_CLIP)
     mean, reach = losses.mean().item(), NORMAL_QUANTILE * losses.std().item() / math.sqrt(len(losses))
     return max(0.0, mean - reach), mean + reach
@@ -128,12 +121,14 @@ def _bootstrap(probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
     return low, high
 
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("accuracy", _hits, _mean, _wilson, higher_is_better=True),
-        Metric("log_loss", _log_losses, _mean, _around_the_mean, higher_is_better=False),
-        Metric("f1_macro", _confusions, _f1_macro, _bootstrap, higher_is_better=True),
-        Metric("f1_micro", _confusions, _f1_micro, _wilson, higher_is_better=True),
-    )
-}
+def _f1_macro(sums: Tensor) -> float:
+    return _f1(sums).nanmean(dim=0).item()  # leaves out NaN, as scikit-learn does
+
+
+ALL = (
+    Metric("accuracy", _hits, _mean, _wilson, higher_is_better=True),
+    Metric("log_loss", _log_losses, _mean, _around_the_mean, higher_is_better=False),
+    Metric("f1_macro", _confusions, _f1_macro, _bootstrap, higher_is_better=True),
+    Metric("f1_micro", _confusions, lambda sums: _f1(sums.sum(dim=1)).item(), _wilson, higher_is_better=True),
+)
+METRICS = {metric.name: metric for metric in ALL}

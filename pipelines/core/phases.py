@@ -55,15 +55,9 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
         _freeze(network, settings, phase)
         for part in network.parts(settings.tuning.backbone_lr):
             trains = part.lr_share > 0
-            rows.append(
-                {
-                    "epochs": f"{phase.first}-{phase.last}",
-                    "part": part.name,
-                    "parameters": part.parameters,
-                    "lr": part.lr_share * phase.lr if trains else None,
-                    "weight_decay": settings.train.weight_decay if trains else None,
-                }
-            )
+            row = {"epochs": f"{phase.first}-{phase.last}", "part": part.name, "parameters": part.parameters}
+            row |= {"lr": part.lr_share * phase.lr if trains else None}
+            rows.append(row | {"weight_decay": settings.train.weight_decay if trains else None})
     return rows
 
 
@@ -102,7 +96,7 @@ def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware:
 
 
 def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update of an exponential moving average.  Counters are copied: an average would be rounded."""
+    """Return the update of an exponential moving average.  Integers are copied: an average would be rounded."""
     update = get_ema_multi_avg_fn(decay)
 
     def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Any) -> None:
@@ -116,13 +110,13 @@ def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 def exact(hardware: Hardware) -> Hardware:
-    """Return `hardware` with float32: heads on features are small, so it costs them nothing."""
+    """Return `hardware` with float32, which costs a small head on features no time."""
     return replace(hardware, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Opens the batches of a training: what they depend on beside their images and phase."""
+    """Opens the batches of image sets for one network."""
 
     settings: Settings
     network: nn.Module
@@ -130,7 +124,7 @@ class Sources:
     watch: Watch = unwatched
 
     def open(self, images: ImageSet, cached: bool, training: bool = False) -> BatchSource:
-        """Return the batches of `images`: of their features where these are `cached`."""
+        """Return the batches of `images`, or of their features if these are `cached`."""
         if cached:
             loading = Loading(self.settings, len(images.classes), self.hardware.device, training)
             return FeatureBatches(images.ids, self.features(images), torch.from_numpy(images.labels), loading)

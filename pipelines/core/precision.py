@@ -1,4 +1,4 @@
-"""Choosing the faster precision for training on a processor: detected, then measured, once per run."""
+"""Choose the faster precision for training on a processor: detect it, then measure it once per run."""
 
 import copy
 import statistics
@@ -17,10 +17,8 @@ from pipelines.system.files import read_json, write_json
 
 PIXELS = 128 * 32 * 32  # per measured step: enough for threads and caches to behave as in training
 STEPS = 3  # measured per precision, alternately, after one warm-up step each
-# The detected precision is kept unless the other is faster by this factor: if both are about as fast, timing noise must
-# not make runs of the same seed differ.
-CLEARLY = 1.25
-WORTHWHILE = 200_000 * 32 * 32  # training pixels in total; shorter trainings are not worth the measurement
+CLEARLY = 1.25  # a smaller factor is timing noise, which must not make runs of the same seed differ
+WORTHWHILE = 200_000 * 32 * 32  # training pixels in total; a shorter training gains less than the measurement takes
 OTHER = {"bfloat16": "float32", "float32": "bfloat16"}
 
 
@@ -29,11 +27,10 @@ def settle_precision(
 ) -> tuple[Settings, str]:
     """Return `settings` with the chosen precision, and the reason, to be printed after its name.
 
-    Measured only for `precision = "auto"` on a processor, by a few steps of `network` in both precisions, and only for
-    a long training of `images` per epoch; without a network or images, nothing is measured.  The file `note` keeps the
-    result, so that a resumed run computes as it began.
+    Measured only for `precision = "auto"` on a processor, by a few steps of `network` in both precisions, if training
+    on `images` per epoch takes long.  The file `note` keeps the result, so that a resumed run computes as it began.
     """
-    if settings.trains_on_cache:  # such a head trains in float32, and the precision of features is chosen by likeness
+    if settings.trains_on_cache:  # a head trains in float32; the precision of features is chosen by their accuracy
         return settings, ""
     hardware = choose_hardware(settings.hardware)
     if settings.hardware.precision != "auto" or hardware.device.type != "cpu":
@@ -58,11 +55,10 @@ def _read(note: Path) -> dict[str, Any]:
     """Return the content of `note`; empty if it is missing or damaged, so that the precision is measured again."""
     try:
         tried = read_json(note)
-        if tried["precision"] in OTHER and all(tried["images_per_second"][name] > 0 for name in OTHER):
-            return dict(tried)
+        known = tried["precision"] in OTHER and all(tried["images_per_second"][name] > 0 for name in OTHER)
+        return dict(tried) if known else {}
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return {}
+        return {}
 
 
 def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware) -> tuple[str, dict[str, float]]:

@@ -1,6 +1,6 @@
-"""The process that runs Kaggle's client (`worker.py`), watched: a call without progress is killed.
+"""The process that runs Kaggle's client (`worker.py`): it is killed if a call makes no progress.
 
-It repeats nothing by itself, because a failed call may have been carried out.
+No call is repeated, because a failed call may have been carried out.
 """
 
 import contextlib

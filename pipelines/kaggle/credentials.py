@@ -19,10 +19,7 @@ from pipelines.system.errors import UserError
 
 SETTINGS_PAGE = "https://www.kaggle.com/settings/api"
 SIGN_UP_PAGE = "https://www.kaggle.com/account/login"
-TOKEN_FILES = ("access_token", "access_token.txt")
 KEY_FILE = "kaggle.json"
-LOGIN_FILE = "credentials.json"
-OPEN_TO_OTHERS = 0o077
 # Spaces and line ends break the header that sends it; quotes and braces come from copying more than the token.
 PLAIN = re.compile(r"""[^\s"'`{}\x00-\x20\x7f-\U0010ffff]+""")
 LIKE_A_PATH = re.compile(r"[~/.]|[A-Za-z]:\\|.*access_token|.*\.(txt|json)$")
@@ -44,26 +41,22 @@ class Credential:
 
 
 def find_credential(environment: Mapping[str, str]) -> Credential | None:
-    """Return the credential that the client finds in a process with this `environment`, or None.
-
-    Raises `UserError` if the client would fail: invalid token, unreadable file, impossible settings folder.
-    """
+    """Return the client's credential in `environment`, or None.  Raises `UserError` if the client would fail."""
     return _Search(environment).run()
 
 
 def require_credential(environment: Mapping[str, str]) -> Credential:
-    """Return the credential.  Without one, raise `UserError` with the steps to get one."""
-    search = _Search(environment)
-    if credential := search.run():
+    """Return the credential, or raise `UserError` with the steps to get one."""
+    if credential := find_credential(environment):
         return credential
     steps = (*steps_to_credential(environment), "Check that it is found: make doctor")
-    numbered = "".join(f"\n  {number}. {step}" for number, step in enumerate(steps, 1))
-    found = "".join(f"\n  {warning}" for warning in search.warnings)
-    raise UserError(f"There are no credentials for Kaggle here.{found}\nTo get some:{numbered}")
+    numbered = [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
+    found = [f"  {warning}" for warning in missing_because(environment)]
+    raise UserError("\n".join(["There are no credentials for Kaggle here.", *found, "To get some:", *numbered]))
 
 
 def missing_because(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return sentences about what exists instead of a credential: a damaged file, a username without a key."""
+    """Return sentences about what exists without a credential, such as a damaged file or a username without a key."""
     search = _Search(environment)
     return () if search.run() else tuple(search.warnings)
 
@@ -127,14 +120,14 @@ class _Search:
         return f"~/{path.relative_to(self.home).as_posix()}" if inside else str(path)
 
     def _token(self) -> Credential | None:
-        # A notebook at Kaggle has a token of its own.
+        # A notebook at Kaggle has a separate token.
         if "KAGGLE_KERNEL_RUN_TYPE" in self.environment and "KAGGLE_DATA_PROXY_URL" in self.environment:
             path = Path(self.environment.get("KAGGLE_API_V1_TOKEN") or os.devnull)
             if path.is_file() and self._holds_token(path):
                 return Credential("access token", f"KAGGLE_API_V1_TOKEN, the file {self.shown(path)}")
         if value := self.environment.get("KAGGLE_API_TOKEN"):
             return self._token_variable(value)
-        for name in TOKEN_FILES:
+        for name in ("access_token", "access_token.txt"):
             path = self.home / ".kaggle" / name
             if path.exists():
                 self._check_mode(path)
@@ -171,7 +164,7 @@ class _Search:
         return None
 
     def _holds_token(self, path: Path) -> bool:
-        """Return whether the file holds a token, not nothing.  Raises `UserError` for anything else."""
+        """Return whether the file holds a token; False if it is empty.  Raises `UserError` for anything else."""
         try:
             text = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -193,10 +186,11 @@ class _Search:
             variable if variable in self.environment else self.shown(path) if name in in_file else ""
             for name, variable in variables.items()
         ]
-        if missing := [name for name, value in values.items() if value is None]:
-            if len(missing) == 1:
-                there, kind = sources[0] or sources[1], "key" if sources[1] else "username"
-                self.warnings.append(f"{there} gives a {kind}, but a {missing[0]} is missing.")
+        missing = [name for name, value in values.items() if value is None]
+        if len(missing) == 1:
+            there, kind = sources[0] or sources[1], "key" if sources[1] else "username"
+            self.warnings.append(f"{there} gives a {kind}, but a {missing[0]} is missing.")
+        if missing:
             return None
         for name, variable in variables.items():
             if variable in self.environment and not self.environment[variable]:
@@ -239,7 +233,7 @@ class _Search:
         return {name: value for name, value in found.items() if name not in wrong}
 
     def _login(self) -> Credential | None:
-        path = self.home / ".kaggle" / LOGIN_FILE
+        path = self.home / ".kaggle" / "credentials.json"
         if not path.exists():
             return None
         self._check_mode(path)
@@ -277,7 +271,7 @@ class _Search:
 
     def _check_mode(self, path: Path) -> None:
         """Warn of a file that other users can read."""
-        if os.name != "nt" and path.is_file() and (mode := path.stat().st_mode & 0o777) & OPEN_TO_OTHERS:
+        if os.name != "nt" and path.is_file() and (mode := path.stat().st_mode & 0o777) & 0o077:
             shown = self.shown(path)
             typed = "~/" + shlex.quote(shown[2:]) if shown.startswith("~/") else shlex.quote(shown)
             self.warnings.append(f"{shown} is open to other users (mode {mode:03o}): chmod 600 {typed}")

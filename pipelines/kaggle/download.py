@@ -1,8 +1,7 @@
-"""Download of a competition's archive: the file gets its name only after it was verified.
+"""Download a competition's archive: the file gets its name only after it was verified.
 
-Kaggle's client checks only a length, and not always.  It saves a web page or an error's text as the archive, and
-resumes from any partial file.  So the result is verified here, and a damaged resumed download restarts from the
-beginning.
+Kaggle's client checks at most a length.  It saves a web page or an error's text as the archive, and resumes from any
+partial file.  So the result is verified here, and a damaged resumed download restarts from the beginning.
 """
 
 import contextlib
@@ -31,9 +30,8 @@ MARKER = ".kaggle-partial"  # suffix of the client's note beside a partial file,
 def fetch_archive(kaggle: Kaggle, target: Path, watch: Watch = unwatched) -> str:
     """Download the archive of `kaggle`'s competition to `target`, and return its SHA-256.
 
-    The archive is a zip whose members match their checksums and the names and sizes that Kaggle lists.  Also write
-    `target`.sha256 in the form of sha256sum.  A broken connection keeps the partial file for the next call; a damaged
-    download is removed.  The caller holds a lock.
+    The archive is a zip whose members match their checksums and Kaggle's list.  Also write `target`.sha256, as
+    sha256sum does.  A broken connection keeps the partial file for the next call.  The caller holds a lock.
 
     Raises `UserError`; `TryAgainLater` if Kaggle or the network failed, and `Damaged` if the file is not the archive.
     """
@@ -66,14 +64,11 @@ def fetch_archive(kaggle: Kaggle, target: Path, watch: Watch = unwatched) -> str
 
 
 def verify(archive: Path, listed: Mapping[str, int]) -> str:
-    """Return the SHA-256 of the zip `archive`.
-
-    Raises `Damaged` if a member is damaged or one of the `listed` names is missing or has another size.
-    """
+    """Return the SHA-256 of the zip `archive`.  Raises `Damaged` unless its members are whole and as `listed`."""
     with open(archive, "rb") as file:
         head = file.read(512)
     if not head.startswith((b"PK\3\4", b"PK\5\6")):
-        what = "a web page" if head.lstrip()[:1] == b"<" else f"something that begins with {head[:40]!r}"
+        what = "a web page" if head.lstrip().startswith(b"<") else f"something that begins with {head[:40]!r}"
         raise Damaged(f"The file from Kaggle is not a zip but {what}. {LATER}")
     try:
         with zipfile.ZipFile(archive) as content, ThreadPoolExecutor(1) as thread:

@@ -29,10 +29,7 @@ class Damaged(TryAgainLater):
 
 @dataclass(frozen=True)
 class Failure:
-    """The facts that `worker.py` reports of a failed call.
-
-    status: of HTTP, or 0.  wait: the header Retry-After, or empty.
-    """
+    """What `worker.py` reports of a failed call.  status: of HTTP, or 0.  wait: the header Retry-After, or empty."""
 
     kind: str
     status: int
@@ -118,10 +115,8 @@ def _by_status(status: int, call: str) -> tuple[type[UserError], str]:
         case _ if status >= 500:
             return Unanswered, "Kaggle has trouble ({status}, {doing}): try again later.{said}"
         case _, "fetch":
-            return (
-                TryAgainLater,
-                "A file could not be fetched from Kaggle ({status}): try again, for a new address.{said}",
-            )
+            text = "A file could not be fetched from Kaggle ({status}): try again, for a new address.{said}"
+            return TryAgainLater, text
         case 403, _:
             text = "Kaggle refuses (403, {doing}). Either you have not accepted the rules of {slug!r}: " + RULES_PAGE
             text += "; or there is no competition of that name: check competition.slug, which is the last part of its "

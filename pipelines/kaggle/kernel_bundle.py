@@ -23,9 +23,8 @@ from pipelines.system.errors import UserError
 PACKAGE = Path(__file__).parent.parent
 SCRIPT, METADATA = "script.py", "kernel-metadata.json"
 ROOTS = (*(f"pipelines.{stage}" for stage in STAGES), "pipelines.kaggle.kernel_script")
-EARLIEST = (1980, 1, 1, 0, 0, 0)  # of a zip's dates
 LINE = 116  # characters of base64
-SLUG_LENGTHS = (5, 50)  # of Kaggle's slugs
+LEAST, MOST = 5, 50  # length of Kaggle's slugs
 HASH_LENGTH = 6
 
 HEADER = '''\
@@ -99,8 +98,7 @@ def make_task(competition: str, settings: Settings, run: str, overrides: Iterabl
 def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> dict[str, Path]:
     """Return the kernel's files by their names in the zip: modules, `toml`, and the CSV `label_map`."""
     files = imported_modules(ROOTS, package)
-    competitions = f"{package.name}/competitions"
-    files[f"{competitions}/{toml.name}"] = toml
+    files[f"{package.name}/competitions/{toml.name}"] = toml
     if label_map and label_map != "names":
         if PurePosixPath(label_map).is_absolute() or ".." in PurePosixPath(label_map).parts:
             raise UserError(
@@ -110,7 +108,7 @@ def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> di
         path = next((place for place in (Path(label_map), COMPETITIONS / label_map) if place.is_file()), None)
         if path is None:
             raise UserError(f"There is no label map {label_map}, nor {COMPETITIONS / label_map}: see model.label_map.")
-        files[f"{competitions}/{PurePosixPath(label_map)}"] = path
+        files[f"{package.name}/competitions/{PurePosixPath(label_map)}"] = path
     return files
 
 
@@ -121,9 +119,7 @@ def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str,
     pending = list(roots)
     while pending:
         parts = pending.pop().split(".")
-        prefixes = [
-            Path(*parts[:length]) for length in range(1, len(parts) + 1)
-        ]  # the last may be a name inside a module
+        prefixes = [Path(*parts[:length]) for length in range(1, len(parts) + 1)]  # the last may be no module
         for relative in [each for prefix in prefixes for each in (prefix / "__init__.py", prefix.with_suffix(".py"))]:
             if relative.as_posix() not in found and (home / relative).is_file():
                 found[relative.as_posix()] = home / relative
@@ -135,10 +131,9 @@ def _imports(source: str, package: str) -> list[str]:
     """Return the names in `package` that a module imports: modules, and names inside modules."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names += [prefix + alias.name for alias in node.names]
     return [name for name in names if name.partition(".")[0] == package]
 
 
@@ -147,7 +142,7 @@ def pack(files: Mapping[str, Path]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(files):
-            info = zipfile.ZipInfo(name, EARLIEST)
+            info = zipfile.ZipInfo(name)  # with the earliest date, 1980
             info.create_system, info.external_attr = 3, 0o644 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, files[name].read_bytes(), compresslevel=9)
@@ -167,18 +162,15 @@ def kernel_slug(competition: str, run: str) -> str:
     """Return the kernel's name on Kaggle: 5 to 50 of a-z, 0-9 and single hyphens, with a hash if it was changed."""
     name = f"{competition}-{run}"
     slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-    least, most = SLUG_LENGTHS
-    if slug == name and least <= len(slug) <= most:
+    if slug == name and LEAST <= len(slug) <= MOST:
         return slug
     digest = hashlib.sha256(name.encode()).hexdigest()[:HASH_LENGTH]
-    return f"{slug[: most - HASH_LENGTH - 1].strip('-')}-{digest}".lstrip("-")
+    return f"{slug[: MOST - HASH_LENGTH - 1].strip('-')}-{digest}".lstrip("-")
 
 
 def make_metadata(username: str, slug: str, settings: Settings) -> dict[str, Any]:
     """Return the kernel-metadata.json of the private kernel `username`/`slug`."""
     kaggle = settings.kaggle
-    on_kaggle = settings.competition.source == "kaggle"
-    shape = {"machine_shape": kaggle.accelerator} if kaggle.accelerator else {}
     return {
         "id": f"{username}/{slug}",
         "title": slug.replace("-", " "),
@@ -187,10 +179,10 @@ def make_metadata(username: str, slug: str, settings: Settings) -> dict[str, Any
         "kernel_type": "script",
         "is_private": True,
         "enable_gpu": bool(kaggle.accelerator),
-        **shape,
+        **({"machine_shape": kaggle.accelerator} if kaggle.accelerator else {}),
         "enable_tpu": False,
         "enable_internet": kaggle.internet,
-        "competition_sources": [settings.competition.slug] if on_kaggle else [],
+        "competition_sources": [settings.competition.slug] if settings.competition.source == "kaggle" else [],
         "dataset_sources": list(kaggle.dataset_sources),
         "kernel_sources": [],
         "model_sources": list(kaggle.model_sources),

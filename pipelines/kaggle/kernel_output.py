@@ -1,19 +1,18 @@
-"""The output of a run on Kaggle: wait for its end, verify it by its manifest, fetch it and move it into place."""
+"""Wait for the end of a run on Kaggle; verify its output by its manifest, fetch it and move it into place."""
 
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from pipelines.kaggle.answers import KernelOutput, KernelStatus
 from pipelines.kaggle.failures import NoSuchKernel
 from pipelines.kaggle.kernel_run import FAILED, FETCHED, KernelRun, Say, State
 from pipelines.kaggle.kernel_script import MANIFEST
-from pipelines.kaggle.service import Kaggle
+from pipelines.kaggle.service import Kaggle, KernelOutput, KernelStatus
 from pipelines.system.errors import TryAgainLater, UserError, printable
 from pipelines.system.files import atomic_folder, file_sha256, read_json, write_text
 from pipelines.system.watch import Watch
@@ -28,7 +27,7 @@ SHOWN_NAMES = 5
 
 @dataclass(frozen=True)
 class _Session:
-    """A kernel's last session.  output, manifest: None while it runs.  ours: of the pushed run, if known."""
+    """A kernel's last session.  output, manifest: None while it runs.  ours: whether of the pushed run, if known."""
 
     status: str
     message: str
@@ -114,11 +113,8 @@ def _raise_if_failed(run: KernelRun, state: State, session: _Session, elapsed: f
         return
     # A complete session without manifest may still get it: files may be listed after the log.
     failed = session.ours and (session.manifest or session.status != "complete")
-    if failed or elapsed > GRACE_SECONDS:  # no sign of any run: a failure of Kaggle's own
-        _fail(run, state, session, say)
-
-
-def _fail(run: KernelRun, state: State, session: _Session, say: Say) -> NoReturn:
+    if not failed and elapsed <= GRACE_SECONDS:  # later without a sign of any run: a failure of Kaggle's own
+        return
     log = session.output.log if session.output else ""
     write_text(run.log, log)
     run.save(replace(state, state=FAILED))
@@ -134,16 +130,14 @@ def _fail(run: KernelRun, state: State, session: _Session, say: Say) -> NoReturn
 
 def _manifest(kaggle: Kaggle, run: KernelRun, output: KernelOutput) -> dict[str, Any] | None:
     """Return the output's manifest or None, after a check of all file names."""
-    _check_names([file.name for file in output.files])
-    address = next((file.url for file in output.files if file.name == MANIFEST), None)
-    if address is None:
+    _check_names(output.files)
+    if MANIFEST not in output.files:
         return None
     path = run.folder / f".{MANIFEST}.partial"
     try:
-        kaggle.fetch(address, path)
+        kaggle.fetch(output.files[MANIFEST], path)
         content = read_json(path)
-        known = {"run_id": str, "finished": bool, "files": dict}
-        if all(isinstance(content[key], kind) for key, kind in known.items()):
+        if all(isinstance(content[k], kind) for k, kind in (("run_id", str), ("finished", bool), ("files", dict))):
             return dict(content)
     except (ValueError, KeyError, TypeError):
         pass
@@ -152,7 +146,7 @@ def _manifest(kaggle: Kaggle, run: KernelRun, output: KernelOutput) -> dict[str,
     raise TryAgainLater(f"The file {MANIFEST} from Kaggle is damaged. Try again later.")
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names(names: Iterable[str]) -> None:
     if bad := [name for name in names if not _stays_inside(name)]:
         shown = ", ".join(ascii(name) for name in bad[:SHOWN_NAMES]) + (", …" if len(bad) > SHOWN_NAMES else "")
         raise UserError(
@@ -170,19 +164,18 @@ def _stays_inside(name: str) -> bool:
 def fetch(kaggle: Kaggle, run: KernelRun, output: KernelOutput, manifest: dict[str, Any], watch: Watch) -> None:
     """Fetch the run's files and its submission to `run.fetched`, all of them as the manifest describes them or none."""
     files: dict[str, Any] = manifest["files"]
-    _check_names(list(files))
+    _check_names(files)
     run_files = f"{run.shown(run.target.folder).as_posix()}/"
     submission = run.shown(run.submission).as_posix()
     if missing := [name for name in (run_files + run.target.trained.name, submission) if name not in files]:
         raise UserError(f"The run on Kaggle left no {' and no '.join(missing)}: see {run.shown(run.log)}")
-    addresses = {file.name: file.url for file in output.files}
     with atomic_folder(run.fetched) as folder:
         for name in watch(sorted({name for name in files if name.startswith(run_files)} | {submission}), "fetching"):
-            if name not in addresses:
+            if name not in output.files:
                 raise TryAgainLater(f"Kaggle does not list {name}, which the run left. Try again later.")
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            kaggle.fetch(addresses[name], path)
+            kaggle.fetch(output.files[name], path)
             if {"bytes": path.stat().st_size, "sha256": file_sha256(path)} != files[name]:
                 raise TryAgainLater(f"The file {name} from Kaggle is not the one that the run left. Try again later.")
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from pipelines.kaggle import kernel_bundle
 from pipelines.kaggle.kernel_script import weights_of
 from pipelines.kaggle.service import Kaggle
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import Below, Layout, RunLayout
 from pipelines.settings.loading import submission_name
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable
@@ -63,6 +63,9 @@ class KernelRun:
     name: str
     overrides: list[str]
 
+    log = Below("log.txt")
+    fetched = Below("output")  # the fetched results, complete, before they are moved to their places
+
     @property
     def target(self) -> RunLayout:
         """The place of the fetched run."""
@@ -76,15 +79,6 @@ class KernelRun:
     def folder(self) -> Path:
         """The files of the kernel itself."""
         return self.layout.run(f"{self.name}-kernel").folder
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    @property
-    def fetched(self) -> Path:
-        """The fetched results, complete, before they are moved to their places."""
-        return self.folder / "output"
 
     @property
     def words(self) -> list[str]:
@@ -106,8 +100,9 @@ class KernelRun:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            remedy = f"Remove it and run on Kaggle again: rm -r {folder}"
-            raise UserError(f"{self.shown(path)} cannot be read ({error}). {remedy}") from None
+            raise UserError(
+                f"{self.shown(path)} cannot be read ({error}). Remove it and run on Kaggle again: rm -r {folder}"
+            ) from None
         if state.state != FAILED and state.words != self.words:
             recipe, *overrides = state.words
             pushed = f"RECIPE={recipe} and {'SET=' + json.dumps(' '.join(overrides)) if overrides else 'no SET'}"

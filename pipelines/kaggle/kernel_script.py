@@ -25,11 +25,9 @@ from pipelines.system.files import file_sha256, write_json
 
 STAGES = ("download", "split", "train", "retrain", "predict")
 MANIFEST = "manifest.json"
-FAILED = 2
 SEARCH_DEPTH = 4  # folders below input: competitions/<slug>/, and the folders of a dataset
 ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz")
 WEIGHT_FILES = (".pth", ".pt", ".bin")
-SEVEN_ZIP_PROGRAMS = ("7z", "7zz", "7za")
 SHOWN_NAMES = 20
 
 Say = Callable[[str], None]
@@ -37,10 +35,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """The run of a kernel.
+    """The run of a kernel.  competition: the TOML's name; slug: Kaggle's name.  overrides: `section.key=value`.
 
-    competition: the TOML's name; slug: Kaggle's name.  overrides: `section.key=value`.  files, folders: the names in
-    the settings of the data, relative to the data's folder.
+    files, folders: the names in the settings of the data, relative to the data's folder.
     """
 
     competition: str
@@ -57,19 +54,18 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
     """Run all stages for `task` and return the exit status.
 
     base: holds Kaggle's folders input and working.  folder: the working folder; its `code` holds the unpacked pipeline.
-    Results are copied to `base`/working even if a stage fails, and last the manifest, which says so.
+    Results, and last the manifest, are copied to `base`/working even if a stage fails.
     """
     import torch
 
-    work, working = folder / "work", base / "working"
-    layout = Layout(work, task.competition)
-    work.mkdir(parents=True)
+    layout, working = Layout(folder / "work", task.competition), base / "working"
+    layout.root.mkdir(parents=True)
     working.mkdir(parents=True, exist_ok=True)
     (working / MANIFEST).unlink(missing_ok=True)
     facts = {"python": platform.python_version(), "torch": torch.__version__, "gpus": torch.cuda.device_count()}
     say(f"{task.competition}, recipe {task.recipe}, run {task.run}; run id {task.run_id}")
     say(f"Python {facts['python']}, torch {facts['torch']}, GPUs: {facts['gpus']}")
-    status = FAILED
+    status = 2
     try:
         settings = load_settings(task.competition, task.recipe, task.overrides)
         source = find_data(base / "input", task)
@@ -79,7 +75,7 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
         attach_weights(settings, base / "input", source, layout, say)
         if source and _needs_seven_zip(source):
             source = _without_seven_zip(source, folder / "given", settings.kaggle.internet, say)
-        status = _run_stages(task, source, folder, work, say)
+        status = _run_stages(task, source, folder, layout.root, say)
     except UserError as error:
         say(f"error: {error}")
     finally:
@@ -112,7 +108,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _names_of(name: str) -> list[str]:
-    """Return the possible names of the file or folder `name`: its own, or of an archive that holds it."""
+    """Return `name`, of a file or folder, and the possible names of an archive that holds it."""
     path = PurePosixPath(name)
     packed = [name, str(path.with_suffix("")), path.parts[0]]
     return [name, *(base + extension for base in dict.fromkeys(packed) for extension in ARCHIVES)]
@@ -137,7 +133,7 @@ def _no_data(folder: Path, task: Task) -> UserError:
 
 
 def _needs_seven_zip(source: Path) -> bool:
-    """Return whether `source` holds a 7z archive that the pipeline itself cannot unpack."""
+    """Return whether `source` holds a 7z archive that the stages cannot unpack."""
     try:
         importlib.import_module("py7zr")
         return False
@@ -154,7 +150,7 @@ def _needs_seven_zip(source: Path) -> bool:
 
 def _without_seven_zip(source: Path, folder: Path, internet: bool, say: Say) -> Path:
     """Unpack `source` to `folder` with the program 7z, or install py7zr; return the source for the stages."""
-    program = next(filter(None, map(shutil.which, SEVEN_ZIP_PROGRAMS)), None)
+    program = next(filter(None, map(shutil.which, ("7z", "7zz", "7za"))), None)
     if program is None:
         advice = "attach the unpacked data with kaggle.dataset_sources, or set kaggle.internet=true"
         if internet:
@@ -180,9 +176,8 @@ def _call_seven_zip(program: str, archive: Path, folder: Path, say: Say) -> None
     say(f"Unpacking {archive.name}")
     words = [program, "x", "-y", f"-o{folder}", str(archive)]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        said = done.stdout[-500:].strip()
-        raise UserError(f"{program} could not unpack {archive} (status {done.returncode}): {said}")
+    if status := done.returncode:
+        raise UserError(f"{program} could not unpack {archive} (status {status}): {done.stdout[-500:].strip()}")
 
 
 def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: Layout, say: Say) -> None:
@@ -193,26 +188,24 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
     for network, weights in weights_of(settings):
         from pipelines.models.published import is_published_name, published
 
-        found = _weight_files(folder, data)
-        if is_published_name(weights):
+        found, by_name = _weight_files(folder, data), is_published_name(weights)
+        if by_name:
             known = published(network, weights)
             name, target = known.filename, layout.weights / known.filename
             found.sort(key=lambda path: path.name != name)  # files of that name first
             chosen = next((path for path in found if file_sha256(path).startswith(known.prefix)), None)
-            may_download = settings.kaggle.internet
         else:
             name, target = Path(weights).name, layout.root / weights
             chosen = next((path for path in found if path.name == name), None)
-            may_download = False
         if chosen and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(chosen)
             say(f"Weights: {chosen}")
-        if not (chosen or may_download):
+        if not (chosen or (by_name and settings.kaggle.internet)):
             raise UserError(
                 f"The weights {name} of {network} are not below {folder}: attach a dataset with this file with "
                 "kaggle.dataset_sources, or a model with kaggle.model_sources"
-                + (", or set kaggle.internet=true." if is_published_name(weights) else ".")
+                + (", or set kaggle.internet=true." if by_name else ".")
             )
 
 
@@ -242,9 +235,9 @@ def _run_stages(task: Task, source: Path | None, folder: Path, work: Path, say: 
     words = [task.competition, "--recipe", task.recipe, "--run", task.run]
     words += ["--set", *task.overrides] if task.overrides else []
     for stage in STAGES:
-        more = ["--archive", str(source)] if stage == "download" and source else []
         say(f"\n{stage}")
-        program = [sys.executable, "-m", f"pipelines.{stage}", *words, *more]
+        program = [sys.executable, "-m", f"pipelines.{stage}", *words]
+        program += ["--archive", str(source)] if stage == "download" and source else []
         if status := subprocess.run(program, cwd=work, env=environment, check=False).returncode:
             say(f"The stage {stage} failed with status {status}.")
             return status

@@ -1,28 +1,94 @@
-"""Kaggle's API for the stages: typed calls, and errors that say what to do."""
+"""Kaggle's API for the stages: typed calls and answers, and errors that say what to do."""
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines.kaggle.answers import (
-    Competition,
-    KernelFile,
-    KernelOutput,
-    KernelStatus,
-    Limits,
-    PushedKernel,
-    Sent,
-    Submission,
-)
 from pipelines.kaggle.client import Client
 from pipelines.kaggle.failures import COMPETITION_PAGE, RULES_PAGE, Failure, Unanswered, explained, shortened
 from pipelines.system.errors import UserError
 
 LISTED_FILES = 5_000  # of a competition's file list, 200 per call; some competitions have a million files
 STANDIN = "LOCALHOST"
+
+
+@dataclass(frozen=True)
+class Competition:
+    """A competition and the account's state in it.  deadline: ISO 8601 in UTC, or empty."""
+
+    title: str
+    entered: bool
+    deadline: str
+    submissions_disabled: bool
+    daily_submissions: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The team's submissions: sent today, sent in total, and still allowed now."""
+
+    today: int
+    total: int
+    left: int
+    limited_by_total: bool
+
+    @property
+    def spent(self) -> bool:
+        """Whether no submission is left.  All zeros mean a team that never sent one: Kaggle then reports no limit."""
+        return not self.left and bool(self.today or self.total)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """date: ISO 8601 in UTC, or empty.  status: pending, complete or error.  Scores are text, empty while unknown."""
+
+    ref: int
+    date: str
+    description: str
+    file: str
+    status: str
+    public_score: str
+    private_score: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Sent:
+    """ref: 0 if Kaggle did not confirm the submission; `uploaded` then says whether Kaggle may have it anyway."""
+
+    ref: int
+    uploaded: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class PushedKernel:
+    """A pushed kernel.  invalid: the sources that Kaggle could not attach, by kind."""
+
+    url: str
+    version: int
+    error: str
+    invalid: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class KernelStatus:
+    """The state of a kernel's last session: queued, running, complete, error, cancel_requested, …"""
+
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class KernelOutput:
+    """The output of a kernel's last session: its files (download address by name), and its log as plain text."""
+
+    files: dict[str, str]
+    log: str
 
 
 class Kaggle:
@@ -83,8 +149,7 @@ class Kaggle:
         """Return the submission `ref`.  Raises `Unanswered` if Kaggle answers with another one."""
         answer = Submission(**self._ask("submission", ref=ref))
         if answer.ref != ref:
-            asked = f"Kaggle was asked for the submission {ref}"
-            raise Unanswered(f"{asked} and answered with {answer.ref}. Try again later.")
+            raise Unanswered(f"Kaggle was asked for submission {ref} and answered with {answer.ref}. Try again later.")
         return answer
 
     def push_kernel(self, folder: Path, hours: float) -> PushedKernel:
@@ -97,7 +162,7 @@ class Kaggle:
 
     def kernel_output(self, kernel: str) -> KernelOutput:
         answer = self._ask("kernel_output", kernel=kernel)
-        return KernelOutput([KernelFile(**file) for file in answer["files"]], _plain_log(answer["log"]))
+        return KernelOutput({file["name"]: file["url"] for file in answer["files"]}, _plain_log(answer["log"]))
 
     def gpu_hours(self) -> tuple[float, float]:
         """Return this week's used and allowed hours of GPU."""
@@ -125,9 +190,9 @@ def check_environment(environment: Mapping[str, str]) -> None:
         )
 
 
-def is_standin(environment: Mapping[str, str]) -> bool:
+def is_standin() -> bool:
     """Return whether calls go to the stand-in instead of Kaggle."""
-    return environment.get("KAGGLE_API_ENVIRONMENT") == STANDIN
+    return os.environ.get("KAGGLE_API_ENVIRONMENT") == STANDIN
 
 
 def seconds_to_new_day() -> float:

@@ -1,7 +1,6 @@
 """The log of submissions, log.csv, and the search for a submission whose answer was lost.
 
-The message of every submission ends with an id, the first digits of the file's SHA-256.  So Kaggle's own list says
-whether a file was sent, however a process ended.
+The message of every submission ends with the first digits of the file's SHA-256, which identify it in Kaggle's list.
 """
 
 import csv
@@ -14,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.kaggle.answers import Submission
+from pipelines.kaggle.service import Submission
 from pipelines.system.errors import TryAgainLater, UserError, one_line
 from pipelines.system.files import write_text
 
@@ -23,7 +22,7 @@ ID_DIGITS = 12
 MESSAGE_CHARACTERS = 200
 # A submission sent just before its process was killed may reach Kaggle after the next request for the list.
 LOOK_PAUSES = (0.0, 0.5, 1.0, 2.0)
-LISTED_AFTER = 600  # seconds after which Kaggle surely lists what it counts
+LISTED_AFTER = 600  # seconds after which Kaggle lists every submission that it counts
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class SubmissionLog:
 
     @property
     def refs(self) -> set[int]:
-        """Kaggle's numbers of the submissions in the log."""
+        """Return Kaggle's numbers of the submissions in the log."""
         return {row.ref for row in self.rows if row.ref}
 
     def places(self, sha256: str) -> list[int]:
@@ -89,27 +88,24 @@ class SubmissionLog:
     def change(self, place: int, **values: Any) -> Row:
         return self.replace(place, replace(self.rows[place], **values))
 
-    def update(self, place: int, submission: Submission) -> Row:
-        """Copy ref, status and scores into the row, and return it.  A `submission` with another ref changes nothing."""
-        return self._copy(place, submission)
+    def update(self, place: int, submission: Submission, **values: Any) -> Row:
+        """Copy ref, status and scores into the row, set `values`, and return it; change nothing for another ref."""
+        row = self.rows[place]
+        if submission.ref <= 0 or row.ref not in (0, submission.ref):
+            return row
+        scores = {name: plain_score(getattr(submission, name)) for name in ("public_score", "private_score")}
+        return self.change(place, ref=submission.ref, status=submission_status(submission), **scores, **values)
 
     def adopt(self, place: int, submission: Submission) -> Row:
         """As `update`, for a row of unknown outcome: copy the message and time too."""
         when = submission_time(submission) or self.rows[place].time
-        return self._copy(place, submission, time=when, message=one_line(submission.description))
+        return self.update(place, submission, time=when, message=one_line(submission.description))
 
     def unknown(self, submissions: Iterable[Submission], sha256: str) -> list[Submission]:
         """Return the `submissions` that carry the id of the file with this SHA-256, and whose ref is not in the log."""
         refs, mark = self.refs, submission_id(sha256)
         new = (each for each in submissions if each.ref > 0 and each.ref not in refs)
         return [each for each in new if one_line(each.description).endswith(mark)]
-
-    def _copy(self, place: int, submission: Submission, **values: Any) -> Row:
-        row = self.rows[place]
-        if submission.ref <= 0 or row.ref not in (0, submission.ref):
-            return row
-        scores = {name: plain_score(getattr(submission, name)) for name in ("public_score", "private_score")}
-        return self.change(place, ref=submission.ref, status=submission_status(submission), **scores, **values)
 
     def _write(self, rows: list[Row]) -> None:
         text = io.StringIO()
@@ -121,7 +117,7 @@ class SubmissionLog:
 
 
 def submission_id(sha256: str) -> str:
-    """Return the last word of the message of every submission of the file with this SHA-256."""
+    """Return the last word of the message of each submission of the file with this SHA-256."""
     return f"#{sha256[:ID_DIGITS]}"
 
 
@@ -142,7 +138,7 @@ def look_for(
     log: SubmissionLog,
     sha256: str,
     submissions: Callable[[], Sequence[Submission]],
-    pauses: Iterable[float] = LOOK_PAUSES,
+    pauses: Sequence[float] = LOOK_PAUSES,
 ) -> Submission | None:
     """Return Kaggle's submission of the file with this SHA-256 that is not in the log, or None.
 
@@ -153,22 +149,20 @@ def look_for(
     for pause in pauses:
         time.sleep(pause)
         try:
-            found = log.unknown(submissions(), sha256)
+            if found := log.unknown(submissions(), sha256):
+                return found[0]
+            trouble = None
         except TryAgainLater as error:
             trouble = error
-            continue
-        if found:
-            return found[0]
-        trouble = None
     if trouble:
         raise trouble
     return None
 
 
 def may_be_unlisted(row: Row, counted: Callable[[], int], listed: Callable[[], int]) -> bool:
-    """Return whether Kaggle may have the submission of `row` without listing it yet.
+    """Return whether Kaggle may have the submission of `row` but not list it yet.
 
-    counted, listed: return how many submissions Kaggle counts and lists; called only for a recent row.
+    True for a recent row if Kaggle counts more submissions than it lists; `counted` and `listed` return these numbers.
     """
     try:
         age = (datetime.now(UTC) - _in_utc(datetime.fromisoformat(row.time))).total_seconds()

@@ -1,7 +1,7 @@
 """The process that runs Kaggle's official client.  `client.py` starts it; it imports nothing of this project.
 
-The client logs in while it is imported, prints to stdout, waits without a timeout and may exit.  In a process of its
-own none of this harms a stage, and a stalled call can be killed.
+The client logs in while it is imported, prints to stdout, waits without a timeout and may exit: a process of its own
+protects the stage, and can be killed.
 
 Requests are lines of JSON on stdin, `{"call": name, "arguments": {...}}`.  Each is answered by one line on stdout,
 `{"value": ...}` or `{"failure": {...}}`.  The client's own output goes to stderr, where it counts as progress.  At the
@@ -229,9 +229,8 @@ def fetch(url: str, path: str) -> None:
                 file.write(piece)
 
 
-KERNEL_CALLS = (push_kernel, kernel_status, kernel_output, gpu_hours, fetch)
-CALLS = (user, competition, limits, files, download, submit, submissions, submission, *KERNEL_CALLS)
-BY_NAME = {call.__name__: call for call in CALLS}
+CALLS = (user, competition, limits, files, download, submit, submissions, submission)
+BY_NAME = {each.__name__: each for each in (*CALLS, push_kernel, kernel_status, kernel_output, gpu_hours, fetch)}
 
 
 def _facts(error: BaseException) -> dict[str, Any]:
@@ -267,14 +266,13 @@ def _kind(error: BaseException) -> str:
     # The text of this error, of requests or http.client, contains the token.
     if isinstance(error, requests.exceptions.InvalidHeader) or "Invalid header value" in str(error):
         return "credentials"
-    for kind, types in (
-        ("proxy", (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema)),
-        ("proxy", urllib3.exceptions.LocationParseError),
-        ("http", requests.exceptions.HTTPError),
-        ("connection", (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)),
-    ):
-        if isinstance(error, types):
-            return kind
+    web = requests.exceptions
+    if isinstance(error, (web.InvalidProxyURL, web.InvalidSchema, urllib3.exceptions.LocationParseError)):
+        return "proxy"
+    if isinstance(error, web.HTTPError):
+        return "http"
+    if isinstance(error, (web.RequestException, urllib3.exceptions.HTTPError)):
+        return "connection"
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return "disk"

@@ -1,7 +1,4 @@
-"""Torchvision classifiers in two parts, body and last layer, and the body's stages.
-
-Stages are numbered from the input: stage 1 contains the first convolution.
-"""
+"""Torchvision classifiers in two parts, body and last layer, and the stages of the body, numbered from the input."""
 
 import copy
 from collections.abc import Iterator
@@ -30,10 +27,7 @@ class Stage:
 
 
 class Backbone(nn.Module):
-    """A torchvision classifier without its last linear layer: maps images (N, 3, H, W) to features (N, dimensions).
-
-    The last layer is not part of this module, so that a head can be trained on features alone.
-    """
+    """A torchvision classifier without its last linear layer: maps images (N, 3, H, W) to features (N, dimensions)."""
 
     def __init__(self, body: nn.Module, dimensions: int) -> None:
         super().__init__()
@@ -132,8 +126,7 @@ def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module | nn
 def fold_norms(backbone: Backbone) -> Backbone:
     """Return a copy of `backbone`, in evaluation mode, with each BatchNorm folded into the convolution before it.
 
-    The outputs stay the same, except for rounding (arXiv 1712.05877, section 3.2).  A network that torch.fx cannot
-    trace is copied unchanged.
+    Outputs differ by rounding only (arXiv 1712.05877, section 3.2).  If torch.fx cannot trace it, nothing is folded.
     """
     from torch.fx import GraphModule, Tracer
     from torch.fx.experimental.optimization import fuse

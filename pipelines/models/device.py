@@ -26,8 +26,9 @@ class Hardware:
     def record(self) -> dict[str, str | int]:
         """Return what a run's numbers depend on, as JSON values."""
         on_gpu = self.device.type == "cuda"
+        processor = _cpuinfo("model name") or platform.processor() or platform.machine()
         return {
-            "device": torch.cuda.get_device_name(self.device) if on_gpu else _processor_name(),
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else processor,
             "precision": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -45,7 +46,7 @@ class Hardware:
 def choose_hardware(settings: HardwareSettings) -> Hardware:
     """Return the device and precision of `settings`, after setting torch's threads and deterministic kernels.
 
-    Raises `UserError` for a device that this machine or this torch does not have.
+    Raises `UserError` for a device that cannot be used here.
     """
     name = settings.device
     if name == "auto":
@@ -72,19 +73,11 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 
 
 def make_deterministic() -> None:
-    """Choose deterministic kernels where they exist, and float32 without rounding to TF32.
-
-    By default, torch rounds a GPU's convolutions to TF32, which has 10 of
-    float32's 23 bits; a run recorded as float32 must compute in float32.
-    """
+    """Choose deterministic kernels where they exist, and float32 without rounding to TF32, which has 10 of 23 bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this setting
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
-
-
-def _processor_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _cpuinfo(key: str) -> str:

@@ -1,9 +1,9 @@
-"""Run a frozen backbone fast, in a precision whose features are close to those in float32."""
+"""Compute features by a frozen backbone fast, in a precision whose features are close to those in float32."""
 
 import contextlib
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,12 +26,10 @@ Features = npt.NDArray[np.float32]
 class Extractor:
     """A backbone in a chosen precision, channels last, with norms folded and compiled where that pays."""
 
-    def __init__(
-        self, backbone: Backbone, settings: Settings, hardware: Hardware, folded: bool, likeness: float | None = None
-    ) -> None:
-        """folded: fold norms away, which rounds biases to bfloat16 too; else norms stay in float32, which is slower.
-        likeness: the least cosine to float32 features that was measured; None where the features are float32."""
-        self.settings, self.hardware, self.folded, self.likeness = settings, hardware, folded, likeness
+    def __init__(self, backbone: Backbone, settings: Settings, hardware: Hardware, folded: bool) -> None:
+        """folded: fold norms away, which rounds biases to bfloat16 too; else norms stay in float32, which is slower."""
+        self.settings, self.hardware, self.folded = settings, hardware, folded
+        self.likeness: float | None = None  # the least cosine to float32 features, if measured
         network = fold_norms(backbone).to(dtype=hardware.dtype) if folded else copy.deepcopy(backbone).eval()
         self.plain: nn.Module = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compiled: Callable[[Tensor], Tensor] | None = None
@@ -74,41 +72,30 @@ class Extractor:
         if mirrored:
             pictures = pictures.flip(3)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        if self.folded:
-            features = self._forward(pictures.to(self.hardware.dtype))
-        else:
-            with self.hardware.autocast():
-                features = self._forward(pictures)
+        with contextlib.nullcontext() if self.folded else self.hardware.autocast():
+            features = self._forward(pictures.to(self.hardware.dtype) if self.folded else pictures)
         result: Features = features.float().cpu().numpy()
         return result
 
     def _forward(self, pictures: Tensor) -> Tensor:
         if self.compiled is not None:
+            logger = logging.getLogger("torch.utils.cpp_extension")
+            level = logger.level
+            logger.setLevel(logging.ERROR)  # while torch compiles for a processor, it warns that there is no GPU
             try:
-                with _without_cuda_warning():
-                    return self.compiled(pictures)
+                return self.compiled(pictures)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # compilers fail in many ways: none is installed, or not for this network
                 self.compiled, self.problem = None, _first_line(error)
+            finally:
+                logger.setLevel(level)
         features: Tensor = self.plain(pictures)
         return features
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextlib.contextmanager
-def _without_cuda_warning() -> Iterator[None]:
-    """Silence torch's warning, while it compiles for a processor, that there is no GPU."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def choose_extractor(
@@ -120,17 +107,17 @@ def choose_extractor(
     `FOLDED_COSINE`, norms stay in float32; where it is then below `LEAST_COSINE`, everything does.
     """
     exact = replace(hardware, dtype=torch.float32)
-    chosen = None
+    extractor = None
     if hardware.dtype != torch.float32:
         expected = Extractor(backbone, settings, exact, folded=False).features(probe)
         for folded, least in ((True, FOLDED_COSINE), (False, LEAST_COSINE)):
-            candidate = Extractor(backbone, settings, hardware, folded)
-            found = candidate.features(probe)
-            candidate.likeness = _least_cosine(expected, found) if np.isfinite(found).all() else 0.0
-            if candidate.likeness >= least:
-                chosen = candidate
+            extractor = Extractor(backbone, settings, hardware, folded)
+            found = extractor.features(probe)
+            extractor.likeness = _least_cosine(expected, found) if np.isfinite(found).all() else 0.0
+            if extractor.likeness >= least:
                 break
-    extractor = chosen or Extractor(backbone, settings, exact, folded=True)
+            extractor = None
+    extractor = extractor or Extractor(backbone, settings, exact, folded=True)
     return extractor.compile() if compiled else extractor
 
 

@@ -29,9 +29,8 @@ Keys = npt.NDArray[np.uint64]
 def view_keys(fingerprints: Keys, view: str) -> Keys:
     """Return the keys of one view of images: uint64, of the shape of `fingerprints`, the hashes of the image bytes.
 
-    view: how the images are transformed before the network, such as `centre` or `flipped`.  Within a view, different
-    fingerprints have different keys; keys of two views are equal with probability 2**-64.  Mixing by splitmix64
-    (Steele, Lea and Flood, 2014, Fast splittable pseudorandom number generators).
+    view: how the images are transformed before the network.  Within a view, different fingerprints have different
+    keys; keys of two views are equal with probability 2**-64.  Mixing by splitmix64 (Steele, Lea and Flood, 2014).
     """
     salt = int.from_bytes(hashlib.blake2b(view.encode(), digest_size=8).digest(), "little")
     keys = np.array(fingerprints, np.uint64) ^ np.uint64(salt)
@@ -55,17 +54,14 @@ class FeatureStore:
         about: everything that determines the features, as JSON values.  Raises `UserError` if the folder holds
         features of another kind, or of an unknown kind.
         """
-        self.folder = folder
-        self.dimensions = dimensions
+        self.folder, self.dimensions = folder, dimensions
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self._row_bytes = dimensions * self.dtype.itemsize
-        self.lost = 0
         content = {"format": FORMAT, "dimensions": dimensions, "dtype": dtype, "about": dict(about)}
         self._about: dict[str, Any] = json.loads(json.dumps(content))  # as read from a file: lists, not tuples
         self._about_file = folder / "about.json"
         self._values_file = folder / f"values.{dtype}"
         self._keys_file = folder / "keys.u64"
-        self._rows = 0
         self._index: tuple[Keys, npt.NDArray[np.int64]] | None = None
         self._writing = False
         self._count()
@@ -102,10 +98,7 @@ class FeatureStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the store's lock for appending, and read what others appended; a dead process releases the lock.
-
-        Raises `UserError` while another process holds it.
-        """
+        """Hold the store's lock for appending, and read what others appended.  Raises `UserError` if it is taken."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # Not inherited: workers that outlive a killed process would keep the lock.
         with only_one(self.folder / "lock", f"computing features into {self.folder}", patience=0, inherited=False):

@@ -1,8 +1,8 @@
 """Features of images by frozen backbones: computed once per view, kept on disk, and served in batches.
 
-A view is a fixed picture of an image: its centre, a numbered random crop that is always the same, or the mirror image
-of either.  The features of a view never change.  They are found by what determines them: the image's bytes, the view,
-and the backbone with its weights and precision.  When one of these changes, only what depends on it is computed again.
+A view is a fixed picture of an image: its centre, a numbered random crop, or the mirror image of either.  The key of a
+feature is the hash of the image's bytes, the view, and the backbone with its weights and precision.  When one of these
+changes, only what depends on it is computed again.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ from pipelines.models.backbones import Backbone
 from pipelines.models.device import Hardware
 from pipelines.models.extractor import IMAGES_AT_ONCE, Extractor, choose_extractor
 from pipelines.models.feature_store import FeatureStore, view_keys
-from pipelines.models.origins import Origin
 from pipelines.models.transfer import FineTuned
+from pipelines.models.weights import Origin
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.memory import explained
@@ -91,17 +91,14 @@ class Features:
         count = len(self) * self.views * len(self.values)
         again = f", {self.lost:,} of them again: their file had been cut short" if self.lost else ""
         networks = f" by each of {len(self.values)} networks" if len(self.values) > 1 else ""
+        images = f"{len(self):,} images in {self.views} views{networks}"
         how = f" ({'; '.join(self.how)})" if self.how else ""
-        made = f"{self.computed:,} of {count:,} computed now{how}{again}"
-        return f"{len(self):,} images in {self.views} views{networks}; {made}."
+        return f"{images}; {self.computed:,} of {count:,} computed now{how}{again}."
 
     def take(self, positions: Places, views: Places | slice) -> Tensor:
         """Return float32 features of the images at `positions`: (n, D) of one view each, or (n, views, D)."""
-        parts = [
-            np.asarray(values[places[positions, views]], dtype=np.float32)
-            for values, places in zip(self.values, self.places, strict=True)
-        ]
-        return torch.from_numpy(np.concatenate(parts, axis=-1))
+        chosen = [values[places[positions, views]] for values, places in zip(self.values, self.places, strict=True)]
+        return torch.from_numpy(np.concatenate([np.asarray(rows, np.float32) for rows in chosen], axis=-1))
 
 
 class FeatureBatches(BatchSource):
@@ -132,11 +129,10 @@ def compute_features(
     """
     marks = fingerprints(images, watch)
     views = views_of(settings)
-    # By the whole set, not by what is missing: an interrupted run must continue with the same rounding.
+    # Decided by the whole set, not by the missing part: an interrupted run must continue with the same rounding.
     enough = hardware.device.type == "cpu" and len(images.cached_together) * len(views) >= COMPILE_FROM
     values, places, how, computed, lost = [], [], [], 0, 0
-    for backbone, origin in zip(network.backbones, network.origins, strict=True):
-        assert isinstance(backbone, Backbone)
+    for backbone, origin in zip(network.bodies, network.origins, strict=True):
         store = _open_store(settings, backbone, origin, hardware, images)
         keys = np.stack([view_keys(marks, view.describe(settings)) for view in views], axis=1)
         gaps = _missing(store, keys, views)
@@ -144,10 +140,10 @@ def compute_features(
         if gaps:
             compiled = settings.hardware.compile and enough
             extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(settings, images))
+            filling = _Filling(store, keys, extractor, f"features by {origin.name}")
             with store.writing():
                 for gap in gaps:
-                    photos = Photos(images, ViewCuts(settings, gap.crops, marks))
-                    _Filling(store, keys, extractor, f"features by {origin.name}").fill(gap, photos, watch)
+                    filling.fill(gap, Photos(images, ViewCuts(settings, gap.crops, marks)), watch)
             how.append(extractor.describe())
         places.append(store.find(keys))
         values.append(store.values())
@@ -164,7 +160,7 @@ def _open_store(
         "what": FORMAT,
         "network": origin.name,
         "weights_sha256": origin.sha256,
-        "published_size": origin.size if origin.mean else None,  # some networks are then built differently
+        "published_size": origin.facts.size if origin.facts else None,  # some networks are then built differently
         "normalised_by": [list(settings.input.mean), list(settings.input.std)],
         "rescaled_by": backbone.rescale,
         "norms_folded_before": settings.tuning.freeze_norms,
@@ -172,7 +168,6 @@ def _open_store(
         "device": hardware.device.type,
         "stored_as": settings.features.dtype,
     }
-    about = json.loads(json.dumps(about))
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
     path = images.cache / "features" / f"{images.cache_name}-{origin.name}-{key}"
     return FeatureStore(path, about, backbone.dimensions, settings.features.dtype)
@@ -188,7 +183,7 @@ class Gap:
 
     @property
     def crops(self) -> list[int]:
-        """The pictures to cut for these views; a mirrored view needs no picture of its own."""
+        """Return the numbers of the crops for these views; a mirrored view shares its crop with the plain one."""
         return sorted({view.crop for view in self.views})
 
 
@@ -196,9 +191,7 @@ def _missing(store: FeatureStore, keys: Keys, views: list[View]) -> list[Gap]:
     """Return what has to be computed.  keys: (N, views).  Of images with the same bytes only the first is listed."""
     absent = store.find(keys) < 0
     _, first = np.unique(keys[:, 0], return_index=True)
-    unique = np.zeros(len(keys), dtype=bool)
-    unique[first] = True
-    absent[~unique] = False
+    absent[np.setdiff1d(np.arange(len(keys)), first)] = False
     gaps = []
     for pattern in np.unique(absent[absent.any(axis=1)], axis=0):
         columns = np.flatnonzero(pattern).tolist()
@@ -248,10 +241,9 @@ class _Filling:
         """Compute the features of `gap`; those computed before an error are kept."""
         loader = make_loader(photos, Chunks(gap.positions), decoding_processes(self.extractor.settings))
         batches = decoded(loader, self.extractor.hardware.device)
-        unit = f"x {IMAGES_AT_ONCE} images"
         try:
             with explained(f"the {self.what}, {IMAGES_AT_ONCE} images at a time"):
-                for pixels, places in watch(batches, self.what, len(loader), unit):
+                for pixels, places in watch(batches, self.what, len(loader), f"x {IMAGES_AT_ONCE} images"):
                     for column, view in zip(gap.columns, gap.views, strict=True):
                         features = self.extractor(pixels[:, gap.crops.index(view.crop)], view.mirrored)
                         self.waiting.append((self.keys[places.numpy(), column], features))
@@ -263,16 +255,17 @@ class _Filling:
         self._append()
 
     def _append(self) -> None:
-        if self.waiting:
-            keys, features = zip(*self.waiting, strict=True)
-            try:
-                self.store.append(np.concatenate(keys), np.concatenate(features))
-            except ValueError as error:
-                raise UserError(
-                    f"The {self.what} cannot be stored: {error}. Set features.dtype=float32. If it is already, check "
-                    "that these weights belong to input.mean and input.std."
-                ) from None
-            self.waiting.clear()
+        if not self.waiting:
+            return
+        keys, features = zip(*self.waiting, strict=True)
+        try:
+            self.store.append(np.concatenate(keys), np.concatenate(features))
+        except ValueError as error:
+            raise UserError(
+                f"The {self.what} cannot be stored: {error}. Set features.dtype=float32. If it is already, check that "
+                "these weights belong to input.mean and input.std."
+            ) from None
+        self.waiting.clear()
 
 
 class Chunks(Sampler[list[tuple[int, int]]]):

@@ -20,11 +20,10 @@ SEPARATORS = re.compile(r"[\s_.-]+")
 def match_labels(classes: Sequence[str], categories: Sequence[str], path: Path | None = None) -> dict[int, int]:
     """Return {index of the class: index of the category} for the classes that the pretrained classifier knows.
 
-    classes: the competition's labels in the order of its output layer; categories: the classifier's, in its order.
-    Names match regardless of case, apostrophes, a prefix such as `n02085620-`, and of `_`, `-`, `.` or spaces between
-    words.  A name that then occurs twice on either side is not matched: ImageNet's 264, `Cardigan`, is a dog, and its
-    474, `cardigan`, is knitwear.  A word that occurs once in both lists is matched even if its meanings differ
-    (ImageNet's `crane` is the machine, the bird is `crane bird`): correct these in the file.
+    classes, categories: in the order of the two output layers.  Names match regardless of case, apostrophes, a prefix
+    such as `n02085620-`, and of `_`, `-`, `.` or spaces between words.  A name that then occurs twice on either side is
+    not matched: ImageNet's 264, `Cardigan`, is a dog, and its 474, `cardigan`, is knitwear.  A name that occurs once in
+    both lists is matched even if its meanings differ (ImageNet's `crane` is the machine): correct these in the file.
 
     path: a CSV with the columns `label,category`, which overrides the match by name.  A category is a name or, if no
     category has that name, an index; if empty, the label has no match.  Several labels may share a category.
@@ -92,14 +91,14 @@ def _category(text: str, categories: Sequence[str], numbers_of: Mapping[str, lis
     if len(numbers) > 1:
         meanings = " or ".join(f"{number} ({categories[number]!r})" for number in numbers)
         raise UserError(f"{where}: the category {text!r} may be {meanings}. Write the number instead.")
-    if not numbers and re.fullmatch("[0-9]{1,9}", text) and int(text) < len(categories):
+    if numbers:
+        return numbers[0]
+    if re.fullmatch("[0-9]{1,9}", text) and int(text) < len(categories):
         return int(text)
-    if not numbers:
-        raise UserError(
-            f"{where}: the pretrained classifier has no category {text!r}.{did_you_mean(text, categories)} "
-            f"It has the numbers 0 to {len(categories) - 1}, named {few(categories)}."
-        )
-    return numbers[0]
+    raise UserError(
+        f"{where}: the pretrained classifier has no category {text!r}.{did_you_mean(text, categories)} "
+        f"It has the numbers 0 to {len(categories) - 1}, named {few(categories)}."
+    )
 
 
 def start_rows(layer: nn.Linear, classifier: nn.Linear, matches: Mapping[int, int]) -> None:

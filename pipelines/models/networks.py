@@ -11,15 +11,12 @@ from pipelines.settings.schema import ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
-WHITENING_EPSILON = 5e-4  # added to the variances, so that directions of almost no variance are not amplified
+WHITENING_EPSILON = 5e-4  # added to the variances: avoids amplifying directions of almost no variance
 OWN_MODELS = ("convnet", "resnet18-small")
 
 
 def build_model(settings: ModelSettings, classes: int) -> nn.Module:
-    """Return a network with random weights that maps images (N, 3, H, W) to logits (N, classes).
-
-    Raises `UserError` for a name that is neither in `OWN_MODELS` nor a torchvision classifier.
-    """
+    """Return a random network, images (N, 3, H, W) to logits (N, classes).  Raises `UserError` for an unknown name."""
     if settings.name == "convnet":
         return ConvNet(settings, classes)
     if settings.name == "resnet18-small":
@@ -79,8 +76,7 @@ class ConvNet(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the parts before and after the maximum over positions, but not the maximum.
 
-        In bfloat16 the compiled backward pass recomputes the features unrounded, finds none equal to the rounded
-        maximum, and divides by their number, 0.
+        In bfloat16 its compiled backward pass finds no feature equal to the rounded maximum and divides by 0.
         """
         for part in (self.stem, self.blocks, self.head):
             part.compile(*args, **kwargs)
@@ -106,10 +102,7 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Compute the filters from all patches of the images, float (N, 3, H, W) per batch, in float64 on the CPU.
-
-        Only one batch is in memory at a time.
-        """
+        """Compute the filters, in float64 on the CPU, from all patches of `batches`, float (N, 3, H, W)."""
         side = self.convolution.kernel_size[0]
         products, count = torch.zeros(3 * side**2, 3 * side**2, dtype=torch.float64), 0
         for images in batches:
@@ -127,8 +120,7 @@ class Whitening(nn.Module):
 class Block(nn.Module):
     """Widen and halve the image, then refine it, with a residual path around the refinement.
 
-    With `identity_start` there is no residual path: both together lost half a percentage point in four epochs on
-    CIFAR-10.
+    With `identity_start` there is no residual path: both together lost half a point in four epochs on CIFAR-10.
     """
 
     def __init__(self, inputs: int, outputs: int, depth: int, settings: ModelSettings) -> None:
@@ -171,10 +163,9 @@ def whitening_of(model: nn.Module) -> Whitening | None:
 
 
 def check_model(model: nn.Module, name: str, size: int, smaller: Sequence[int] = ()) -> int:
-    """Return the number of parameters of `model`, after a forward pass of one blank image of each size.
+    """Return the number of parameters of `model`, after a forward pass of one blank image of each size in pixels.
 
-    size: of `input.size`, in pixels; smaller: further sizes, of `augment.sizes`.  Raises `UserError`, with `name`,
-    where the network cannot take a size.
+    smaller: the sizes of `augment.sizes`.  Raises `UserError`, with `name`, for a size that the network cannot take.
     """
     model.eval()
     for tried, key in ((size, "input.size"), *((each, "augment.sizes") for each in smaller)):

@@ -53,7 +53,7 @@ def published_names(network: str) -> list[str]:
 def published(network: str, name: str) -> Published:
     """Return the facts about the weights `name` of `network`; DEFAULT is an alias of the best ones.
 
-    Raises `UserError` for a network that torchvision does not have and for an unknown name.
+    Raises `UserError` for an unknown network or name.
     """
     entries = _entries(network)
     if not entries:

@@ -1,7 +1,4 @@
-"""Reading a file of weights, and loading it into a network.
-
-The file is not trusted: only plain tensors are read, and no code in it is run.
-"""
+"""Read a file of weights without running code in it, and load it into a network."""
 
 import pickle
 import re
@@ -59,7 +56,8 @@ def load_into(model: nn.Module, path: Path, network: str) -> None:
     Raises `UserError` where keys are missing or unexpected, or shapes differ; `model` is unusable then.
     """
     found = load_state(path)
-    parameters = sum(value.numel() for name, value in found.items() if _is_parameter(name, value))
+    floats = ((name, value) for name, value in found.items() if value.is_floating_point())
+    parameters = sum(value.numel() for name, value in floats if not name.endswith(NO_PARAMETERS))
     expected = model.state_dict()
     skipped = tuple(
         head for head in AUXILIARY_HEADS.get(network, ()) if not any(name.startswith(head) for name in expected)
@@ -133,10 +131,6 @@ def _own(tensor: Tensor) -> Tensor:
     """Return a contiguous copy that shares no memory; every floating-point type becomes float32."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
-
-
-def _is_parameter(name: str, value: Tensor) -> bool:
-    return value.is_floating_point() and not name.endswith(NO_PARAMETERS)
 
 
 def _difference(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:

@@ -1,7 +1,6 @@
 """Fine-tuning: pretrained backbones side by side, a head on top, and which of their parts train.
 
-The network is built so that its top can be trained on cached features of frozen backbones alone (see `features`) and
-then be used on the backbones again.
+The top can be trained alone, on cached features of frozen backbones (see `features`).
 """
 
 import itertools
@@ -15,13 +14,14 @@ from torch import Tensor, nn
 from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_norms, stages
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
-from pipelines.models.origins import Origin
+from pipelines.models.weights import Origin
 from pipelines.settings.loading import COMPETITIONS
 from pipelines.settings.schema import ModelSettings, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.seeds import derive_seed
 
 WHOLE = -1  # stages: all of them, and the pretrained last layer
+HEAD = "top.head."  # the head's prefix in the names of the weights
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,7 @@ class Head(nn.Sequential):
 
 
 class Top(nn.Module):
-    """The layers on the pooled features of all backbones: their own last layers, where used, and the head.
-
-    `forward` maps the backbones' features side by side, (N, D), to logits (N, K).
-    """
+    """The backbones' own last layers, where used, and the head; maps features side by side (N, D) to logits (N, K)."""
 
     def __init__(self, classifiers: Sequence[nn.Linear], classes: int, settings: ModelSettings) -> None:
         super().__init__()
@@ -88,9 +85,9 @@ class FineTuned(nn.Module):
     def __init__(self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top, matched: int = 0) -> None:
         """found: the origin of each backbone.  matched: the number of outputs that start from pretrained rows."""
         super().__init__()
-        self.matched = matched
+        self.matched, self.origins = matched, list(found)
+        self.bodies = list(backbones)  # typed, unlike the items of a ModuleList
         self.backbones = nn.ModuleList(backbones)
-        self.origins = list(found)
         self.top = top
         self._evaluated: list[nn.Module] = []
         self.stages: list[list[Stage]] = [stages(backbone) for backbone in backbones]
@@ -105,8 +102,7 @@ class FineTuned(nn.Module):
     def freeze(self, frozen_stages: int, norms: bool) -> None:
         """Freeze weights and statistics of the bottom `frozen_stages` of each backbone; `WHOLE`: of all but the head.
 
-        norms: whether the other batch norms keep their statistics too.  Raises `UserError` for more stages than a
-        backbone has.
+        norms: whether the other batch norms keep their statistics too.  Raises `UserError` for too many stages.
         """
         self._evaluated = [self.backbones, self.top.classifiers] if frozen_stages == WHOLE else []
         for parameter in self.parameters():
@@ -116,25 +112,18 @@ class FineTuned(nn.Module):
                 parameter.requires_grad_(False)
         if frozen_stages == WHOLE:
             return
-        for origin, backbone, found in zip(self.origins, self._bodies(), self.stages, strict=True):
+        for origin, backbone, found in zip(self.origins, self.bodies, self.stages, strict=True):
             if frozen_stages > len(found):
                 raise UserError(
                     f"finetune.frozen_stages is {frozen_stages}, but {origin.name} has {len(found)} stages: "
                     f"{', '.join(stage.name for stage in found)}. To freeze all of it: -1."
                 )
-            frozen_names = {parameter for stage in found[:frozen_stages] for parameter in stage.parameters}
-            for parameter_name, parameter in backbone.named_parameters():
-                parameter.requires_grad_(parameter_name not in frozen_names)
-            self._evaluated += [
-                module
-                for module in backbone.modules()
-                if _is_frozen(module) or (norms and isinstance(module, nn.modules.batchnorm._BatchNorm))
-            ]
-
-    def _bodies(self) -> Iterator[Backbone]:
-        for backbone in self.backbones:
-            assert isinstance(backbone, Backbone)
-            yield backbone
+            names = {parameter for stage in found[:frozen_stages] for parameter in stage.parameters}
+            for name, parameter in backbone.named_parameters():
+                parameter.requires_grad_(name not in names)
+            for module in backbone.modules():
+                if _is_frozen(module) or (norms and isinstance(module, nn.modules.batchnorm._BatchNorm)):
+                    self._evaluated.append(module)
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the backbones and their own last layers."""
@@ -142,12 +131,9 @@ class FineTuned(nn.Module):
         yield from self.top.classifiers.parameters()
 
     def parts(self, backbone_lr: float) -> list[Part]:
-        """Return the trained and the frozen parts, from the bottom up.
-
-        backbone_lr: the learning rate of the pretrained part as a share of the head's.
-        """
+        """Return the parts from the bottom up; backbone_lr: pretrained learning rate as a share of the head's."""
         found: list[Part] = []
-        for origin, backbone, its_stages in zip(self.origins, self._bodies(), self.stages, strict=True):
+        for origin, backbone, its_stages in zip(self.origins, self.bodies, self.stages, strict=True):
             parameters = dict(backbone.named_parameters())
             learning = [any(parameters[each].requires_grad for each in stage.parameters) for stage in its_stages]
             frozen = learning.count(False)
@@ -181,11 +167,12 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     backbones: list[Backbone] = []
     classifiers: list[nn.Linear] = []
     for origin in found:
-        backbone, classifier = build_backbone(origin.name, origin.path, origin.size if origin.mean else None)
+        facts = origin.facts
+        backbone, classifier = build_backbone(origin.name, origin.path, facts.size if facts else None)
         if settings.tuning.freeze_norms:
             backbone = fold_norms(backbone)
-        if backbones and origin.mean and origin.std:  # images are normalised for the first
-            backbone.renormalise(settings.input.mean, settings.input.std, origin.mean, origin.std)
+        if backbones and facts:  # images are normalised for the first
+            backbone.renormalise(settings.input.mean, settings.input.std, facts.mean, facts.std)
         backbones.append(backbone)
         classifiers.append(classifier)
     top = Top(classifiers, len(classes), settings.model)
@@ -198,19 +185,19 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
 def _start_head(
     top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: str
 ) -> int:
-    """Initialise the head from rows of the pretrained classifiers; return the number of classes that have one.
-
-    The logits of several classifiers are averaged.
-    """
+    """Initialise the head from the mean of the pretrained classifiers; return the number of matched classes."""
+    pairs = zip(found, classifiers, strict=True)
     categories = [
-        origin.categories or _imagenet(classifier, origin)
-        for origin, classifier in zip(found, classifiers, strict=True)
+        (origin.facts and origin.facts.categories) or _imagenet(classifier, origin) for origin, classifier in pairs
     ]
     if any(each != categories[0] for each in categories):
         raise UserError("model.label_map needs networks whose outputs have the same names. Leave it empty for these.")
     if len(categories[0]) != classifiers[0].out_features:
         raise UserError(f"{found[0].path} has {classifiers[0].out_features} outputs for {len(categories[0])} names.")
-    matches = match_labels(classes, categories[0], None if label_map == "names" else _label_map_file(label_map))
+    path = None
+    if label_map != "names":  # in the working folder, or else in the folder of the competitions' TOMLs
+        path = Path(label_map) if Path(label_map).exists() else COMPETITIONS / label_map
+    matches = match_labels(classes, categories[0], path)
     merged = nn.Linear(sum(top.widths), classifiers[0].out_features)
     with torch.no_grad():
         merged.weight.copy_(torch.cat([classifier.weight for classifier in classifiers], dim=1) / len(classifiers))
@@ -220,12 +207,6 @@ def _start_head(
     assert isinstance(layer, nn.Linear)
     start_rows(layer, merged, matches)
     return len(matches)
-
-
-def _label_map_file(name: str) -> Path:
-    """Return the path of a label map in the working folder, or else in the folder of the competitions' TOMLs."""
-    path = Path(name)
-    return path if path.exists() else COMPETITIONS / name
 
 
 def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:
@@ -241,14 +222,8 @@ def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:
     return categories
 
 
-HEAD = "top.head."
-
-
 def learned_state(module: nn.Module, head_only: bool) -> dict[str, Tensor]:
-    """Return the weights that a checkpoint stores of a network, or of its `Top` alone.
-
-    head_only: only the head was trained; the other weights are found by their SHA-256 in the settings.
-    """
+    """Return the weights of a network, or of its `Top`, for a checkpoint; head_only: only those of the head."""
     if not head_only:
         return dict(module.state_dict())
     return {HEAD + name: value for name, value in _head_of(module).state_dict().items()}

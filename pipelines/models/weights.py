@@ -1,8 +1,8 @@
-"""Files of pretrained weights: found on disk or downloaded, and verified by their SHA-256."""
+"""Pretrained weights: files found or downloaded, verified by their SHA-256, and what they determine about images."""
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, InvalidURL
@@ -13,7 +13,16 @@ from urllib.request import Request, build_opener
 
 import torch
 
-from pipelines.models.published import Published, is_published_name, published, published_names
+from pipelines.models.published import (
+    AUXILIARY_HEADS,
+    Published,
+    is_published_name,
+    published,
+    published_names,
+    recognised,
+)
+from pipelines.settings.loading import merge, with_input
+from pipelines.settings.schema import PLAIN_INPUT, ModelSettings, Settings
 from pipelines.system.errors import UserError, did_you_mean
 from pipelines.system.files import CHUNK_BYTES, atomic_file, file_sha256, plain_sha256
 from pipelines.system.watch import Watch, unwatched
@@ -23,19 +32,24 @@ HEADERS = {"User-Agent": "kaggle-image-pipelines"}  # some servers refuse urllib
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A file of pretrained weights; sha256: 64 hexadecimal digits."""
+class Origin:
+    """The network and weights of one backbone.  facts: about published weights; None where they are unknown.
 
-    path: Path
-    sha256: str
+    path, sha256: of the file of weights; None for random weights, and for weights that a checkpoint holds.
+    """
+
+    name: str
+    path: Path | None = None
+    sha256: str | None = None
+    facts: Published | None = None
 
 
 class _Failure(Exception):
     """The reason of a failed download, as the end of a sentence."""
 
 
-def find_weights(network: str, weights: str, sha256: str, folder: Path, watch: Watch = unwatched) -> Weights:
-    """Return the file of weights that the settings name; download a published one that is missing.
+def find_weights(network: str, weights: str, sha256: str, folder: Path, watch: Watch = unwatched) -> tuple[Path, str]:
+    """Return path and SHA-256 of the weights that the settings name; download a published file that is missing.
 
     network: a torchvision classifier.  weights: a published name, searched in `folder` and torch.hub's folder and
     downloaded into `folder`; or a path, relative to the working folder or to `folder`.  sha256: the expected hash, 64
@@ -60,7 +74,7 @@ def find_weights(network: str, weights: str, sha256: str, folder: Path, watch: W
             f"{path} has the sha256 {digest}, but the settings expect {wanted}. It is another file or damaged: replace "
             "it, or correct the setting."
         )
-    return Weights(path, digest)
+    return path, digest
 
 
 def _find_file(network: str, weights: str, folder: Path) -> Path:
@@ -72,8 +86,7 @@ def _find_file(network: str, weights: str, folder: Path) -> Path:
             return place
     neighbours = (entry.name for place in places if place.parent.is_dir() for entry in place.parent.iterdir())
     hint = did_you_mean(path.name, dict.fromkeys(neighbours))
-    names = published_names(network)
-    offer = f" Names of published weights: {', '.join(names)}." if names else ""
+    offer = f" Names of published weights: {', '.join(names)}." if (names := published_names(network)) else ""
     raise UserError(f"There is no file of weights {' or '.join(map(str, places))}.{hint}{offer}")
 
 
@@ -100,13 +113,10 @@ def _find_published(known: Published, folder: Path, watch: Watch = unwatched) ->
 
 
 def _download(url: str, path: Path, prefix: str, watch: Watch = unwatched, timeout: float = TIMEOUT_SECONDS) -> str:
-    """Download `url` to `path` atomically and return its SHA-256, which must begin with `prefix`.
-
-    Raises `_Failure`; `OSError` for a full disk.
-    """
+    """Download `url` to `path` atomically; return its SHA-256, which must begin with `prefix`.  Raises `_Failure`."""
     digest = hashlib.sha256()
     with _network():
-        # An opener of its own: urllib's default one keeps the proxies of its first call.
+        # urllib's default opener would keep the proxies of its first call.
         answer = build_opener().open(Request(url, headers=HEADERS), timeout=timeout)
     with answer:
         pieces = None if answer.length is None else -(-answer.length // CHUNK_BYTES)
@@ -147,3 +157,62 @@ def _network() -> Iterator[None]:
     except (OSError, HTTPException) as error:
         cause = error.reason if isinstance(error, URLError) else error
         raise _Failure(str(cause) or type(cause).__name__) from error
+
+
+def find_origins(
+    settings: ModelSettings, folder: Path, with_files: bool = True, watch: Watch = unwatched
+) -> list[Origin]:
+    """Return the backbones that `settings` name, with their weights found (or downloaded into `folder`) and verified.
+
+    The list is empty for a network without pretrained weights.  with_files: false where a checkpoint holds the weights.
+    Raises `UserError` where the numbers of names, weights and hashes differ, and as `find_weights` does.
+    """
+    if not settings.weights:
+        return []
+    names = settings.name.split("+")
+
+    def one_each(text: str, key: str, for_all: bool) -> list[str]:
+        values = text.split("+") if len(names) > 1 else [text]  # a path may contain a plus
+        if len(values) == 1 and for_all:
+            values *= len(names)
+        if len(values) != len(names):
+            raise UserError(f"{key} has {len(values)} parts, {text!r}, for the {len(names)} of {settings.name!r}.")
+        return values
+
+    sources = one_each(settings.weights, "model.weights", for_all=is_published_name(settings.weights))
+    hashes = one_each(settings.weights_sha256, "model.weights_sha256", for_all=not settings.weights_sha256)
+    found = []
+    for name, source, sha256 in zip(names, sources, hashes, strict=True):
+        path = None
+        if with_files and settings.pretrained:
+            path, sha256 = find_weights(name, source, sha256, folder, watch)
+        facts = published(name, source) if is_published_name(source) else None
+        if facts is None and name not in AUXILIARY_HEADS:  # for these the file alone does not determine the network
+            facts = recognised(name, sha256)
+        found.append(Origin(name, path, sha256 if settings.pretrained else None, facts))
+    return found
+
+
+def resolve(settings: Settings, found: Sequence[Origin]) -> Settings:
+    """Return `settings` completed by what the weights determine.
+
+    That is their SHA-256 and, where the settings leave them open, size and normalisation of images for the first
+    backbone.  Raises `UserError` where neither the file of weights nor the settings give size and normalisation.
+    """
+    if not found:
+        return settings
+    if all(origin.sha256 for origin in found):
+        sha256 = "+".join(str(origin.sha256) for origin in found)
+        settings = merge(settings, {"model": {"weights_sha256": sha256}}, "model")
+    first, image = found[0], settings.input
+    if facts := first.facts:
+        resize = facts.resize if image.size in (0, facts.size) else 0
+        return with_input(settings, size=facts.size, mean=facts.mean, std=facts.std, resize=resize)
+    if first.path is None:  # random weights: any normalisation will do
+        return with_input(settings, **PLAIN_INPUT)
+    if not (image.size and image.mean and image.std):
+        raise UserError(
+            f"{first.path} does not give the size and normalisation of its images: set input.size, input.mean and "
+            "input.std. torchvision's networks mostly use 224, [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]."
+        )
+    return settings

@@ -64,7 +64,7 @@ def _audit_pairs(words: command.Words, settings: Settings, layout: Layout, image
         rows: list[Any] = list(table.iloc[[first, second]].itertuples())
         what = f"{between}, {kind} {distance}" if kind in ("near", "mirrored") else f"{between}, {kind}"
         labels = dict.fromkeys(row.label or "unknown" for row in rows)
-        twins.append(plots.Twins(_picture(images, rows[0]), _picture(images, rows[1]), (what, *labels)))
+        twins.append((_picture(images, rows[0]), _picture(images, rows[1]), (what, *labels)))
     title = f"{settings.name}: {len(twins):,} of {len(pairs):,} pairs of duplicates"
     plots.draw_twins(layout.audit.pairs_picture, twins, title)
     numbers: dict[str, Any] = {"pairs": _print_counts(pairs), "left out, as too small": left_out, "twins": {}}
@@ -156,7 +156,7 @@ def _audit_labels(words: command.Words, settings: Settings, layout: Layout, imag
     first = found.head(SUSPECTS_SHOWN)
     rows: Any = table.loc[first.index].itertuples()
     mistakes = [
-        plots.Mistake(str(row.id), _picture(images, row), str(row.label), predicted, probability)
+        (_picture(images, row), str(row.label), predicted, probability)
         for row, predicted, probability in zip(rows, first["predicted"], first["p_predicted"], strict=True)
     ]
     title = f"{settings.name}: {len(found):,} of {covered:,} labels confidently contradicted"

@@ -7,15 +7,13 @@ Submissions made elsewhere are shown too, by the names of their files; they are 
 """
 
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from pipelines import command
 from pipelines.kaggle import submission_log
-from pipelines.kaggle.answers import Submission
-from pipelines.kaggle.service import Kaggle, is_standin
+from pipelines.kaggle.service import Kaggle, Submission, is_standin
 from pipelines.kaggle.submission_log import SubmissionLog, look_for, may_be_unlisted, plain_score
 from pipelines.system.errors import UserError, one_line
 from pipelines.system.files import only_one
@@ -24,7 +22,7 @@ from pipelines.system.files import only_one
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "tools.submissions").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-    if settings.competition.source != "kaggle" and not is_standin(os.environ):
+    if settings.competition.source != "kaggle" and not is_standin():
         raise UserError(f"{settings.name} is not a competition on Kaggle, so nothing was sent there.")
     slug = settings.competition.slug
     listed: list[Submission] | None = None

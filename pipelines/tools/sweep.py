@@ -28,7 +28,7 @@ from pipelines.system.watch import unwatched
 if TYPE_CHECKING:
     from pipelines.core.job import Job
     from pipelines.dataset.image_set import ImageSet
-    from pipelines.models.origins import Origin
+    from pipelines.models.weights import Origin
 
 LR_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's own rate, where no values are given
 DROPOUTS = (0.0, 0.5)
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
-    from pipelines.models.origins import find_origins, resolve
     from pipelines.models.transfer import build_network
+    from pipelines.models.weights import find_origins, resolve
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     if not split_is_made(layout, settings):
@@ -93,10 +93,9 @@ def _try_all(job: "Job", found: "list[Origin]", trials: list[tuple[Row, Settings
     trials: the changed keys, and the settings with these changes.
     """
     from pipelines.core.engine import Diverged
-    from pipelines.core.history import badness
-    from pipelines.core.job import try_out
-    from pipelines.models.origins import resolve
+    from pipelines.core.job import badness, try_out
     from pipelines.models.transfer import build_network
+    from pipelines.models.weights import resolve
 
     metric = job.settings.competition.metric
     rows, diverged = [], []
@@ -191,7 +190,7 @@ def _logistic_regression(job: "Job", found: "list[Origin]") -> float:
     probabilities = np.full((len(job.valid), len(job.valid.classes)), 1e-15)
     probabilities[:, model.classes_] = model.predict_proba(centre(job.valid))
     metric = METRICS[job.settings.competition.metric]
-    return metric.value(metric.sums(torch.from_numpy(probabilities), torch.from_numpy(job.valid.labels)))
+    return metric.score(torch.from_numpy(probabilities), torch.from_numpy(job.valid.labels))
 
 
 def _write(path: Path, rows: list[Row], tried: list[str]) -> None:

@@ -9,7 +9,6 @@ from PIL import Image
 
 from pipelines.analysis.plots import (
     Mistake,
-    Twins,
     draw_comparison,
     draw_confusion,
     draw_curves,
@@ -30,7 +29,7 @@ def rows(epochs: int) -> list[dict[str, Any]]:
 
 
 def mistake(number: int, label: str = "cat", predicted: str = "dog") -> Mistake:
-    return Mistake(str(number), noise(8, 8, 3, seed=number), label, predicted, 0.987)
+    return noise(8, 8, 3, seed=number), label, predicted, 0.987
 
 
 def is_blank(path: Path) -> bool:
@@ -144,8 +143,7 @@ def test_the_same_numbers_draw_the_same_bytes_and_others_do_not(tmp_path: Path) 
 @pytest.mark.parametrize("count", [0, 7])
 def test_twins_of_any_number_and_name(tmp_path: Path, count: int) -> None:
     twins = [
-        Twins(noise(8, 8, 3, seed=n), noise(9, 9, 3)[:8], ("train-valid, near 3", *ODD[n : n + 2]))
-        for n in range(count)
+        (noise(8, 8, 3, seed=n), noise(9, 9, 3)[:8], ("train-valid, near 3", *ODD[n : n + 2])) for n in range(count)
     ]
     draw_twins(tmp_path / "twins.png", twins, "a $title")
     assert png_size(tmp_path / "twins.png")[0] == 1300

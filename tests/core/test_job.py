@@ -11,8 +11,7 @@ import torch
 
 from pipelines.core import checkpoint
 from pipelines.core.engine import evaluate
-from pipelines.core.history import Row, best_row, patience_spent
-from pipelines.core.job import Job, read_history, run_job, to_device
+from pipelines.core.job import Job, Row, best_row, patience_spent, read_history, run_job, to_device
 from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, make_learner, phases
 from pipelines.core.prediction import open_predictor

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.core.muon import Muon, orthogonalised
-from pipelines.core.optim import make_optimizer
+from pipelines.core.optim import Muon, make_optimizer, orthogonalised
 from pipelines.settings.schema import TrainSettings
 from tests.support.tiny import Tiny
 

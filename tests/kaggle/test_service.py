@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.kaggle import service
-from pipelines.kaggle.answers import Limits
 from pipelines.kaggle.failures import ConnectionLost, NoSuchKernel, Unanswered
-from pipelines.kaggle.service import Kaggle, check_environment
+from pipelines.kaggle.service import Kaggle, Limits, check_environment
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
 from tests.support.clients import KeptClient, forget, shared_environment, surroundings
@@ -205,7 +204,7 @@ def test_an_empty_list_of_files_is_no_list(kaggle: Kaggle, standin: Standin) -> 
 
 def test_another_submission_than_asked_for(kaggle: Kaggle, standin: Standin) -> None:
     standin.fault("GetSubmission", Body(b"{}", JSON))
-    with pytest.raises(Unanswered, match="asked for the submission 1000 and answered with 0"):
+    with pytest.raises(Unanswered, match="asked for submission 1000 and answered with 0"):
         kaggle.submission(1000)
 
 

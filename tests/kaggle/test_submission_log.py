@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.kaggle.answers import Submission
+from pipelines.kaggle.service import Submission
 from pipelines.kaggle.submission_log import (
     COLUMNS,
     Row,

@@ -30,8 +30,9 @@ from pipelines.models import extractor, features
 from pipelines.models.backbones import Backbone, build_backbone
 from pipelines.models.device import Hardware, choose_hardware
 from pipelines.models.features import FeatureBatches, Features, View, compute_features, views_of
-from pipelines.models.origins import Origin, find_origins
+from pipelines.models.published import Published
 from pipelines.models.transfer import FineTuned, Top, build_fine_tuned, build_network, learned_state
+from pipelines.models.weights import Origin, find_origins
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -329,7 +330,9 @@ def test_a_network_that_changes_its_input_does_not_find_what_it_made_of_it_uncha
     overrides = real(tmp_path / "weights.pth", "model.name=googlenet", "features.mirror=false", "input.size=64")
     rows, settings = tiny.table[:2], tiny.settings(*overrides)
     by_path = Origin("googlenet", tmp_path / "weights.pth", "0" * 64)
-    by_name = dataclasses.replace(by_path, mean=settings.input.mean, std=settings.input.std, size=64)
+    image = settings.input
+    facts = Published("googlenet", "TEST", "", "", "", image.mean, image.std, size=64, resize=64, categories=None)
+    by_name = dataclasses.replace(by_path, facts=facts)
     networks = [build_fine_tuned(settings, tiny.classes, [each]) for each in (by_path, by_name)]
     first, second = (everything(extract(tiny, overrides, rows, network)) for network in networks)
     assert not close(first, second)

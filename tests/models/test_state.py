@@ -174,10 +174,10 @@ def test_a_file_that_the_settings_name_is_found_and_loaded(
     small: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     (tmp_path / "own.pth").hardlink_to(small[0])
-    found = find_weights(SMALL, "own.pth", file_sha256(small[0]), tmp_path)
+    path, _ = find_weights(SMALL, "own.pth", file_sha256(small[0]), tmp_path)
     with torch.device("meta"):  # every new tensor in this block is on meta
         model = build_model(ModelSettings(name=SMALL), 5)
-        load_into(model, found.path, SMALL)
+        load_into(model, path, SMALL)
     check_loaded(model)
     assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
 
@@ -303,11 +303,11 @@ def test_a_buffer_that_no_file_can_hold_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MOBILENET.exists(), reason="no trained weights of mobilenet_v2 here")
 def test_trained_weights_fit_their_own_network_only(tmp_path: Path) -> None:
-    found = find_weights("mobilenet_v2", str(MOBILENET), "", tmp_path)
+    path, _ = find_weights("mobilenet_v2", str(MOBILENET), "", tmp_path)
     model = on_meta("mobilenet_v2")
-    load_into(model, found.path, "mobilenet_v2")
+    load_into(model, path, "mobilenet_v2")
     check_loaded(model)
     with torch.inference_mode():
         assert model.eval()(torch.zeros(1, 3, 64, 64)).isfinite().all()
     with pytest.raises(UserError, match=r"does not fit resnet18.*missing.*unexpected.*seems to be for mobilenet_v2"):
-        load_into(on_meta("resnet18"), found.path, "resnet18")
+        load_into(on_meta("resnet18"), path, "resnet18")

@@ -13,15 +13,14 @@ from torchvision import models
 from torchvision.models import ResNet34_Weights
 
 from pipelines.core import checkpoint, engine
-from pipelines.core.history import Row, best_row
-from pipelines.core.job import Job, prepare_features, run_job
+from pipelines.core.job import Job, Row, best_row, prepare_features, run_job
 from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, describe_phases, phases
 from pipelines.core.prediction import open_predictor
 from pipelines.models import backbones, extractor, features
 from pipelines.models import published as published_module
-from pipelines.models.origins import Origin, find_origins, resolve
 from pipelines.models.transfer import WHOLE, FineTuned, build_fine_tuned, build_network
+from pipelines.models.weights import Origin, find_origins, resolve
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.models.published import Published
-from pipelines.models.weights import Weights, _download, _Failure, _find_published, find_weights
+from pipelines.models.weights import _download, _Failure, _find_published, find_weights
 from pipelines.system.errors import UserError
 from pipelines.system.files import CHUNK_BYTES
 
@@ -42,10 +42,10 @@ def test_a_file_is_found_from_the_working_folder_and_then_in_the_weights_folder(
     folder.mkdir()
     (folder / "own.pth").write_bytes(b"theirs")
     found = find_weights("resnet18", "own.pth", "", folder)
-    assert found == Weights(folder / "own.pth", hashlib.sha256(b"theirs").hexdigest())
+    assert found == (folder / "own.pth", hashlib.sha256(b"theirs").hexdigest())
     Path("own.pth").write_bytes(b"ours")
-    assert find_weights("resnet18", "own.pth", "", folder).path.read_bytes() == b"ours"
-    assert find_weights("convnet", str(folder / "own.pth"), "", folder).path.read_bytes() == b"theirs"
+    assert find_weights("resnet18", "own.pth", "", folder)[0].read_bytes() == b"ours"
+    assert find_weights("convnet", str(folder / "own.pth"), "", folder)[0].read_bytes() == b"theirs"
 
 
 def test_a_missing_file_is_named_with_the_places_and_near_names(folder: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_sha256_of_the_settings_is_that_of_the_file(folder: Path) -> None:
     Path("own.pth").write_bytes(b"ours")
     digest = hashlib.sha256(b"ours").hexdigest()
     for spelling in ("", digest, digest.upper(), f" {digest[:32]} {digest[32:]}\n"):
-        assert find_weights("resnet18", "own.pth", spelling, folder).sha256 == digest
+        assert find_weights("resnet18", "own.pth", spelling, folder)[1] == digest
     other = "0" * 64
     with pytest.raises(UserError, match=rf"own\.pth has the sha256 {digest}.*{other}"):
         find_weights("resnet18", "own.pth", other, folder)

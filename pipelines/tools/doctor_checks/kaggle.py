@@ -66,7 +66,7 @@ def _answers(kaggle: service.Kaggle, name: str, credential: Credential, bad: Ver
             yield Check("account", "-", f"{credential.username}; Kaggle checks the key with the next question")
         else:
             yield Check("account", "ok", kaggle.username() or "the name is not known")
-        if bad == "!" and not service.is_standin(os.environ):
+        if bad == "!" and not service.is_standin():
             raise _NotAsked(f"{name} is not at Kaggle")
         question, reason = "competition", "no answer about the competition"
         competition = kaggle.competition()
@@ -120,7 +120,7 @@ def _failed(name: str, error: Exception, bad: Verdict, credential: Credential) -
     step = re.sub(r"[Mm]ake doctor [^.;]*; g", "G", str(error))
     if not later and "credentials" in found:
         step += f" Kaggle refused the {credential}."
-    if later and not service.is_standin(os.environ) and (proxy := _proxy("https")):
+    if later and not service.is_standin() and (proxy := _proxy("https")):
         step += f" The variable https_proxy sends all calls to {proxy}: is this right?"
     return Check(name, bad, found, (step,), later)
 
@@ -131,7 +131,7 @@ def _service() -> Check:
         service.check_environment(os.environ)
     except UserError as error:
         return Check("service", "fails", "KAGGLE_API_ENVIRONMENT leads to another service", (str(error),))
-    if not service.is_standin(os.environ):
+    if not service.is_standin():
         proxy = _proxy("https")
         return Check("service", "ok", "Kaggle" + (f", through the proxy {proxy}" if proxy else ""))
     proxy = _proxy("http")
