@@ -145,7 +145,7 @@ def test_a_script_holds_what_is_needed_and_nothing_else() -> None:
     files = contents(bundled())
     stages = {f"pipelines/{stage}.py" for stage in ("download", "split", "train", "retrain", "predict")}
     outside_rooms = {name for name in files if name.count("/") == 1}
-    assert outside_rooms == {*stages, "pipelines/__init__.py"}
+    assert outside_rooms == {*stages, "pipelines/__init__.py", "pipelines/command.py"}
     assert "pipelines/competitions/digits.toml" in files
     assert not [name for name in files if name.startswith("pipelines/tools/")]
     assert all((ROOT / name).read_bytes() == content for name, content in files.items())
