@@ -135,7 +135,7 @@ CHAINS = {
     "features": {
         "download": ZIP,
         "split": ["kinds.toml"],
-        "sweep": [*HEAD, "--try", "train.lr=0.01,0.1"],
+        "tools.sweep": [*HEAD, "--try", "train.lr=0.01,0.1"],
         "train": HEAD,
         "predict": [*HEAD, "predict.checkpoint=best"],
     },
@@ -143,18 +143,18 @@ CHAINS = {
     "compared": {
         "download": ZIP,
         "split": ["kinds.toml"],
-        "compare": ["kinds.toml", "--recipes", "default", "photos", "--seeds", "1", "--set", "train.epochs=2"],
+        "tools.compare": ["kinds.toml", "--recipes", "default", "photos", "--seeds", "1", "--set", "train.epochs=2"],
     },
-    "reproduced": {"reproduce": ["kinds.toml"]},
+    "reproduced": {"tools.reproduce": ["kinds.toml"]},
     "again": {stage: ["kinds.toml"] for stage in ("split", "retrain", "predict")},  # done once and then removed
 }
 CASES = [
     *((name, stage) for name in ("packed", "digits", "again") for stage in CHAINS[name]),
     *(("photos", stage) for stage in ("train", "retrain", "predict")),
     ("folder", "download"),
-    *(("features", stage) for stage in ("sweep", "train", "predict")),
-    ("compared", "compare"),
-    ("reproduced", "reproduce"),
+    *(("features", stage) for stage in ("tools.sweep", "train", "predict")),
+    ("compared", "tools.compare"),
+    ("reproduced", "tools.reproduce"),
 ]
 
 
