@@ -92,7 +92,8 @@ def test_processors_are_tried_one_after_the_other_up_to_the_first_failure(tmp_pa
         '[ "$OMP_NUM_THREADS" = 1 ] || [ "$ATEN_CPU_CAPABILITY" = avx2 ]\n'
     )
     python.chmod(0o755)
-    words = ["make", "-f", str(REPOSITORY / "Makefile"), "test-processors", "VENV=.", "-o", ".installed"]
+    words = ["make", "--no-print-directory", "-f", str(REPOSITORY / "Makefile"), "test-processors", "VENV=."]
+    words += ["-o", ".installed"]
     (tmp_path / "requirements.txt").touch()
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
