@@ -77,3 +77,13 @@ def make_raw_zip(path: Path, files: dict[bytes, bytes], **fields: Any) -> Path:
                     whole = whole[:place] + name + whole[place + len(name) :]
     path.write_bytes(whole)
     return path
+
+
+def inside(path: Path, files: dict[str, bytes]) -> bytes:
+    """Return the bytes of a zip of `files`, to put it into another."""
+    return make_zip(path, files).read_bytes()
+
+
+def below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return `files` in a folder."""
+    return {f"{folder}/{name}": content for name, content in files.items()}
