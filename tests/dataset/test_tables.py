@@ -36,7 +36,7 @@ def test_csv_line_is_where_a_row_starts(tmp_path: Path) -> None:
         (b"id,label\n1,a\n2\n", "line 3: 1 values for 2 columns"),
         (b"id,label\n1,a,b\n", "line 2: 3 values for 2 columns"),
         (b'id,label\n1,"a\n2,b\n', "line 2: not valid CSV"),
-        (b"id,id\n1,a\n", "line 1: two columns are named 'id'"),
+        (b"id,id\n1,a\n", "line 1: columns of one name, 1 in all: 'id'"),
     ],
 )
 def test_csv_mistakes_name_file_and_line(tmp_path: Path, content: bytes, expected: str) -> None:
