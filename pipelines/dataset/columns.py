@@ -4,13 +4,14 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 
 import pandas as pd
 
 from pipelines.dataset.image_paths import images_by_id, normal, posix
-from pipelines.dataset.loose_ids import Matches, match_ids, may_name, names_of
+from pipelines.dataset.loose_ids import Matches, match_ids, simplest
 from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, separator_of
 from pipelines.settings.schema import DataSettings
 from pipelines.system.errors import UserError, quoted, shown
@@ -30,6 +31,19 @@ class ImageFolder:
     @property
     def path(self) -> Path:
         return self.raw / posix(self.folder)
+
+    def may_have(self, text: str) -> bool:
+        """Return whether `text` may be the id of an image: a quick test before `match_ids`."""
+        name = simplest(text)
+        return bool(name) and name in self._text and name in self._names
+
+    @cached_property
+    def _text(self) -> str:
+        return normal("\n".join(self.images)).casefold()
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return set(map(simplest, self.images))
 
 
 @dataclass(frozen=True)
@@ -89,8 +103,7 @@ def _refuse_data_as_header(
     path: Path, table: pd.DataFrame, cells: Iterable[str], folder: ImageFolder, known: Iterable[str]
 ) -> None:
     """Raise `UserError` if one of the `cells` of the header names an image that is not `known` from the rows."""
-    names = names_of(folder.images)
-    likely = [cell for cell in cells if cell and may_name(cell, names)]
+    likely = [cell for cell in cells if folder.may_have(cell)]
     found = images_by_id(likely, folder.images, folder.folder) if likely else {}
     for cell in likely:
         if any(image not in known for image in found.get(normal(cell), ())):
@@ -104,11 +117,10 @@ def _refuse_data_as_header(
 
 def id_columns(listing: Listing, folder: ImageFolder, skip: Iterable[str] = ()) -> list[str]:
     """Return the other columns whose values name a different image in each row."""
-    names = names_of(folder.images)
     found = []
     for name in listing.others:
         values = listing.table[name]
-        likely = name not in skip and may_name(values.iloc[0], names) and values.is_unique
+        likely = name not in skip and folder.may_have(values.iloc[0]) and values.is_unique
         if likely and listing.by(name, folder).is_complete:
             found.append(name)
     return found

@@ -53,13 +53,13 @@ def read_text(path: Path, foreign: bool = False) -> str:
         if content.startswith(start):
             raise UserError(f"{path} is {kind}, not a CSV. {_conversion(path, kind)}")
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "") if foreign else ""
+    if b"\0" in content and not encoding:
+        guess = "utf-16le" if content[1:2] == b"\0" else "utf-16be"
+        raise UserError(f"{path} has zero bytes; it is no UTF-8 text. If it is UTF-16: {_iconv(path, guess)}")
     try:
         text = content.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(_describe(path, content, error.start, encoding)) from None
-    if "\0" in text:
-        odd = "utf-16le" if content[1:2] == b"\0" else "utf-16be"
-        raise UserError(f"{path} has zero bytes; it is no UTF-8 text. If it is UTF-16: {_iconv(path, odd)}")
     for words, kind in TEXT_KINDS:
         if text.lstrip().startswith(words):
             raise UserError(f"{path} is {kind}, not a CSV. {_conversion(path, kind)}")

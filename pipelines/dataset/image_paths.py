@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from pipelines.system.errors import UserError, did_you_mean, shown
+from pipelines.system.errors import UserError, did_you_mean, listed, refuse, shown
 
 IMAGE_EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 
+JUNK = ("__MACOSX", "@eaDir")  # folders of previews and the like, which macOS and Synology make
 _CONVERT = "This format is not read. Convert them to PNG with a tool of that format, each to a file of its own name."
 _UNPACK = "Unpack these archives there."
 KINDS_OF_FILES = {
@@ -64,24 +65,25 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
         names = sorted(entry.name for entry in raw.iterdir() if entry.is_dir())
         there = f"{raw} has the folders: {', '.join(map(shown, names)) or 'none'}."
         raise UserError(f"There is no folder {raw / top}, which {key} names.{did_you_mean(top, names)} {there}")
-    images, pending = [], [top and f"{top}/"]
+    images: list[str] = []
+    broken: list[str] = []
+    pending = [top and f"{top}/"]
     while pending:
         prefix = pending.pop()
         with os.scandir(f"{raw}/{prefix}") as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name in JUNK:
                     continue
                 if entry.is_dir():
                     pending.append(f"{prefix}{entry.name}/")
                 elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
-                    if not entry.is_file():
-                        raise UserError(f"{shown(entry.path)} is a broken link. Correct or remove it.")
-                    images.append(prefix + entry.name)
+                    (images if entry.is_file() else broken).append(prefix + entry.name)
+    refuse(f"{raw / top}: broken links", sorted(broken), "Correct or remove them.")
     try:
         "".join(images).encode()
     except UnicodeEncodeError:
-        name = next(image for image in images if re.search("[\ud800-\udfff]", image))
-        raise UserError(f"{raw}: the file name {name!r} is not UTF-8. Rename it.") from None
+        names = sorted(ascii(image) for image in images if re.search("[\ud800-\udfff]", image))
+        raise UserError(f"{raw}: file names that are not UTF-8, {listed(names)}. Rename them.") from None
     return sorted(images)
 
 

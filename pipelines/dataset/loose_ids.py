@@ -52,14 +52,9 @@ def match_ids(ids: Iterable[str], images: Sequence[str], folder: str) -> Matches
     return best
 
 
-def may_name(text: str, names: Collection[str]) -> bool:
-    """Return whether `text` can be the id of an image; a quick test before `match_ids`.  names: `names_of` them."""
-    return _as_number(file_name(_slashed(normal(text)))) in names
-
-
-def names_of(images: Iterable[str]) -> set[str]:
-    """Return what `may_name` compares: the simplest form of each file name."""
-    return {_as_number(normal(without_extension(file_name(image)))) for image in images}
+def simplest(path: str) -> str:
+    """Return what the loosest rule compares of the file name of an id or an image."""
+    return _as_number(file_name(_slashed(normal(path))))
 
 
 def _match(
