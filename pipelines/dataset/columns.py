@@ -71,6 +71,11 @@ class Listing:
         return _listing(self.path, self.table, self.table[name], folder)
 
     @property
+    def files(self) -> list[str]:
+        """The image of each row, or an empty text."""
+        return [self.matches.image(name) for name in self.ids.tolist()]
+
+    @property
     def is_complete(self) -> bool:
         """Whether each row has an image of its own."""
         return self.ids.is_unique and self.matches.are_complete(self.ids)
@@ -94,8 +99,7 @@ def choose_ids(path: Path, table: pd.DataFrame, wanted: str, folder: ImageFolder
     if start and not listing.matches.found:  # the column without a name may hold the ids
         first = _listing(path, table, table.iloc[:, 0], folder)
         listing = first if first.is_complete else listing
-    known = {listing.matches.image(name) for name in listing.ids.tolist()}
-    _refuse_data_as_header(path, table, [str(listing.ids.name)], folder, known)
+    _refuse_data_as_header(path, table, [str(listing.ids.name)], folder, set(listing.files))
     return listing
 
 
@@ -171,12 +175,7 @@ def _refuse_wrong_ids(listing: Listing, naming: Sequence[str], data: DataSetting
         )
     if data.id_column:
         return
-    files = [listing.matches.image(value) for value in listing.ids.tolist()]
-    different = []
-    for other in naming:
-        column = listing.by(other, folder)
-        if [column.matches.image(value) for value in column.ids.tolist()] != files:
-            different.append(other)
+    different = [other for other in naming if listing.by(other, folder).files != listing.files]
     if different:
         raise UserError(
             f"{path}: its columns {name} and {', '.join(map(shown, different))} name the images in "

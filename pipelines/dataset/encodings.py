@@ -52,9 +52,10 @@ def read_text(path: Path, foreign: bool = False) -> str:
     for start, kind in KINDS:
         if content.startswith(start):
             raise UserError(f"{path} is {kind}, not a CSV. {_conversion(path, kind)}")
-    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "") if foreign else ""
+    marked = next((name for mark, name in MARKS if content.startswith(mark)), "")
+    encoding = marked if foreign else ""
     if b"\0" in content and not encoding:
-        guess = "utf-16le" if content[1:2] == b"\0" else "utf-16be"
+        guess = marked or ("utf-16le" if content[1:2] == b"\0" else "utf-16be")
         raise UserError(f"{path} has zero bytes; it is no UTF-8 text. If it is UTF-16: {_iconv(path, guess)}")
     try:
         text = content.decode(encoding or "utf-8-sig")

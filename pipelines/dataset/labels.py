@@ -131,8 +131,10 @@ def _test_table(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) 
     path = _listing(raw, data.test_table, "data.test_table")
     table = read_listing(path, note)
     listing = choose_ids(path, table, data.id_column if data.id_column in table.columns else "", folder, 1)
-    if not listing.is_complete and len(columns := id_columns(listing, folder)) == 1:
-        listing = listing.by(columns[0], folder)
+    if not listing.is_complete:
+        naming = [listing.by(name, folder) for name in id_columns(listing, folder)]
+        if naming and all(each.files == naming[0].files for each in naming):
+            listing = naming[0]
     note(f"Test images: {listing.source}.")
     return listing
 
@@ -153,7 +155,7 @@ def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, folder:
     sample wants an image that the table lacks.
     """
     wanted = sample.ids.tolist()
-    images = [sample.matches.image(name) for name in wanted]
+    images = sample.files
     if not any(images):
         column = next((name for name in listing.others if set(wanted) <= set(listing.table[name].tolist())), "")
         if column:
