@@ -93,7 +93,7 @@ def choose_ids(path: Path, table: pd.DataFrame, wanted: str, folder: ImageFolder
     if wanted and wanted.strip(INVISIBLE) not in table.columns:
         _refuse_data_as_header(path, table, table.columns, folder, ())
     start = index_columns(table, least)
-    listing = _listing(path, table, find_column(table, path, wanted, start), folder)
+    listing = _listing(path, table, find_column(table, path, wanted, start, "data.id_column"), folder)
     if wanted:
         return listing
     if start and not listing.matches.found:  # the column without a name may hold the ids
@@ -140,7 +140,7 @@ def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder) -> 
     naming = id_columns(listing, folder, [data.label_column])
     _refuse_wrong_ids(listing, naming, data, folder)
     position = 1 if ids.name == table.columns[0] else index_columns(table) + 1
-    labels = find_column(table, path, data.label_column, position)
+    labels = find_column(table, path, data.label_column, position, "data.label_column")
     if data.label_column:
         if labels.name == ids.name:
             raise UserError(

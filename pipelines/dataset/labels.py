@@ -67,7 +67,7 @@ def _listed_rows(
     _refuse_repeated(path, listing.ids, labels, files)
     rows = pd.DataFrame({"id": listing.ids, "path": files, "label": labels, "group": ""})
     if split.group_column:
-        rows["group"] = find_column(table, path, split.group_column, 0)
+        rows["group"] = find_column(table, path, split.group_column, 0, "split.group_column")
         _refuse_empty(path, f"group (column {split.group_column!r})", rows["group"])
     choice = "" if data.id_column and data.label_column else " (to choose others: data.id_column, data.label_column)"
     note(f"Labels: column {shown(str(labels.name))!r} by {listing.source}{choice}.")

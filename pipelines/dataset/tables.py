@@ -216,17 +216,23 @@ def without_indexes(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[:, index_columns(table) :]
 
 
-def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":
-    """Return the column named `wanted`, or the one at `position` (from 0) if empty; raise `UserError` if none is."""
+def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int, key: str = "") -> "pd.Series[str]":
+    """Return the column named `wanted`, or the one at `position` (from 0) if empty; raise `UserError` if none is.
+
+    key: the setting that names the column.
+    """
     names = list(table.columns)
     if not wanted and position < len(names):
         return table.iloc[:, position]
     if wanted.strip(INVISIBLE) in names:
         return table[wanted.strip(INVISIBLE)]
     if wanted:
-        raise UserError(f"{path} has no column {wanted!r}.{did_you_mean(wanted, names)} It has: {_names(names)}.")
-    separators = "Commas, semicolons, tabs or | separate columns." if len(names) == 1 else ""
-    raise UserError(f"{path} has no column number {position + 1}. It has: {_names(names)}. {separators}".rstrip())
+        named = f", which {key} names" if key else ""
+        hint = f"{named}.{did_you_mean(wanted, names)} It has: {_names(names)}."
+        raise UserError(f"{path} has no column {wanted!r}{hint}")
+    separators = " Commas, semicolons, tabs or | separate columns." if len(names) == 1 else ""
+    chosen = f", the default of {key}" if key else ""
+    raise UserError(f"{path} has no column number {position + 1}{chosen}. It has: {_names(names)}.{separators}")
 
 
 def _names(names: Sequence[str]) -> str:
