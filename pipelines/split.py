@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _split(settings: Settings, layout: Layout) -> None:
     from pipelines.dataset import labels, splits
 
-    test, unlisted = labels.test_rows(layout.raw, settings.data)
-    labelled = labels.labelled_rows(layout.raw, settings.data, settings.split, test["path"])
+    test, unlisted = labels.test_rows(layout.raw, settings.data, print)
+    labelled = labels.labelled_rows(layout.raw, settings.data, settings.split, test["path"], print)
     if settings.split.group_file:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split)

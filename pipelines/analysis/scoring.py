@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from pipelines.core.metrics import METRICS
-from pipelines.dataset.tables import read_csv
+from pipelines.dataset.tables import read_csv, read_listing, without_indexes
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few
 
@@ -22,8 +22,8 @@ def score_submission(
     their source.  Raises `UserError` for an id or a label that the submission lacks, a repeated id, and a probability
     that is not a number.
     """
-    submitted = read_csv(path)
-    truth = read_csv(solution) if truth is None else truth
+    submitted = without_indexes(read_csv(path))
+    truth = without_indexes(read_listing(solution)) if truth is None else truth
     if len(truth.columns) < 2 or truth.empty:
         raise UserError(f"{solution} must have two columns, id and label, and at least one row.")
     ids, labels = truth.iloc[:, 0], truth.iloc[:, 1]

@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
 TURNS = {value: Image.Transpose[turn] for value, turn in enumerate(_TURNS, start=2)}
 # Pillow reads more formats, but would start Ghostscript for a PostScript file named .jpg.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM")
 MAX_PIXELS = 89_478_485  # Pillow's own limit; decoding so many takes about a gigabyte (1.4 for WebP)
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
 STRIP_PIXELS = 1 << 20  # converted at once where a conversion makes several copies

@@ -7,7 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.dataset.tables import find_column, read_csv, table_text
+from pipelines.dataset.tables import (
+    find_column,
+    index_columns,
+    read_csv,
+    read_listing,
+    table_text,
+    without_indexes,
+)
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
 
@@ -27,7 +34,7 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     if not settings.data.sample_submission:
         return occurring
     path = raw / settings.data.sample_submission
-    columns = list(read_csv(path).columns[1:])
+    columns = list(without_indexes(read_listing(path)).columns[1:])
     if of_labels and len(columns) != 1:
         raise UserError(
             f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
@@ -67,7 +74,8 @@ def make_submission(
             predicted.columns = pd.Index([label_name])
         return predicted.rename_axis(id_name).reset_index()
     path = raw / settings.data.sample_submission
-    sample = read_csv(path)
+    full = read_listing(path)
+    sample, indexes = without_indexes(full), full.columns[: index_columns(full)]
     wanted, columns = sample.iloc[:, 0], sample.columns[1:]
     if missing := sorted(set(wanted) - set(ids)):
         problem = f"{path} wants {len(missing)} ids that were not predicted, for example {few(missing)}"
@@ -76,7 +84,8 @@ def make_submission(
         predicted.columns = columns
     elif set(columns) != set(classes):
         raise UserError(f"{path}: its columns are not the classes that the run was trained on. Train again.")
-    return predicted.loc[wanted, list(columns)].rename_axis(sample.columns[0]).reset_index()
+    table = predicted.loc[wanted, list(columns)].rename_axis(sample.columns[0]).reset_index()
+    return pd.concat([full[indexes].reset_index(drop=True), table], axis=1)  # a submission repeats indexes
 
 
 def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
@@ -84,7 +93,7 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
     data, path = settings.data, raw / settings.data.labels
     if not data.labels:
         return "id", "label"
-    table = read_csv(path)
+    table = without_indexes(read_listing(path))
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
     return str(ids.name), str(labels.name)
 
@@ -100,7 +109,8 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
     Header and ids must be those of the sample submission, without repeated ids; labels must be known, probabilities
     between 0 and 1 with a sum of 1.
     """
-    table = read_csv(path)
+    whole = read_csv(path)
+    table = without_indexes(whole)
     if len(table.columns) < 2:
         raise UserError(f"{path} has one column; a submission has an id and at least one more.")
     ids = table.iloc[:, 0]
@@ -108,9 +118,10 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
         raise UserError(f"{path}: {len(repeated)} ids occur twice, for example {few(repeated)}.")
     if settings.data.sample_submission:
         sample_path = raw / settings.data.sample_submission
-        sample = read_csv(sample_path)
-        if list(table.columns) != list(sample.columns):
-            ours, theirs = few(list(table.columns)), few(list(sample.columns))
+        full = read_listing(sample_path)
+        sample = without_indexes(full)
+        if list(whole.columns) != list(full.columns):
+            ours, theirs = few(list(whole.columns)), few(list(full.columns))
             raise UserError(f"{path}: its header is {ours}; {sample_path} has {theirs}.")
         absent, extra = set(sample.iloc[:, 0]) - set(ids), set(ids) - set(sample.iloc[:, 0])
         if absent or extra:

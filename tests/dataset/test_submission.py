@@ -73,6 +73,39 @@ def test_probabilities_go_to_the_column_of_their_class_in_the_samples_order(tmp_
     assert check_submission(saved(table, tmp_path / "s.csv"), CLASSES, PROBABILITIES, tmp_path) == 2
 
 
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+def test_a_submission_repeats_the_index_that_pandas_wrote_into_the_sample(tmp_path: Path, kind: str) -> None:
+    settings = settings_of(kind)
+    columns = ",id,label" if kind == "labels" else ",id,emu,cat,dog"
+    filler = "cat" if kind == "labels" else "0.2,0.3,0.5"
+    write(tmp_path / "sample.csv", columns, f"1,b,{filler}", f"2,a,{filler}")
+    assert class_list(CLASSES, settings, tmp_path) == CLASSES
+    path = tmp_path / "s.csv"
+    write_submission(path, make_submission(["a", "b"], sure_of([0, 1]), CLASSES, settings, tmp_path))
+    lines = path.read_text().splitlines()
+    assert lines[0] == columns
+    assert [line.split(",")[:2] for line in lines[1:]] == [["1", "b"], ["2", "a"]]
+    assert lines[1] == ("1,b,dog" if kind == "labels" else "1,b,0.1,0.1,0.8")
+    assert check_submission(path, CLASSES, settings, tmp_path) == 2
+    write(path, columns[1:], *(line[2:] for line in lines[1:]))
+    with pytest.raises(UserError, match="its header is 'id'"):
+        check_submission(path, CLASSES, settings, tmp_path)
+
+
+def test_a_submission_has_commas_even_if_the_sample_has_semicolons(tmp_path: Path) -> None:
+    write(tmp_path / "sample.csv", "id;label", "b;cat", "a;cat")
+    path = tmp_path / "s.csv"
+    write_submission(path, make_submission(["a", "b"], sure_of([0, 1]), CLASSES, LABELS, tmp_path))
+    assert path.read_text() == "id,label\nb,dog\na,cat\n"
+    assert check_submission(path, CLASSES, LABELS, tmp_path) == 2
+
+
+def test_a_solution_may_have_semicolons_and_an_index(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.csv", "id,label", "a,cat", "b,dog")
+    solution = write(tmp_path / "solution.csv", ";id;label", "0;a;cat", "1;b;cat")
+    assert score_submission(path, solution, LABELS) == (0.5, 2)
+
+
 def test_ids_are_text_to_the_last_zero(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,label", "007,cat", "7,cat", "1e5,cat", "images/0.jpg,cat", "NA,cat")
     ids = ["7", "NA", "images/0.jpg", "007", "1e5"]

@@ -58,6 +58,8 @@ def test_what_it_writes_and_prints(work: Path, capsys: pytest.CaptureFixture[str
     assert record["split_csv_sha256"] == file_sha256(data / "split.csv")
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
+        "Test images: column 'id' of sample.csv.",
+        "Labels: column 'label' by column 'id' of labels.csv (to choose others: data.id_column, data.label_column).",
         "split  images  classes  smallest class  largest class",
         "train       8        2           cat 4          dog 4",
         "valid       4        2           cat 2          dog 2",
