@@ -22,8 +22,6 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     """
     occurring = sorted(set(labels))
     of_labels = settings.competition.submission == "labels"
-    if settings.competition.metric == "log_loss" and of_labels:
-        raise UserError(f"{settings.name}: log loss needs probabilities, competition.submission is labels. Change one.")
     if not settings.data.sample_submission:
         return occurring
     path = raw / settings.data.sample_submission

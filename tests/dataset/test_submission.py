@@ -278,11 +278,6 @@ def test_score_refuses_a_probability_that_is_no_number(tmp_path: Path) -> None:
         score_submission(tmp_path / "ours.csv", tmp_path / "truth.csv", settings)
 
 
-def test_log_loss_of_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="log loss needs probabilities"):
-        class_list(["cat"], settings_of("labels", metric="log_loss"), tmp_path)
-
-
 def split_table(*rows: tuple[str, str, str]) -> pd.DataFrame:
     """Return a split table of (path, label, split); the id is the path."""
     return pd.DataFrame(
