@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipelines.dataset.class_folders import labels_of
 from pipelines.dataset.image_paths import image_files, images_by_id, natural_key, normal, posix, without_extension
 from pipelines.dataset.tables import find_column, read_csv
 from pipelines.settings.schema import DataSettings, SplitSettings
@@ -54,11 +55,8 @@ def _class_folder_rows(raw: Path, data: DataSettings, split: SplitSettings, imag
     if not images:
         raise UserError(f"{folder} holds no images. Set data.train_images, or download again.")
     ids = _paths_below(images, data.train_images)
-    loose = [identifier for identifier in ids if "/" not in identifier]
-    remedy = "Move each into the folder of its class, or name the labels CSV in data.labels."
-    _refuse(f"{folder}: images beside the class folders", loose, remedy)
     rows = pd.DataFrame({"id": list(ids), "path": list(ids.values())}, dtype=str)
-    return rows.assign(label=[identifier.partition("/")[0] for identifier in ids], group="")
+    return rows.assign(label=labels_of(list(ids), raw, data), group="")
 
 
 def test_rows(raw: Path, data: DataSettings) -> tuple[pd.DataFrame, int]:

@@ -144,7 +144,7 @@ def test_ids_that_were_not_predicted_are_named(tmp_path: Path) -> None:
 
 def test_a_sample_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,cat,dog,emu", "1,0.3,0.3,0.4")
-    with pytest.raises(UserError, match=r"4 columns.*Set competition.submission to probabilities"):
+    with pytest.raises(UserError, match=r'4 columns.*set competition.submission = "probabilities"'):
         class_list(["cat", "dog"], LABELS, tmp_path)
 
 

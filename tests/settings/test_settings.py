@@ -164,6 +164,8 @@ MISTAKES = {
     "data.test_images = '/tmp'": ("data.test_images is '/tmp'", "inside the raw folder"),
     "data.sample_submission = 'a/../../b.csv'": ("data.sample_submission is", "inside the raw folder"),
     f"model.weights = '{'a' * 256}'": ("model.weights cannot be a path",),
+    "data.class_level = 0": ("data.class_level is 0", "count from 1"),
+    "data = { class_level = 2, labels = 'a.csv' }": ("data.class_level is 2", "data.labels"),
     "data.accept = ['one_clas']": ("data.accept has 'one_clas'", "Did you mean 'one_class'", "Valid: one_class, "),
     "competition.metric = 'log_loss'": ("competition.metric is log_loss", "competition.submission", "probabilities"),
     "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", "without slashes"),
