@@ -1,6 +1,5 @@
 """Make the table of a submission, write it, and check it before it is sent."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +8,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.dataset.tables import find_column, read_csv, table_text
-from pipelines.dataset.vocabulary import check_sample_labels, difference, submitted_labels
+from pipelines.dataset.vocabulary import check_sample_labels, counted, difference, submitted_labels
 from pipelines.settings.schema import DataSettings, Settings
-from pipelines.system.errors import UserError, few, quoted, shown
+from pipelines.system.errors import UserError, few, quoted
 
 SUM_TOLERANCE = 1e-4
-ANSWERS_NAMED = 6  # classes
 PROBABILITY_FORMAT = "%.9g"  # the precision of float32
 
 
@@ -133,13 +131,10 @@ def describe_answers(table: pd.DataFrame, of_labels: bool) -> list[str]:
     """Return the counts of the answers in the submission `table`, and a note if they are all the same."""
     values = table.iloc[:, 1:]
     most_probable = values.astype(np.float64).idxmax(axis=1) if not of_labels else values.iloc[:, 0]
-    counts = Counter(most_probable.tolist()).most_common()
-    named = ", ".join(f"{shown(answer)} {count:,}" for answer, count in counts[:ANSWERS_NAMED])
-    what = "Answers" if of_labels else "Most probable"
-    lines = [f"{what}: {named}{', …' if counts[ANSWERS_NAMED:] else ''}."]
-    if len(table) > 1 and len(counts) == 1:
+    lines = [f"{'Answers' if of_labels else 'Most probable'}: {counted(most_probable.tolist())}."]
+    if len(table) > 1 and most_probable.nunique() == 1:
         equal = not of_labels and len(values.drop_duplicates()) == 1
-        what = "rows of probabilities are equal" if equal else f"answers are {quoted(counts[0][0])}"
+        what = "rows of probabilities are equal" if equal else f"answers are {quoted(most_probable.iloc[0])}"
         lines.append(f"Note: all {len(table):,} {what}. Look at the run's curves and mistakes before you submit.")
     return lines
 

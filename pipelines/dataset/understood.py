@@ -10,11 +10,11 @@ from PIL import Image
 
 from pipelines.dataset.images import FORMATS, settled_warnings
 from pipelines.dataset.tables import find_column, read_csv
+from pipelines.dataset.vocabulary import counted
 from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import few, quoted, shown
 
 SAMPLED = 64  # images whose files are opened
-NAMED = 6  # classes
 LARGE = 0.99  # share of the largest class
 SMALL = 20  # validation images
 
@@ -24,7 +24,7 @@ def describe(settings: Settings, raw: Path, labelled: pd.DataFrame, test: pd.Dat
     data = settings.data
     lines = [
         ("labels", labels_from(raw, data)),
-        ("classes", classes_line(labelled["label"].tolist())),
+        ("classes", f"{labelled['label'].nunique():,}: {counted(labelled['label'].tolist())}"),
         ("ids", _ids(labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist())),
     ]
@@ -44,13 +44,6 @@ def labels_from(raw: Path, data: DataSettings) -> str:
         return f"the folder of each image in {data.train_images}"
     level = "" if data.class_level == 1 else f", on level {data.class_level}"
     return f"the folders in {data.train_images}{level}"
-
-
-def classes_line(labels: Sequence[str]) -> str:
-    """Return the number of classes, and the largest ones with their counts."""
-    counts = sorted(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))
-    named = ", ".join(f"{shown(label)} {count:,}" for label, count in counts[:NAMED])
-    return f"{len(counts):,}: {named}{', …' if counts[NAMED:] else ''}"
 
 
 def _ids(rows: pd.DataFrame) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -11,11 +12,19 @@ import pandas as pd
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import read_csv
 from pipelines.settings.schema import DataSettings
-from pipelines.system.errors import UserError, few, quoted
+from pipelines.system.errors import UserError, few, quoted, shown
 
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 SEPARATORS = (" ", ",", ";", "|")
+NAMED = 6  # classes in a line
 JOINTS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
+
+
+def counted(labels: Sequence[str]) -> str:
+    """Return the most frequent of `labels` with their counts: `cat 300, dog 200, …`."""
+    counts = sorted(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))
+    named = ", ".join(f"{shown(label)} {count:,}" for label, count in counts[:NAMED])
+    return named + (", …" if counts[NAMED:] else "")
 
 
 def is_number(text: str) -> bool:
