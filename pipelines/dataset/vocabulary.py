@@ -21,9 +21,9 @@ JOINTS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 
 
 def counted(labels: Sequence[str]) -> str:
-    """Return the most frequent of `labels` with their counts: `cat 300, dog 200, …`."""
+    """Return the most frequent of `labels` with their counts: `cat (300), dog (200), …`."""
     counts = sorted(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))
-    named = ", ".join(f"{shown(label)} {count:,}" for label, count in counts[:NAMED])
+    named = ", ".join(f"{shown(label)} ({count:,})" for label, count in counts[:NAMED])
     return named + (", …" if counts[NAMED:] else "")
 
 

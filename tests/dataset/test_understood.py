@@ -37,7 +37,7 @@ def test_a_table_is_described(tmp_path: Path) -> None:
     settings = settings_of("probabilities", labels="labels.csv", label_column="breed", sample_submission="sample.csv")
     assert understood.describe(settings, tmp_path, labelled, test) == [
         ("labels", "column 'breed' by column 'id' of labels.csv"),
-        ("classes", "2: cat 2, dog 2"),
+        ("classes", "2: cat (2), dog (2)"),
         ("ids", "such as '1' for train/1.png"),
         (
             "images",
@@ -71,7 +71,7 @@ def test_an_empty_label_column_of_the_sample_is_said(tmp_path: Path) -> None:
 
 def test_only_the_largest_classes_are_named() -> None:
     labels = [str(n) for n in range(10) for _ in range(n + 1)]
-    assert counted(labels) == "9 10, 8 9, 7 8, 6 7, 5 6, 4 5, …"
+    assert counted(labels) == "9 (10), 8 (9), 7 (8), 6 (7), 5 (6), 4 (5), …"
 
 
 def test_what_is_rarely_meant_is_noted() -> None:

@@ -71,11 +71,11 @@ def test_a_folder_too_many_is_refused_and_its_setting_works(work: Path, capsys: 
     toml(work, setting[1])
     assert run("split") == 0
     printed = capsys.readouterr().out
-    assert "classes   3: cat 8, dog 8, fox 8" in printed
+    assert "classes   3: cat (8), dog (8), fox (8)" in printed
     assert "labels    the folders in train/train" in printed
     assert "Note: Folders without images, which are no classes: 'owl'." in printed
     assert run("train") == 0
-    assert "Classes: cat 8, dog 8, fox 8" in capsys.readouterr().out
+    assert "Classes: cat (8), dog (8), fox (8)" in capsys.readouterr().out
 
 
 def test_a_level_above_the_classes_is_refused_and_its_setting_works(
@@ -89,7 +89,7 @@ def test_a_level_above_the_classes_is_refused_and_its_setting_works(
     assert "data.class_level = 2" in refused(work, capsys)
     toml(work, "class_level = 2")
     assert run("split") == 0
-    assert "classes   3: cat 8, dog 8, fox 8" in capsys.readouterr().out
+    assert "classes   3: cat (8), dog (8), fox (8)" in capsys.readouterr().out
 
 
 def test_a_sample_in_other_words_is_refused_and_the_table_works_up_to_the_score(
@@ -106,7 +106,7 @@ def test_a_sample_in_other_words_is_refused_and_the_table_works_up_to_the_score(
     for stage in ("split", "train", "retrain", "predict"):
         assert run(stage) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"^Answers: [01] \d", printed, re.MULTILINE)
+    assert re.search(r"^Answers: [01] \(\d", printed, re.MULTILINE)
     answers = (work / "submissions/pets/default.csv").read_text().splitlines()
     assert {line.partition(",")[2] for line in answers[1:]} <= {"0", "1"}
     write(work / "truth.csv", "id,label\n0,cat\n1,dog\n2,cat\n3,dog\n")

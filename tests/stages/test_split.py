@@ -59,7 +59,7 @@ def test_what_it_writes_and_prints(work: Path, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
         "labels    column 'label' by column 'id' of labels.csv",
-        "classes   2: cat 6, dog 6",
+        "classes   2: cat (6), dog (6)",
         "ids       such as '1' for train/1.png",
         "images    none of 14 that were tried can be read",
         "test ids  such as '2' for test/2.png",
