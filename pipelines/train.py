@@ -69,6 +69,7 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.fingerprints import check_decodable
     from pipelines.dataset.image_set import open_images
+    from pipelines.dataset.vocabulary import counted
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
     from pipelines.models.transfer import FineTuned, build_network
@@ -83,6 +84,7 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
         f"{settings.name}, run {run.folder.name}: {len(train):,} training images, {len(valid):,} validation images, "
         f"{len(images.classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}{reason}"
     )
+    print(f"Classes: {counted(images.rows['label'].tolist())}")
     command.print_parts(describe_phases(settings, network))
     if isinstance(network, FineTuned) and network.matched:
         print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")

@@ -26,7 +26,7 @@ from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256
 from tests.support.histories import same_checkpoints, timeless
 from tests.support.networks import outputs, pictures, save_network
-from tests.support.tiny import Tiny
+from tests.support.tiny import LOG_LOSS, Tiny
 
 NAME, OTHER = "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"
 STAGES = ["conv1", "stage2", "stage3", "stage4", "conv5"]
@@ -524,13 +524,13 @@ def check_best(tiny: Tiny, job: Job, rows: list[Row]) -> checkpoint.Checkpoint:
     ],
 )
 def test_the_best_checkpoint_scores_what_training_reported(tiny: Tiny, weights: Path, more: tuple[str, ...]) -> None:
-    job, network = start(tiny, *on(weights, "competition.metric=log_loss", *more))
+    job, network = start(tiny, *on(weights, *LOG_LOSS, *more))
     saved = check_best(tiny, job, list(run_job(job, network)))
     assert saved.settings.model.weights_sha256 == file_sha256(weights)
 
 
 def test_the_best_epoch_may_be_one_of_the_head_although_the_network_learned_after_it(tiny: Tiny, weights: Path) -> None:
-    options = on(weights, *TWO_PHASES, "competition.metric=log_loss", "train.lr=100", "finetune.head_lr=0.01")
+    options = on(weights, *TWO_PHASES, *LOG_LOSS, "train.lr=100", "finetune.head_lr=0.01")
     job, network = start(tiny, *options)
     rows = []
     try:
@@ -703,7 +703,7 @@ def test_a_checkpoint_of_recognised_files_keeps_their_normalisation(
 ) -> None:
     publish(monkeypatch, **{NAME: (weights, (0.485, 0.456, 0.406)), OTHER: (other_weights, (0.1, 0.2, 0.3))})
     options = (f"model.name={NAME}+{OTHER}", f"model.weights={weights}+{other_weights}", "input.size=32")
-    job, network = start(tiny, *options, "train.epochs=1", "train.lr=1e-3", "competition.metric=log_loss", *more)
+    job, network = start(tiny, *options, "train.epochs=1", "train.lr=1e-3", *LOG_LOSS, *more)
     check_best(tiny, job, list(run_job(job, network)))
 
 
