@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import check_unchanged, split_inputs
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
-from pipelines.settings.records import code_version, finished_run, split_inputs
+from pipelines.settings.records import code_version, finished_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    words.require_raw(layout)
+    if note := check_unchanged(layout, record.settings, words.repeat("split"), "test"):
+        print(note)
     settings = record.settings
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
+from pipelines.dataset.split_record import check_unchanged
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import finished_run
 from pipelines.settings.schema import Settings
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    words.require_raw(layout)
+    if note := check_unchanged(layout, record.settings, words.repeat("split"), "labelled"):
+        print(note)
     with words.only_one_in(run):
         final, again = (path.relative_to(Path.cwd()) for path in (run.final, run.retrained))
         if run.retrained.exists() and run.final.exists():

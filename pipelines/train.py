@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import require_split
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.records import read_record, split_is_made, start_run, with_weights_of
+from pipelines.settings.records import read_record, start_run, with_weights_of
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import UserError
 from pipelines.system.files import read_note, write_json
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.dataset.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
-    if not split_is_made(layout, settings):
-        raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+    words.require_raw(layout)
+    require_split(layout, settings, words.repeat("split"))
     run = layout.run(words.run_name())
     with words.only_one_in(run):
         settings, found = _start(settings, layout, run)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, split_removal
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
-from pipelines.settings.records import is_split_by_audit, split_removal
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, write_json
 
@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.dataset.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
+    words.require_raw(layout)
+    if note := check_unchanged(layout, settings, words.repeat("split")):
+        print(note)
     images = ImageSet(table, table, layout.raw, layout.cache)
     layout.audit.record.unlink(missing_ok=True)  # written last: it must not describe an unfinished audit
     found = _audit_pairs(words, settings, layout, images)
