@@ -152,7 +152,7 @@ def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities:
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
     mistakes = []
     for index, row in zip(shown, images.rows.iloc[shown].itertuples(), strict=True):
-        picture = open_image(images.raw / str(row.path), place_of(row))
+        picture = open_image(images.raw / str(row.path), place_of(row), images.data.white)
         pixels = fit(picture, settings.input.size, evaluation_resize(settings))
         mistakes.append((pixels, str(row.label), images.classes[predicted[index]], float(confidence[index])))
     plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")

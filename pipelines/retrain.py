@@ -45,7 +45,7 @@ def _retrain(settings: Settings, epochs: int, layout: Layout, run: RunLayout, sp
     from pipelines.core import checkpoint
     from pipelines.core import job as jobs
     from pipelines.core.precision import settle_precision
-    from pipelines.dataset.image_set import ImageSet
+    from pipelines.dataset.image_set import all_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
     from pipelines.models.transfer import build_network
@@ -54,7 +54,7 @@ def _retrain(settings: Settings, epochs: int, layout: Layout, run: RunLayout, sp
     settings, reason = settle_precision(settings, run.precision)
     hardware = choose_hardware(settings.hardware)
     table = read_split_csv(layout.split_csv, split_command)
-    images = ImageSet(table, table, layout.raw, layout.cache, checkpoint.load(run.best).classes)
+    images = all_images(settings, layout, table, split_command, checkpoint.load(run.best).classes)
     images = images.select(pd.concat([part.rows for part in images.divide(settings)]).sort_index())
     print(
         f"{settings.name}, run {run.folder.name}: {len(images):,} training images, train and valid together; {epochs} "

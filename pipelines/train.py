@@ -22,15 +22,15 @@ from pipelines.settings.schema import Settings
 from pipelines.system.files import read_note, write_json
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from pipelines.core.job import Job
+    from pipelines.dataset.image_set import ImageSet
     from pipelines.models.weights import Origin
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
+    from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
             print(f"To do it again: rm -r {shown}    Next: {words.repeat('retrain')}")
             return
-        _train(settings, table, layout, run, found)
+        _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found)
     print(f"Next: {words.repeat('retrain')}")
 
 
@@ -63,17 +63,15 @@ def _start(settings: Settings, layout: Layout, run: RunLayout) -> "tuple[Setting
     return settings, found
 
 
-def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLayout, found: "list[Origin]") -> None:
+def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[Origin]") -> None:
     from pipelines.core import job as jobs
     from pipelines.core.phases import describe_phases
     from pipelines.core.precision import settle_precision
-    from pipelines.dataset.fingerprints import check_decodable
-    from pipelines.dataset.image_set import open_images
+    from pipelines.dataset.batches import check_images
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
     from pipelines.models.transfer import FineTuned, build_network
 
-    images = open_images(settings, layout, table)
     train, valid = images.divide(settings)
     network = build_network(settings, images.classes, found)
     parameters = check_model(network, settings.model.name, settings.input.size, settings.augment.sizes)
@@ -87,8 +85,7 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
     if isinstance(network, FineTuned) and network.matched:
         print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
-    if settings.input.source == "photos" and len(test := images.part(test=True)):
-        check_decodable(test, command.progress)  # now, not after all the training
+    check_images(settings, images, command.progress)  # now, not after all the training
     started = time.perf_counter()
     if counts := jobs.prepare_features(job, network):
         print(f"Features: {counts}")

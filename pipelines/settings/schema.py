@@ -55,8 +55,15 @@ class DataSettings(Section):
     test_images: str = option("test", "folder of the test images")
     test_table: str = option("", "CSV of the test ids; empty: the ids of sample_submission, else all of test_images")
     sample_submission: str = option("", "sample submission from Kaggle; empty: there is none")
+    white: int = option(
+        0,
+        "images of more than 8 bits: the value that is white; 0: each image's own, of 8, 10, 12, 14 or 16 bits",
+        minimum=0,
+    )
 
     def problems(self) -> Iterator[str]:
+        if self.white and not 255 <= self.white <= 65535:
+            yield f"data.white is {self.white}; it must be 0 (each image's own) or 255 to 65535."
         for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
             place = getattr(self, key)
             if problem := path_problem(place):

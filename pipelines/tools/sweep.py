@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_split(layout, settings, words.repeat("split"))
     found = find_origins(settings.model, layout.weights, watch=command.progress)
     settings = resolve(settings, found)
-    train, valid = open_images(settings, layout, table).divide(settings)
+    train, valid = open_images(settings, layout, table, words.repeat("split")).divide(settings)
     run, hardware = layout.run(words.run_name()), choose_hardware(settings.hardware)
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
     print(f"Features: {jobs.prepare_features(job, build_network(settings, train.classes, found))}")
