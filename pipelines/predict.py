@@ -71,6 +71,7 @@ def _make_submission(
     from pipelines.core import calibration
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import predict
+    from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
     from pipelines.dataset.submission import check_submission, make_submission, write_submission
 
@@ -78,6 +79,8 @@ def _make_submission(
     test = images.part(test=True)
     if not len(test):
         raise UserError(f"{layout.split_csv} has no test rows, so there is nothing to predict. Check data.test_images.")
+    if changed := note_changed_pixels(read_note(run.trained), images, run.folder.name, command.progress):
+        print(changed)
     _, valid = images.divide(settings)
     settings, _ = settle_precision(settings, run.precision)
     predicted = predict(run.best, settings, valid, layout.weights, "validating", command.progress)

@@ -11,6 +11,7 @@ There is no validation score: the validation rows are trained on too.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines import command
 from pipelines.dataset.split_record import check_unchanged
@@ -34,17 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already retrained: {final}.")
             print(f"To do it again: rm {again} {final}    Next: {words.repeat('predict')}")
             return
-        _retrain(record.settings, trained["best_epoch"], layout, run, words.repeat("split"))
+        _retrain(record.settings, trained, layout, run, words.repeat("split"))
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")
     print(f"Next: {words.repeat('predict')}")
 
 
-def _retrain(settings: Settings, epochs: int, layout: Layout, run: RunLayout, split_command: str) -> None:
+def _retrain(settings: Settings, trained: dict[str, Any], layout: Layout, run: RunLayout, split_command: str) -> None:
     import pandas as pd
 
     from pipelines.core import checkpoint
     from pipelines.core import job as jobs
     from pipelines.core.precision import settle_precision
+    from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import all_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
@@ -55,6 +57,9 @@ def _retrain(settings: Settings, epochs: int, layout: Layout, run: RunLayout, sp
     hardware = choose_hardware(settings.hardware)
     table = read_split_csv(layout.split_csv, split_command)
     images = all_images(settings, layout, table, split_command, checkpoint.load(run.best).classes)
+    if note := note_changed_pixels(trained, images, run.folder.name, command.progress):
+        print(note)
+    epochs = trained["best_epoch"]
     images = images.select(pd.concat([part.rows for part in images.divide(settings)]).sort_index())
     print(
         f"{settings.name}, run {run.folder.name}: {len(images):,} training images, train and valid together; {epochs} "

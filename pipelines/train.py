@@ -3,7 +3,8 @@
 Reads   data/<c>/split.csv and its images; weights/, the folder of pretrained weights.
 Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row per epoch), best.pt, last.pt, curves.png, train.json,
         precision.json (where two precisions were tried);
-        data/<c>/cache/: decoded images, or the features of a frozen network.
+        data/<c>/cache/: decoded images, or the features of a frozen network;
+        data/<c>/damaged.csv: images that cannot be decoded, if there are any.
 
 If it is killed, the same command continues after the last complete epoch.
 """
@@ -68,6 +69,7 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     from pipelines.core.phases import describe_phases
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.batches import check_images
+    from pipelines.dataset.fingerprints import images_digest
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
     from pipelines.models.transfer import FineTuned, build_network
@@ -86,17 +88,20 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
         print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
     check_images(settings, images, command.progress)  # now, not after all the training
+    if note := images.note_whites():
+        print(note)
+    pixels = images_digest(images, command.progress, test=False)
     started = time.perf_counter()
     if counts := jobs.prepare_features(job, network):
         print(f"Features: {counts}")
     features_seconds = time.perf_counter() - started
     new, metric = jobs.run_job(job, network), settings.competition.metric
     rows = command.print_epochs(new, jobs.read_history(job), job.epochs, metric, settings.tuning.head_epochs)
-    _finish(job, rows, run, features_seconds)
+    _finish(job, rows, run, {"features_seconds": features_seconds, "labelled images": pixels})
 
 
-def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, features_seconds: float) -> None:
-    """Draw the curves, write train.json, and print the best epoch."""
+def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[str, Any]) -> None:
+    """Draw the curves, write train.json with `facts`, and print the best epoch."""
     from pipelines.analysis import plots
     from pipelines.core.job import best_row, interval_columns
 
@@ -114,7 +119,7 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, features_sec
         "train_images": len(job.train),
         "valid_images": len(job.valid),
         "seconds": sum(row["seconds"] for row in rows),
-        "features_seconds": features_seconds,
+        **facts,
         "hardware": job.hardware.record(),
     }
     write_json(run.trained, note)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -74,10 +74,21 @@ def readable_fingerprints(images: ImageSet, watch: Watch = unwatched) -> tuple[M
     return entries["fingerprint"].astype(np.uint64)[images.places], found
 
 
-def images_digest(images: ImageSet, watch: Watch = unwatched) -> str:
-    """Return a digest of the bytes of all images of the split table, in its order.  Raises as `fingerprints` does."""
-    parts = (part for part in (images.part(test=False), images.part(test=True)) if len(part))
+def images_digest(images: ImageSet, watch: Watch = unwatched, test: bool = True) -> str:
+    """Return a digest of the bytes of all labelled images of the split table, and all test images if `test`.
+
+    It depends on the order of the table.  Raises as `fingerprints` does.
+    """
+    parts = [part for part in (images.part(test=False), images.part(test=True)) if len(part)][: 2 if test else 1]
     return hashlib.sha256(b"".join(fingerprints(part, watch).astype("<u8").tobytes() for part in parts)).hexdigest()
+
+
+def note_changed_pixels(trained: Mapping[str, Any], images: ImageSet, run: str, watch: Watch = unwatched) -> str:
+    """Return a note if labelled images have other bytes than when `run` was trained, by its note `trained`."""
+    then = trained.get("labelled images")  # absent in the notes of older versions
+    if then in (None, images_digest(images, watch, test=False)):
+        return ""
+    return f"Note: labelled images have other contents than when {run} was trained; its scores are of the earlier ones."
 
 
 def _load(file: Path) -> Entries:

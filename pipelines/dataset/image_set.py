@@ -1,5 +1,6 @@
 """Some rows of a split table together with the folders of their images and caches."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.dataset.images import holds_deep
+from pipelines.dataset.images import describe_image, holds_deep
 from pipelines.dataset.splits import read_split_csv
 from pipelines.dataset.submission import class_list
 from pipelines.settings.layout import Layout
@@ -18,6 +19,7 @@ from pipelines.system.errors import UserError
 
 TEST, LABELLED = "test", "labelled"  # the two sets of images that are cached
 SAMPLE = 16  # images whose headers tell whether a set has values of more than 8 bits
+DESCRIBED = 64  # images whose values are described
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,29 @@ class ImageSet:
     @property
     def value_rule(self) -> str:
         """A text that is part of the key of what is computed from pixels; empty for a set of plain 8-bit images."""
-        rows = self.cached_together.rows["path"]
-        sample = rows.iloc[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
-        deep = self.data.white or any(holds_deep(self.raw / path) for path in sample)
+        deep = self.data.white or any(map(holds_deep, self.cached_together.sample(SAMPLE)))
         return f"values-2 {self.data.white}" if deep else ""
+
+    def sample(self, most: int) -> list[Path]:
+        """Return the files of at most `most` of the images, spread over the rows."""
+        paths = self.rows["path"]
+        return [
+            self.raw / path for path in paths.iloc[np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)]
+        ]
+
+    def note_whites(self) -> str:
+        """Return a note if images of more than 8 bits have different whites by their own rule; else an empty text."""
+        if self.data.white or not self.value_rule:
+            return ""
+        described = [describe_image(path, path.name) for path in self.sample(DESCRIBED)]
+        counts = sorted(Counter(each.white for each in described if each.bits > 8).items())
+        if len(counts) < 2:
+            return ""
+        whites = ", ".join(f"{white:,} in {count:,}" for white, count in counts)
+        return (
+            f"Note: of {len(described):,} images, the value of white is {whites}: each image is scaled by its own "
+            f'values. If all share one scale, name it: SET="data.white={counts[-1][0]}"'
+        )
 
     @property
     def is_test(self) -> bool:

@@ -57,7 +57,7 @@ class DataSettings(Section):
     sample_submission: str = option("", "sample submission from Kaggle; empty: there is none")
     white: int = option(
         0,
-        "images of more than 8 bits: the value that is white; 0: each image's own, of 8, 10, 12, 14 or 16 bits",
+        "greys of more than 8 bits: the value of white; 0: by each image, that of 8, 10, 12, 14 or 16 bits",
         minimum=0,
     )
 
