@@ -54,14 +54,14 @@ def _listed(images: ImageSet, found: Iterable[Found]) -> list[_Image]:
 
 
 def _message(images: ImageSet, bad: Sequence[_Image]) -> str:
-    count = f"{len(bad):,} image{'s' * (len(bad) != 1)} cannot be used"
+    count = f"{len(bad):,} image{'s' * (len(bad) != 1)} cannot be used:"
     lines = [f"  {shown(each.path)} (id {shown(each.id)!r}, {each.split}): {shown(each.problem)}" for each in bad]
     layout = images.layout
     if len(bad) > NAMED:
         lines[NAMED:] = [f"  … and {len(bad) - NAMED:,} more"]
     if layout:
         lines.append(f"All of them: {layout.damaged.relative_to(layout.root)}")
-    return "\n".join([f"{count}:", *lines, *_advice(images, bad)])
+    return "\n".join([count, *lines, *_advice(images, bad)])
 
 
 def _advice(images: ImageSet, bad: Sequence[_Image]) -> list[str]:
