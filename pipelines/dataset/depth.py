@@ -36,6 +36,9 @@ class Depth:
         return self.bits > 8
 
 
+PLAIN = Depth()  # one for all: making one takes a microsecond
+
+
 def depth_of(image: Image.Image, head: bytes) -> Depth:
     """Return the depth of `image`, opened but not loaded, whose file begins with `head`.
 
@@ -51,7 +54,7 @@ def depth_of(image: Image.Image, head: bytes) -> Depth:
         significant = _significant_bits(head)
         white = (1 << significant) - 1 if significant else 0
         return Depth(16, white, colours=not image.mode.startswith("I"))
-    return Depth()
+    return PLAIN
 
 
 def _depth_of_tiff(image: Image.Image) -> Depth:
@@ -77,7 +80,7 @@ def _depth_of_ppm(image: Image.Image) -> Depth:
     arguments = image.tile[0].args  # type: ignore[attr-defined]
     maxval = arguments[1] if isinstance(arguments, tuple) else FULL if arguments == "I;16B" else 255
     if not isinstance(maxval, int) or maxval <= 255:
-        return Depth()
+        return PLAIN
     return Depth(maxval.bit_length(), maxval, maxval, colours=image.mode != "I")
 
 
