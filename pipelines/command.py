@@ -64,6 +64,11 @@ class Words(argparse.Namespace):
         """Return the paths of the competition's files below the working folder."""
         return Layout(Path.cwd(), find_competition(self.competition).stem)
 
+    def require_raw(self, layout: Layout) -> None:
+        """Raise `UserError`, with the command that makes it, if the raw folder is missing."""
+        if not layout.raw.is_dir():
+            raise UserError(f"{layout.raw.relative_to(layout.root)} is missing. First: {self.repeat('download')}")
+
     def run_name(self) -> str:
         """Return the name given with --run, or the one that recipe and overrides give."""
         return self.run or run_name(self.recipe, self.set)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
+from pipelines.dataset.split_record import DOWNLOAD_RECORD
 from pipelines.settings.layout import Layout
-from pipelines.settings.records import DOWNLOAD_RECORD
 from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import UserError, printable
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import check_unchanged, split_inputs
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
-from pipelines.settings.records import code_version, finished_run, split_inputs
+from pipelines.settings.records import code_version, finished_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    words.require_raw(layout)
+    if note := check_unchanged(layout, record.settings, words.repeat("split"), "test"):
+        print(note)
     settings = _with_answers_of(record.settings, words.settings())
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
@@ -84,6 +88,7 @@ def _make_submission(
     from pipelines.core import calibration
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import predict
+    from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
     from pipelines.dataset.submission import check_submission, describe_answers, make_submission, write_submission
 
@@ -91,6 +96,8 @@ def _make_submission(
     test = images.part(test=True)
     if not len(test):
         raise UserError(f"{layout.split_csv} has no test rows, so there is nothing to predict. Check data.test_images.")
+    if changed := note_changed_pixels(read_note(run.trained), images, run.folder.name, command.progress):
+        print(changed)
     _, valid = images.divide(settings)
     settings, _ = settle_precision(settings, run.precision)
     predicted = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
@@ -166,7 +173,7 @@ def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities:
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
     mistakes = []
     for index, row in zip(shown, images.rows.iloc[shown].itertuples(), strict=True):
-        picture = open_image(images.raw / str(row.path), place_of(row))
+        picture = open_image(images.raw / str(row.path), place_of(row), images.data.white)
         pixels = fit(picture, settings.input.size, evaluation_resize(settings))
         mistakes.append((pixels, str(row.label), images.classes[predicted[index]], float(confidence[index])))
     plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")

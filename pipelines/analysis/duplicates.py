@@ -66,7 +66,7 @@ def find_pairs(
     parts = table["split"].map({name: number for number, name in enumerate(SPLITS)}).to_numpy()
     order = np.argsort(parts, kind="stable")  # a leader is the first of equal images: a train row, if there is one
     same_bytes, heads = _equal("bytes", marks[order], order)
-    same_pixels, heads = _equal("pixels", _full_keys(table, raw, pixels, heads, watch), heads)
+    same_pixels, heads = _equal("pixels", _full_keys(images, pixels, heads, watch), heads)
     signs, flat = _signs(pixels, heads, watch)
     judge = _Judge(table, raw, pixels, settings.correlation)
     same_hash, heads, signs = _same_hash(heads[~flat], signs[~flat], judge)
@@ -94,14 +94,14 @@ def _equal(kind: str, keys: Marks, rows: Places) -> tuple[pd.DataFrame, Places]:
     return pairs, rows[np.unique(leaders)]
 
 
-def _full_keys(table: pd.DataFrame, raw: Path, pixels: Pixels, rows: Places, watch: Watch) -> Marks:
+def _full_keys(images: ImageSet, pixels: Pixels, rows: Places, watch: Watch) -> Marks:
     """Return keys of the images of `rows`, uint64 (n,); decode only those whose small copies are equal."""
     keys = np.array([fingerprint_of(pixels[row].tobytes()) for row in rows.tolist()], np.uint64)
     _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(counts[which] > 1)
-    lines = list(table.iloc[rows[shared]].itertuples())
+    lines = list(images.table.iloc[rows[shared]].itertuples())
     for place, line in watch(zip(shared.tolist(), lines, strict=True), "comparing pixels", len(shared), "images"):
-        picture = open_image(raw / str(line.path), place_of(line))
+        picture = open_image(images.raw / str(line.path), place_of(line), images.data.white)
         keys[place] = fingerprint_of(str(picture.size).encode() + picture.tobytes())
     return keys
 

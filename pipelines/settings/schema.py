@@ -81,6 +81,11 @@ class DataSettings(Section):
         "CSV of label,answer for each class, in the raw or the working folder; empty: labels are submitted as they are",
     )
     accept: tuple[str, ...] = option((), f"checks of meaning to overrule, if the data is right: {', '.join(CHECKS)}")
+    white: int = option(
+        0,
+        "greys of more than 8 bits: the value of white; 0: by each image, that of 8, 10, 12, 14 or 16 bits",
+        minimum=0,
+    )
 
     def problems(self) -> Iterator[str]:
         if self.zip_encoding and not _is_encoding(self.zip_encoding):
@@ -94,6 +99,8 @@ class DataSettings(Section):
         if unknown := [word for word in self.accept if word not in CHECKS]:
             hint = did_you_mean(unknown[0], CHECKS)
             yield f"data.accept has {', '.join(map(repr, unknown))}.{hint} Valid: {', '.join(CHECKS)}."
+        if self.white and not 255 <= self.white <= 65535:
+            yield f"data.white is {self.white}; it must be 0 (each image's own) or 255 to 65535."
         for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
             place = getattr(self, key)
             if problem := path_problem(place):
