@@ -84,6 +84,8 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
         f"{len(images.classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}{reason}"
     )
     command.print_parts(describe_phases(settings, network))
+    if isinstance(network, FineTuned):
+        print("".join(f"{note}\n" for note in network.notes()), end="")
     if isinstance(network, FineTuned) and network.matched:
         print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)

@@ -125,6 +125,11 @@ class FineTuned(nn.Module):
                 if _is_frozen(module) or (norms and isinstance(module, nn.modules.batchnorm._BatchNorm)):
                     self._evaluated.append(module)
 
+    def notes(self) -> list[str]:
+        """Return a line for each note about a file of weights."""
+        pairs = zip(self.origins, self.bodies, strict=True)
+        return [f"{origin.path.name}: {note}." for origin, body in pairs if origin.path for note in body.notes]
+
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the backbones and their own last layers."""
         yield from self.backbones.parameters()
@@ -168,7 +173,8 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     classifiers: list[nn.Linear] = []
     for origin in found:
         facts = origin.facts
-        backbone, classifier = build_backbone(origin.name, origin.path, facts.size if facts else None)
+        size, needs_head = facts.size if facts else None, _use_of_last_layer(settings.model)
+        backbone, classifier = build_backbone(origin.name, origin.path, size, needs_head)
         if settings.tuning.freeze_norms:
             backbone = fold_norms(backbone)
         if backbones and facts:  # images are normalised for the first
@@ -180,6 +186,13 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     if settings.model.label_map and all(origin.path for origin in found):
         matched = _start_head(top, classifiers, classes, found, settings.model.label_map)
     return FineTuned(backbones, found, top, matched)
+
+
+def _use_of_last_layer(model: ModelSettings) -> str:
+    """Return the setting that uses the pretrained last layer; empty if none does."""
+    if model.features != "pooled":
+        return f"model.features={model.features}"
+    return f"model.label_map={model.label_map}" if model.label_map else ""
 
 
 def _start_head(

@@ -377,7 +377,7 @@ def test_it_is_a_resnet_whose_fc_was_replaced(tiny: Tiny) -> None:
 
 
 def test_it_is_a_vgg_whose_last_classifier_was_replaced(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "load_into", lambda *_: None)  # its weights stay on the meta device
+    monkeypatch.setattr(backbones, "load_into", lambda *_: [])  # its weights stay on the meta device
     settings = tiny.settings("model.name=vgg16", "model.weights=x", *IMAGE)
     network = build_fine_tuned(settings, tiny.classes, [Origin("vgg16", Path("x"))])
     *layers, last = network.get_submodule("backbones.0.body.classifier").children()
