@@ -24,6 +24,7 @@ AVERAGED = re.compile(r"(?:^|[._])ema(?:[._]|$)")  # names of averaged weights, 
 NO_PARAMETERS = ("running_mean", "running_var", "relative_coords_table")  # torchvision's floating-point buffers
 OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 MODELS = ("model", "net", "network", "module", "ema", "model_ema", "state_dict")  # keys of a whole model in a file
+NO_HEAD = "no last layer"
 LAST_LAYERS = ("fc", "classifier", "head", "heads", "last_linear", "linear", "output")  # names that libraries use
 FOREIGN_NAMES = {  # names of tensors in other libraries' versions of networks that torchvision has too
     re.compile(r"\.embedder\.|embeddings\.|encoder\.stages\.|encoder\.layer\.|pooler\."): "Hugging Face's transformers",
@@ -210,7 +211,8 @@ def load_into(model: nn.Module, path: Path, network: str, head: str = "", needs_
             f"{path} has {other}, but {needs_head} uses the last layer of {network}. Set model.features=pooled and "
             "model.label_map= (empty), which do not use it, or take a file with ImageNet's last layer."
         )
-    return [*weights.notes, *([f"it has {other}, which is not used"] if other else [])]
+    unused = f"it has {other}, {'and none is needed' if other == NO_HEAD else 'which is not used'}"
+    return [*weights.notes, *([unused] if other else [])]
 
 
 def _replace_head(state: dict[str, Tensor], expected: Mapping[str, Tensor], head: str) -> str:
@@ -224,7 +226,7 @@ def _replace_head(state: dict[str, Tensor], expected: Mapping[str, Tensor], head
     state |= {name: torch.zeros(expected[name].shape, device="cpu") for name in own}
     last = [value for value in removed.values() if value.ndim == 2]
     if not last:
-        return "no last layer"
+        return NO_HEAD
     return f"a last layer of {len(last[-1]):,} outputs"
 
 

@@ -15,7 +15,8 @@ from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_nor
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
 from pipelines.models.weights import Origin
-from pipelines.settings.loading import COMPETITIONS
+from pipelines.settings.loading import label_map_file
+from pipelines.settings.records import with_label_map
 from pipelines.settings.schema import ModelSettings, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.seeds import derive_seed
@@ -184,7 +185,8 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     top = Top(classifiers, len(classes), settings.model)
     matched = 0
     if settings.model.label_map and all(origin.path for origin in found):
-        matched = _start_head(top, classifiers, classes, found, settings.model.label_map)
+        label_map = label_map_file(with_label_map(settings).model.label_map)
+        matched = _start_head(top, classifiers, classes, found, label_map)
     return FineTuned(backbones, found, top, matched)
 
 
@@ -196,7 +198,7 @@ def _use_of_last_layer(model: ModelSettings) -> str:
 
 
 def _start_head(
-    top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: str
+    top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: Path | None
 ) -> int:
     """Initialise the head from the mean of the pretrained classifiers; return the number of matched classes."""
     pairs = zip(found, classifiers, strict=True)
@@ -207,10 +209,7 @@ def _start_head(
         raise UserError("model.label_map needs networks whose outputs have the same names. Leave it empty for these.")
     if len(categories[0]) != classifiers[0].out_features:
         raise UserError(f"{found[0].path} has {classifiers[0].out_features} outputs for {len(categories[0])} names.")
-    path = None
-    if label_map != "names":  # in the working folder, or else in the folder of the competitions' TOMLs
-        path = Path(label_map) if Path(label_map).exists() else COMPETITIONS / label_map
-    matches = match_labels(classes, categories[0], path)
+    matches = match_labels(classes, categories[0], label_map)
     merged = nn.Linear(sum(top.widths), classifiers[0].out_features)
     with torch.no_grad():
         merged.weight.copy_(torch.cat([classifier.weight for classifier in classifiers], dim=1) / len(classifiers))

@@ -8,14 +8,13 @@ import tarfile
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
 from pipelines.models.safetensors import is_safetensors, read_safetensors
-from pipelines.system.errors import UserError, few, quoted
+from pipelines.system.errors import UserError, few
 
 FORMS = "a state dict that torch.save wrote (.pth, .pt, .bin, .ckpt), or a .safetensors file"
 EXTENSIONS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".th", ".pkl")  # of files that may be read here
@@ -221,8 +220,3 @@ def _is_torch(path: Path) -> bool:
     """Return whether the first bytes are those of a zip or of a pickle, the two containers of torch."""
     with open(path, "rb") as file:
         return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
-def candidates_in(folder: Path) -> Sequence[str]:
-    """Return the names of the files in `folder` that may be weights, as quoted text."""
-    return [quoted(file.name) for file in sorted(folder.iterdir()) if file.name.endswith(EXTENSIONS)]
