@@ -86,8 +86,6 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
     command.print_parts(describe_phases(settings, network))
     if isinstance(network, FineTuned):
         print("".join(f"{note}\n" for note in network.notes()), end="")
-    if isinstance(network, FineTuned) and network.matched:
-        print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
     if settings.input.source == "photos" and len(test := images.part(test=True)):
         check_decodable(test, command.progress)  # now, not after all the training

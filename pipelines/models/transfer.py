@@ -18,10 +18,11 @@ from pipelines.models.weights import Origin
 from pipelines.settings.loading import label_map_file
 from pipelines.settings.records import with_label_map
 from pipelines.settings.schema import ModelSettings, Settings
-from pipelines.system.errors import UserError
+from pipelines.system.errors import UserError, few
 from pipelines.system.seeds import derive_seed
 
 WHOLE = -1  # stages: all of them, and the pretrained last layer
+LABELS_SHOWN = 10
 HEAD = "top.head."  # the head's prefix in the names of the weights
 
 
@@ -83,10 +84,12 @@ class FineTuned(nn.Module):
     Frozen covers statistics too: batch norms and dropout of frozen stages stay in evaluation mode even after `train()`.
     """
 
-    def __init__(self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top, matched: int = 0) -> None:
-        """found: the origin of each backbone.  matched: the number of outputs that start from pretrained rows."""
+    def __init__(
+        self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top, label_map: Sequence[str] = ()
+    ) -> None:
+        """found: the origin of each backbone.  label_map: notes about the outputs that start from pretrained rows."""
         super().__init__()
-        self.matched, self.origins = matched, list(found)
+        self.label_map, self.origins = label_map, list(found)
         self.bodies = list(backbones)  # typed, unlike the items of a ModuleList
         self.backbones = nn.ModuleList(backbones)
         self.top = top
@@ -127,9 +130,10 @@ class FineTuned(nn.Module):
                     self._evaluated.append(module)
 
     def notes(self) -> list[str]:
-        """Return a line for each note about a file of weights."""
+        """Return lines about what was taken from the files of weights, and what was not."""
         pairs = zip(self.origins, self.bodies, strict=True)
-        return [f"{origin.path.name}: {note}." for origin, body in pairs if origin.path for note in body.notes]
+        notes = [f"{origin.path.name}: {note}." for origin, body in pairs if origin.path for note in body.notes]
+        return [*notes, *self.label_map]
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the backbones and their own last layers."""
@@ -183,11 +187,11 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
         backbones.append(backbone)
         classifiers.append(classifier)
     top = Top(classifiers, len(classes), settings.model)
-    matched = 0
+    notes: list[str] = []
     if settings.model.label_map and all(origin.path for origin in found):
         label_map = label_map_file(with_label_map(settings).model.label_map)
-        matched = _start_head(top, classifiers, classes, found, label_map)
-    return FineTuned(backbones, found, top, matched)
+        notes = _start_head(top, classifiers, classes, found, label_map)
+    return FineTuned(backbones, found, top, notes)
 
 
 def _use_of_last_layer(model: ModelSettings) -> str:
@@ -199,8 +203,8 @@ def _use_of_last_layer(model: ModelSettings) -> str:
 
 def _start_head(
     top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: Path | None
-) -> int:
-    """Initialise the head from the mean of the pretrained classifiers; return the number of matched classes."""
+) -> list[str]:
+    """Initialise the head from the mean of the pretrained classifiers; return lines about the matched classes."""
     pairs = zip(found, classifiers, strict=True)
     categories = [
         (origin.facts and origin.facts.categories) or _imagenet(classifier, origin) for origin, classifier in pairs
@@ -218,7 +222,10 @@ def _start_head(
     layer = top.head[-1]
     assert isinstance(layer, nn.Linear)
     start_rows(layer, merged, matches)
-    return len(matches)
+    lines = [f"Label map: {len(matches)} of {len(classes)} outputs start from the pretrained network's own."]
+    if without := [name for number, name in enumerate(classes) if number not in matches]:
+        lines.append(f"Labels without a category, whose outputs start at random: {few(without, LABELS_SHOWN)}")
+    return lines
 
 
 def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:

@@ -452,6 +452,10 @@ def known(*names: str) -> list[int]:
 def test_known_labels_start_from_their_rows_and_others_from_xavier(tiny: Tiny, weights: Path) -> None:
     settings = tiny.settings(*on(weights, "model.label_map=names"))
     network = build_fine_tuned(settings, DOGS, find_origins(settings.model, tiny.layout.weights))
+    assert network.notes() == [
+        "Label map: 2 of 3 outputs start from the pretrained network's own.",
+        "Labels without a category, whose outputs start at random: 'no such dog'",
+    ]
     logits = outputs(network, pictures(size=32))
     expected = own_logits(weights, NAME, pictures(size=32))[:, known("golden retriever", "pug")]
     assert torch.allclose(logits[:, [0, 2]], expected, atol=1e-5)
