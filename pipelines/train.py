@@ -86,8 +86,8 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     )
     print(f"Classes: {counted(images.rows['label'].tolist())}")
     command.print_parts(describe_phases(settings, network))
-    if isinstance(network, FineTuned) and network.matched:
-        print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
+    if isinstance(network, FineTuned):
+        print("".join(f"{note}\n" for note in network.notes()), end="")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
     check_images(settings, images, command.progress)  # now, not after all the training
     if note := images.note_whites():

@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.loading import differences, from_dict, merge, to_dict, with_input
+from pipelines.settings.loading import (
+    differences,
+    from_dict,
+    label_map_file,
+    merge,
+    missing_label_map,
+    to_dict,
+    with_input,
+)
 from pipelines.settings.schema import OUTSIDE_A_RUN, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, plain_sha256, read_json, read_note, write_json
 
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
+LABEL_MAP = "model.label_map_sha256:"  # the key that changes with the content of the label map's CSV
 METRIC = "competition.metric:"  # the one key of [competition] that a run depends on
 WHITE = "data.white:"  # the one key of [data] that a run depends on, beside the split
 
@@ -56,7 +65,13 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
     check_split(run, record, split_csv)
     changes = differences(settings, record.settings, RUN_SECTIONS)
     others = differences(settings, record.settings, ("competition", "data"))
-    if changes := [*changes, *(line for line in others if line.startswith((METRIC, WHITE)))]:
+    changes += [line for line in others if line.startswith((METRIC, WHITE))]
+    if other_map := [line for line in changes if line.startswith(LABEL_MAP)]:
+        changes.remove(other_map[0])
+        if record.settings.model.label_map_sha256 and not changes:  # older records lack it
+            changed = f"with another label map: {settings.model.label_map} has changed since. Put it back, or name"
+            raise UserError(f"{_shown(run)} was trained {changed} a new run with RUN=.")
+    if changes:
         raise UserError(f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). {_new_run(run)}")
 
 
@@ -68,8 +83,33 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
     """
     if plain_sha256(settings.model.weights_sha256) in ("", then.model.weights_sha256):
         settings = merge(settings, {"model": {"weights_sha256": then.model.weights_sha256}}, "model")
+    if label_map_file(settings.model.label_map):
+        settings = with_label_map(settings)
+    elif settings.model.label_map == then.model.label_map:
+        settings = merge(settings, {"model": {"label_map_sha256": then.model.label_map_sha256}}, "model")
     image = then.input
     return with_input(settings, size=image.size, mean=image.mean, std=image.std, resize=image.resize)
+
+
+def with_label_map(settings: Settings) -> Settings:
+    """Return `settings` with the SHA-256 of the label map's CSV, if `model.label_map` names one.
+
+    Raises `UserError` if the file is missing or has another SHA-256 than `settings` expect.
+    """
+    model = settings.model
+    if model.label_map in ("", "names") or not model.pretrained:
+        return settings
+    path = label_map_file(model.label_map)
+    if path is None:
+        raise missing_label_map(model.label_map)
+    digest, wanted = file_sha256(path), plain_sha256(model.label_map_sha256)
+    if wanted and digest != wanted:
+        raise UserError(
+            f"{path}, the label map, has the sha256 {digest}, but the settings expect {wanted} "
+            "(model.label_map_sha256; a run records it). Put the file back that the run was trained with, or train a "
+            "new run."
+        )
+    return merge(settings, {"model": {"label_map_sha256": digest}}, "model")
 
 
 def read_record(run: RunLayout) -> RunRecord:

@@ -217,6 +217,7 @@ class ModelSettings(Section):
     label_map: str = option(
         "", "start the head from the pretrained rows of the same labels: names, or a CSV of label,category; empty: off"
     )
+    label_map_sha256: str = option("", "expected SHA-256 of the label map's CSV; empty: not checked")
 
     def problems(self) -> Iterator[str]:
         for key in ("weights", "label_map"):

@@ -80,8 +80,8 @@ def _audit_pairs(words: command.Words, settings: Settings, layout: Layout, image
             print(f"{part.capitalize()} images with a twin in train: {among:,} of {count:,} ({among / count:.2%}).")
     if left_out:
         print(
-            f"Near pairs with an image of less than {duplicates.SIDE} pixels: {left_out:,}. They are left out: with so "
-            "few pixels, equal and similar pictures cannot be told apart."
+            f"Images of less than {duplicates.SIDE} pixels that resemble others: {left_out:,}. Only equal ones are "
+            "listed: with so few pixels, nearly the same and similar pictures cannot be told apart."
         )
     shown = [path.relative_to(layout.root) for path in (layout.audit.pairs, layout.audit.pairs_picture)]
     print(f"Pairs: {shown[0]}, {shown[1]}")

@@ -80,7 +80,7 @@ def test_images_too_small_for_near_twins_are_told(work: Tiny, capsys: pytest.Cap
     pixels[7, 7] ^= 1
     Image.fromarray(pixels).save(work.layout.raw / "test" / "7.png")
     assert call(work) == 0
-    assert "Near pairs with an image of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
+    assert "Images of less than 16 pixels that resemble others: 2. Only equal" in capsys.readouterr().out
     assert set(read_csv(work.layout.audit.pairs)["kind"]) == {"bytes"}
 
 
