@@ -106,7 +106,7 @@ def _files_left() -> int:
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return limit - len(os.listdir("/dev/fd")) if limit != resource.RLIM_INFINITY else 1 << 20
+        return limit - sum(1 for _ in os.scandir("/dev/fd")) if limit != resource.RLIM_INFINITY else 1 << 20
     except OSError as error:
         return 0 if error.errno == errno.EMFILE else 1 << 20
     except ImportError:  # Windows

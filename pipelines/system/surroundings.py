@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -83,10 +84,8 @@ def _allow_many_files() -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
         if soft != resource.RLIM_INFINITY and soft < wanted:
-            try:
+            with suppress(OSError, ValueError):  # macOS has another, hidden limit
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            except (OSError, ValueError):  # macOS has another, hidden limit
-                pass
 
 
 def _shorten_socket_names() -> None:
@@ -106,5 +105,3 @@ def _shorten_socket_names() -> None:
         f"The folder for temporary files has too long a name for the sockets of processes: {tempfile.gettempdir()}. "
         f"None of {', '.join(SHORT_FOLDERS)} can be written either. Set TMPDIR to a folder with a short name."
     )
-
-
