@@ -23,6 +23,7 @@ from pipelines.system.errors import TryAgainLater, UserError, printable, printab
 from pipelines.system.files import only_one
 from pipelines.system.memory import explained
 from pipelines.system.signals import STOPPING, handled_by
+from pipelines.system.surroundings import prepare
 
 Item = TypeVar("Item")
 
@@ -126,6 +127,7 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     """
     try:
         with _stoppable(), explained("this stage"):  # a loader process can run out of memory at any moment
+            prepare()
             main(arguments)
     except TryAgainLater as error:
         return _fail(str(error), EXIT_TRY_LATER)

@@ -9,7 +9,7 @@ from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener, getproxies
 
 import torch
 
@@ -27,6 +27,7 @@ from pipelines.settings.records import with_label_map
 from pipelines.settings.schema import PLAIN_INPUT, InputSettings, ModelSettings, Settings
 from pipelines.system.errors import UserError, did_you_mean
 from pipelines.system.files import CHUNK_BYTES, atomic_file, file_sha256, plain_sha256
+from pipelines.system.network import lasting_fault, offline_hint, proxy_of, tls_context
 from pipelines.system.watch import Watch, unwatched
 
 TIMEOUT_SECONDS = 30.0  # without a byte; the whole download has no limit
@@ -121,9 +122,15 @@ def _find_published(known: Published, folder: Path, watch: Watch = unwatched) ->
 def _download(url: str, path: Path, prefix: str, watch: Watch = unwatched, timeout: float = TIMEOUT_SECONDS) -> str:
     """Download `url` to `path` atomically; return its SHA-256, which must begin with `prefix`.  Raises `_Failure`."""
     digest = hashlib.sha256()
-    with _network():
-        # urllib's default opener would keep the proxies of its first call.
-        answer = build_opener().open(Request(url, headers=HEADERS), timeout=timeout)
+    proxy = proxy_of(url)
+    if proxy and proxy.scheme.startswith("socks"):
+        raise _Failure(f"{proxy.variable} names a SOCKS proxy ({proxy.place}), which only Kaggle's client can use")
+    # urllib's default opener would keep the proxies of its first call, and it does not know all_proxy.
+    proxies = getproxies()
+    proxies |= {scheme: proxies["all"] for scheme in ("http", "https") if scheme not in proxies and "all" in proxies}
+    opener = build_opener(ProxyHandler(proxies), HTTPSHandler(context=tls_context()))
+    with _network(url):
+        answer = opener.open(Request(url, headers=HEADERS), timeout=timeout)
     with answer:
         pieces = None if answer.length is None else -(-answer.length // CHUNK_BYTES)
         with atomic_file(path) as partial:
@@ -140,7 +147,7 @@ def _pieces(answer: Any) -> Iterator[bytes]:
     """Yield the body of an HTTP answer in mebibytes; raise `_Failure` if it ends too early."""
     expected, received = answer.length, 0
     while True:
-        with _network():
+        with _network(answer.url):
             piece = answer.read(CHUNK_BYTES)
         if not piece:
             break
@@ -151,7 +158,7 @@ def _pieces(answer: Any) -> Iterator[bytes]:
 
 
 @contextmanager
-def _network() -> Iterator[None]:
+def _network(url: str) -> Iterator[None]:
     """Turn every exception of urllib into `_Failure`."""
     try:
         yield
@@ -159,10 +166,13 @@ def _network() -> Iterator[None]:
         error.close()
         raise _Failure(f"the server answered {error.code} {error.reason}") from error
     except (InvalidURL, ValueError) as error:  # its message may hold the proxy's password
-        raise _Failure("the address of a proxy is invalid: check https_proxy, http_proxy and all_proxy") from error
+        invalid = "the address of a proxy is invalid"
+        reason = lasting_fault(invalid, url) or f"{invalid}: check https_proxy, http_proxy and all_proxy"
+        raise _Failure(reason.rstrip(".")) from error
     except (OSError, HTTPException) as error:
         cause = error.reason if isinstance(error, URLError) else error
-        raise _Failure(str(cause) or type(cause).__name__) from error
+        text = str(cause) or type(cause).__name__
+        raise _Failure((lasting_fault(text, url) or f"{text}.{offline_hint(text)}").rstrip(".")) from error
 
 
 def find_origins(
