@@ -15,7 +15,7 @@ from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_nor
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
 from pipelines.models.weights import Origin
-from pipelines.settings.loading import COMPETITIONS
+from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.schema import ModelSettings, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.seeds import derive_seed

@@ -1,5 +1,6 @@
 """Write and read the records of splits and runs, and check that the current request equals them."""
 
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pipelines.settings.loading import differences, from_dict, merge, to_dict, w
 from pipelines.settings.schema import OUTSIDE_A_RUN, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, plain_sha256, read_json, read_note, write_json
+from pipelines.system.shell import removal
 
 SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
@@ -61,7 +63,8 @@ def split_is_made(layout: Layout, settings: Settings) -> bool:
     then = merge(Settings(settings.name), recorded, str(layout.split_record))
     if changes := differences(settings, then, SPLIT_SECTIONS):
         problem = f"{settings.name} is already split, with other settings: {'; '.join(changes)}"
-        raise UserError(f"{problem}. Undo these, or {again} (scores of runs on the old split then no longer compare).")
+        compare = "Scores of runs on the old split then no longer compare."
+        raise UserError(f"{problem}. Undo these, or split again. {compare} To split again: {split_removal(layout)}")
     current = split_inputs(layout, settings)
     if inputs.get(GROUP_FILE) != current.get(GROUP_FILE):
         state = "has changed" if GROUP_FILE in current else "is missing"
@@ -96,8 +99,7 @@ def _read_split_record(layout: Layout) -> tuple[dict[str, dict[str, Any]], dict[
 
 def split_removal(layout: Layout) -> str:
     """Return the command that removes the split."""
-    paths = (layout.split_record, layout.split_csv, layout.tree)
-    return "rm -r " + " ".join(str(path.relative_to(layout.root)) for path in paths)
+    return removal(layout.split_record, layout.split_csv, layout.tree)
 
 
 def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
@@ -137,7 +139,7 @@ def read_record(run: RunLayout) -> RunRecord:
         return RunRecord(from_dict(content["settings"], str(run.record)), content["split_sha256"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{run.record} cannot be read ({type(error).__name__}: {error})"
-        raise UserError(f"{problem}. Remove the run and train again: rm -r {_shown(run)}") from None
+        raise UserError(f"{problem}. Remove the run and train again: {removal(run.folder)}") from None
 
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
@@ -160,7 +162,7 @@ def finished_run(layout: Layout, name: str, settings: Settings, make_train: str)
     record = read_record(run)
     if record.settings.recipe != settings.recipe:
         problem = f"{_shown(run)} was trained with the recipe {record.settings.recipe!r}, but the recipe given is"
-        raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={record.settings.recipe}")
+        raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={shlex.quote(record.settings.recipe)}")
     check_split(run, record, layout.split_csv)
     current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
     return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_note(run.trained)
@@ -172,4 +174,4 @@ def _shown(run: RunLayout) -> str:
 
 
 def _new_run(run: RunLayout) -> str:
-    return f"Name a new run with RUN=, or remove this one: rm -r {_shown(run)}"
+    return f"Name a new run with RUN=, or remove this one: {removal(run.folder)}"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings.loading import COMPETITIONS, load_settings
+from pipelines.settings.competitions import COMPETITIONS
+from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import SECTIONS
 
 REPOSITORY = Path(__file__).parents[2]

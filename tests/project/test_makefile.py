@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings.loading import COMPETITIONS, load_settings
+from pipelines.settings.competitions import COMPETITIONS
+from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import DEFAULT_RECIPE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,13 +50,13 @@ def test_competition_is_valid_and_its_header_gives_the_command(toml: Path) -> No
 
 def test_words_reach_the_stage() -> None:
     dry = make("-n", "train", "COMP=cifar-10", "RECIPE=textbook", "RUN=mine", "SET=train.epochs=5 train.lr=1e-3")
-    words = "cifar-10 --recipe textbook --run mine --set train.epochs=5 train.lr=1e-3"
+    words = "cifar-10 --recipe=textbook --run=mine --set='train.epochs=5 train.lr=1e-3'"
     assert f"-m pipelines.train {words}" in dry
 
 
 def test_a_message_with_quotes_reaches_submit_whole() -> None:
     dry = make("-n", "submit", "COMP=cifar-10", "AGAIN=1", """MSG=it's "mine\"""")
-    assert '-m pipelines.submit cifar-10 --recipe default   --message="$MSG" --again\n' in dry
+    assert """-m pipelines.submit cifar-10 --message='it'\\''s "mine"' --again\n""" in dry
 
 
 def test_demo_is_always_the_digits() -> None:

@@ -64,7 +64,7 @@ def test_what_it_writes_and_prints(work: Path, capsys: pytest.CaptureFixture[str
         "test        2        -               -              -",
         "Tree: data/tiny/train_valid_test, 26 hard links.",
         "Test images that are not listed: 1; they are left out.",
-        'Next: make train COMP=tiny.toml SET="split.valid_ratio=0.3"',
+        "Next: make train COMP=tiny.toml SET=split.valid_ratio=0.3",
     ]
 
 
