@@ -23,7 +23,7 @@ from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
 from pipelines.system.files import is_plain_name, only_one
 from pipelines.system.memory import explained
-from pipelines.system.shell import make_command, make_works_here, module_command
+from pipelines.system.shell import make_command, make_works_here, module_command, unquoted
 from pipelines.system.signals import STOPPING, handled_by
 
 Item = TypeVar("Item")
@@ -114,7 +114,7 @@ def parser(doc: str, stage: str) -> argparse.ArgumentParser:
         epilog="settings for --set, with their defaults:\n" + describe(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("competition", help="name of a competition, or the path of its TOML")
+    result.add_argument("competition", type=unquoted, help="name of a competition, or the path of its TOML")
     result.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe in the competition's TOML")
     result.add_argument("--run", default="", type=_plain_name, help="name of the run; default: the recipe's")
     result.add_argument(

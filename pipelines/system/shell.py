@@ -13,9 +13,16 @@ CALLED_FROM = "CALLED_FROM"  # set by the Makefile: the folder in which the user
 
 def user_path(text: str) -> Path:
     """Return the path `text`; a ~ in front, which no shell has expanded behind make's `=`, is the home folder."""
+    path = Path(unquoted(text))
     with suppress(RuntimeError):  # there is no such user
-        return Path(text).expanduser()
-    return Path(text)
+        return path.expanduser()
+    return path
+
+
+def unquoted(text: str) -> str:
+    """Return `text` without quotes around it, which a second layer of quoting has left."""
+    inner = text[1:-1]
+    return inner if text in (f"'{inner}'", f'"{inner}"') else text
 
 
 def path_word(path: Path) -> str:
