@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.settings.checks import no_effect
 from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.loading import (
     describe,
@@ -75,6 +76,29 @@ MISTAKES = {
     "train.epoch = 1": ("unknown key train.epoch", "Did you mean 'epochs'", "Valid: epochs, batch_size"),
     "train = 3": ("[train] is a section", "write [train]"),
     'name = "x"': ("name is outside all sections; write it below [model].",),
+    "epochs = 3\n[model]": ("epochs is outside all sections; write it below [train].",),
+    "[input]\nepochs = 3": ("unknown key input.epochs. It is a key of [train]: move it there.",),
+    "train.seeds = 3": ("unknown key train.seeds.", "Did you mean 'seed'"),
+    "[data]\nseed = 3": ("unknown key data.seed. It is a key of [split] and [train]: move it there.",),
+    "[train]\nepochs = '5'\nlr = '0,5'\nnesterov = 'yes'\nepoch = 1": (
+        "train.epochs is '5', a text; expected a whole number. Write 5.",
+        "train.lr is '0,5', a text; expected a number. Write 0.5.",
+        "train.nesterov is 'yes', a text; expected true or false. Write true.",
+        "unknown key train.epoch.",
+    ),
+    "data.label_column = 1": ('data.label_column is 1; expected text in quotes. Write "1".',),
+    "split.folds = 1\nmodel.widths = []": ("split.folds is 1", "model.widths is []"),
+    "train = { epochs = 2, warmup_epochs = 3 }": ("train.warmup_epochs is 3", "train.epochs, 2", "lower"),
+    "[recipes.quick.train]\nwarmup_epochs = 30": ("recipe 'quick'", "train.warmup_epochs is 30", "train.epochs, 10"),
+    "train = { epochs = 5, schedule = 'multistep', milestones = [3, 5, 9] }": (
+        "train.milestones has 5, 9;",
+        "less than train.epochs, 5",
+    ),
+    "train = { epochs = 4, schedule = 'step', step_epochs = 4 }": ("train.step_epochs is 4", "train.epochs, 4"),
+    "model.weights = 'x.pth'\ntrain = { epochs = 4, warmup_epochs = 1.5 }\nfinetune.head_epochs = 1": (
+        "train.warmup_epochs is 1.5",
+        "longer than finetune.head_epochs, 1",
+    ),
     'titel = "x"': ("unknown section [titel]",),
     'train.epochs = "5"': ("train.epochs is '5', a text", "expected a whole number"),
     "train.epochs = 1.5": ("train.epochs is 1.5; ", "expected a whole number"),
@@ -290,6 +314,22 @@ def test_override_values_are_toml_or_text(tmp_path: Path) -> None:
     )
     assert (settings.train.lr, settings.augment.flip, settings.model.widths) == (1e-3, True, (4, 5))
     assert (settings.hardware.device, settings.data.labels) == ("cuda:1", "a=b.csv")
+
+
+WARMED_UP = "train = { epochs = 4, warmup_epochs = 2, schedule = 'linear' }"
+
+
+def test_an_override_that_has_no_effect_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"SET: train\.warmup_epochs is 9, longer than train\.epochs, 4"):
+        load(tmp_path, WARMED_UP, "train.warmup_epochs=9")
+    assert load(tmp_path, WARMED_UP, "train.warmup_epochs=0", "train.epochs=1").train.epochs == 1
+
+
+def test_a_quick_trial_of_fewer_epochs_than_the_warm_up_is_possible_and_noted(tmp_path: Path) -> None:
+    settings = load(tmp_path, WARMED_UP, "train.epochs=1")
+    ((key, problem),) = no_effect(settings)
+    assert key == "train.warmup_epochs" and "longer than train.epochs, 1" in problem
+    assert not list(no_effect(load(tmp_path, WARMED_UP)))
 
 
 def test_overrides_are_checked_together_not_one_by_one(tmp_path: Path) -> None:

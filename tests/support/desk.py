@@ -81,7 +81,7 @@ class Desk:
             [self.shell], input=f"{text}\n", cwd=folder or self.folder, env=environment, text=True, capture_output=True
         )
         recorded = self.calls.read_text(encoding="utf-8") if self.calls.exists() else ""
-        calls = [each.rstrip("\0").split("\0") for each in recorded.split("\0\n\0") if each]
+        calls = [each.split("\0") for each in recorded.split("\0\n\0") if each]
         return Said(done.returncode, done.stdout + done.stderr), [
             Call(words[0], words[2], words[3:]) for words in calls
         ]
