@@ -53,7 +53,7 @@ help:  ## list the targets and their variables
 	@echo '  COMP=digits        competition: a name in pipelines/competitions, or the path of a TOML'
 	@echo '  RECIPE=default     a recipe in the competition'\''s TOML'
 	@echo '  RUN=               name of the run; default: the name of the recipe'
-	@echo '  SET="train.epochs=5 train.lr=1e-3"   override settings (list: docs/settings.md); a list: input.mean=[0.5, 0.5, 0.5]'
+	@echo '  SET="train.epochs=5 input.mean=[0.5, 0.5, 0.5]"   override settings (docs/settings.md lists them)'
 	@echo '  ARCHIVE=           download: an archive or folder to use instead of Kaggle; bench: cifar-10.zip'
 	@echo '  DOGS= PHOTOS= WEIGHTS=   bench: dog-breed-identification.zip, a zip of full-size photos, weights of MobileNetV2'
 	@echo '  MSG="…" AGAIN=1    submit: your own message; send a file again that was already sent'

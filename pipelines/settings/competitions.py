@@ -66,7 +66,7 @@ def _unknown(competition: str, folder: Path) -> UserError:
     if here.is_file():
         return UserError(f"{problem} There is the file {here}: COMP={here}")
     name = re.sub(r"[\s_]+", "-", path.name.removesuffix("/").lower()).removesuffix(ENDING)
-    hint = did_you_mean(name, known)
+    hint = did_you_mean(name, known) if "/" not in competition.rstrip("/") else ""
     if path.suffix.lower() == ENDING:
         return UserError(
             f"There is no file {shown(competition)}.{hint} Give the name of a competition or the path of a TOML."

@@ -25,6 +25,7 @@ EXPECTED = "architecture competitions kaggle performance reliability settings tr
 NOT_RUN = "<!-- not run -->"
 BLOCK = re.compile(rf"^({NOT_RUN}\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OWN_TOML = "my-leaves"  # the competition that the README adds
+OWN_TOMLS = (OWN_TOML, "my data/my leaves.toml")
 
 
 def commands(page: str) -> Iterator[str]:
@@ -86,7 +87,7 @@ def check_call(call: Call, folder: Path) -> None:
         return
     words = parsed.value.args[0]
     if hasattr(words, "competition") and hasattr(words, "set"):
-        competition = str(folder / f"{OWN_TOML}.toml") if words.competition == OWN_TOML else words.competition
+        competition = str(folder / f"{OWN_TOML}.toml") if words.competition in OWN_TOMLS else words.competition
         load_settings(competition, words.recipe, words.set)
 
 
