@@ -20,6 +20,7 @@ from pipelines.settings.records import code_version, finished_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
+from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known = submission.exists() and run.valid_predictions.exists()
         if known and {"answers": {}} | note == note | made_from | {"sha256": file_sha256(submission)}:
             print(f"Already predicted: {shown}.")
-            print(f"To do it again: rm {shown}")
+            print(f"To do it again: {removal(submission)}")
             return
         _make_submission(settings, layout, run, submission, words.repeat("split"), notes | {submission.name: made_from})
     print(f"Next: {words.repeat('submit' if settings.competition.source == 'kaggle' else 'score')}")

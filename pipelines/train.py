@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.dataset.split_record import require_split
+from pipelines.settings.checks import no_effect
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import read_record, start_run, with_weights_of
 from pipelines.settings.schema import Settings
 from pipelines.system.files import read_note, write_json
+from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
     from pipelines.core.job import Job
@@ -38,13 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words.require_raw(layout)
     require_split(layout, settings, words.repeat("split"))
     run = layout.run(words.run_name())
+    for _, problem in no_effect(settings):  # SET= has shortened the training
+        print(f"Note: {problem}")
     with words.only_one_in(run):
         settings, found = _start(settings, layout, run)
         if run.trained.exists():
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())
             metric = settings.competition.metric
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
-            print(f"To do it again: rm -r {shown}    Next: {words.repeat('retrain')}")
+            print(f"To do it again: {removal(run.folder)}\nNext: {words.repeat('retrain')}")
             return
         _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found)
     print(f"Next: {words.repeat('retrain')}")

@@ -1,5 +1,6 @@
 """Write and read the records of runs, and check that the current request equals them."""
 
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipelines.settings.loading import (
 from pipelines.settings.schema import OUTSIDE_A_RUN, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, plain_sha256, read_json, read_note, write_json
+from pipelines.system.shell import removal
 
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
 LABEL_MAP = "model.label_map_sha256:"  # the key that changes with the content of the label map's CSV
@@ -119,7 +121,7 @@ def read_record(run: RunLayout) -> RunRecord:
         return RunRecord(from_dict(content["settings"], str(run.record)), content["split_sha256"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{run.record} cannot be read ({type(error).__name__}: {error})"
-        raise UserError(f"{problem}. Remove the run and train again: rm -r {_shown(run)}") from None
+        raise UserError(f"{problem}. Remove the run and train again: {removal(run.folder)}") from None
 
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
@@ -142,7 +144,7 @@ def finished_run(layout: Layout, name: str, settings: Settings, make_train: str)
     record = read_record(run)
     if record.settings.recipe != settings.recipe:
         problem = f"{_shown(run)} was trained with the recipe {record.settings.recipe!r}, but the recipe given is"
-        raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={record.settings.recipe}")
+        raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={shlex.quote(record.settings.recipe)}")
     check_split(run, record, layout.split_csv)
     current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
     return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_note(run.trained)
@@ -154,4 +156,4 @@ def _shown(run: RunLayout) -> str:
 
 
 def _new_run(run: RunLayout) -> str:
-    return f"Name a new run with RUN=, or remove this one: rm -r {_shown(run)}"
+    return f"Name a new run with RUN=, or remove this one: {removal(run.folder)}"

@@ -20,6 +20,7 @@ from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, write_json
+from pipelines.system.shell import path_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +134,7 @@ def _write_groups(words: command.Words, settings: Settings, layout: Layout, grou
     steps = [split_removal(layout), command.Words(**vars(words) | {"set": [*words.set, *changes]}).repeat("split")]
     if used:
         print(f"The split was made with {old}, which is kept.")
-        steps.insert(1, f"mv {new} {old}")
+        steps.insert(1, f"mv {path_word(path)} {path_word(here)}")
     print("To keep each group on one side, split again (scores of runs on the old split are then not comparable):")
     print("\n".join(f"  {step}" for step in steps))
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from pipelines import command
 from pipelines.system.errors import UserError
+from pipelines.system.shell import user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__, "tools.score")
-    parser.add_argument("--solution", type=Path, help="CSV of ids and true labels; default: the labels known here")
+    parser.add_argument("--solution", type=user_path, help="CSV of ids and true labels; default: the labels known here")
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     run, submission = layout.run(words.run_name()), words.submission()

@@ -72,7 +72,7 @@ def test_what_it_writes_and_prints(work: Path, capsys: pytest.CaptureFixture[str
         "Tree: data/tiny/train_valid_test, 26 hard links.",
         "Note: Only 4 validation images: scores on them are coarse. To have more: split.valid_ratio.",
         "Test images that are not listed: 1; they are left out.",
-        'Next: make train COMP=tiny.toml SET="split.valid_ratio=0.3"',
+        "Next: make train COMP=tiny.toml SET=split.valid_ratio=0.3",
     ]
 
 

@@ -57,7 +57,7 @@ def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str
     assert "Test images with a twin in train: 1 of 12 (8.33%)." in printed
     assert "no run of this split has predicted yet. First: make train retrain predict COMP=" in printed
     files = work.layout.audit
-    assert f'SET="split.valid_ratio=0.25 {GROUPS}"' in printed
+    assert f"SET='split.valid_ratio=0.25 {GROUPS}'" in printed
     record = json.loads(files.record.read_text())
     assert record["pairs"]["bytes"]["train-valid"] == 2
     assert record["groups"] == {"groups": 1, "rows": 3}
