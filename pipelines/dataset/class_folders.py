@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from pipelines.dataset.image_paths import posix
 from pipelines.settings.schema import DataSettings
 from pipelines.system.errors import UserError, few, shown
 
 TRAINING, TESTING = ("train", "training"), ("test", "testing", "holdout")
+UNLABELLED = (*TESTING, "unlabeled", "unlabelled")
 SPLIT_NAMES = {*TRAINING, *TESTING, "val", "valid", "validation", "dev", "eval"}
 Folders = Mapping[str, Sequence[tuple[str, ...]]]  # the folders below each first folder, one entry per image
 
@@ -30,7 +32,7 @@ def labels_of(ids: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
         below: dict[str, list[tuple[str, ...]]] = {}
         for each in folders:
             below.setdefault(each[0], []).append(each[1:])
-        if problem := _only_folders(below, data) or _parts_of_a_split(below, data) or _repeated(below, data):
+        if problem := next(filter(None, (look(below, data) for look in LOOKS)), ""):
             raise UserError(f"{raw / data.train_images} {problem} {unless('class_folders', data)}")
     return [each[level] for each in folders]
 
@@ -38,6 +40,13 @@ def labels_of(ids: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
 def unless(check: str, data: DataSettings) -> str:
     """Return how to overrule `check`; the end of its message."""
     return f"Or, if it is right as it is: data.accept = {json.dumps([*data.accept, check])}"
+
+
+def without_tests(images: Sequence[str], data: DataSettings) -> list[str]:
+    """Return the images of class folders: without those of the test folder, if that is inside `data.train_images`."""
+    top, tests = posix(data.train_images), posix(data.test_images)
+    inside = bool(tests) and tests != top and f"{tests}/".startswith(f"{top}/" if top else "")
+    return [image for image in images if not (inside and image.startswith(f"{tests}/"))]
 
 
 def empty_folders(raw: Path, data: DataSettings, labels: Sequence[str]) -> list[str]:
@@ -112,6 +121,18 @@ def _parts_of_a_split(below: Folders, data: DataSettings) -> str:
     )
 
 
+def _test_beside(below: Folders, data: DataSettings) -> str:
+    """Return what is wrong with a first folder among others that is named like test images, or an empty text."""
+    named = [name for name in sorted(below) if name.lower() in UNLABELLED]
+    if not named:
+        return ""
+    classes = few([name for name in sorted(below) if name not in named], 5)
+    return (
+        f"holds {few(named)} beside {classes}: it would be a class. If it holds the test images: data.test_images = "
+        f"{_joined(data, named[0])}."
+    )
+
+
 def _repeated(below: Folders, data: DataSettings) -> str:
     """Return what is wrong with folders that hold only folders whose names repeat, or an empty text.
 
@@ -127,3 +148,6 @@ def _repeated(below: Folders, data: DataSettings) -> str:
         f"holds the folders {few(sorted(below))}, and these hold only folders, whose names repeat: {few(repeated, 5)}. "
         "If the inner folders are the classes: data.class_level = 2."
     )
+
+
+LOOKS = (_only_folders, _parts_of_a_split, _test_beside, _repeated)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipelines.dataset.class_folders import labels_of
+from pipelines.dataset.class_folders import labels_of, without_tests
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_labels, id_columns
 from pipelines.dataset.image_paths import (
     image_files,
@@ -35,6 +35,8 @@ def labelled_rows(
     Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
     images = image_files(raw, data.train_images, "data.train_images")
+    if not data.labels:
+        images = without_tests(images, data)
     if not images:
         raise UserError(no_images(raw, data.train_images, "data.train_images"))
     images_of = _listed_rows if data.labels else _class_folder_rows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.class_folders import unless
+from pipelines.dataset.class_folders import SPLIT_NAMES, unless
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.dataset.tables import find_column, read_table
 from pipelines.dataset.vocabulary import SEPARATORS, is_number, loose_form, number
@@ -16,7 +16,13 @@ from pipelines.system.errors import UserError, few, quoted
 # What programs write for a missing value. A class may be named NA: names of countries and diseases are shortened so.
 GAPS = {"nan", "NaN", "NAN", "None", "NULL", "Null", "null", "<NA>", "N/A", "n/a", "#N/A", "#NA", "?", "-", "--"}
 SEVERAL = 20  # rows or classes; fewer are too few to call labels unique or a scale of numbers
-OTHER_COLUMN = {"one_class", "numeric_labels", "unique_labels", "combined_labels"}  # may be mended by data.label_column
+OTHER_COLUMN = {
+    "one_class",
+    "split_names",
+    "numeric_labels",
+    "unique_labels",
+    "combined_labels",
+}  # may be mended by data.label_column
 MOST = 10  # offenders in a message
 Count = Mapping[str, int]
 
@@ -30,6 +36,7 @@ def check_labels(rows: pd.DataFrame, raw: Path, data: DataSettings) -> None:
     table = raw / data.labels if data.labels else None
     checks: dict[str, Callable[[], str]] = {"one_class": lambda: _one_class(counts, table)}
     if table:
+        checks["split_names"] = lambda: _parts_of_a_split(counts)
         checks["missing_labels"] = lambda: _missing(rows, counts)
     checks["unique_labels"] = lambda: _unique(rows, counts, table)
     if table:
@@ -68,6 +75,12 @@ def _one_class(counts: Count, table: Path | None) -> str:
         return ""
     problem = f"all {sum(counts.values()):,} labels are {_counted(list(counts), counts)}. Training needs two classes."
     return problem if table else f"{problem} Set data.train_images to the folder of all class folders."
+
+
+def _parts_of_a_split(counts: Count) -> str:
+    if not all(label.lower() in SPLIT_NAMES for label in counts):
+        return ""
+    return f"all labels are names of the parts of a split: {_counted(sorted(counts), counts)}. They are no classes."
 
 
 def _missing(rows: pd.DataFrame, counts: Count) -> str:

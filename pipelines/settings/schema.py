@@ -12,6 +12,7 @@ DEFAULT_RECIPE = "default"
 CHECKS = (  # of meaning, which data.accept overrules
     "one_class",
     "class_folders",
+    "split_names",
     "similar_labels",
     "missing_labels",
     "combined_labels",

@@ -72,6 +72,16 @@ def test_folders_above_the_classes_are_refused_and_the_level_can_be_set(tmp_path
     assert set(labels(tmp_path, 'data.accept = ["class_folders"]').values()) == {"siteA", "siteB"}
 
 
+@pytest.mark.parametrize("name", ["test", "Testing", "unlabeled"])
+def test_a_folder_of_tests_beside_the_classes_is_refused_and_its_setting_works(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "cat/1.png", "dog/1.png", f"{name}/1.png", f"{name}/deep/2.png")
+    message = refusal(tmp_path, "data.train_images = .", "data.test_images = absent")
+    assert f"holds '{name}' beside 'cat', 'dog': it would be a class" in message
+    assert f'data.test_images = "{name}"' in message
+    found = labels(tmp_path, "data.train_images = .", f'data.test_images = "{name}"')
+    assert found == {"cat/1.png": "cat", "dog/1.png": "dog"}
+
+
 def test_images_above_the_chosen_level_are_named(tmp_path: Path) -> None:
     touch(tmp_path / "train", "a/cat/1.png", "a/2.png")
     message = refusal(tmp_path, "data.class_level = 2")
@@ -86,6 +96,7 @@ def test_images_above_the_chosen_level_are_named(tmp_path: Path) -> None:
         ("n01443537/images/1.png", "n01629819/images/1.png"),  # Tiny ImageNet
         ("animals/cat/1.png", "animals/dog/1.png", "things/bus/1.png"),  # no name repeats: said, not refused
         ("bus/1.png", "train/1.png"),
+        ("test-tube/1.png", "unknown/1.png"),
         ("155/04/1.png", "155/05/1.png", "156/06/1.png"),
         (".ipynb_checkpoints/x/1.png", "cat/1.png", "dog/1.png"),
     ],

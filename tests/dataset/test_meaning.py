@@ -39,6 +39,7 @@ def labelled(raw: Path, labels: Sequence[str], header: str = "id,label", more: S
 
 REFUSED: dict[str, tuple[str, list[str], list[str]]] = {
     "one class": ("one_class", ["cat"] * 4, ["all 4 labels are 'cat' (4)", "no other column"]),
+    "parts of a split": ("split_names", ["train", "train", "Test"], ["'Test' (1), 'train' (2). They are no classes."]),
     "a missing value": (
         "missing_labels",
         ["cat", "dog", "nan", "cat", "dog", "None", "?"],

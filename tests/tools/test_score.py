@@ -129,6 +129,15 @@ def test_ids_without_extension_are_joined_and_said(predicted: Path, capsys: pyte
     assert ": 0.7500" in printed
 
 
+def test_ids_in_other_folders_or_with_zeros_are_joined(predicted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission = predicted / "submissions/food/default.csv"
+    submission.write_text("id,label\n1.png,hotdog\n2.png,hotdog\n")
+    for ids in (("test\\1.jpg", "test\\2.jpg"), ("0001", "0002"), ("1.0", "2.0")):
+        printed = score_against(predicted, f"id,label\n{ids[0]},hotdog\n{ids[1]},not-hotdog\n", capsys)
+        assert "is '1.png'." in printed
+        assert ": 0.5000" in printed
+
+
 def test_some_labels_that_are_no_class_are_counted(predicted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = score_against(predicted, TRUTH.replace("hotdog/1.png,hotdog", "hotdog/1.png,unseen"), capsys)
     assert "Warning: 1 of 4 labels are no class, so they count as wrong: 'unseen'." in printed
