@@ -96,7 +96,10 @@ def _make_submission(
     images = read_images(settings, layout, split_command)
     test = images.part(test=True)
     if not len(test):
-        raise UserError(f"{layout.split_csv} has no test rows, so there is nothing to predict. Check data.test_images.")
+        raise UserError(
+            f"{layout.split_csv} has no test rows, so there is nothing to predict. Set data.test_images to "
+            "the folder of the test images, and split again."
+        )
     if changed := note_changed_pixels(read_note(run.trained), images, run.folder.name, command.progress):
         print(changed)
     _, valid = images.divide(settings)

@@ -16,12 +16,13 @@ import pandas as pd
 from pipelines.dataset.image_paths import normal, without_extension
 from pipelines.dataset.tables import read_csv, read_listing, write_csv
 from pipelines.settings.schema import SplitSettings
-from pipelines.system.errors import UserError, did_you_mean, quoted
+from pipelines.system.errors import UserError, did_you_mean, quoted, refuse
 
 COLUMNS = ("id", "path", "label", "split", "fold")
 SPLITS = ("train", "valid", "test")
 NO_FOLD = -1
 GROUP_COLUMNS = ("id", "group")  # of the CSV that split.group_file names
+NAMED = 10  # ids with a hint in a message
 MANY = 10_000  # ids; searching more of them for similar ones takes seconds
 
 
@@ -46,12 +47,23 @@ def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
     if empty is not None:
         raise UserError(f"Fold {empty} of {settings.folds} would be empty with {len(rows)} rows: lower split.folds.")
     if valid in (0, len(rows)):
-        raise UserError(
-            f"{valid} of {len(rows)} labelled rows would be valid, which leaves nothing to "
-            f"{'train on' if valid else 'validate on'}: change split.valid_ratio, now {settings.valid_ratio:g}."
-        )
+        raise UserError(_one_part(rows, settings, valid, grouped))
     names = ["train" if fold else "valid" for fold in folds]
     return rows.assign(split=names, fold=folds if settings.folds else NO_FOLD)
+
+
+def _one_part(rows: pd.DataFrame, settings: SplitSettings, valid: int, grouped: str) -> str:
+    """Return the message that train or valid would be empty, with a change that helps."""
+    problem = f"{valid} of {len(rows)} labelled rows would be valid, which leaves nothing to "
+    problem += "train on" if valid else "validate on"
+    if grouped:
+        return f"{problem}: the groups are too few or too large to be on both sides. Empty split.{grouped}."
+    if rows["label"].is_unique:
+        return f"{problem}: each class has a single image, which stays in train. Label more images of each class."
+    better = f"lower split.valid_ratio, now {settings.valid_ratio:g}"
+    if not valid:
+        better = f"raise split.valid_ratio, now {settings.valid_ratio:g}, for example to {1 / len(rows):.2g}"
+    return f"{problem}: {better}."
 
 
 def single_image_classes(rows: pd.DataFrame) -> list[str]:
@@ -175,19 +187,25 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
         raise UserError(f"{path} (split.group_file) has no column {missing[0]!r}. {needed}")
     known = set(ids)
     groups: dict[str, str] = {}
+    unknown, twice, empty = [], [], []
     for line, name, group in zip(table.index.tolist(), table["id"].tolist(), table["group"].tolist(), strict=True):
-        where = f"{path} (split.group_file), line {line}: the id {quoted(name)}"
+        place = f"line {line}: {quoted(name)}"
         if name not in known:
-            hint = did_you_mean(name, known) if len(known) < MANY else ""
-            raise UserError(
-                f"{where} is not the id of a labelled row.{hint} Use ids as in data.labels, or paths below "
-                "data.train_images. Correct or remove this row, or rebuild the file: make audit."
-            )
-        if name in groups:
-            raise UserError(f"{where} is listed twice. Remove one of the two rows.")
-        if not group:
-            raise UserError(f"{where} has no group. Add its group, or remove this row.")
+            hint = did_you_mean(name, known) if len(known) < MANY and len(unknown) < NAMED else ""
+            unknown.append(f"{place}.{hint}" if hint else place)
+        elif name in groups:
+            twice.append(place)
+        elif not group:
+            empty.append(place)
         groups[name] = f"group {group}"
+    where = f"{path} (split.group_file)"
+    remedy = (
+        "Use ids as in data.labels, or paths below data.train_images. Correct or remove these rows, or rebuild the "
+        "file: make audit."
+    )
+    refuse(f"{where}: ids that are not the id of a labelled row", unknown, remedy)
+    refuse(f"{where}: ids that are listed twice", twice, "Remove one of the two rows of each.")
+    refuse(f"{where}: ids without a group", empty, "Add their groups, or remove these rows.")
     return [groups.get(name) or f"id {without_extension(name)}" for name in ids]
 
 

@@ -154,7 +154,7 @@ def test_a_class_within_one_group_always_trains() -> None:
     ("rows", "settings", "expected"),
     [
         (rows_of(a=3), {}, "0 of 3 labelled rows would be valid, which leaves nothing to validate on"),
-        (rows_of(a=1, b=1), {"method": "equal-per-class"}, "nothing to validate on"),
+        (rows_of(a=1, b=1), {"method": "equal-per-class"}, "each class has a single image, which stays in train"),
         (rows_of(a=3), {"folds": 5}, "Fold 3 of 5 would be empty"),
         (rows_of("xyxy", a=4), {"folds": 3, "group_column": "g"}, "2 groups in column 'g' cannot fill 3 parts"),
         (rows_of("xxxx", a=4), {"group_column": "g"}, "1 groups in column 'g' cannot fill 2 parts"),
@@ -166,6 +166,21 @@ def test_refusals(rows: pd.DataFrame, settings: dict[str, Any], expected: str) -
     with pytest.raises(UserError) as caught:
         assign(rows, SplitSettings(**settings))
     assert expected in str(caught.value)
+
+
+def test_the_ratio_that_a_refusal_names_works() -> None:
+    rows = rows_of(a=2, b=1)
+    with pytest.raises(UserError, match=r"raise split\.valid_ratio, now 0\.1, for example to 0\.33") as caught:
+        assign(rows, SplitSettings())
+    ratio = float(str(caught.value).rpartition(" to ")[2].rstrip("."))
+    assert (assign(rows, SplitSettings(valid_ratio=ratio))["split"] == "valid").sum() == 1
+
+
+def test_groups_that_cannot_be_divided_name_their_setting() -> None:
+    rows = rows_of("xy", a=1, b=1)
+    with pytest.raises(UserError, match=r"groups are too few or too large.*Empty split\.group_column") as caught:
+        assign(rows, SplitSettings(group_column="g"))
+    assert "0 of 2 labelled rows would be valid" in str(caught.value)
 
 
 # The CSV

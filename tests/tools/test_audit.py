@@ -162,10 +162,10 @@ def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("id,group\n1,a\n99,a\n", r"line 3: the id '99' is not the id of a labelled row"),
+        ("id,group\n1,a\n99,a\n", r"not the id of a labelled row, 1 in all: line 3: '99'\."),
         ("id,set\n1,a\n", r"has no column 'group'\. It needs the columns id,group; it has: id, set"),
-        ("id,group\n1,a\n1,b\n", r"line 3: the id '1' is listed twice"),
-        ("id,group\n1,\n", r"line 2: the id '1' has no group"),
+        ("id,group\n1,a\n1,b\n", r"listed twice, 1 in all: line 3: '1'\. Remove one"),
+        ("id,group\n1,\n", r"without a group, 1 in all: line 2: '1'\. Add"),
         ("id,set\n", r"has no column 'group'"),
         ("", r"g\.csv is empty"),
         (None, r"There is no file .*g\.csv, which split\.group_file names"),
