@@ -187,7 +187,9 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
         raise UserError(f"{path} (split.group_file) has no column {missing[0]!r}. {needed}")
     known = set(ids)
     groups: dict[str, str] = {}
-    unknown, twice, empty = [], [], []
+    unknown: list[str] = []
+    twice: list[str] = []
+    empty: list[str] = []
     for line, name, group in zip(table.index.tolist(), table["id"].tolist(), table["group"].tolist(), strict=True):
         place = f"line {line}: {quoted(name)}"
         if name not in known:

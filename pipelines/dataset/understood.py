@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from pipelines.dataset.images import FORMATS, settled_warnings
+from pipelines.dataset.images import Described, UnreadableImage, describe_image
 from pipelines.dataset.tables import read_table
 from pipelines.dataset.vocabulary import counted
 from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import few, quoted, shown
 
-SAMPLED = 64  # images whose files are opened
+SAMPLED = 32  # images whose files are opened
 LARGE = 0.99  # share of the largest class
 SMALL = 20  # validation images
 
@@ -26,7 +25,7 @@ def describe(settings: Settings, raw: Path, labelled: pd.DataFrame, test: pd.Dat
         *([] if data.labels else [("labels", _level(data))]),  # the columns of a CSV are noted where it is read
         ("classes", f"{labelled['label'].nunique():,}: {counted(labelled['label'].tolist())}"),
         ("ids", _ids(labelled)),
-        ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist())),
+        ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
     ]
     if len(test):
         lines.append(("test ids", _ids(test)))
@@ -45,36 +44,36 @@ def _ids(rows: pd.DataFrame) -> str:
     return f"such as {quoted(rows['id'].iloc[0])} for {shown(rows['path'].iloc[0])}"
 
 
-def _images(raw: Path, paths: Sequence[str]) -> str:
+def _images(raw: Path, paths: Sequence[str], white: int) -> str:
     """Return formats, sizes, channels and values of a sample of the images, spread over the rows."""
     places = np.unique(np.linspace(0, len(paths) - 1, SAMPLED).round().astype(int))
-    facts = [fact for place in places if (fact := image_facts(raw / paths[place]))]
-    if not facts:
+    found = [facts for place in places if (facts := _facts(raw / paths[place], white))]
+    if not found:
         return f"none of {len(places)} that were tried can be read"
-    formats, modes, sizes, lows, highs = zip(*facts, strict=True)
-    sides = [min(sizes), max(sizes)] if len(set(sizes)) > 1 else [sizes[0]]
-    text = f"{_counted(formats)}; {' to '.join(f'{width} x {height}' for width, height in sides)} pixels; "
-    text += f"{_counted(modes)}; values {min(lows):g} to {max(highs):g}"
-    unread = f"; {len(places) - len(facts)} cannot be read" if len(facts) < len(places) else ""
+    sizes = sorted({(each.width, each.height) for each in found})
+    sides = " to ".join(f"{width} x {height}" for width, height in (sizes if len(sizes) < 3 else (sizes[0], sizes[-1])))
+    kinds = _counted(f"{each.mode} of {each.bits} bits" for each in found)
+    text = f"{_counted(each.format for each in found)}; {sides} pixels; {kinds}; values "
+    text += f"{min(each.minimum for each in found):,} to {max(each.maximum for each in found):,}"
+    if deep := [f"{each.white:,}" for each in found if each.bits > 8]:
+        own = "" if white or len(set(deep)) == 1 else " by each image's own values (data.white sets one for all)"
+        text += f", white is {_counted(deep)}{own}"
+    unread = f"; {len(places) - len(found)} cannot be read" if len(found) < len(places) else ""
     return f"{text} ({len(places)} of {len(paths):,} looked at{unread})"
+
+
+def _facts(path: Path, white: int) -> Described | None:
+    """Return facts about an image file; None if it cannot be read: `train` lists all of these."""
+    try:
+        return describe_image(path, path.name, white)
+    except UnreadableImage:
+        return None
 
 
 def _counted(values: Iterable[str]) -> str:
     """Return each different value, with its count if there are several."""
     counts = Counter(values).most_common()
     return ", ".join(f"{value} ({count})" for value, count in counts) if len(counts) > 1 else counts[0][0]
-
-
-def image_facts(path: Path) -> tuple[str, str, tuple[int, int], float, float] | None:
-    """Return format, mode, size, smallest and largest value of an image file; None if it cannot be read."""
-    try:
-        with settled_warnings(), Image.open(path, formats=FORMATS) as image:
-            kind, mode, size = str(image.format), image.mode, image.size
-            image.draft(mode, (256, 256))  # a JPEG is decoded at a fraction of its size
-            extrema = np.array(image.getextrema())
-            return kind, mode, size, float(extrema.min()), float(extrema.max())
-    except Exception:  # for damage Pillow raises a dozen types; `train` names the damaged files
-        return None
 
 
 def _sample(path: Path, settings: Settings) -> str:

@@ -40,12 +40,24 @@ def test_a_table_is_described(tmp_path: Path) -> None:
         ("ids", "such as '1' for train/1.png"),
         (
             "images",
-            "PNG (3), JPEG (1); 8 x 8 to 16 x 8 pixels; RGB (2), L (1), I;16 (1); values 10 to 4095 "
-            "(5 of 5 looked at; 1 cannot be read)",
+            "PNG (3), JPEG (1); 8 x 8 to 16 x 8 pixels; RGB of 8 bits (2), L of 8 bits (1), I;16 of 16 bits (1); "
+            "values 10 to 4,095, white is 4,095 (5 of 5 looked at; 1 cannot be read)",
         ),
         ("test ids", "such as '9' for test/9.png"),
         ("sample", "a probability for each of 2 classes and 1 ids"),
     ]
+
+
+def test_different_whites_are_said_with_the_setting(tmp_path: Path) -> None:
+    image(tmp_path / "train/1.png", "I;16", 8, 4000)
+    image(tmp_path / "train/2.png", "I;16", 8, 900)
+    labelled = pd.DataFrame({"id": ["1", "2"], "path": ["train/1.png", "train/2.png"], "label": ["a", "b"]})
+    for white, words in (
+        (0, "white is 4,095 (1), 1,023 (1) by each image's own values (data.white"),
+        (4095, "4,095 ("),
+    ):
+        lines = understood.describe(settings_of("labels", white=white), tmp_path, labelled, labelled.head(0))
+        assert words in dict(lines)["images"]
 
 
 def test_class_folders_without_tests_are_described(tmp_path: Path) -> None:
