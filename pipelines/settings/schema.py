@@ -9,17 +9,10 @@ from pipelines.system.errors import did_you_mean
 from pipelines.system.files import is_plain_name, path_problem
 
 DEFAULT_RECIPE = "default"
-CHECKS = (  # of meaning, which data.accept overrules
-    "one_class",
-    "class_folders",
-    "split_names",
-    "similar_labels",
-    "missing_labels",
-    "combined_labels",
-    "numeric_labels",
-    "unique_labels",
-    "garbled_labels",
-    "sample_labels",
+# The checks of meaning, which data.accept overrules.
+CHECKS = tuple(
+    "one_class class_folders split_names similar_labels missing_labels combined_labels numeric_labels unique_labels "
+    "garbled_labels sample_labels".split()
 )
 
 
