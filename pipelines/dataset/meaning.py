@@ -1,5 +1,6 @@
 """Refuse labels that do not mean one class per image: each check has a word in `data.accept` that overrules it."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -163,7 +164,8 @@ def _garbled(counts: Count, table: Path | None) -> str:
     _, read_as, encoding = found[wrong[0]]
     if table:
         then = "" if encoding == "utf-8" else f" | iconv -f {encoding} -t utf-8"
-        return f"{problem}. Convert {table.name} back: iconv -f utf-8 -t {read_as} {table.name}{then}"
+        back = f"iconv -f utf-8 -t {read_as} {shlex.quote(table.name)}{then} > fixed.csv"
+        return f"{problem}. Convert the file back, in its folder: `{back}`; then put fixed.csv in its place."
     return f'{problem}. Set data.zip_encoding = "{encoding}" and download again, or rename these folders.'
 
 

@@ -93,9 +93,13 @@ def _remedy(
     if fractions and all(is_number(value) and 0 <= number(value) <= 1 for value in values):
         return "A probability per image seems to be wanted; this pipeline submits labels, or a probability per class."
     texts = other_forms(values, classes)
-    rows = "; ".join(f"{label},{texts.get(label, '…')}" for label in list(texts or classes)[:3])
+    if not texts and len(unknown) < len(values):
+        return "No image is labelled so: check that the sample and the labels belong together, and data.label_column."
+    rows = "; ".join(f"{label},{texts.get(label, '…')}" for label in classes[:3])
     more = "; …" if len(classes) > 3 else ""
     same = "These are the same in another form. " if texts else ""
+    if texts and len(values) == 1 and len(classes) == 2 and is_number(values[0]):
+        same += "(Or the sample wants a probability per image, which is not supported.) "
     placeholder = " A single value may also be a placeholder." if len(values) == 1 and not texts else ""
     return (
         f'{same}To submit the words of the sample, set data.submitted_labels = "answers.csv" and write that CSV: the '

@@ -35,12 +35,17 @@ def sample(raw: Path, *values: str, header: str = "id,label") -> Path:
     ("classes", "values", "words"),
     [
         (["cat", "dog"], ["0", "1"], ["has '0', '1', but the classes are 'cat', 'dog'", "(cat,…; dog,…)"]),
-        (["0", "1"], ["1.0", "0.0"], ["the same in another form", "(1,1.0; 0,0.0)"]),
+        (["0", "1"], ["1.0", "0.0"], ["the same in another form", "(0,0.0; 1,1.0)"]),
+        (["0", "1"], ["0.0"], ["(0,0.0; 1,…)", "Or the sample wants a probability per image"]),
         (["cat", "dog"], ["Cat", "Dog"], ["the same in another form", "(cat,Cat; dog,Dog)"]),
         (["0", "1"], ["0.5"], ["A probability per image seems to be wanted"]),
         (["a", "b", "c"], ["a b c", "c b a"], ["3 labels in one cell; this pipeline submits one label per image"]),
         (["cat", "dog"], ["unknown"], ["may also be a placeholder"]),
-        (["cat", "dog"], ["cat", "fox", "owl"], ["has 'fox', 'owl' (2 of its 3 different values)"]),
+        (
+            ["cat", "dog"],
+            ["cat", "fox", "owl"],
+            ["has 'fox', 'owl' (2 of its 3 different values)", "No image is labelled so"],
+        ),
     ],
 )
 def test_values_of_the_sample_that_are_no_classes_are_explained_unless_accepted(
