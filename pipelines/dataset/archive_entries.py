@@ -2,6 +2,7 @@
 
 import errno
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ class Refusal(Exception):
     @staticmethod
     def too_large(limit: int) -> "Refusal":
         return Refusal(f"unpacked it would exceed {limit:,} bytes, too much for images and tables. {UNPACK_YOURSELF}")
+
+
+class NotAnArchive(Refusal):
+    """What the file is that was given as an archive."""
 
 
 class Damage(Refusal):
@@ -122,7 +127,10 @@ def unstorable(name: str, error: OSError) -> str:
 
 
 def safe_path(name: str) -> str:
-    """Return the name of an entry as a path below the target; raise `Refusal` if it could lead elsewhere."""
+    """Return the name of an entry as a path below the target; raise `Refusal` if it could lead elsewhere.
+
+    The path is in Unicode's composed form, as settings name it: macOS stores `ä` as `a` and a combining mark.
+    """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or re.match("[A-Za-z]:", name):
         raise Refusal(f"the entry {name!r} does not stay inside the target. Nothing is unpacked. {UNPACK_YOURSELF}")
@@ -135,4 +143,4 @@ def safe_path(name: str) -> str:
             f"the name {name[:60]!r}… has {max(lengths)} bytes, and a file system takes {LONGEST_NAME}. Unpack it "
             "yourself with shorter names and give the folder: ARCHIVE=folder."
         )
-    return "/".join(parts)
+    return unicodedata.normalize("NFC", "/".join(parts))
