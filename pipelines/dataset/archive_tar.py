@@ -66,9 +66,15 @@ def open_tar(source: Source) -> Iterator[Contents]:
         with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as archive:  # type: ignore[call-overload]
 
             def pour(create: Create) -> None:
+                linked = {id(member) for name, member in members if name != member.name}
+                written: dict[int, str] = {}  # going back in a compressed tar would decompress it again
                 for name, member in members:
-                    if content := archive.extractfile(member):
-                        create(name).write_all(content)
+                    output = create(name)
+                    first = written.get(id(member))
+                    with open(first, "rb") if first else archive.extractfile(member) as content:
+                        output.write_all(content)
+                    if id(member) in linked:
+                        written.setdefault(id(member), output.file.name)
 
             yield _entries(archive, stream, members), pour
 
