@@ -39,7 +39,7 @@ from pipelines.dataset.archive_places import Inner, place
 from pipelines.dataset.archive_tar import decompressor, is_tar, open_single, open_tar
 from pipelines.dataset.archive_zip import open_zip
 from pipelines.settings.schema import DataSettings
-from pipelines.system.errors import UserError, did_you_mean, few
+from pipelines.system.errors import UserError, did_you_mean, few, quoted
 from pipelines.system.files import atomic_folder
 from pipelines.system.watch import Watch, unwatched
 
@@ -264,16 +264,18 @@ class _Unpacking:
             if entry.is_folder:
                 continue
             if not path or path in files:
-                raise Refusal(f"the name {entry.name!r} is {'there twice' if path else 'empty'}. {UNPACK_YOURSELF}")
+                raise Refusal(
+                    f"the name {quoted(entry.name)} is {'there twice' if path else 'empty'}. {UNPACK_YOURSELF}"
+                )
             if entry.bytes < 0:
-                raise Damage(f"{entry.name!r} declares a size of {entry.bytes} bytes")
+                raise Damage(f"{quoted(entry.name)} declares a size of {entry.bytes} bytes")
             files[path] = entry
             total += entry.bytes
             if self.declared_bytes + total > self.max_bytes:
                 raise Refusal.too_large(self.max_bytes)
         if refused:
             others = f" {len(refused) - 1:,} other entries cannot be unpacked either." if refused[1:] else ""
-            raise Refusal(f"{refused[0].name!r} {refused[0].refusal}.{others}")
+            raise Refusal(f"{quoted(refused[0].name)} {refused[0].refusal}.{others}")
         if not files:
             raise Refusal("it holds no files. Is it the right archive?")
         self.declared_bytes += total
@@ -293,7 +295,7 @@ class _Unpacking:
             nonlocal output
             path = safe_path(name)
             if path not in awaited:
-                raise Damage(f"{name!r} is not in its table of contents")
+                raise Damage(f"{quoted(name)} is not in its table of contents")
             output = Output(folder / path, awaited.pop(path))
             next(ticks)
             return output
@@ -302,7 +304,9 @@ class _Unpacking:
             try:
                 (folder / parent).mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
-                raise Refusal(f"the folder {parent!r} would overwrite an existing file. {UNPACK_YOURSELF}") from None
+                raise Refusal(
+                    f"the folder {quoted(parent)} would overwrite an existing file. {UNPACK_YOURSELF}"
+                ) from None
             except OSError as error:
                 if error.errno in UNSTORABLE:
                     raise Refusal(unstorable(parent, error)) from None
