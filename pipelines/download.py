@@ -1,9 +1,10 @@
 """Download a competition's data: from Kaggle, or from a local archive or folder.
 
-Reads   the competition's TOML; Kaggle, or ARCHIVE: a zip, 7z or tar, or a folder, whose files are hard-linked.
+Reads   the competition's TOML; Kaggle, or ARCHIVE: a zip, 7z or tar, whole or in pieces, or a folder, whose files
+        are hard-linked and whose links are followed.
 Writes  data/<c>/<slug>.zip, if it came from Kaggle, and its .sha256; it gets this name only after its check.
-        data/<c>/raw/: the files with Kaggle's names, with archives inside archives unpacked, and without a single
-        folder around everything unless the settings name it; .download.json records the source.
+        data/<c>/raw/: the files with Kaggle's names, with archives inside archives unpacked, and without folders around
+        everything unless the settings name them; .download.json records the source.
         data/<c>/held_back/labels.csv: the test labels, for the bundled digits only.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
+from pipelines.dataset.archives import DamagedArchive, Unpacked, unpack
 from pipelines.dataset.split_record import DOWNLOAD_RECORD
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import DataSettings, Settings
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, layout = words.settings(), words.layout()
     shown = layout.raw.relative_to(layout.root)
     if layout.raw.exists():
+        if words.archive:
+            _refuse_another(words.archive, layout.raw, shown)
         print(f"Already downloaded: {_contents(layout.raw)} in {shown}.\nTo do it again: {removal(layout.raw)}")
         return
 
@@ -39,9 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         archive = words.archive if words.archive else _from_kaggle(settings, layout, words)
         started = time.monotonic()
-        _unpack(archive, layout.raw, settings.data)
+        try:
+            _unpack(archive, layout.raw, settings.data)
+        except DamagedArchive as error:
+            if words.archive:
+                raise
+            again = f"{removal(archive)} && {words.repeat('download')}"
+            raise UserError(f"{error} It was whole when it came from Kaggle. First: {again}") from error
     print(f"{_contents(layout.raw)} in {shown}, in {command.duration(time.monotonic() - started)}.")
     print(f"Next: {words.repeat('split')}")
+
+
+def _refuse_another(archive: Path, raw: Path, shown: Path) -> None:
+    """Raise `UserError` if `raw` came from another archive, or from what `archive` was before it changed."""
+    from pipelines.system.files import file_sha256, read_note
+
+    record = raw / DOWNLOAD_RECORD
+    if not record.exists():
+        return
+    known = read_note(record)
+    renamed = known.get("source") != archive.name
+    if not renamed and (archive.is_dir() or archive.stat().st_mtime <= record.stat().st_mtime):
+        return
+    if archive.is_file() and file_sha256(archive) == known.get("sha256"):
+        return
+    problem = f"came from {known.get('source')}, not from {archive.name}"
+    if not renamed:
+        problem = f"came from {archive.name} as it was before it changed"
+    first = removal(raw)
+    raise UserError(f"{shown} {problem}. To keep these data, leave out ARCHIVE=. To use {archive.name}, first: {first}")
 
 
 def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Path:
@@ -85,7 +115,6 @@ def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
     The record is the same each time, so a split stays valid if the same data is unpacked again.
     """
     from pipelines.dataset.archive_layout import check_layout
-    from pipelines.dataset.archives import Unpacked, unpack
     from pipelines.system.files import file_sha256, write_json
 
     def finish(folder: Path, unpacked: Unpacked) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def _walk(
         elif problem := _problem(path):
             problems.append(f"{name}{link} {problem}")
         else:
-            yield name, path.resolve() if link else path
+            yield unicodedata.normalize("NFC", name), path.resolve() if link else path
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.dataset.archive_entries import Refusal
+from pipelines.dataset.archive_entries import NotAnArchive, Refusal
 from pipelines.dataset.archive_pieces import Source
 from pipelines.dataset.archive_tar import is_tar
 from pipelines.system.errors import few, one_line, quoted
@@ -49,47 +49,47 @@ UNFINISHED = re.compile(r"\.(part|partial|crdownload|download|aria2|opdownload|!
 CD_MARK, CD_PLACE = b"CD001", 0x8001  # of an ISO 9660 image
 
 
-def kind_refusal(source: Source) -> Refusal:
-    """Return the refusal that says what `source` is and what to do."""
+def what_it_is(source: Source) -> str:
+    """Return what `source` is, and what to do."""
     head, name = source.head, source.paths[0].name
     if not head:
-        return Refusal("the file is empty. Download or copy it again.")
+        return "the file is empty. Download or copy it again."
     if not head.strip(b"\0"):
-        return Refusal("it begins with zeros: its download did not finish. Download it again.")
+        return "it begins with zeros: its download did not finish. Download it again."
     if UNFINISHED.search(name):
-        return Refusal("its name is that of an unfinished download. Finish the download and give the whole file.")
+        return "its name is that of an unfinished download. Finish the download and give the whole file."
     for start, kind, advice in KINDS:
         if head.startswith(start):
-            return Refusal(f"it is {kind}, not a zip, 7z or tar. {advice}")
+            return f"it is {kind}, not a zip, 7z or tar. {advice}"
     with source.open() as file:
         file.seek(CD_PLACE)
         if file.read(len(CD_MARK)) == CD_MARK:
-            return Refusal(f"it is an ISO image of a disc. {UNPACK.format('7z x')}")
-    return _text_refusal(head) or Refusal(
+            return f"it is an ISO image of a disc. {UNPACK.format('7z x')}"
+    return _what_text_is(head) or (
         f"it is not a zip, 7z or tar (gzip, bzip2, xz); it begins with {head[:16]!r}. {OTHER_FILE}"
     )
 
 
-def _text_refusal(head: bytes) -> Refusal | None:
-    """Return the refusal of a web page, an answer of a service, a Git LFS pointer and any other text."""
+def _what_text_is(head: bytes) -> str:
+    """Return the same for a text: a web page, an answer of a service, a Git LFS pointer, a table; empty for others."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(LFS):
-        return Refusal(
+        return (
             "it is a Git LFS pointer: a note that stands for the file in a git repository. Run git lfs pull there, and "
             "give the file."
         )
     if text.startswith(b"<"):
-        return Refusal("it is a web page, not an archive. Log in, accept the rules and download it again.")
+        return "it is a web page, not an archive. Log in, accept the rules and download it again."
     readable = head.decode("utf-8", "replace")
     if any(not (character.isprintable() or character in "\r\n\t\ufeff\ufffd") for character in readable):
-        return None
+        return ""
     shown = quoted(one_line(readable[:120]).lstrip("\ufeff"))
     if text[:1] in b"{[" and text:
-        return Refusal(
+        return (
             f"it is JSON, not an archive: {shown}. If this is the answer of a web service, do what it says and "
             "download again; otherwise put it into a folder with the images and give the folder: ARCHIVE=folder."
         )
-    return Refusal(f"it is a text or a table, not an archive; it begins with {shown}. {NOT_ALONE}")
+    return f"it is a text or a table, not an archive; it begins with {shown}. {NOT_ALONE}"
 
 
 def refuse_single(source: Source, opener: Callable[[Any], Any]) -> None:
@@ -97,7 +97,7 @@ def refuse_single(source: Source, opener: Callable[[Any], Any]) -> None:
     with source.open() as packed, opener(packed) as content:
         head = content.read(512)
     if head and not is_tar(head):
-        raise Refusal(f"it is one compressed file, not an archive of several. Decompress it (7z x). {NOT_ALONE}")
+        raise NotAnArchive(f"it is one compressed file, not an archive of several. Decompress it (7z x). {NOT_ALONE}")
 
 
 def refuse_pointers(folder: Path, sizes: Mapping[str, int]) -> None:

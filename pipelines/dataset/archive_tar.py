@@ -62,30 +62,43 @@ def open_tar(source: Source) -> Iterator[Contents]:
     """Yield the contents of the tar `source`; its entries must be read before its files."""
     with io.BufferedReader(source.open()) as packed, (decompressor(source.head) or nullcontext)(packed) as content:
         stream = _BoundedReader(content)
-        members: list[tarfile.TarInfo] = []
+        members: list[tuple[str, tarfile.TarInfo]] = []
         with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as archive:  # type: ignore[call-overload]
 
             def pour(create: Create) -> None:
-                for member in members:
-                    if content := archive.extractfile(member):
-                        create(member.name).write_all(content)
+                linked = {id(member) for name, member in members if name != member.name}
+                written: dict[int, str] = {}  # going back in a compressed tar would decompress it again
+                for name, member in members:
+                    output = create(name)
+                    first = written.get(id(member))
+                    with open(first, "rb") if first else archive.extractfile(member) as content:
+                        output.write_all(content)
+                    if id(member) in linked:
+                        written.setdefault(id(member), output.file.name)
 
             yield _entries(archive, stream, members), pour
 
 
-def _entries(archive: Any, stream: _BoundedReader, members: list[tarfile.TarInfo]) -> Iterator[Entry]:
-    """Yield all entries of `archive`, and append those that are not folders to `members`."""
+def _entries(archive: Any, stream: _BoundedReader, members: list[tuple[str, tarfile.TarInfo]]) -> Iterator[Entry]:
+    """Yield all entries of `archive`, and append to `members` the names of files with the members that hold them."""
     count = 0
+    earlier: dict[str, tarfile.TarInfo] = {}  # by name, for hard links; filled at the first
     while member := archive.next():
         stream.left = MAX_HEADER_BYTES
         archive.members.clear()  # tarfile keeps all members; millions of folders take little space in an archive
         member.pax_headers = {}
         count += 1
+        held = member
+        if member.islnk():  # a second name of an earlier file
+            earlier = earlier or dict(members)
+            held = earlier.get(member.linkname, member)
         if not member.isdir():
-            members.append(member)
-        refusal = Entry.LINK if member.issym() or member.islnk() else Entry.DEVICE
-        plain = member.isreg() or member.isdir()
-        yield Entry(member.name, member.size, member.isdir(), "" if plain else refusal)
+            members.append((member.name, held))
+            if earlier:
+                earlier[member.name] = held
+        refusal = Entry.LINK if held.issym() or held.islnk() else Entry.DEVICE
+        plain = held.isreg() or held.isdir()
+        yield Entry(member.name, held.size, member.isdir(), "" if plain else refusal)
     stream.left = None
     # tarfile takes a damaged header for the end of the archive; the true end is a block of zeros.
     stream.seek(archive.offset)

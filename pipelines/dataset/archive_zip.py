@@ -5,6 +5,7 @@ import io
 import lzma
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +28,7 @@ METHODS = {  # of compression that zipfile lacks, by their numbers in PKWARE's A
 }
 READ_BY_ZIPFILE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 DEFLATE64, ZSTANDARD, XZ = 9, 93, 95
-ENCRYPTED_BY_AES = 99
+ENCRYPTED, ENCRYPTED_BY_AES = 1, 99  # a flag bit and a method
 SMALL_BYTES = 1 << 10  # 28 MB at most when Deflate64 expands them, which has no limit of its own
 LZMA_BYTES = 1 << 30  # of memory
 
@@ -87,23 +88,26 @@ def _opened(stream: io.BufferedReader, source: Source) -> zipfile.ZipFile:
 
 
 def open_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    """Return the contents of an entry to read. Raises `Refusal` for a method of compression that nothing here reads."""
+    """Return the contents of an entry to read, which end in an error if their checksum is wrong.
+
+    Raises `Refusal` for encryption, and for a method of compression that nothing here reads.
+    """
+    if problem := _packing_problem(info):
+        raise Refusal(f"{info.filename!r} {problem}.")
     if info.compress_type in READ_BY_ZIPFILE:
         return archive.open(info)
-    decompressor = _decompressor(info.compress_type)
-    if decompressor is None:
-        raise Refusal(f"{info.filename!r} {_method_problem(info.compress_type)}")
     packed = copy.copy(info)  # zipfile then delivers the packed bytes and compares no checksum
     packed.compress_type, packed.file_size = zipfile.ZIP_STORED, info.compress_size
     del packed.CRC
-    return _Decompressed(archive.open(packed), decompressor)
+    return _Decompressed(archive.open(packed), _decompressor(info.compress_type), info)
 
 
 class _Decompressed(io.RawIOBase):
     """The bytes of `packed`, decompressed."""
 
-    def __init__(self, packed: Any, decompressor: Any) -> None:
-        self.packed, self.decompressor = packed, decompressor
+    def __init__(self, packed: Any, decompressor: Any, info: zipfile.ZipInfo) -> None:
+        self.packed, self.decompressor, self.info = packed, decompressor, info
+        self.crc = 0
 
     def read(self, size: int = -1) -> bytes:
         content = b""
@@ -115,6 +119,9 @@ class _Decompressed(io.RawIOBase):
                 content = self.decompressor.decompress(packed, CHUNK_BYTES)
             except Exception as error:  # each package has its own
                 raise zipfile.BadZipFile(str(error)) from error
+        self.crc = zlib.crc32(content, self.crc)
+        if self.decompressor.eof and not content and self.crc != self.info.CRC:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {self.info.filename!r}")
         return content
 
     def close(self) -> None:
@@ -154,20 +161,21 @@ def _decompressor(method: int) -> Any:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_BYTES) if method == XZ else None
 
 
-def _method_problem(method: int) -> str:
-    name = METHODS.get(method, f"method {method}")
+def _packing_problem(info: zipfile.ZipInfo) -> str:
+    """Return why the contents of `info` cannot be read, and what to do; empty if they can."""
+    if info.flag_bits & ENCRYPTED or info.compress_type == ENCRYPTED_BY_AES:
+        return "is encrypted. Unpack the archive with its password (7z x) and give the folder: ARCHIVE=folder"
+    method = info.compress_type
+    if method in READ_BY_ZIPFILE or _decompressor(method):
+        return ""
     return (
-        f"is compressed with {name}, which is not supported here. Unpack the archive with 7-Zip (7z x) and give the "
-        "folder: ARCHIVE=folder"
+        f"is compressed with {METHODS.get(method, f'method {method}')}, which is not supported here. Unpack the "
+        "archive with 7-Zip (7z x) and give the folder: ARCHIVE=folder"
     )
 
 
 def _entry(info: zipfile.ZipInfo, name: str) -> Entry:
-    refusal = ""
-    if info.flag_bits & 1 or info.compress_type == ENCRYPTED_BY_AES:
-        refusal = "is encrypted. Unpack the archive with its password (7z x) and give the folder: ARCHIVE=folder"
-    elif (mode := info.external_attr >> 16) and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+    refusal = _packing_problem(info)
+    if not refusal and (mode := info.external_attr >> 16) and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         refusal = Entry.LINK if stat.S_ISLNK(mode) else Entry.DEVICE
-    elif info.compress_type not in READ_BY_ZIPFILE and _decompressor(info.compress_type) is None:
-        refusal = _method_problem(info.compress_type)
     return Entry(name, info.file_size, name.endswith("/"), refusal, info.CRC)

@@ -26,19 +26,20 @@ from pipelines.dataset.archive_entries import (
     Create,
     Damage,
     Entry,
+    NotAnArchive,
     Output,
     Refusal,
     safe_path,
     unstorable,
 )
 from pipelines.dataset.archive_folder import files_below, linked
-from pipelines.dataset.archive_kinds import junk_in, kind_refusal, refuse_pointers, refuse_single
+from pipelines.dataset.archive_kinds import junk_in, refuse_pointers, refuse_single, what_it_is
 from pipelines.dataset.archive_pieces import ARCHIVE, Source, gather, is_piece
 from pipelines.dataset.archive_places import Inner, place
 from pipelines.dataset.archive_tar import decompressor, is_tar, open_single, open_tar
 from pipelines.dataset.archive_zip import open_zip
 from pipelines.settings.schema import DataSettings
-from pipelines.system.errors import UserError, did_you_mean, few
+from pipelines.system.errors import UserError, did_you_mean, few, quoted
 from pipelines.system.files import atomic_folder
 from pipelines.system.watch import Watch, unwatched
 
@@ -54,6 +55,10 @@ SINGLE = re.compile(r"\.(csv|tsv|txt|json|jsonl)\.(gz|bz2|xz)$", re.IGNORECASE) 
 ZIP_HEADS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08", b"PK00PK\3\4")  # the last two: a zip in pieces, or that was one
 # The modules whose errors, and the types of errors, that damaged bytes cause.
 PARSERS = frozenset(("zipfile", "tarfile", "py7zr", "libarchive", "gzip", "bz2", "lzma", "_compression", "compression"))
+INSIDE = (
+    "It is so inside the archive around it: unpack that one yourself, replace or remove this file, and give the "
+    "folder: ARCHIVE=folder."
+)
 DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 
 
@@ -140,14 +145,15 @@ class _Unpacking:
         try:
             if depth > MAX_DEPTH:
                 raise Refusal(f"it is an archive within {depth} archives; {MAX_DEPTH} is the limit. {UNPACK_YOURSELF}")
-            with self._open(source) as (entries, pour):
+            with self._open(source, depth) as (entries, pour):
                 files = self._checked(entries, folder)
                 self._write(files, folder, pour, source.paths[0].name)
             refuse_pointers(folder, {name: entry.bytes for name, entry in files.items()})
         except Damage as damage:
             raise self._damaged(source, label, depth, str(damage)) from damage.__cause__
         except Refusal as refusal:
-            raise UserError(f"{label}: {refusal}") from refusal.__cause__
+            inside = f" {INSIDE}" if isinstance(refusal, NotAnArchive) and depth > self.given_depth else ""
+            raise UserError(f"{label}: {refusal}{inside}") from refusal.__cause__
         except MemoryError as error:
             raise UserError(
                 f"{label}: it needs more memory than there is, or it is damaged. {UNPACK_YOURSELF}"
@@ -163,12 +169,7 @@ class _Unpacking:
     def _damaged(self, source: Source, label: str, depth: int, reason: str) -> DamagedArchive:
         names = [path.name for path in source.paths]
         joined = f" It was joined from {names[0]} to {names[-1]}: is a later piece missing?" if names[1:] else ""
-        advice = "Copy or download it again."
-        if depth > self.given_depth:
-            advice = (
-                "It is so inside the archive around it: unpack that one yourself, replace or remove this file, and "
-                "give the folder: ARCHIVE=folder."
-            )
+        advice = INSIDE if depth > self.given_depth else "Copy or download it again."
         return DamagedArchive(f"{label}: it is damaged or incomplete ({reason}).{joined} {advice}")
 
     def link_folder(self, source: Path, folder: Path, target: Path) -> None:
@@ -228,7 +229,7 @@ class _Unpacking:
                 used.add(parent + path.name)
         return place(inner, [name for name in names if name not in used], folder, self.data, label, self._forget)
 
-    def _open(self, source: Source) -> AbstractContextManager[Contents]:
+    def _open(self, source: Source, depth: int) -> AbstractContextManager[Contents]:
         head, name = source.head, source.paths[0].name
         entries = self.max_entries - self.entries
         if head.startswith(ZIP_HEADS) or source.end:
@@ -236,16 +237,16 @@ class _Unpacking:
         if head.startswith(b"7z\xbc\xaf\x27\x1c"):
             return open_7z(source, entries, find_libarchive() if self.with_libarchive else None)
         if opener := decompressor(head):
-            if SINGLE.search(name):
+            if depth and SINGLE.search(name):
                 return open_single(source, name.rpartition(".")[0], self.max_bytes - self.declared_bytes)
             if not ARCHIVE.search(name):
                 refuse_single(source, opener)
             return open_tar(source)
         if head.strip(b"\0") and is_tar(head):
             return open_tar(source)
-        if head.startswith(b"MZ") and zipfile.is_zipfile(source.paths[0]):  # one that unpacks itself
+        if zipfile.is_zipfile(source.paths[0]):  # behind a program that unpacks it
             return open_zip(source, entries, self.data.zip_encoding)
-        raise kind_refusal(source)
+        raise NotAnArchive(what_it_is(source))
 
     def _checked(self, entries: Iterable[Entry], folder: Path) -> dict[str, Entry]:
         """Return the files of a table of contents by path below `folder`; raise `Refusal` for any unsafe entry."""
@@ -263,16 +264,18 @@ class _Unpacking:
             if entry.is_folder:
                 continue
             if not path or path in files:
-                raise Refusal(f"the name {entry.name!r} is {'there twice' if path else 'empty'}. {UNPACK_YOURSELF}")
+                raise Refusal(
+                    f"the name {quoted(entry.name)} is {'there twice' if path else 'empty'}. {UNPACK_YOURSELF}"
+                )
             if entry.bytes < 0:
-                raise Damage(f"{entry.name!r} declares a size of {entry.bytes} bytes")
+                raise Damage(f"{quoted(entry.name)} declares a size of {entry.bytes} bytes")
             files[path] = entry
             total += entry.bytes
             if self.declared_bytes + total > self.max_bytes:
                 raise Refusal.too_large(self.max_bytes)
         if refused:
-            others = f" So are {len(refused) - 1:,} others." if refused[1:] else ""
-            raise Refusal(f"{refused[0].name!r} {refused[0].refusal}.{others}")
+            others = f" {len(refused) - 1:,} other entries cannot be unpacked either." if refused[1:] else ""
+            raise Refusal(f"{quoted(refused[0].name)} {refused[0].refusal}.{others}")
         if not files:
             raise Refusal("it holds no files. Is it the right archive?")
         self.declared_bytes += total
@@ -292,7 +295,7 @@ class _Unpacking:
             nonlocal output
             path = safe_path(name)
             if path not in awaited:
-                raise Damage(f"{name!r} is not in its table of contents")
+                raise Damage(f"{quoted(name)} is not in its table of contents")
             output = Output(folder / path, awaited.pop(path))
             next(ticks)
             return output
@@ -301,7 +304,9 @@ class _Unpacking:
             try:
                 (folder / parent).mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
-                raise Refusal(f"the folder {parent!r} would overwrite an existing file. {UNPACK_YOURSELF}") from None
+                raise Refusal(
+                    f"the folder {quoted(parent)} would overwrite an existing file. {UNPACK_YOURSELF}"
+                ) from None
             except OSError as error:
                 if error.errno in UNSTORABLE:
                     raise Refusal(unstorable(parent, error)) from None

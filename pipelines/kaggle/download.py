@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+from pipelines.dataset.archive_entries import Refusal
+from pipelines.dataset.archive_zip import open_entry
 from pipelines.kaggle.failures import ConnectionLost, Damaged
 from pipelines.kaggle.service import Kaggle
 from pipelines.system.errors import UserError
@@ -75,12 +77,14 @@ def verify(archive: Path, listed: Mapping[str, int]) -> str:
             _compare([member for member in content.infolist() if not member.is_dir()], listed)
             sha256 = thread.submit(file_sha256, archive)
             for member in content.infolist():
-                with content.open(member) as file:
+                with open_entry(content, member) as file:
                     while file.read(READ_BYTES):  # zipfile compares the checksum at the end
                         pass
             return sha256.result()
     except UserError:
         raise
+    except Refusal as refusal:
+        raise Damaged(f"The archive that came from Kaggle cannot be checked: {refusal} {LATER}") from None
     except Exception as error:  # damaged bytes make zipfile raise anything, IndexErrors included
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # an error of the disk

@@ -26,7 +26,7 @@ from pipelines.system.files import file_sha256, write_json
 STAGES = ("download", "split", "train", "retrain", "predict")
 MANIFEST = "manifest.json"
 SEARCH_DEPTH = 4  # folders below input: competitions/<slug>/, and the folders of a dataset
-ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
 WEIGHT_FILES = (".pth", ".pt", ".bin")
 SHOWN_NAMES = 20
 
@@ -118,7 +118,7 @@ def _archive_holds(archive: Path, slug: str, wanted: Sequence[str]) -> bool:
     if not zipfile.is_zipfile(archive):
         return archive.name in [slug + extension for extension in ARCHIVES]  # the stage download checks its content
     with zipfile.ZipFile(archive) as content:
-        parts = {part for name in content.namelist() for part in PurePosixPath(name).parts}
+        parts = {part for name in content.namelist() for part in PurePosixPath(name.replace("\\", "/")).parts}
     return all(any(PurePosixPath(name).name in parts for name in _names_of(each)) for each in wanted)
 
 

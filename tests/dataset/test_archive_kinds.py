@@ -6,10 +6,11 @@ import json
 import lzma
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import inflate64
 import pytest
@@ -47,7 +48,7 @@ def test_methods_of_compression_that_zipfile_lacks(tmp_path: Path, method: int, 
     assert unpack(source, tmp_path / "target") == Unpacked(1, len(TEXT))
     assert contents(tmp_path / "target") == {"a": TEXT}
     packed_zip(source, method, TEXT[:-1] + b"x", pack(TEXT))
-    refused(source, "the checksum of 'a' is wrong")
+    refused(source, "Bad CRC-32 for file 'a'")
     packed_zip(source, method, TEXT[:-1], pack(TEXT))
     refused(source, "'a' is larger than the 49,999 bytes that it declares")
     packed_zip(source, method, TEXT, pack(TEXT)[:-5])
@@ -71,7 +72,7 @@ def test_how_many_files_cannot_be_unpacked(tmp_path: Path) -> None:
             link = tarfile.TarInfo(f"{number}.png")
             link.type, link.linkname = tarfile.SYMTYPE, "/data/1.png"
             archive.addfile(link)
-    refused(tmp_path / "a.tar", "'0.png' is a link", "whose links are followed: ARCHIVE=folder. So are 2 others.")
+    refused(tmp_path / "a.tar", "'0.png' is a link", "whose links are followed: ARCHIVE=folder. 2 other entries cannot")
 
 
 KINDS = {
@@ -117,12 +118,38 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2":
 @pytest.mark.parametrize("form", COMPRESSIONS)
 def test_one_compressed_file_is_no_damaged_tar(tmp_path: Path, form: str) -> None:
     packed = COMPRESSIONS[form](b"id,label\n")
-    source = tmp_path / f"labels.{form}"
+    source = tmp_path / f"labels.csv.{form}"
     source.write_bytes(packed)
     refused(source, "it is one compressed file, not an archive of several", "ARCHIVE=folder")
     archive = make_zip(tmp_path / "a.zip", {f"labels.csv.{form}": packed, f"brain.nii.{form}": packed})
     assert unpack(archive, tmp_path / "target") == Unpacked(2, 9 + len(packed))
     assert contents(tmp_path / "target") == {"labels.csv": b"id,label\n", f"brain.nii.{form}": packed}
+
+
+def test_hard_links_in_a_tar_are_files(tmp_path: Path) -> None:
+    """As tar writes data/, whose tree of classes is hard links to the raw files."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "a.png").write_bytes(b"image")
+    for name in ("tree/b.png", "tree/c.png"):
+        (tmp_path / name).hardlink_to(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        for name in ("a.png", "tree/b.png", "tree/c.png"):
+            archive.add(tmp_path / name, name)
+        assert [member.islnk() for member in archive.getmembers()] == [False, True, True]
+    assert unpack(tmp_path / "a.tgz", tmp_path / "target") == Unpacked(3, 15)
+    assert contents(tmp_path / "target") == dict.fromkeys(("a.png", "tree/b.png", "tree/c.png"), b"image")
+
+
+def test_what_is_no_archive_inside_one_can_be_removed(tmp_path: Path) -> None:
+    for number, content in enumerate((b"", b"<html>", b"PK\3\4 cut", b"Rar!\x1a\x07")):
+        source = make_zip(tmp_path / f"{number}.zip", {"labels.csv": b"1", "notes.zip": content})
+        refused(source, "notes.zip: ", "unpack that one yourself, replace or remove this file, and give the folder")
+        folder = tmp_path / f"{number}"
+        with zipfile.ZipFile(source) as archive:
+            archive.extractall(folder)
+        (folder / "notes.zip").unlink()
+        unpack(folder, tmp_path / "target")
+        assert contents(tmp_path / "target") == {"labels.csv": b"1"}
 
 
 def test_old_tars_without_a_mark(tmp_path: Path) -> None:
@@ -149,7 +176,7 @@ def test_pointers_instead_of_the_data_are_named(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_our_own_is_not_called_damage(tmp_path: Path) -> None:
-    def watch(items: Iterable[Item], *words: Any) -> Iterator[Item]:
+    def watch(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterator[Item]:
         raise TypeError("a bug")
 
     for source in (make_zip(tmp_path / "a.zip", {"a": b"1"}), make_tar(tmp_path / "a.tgz", {"a": b"1"})):

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def cut(whole: Path, suffixes: list[str]) -> list[Path]:
     return pieces
 
 
+FORMS: dict[str, Callable[[Path], Path]] = {
+    "zip": lambda path: make_zip(path, FILES),
+    "7z": lambda path: make_7z(path, FILES),
+    "tar.gz": lambda path: make_tar(path, FILES),
+    "tar": lambda path: make_tar(path, FILES, "w"),
+}
 NUMBERS = [".001", ".002", ".003"]
 SUFFIXES = [
     NUMBERS,
@@ -39,13 +46,10 @@ SUFFIXES = [
 
 
 @pytest.mark.parametrize("suffixes", SUFFIXES)
-@pytest.mark.parametrize("form", ["zip", "7z", "tar.gz", "tar"])
+@pytest.mark.parametrize("form", FORMS)
 def test_pieces_are_joined_from_any_of_them(tmp_path: Path, form: str, suffixes: list[str]) -> None:
-    make = {"zip": make_zip, "7z": make_7z}.get(form) or (
-        lambda path, files: make_tar(path, files, "w:gz" if form == "tar.gz" else "w")
-    )
     (tmp_path / "pieces").mkdir()
-    for piece in cut(make(tmp_path / "pieces" / f"cats.{form}", FILES), suffixes)[:2]:
+    for piece in cut(FORMS[form](tmp_path / "pieces" / f"cats.{form}"), suffixes)[:2]:
         assert unpack(piece, tmp_path / "target") == Unpacked(3, TOTAL)
         assert contents(tmp_path / "target") == FILES
 

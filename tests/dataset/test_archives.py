@@ -378,7 +378,7 @@ def test_folder_that_holds_what_is_refused(tmp_path: Path) -> None:
     source.mkdir()
     refused(source, "no files")
     (source / "a").mkdir()
-    for number, link in enumerate(map(Path, (tmp_path, source, "missing", "4", "../a"))):
+    for number, link in enumerate([tmp_path, source, *map(Path, ("missing", "4", "../a"))]):
         (source / "a" / str(number)).symlink_to(link)
     os.mkfifo(source / "pipe")
     circles = [f"a/{number} (a link to {link}) leads to" for number, link in enumerate((tmp_path, source))]

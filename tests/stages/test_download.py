@@ -87,6 +87,34 @@ def test_a_second_call_does_nothing_and_says_so(home: Path, capsys: pytest.Captu
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 
 
+def test_another_archive_than_the_one_that_was_unpacked(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_zip(home / "cats.zip", FILES)
+    assert command.run(download.main, ["cats.toml", "--archive", "cats.zip"]) == 0
+    make_zip(home / "more.zip", {**FILES, "train/2.png": "2"})
+    words = ["cats.toml", "--archive", "more.zip"]
+    assert command.run(download.main, words) == command.EXIT_USER_ERROR
+    message = capsys.readouterr().err
+    assert "data/cats/raw came from cats.zip, not from more.zip" in message
+    assert command.run(download.main, ["cats.toml"]) == 0  # "leave out ARCHIVE="
+    subprocess.run(["sh", "-c", re.findall("first: (rm -r .+)", message)[0]], check=True)
+    assert command.run(download.main, words) == 0
+    assert "train/2.png" in contents(home / "data/cats/raw")
+    (home / "more.zip").rename(home / "renamed.zip")
+    assert command.run(download.main, ["cats.toml", "--archive", "renamed.zip"]) == 0  # the same bytes
+    os.utime(make_zip(home / "more.zip", FILES), (4e9, 4e9))
+    assert command.run(download.main, words) == command.EXIT_USER_ERROR
+    assert "as it was before it changed" in capsys.readouterr().err
+
+
+def test_an_archive_from_kaggle_that_a_disk_damaged(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "data/cats").mkdir(parents=True)
+    content = make_zip(home / "data/cats/cats.zip", FILES).read_bytes()
+    (home / "data/cats/cats.zip").write_bytes(content[:-20])
+    assert command.run(download.main, ["cats.toml"]) == command.EXIT_USER_ERROR
+    message = capsys.readouterr().err
+    assert "First: rm data/cats/cats.zip && make download COMP=cats.toml" in message
+
+
 def test_a_folder_is_linked(home: Path) -> None:
     for name, content in FILES.items():
         (home / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
