@@ -1,6 +1,7 @@
 """Self-sufficient checkpoints: weights, settings, classes and score in one file, written atomically."""
 
 import pickle
+import shlex
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from pipelines.models.transfer import build_network, is_head_only, load_learned
 from pipelines.models.weights import find_origins
+from pipelines.settings.layout import RunLayout
 from pipelines.settings.loading import from_dict, merge, to_dict
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -80,17 +82,24 @@ def load(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"There is no checkpoint {path}.") from None
+        raise UserError(f"There is no checkpoint {path}. {_again(path)}") from None
     except pickle.UnpicklingError:  # its own message advises to run the code
         raise UserError(
             f"{path} cannot be read as a checkpoint: torch did not write it, or it contains code, which is not run. "
-            "Remove it and train again."
+            f"{_again(path)}"
         ) from None
     except Exception as error:  # torch raises many types for damaged files, from RuntimeError to EOFError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}. Remove it and train again.") from None
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}. {_again(path)}") from None
     keys = {"format", *(field.name for field in fields(Checkpoint))}
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.keys() != keys:
-        raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT}). Remove it and train again.")
+        raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT}). {_again(path)}")
     settings = from_dict(content["settings"], str(path))
     return Checkpoint(**{key: content[key] for key in keys - {"format"}} | {"settings": settings})
+
+
+def _again(path: Path) -> str:
+    """Return how to make the checkpoint at `path` again: the files of a run depend on each other."""
+    if path.name in (RunLayout(path.parent).final.name, RunLayout(path.parent).retrain_last.name):
+        return f"Remove it (rm -f {shlex.quote(str(path))}) and retrain."
+    return f"Remove the whole run (rm -r {shlex.quote(str(path.parent))}) and train again."

@@ -136,9 +136,10 @@ def _step(learner: Learner, batch: Batch, lr: float) -> Tensor:
 
 def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> None:
     if not math.isfinite(loss):
+        kept = " The epochs before are kept; other settings need another RUN=." if epoch > 1 else ""
         raise Diverged(
             f"The {which} loss is not a finite number in epoch {epoch}, by step {step}, at lr {lr:.3g}. Lower "
-            "train.lr, lengthen train.warmup_epochs, or set train.clip_norm=1. The last good epoch is kept."
+            f"train.lr, lengthen train.warmup_epochs, or set train.clip_norm=1.{kept}"
         )
 
 

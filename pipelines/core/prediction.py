@@ -63,5 +63,5 @@ def predict(path: Path, settings: Settings, images: ImageSet, weights: Path, wha
         computed[batch.positions.to(device, non_blocking=True)] = log_probabilities
     predicted = computed.cpu()
     if not predicted.amax(dim=1).isfinite().all():  # the maximum of numbers with a NaN is a NaN
-        raise UserError(f"{path} predicts numbers that are not finite. Train again with a lower train.lr.")
+        raise UserError(f"{path} predicts numbers that are not finite. Train another RUN= with a lower train.lr.")
     return predicted

@@ -87,7 +87,10 @@ def build_backbone(
         if isinstance(getattr(module, "weight", None), nn.Parameter) and not list(module.children())
     ][-1]
     if not isinstance(classifier, nn.Linear):
-        raise UserError(f"model.name {name!r} does not end in a linear layer, so it cannot be a backbone.")
+        raise UserError(
+            f"model.name {name!r} does not end in a linear layer, so it cannot be a backbone. Choose another "
+            "network, or leave model.weights empty to train this one from random weights."
+        )
     notes = load_into(network, weights, name, place, needs_head) if weights else []
     parent, _, attribute = place.rpartition(".")
     setattr(network.get_submodule(parent), attribute, nn.Identity())

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from pipelines.models.published import AUXILIARY_HEADS, networks_with, networks_
 from pipelines.models.weight_files import FORMS, Unread, read_weights, whole_model
 from pipelines.system.errors import UserError, few, quoted
 
+ALIKE = 0.8  # sets with this share of the best one's names are copies of one network, perhaps without counts of batches
 DEEPEST = 3  # dicts around the weights
 AVERAGED = re.compile(r"(?:^|[._])ema(?:[._]|$)")  # names of averaged weights, such as model_ema
 NO_PARAMETERS = ("running_mean", "running_var", "relative_coords_table")  # torchvision's floating-point buffers
@@ -56,12 +58,13 @@ class _Candidate:
         return ".".join(filter(None, (self.where, self.prefix.rstrip("."))))
 
 
-def load_state(path: Path, expected: Collection[str]) -> Weights:
+def load_state(path: Path, expected: Collection[str], numbered: Mapping[str, str] = MappingProxyType({})) -> Weights:
     """Return the tensors of the file `path` by name, on the CPU; never unpickle code.
 
     expected: the names in the network, which tell where in the file its weights are: under keys such as "state_dict",
-    and behind prefixes such as "module." or "backbone.".  Where several sets of weights fit, averaged ones (EMA) are
-    taken, as they were validated.  The versions that torch stores beside the names (`_metadata`) are kept.
+    and behind prefixes such as "module." or "backbone.".  numbered: {other name: the expected one}.  Where several sets
+    of weights fit, averaged ones (EMA) are taken, as they were validated.  The versions that torch stores beside the
+    names (`_metadata`) are kept.
 
     Raises `UserError` for a file without plain tensors by name, and where it is open which of several sets is meant.
     """
@@ -69,14 +72,15 @@ def load_state(path: Path, expected: Collection[str]) -> Weights:
     states = dict(_states(content))
     if not states:
         raise _without_state(path, content)
-    fits = [(each, *found) for each, state in states.items() for found in _prefixes(state, expected)]
+    known = {*expected, *numbered}
+    fits = [(each, *found) for each, state in states.items() for found in _prefixes(state, known)]
     most = max((matches for _, _, matches in fits), default=0)
-    best = [_Candidate(where, prefix, states[where]) for where, prefix, matches in fits if matches == most]
+    best = [_Candidate(where, prefix, states[where]) for where, prefix, matches in fits if matches >= ALIKE * most]
     if 2 * most < len(expected):  # weights of another network: the caller says what differs
         where = max(states, key=lambda each: len(states[each]))
         best = [_Candidate(where, "", states[where])]
     chosen = _choice(path, best)
-    weights = Weights(_stripped(chosen))
+    weights = Weights(_stripped(chosen, expected, numbered))
     if len(best) > 1:
         names = ", ".join(each.name for each in best)
         weights.notes.append(f"it holds several sets of weights ({names}): {chosen.name}, the averaged one, is used")
@@ -125,10 +129,14 @@ def _choice(path: Path, candidates: list[_Candidate]) -> _Candidate:
     )
 
 
-def _stripped(chosen: _Candidate) -> dict[str, Tensor]:
-    """Return the tensors of `chosen` without its prefix, and torch's versions likewise."""
+def _stripped(chosen: _Candidate, expected: Collection[str], numbered: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the tensors of `chosen` by their `expected` names, without its prefix; and torch's versions likewise."""
     start = len(chosen.prefix)
-    state = OrderedDict((name[start:], value) for name, value in chosen.state.items() if name.startswith(chosen.prefix))
+    state: dict[str, Tensor] = OrderedDict()
+    for name, value in chosen.state.items():
+        if name.startswith(chosen.prefix):
+            name = name[start:]
+            state[name if name in expected else numbered.get(name, name)] = value
     if versions := getattr(chosen.state, "_metadata", None):
         kept = {name[start:]: version for name, version in versions.items() if f"{name}.".startswith(chosen.prefix)}
         state._metadata = kept  # type: ignore[attr-defined]
@@ -181,7 +189,7 @@ def load_into(model: nn.Module, path: Path, network: str, head: str = "", needs_
     Raises `UserError` where keys are missing or unexpected, or shapes differ; `model` is unusable then.
     """
     expected = model.state_dict()
-    weights = load_state(path, expected)
+    weights = load_state(path, expected, _numbered(model, expected))
     found, size = weights.state, _Size(weights.state)
     skipped = tuple(
         each for each in AUXILIARY_HEADS.get(network, ()) if not any(name.startswith(each) for name in expected)
@@ -213,6 +221,13 @@ def load_into(model: nn.Module, path: Path, network: str, head: str = "", needs_
         )
     unused = f"it has {other}, {'and none is needed' if other == NO_HEAD else 'which is not used'}"
     return [*weights.notes, *([unused] if other else [])]
+
+
+def _numbered(model: nn.Module, expected: Collection[str]) -> dict[str, str]:
+    """Return the names that the tensors of `model` have in an nn.Sequential of its children, with their own names."""
+    places = {child: str(number) for number, (child, _) in enumerate(model.named_children())}
+    parted = ((name, *name.partition(".")) for name in expected)
+    return {f"{places[child]}.{rest}": name for name, child, _, rest in parted if child in places}
 
 
 def _replace_head(state: dict[str, Tensor], expected: Mapping[str, Tensor], head: str) -> str:

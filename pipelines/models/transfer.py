@@ -235,7 +235,7 @@ def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:
     if classifier.out_features != 1000:
         raise UserError(
             f"{origin.path} has {classifier.out_features} outputs without names. model.label_map needs weights with "
-            "ImageNet's 1,000 classes."
+            "ImageNet's 1,000 classes; for others, leave it empty."
         )
     categories: list[str] = ResNet34_Weights.IMAGENET1K_V1.meta["categories"]
     return categories

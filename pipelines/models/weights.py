@@ -64,7 +64,7 @@ def find_weights(network: str, weights: str, sha256: str, folder: Path, watch: W
     wanted = plain_sha256(sha256)
     if not re.fullmatch("([0-9a-f]{64})?", wanted):
         raise UserError(
-            f"The sha256 of the weights is {sha256!r}. Give the 64 hexadecimal digits that `sha256sum FILE` prints, "
+            f"model.weights_sha256 is {sha256!r}. Give the 64 hexadecimal digits that `sha256sum FILE` prints, "
             "or leave it empty."
         )
     if is_published_name(weights):
@@ -74,8 +74,8 @@ def find_weights(network: str, weights: str, sha256: str, folder: Path, watch: W
         digest = file_sha256(path)
     if wanted and digest != wanted:
         raise UserError(
-            f"{path} has the sha256 {digest}, but the settings expect {wanted}. It is another file or damaged: replace "
-            "it, or correct the setting."
+            f"{path} has the sha256 {digest}, but model.weights_sha256 (in a run: its record) is {wanted}. It is "
+            "another file or damaged: put the right one there, or correct the setting."
         )
     return path, digest
 
@@ -192,7 +192,11 @@ def find_origins(
         if len(values) == 1 and for_all:
             values *= len(names)
         if len(values) != len(names):
-            raise UserError(f"{key} has {len(values)} parts, {text!r}, for the {len(names)} of {settings.name!r}.")
+            each = "+".join(f"<of {name}>" for name in names)
+            raise UserError(
+                f"{key} has {len(values)} parts, {text!r}, for the {len(names)} networks of {settings.name!r}. Join "
+                f"one for each with a plus sign: {key}={each}"
+            )
         return values
 
     sources = one_each(settings.weights, "model.weights", for_all=is_published_name(settings.weights))

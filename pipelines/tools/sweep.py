@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import build_network
+    from pipelines.models.transfer import FineTuned, build_network
     from pipelines.models.weights import find_origins, resolve
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
@@ -77,7 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train, valid = open_images(settings, layout, table, words.repeat("split")).divide(settings)
     run, hardware = layout.run(words.run_name()), choose_hardware(settings.hardware)
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
-    print(f"Features: {jobs.prepare_features(job, build_network(settings, train.classes, found))}")
+    network = build_network(settings, train.classes, found)
+    if isinstance(network, FineTuned):
+        print("".join(f"{note}\n" for note in network.notes()), end="")
+    print(f"Features: {jobs.prepare_features(job, network)}")
     rows, diverged = _try_all(dataclasses.replace(job, watch=unwatched), found, trials)
     _print(job, found, rows, diverged, list(tried))
     print(f"Heads tried: {len(trials)}, on {len(train):,} training images; scored on {len(valid):,} validation images.")

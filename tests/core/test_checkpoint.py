@@ -132,7 +132,7 @@ def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
     save(path, small())
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(UserError, match=r"best\.pt cannot be read as a checkpoint.*Remove it"):
+    with pytest.raises(UserError, match=r"best\.pt cannot be read as a checkpoint.*Remove the whole run"):
         load(path)
 
 

@@ -129,6 +129,14 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(epoch: int) -> None:
     assert all(math.isfinite(result.train_loss) for result in results)
 
 
+def test_a_loss_that_is_no_number_speaks_of_kept_epochs_only_where_there_are_some() -> None:
+    settings = settings_of(lr=1e30)
+    for epoch, kept in ((1, False), (2, True)):
+        with pytest.raises(UserError) as caught:
+            list(fit(learner_of(settings), source(16, True, settings), None, ACCURACY, [epoch], 0))
+        assert ("epochs before are kept" in str(caught.value)) == kept
+
+
 def test_validation_that_is_no_number_stops_too() -> None:
     settings = settings_of()
     learner = learner_of(settings)

@@ -460,6 +460,26 @@ def test_another_last_layer_is_passed_over_unless_a_setting_uses_it(
         load_into(on_meta("resnet18"), path, "resnet18", "fc", "model.features=both")
 
 
+def test_an_average_without_counts_of_batches_is_used_too(tmp_path: Path) -> None:
+    state = thin(on_meta("resnet18"))
+    averaged = {name: value for name, value in state.items() if not name.endswith("tracked")}
+    found = load_state(saved(tmp_path / "file.pth", {"model": state, "ema": averaged}), state)
+    assert len(found.state) == len(averaged) < len(state)
+    assert found.notes == ["it holds several sets of weights (model, ema): ema, the averaged one, is used"]
+
+
+@pytest.mark.parametrize("prefix", ["", "features."])
+def test_children_in_a_sequence_are_told_by_their_numbers(tmp_path: Path, prefix: str) -> None:
+    """As in nn.Sequential(*list(model.children())[:-1]), the usual way to drop the last layer."""
+    whole = build_model(ModelSettings(name=SMALL), 5)
+    numbers = nn.Sequential(*list(whole.children())[:-1]).state_dict()
+    path = saved(tmp_path / "file.pth", {f"{prefix}{name}": value for name, value in numbers.items()})
+    model = on_meta(SMALL, 5)
+    load_into(model, path, SMALL, "fc")
+    check_loaded(model)
+    assert torch.equal(model.state_dict()["conv5.0.weight"], whole.state_dict()["conv5.0.weight"])
+
+
 def test_a_part_of_a_network_is_refused_with_the_count(tmp_path: Path) -> None:
     part = {name: value for name, value in without_head("resnet18").items() if not name.startswith("layer4.")}
     with pytest.raises(UserError, match=r"30 of 122 tensors are missing, such as 'layer4\.0\.conv1\.weight'\.$"):

@@ -1,13 +1,14 @@
-"""The stages on files of weights and label maps: what they print, and what they refuse to mix."""
+"""The stages on files of weights, label maps and checkpoints: what they print, and what they refuse to mix."""
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipelines import command, retrain, split, train
+from pipelines import command, predict, retrain, split, train
 from tests.support.tiny import Tiny, pretrained
 
 MAP = "label,category\nblue,tabby\ngreen,goldfish\nred,tench\n"
@@ -15,7 +16,7 @@ QUICK = ("finetune.frozen_stages=-1", "train.epochs=1", "features.mirror=false")
 
 
 def run(stage: str, *settings: str) -> int:
-    module = {"split": split, "train": train, "retrain": retrain}[stage]
+    module = {"split": split, "train": train, "retrain": retrain, "predict": predict}[stage]
     return command.run(module.main, ["tiny.toml", "--run", "done", "--set", *settings])
 
 
@@ -82,3 +83,23 @@ def test_a_file_without_a_last_layer_trains_and_says_so(
     assert "has no last layer, but model.features=both uses the last layer" in message
     (advice,) = re.findall(r"Set (model\.features=\w+)", message)
     assert command.run(train.main, ["tiny.toml", "--run", "b", "--set", *settings, advice]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "again"), [("final.pt", ["retrain", "predict"]), ("best.pt", ["train", "retrain", "predict"])]
+)
+def test_a_damaged_checkpoint_is_made_again_as_the_message_says(
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    again: list[str],
+) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    assert [run(stage, "train.epochs=1") for stage in ("split", "train", "retrain")] == [0, 0, 0]
+    path = tiny.layout.run("done").folder / name
+    path.write_bytes(path.read_bytes()[:1000])
+    assert run("predict", "train.epochs=1") == 2
+    (remedy,) = re.findall(r"\((rm .*)\) and", capsys.readouterr().err)
+    subprocess.run(remedy, shell=True, check=True)
+    assert [run(stage, "train.epochs=1") for stage in again] == [0] * len(again)
