@@ -48,6 +48,7 @@ class CompetitionSettings(Section):
 class DataSettings(Section):
     """Paths inside the raw folder, `data/<competition>/raw`, and columns of the labels CSV."""
 
+    zip_encoding: str = option("", "encoding of names in a zip that does not say it, as gbk or cp1252; empty: UTF-8")
     labels: str = option("", "CSV of the labelled images; empty: train_images has one folder per class")
     id_column: str = option("", "column of image ids in the labels CSV; empty: the first column")
     label_column: str = option("", "column of labels in the labels CSV; empty: the second column")
@@ -57,12 +58,23 @@ class DataSettings(Section):
     sample_submission: str = option("", "sample submission from Kaggle; empty: there is none")
 
     def problems(self) -> Iterator[str]:
+        if self.zip_encoding and not _is_encoding(self.zip_encoding):
+            yield f"data.zip_encoding is {self.zip_encoding!r}; it must be an encoding, as gbk, cp932 or cp1252."
         for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
             place = getattr(self, key)
             if problem := path_problem(place):
                 yield f"data.{key} cannot be a path: {problem}."
             elif Path(place).is_absolute() or ".." in Path(place).parts:
                 yield f"data.{key} is {place!r}; it must be a path inside the raw folder."
+
+
+def _is_encoding(name: str) -> bool:
+    """Return whether `name` is an encoding that Python knows, of text and not, like base64, of bytes."""
+    try:
+        b"a".decode(name)
+    except (LookupError, ValueError):  # ValueError: a NUL in the name, or an encoding with two bytes per character
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
