@@ -22,6 +22,11 @@ from pipelines.dataset.tables import Note, find_column, index_columns, read_list
 from pipelines.settings.schema import DataSettings, SplitSettings
 from pipelines.system.errors import UserError, did_you_mean, quoted, refuse, shown
 
+OF_SAMPLE = (
+    "A submission needs a row for each: put these images there. If a CSV lists each id with its image, name it in "
+    "data.test_table."
+)
+
 
 def labelled_rows(
     raw: Path, data: DataSettings, split: SplitSettings, test_paths: Iterable[str] = (), note: Note = silent
@@ -105,11 +110,9 @@ def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.Da
         raise UserError(no_images(raw, data.test_images, "data.test_images"))
     folder = ImageFolder(raw, data.test_images, "data.test_images", images)
     sample = _sample(raw, data, folder, note) if data.sample_submission else None
-    if data.test_table:
-        listing, remedy = _test_table(raw, data, folder, note), "Put these images there, or remove these rows."
-    else:
-        assert sample is not None
-        listing, remedy = sample, "A submission needs a row for each: put these images there."
+    listing = _test_table(raw, data, folder, note) if data.test_table else sample
+    assert listing is not None
+    remedy = "Put these images there, or remove these rows." if data.test_table else OF_SAMPLE
     files = _one_image_each(listing, folder, remedy, note)
     _refuse_repeated(listing.path, listing.ids, pd.Series("", index=listing.ids.index), files)
     ids = listing.ids.tolist()
@@ -206,8 +209,11 @@ def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str, note: No
     _refuse_empty(path, "id", ids)
     found = [(line, name, matches.found.get(normal(name), [])) for line, name in _by_line(ids)]
     none = [f"line {line}: {quoted(name)}" for line, name, files in found if not files]
-    if len(none) == len(ids):
-        remedy = _elsewhere(listing, folder)
+    if 2 * len(none) > len(ids):
+        held = f"{folder.path} holds {len(folder.images):,} images, such as {shown(folder.images[0])}."
+        if len(none) == len(ids) and remedy != OF_SAMPLE:
+            remedy = f"No id is the name of one. Set {folder.key}, or correct column {shown(str(ids.name))}."
+        remedy = f"{held} {_elsewhere(listing, folder) or remedy}"
     refuse(f"{path}: ids without an image in {folder.folder}", none, remedy)
     several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in found if files[1:]]
     refuse(f"{path}: ids that match several images", several, "Write the id as a path, or remove the other images.")
@@ -220,18 +226,17 @@ def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str, note: No
 
 
 def _elsewhere(listing: Listing, folder: ImageFolder) -> str:
-    """Return what the folder of the images holds, and the setting of the column or folder that fits the ids."""
-    held = f"{folder.path} holds {len(folder.images):,} images, such as {shown(folder.images[0])}."
+    """Return which column, or which other folder, has what the ids of a listing should name; else an empty text."""
     if columns := id_columns(listing, folder):
-        return f"{held} The images are named by {' and '.join(map(shown, columns))}: set data.id_column."
+        names = ", ".join(map(shown, columns))
+        return f"These are the names in {names}, but the ids come from {shown(str(listing.ids.name))}."
     everywhere = image_files(folder.raw, "", folder.key)
     found = images_by_id(listing.ids, everywhere, "")
-    if len(found) == listing.ids.nunique():
-        place = os.path.commonpath([PurePosixPath(image).parent for images in found.values() for image in images])
-        setting = f"{folder.key} = {json.dumps(place or '.', ensure_ascii=False)}"
-        return f"{held} The images of these ids are elsewhere. Set {setting}."
-    column = shown(str(listing.ids.name))
-    return f"{held} Set {folder.key} to another folder, or write the names of files into the column {column}."
+    if len(found) < listing.ids.nunique():
+        return ""
+    place = os.path.commonpath([PurePosixPath(image).parent for images in found.values() for image in images])
+    setting = f"{folder.key} = {json.dumps(place or '.', ensure_ascii=False)}"
+    return f"The images of these ids are elsewhere. Set {setting}."
 
 
 def _by_line(values: "pd.Series[str]") -> Iterable[tuple[int, str]]:
@@ -249,7 +254,8 @@ def _refuse_repeated(path: Path, ids: "pd.Series[str]", labels: "pd.Series[str]"
             other.append(f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier} it is {quoted(known)}")
         elif line != earlier:
             same.append(f"line {line}: {quoted(name)}, first on line {earlier}")
-    refuse(f"{path}: images with two different labels", other, "Remove the rows with the wrong label.")
+    remedy = "Remove the rows with the wrong label. Several labels or boxes for one image are not supported."
+    refuse(f"{path}: images with two different labels", other, remedy)
     refuse(f"{path}: images listed twice", same, "Remove the second rows.")
 
 

@@ -227,3 +227,17 @@ def test_the_command_in_a_message_quotes_names(tmp_path: Path) -> None:
     touch(tmp_path / "my data/train", "1.png", "2.png")
     path = write(tmp_path / "my data/labels.csv", "1,a\n2,b\n")
     assert shlex.quote(str(path)) in refusal(tmp_path / "my data")
+
+
+def test_a_sample_whose_ids_are_in_another_column(tmp_path: Path) -> None:
+    touch(tmp_path / "test", "1.png", "2.png")
+    write(tmp_path / "sample.csv", "label,id\nx,1\ny,2\n")
+    with pytest.raises(UserError, match="These are the names in id, but the ids come from label"):
+        of_test(tmp_path, test_table="")
+
+
+def test_an_image_with_several_rows_may_have_several_labels(raw: Path) -> None:
+    write(raw / "labels.csv", "id,label\n1,a\n1,b\n2,a\n3,a\n")
+    message = refusal(raw)
+    assert "images with two different labels, 1 in all: line 3: '1' is 'b', on line 2 it is 'a'" in message
+    assert "Several labels or boxes for one image are not supported." in message
