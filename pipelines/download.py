@@ -14,20 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
+from pipelines.dataset.split_record import DOWNLOAD_RECORD
 from pipelines.settings.layout import Layout
-from pipelines.settings.records import DOWNLOAD_RECORD
 from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import UserError, printable
+from pipelines.system.shell import removal, user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__, "download")
-    parser.add_argument("--archive", type=Path, help="an archive or a folder with the data, instead of Kaggle")
+    parser.add_argument("--archive", type=user_path, help="an archive or a folder with the data, instead of Kaggle")
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     shown = layout.raw.relative_to(layout.root)
     if layout.raw.exists():
-        print(f"Already downloaded: {_contents(layout.raw)} in {shown}.\nTo do it again: rm -r {shown}")
+        print(f"Already downloaded: {_contents(layout.raw)} in {shown}.\nTo do it again: {removal(layout.raw)}")
         return
 
     started = time.monotonic()
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         write_digits(layout.raw, layout.held_back)
     else:
-        archive = words.archive.expanduser() if words.archive else _from_kaggle(settings, layout, words)
+        archive = words.archive if words.archive else _from_kaggle(settings, layout, words)
         started = time.monotonic()
         _unpack(archive, layout.raw, settings.data)
     print(f"{_contents(layout.raw)} in {shown}, in {command.duration(time.monotonic() - started)}.")
@@ -47,10 +48,10 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
     """Return the competition's archive; download it unless it exists."""
     slug = settings.competition.slug
     archive = layout.archive(slug)
-    with_archive = f"{words.repeat('download')} ARCHIVE=<the file>"
+    with_archive = words.repeat("download", ARCHIVE="<the file>")
     shown = archive.relative_to(layout.root)
     if archive.exists():
-        print(f"Already downloaded: {shown}. To download it again: rm {shown}")
+        print(f"Already downloaded: {shown}. To download it again: {removal(archive)}")
         return archive
     if settings.competition.source != "kaggle":
         source = settings.competition.address

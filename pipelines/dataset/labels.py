@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from pipelines.dataset.class_folders import labels_of
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_labels, id_columns
 from pipelines.dataset.image_paths import (
     image_files,
@@ -82,15 +83,11 @@ def _listed_rows(
 def _class_folder_rows(
     raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
 ) -> pd.DataFrame:
-    folder = raw / data.train_images
     if split.group_column:
         raise UserError(f"split.group_column is {split.group_column!r}, a column of data.labels, which names no CSV.")
     ids = _paths_below(images, data.train_images)
-    loose = [identifier for identifier in ids if "/" not in identifier]
-    remedy = "Move each into the folder of its class, or name the labels CSV in data.labels."
-    refuse(f"{folder}: images beside the class folders", loose, remedy)
     rows = pd.DataFrame({"id": list(ids), "path": list(ids.values())}, dtype=str)
-    return rows.assign(label=[identifier.partition("/")[0] for identifier in ids], group="")
+    return rows.assign(label=labels_of(list(ids), raw, data), group="")
 
 
 def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.DataFrame, int]:

@@ -12,10 +12,12 @@ from pipelines.dataset.tables import (
     index_columns,
     read_csv,
     read_listing,
+    read_table,
     table_text,
     without_indexes,
 )
-from pipelines.settings.schema import Settings
+from pipelines.dataset.vocabulary import check_sample_labels, counted, difference, submitted_labels
+from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import UserError, few, quoted
 
 SUM_TOLERANCE = 1e-4
@@ -25,30 +27,56 @@ PROBABILITY_FORMAT = "%.9g"  # the precision of float32
 def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str]:
     """Return the sorted classes: for probabilities the columns of the sample submission, else the labels that occur.
 
-    Raises `UserError` if the sample submission contradicts the settings, or has no column for a label.
+    Raises `UserError` if the sample submission contradicts the settings, has no column for a label, or has labels that
+    are no classes.
     """
-    occurring = sorted(set(labels))
-    of_labels = settings.competition.submission == "labels"
-    if settings.competition.metric == "log_loss" and of_labels:
-        raise UserError(f"{settings.name}: log loss needs probabilities, competition.submission is labels. Change one.")
-    if not settings.data.sample_submission:
+    data, occurring = settings.data, sorted(set(labels))
+    texts = submitted_labels(data, raw, occurring)
+    if not data.sample_submission:
         return occurring
-    path = raw / settings.data.sample_submission
-    columns = list(without_indexes(read_listing(path)).columns[1:])
-    if of_labels and len(columns) != 1:
-        raise UserError(
-            f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
-            "competition.submission to probabilities if it has one column per class."
-        )
-    if of_labels:
+    path = raw / data.sample_submission
+    sample = read_table(path)
+    columns = list(sample.columns[1:])
+    if settings.competition.submission == "labels":
+        if len(columns) != 1:
+            raise UserError(
+                f"{path} has {len(columns) + 1} columns ({few(list(sample.columns), 5)}), but a submission of labels "
+                "has 2: an id and a label. If these are one column per class, set competition.submission = "
+                '"probabilities".'
+            )
+        table = raw / data.labels if data.labels else None
+        check_sample_labels(path, sample.iloc[:, 1], [texts.get(label, label) for label in occurring], data, table)
         return occurring
-    if missing := sorted(set(occurring) - set(columns)):
-        raise UserError(
-            f"{path}: its columns are not the classes: {len(missing)} of {len(occurring)} labels have none, for "
-            f"example {quoted(missing[0])}; it has {few(columns)}. Set data.label_column to the right column of "
-            f"{settings.data.labels}, or competition.submission to labels."
+    labels_of = {text: label for label, text in texts.items()}
+    classes = [labels_of.get(column, column) for column in columns]
+    if missing := [label for label in occurring if label not in set(classes)]:
+        raise UserError(_no_column(path, missing, occurring, columns, data))
+    return sorted(classes)
+
+
+def _no_column(
+    path: Path, missing: Sequence[str], occurring: Sequence[str], columns: Sequence[str], data: DataSettings
+) -> str:
+    """Return the message that labels have no column in the sample submission at `path`."""
+    if len(columns) == 1:
+        return (
+            f"{path} has one column of values, {quoted(columns[0])}, but a submission of probabilities has a column "
+            'for each class. If it holds a label for each id, set competition.submission = "labels". One probability '
+            "per image, as for the area under the ROC curve, is not supported."
         )
-    return sorted(columns)
+    column = f"data.label_column to the right column of {data.labels}, or " if data.labels else ""
+    mend = (
+        f"Set {column}data.submitted_labels to a CSV of label,answer with a row for each class: its label, its column."
+    )
+    return (
+        f"{path}: its columns are not the classes: {len(missing)} of {len(occurring)} labels have none, for example "
+        f"{few(missing)}; it has {few(columns)}.{difference(columns, occurring)} {mend}"
+    )
+
+
+def classes_without_images(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return the columns of the sample submission for which no image is labelled; their probabilities mean nothing."""
+    return sorted(set(classes) - set(labels))
 
 
 def make_submission(
@@ -59,15 +87,15 @@ def make_submission(
     probabilities: (N, K), one row for each of `ids`, one column for each of `classes`. Without a sample the header is
     that of the labels CSV, or `id` and `label`, and the rows are in the order of `ids`.
     """
-    of_labels = settings.competition.submission == "labels"
+    of_labels, answers = settings.competition.submission == "labels", answers_of(classes, settings, raw)
     if of_labels:
-        chosen = np.array(classes, dtype=object)[probabilities.argmax(axis=1)]
+        chosen = np.array(answers, dtype=object)[probabilities.argmax(axis=1)]
         predicted = pd.DataFrame({"label": chosen}, index=pd.Index(ids))
     else:
         values = probabilities.astype(np.float64)
         values /= values.sum(axis=1, keepdims=True)
         text = np.array([[PROBABILITY_FORMAT % value for value in row] for row in values], dtype=object)
-        predicted = pd.DataFrame(text, columns=classes, index=pd.Index(ids))
+        predicted = pd.DataFrame(text, columns=answers, index=pd.Index(ids))
     if not settings.data.sample_submission:
         id_name, label_name = _header_of_labels(settings, raw)
         if of_labels:
@@ -82,10 +110,16 @@ def make_submission(
         raise UserError(f"{problem}. If images were added after the split, split again.")
     if of_labels:
         predicted.columns = columns
-    elif set(columns) != set(classes):
+    elif set(columns) != set(answers):
         raise UserError(f"{path}: its columns are not the classes that the run was trained on. Train again.")
     table = predicted.loc[wanted, list(columns)].rename_axis(sample.columns[0]).reset_index()
     return pd.concat([full[indexes].reset_index(drop=True), table], axis=1)  # a submission repeats indexes
+
+
+def answers_of(classes: Sequence[str], settings: Settings, raw: Path) -> list[str]:
+    """Return the text to submit for each class: the class itself, or what data.submitted_labels says."""
+    texts = submitted_labels(settings.data, raw)
+    return [texts.get(label, label) for label in classes]
 
 
 def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
@@ -93,7 +127,7 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
     data, path = settings.data, raw / settings.data.labels
     if not data.labels:
         return "id", "label"
-    table = without_indexes(read_listing(path))
+    table = read_table(path)
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
     return str(ids.name), str(labels.name)
 
@@ -101,6 +135,18 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
 def write_submission(path: Path, table: pd.DataFrame) -> None:
     """Write the table of `make_submission` to `path`."""
     path.write_text(table_text(table), encoding="utf-8", newline="\n")
+
+
+def describe_answers(table: pd.DataFrame, of_labels: bool) -> list[str]:
+    """Return the counts of the answers in the submission `table`, and a note if they are all the same."""
+    values = table.iloc[:, 1:]
+    most_probable = values.astype(np.float64).idxmax(axis=1) if not of_labels else values.iloc[:, 0]
+    lines = [f"{'Answers' if of_labels else 'Most probable'}: {counted(most_probable.tolist())}."]
+    if len(table) > 1 and most_probable.nunique() == 1:
+        equal = not of_labels and len(values.drop_duplicates()) == 1
+        what = "rows of probabilities are equal" if equal else f"answers are {quoted(most_probable.iloc[0])}"
+        lines.append(f"Note: all {len(table):,} {what}. Look at the run's curves and mistakes before you submit.")
+    return lines
 
 
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:
@@ -130,10 +176,14 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
                 f"{len(extra)} too many ({few(sorted(extra))})."
             )
     if settings.competition.submission == "labels":
-        unknown = table[~table.iloc[:, 1].isin(classes)]
+        answers = answers_of(classes, settings, raw)
+        unknown = table[~table.iloc[:, 1].isin(answers)]
         if not unknown.empty:
-            line, label = unknown.index[0], quoted(unknown.iat[0, 1])
-            raise UserError(f"{path}, line {line}: {label} is not a known label ({few(classes)}).")
+            different = sorted(set(unknown.iloc[:, 1]))
+            raise UserError(
+                f"{path}, line {unknown.index[0]}: {quoted(unknown.iat[0, 1])} is not a known label ({few(answers)}); "
+                f"{len(unknown)} rows have such labels: {few(different, 10)}.{difference(different, answers)}"
+            )
         return len(table)
     numbers = table.iloc[:, 1:].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     outside = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)  # true for NaN

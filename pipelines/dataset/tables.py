@@ -200,6 +200,11 @@ def without_indexes(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[:, index_columns(table) :]
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return `read_listing` of the CSV at `path` without its index columns."""
+    return without_indexes(read_listing(path))
+
+
 def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int, key: str = "") -> "pd.Series[str]":
     """Return the column named `wanted`, or the one at `position` (from 0) if empty; raise `UserError` if none is.
 

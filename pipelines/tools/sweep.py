@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import require_split
 from pipelines.settings.loading import load_settings
-from pipelines.settings.records import split_is_made
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, write_text
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--try",
         nargs="+",
         default=[],
-        action="extend",
+        action=command.SettingsAction,
+        const="TRY",
         dest="tries",
         metavar="KEY=A,B",
         help="values to try, in all combinations: train.lr=1e-3,3e-4 model.hidden=[],[256]; default: lr and dropout",
@@ -69,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.models.weights import find_origins, resolve
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
-    if not split_is_made(layout, settings):
-        raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+    words.require_raw(layout)
+    require_split(layout, settings, words.repeat("split"))
     found = find_origins(settings.model, layout.weights, watch=command.progress)
     settings = resolve(settings, found)
-    train, valid = open_images(settings, layout, table).divide(settings)
+    train, valid = open_images(settings, layout, table, words.repeat("split")).divide(settings)
     run, hardware = layout.run(words.run_name()), choose_hardware(settings.hardware)
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
     print(f"Features: {jobs.prepare_features(job, build_network(settings, train.classes, found))}")
@@ -147,7 +148,7 @@ def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
         try:
             values[key] = tomllib.loads(f"values = [{listed}]")["values"]
         except tomllib.TOMLDecodeError:
-            values[key] = listed.split(",")
+            values[key] = [each.strip() for each in listed.split(",")]
     return values
 
 
