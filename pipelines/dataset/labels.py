@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -61,10 +62,8 @@ def labelled_rows(
 def _listed_rows(
     raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
 ) -> pd.DataFrame:
-    path, folder = (
-        _listing(raw, data.labels, "data.labels"),
-        ImageFolder(raw, data.train_images, "data.train_images", images),
-    )
+    path = _listing(raw, data.labels, "data.labels")
+    folder = ImageFolder(raw, data.train_images, "data.train_images", images)
     table = read_listing(path, note)
     listing = choose_ids(path, table, data.id_column, folder, 2)
     labels = choose_labels(listing, data, folder)
@@ -106,15 +105,14 @@ def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.Da
     if not images:
         raise UserError(no_images(raw, data.test_images, "data.test_images"))
     folder = ImageFolder(raw, data.test_images, "data.test_images", images)
-    sample = _sample(raw, data, folder, note) if data.sample_submission else None
-    listing = _test_table(raw, data, folder, note) if data.test_table else sample
-    assert listing is not None
+    listing = (_test_table if data.test_table else _sample)(raw, data, folder, note)
     remedy = "Put these images there, or remove these rows." if data.test_table else OF_SAMPLE
     files = _one_image_each(listing, folder, remedy, note)
     _refuse_repeated(listing.path, listing.ids, pd.Series("", index=listing.ids.index), files)
     ids = listing.ids.tolist()
-    if data.test_table and sample is not None:
-        ids = _sample_ids(listing, files, sample, folder, note)
+    if data.test_table and data.sample_submission:
+        sample = _sample(raw, data, replace(folder, images=files), note)
+        ids = _sample_ids(listing, files, sample, note)
     unlisted = 0 if posix(data.test_images) == posix(data.train_images) else len(images) - len(files)
     return pd.DataFrame({"id": ids, "path": files}, dtype=str), unlisted
 
@@ -148,7 +146,7 @@ def _sample(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) -> L
     return listing
 
 
-def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, folder: ImageFolder, note: Note) -> list[str]:
+def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, note: Note) -> list[str]:
     """Return for each row of the test table the id that the sample submission has for its image, or its own.
 
     The sample may name the images in another form, or by another column of the test table. Raises `UserError` if the
@@ -171,9 +169,10 @@ def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, folder:
     ]
     remedy = (
         "A submission needs a row for each. Set data.test_table to the CSV that lists their images, or to an empty "
-        f"text to find them in {folder.path} by these ids."
+        "text to find them in data.test_images by these ids."
     )
     refuse(f"{sample.path}: ids that {listing.path.name} has no image for", absent, remedy)
+    _refuse_repeated(sample.path, sample.ids, pd.Series("", index=sample.ids.index), images)
     result = [id_of.get(file, name) for file, name in zip(files, listing.ids.tolist(), strict=True)]
     if extra := len(known - set(images)):
         note(f"Test images that the sample submission does not want: {extra:,}; they are predicted, but not submitted.")

@@ -139,7 +139,7 @@ def write_submission(path: Path, table: pd.DataFrame) -> None:
 
 def describe_answers(table: pd.DataFrame, of_labels: bool) -> list[str]:
     """Return the counts of the answers in the submission `table`, and a note if they are all the same."""
-    values = table.iloc[:, 1:]
+    values = without_indexes(table).iloc[:, 1:]
     most_probable = values.astype(np.float64).idxmax(axis=1) if not of_labels else values.iloc[:, 0]
     lines = [f"{'Answers' if of_labels else 'Most probable'}: {counted(most_probable.tolist())}."]
     if len(table) > 1 and most_probable.nunique() == 1:

@@ -51,7 +51,8 @@ def test_an_index_of_pandas_is_no_id(raw: Path, start: int, name: str) -> None:
     write(raw / "labels.csv", f"{name},id,label\n{cells}")
     rows, notes = read(raw)
     assert rows == [[str(number), f"train/{number}.png", f"c{number}"] for number in order]
-    assert notes == [f"Labels: column 'label' by column 'id' of labels.csv{HINT}."]
+    index = ", after an index in front, which is not used"
+    assert notes == [f"Labels: column 'label' by column 'id' of labels.csv{index}{HINT}."]
 
 
 def test_ids_in_a_column_without_a_name(raw: Path) -> None:
@@ -213,6 +214,18 @@ def test_a_sample_that_wants_other_images_is_refused_with_counts(tmp_path: Path)
     rows, notes = of_test(tmp_path)
     assert rows == [["1", "test/1.png"], ["2.png", "test/2.png"]]
     assert "Test images that the sample submission does not want: 1; they are predicted, but not submitted." in notes
+
+
+def test_ids_of_the_sample_are_looked_up_among_the_listed_images(tmp_path: Path) -> None:
+    touch(tmp_path / "test", "a/1.png", "b/1.png", "a/2.png")
+    write(tmp_path / "test.csv", "image\na/1.png\na/2.png\n")
+    write(tmp_path / "sample.csv", "id,label\n1,x\n2,x\n")
+    assert of_test(tmp_path)[0] == [["1", "test/a/1.png"], ["2", "test/a/2.png"]]
+    write(tmp_path / "sample.csv", "id,label\n1,x\n2,x\n1.png,x\n")
+    with pytest.raises(
+        UserError, match=r"sample\.csv: images listed twice, 1 in all: line 4: '1\.png', first on line 2"
+    ):
+        of_test(tmp_path)
 
 
 def test_another_separator_of_the_sample_is_said(tmp_path: Path) -> None:
