@@ -58,7 +58,9 @@ class Listing:
     @property
     def source(self) -> str:
         """The column of the ids and the file, for notes."""
-        return f"column {shown(str(self.ids.name))!r} of {self.path.name}"
+        skipped = self.ids.name != self.table.columns[0] and index_columns(self.table, 1)
+        after = ", after an index in front, which is not used" if skipped else ""
+        return f"column {shown(str(self.ids.name))!r} of {self.path.name}{after}"
 
     @property
     def others(self) -> list[str]:

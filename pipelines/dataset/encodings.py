@@ -30,11 +30,11 @@ KINDS = (
     (b"\x89PNG", "an image"),
     (b"\xff\xd8\xff", "an image"),
 )
-TEXT_KINDS = (
-    ("{", "JSON"),
-    ("[{", "JSON"),
-    ("<", "a web page or XML"),
-    ("version https://git-lfs", "a Git LFS pointer, not the file itself (`git lfs pull` gets that)"),
+TEXT_KINDS = (  # by first and last characters
+    ("{", "}", "JSON"),
+    ("[", "]", "JSON"),
+    ("<", ">", "a web page or XML"),
+    ("version https://git-lfs", "", "a Git LFS pointer, not the file itself (`git lfs pull` gets that)"),
 )
 MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 GUESSES = ("cp1252", "gb18030", "shift_jis", "euc_kr", "cp1251", "big5", "cp1250")
@@ -54,15 +54,15 @@ def read_text(path: Path, foreign: bool = False) -> str:
             raise UserError(f"{path} is {kind}, not a CSV. {_conversion(path, kind)}")
     marked = next((name for mark, name in MARKS if content.startswith(mark)), "")
     encoding = marked if foreign else ""
-    if b"\0" in content and not encoding:
+    if not encoding and (marked or b"\0" * 4 in (content[1:8:2], content[:8:2])):
         guess = marked or ("utf-16le" if content[1:2] == b"\0" else "utf-16be")
-        raise UserError(f"{path} has zero bytes; it is no UTF-8 text. If it is UTF-16: {_iconv(path, guess)}")
+        raise UserError(f"{path} is no UTF-8 text, but probably {guess.upper()}. Convert it: {_iconv(path, guess)}")
     try:
         text = content.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(_describe(path, content, error.start, encoding)) from None
-    for words, kind in TEXT_KINDS:
-        if text.lstrip().startswith(words):
+    for first, last, kind in TEXT_KINDS:
+        if text[:99].lstrip().startswith(first) and text[-99:].rstrip().endswith(last):
             raise UserError(f"{path} is {kind}, not a CSV. {_conversion(path, kind)}")
     return text
 

@@ -62,9 +62,7 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
     """
     top = posix(folder)
     if not (raw / top).is_dir():
-        names = sorted(entry.name for entry in raw.iterdir() if entry.is_dir())
-        there = f"{raw} has the folders: {', '.join(map(shown, names)) or 'none'}."
-        raise UserError(f"There is no folder {raw / top}, which {key} names.{did_you_mean(top, names)} {there}")
+        raise UserError(_no_folder(raw, top, key))
     images: list[str] = []
     broken: list[str] = []
     pending = [top and f"{top}/"]
@@ -85,6 +83,18 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
         names = sorted(ascii(image) for image in images if re.search("[\ud800-\udfff]", image))
         raise UserError(f"{raw}: file names that are not UTF-8, {listed(names)}. Rename them.") from None
     return sorted(images)
+
+
+def _no_folder(raw: Path, top: str, key: str) -> str:
+    """Return the message that the setting `key` names no folder: which one may be meant, and what there is."""
+    folders = sorted(path.relative_to(raw).as_posix() for path in (*raw.glob("*/"), *raw.glob("*/*/")))
+    same = [name for name in folders if file_name(name).casefold() == file_name(top).casefold()]
+    hint = f" Did you mean {same[0]!r}?" if same else did_you_mean(top, folders)
+    first = [name for name in folders if "/" not in name]
+    there = f"{raw} has the folders: {', '.join(map(shown, first[:20])) or 'none'}."
+    if loose := sum(path.suffix.lower() in IMAGE_EXTENSIONS for path in raw.iterdir()):
+        there += f' {loose:,} images are in no folder; for these, set {key} = ".".'
+    return f"There is no folder {raw / top}, which {key} names.{hint} {there}"
 
 
 def no_images(raw: Path, folder: str, key: str) -> str:

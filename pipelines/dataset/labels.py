@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -22,6 +23,11 @@ from pipelines.dataset.image_paths import (
 from pipelines.dataset.tables import Note, find_column, index_columns, read_listing, silent
 from pipelines.settings.schema import DataSettings, SplitSettings
 from pipelines.system.errors import UserError, did_you_mean, quoted, refuse, shown
+
+OF_SAMPLE = (
+    "A submission needs a row for each: put these images there. If a CSV lists each id with its image, name it in "
+    "data.test_table."
+)
 
 
 def labelled_rows(
@@ -58,10 +64,8 @@ def labelled_rows(
 def _listed_rows(
     raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
 ) -> pd.DataFrame:
-    path, folder = (
-        _listing(raw, data.labels, "data.labels"),
-        ImageFolder(raw, data.train_images, "data.train_images", images),
-    )
+    path = _listing(raw, data.labels, "data.labels")
+    folder = ImageFolder(raw, data.train_images, "data.train_images", images)
     table = read_listing(path, note)
     listing = choose_ids(path, table, data.id_column, folder, 2)
     labels = choose_labels(listing, data, folder)
@@ -104,17 +108,14 @@ def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.Da
     if not images:
         raise UserError(no_images(raw, data.test_images, "data.test_images"))
     folder = ImageFolder(raw, data.test_images, "data.test_images", images)
-    sample = _sample(raw, data, folder, note) if data.sample_submission else None
-    if data.test_table:
-        listing, remedy = _test_table(raw, data, folder, note), "Put these images there, or remove these rows."
-    else:
-        assert sample is not None
-        listing, remedy = sample, "A submission needs a row for each: put these images there."
+    listing = (_test_table if data.test_table else _sample)(raw, data, folder, note)
+    remedy = "Put these images there, or remove these rows." if data.test_table else OF_SAMPLE
     files = _one_image_each(listing, folder, remedy, note)
     _refuse_repeated(listing.path, listing.ids, pd.Series("", index=listing.ids.index), files)
     ids = listing.ids.tolist()
-    if data.test_table and sample is not None:
-        ids = _sample_ids(listing, files, sample, folder, note)
+    if data.test_table and data.sample_submission:
+        sample = _sample(raw, data, replace(folder, images=files), note)
+        ids = _sample_ids(listing, files, sample, note)
     unlisted = 0 if posix(data.test_images) == posix(data.train_images) else len(images) - len(files)
     return pd.DataFrame({"id": ids, "path": files}, dtype=str), unlisted
 
@@ -148,7 +149,7 @@ def _sample(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) -> L
     return listing
 
 
-def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, folder: ImageFolder, note: Note) -> list[str]:
+def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, note: Note) -> list[str]:
     """Return for each row of the test table the id that the sample submission has for its image, or its own.
 
     The sample may name the images in another form, or by another column of the test table. Raises `UserError` if the
@@ -171,9 +172,10 @@ def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, folder:
     ]
     remedy = (
         "A submission needs a row for each. Set data.test_table to the CSV that lists their images, or to an empty "
-        f"text to find them in {folder.path} by these ids."
+        "text to find them in data.test_images by these ids."
     )
     refuse(f"{sample.path}: ids that {listing.path.name} has no image for", absent, remedy)
+    _refuse_repeated(sample.path, sample.ids, pd.Series("", index=sample.ids.index), images)
     result = [id_of.get(file, name) for file, name in zip(files, listing.ids.tolist(), strict=True)]
     if extra := len(known - set(images)):
         note(f"Test images that the sample submission does not want: {extra:,}; they are predicted, but not submitted.")
@@ -206,8 +208,11 @@ def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str, note: No
     _refuse_empty(path, "id", ids)
     found = [(line, name, matches.found.get(normal(name), [])) for line, name in _by_line(ids)]
     none = [f"line {line}: {quoted(name)}" for line, name, files in found if not files]
-    if len(none) == len(ids):
-        remedy = _elsewhere(listing, folder)
+    if 2 * len(none) > len(ids):
+        held = f"{folder.path} holds {len(folder.images):,} images, such as {shown(folder.images[0])}."
+        if len(none) == len(ids) and remedy != OF_SAMPLE:
+            remedy = f"No id is the name of one. Set {folder.key}, or correct column {shown(str(ids.name))}."
+        remedy = f"{held} {_elsewhere(listing, folder) or remedy}"
     refuse(f"{path}: ids without an image in {folder.folder}", none, remedy)
     several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in found if files[1:]]
     refuse(f"{path}: ids that match several images", several, "Write the id as a path, or remove the other images.")
@@ -220,18 +225,17 @@ def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str, note: No
 
 
 def _elsewhere(listing: Listing, folder: ImageFolder) -> str:
-    """Return what the folder of the images holds, and the setting of the column or folder that fits the ids."""
-    held = f"{folder.path} holds {len(folder.images):,} images, such as {shown(folder.images[0])}."
+    """Return which column, or which other folder, has what the ids of a listing should name; else an empty text."""
     if columns := id_columns(listing, folder):
-        return f"{held} The images are named by {' and '.join(map(shown, columns))}: set data.id_column."
+        names = ", ".join(map(shown, columns))
+        return f"These are the names in {names}, but the ids come from {shown(str(listing.ids.name))}."
     everywhere = image_files(folder.raw, "", folder.key)
     found = images_by_id(listing.ids, everywhere, "")
-    if len(found) == listing.ids.nunique():
-        place = os.path.commonpath([PurePosixPath(image).parent for images in found.values() for image in images])
-        setting = f"{folder.key} = {json.dumps(place or '.', ensure_ascii=False)}"
-        return f"{held} The images of these ids are elsewhere. Set {setting}."
-    column = shown(str(listing.ids.name))
-    return f"{held} Set {folder.key} to another folder, or write the names of files into the column {column}."
+    if len(found) < listing.ids.nunique():
+        return ""
+    place = os.path.commonpath([PurePosixPath(image).parent for images in found.values() for image in images])
+    setting = f"{folder.key} = {json.dumps(place or '.', ensure_ascii=False)}"
+    return f"The images of these ids are elsewhere. Set {setting}."
 
 
 def _by_line(values: "pd.Series[str]") -> Iterable[tuple[int, str]]:
@@ -249,7 +253,8 @@ def _refuse_repeated(path: Path, ids: "pd.Series[str]", labels: "pd.Series[str]"
             other.append(f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier} it is {quoted(known)}")
         elif line != earlier:
             same.append(f"line {line}: {quoted(name)}, first on line {earlier}")
-    refuse(f"{path}: images with two different labels", other, "Remove the rows with the wrong label.")
+    remedy = "Remove the rows with the wrong label. Several labels or boxes for one image are not supported."
+    refuse(f"{path}: images with two different labels", other, remedy)
     refuse(f"{path}: images listed twice", same, "Remove the second rows.")
 
 

@@ -20,25 +20,9 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.AS
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?\r?\n', re.IGNORECASE)  # Excel's first line
 UNNAMED = re.compile(r"(Unnamed: [0-9.]+)?")
-# Spaces, and characters without width: of joins, of the byte order, of the direction of writing.
-INVISIBLE = "".join(
-    map(
-        chr,
-        (
-            *range(9, 14),
-            32,
-            0xA0,
-            0xAD,
-            0x3000,
-            *range(0x2000, 0x2010),
-            0x2028,
-            0x2029,
-            *range(0x202A, 0x2030),
-            *range(0x2060, 0x2070),
-            0xFEFF,
-        ),
-    )
-)
+# All that str.strip removes, and characters without width: of joins, of the byte order, of the direction of writing.
+SPACES = (*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), *range(0x2028, 0x2030), 0x3000)
+INVISIBLE = "".join(map(chr, (*SPACES, 0xAD, *range(0x200B, 0x2010), *range(0x205F, 0x2070), 0xFEFF)))
 Note = Callable[[str], None]  # takes a sentence on how the data were understood
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipelines.dataset.image_paths import normal
-from pipelines.dataset.tables import read_csv
+from pipelines.dataset.tables import read_listing
 from pipelines.system.errors import UserError, did_you_mean, few, shown
 
 COLUMNS = ["label", "category"]
@@ -64,7 +64,7 @@ def _comparable(name: str) -> str:
 
 def _read(path: Path, classes: Sequence[str], categories: Sequence[str]) -> dict[int, int | None]:
     """Return {index of the class: index of the category, or None for no match} from the CSV at `path`."""
-    table = read_csv(path)
+    table = read_listing(path)
     if list(table.columns) != COLUMNS:
         columns = ", ".join(map(shown, table.columns))
         raise UserError(f"{path}, line 1: the columns are {columns}; expected {','.join(COLUMNS)}.")

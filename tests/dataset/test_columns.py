@@ -51,7 +51,8 @@ def test_an_index_of_pandas_is_no_id(raw: Path, start: int, name: str) -> None:
     write(raw / "labels.csv", f"{name},id,label\n{cells}")
     rows, notes = read(raw)
     assert rows == [[str(number), f"train/{number}.png", f"c{number}"] for number in order]
-    assert notes == [f"Labels: column 'label' by column 'id' of labels.csv{HINT}."]
+    index = ", after an index in front, which is not used"
+    assert notes == [f"Labels: column 'label' by column 'id' of labels.csv{index}{HINT}."]
 
 
 def test_ids_in_a_column_without_a_name(raw: Path) -> None:
@@ -215,6 +216,18 @@ def test_a_sample_that_wants_other_images_is_refused_with_counts(tmp_path: Path)
     assert "Test images that the sample submission does not want: 1; they are predicted, but not submitted." in notes
 
 
+def test_ids_of_the_sample_are_looked_up_among_the_listed_images(tmp_path: Path) -> None:
+    touch(tmp_path / "test", "a/1.png", "b/1.png", "a/2.png")
+    write(tmp_path / "test.csv", "image\na/1.png\na/2.png\n")
+    write(tmp_path / "sample.csv", "id,label\n1,x\n2,x\n")
+    assert of_test(tmp_path)[0] == [["1", "test/a/1.png"], ["2", "test/a/2.png"]]
+    write(tmp_path / "sample.csv", "id,label\n1,x\n2,x\n1.png,x\n")
+    with pytest.raises(
+        UserError, match=r"sample\.csv: images listed twice, 1 in all: line 4: '1\.png', first on line 2"
+    ):
+        of_test(tmp_path)
+
+
 def test_another_separator_of_the_sample_is_said(tmp_path: Path) -> None:
     touch(tmp_path / "test", "1.png")
     write(tmp_path / "sample.csv", "id;label\n1;x\n")
@@ -227,3 +240,17 @@ def test_the_command_in_a_message_quotes_names(tmp_path: Path) -> None:
     touch(tmp_path / "my data/train", "1.png", "2.png")
     path = write(tmp_path / "my data/labels.csv", "1,a\n2,b\n")
     assert shlex.quote(str(path)) in refusal(tmp_path / "my data")
+
+
+def test_a_sample_whose_ids_are_in_another_column(tmp_path: Path) -> None:
+    touch(tmp_path / "test", "1.png", "2.png")
+    write(tmp_path / "sample.csv", "label,id\nx,1\ny,2\n")
+    with pytest.raises(UserError, match="These are the names in id, but the ids come from label"):
+        of_test(tmp_path, test_table="")
+
+
+def test_an_image_with_several_rows_may_have_several_labels(raw: Path) -> None:
+    write(raw / "labels.csv", "id,label\n1,a\n1,b\n2,a\n3,a\n")
+    message = refusal(raw)
+    assert "images with two different labels, 1 in all: line 3: '1' is 'b', on line 2 it is 'a'" in message
+    assert "Several labels or boxes for one image are not supported." in message

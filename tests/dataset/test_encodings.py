@@ -36,7 +36,7 @@ def workbook() -> bytes:
         (b"PAR1\x15\x04", "a Parquet file", "pandas.read_parquet"),
         (json.dumps([{"id": 1}]).encode(), "JSON", "pandas.read_json"),
         (b'{"images": []}', "JSON", "pandas.read_json"),
-        (b"<!DOCTYPE html><html>", "a web page", "Name the CSV instead"),
+        (b"<!DOCTYPE html><html></html>\n", "a web page", "Name the CSV instead"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer", "git lfs pull"),
         (b"7z\xbc\xaf\x27\x1c\x00", "a 7z archive", "Name the CSV instead"),
         (gzip.compress(b"PAR1", mtime=0), "a Parquet file", "pandas.read_parquet"),

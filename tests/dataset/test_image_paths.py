@@ -16,7 +16,20 @@ def test_natural_order() -> None:
 
 
 def test_images_of_any_extension_but_no_hidden_or_other_files(tmp_path: Path) -> None:
-    shown = ["a.png", "b.JPG", "c/d.Jpeg", "c/e.bmp", "f.gif", "g.webp", "h.tif", "i.TIFF"]
+    shown = [
+        "a.png",
+        "b.JPG",
+        "c/d.Jpeg",
+        "c/e.bmp",
+        "f.gif",
+        "g.webp",
+        "h.tif",
+        "i.TIFF",
+        "j.ppm",
+        "k.PGM",
+        "l.avif",
+        "m.jfif",
+    ]
     touch(tmp_path / "train", *shown, ".hidden.png", ".folder/x.png", "notes.txt", "__MACOSX/._a.png")
     assert image_files(tmp_path, "train/", "data.train_images") == sorted(f"train/{name}" for name in shown)
     assert image_files(tmp_path, ".", "data.train_images") == sorted(f"train/{name}" for name in shown)
@@ -37,6 +50,28 @@ def test_missing_folder_names_the_setting_and_the_folders_there_are(tmp_path: Pa
     touch(tmp_path, "trian/1.png")
     with pytest.raises(UserError, match=r"data\.train_images names\. Did you mean 'trian'\? .*folders: trian"):
         image_files(tmp_path, "train", "data.train_images")
+
+
+def test_a_folder_elsewhere_or_images_in_no_folder_are_pointed_out(tmp_path: Path) -> None:
+    touch(tmp_path, "data/Train/1.png", "1.png", "2.JPG")
+    with pytest.raises(UserError) as caught:
+        image_files(tmp_path, "train", "data.train_images")
+    assert "Did you mean 'data/Train'? " in str(caught.value)
+    assert 'folders: data. 2 images are in no folder; for these, set data.train_images = ".".' in str(caught.value)
+    assert image_files(tmp_path, "data/Train", "") == ["data/Train/1.png"]
+
+
+def test_previews_of_other_systems_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path / "train", "a/1.png", "@eaDir/1.png/thumb.jpg", "__MACOSX/a/1.png", "a/._1.png")
+    assert image_files(tmp_path, "train", "") == ["train/a/1.png"]
+
+
+def test_all_broken_links_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for number in range(12):
+        (tmp_path / f"train/{number:02}.png").symlink_to("gone.png")
+    with pytest.raises(UserError, match=r"broken links, 12 in all: train/00\.png; .*train/09\.png; …"):
+        image_files(tmp_path, "train", "")
 
 
 def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:

@@ -66,12 +66,25 @@ def test_classify_leaves_keeps_all_images_in_one_folder(tmp_path: Path) -> None:
     assert "data.test_table" in message
 
 
+def test_ids_of_which_none_is_an_image(tmp_path: Path) -> None:
+    touch(tmp_path / "train", "1.png")
+    write(tmp_path / "labels.csv", "id,label\n" + "".join(f"x{number},a\n" for number in range(40)))
+    message = refusal(tmp_path)
+    assert "ids without an image in train, 40 in all: line 2: 'x0'; " in message
+    assert "line 11: 'x9'; …. " in message
+    assert "train holds 1 images, such as train/1.png. No id is the name of one. Set data.train_images, or" in message
+
+
 @pytest.mark.parametrize(
     ("csv", "expected"),
     [
         (
             "1,a\n2,b\n9,a\n8,a\n7,a\n6,a\n",
-            ["ids without an image in train, 4 in all", "line 4: '9'", "line 7: '6'. Put these images there"],
+            [
+                "ids without an image in train, 4 in all",
+                "line 4: '9'",
+                "train holds 2 images, such as train/1.png. Put",
+            ],
         ),
         ("1,a\n", ["images without a label in labels.csv, 1 in all: train/2.png"]),
         ("1,a\n2,b\n1.png,a\n", ["images listed twice, 1 in all: line 4: '1.png', first on line 2"]),

@@ -82,7 +82,9 @@ def test_a_submission_repeats_the_index_that_pandas_wrote_into_the_sample(tmp_pa
     write(tmp_path / "sample.csv", columns, f"1,b,{filler}", f"2,a,{filler}")
     assert class_list(CLASSES, settings, tmp_path) == CLASSES
     path = tmp_path / "s.csv"
-    write_submission(path, make_submission(["a", "b"], sure_of([0, 1]), CLASSES, settings, tmp_path))
+    table = make_submission(["a", "b"], sure_of([0, 1]), CLASSES, settings, tmp_path)
+    assert describe_answers(table, kind == "labels")[0].endswith(": cat (1), dog (1).")
+    write_submission(path, table)
     lines = path.read_text().splitlines()
     assert lines[0] == columns
     assert [line.split(",")[:2] for line in lines[1:]] == [["1", "b"], ["2", "a"]]

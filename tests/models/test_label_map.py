@@ -103,7 +103,7 @@ def test_a_name_of_digits_overrides_an_index(tmp_path: Path) -> None:
         (["tabby,", "tabby,"], ", line 3: 'tabby' is already on line 2. Remove one"),
         (["tabby,crane"], ", line 2: the category 'crane' may be 2 ('crane') or 4 ('Crane'). Write the number"),
         (["tabby,Crane"], ", line 2: the category 'Crane' may be 2 ('crane') or 4 ('Crane'). Write the number"),
-        (["tabby"], ", line 2: 1 values for 2 columns"),
+        (["tabby"], ": rows that do not fit the header, 1 in all: line 2: 1 values for 2 columns."),
     ],
 )
 def test_mistakes_in_the_file_name_it_and_the_line(tmp_path: Path, rows: list[str], expected: str) -> None:

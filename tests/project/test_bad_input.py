@@ -37,6 +37,7 @@ from pipelines import command, split
 from pipelines.dataset.archives import unpack
 from pipelines.dataset.images import MAX_PIXELS, fit, open_image
 from pipelines.dataset.splits import read_split_csv
+from pipelines.dataset.tables import INVISIBLE
 from pipelines.settings.loading import load_settings, merge, to_dict
 from pipelines.settings.schema import CHECKS, SECTIONS, Settings
 
@@ -209,7 +210,9 @@ def table_text(draw: Draw, rows: list[list[str]]) -> bytes:
 
 def names(draw: Draw, count: int) -> list[str]:
     """So many different texts, without spaces at their ends and not empty."""
-    stripped = TEXT.map(str.strip).filter(lambda text: text != "" and not text.startswith("\ufeff"))
+    stripped = TEXT.map(lambda text: text.strip(INVISIBLE)).filter(
+        lambda text: text != "" and not text.startswith("\ufeff")
+    )
     return draw(st.lists(stripped, min_size=count, max_size=count, unique=True))
 
 

@@ -90,6 +90,27 @@ def test_it_says_what_is_not_plain_from_the_table(work: Path, capsys: pytest.Cap
     assert "Test images: none, there is nothing to predict." in printed
 
 
+def test_listings_of_other_programs_are_split_as_they_are_meant(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = work / "data/tiny/raw"
+    order = [7, 3, 12, 1, 5, 2, 8, 4, 11, 10, 6, 9]
+    rows = "".join(f"{place};{n}.jpg;{'cat' if n % 2 else 'dog'}\n" for place, n in enumerate(order, 1))
+    (raw / "labels.csv").write_text(";id;label\n" + rows)  # the index is an id of an image too
+    (raw / "test.csv").write_text("image\n1.JPG\n2.JPG\n")
+    (work / "tiny.toml").write_text(TOML.replace("[data]", '[data]\ntest_table = "test.csv"'))
+    assert call() == 0
+    printed = capsys.readouterr().out
+    assert "labels.csv: semicolons separate its values." in printed
+    assert "column 'label' by column 'id' of labels.csv, after an index in front, which is not used" in printed
+    assert "Ids of labels.csv are compared without their extension with the names of files: '7.jpg' is train" in printed
+    table = read_split_csv(work / "data/tiny/split.csv")
+    labels = table[table["split"] != "test"].set_index("path")["label"]
+    assert labels.to_dict() == {f"train/{n}.png": "cat" if n % 2 else "dog" for n in order}
+    assert table[table["split"] == "test"][["id", "path"]].to_numpy().tolist() == [
+        ["1", "test/1.png"],
+        ["2", "test/2.png"],
+    ]
+
+
 def test_a_second_call_does_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call() == 0
     before = stamps(work)
