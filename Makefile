@@ -1,7 +1,7 @@
 # Each target runs one `python -m pipelines.<stage> …`, which also works without make.
 
 COMP ?= digits
-RECIPE ?= default
+RECIPE ?=
 RUN ?=
 SET ?=
 ARCHIVE ?=
@@ -9,7 +9,6 @@ SOLUTION ?=
 MSG ?=
 AGAIN ?=
 PORT ?= 8917
-export MSG
 TRY ?=
 RECIPES ?=
 SEEDS ?=
@@ -19,11 +18,30 @@ WEIGHTS ?=
 QUICK ?=
 PYTHON ?= python3
 
+# The user's values reach the stages as they were typed. Without this, make would expand a $ in them.
+TYPED := COMP RECIPE RUN SET ARCHIVE SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
+$(foreach each,$(TYPED),$(eval override $(each) := $$(value $(each))))
+
+# $(call text,NAME) is the value of NAME as one word of the shell, in quotes if it needs them: the line that make prints
+# can be pasted. $(call option,NAME,--name) is empty if NAME is.
+define NEWLINE
+
+
+endef
+SPECIAL := " ' ` $$ & ; | < > ( ) [ ] { } * ? ~ ! \ \#
+special = $(strip $(foreach each,$(SPECIAL),$(findstring $(each),$(1)))$(word 2,.$(1).)$(if $(1),,empty))
+quoted = $(if $(call special,$(1)),'$(subst ','\'',$(1))',$(1))
+text = $(call quoted,$(subst $(NEWLINE), ,$($(1))))
+option = $(if $($(1)), $(2)=$(call text,$(1)))
+
+# With -C, the commands that the stages print name this folder.
+export CALLED_FROM := $(PWD)
+
 VENV := .venv
 RUNNER := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 SIDE_BY_SIDE := -n 2 --dist loadfile
-WORDS = $(COMP) --recipe $(RECIPE) $(if $(RUN),--run $(RUN)) $(if $(SET),--set $(SET))
+WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$(call option,SET,--set)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -35,7 +53,7 @@ help:  ## list the targets and their variables
 	@echo '  COMP=digits        competition: a name in pipelines/competitions, or the path of a TOML'
 	@echo '  RECIPE=default     a recipe in the competition'\''s TOML'
 	@echo '  RUN=               name of the run; default: the name of the recipe'
-	@echo '  SET="train.epochs=5 train.lr=1e-3"   override settings (list: docs/settings.md)'
+	@echo '  SET="train.epochs=5 input.mean=[0.5, 0.5, 0.5]"   override settings (docs/settings.md lists them)'
 	@echo '  ARCHIVE=           download: an archive or folder to use instead of Kaggle; bench: cifar-10.zip'
 	@echo '  DOGS= PHOTOS= WEIGHTS=   bench: dog-breed-identification.zip, a zip of full-size photos, weights of MobileNetV2'
 	@echo '  MSG="…" AGAIN=1    submit: your own message; send a file again that was already sent'
@@ -63,7 +81,7 @@ doctor: $(INSTALLED)  ## check the machine, the credentials and the competition;
 	$(RUNNER) -m pipelines.tools.doctor $(WORDS)
 
 download: $(INSTALLED)  ## download the competition's data to data/<c>/raw
-	$(RUNNER) -m pipelines.download $(WORDS) $(if $(ARCHIVE),--archive "$(ARCHIVE)")
+	$(RUNNER) -m pipelines.download $(WORDS)$(call option,ARCHIVE,--archive)
 
 split: $(INSTALLED)  ## split the labelled rows: data/<c>/split.csv and train_valid_test/
 	$(RUNNER) -m pipelines.split $(WORDS)
@@ -81,13 +99,13 @@ predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
 	$(RUNNER) -m pipelines.predict $(WORDS)
 
 submit: $(INSTALLED)  ## send the submission to Kaggle and wait for its score
-	$(RUNNER) -m pipelines.submit $(WORDS) $(if $(MSG),--message="$$MSG") $(if $(AGAIN),--again)
+	$(RUNNER) -m pipelines.submit $(WORDS)$(call option,MSG,--message) $(if $(AGAIN),--again)
 
 submissions: $(INSTALLED)  ## fetch the scores of all submissions: local, public and private
 	$(RUNNER) -m pipelines.tools.submissions $(WORDS)
 
 score: $(INSTALLED)  ## score the submission where the true labels are known
-	$(RUNNER) -m pipelines.tools.score $(WORDS) $(if $(SOLUTION),--solution "$(SOLUTION)")
+	$(RUNNER) -m pipelines.tools.score $(WORDS)$(call option,SOLUTION,--solution)
 
 reproduce: $(INSTALLED)  ## rebuild a run's submission from its record alone, and compare the bytes
 	$(RUNNER) -m pipelines.tools.reproduce $(WORDS)
@@ -98,13 +116,13 @@ kernel: $(INSTALLED)  ## run all stages on a GPU at Kaggle, and fetch the result
 	$(RUNNER) -m pipelines.tools.kernel $(WORDS)
 
 kaggle-standin: $(INSTALLED)  ## run a stand-in for Kaggle on this machine, to try submit and kernel
-	$(RUNNER) -m pipelines.tools.kaggle_standin $(COMP) --port $(PORT) $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(SOLUTION),--solution "$(SOLUTION)")
+	$(RUNNER) -m pipelines.tools.kaggle_standin $(call text,COMP)$(call option,PORT,--port)$(call option,ARCHIVE,--archive)$(call option,SOLUTION,--solution)
 
 sweep: $(INSTALLED)  ## try settings of the head on cached features, seconds each
-	$(RUNNER) -m pipelines.tools.sweep $(WORDS) $(if $(TRY),--try $(TRY))
+	$(RUNNER) -m pipelines.tools.sweep $(WORDS)$(call option,TRY,--try)
 
 compare: $(INSTALLED)  ## train several recipes with several seeds, and draw their curves
-	$(RUNNER) -m pipelines.tools.compare $(WORDS) $(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS))
+	$(RUNNER) -m pipelines.tools.compare $(WORDS)$(call option,RECIPES,--recipes)$(call option,SEEDS,--seeds)
 
 test: $(INSTALLED)  ## run the tests (a few minutes)
 	$(RUNNER) -m pytest -q $(SIDE_BY_SIDE)
@@ -145,7 +163,7 @@ profile: $(INSTALLED)  ## measure how long each part of a training takes
 	$(RUNNER) -m benchmarks.profile $(WORDS)
 
 bench: $(INSTALLED)  ## measure what docs/performance.md claims; writes benchmarks/RESULTS.md
-	$(RUNNER) -m benchmarks $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(DOGS),--dogs "$(DOGS)") $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(QUICK),--quick)
+	$(RUNNER) -m benchmarks$(call option,ARCHIVE,--archive)$(call option,DOGS,--dogs)$(call option,PHOTOS,--photos)$(call option,WEIGHTS,--weights) $(if $(QUICK),--quick)
 
 clean:  ## remove caches and compiled files; keep raw data, runs and submissions
 	rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache

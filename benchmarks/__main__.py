@@ -5,12 +5,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import measuring
 from pipelines import command
 from pipelines.system.errors import UserError
+from pipelines.system.shell import user_path
 
 
 class Benchmark(NamedTuple):
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "photos": "an archive of the same form with photos of full size",
         "weights": "a file of MobileNetV2's weights, for images normalised to -1 to 1",
     }.items():
-        parser.add_argument(f"--{option}", type=Path, help=f"{what}; some benchmarks need it")
+        parser.add_argument(f"--{option}", type=user_path, help=f"{what}; some benchmarks need it")
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, in three minutes; RESULTS.md does not change"
     )

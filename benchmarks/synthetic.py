@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 from pipelines import command
+from pipelines.settings.competitions import find_competition
 from pipelines.settings.layout import Layout
-from pipelines.settings.loading import find_competition, load_settings
+from pipelines.settings.loading import load_settings
 
 CLASSES = 10
 DISTINCT = 256  # pictures: their content affects neither time nor memory

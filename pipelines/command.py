@@ -3,7 +3,6 @@
 import argparse
 import errno
 import os
-import shlex
 import signal
 import sys
 import textwrap
@@ -16,13 +15,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from pipelines.settings.competitions import find_competition
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.loading import describe, find_competition, load_settings, run_name, submission_name
+from pipelines.settings.loading import describe, load_settings, run_name, submission_name
+from pipelines.settings.overrides import split_settings
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
-from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines
-from pipelines.system.files import only_one
+from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
+from pipelines.system.files import is_plain_name, only_one
 from pipelines.system.memory import explained
+from pipelines.system.shell import make_command, make_works_here, module_command, unquoted
 from pipelines.system.signals import STOPPING, handled_by
+from pipelines.system.surroundings import prepare
 
 Item = TypeVar("Item")
 
@@ -82,13 +85,31 @@ class Words(argparse.Namespace):
         doing = f"training, retraining or predicting {self.competition}, run {run.folder.name}"
         return only_one(run.lock, doing, inherited=False)
 
-    def repeat(self, stage: str) -> str:
-        """Return the make command that runs `stage` with the same arguments."""
-        words = [f"make {stage}", f"COMP={shlex.quote(self.competition)}"]
-        words += [f"RECIPE={shlex.quote(self.recipe)}"] if self.recipe != DEFAULT_RECIPE else []
-        words += [f"RUN={shlex.quote(self.run)}"] if self.run else []
-        words += [f'SET="{" ".join(self.set)}"'] if self.set else []
-        return " ".join(words)
+    def repeat(self, stages: str, **more: str) -> str:
+        """Return the command that runs `stages`, make targets, with the same arguments and the variables `more`."""
+        if not make_works_here():
+            return " && ".join(self._direct(stage, more) for stage in stages.split())
+        recipe = "" if self.recipe == DEFAULT_RECIPE else self.recipe
+        variables = {"COMP": self.competition, "RECIPE": recipe, "RUN": self.run, "SET": " ".join(self.set)}
+        return make_command(stages, variables | more)
+
+    def _direct(self, stage: str, more: dict[str, str]) -> str:
+        """Return the call of the module of `stage`, for a working folder without a Makefile."""
+        is_tool = not (Path(__file__).parent / f"{stage}.py").exists()
+        module = f"pipelines.tools.{stage.replace('-', '_')}" if is_tool else f"pipelines.{stage}"
+        words = [self.competition, *(["--recipe", self.recipe] if self.recipe != DEFAULT_RECIPE else [])]
+        words += [f"--run={self.run}"] if self.run else []
+        for name, value in more.items():
+            words.append("--again" if name == "AGAIN" else f"--{name.lower()}={value}")
+        return module_command(module, [*words, *(["--set", *self.set] if self.set else [])])
+
+
+class SettingsAction(argparse.Action):
+    """Splits the words of an option into single settings; `const` is its make variable."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        earlier = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*earlier, *split_settings(" ".join(values), str(self.const))])
 
 
 def parser(doc: str, stage: str) -> argparse.ArgumentParser:
@@ -99,18 +120,25 @@ def parser(doc: str, stage: str) -> argparse.ArgumentParser:
         epilog="settings for --set, with their defaults:\n" + describe(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("competition", help="name of a competition, or the path of its TOML")
+    result.add_argument("competition", type=unquoted, help="name of a competition, or the path of its TOML")
     result.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe in the competition's TOML")
     result.add_argument("--run", default="", type=_plain_name, help="name of the run; default: the recipe's")
     result.add_argument(
-        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting: train.epochs=5"
+        *("--set",),
+        nargs="+",
+        default=[],
+        action=SettingsAction,
+        const="SET",
+        metavar="KEY=VALUE",
+        help="override settings: train.epochs=5 'input.mean=[0.5, 0.5, 0.5]'",
     )
     return result
 
 
 def _plain_name(text: str) -> str:
-    if text and (Path(text).name != text or text.startswith(".")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a run name: no slashes, and no dot in front, are allowed")
+    if text and not is_plain_name(text):
+        rule = "it names a folder, so it has no slashes, no dot in front and at most 215 bytes"
+        raise argparse.ArgumentTypeError(f"RUN={quoted(text)} is not the name of a run: {rule}")
     return text
 
 
@@ -126,6 +154,7 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     """
     try:
         with _stoppable(), explained("this stage"):  # a loader process can run out of memory at any moment
+            prepare()
             main(arguments)
     except TryAgainLater as error:
         return _fail(str(error), EXIT_TRY_LATER)
@@ -153,11 +182,16 @@ def run_stage(stage: str, arguments: Sequence[str], folder: Path | None = None) 
     """
     import multiprocessing
 
+    from pipelines.system.processes import protected_start
+
     process = multiprocessing.get_context("spawn").Process(target=_be_stage, args=(stage, arguments, folder))
-    process.start()
     try:
+        with protected_start():
+            process.start()
         process.join()
     except (KeyboardInterrupt, Terminated):
+        if process.pid is None:
+            raise
         try:
             process.join(GRACE_SECONDS)  # Ctrl-C in a terminal interrupts both processes
         finally:  # also when another signal ends the wait
@@ -169,9 +203,10 @@ def run_stage(stage: str, arguments: Sequence[str], folder: Path | None = None) 
 
 
 def _be_stage(stage: str, arguments: Sequence[str], folder: Path | None) -> NoReturn:
-    from pipelines.system.processes import end_with_parent
+    from pipelines.system.processes import end_with_parent, unblock_signals
 
     def main(arguments: Sequence[str] | None) -> None:
+        unblock_signals()
         if folder:
             os.chdir(folder)
             log = os.open(f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)

@@ -18,16 +18,17 @@ from pipelines.dataset.split_record import DOWNLOAD_RECORD
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import UserError, printable
+from pipelines.system.shell import removal, user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__, "download")
-    parser.add_argument("--archive", type=Path, help="an archive or a folder with the data, instead of Kaggle")
+    parser.add_argument("--archive", type=user_path, help="an archive or a folder with the data, instead of Kaggle")
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     shown = layout.raw.relative_to(layout.root)
     if layout.raw.exists():
-        print(f"Already downloaded: {_contents(layout.raw)} in {shown}.\nTo do it again: rm -r {shown}")
+        print(f"Already downloaded: {_contents(layout.raw)} in {shown}.\nTo do it again: {removal(layout.raw)}")
         return
 
     started = time.monotonic()
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         write_digits(layout.raw, layout.held_back)
     else:
-        archive = words.archive.expanduser() if words.archive else _from_kaggle(settings, layout, words)
+        archive = words.archive if words.archive else _from_kaggle(settings, layout, words)
         started = time.monotonic()
         _unpack(archive, layout.raw, settings.data)
     print(f"{_contents(layout.raw)} in {shown}, in {command.duration(time.monotonic() - started)}.")
@@ -47,10 +48,10 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
     """Return the competition's archive; download it unless it exists."""
     slug = settings.competition.slug
     archive = layout.archive(slug)
-    with_archive = f"{words.repeat('download')} ARCHIVE=<the file>"
+    with_archive = words.repeat("download", ARCHIVE="<the file>")
     shown = archive.relative_to(layout.root)
     if archive.exists():
-        print(f"Already downloaded: {shown}. To download it again: rm {shown}")
+        print(f"Already downloaded: {shown}. To download it again: {removal(archive)}")
         return archive
     if settings.competition.source != "kaggle":
         source = settings.competition.address
@@ -83,44 +84,19 @@ def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
 
     The record is the same each time, so a split stays valid if the same data is unpacked again.
     """
+    from pipelines.dataset.archive_layout import check_layout
     from pipelines.dataset.archives import Unpacked, unpack
     from pipelines.system.files import file_sha256, write_json
 
     def finish(folder: Path, unpacked: Unpacked) -> None:
-        _check(folder, data, archive)
+        check_layout(folder, data, archive)
         sha256 = file_sha256(archive) if archive.is_file() else None
         record = {"source": archive.name, "sha256": sha256, "files": unpacked.files, "bytes": unpacked.bytes}
         write_json(folder / DOWNLOAD_RECORD, record)
 
-    unpacked = unpack(archive, raw, command.progress, finish)
+    unpacked = unpack(archive, raw, command.progress, finish, data=data)
     if unpacked.copied:
         print(f"{unpacked.copied:,} files were copied because {archive} cannot be hard-linked from here.")
-
-
-def _check(folder: Path, data: DataSettings, archive: Path) -> None:
-    """Raise `UserError` unless `folder` holds what the settings name; remove a single folder around everything."""
-    found = sorted(folder.iterdir())
-    missing = _missing(folder, data)
-    if missing and len(found) == 1 and found[0].is_dir() and not _missing(found[0], data):
-        wrapper = found[0].rename(folder / ".wrapper")  # it may contain a folder of its own name
-        for path in wrapper.iterdir():
-            path.rename(folder / path.name)
-        wrapper.rmdir()
-    elif missing:
-        names = [path.name + "/" * path.is_dir() for path in found]
-        top = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        raise UserError(
-            f"{archive} does not hold what the settings name: {', '.join(missing)}. At its top: {top}. Is it this "
-            "competition's, or is [data] in the TOML wrong?"
-        )
-
-
-def _missing(folder: Path, data: DataSettings) -> list[str]:
-    """Return `data.key = 'name'` for each file or folder that the settings name and `folder` lacks."""
-    kinds = dict.fromkeys(("labels", "sample_submission", "test_table"), Path.is_file)
-    kinds |= dict.fromkeys(("train_images", "test_images"), Path.is_dir)
-    names = {key: getattr(data, key) for key in kinds}
-    return [f"data.{key} = {name!r}" for key, name in names.items() if name and not kinds[key](folder / name)]
 
 
 def _contents(folder: Path) -> str:

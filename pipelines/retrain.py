@@ -19,6 +19,7 @@ from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import finished_run
 from pipelines.settings.schema import Settings
 from pipelines.system.files import write_json
+from pipelines.system.shell import removal
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if note := check_unchanged(layout, record.settings, words.repeat("split"), "labelled"):
         print(note)
     with words.only_one_in(run):
-        final, again = (path.relative_to(Path.cwd()) for path in (run.final, run.retrained))
+        final = run.final.relative_to(Path.cwd())
         if run.retrained.exists() and run.final.exists():
             run.retrain_last.unlink(missing_ok=True)  # left by a process that was killed after everything else was done
             print(f"Already retrained: {final}.")
-            print(f"To do it again: rm {again} {final}    Next: {words.repeat('predict')}")
+            print(f"To do it again: {removal(run.retrained, run.final)}\nNext: {words.repeat('predict')}")
             return
         _retrain(record.settings, trained, layout, run, words.repeat("split"))
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")

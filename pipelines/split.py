@@ -19,7 +19,7 @@ from pipelines.dataset.split_record import complete_split_record, split_again, s
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import Settings
 from pipelines.system import files
-from pipelines.system.errors import shown
+from pipelines.system.errors import printable, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,18 +40,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import labels, splits
+    from pipelines.dataset import class_folders, labels, meaning, splits, submission, understood
 
-    test, unlisted = labels.test_rows(layout.raw, settings.data)
-    labelled = labels.labelled_rows(layout.raw, settings.data, settings.split, test["path"])
+    test, unlisted = labels.test_rows(layout.raw, settings.data, print)
+    labelled = labels.labelled_rows(layout.raw, settings.data, settings.split, test["path"], print)
+    meaning.check_labels(labelled, layout.raw, settings.data)
+    known = labelled["label"].tolist()
+    classes = submission.class_list(known, settings, layout.raw)
     if settings.split.group_file:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split)
     rows = splits.with_test(labelled, test)
+    for subject, text in understood.describe(settings, layout.raw, labelled, test):
+        print(f"{subject:<8}  {printable(text)}")
     links = _write(settings, layout, rows)
     print(command.table(("split", "images", "classes", "smallest class", "largest class"), _summary(rows)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_notes(settings, labelled)
+    empty = class_folders.empty_folders(layout.raw, settings.data, known)
+    for note in understood.notes(labelled, submission.classes_without_images(known, classes), empty):
+        print(f"Note: {note}")
+    if inner := class_folders.inner_folders(labelled["id"].tolist(), settings.data):
+        print(f"Note: {inner}")
     if test.empty:
         print("Test images: none, there is nothing to predict.")
     if unlisted:

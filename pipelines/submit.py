@@ -28,6 +28,7 @@ from pipelines.settings.loading import submission_name
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError, one_line
 from pipelines.system.files import file_sha256, only_one, read_json
+from pipelines.system.shell import removal
 
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 1.0, 15.0, 1.5  # seconds between two requests for the score
 SHOWN_DIGITS = 12
@@ -108,7 +109,7 @@ def _prepare(copy: Path, submission: Path, settings: Settings, layout: Layout, w
         print(f"  {what:<11}  {value}")
     sys.stdout.flush()
     local_score = "" if score is None else f"{score:.5f}"
-    return Parcel(copy, sha256, run, local_score, message, words.again, f"{words.repeat('submit')} AGAIN=1")
+    return Parcel(copy, sha256, run, local_score, message, words.again, words.repeat("submit", AGAIN="1"))
 
 
 def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _check(
     from pipelines.dataset.submission import check_submission, class_list
 
     shown, sample = submission.relative_to(layout.root), settings.data.sample_submission
-    predict = f"Nothing was sent. To predict it again: rm {shown}; {words.repeat('predict')}"
+    predict = f"Nothing was sent. To predict it again: {removal(submission)}; {words.repeat('predict')}"
     with open(copy, "rb") as file:
         if sum(1 for line in file if line.strip()) < 2:
             raise UserError(f"{shown} has no rows. {predict}")

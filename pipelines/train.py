@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.dataset.split_record import require_split
+from pipelines.settings.checks import no_effect
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import read_record, start_run, with_weights_of
 from pipelines.settings.schema import Settings
 from pipelines.system.files import read_note, write_json
+from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
     from pipelines.core.job import Job
@@ -38,13 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words.require_raw(layout)
     require_split(layout, settings, words.repeat("split"))
     run = layout.run(words.run_name())
+    for _, problem in no_effect(settings):  # SET= has shortened the training
+        print(f"Note: {problem}")
     with words.only_one_in(run):
         settings, found = _start(settings, layout, run)
         if run.trained.exists():
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())
             metric = settings.competition.metric
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
-            print(f"To do it again: rm -r {shown}    Next: {words.repeat('retrain')}")
+            print(f"To do it again: {removal(run.folder)}\nNext: {words.repeat('retrain')}")
             return
         _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found)
     print(f"Next: {words.repeat('retrain')}")
@@ -70,6 +74,7 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.batches import check_images
     from pipelines.dataset.fingerprints import images_digest
+    from pipelines.dataset.vocabulary import counted
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
     from pipelines.models.transfer import FineTuned, build_network
@@ -83,9 +88,10 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
         f"{settings.name}, run {run.folder.name}: {len(train):,} training images, {len(valid):,} validation images, "
         f"{len(images.classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}{reason}"
     )
+    print(f"Classes: {counted(images.rows['label'].tolist())}")
     command.print_parts(describe_phases(settings, network))
-    if isinstance(network, FineTuned) and network.matched:
-        print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
+    if isinstance(network, FineTuned):
+        print("".join(f"{note}\n" for note in network.notes()), end="")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
     check_images(settings, images, command.progress)  # now, not after all the training
     if note := images.note_whites():

@@ -17,6 +17,7 @@ from tests.support.tiny import CLASSES, LABELLED, TEST, TOML, Tiny
 
 # Networks this small gain nothing from threads, and the hand-over between threads costs them most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the stages that tests start as processes
+os.environ["CALLED_FROM"] = ""  # the stages then name make targets, as they do when make has started them
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 

@@ -18,7 +18,7 @@ from pipelines.dataset.images import Pixels, crop, fit, open_image, place_of, ra
 from pipelines.dataset.loading import Batch, BatchSource, Loading, evaluation_resize, pinned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.memory import check_room_for_locks
+from pipelines.system.memory import check_room_for_processes
 from pipelines.system.processes import cores
 from pipelines.system.seeds import derive_seed
 
@@ -116,7 +116,7 @@ def make_loader(
 def decoded(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the pixels, uint8, and positions of each batch of `loader`, ready to move to `device`."""
     if loader.num_workers:
-        check_room_for_locks()
+        check_room_for_processes(loader.num_workers)
     for item in loader:
         if isinstance(item, UserError):
             raise copy(item)  # not `item`: its traceback would keep this frame, and so the workers, alive

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import os
-import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system import files
 from pipelines.system.errors import UserError, few, quoted, shown
 from pipelines.system.files import file_sha256, read_json
+from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,8 +209,7 @@ def split_again(layout: Layout, split_command: str) -> str:
 
 def split_removal(layout: Layout) -> str:
     """Return the command that removes what exists of the split."""
-    paths = [path for path in (layout.split_record, layout.split_csv, layout.tree) if os.path.lexists(path)]
-    return "rm -r " + " ".join(shlex.quote(_short(layout, path)) for path in paths or [layout.split_record])
+    return removal(layout.split_record, layout.split_csv, layout.tree)
 
 
 def is_split_by_audit(layout: Layout) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.system.errors import UserError
+from pipelines.system.shell import removal
 
 SETTINGS_PAGE = "https://www.kaggle.com/settings/api"
 SIGN_UP_PAGE = "https://www.kaggle.com/account/login"
@@ -238,7 +239,7 @@ class _Search:
             return None
         self._check_mode(path)
         shown = self.shown(path)
-        login = f"Remove it and log in again: rm {shown}; kaggle auth login"
+        login = f"Remove it and log in again: {removal(path)}; kaggle auth login"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not content.get("refresh_token"):

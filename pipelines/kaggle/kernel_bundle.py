@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.kaggle.kernel_script import STAGES, Task
-from pipelines.settings.loading import COMPETITIONS
+from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 

@@ -15,6 +15,7 @@ from pipelines.kaggle.kernel_script import MANIFEST
 from pipelines.kaggle.service import Kaggle, KernelOutput, KernelStatus
 from pipelines.system.errors import TryAgainLater, UserError, printable
 from pipelines.system.files import atomic_folder, file_sha256, read_json, write_text
+from pipelines.system.shell import removal
 from pipelines.system.watch import Watch
 
 WAITING = ("new_script", "queued", "running")
@@ -185,7 +186,7 @@ def put_in_place(run: KernelRun, state: State | None) -> None:
     if state is None:
         folder = run.shown(run.folder)
         raise UserError(
-            f"{folder} holds results, but its state.json is missing. Remove it and run again: rm -r {folder}"
+            f"{folder} holds results, but its state.json is missing. Remove it and run again: {removal(run.folder)}"
         )
     for target in (run.target.folder, run.submission):
         source = run.fetched / run.shown(target)
@@ -202,4 +203,6 @@ def check_free(run: KernelRun, targets: Iterable[Path]) -> None:
     for path in targets:
         if path.exists():
             shown = run.shown(path)
-            raise UserError(f"{shown} exists, and not from this run. Choose another RUN=, or remove it: rm -r {shown}")
+            raise UserError(
+                f"{shown} exists, and not from this run. Choose another RUN=, or remove it: {removal(path)}"
+            )

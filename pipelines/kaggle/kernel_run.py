@@ -1,8 +1,8 @@
 """One run of the pipeline on Kaggle: its files here and its state, and the push that starts it."""
 
 import hashlib
-import json
 import secrets
+import shlex
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipelines.settings.loading import submission_name
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable
 from pipelines.system.files import atomic_folder, read_json, write_json, write_text
+from pipelines.system.shell import removal
 
 PUSHING, PUSHED, FAILED, FETCHED = "pushing", "pushed", "failed", "fetched"
 HOW_TO_ATTACH = {
@@ -101,12 +102,16 @@ class KernelRun:
             return None
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"{self.shown(path)} cannot be read ({error}). Remove it and run on Kaggle again: rm -r {folder}"
+                f"{self.shown(path)} cannot be read ({error}). Remove it and run on Kaggle again: "
+                f"{removal(self.folder)}"
             ) from None
         if state.state != FAILED and state.words != self.words:
             recipe, *overrides = state.words
-            pushed = f"RECIPE={recipe} and {'SET=' + json.dumps(' '.join(overrides)) if overrides else 'no SET'}"
-            raise UserError(f"{folder} was pushed with {pushed}. Choose another RUN=, or remove it: rm -r {folder}")
+            changes = f"SET={shlex.quote(' '.join(overrides))}" if overrides else "no SET"
+            pushed = f"RECIPE={shlex.quote(recipe)} and {changes}"
+            raise UserError(
+                f"{folder} was pushed with {pushed}. Choose another RUN=, or remove it: {removal(self.folder)}"
+            )
         return state
 
     def bundle(self) -> tuple[bytes, str]:

@@ -10,8 +10,37 @@ from pipelines.system.errors import UserError
 def check_together(settings: Settings, where: str) -> None:
     """Raise `UserError`, naming `where`, if values contradict each other, within a section or across sections."""
     within = (getattr(settings, section).problems() for section in SECTIONS)
-    for problem in chain(*within, _image_problems(settings), _finetuning_problems(settings), _fold_problems(settings)):
-        raise UserError(f"{where}: {problem}")
+    across = (_image_problems(settings), _finetuning_problems(settings), _fold_problems(settings))
+    if problems := list(chain(*within, *across)):
+        raise UserError(f"{where}: {' '.join(problems)}")
+
+
+def no_effect(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the key of each setting of [train] that the number of epochs leaves without its effect, and a message."""
+    train, head = settings.train, settings.tuning.head_epochs
+    lengths = [(train.epochs - head, "train.epochs" + " less finetune.head_epochs" * bool(head))]
+    lengths += [(head, "finetune.head_epochs")] if head else []
+    for epochs, name in lengths:  # each phase has a warm-up
+        if train.warmup_epochs > epochs:
+            yield (
+                "train.warmup_epochs",
+                f"train.warmup_epochs is {train.warmup_epochs:g}, longer than {name}, {epochs}: the learning rate "
+                "never reaches train.lr. Set a lower train.warmup_epochs (0: none), or more epochs.",
+            )
+            break
+    last = lengths[0][0]
+    if train.schedule == "multistep" and (late := [each for each in train.milestones if not 0 < each < last]):
+        yield (
+            "train.milestones",
+            f"train.milestones has {', '.join(map(str, late))}; a milestone must be at least 1 and less than "
+            f"{lengths[0][1]}, {last}, to reduce the learning rate.",
+        )
+    if train.schedule == "step" and train.step_epochs >= last:
+        yield (
+            "train.step_epochs",
+            f"train.step_epochs is {train.step_epochs}; it must be less than {lengths[0][1]}, {last}, to reduce the "
+            'learning rate. Or set train.schedule = "constant".',
+        )
 
 
 def _image_problems(settings: Settings) -> Iterator[str]:

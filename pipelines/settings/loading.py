@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pipelines.settings.checks import check_together
+from pipelines.settings.checks import check_together, no_effect
+from pipelines.settings.competitions import COMPETITIONS, find_competition, read_toml, toml_problem
+from pipelines.settings.overrides import split_settings
 from pipelines.settings.schema import DEFAULT_RECIPE, OUTSIDE_A_RUN, PLAIN_INPUT, SECTIONS, SHARED_BY_RECIPES, Settings
-from pipelines.system.errors import UserError, did_you_mean, shown
-from pipelines.system.files import CONTROL_CHARACTERS, is_plain_name, path_problem
+from pipelines.system.errors import UserError, did_you_mean, quoted, shown
+from pipelines.system.files import CONTROL_CHARACTERS, is_plain_name
 
-COMPETITIONS = Path(__file__).parent.parent / "competitions"
 LARGEST_WHOLE_NUMBER = 2**63 - 1  # of TOML; torch takes no larger seed
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
+EXAMPLES = {int: "[1, 2]", float: "[0.5, 1.0]", str: '["one", "two"]'}
+MOST_PROBLEMS = 5  # in one message
 BOUNDS = {
     "minimum": (operator.ge, "at least"),
     "above": (operator.gt, "more than"),
@@ -35,23 +38,36 @@ def load_settings(
     the wrong type or out of range, in any recipe.
     """
     path = find_competition(competition, folder)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid TOML: {_reason(error)}.") from None
+    content = read_toml(path)
     recipes = content.pop("recipes", {})
     if not isinstance(recipes, dict) or not all(isinstance(value, dict) for value in recipes.values()):
         raise UserError(f"{path}: recipes must be tables, written [recipes.<name>].")
-    known = {DEFAULT_RECIPE: merge(Settings(name=path.stem, recipe=recipe), content, str(path))}
+    known = {DEFAULT_RECIPE: _effective(merge(Settings(name=path.stem, recipe=recipe), content, str(path)), str(path))}
     for name, changes in recipes.items():  # all of them, so that a mistake shows before its recipe is used
         known[name] = _with_recipe(known[DEFAULT_RECIPE], name, changes, f"{path}, recipe {name!r}")
     if recipe not in known:
         hint = did_you_mean(recipe, known)
         raise UserError(f"{path.stem} has no recipe {recipe!r}.{hint} It has: {', '.join(known)}.")
-    chosen = merge(known[recipe], parse_overrides(overrides), "--set")
+    parsed = parse_overrides(overrides)
+    chosen = merge(known[recipe], parsed, "SET")
+    given = [f"{section}.{key}" for section, values in parsed.items() for key in values]
+    _effective(chosen, "SET", given)
     if not chosen.competition.slug:
         chosen = merge(chosen, {"competition": {"slug": path.stem}}, str(path))
     return chosen if chosen.model.weights else with_input(chosen, **PLAIN_INPUT)
+
+
+def recipe_names(competition: str) -> list[str]:
+    """Return the names of the recipes of `competition`."""
+    return [DEFAULT_RECIPE, *read_toml(find_competition(competition)).get("recipes", {})]
+
+
+def _effective(settings: Settings, where: str, keys: Sequence[str] | None = None) -> Settings:
+    """Return `settings`. Raises `UserError` for the first of `keys` (default: all) that can have no effect."""
+    for key, problem in no_effect(settings):
+        if keys is None or key in keys:
+            raise UserError(f"{where}: {problem}")
+    return settings
 
 
 def _with_recipe(default: Settings, name: str, changes: Mapping[str, Any], where: str) -> Settings:
@@ -62,7 +78,7 @@ def _with_recipe(default: Settings, name: str, changes: Mapping[str, Any], where
         raise UserError(f"{where}: this name is reserved for the settings outside all recipes; rename the recipe.")
     if fixed := [section for section in SHARED_BY_RECIPES if section in changes]:
         raise UserError(f"{where}: [{fixed[0]}] is the same for all recipes; move it out of the recipe.")
-    return merge(default, changes, where)
+    return _effective(merge(default, changes, where), where)
 
 
 def with_input(settings: Settings, **values: Any) -> Settings:
@@ -71,64 +87,98 @@ def with_input(settings: Settings, **values: Any) -> Settings:
     return merge(settings, {"input": unset}, "input")
 
 
-def find_competition(competition: str, folder: Path = COMPETITIONS) -> Path:
-    """Return the TOML of a competition given by name or path. Raises `UserError` if there is none."""
-    is_path = competition.endswith(".toml")
-    path = Path(competition) if is_path else folder / f"{competition}.toml"
-    if not path_problem(competition) and path.is_file():
-        return path
-    if is_path:
-        raise UserError(f"There is no file {shown(competition)}. Give the name of a competition or the path of a TOML.")
-    known = sorted(file.stem for file in folder.glob("*.toml"))
-    raise UserError(
-        f"There is no competition {competition!r}.{did_you_mean(competition, known)} Valid: {', '.join(known)}. "
-        f"To add one, write {folder / shown(competition)}.toml (docs/competitions.md)."
+def label_map_file(label_map: str) -> Path | None:
+    """Return the CSV that `model.label_map` names; None if it names none, or one that does not exist."""
+    if label_map in ("", "names"):
+        return None
+    return next((place for place in _label_map_places(label_map) if place.is_file()), None)
+
+
+def missing_label_map(label_map: str) -> UserError:
+    places = " or ".join(map(str, _label_map_places(label_map)))
+    return UserError(
+        f"There is no label map {places}. Correct model.label_map: names, or the path of a CSV with the columns "
+        "label,category."
     )
+
+
+def _label_map_places(label_map: str) -> list[Path]:
+    return [Path(label_map).expanduser().absolute(), COMPETITIONS / label_map]
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Turn `["train.epochs=5", …]` into `{"train": {"epochs": 5}, …}`; a value that is not TOML stays text."""
     parsed: dict[str, dict[str, Any]] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        section, dot, name = key.strip().partition(".")
-        if not (equals and dot):
-            raise UserError(
-                f"--set {override!r} is not of the form section.key=value, for example train.epochs=5. Write lists "
-                "without spaces: augment.crop_scale=[0.5,1.0]."
-            )
-        try:
-            content = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
-            content = {}
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"--set {key.strip()}: {_reason(error)}.") from None
-        value = content["value"] if len(content) == 1 else text  # several lines of text can be several keys
-        parsed.setdefault(section, {})[name] = value
+    for override in split_settings(" ".join(overrides)):
+        key, _, text = override.partition("=")
+        section, _, name = key.partition(".")
+        expected = get_type_hints(SECTIONS[section]).get(name) if section in SECTIONS else None
+        parsed.setdefault(section, {})[name] = _value(text, expected, key)
     return parsed
+
+
+def _value(text: str, expected: Any, key: str) -> Any:
+    """Return the TOML value `text`, or the text itself where it is none, or where a setting `expected` to be text."""
+    if expected is str and not text.startswith(("'", '"')):
+        return text
+    try:
+        content = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        if expected == tuple[str, ...] and text.startswith("[") and text.endswith("]"):  # the shell removed its quotes
+            return [each.strip(" '\"") for each in text[1:-1].split(",")]
+        return text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"SET: {key} cannot be read: {toml_problem(error)}.") from None
+    return content["value"] if len(content) == 1 else text  # several lines of text can be several keys
 
 
 def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Settings:
     """Return `settings` with `changes`, {section: {key: value}}, checked; errors name their origin `where`."""
     sections: dict[str, Any] = {}
+    problems = []
     for name, values in changes.items():
-        if name not in SECTIONS:
-            hint = did_you_mean(name, SECTIONS)
-            raise UserError(f"{where}: unknown section [{shown(name)}].{hint} Valid: {', '.join(SECTIONS)}.")
-        if not isinstance(values, Mapping):
-            raise UserError(f"{where}: [{name}] is a section, not a value; write [{name}] and its keys below it.")
+        if problem := _section_problem(name, values):
+            problems.append(problem)
+            continue
         types, fields = get_type_hints(SECTIONS[name]), _fields(name)
-        if unknown := [key for key in values if key not in fields]:
-            hint = did_you_mean(unknown[0], fields)
-            raise UserError(f"{where}: unknown key {name}.{shown(unknown[0])}.{hint} Valid: {', '.join(fields)}.")
-        checked = {
-            key: _checked(value, types[key], fields[key].metadata, f"{where}: {name}.{key}")
-            for key, value in values.items()
-        }
+        checked = {}
+        for key, value in values.items():
+            try:
+                if key not in fields:
+                    raise UserError(_unknown_key(name, key, fields))
+                checked[key] = _checked(value, types[key], fields[key].metadata, f"{name}.{key}")
+            except UserError as error:
+                problems.append(str(error))
         sections[name] = dataclasses.replace(getattr(settings, name), **checked)
+    if problems:
+        more = f" And {len(problems) - MOST_PROBLEMS} more." if len(problems) > MOST_PROBLEMS else ""
+        raise UserError(f"{where}: {' '.join(problems[:MOST_PROBLEMS])}{more}")
     merged = dataclasses.replace(settings, **sections)
     check_together(merged, where)
     return merged
+
+
+def _section_problem(name: str, values: Any) -> str:
+    """Return why the section `name` cannot have `values`, its keys; empty if it can."""
+    if name in SECTIONS:
+        is_table = isinstance(values, Mapping)
+        return "" if is_table else f"[{name}] is a section, not a value; write [{name}] and its keys below it."
+    problem = f"unknown section [{shown(name)}]."
+    if not isinstance(values, Mapping) and (homes := _homes(name)):
+        return f"{shown(name)} is outside all sections; write it below {' or '.join(f'[{home}]' for home in homes)}."
+    return f"{problem}{did_you_mean(name, SECTIONS)} Valid: {', '.join(SECTIONS)}."
+
+
+def _unknown_key(section: str, key: str, fields: Sequence[str] | Mapping[str, Any]) -> str:
+    problem = f"unknown key {section}.{shown(key)}."
+    if homes := _homes(key):
+        return f"{problem} It is a key of {' and '.join(f'[{home}]' for home in homes)}: move it there."
+    return f"{problem}{did_you_mean(key, fields)} Valid: {', '.join(fields)}."
+
+
+def _homes(key: str) -> list[str]:
+    """Return the sections that have `key`."""
+    return [section for section in SECTIONS if key in _fields(section)]
 
 
 def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
@@ -144,14 +194,17 @@ def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> 
     if get_origin(expected) is tuple:
         item = get_args(expected)[0]
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise UserError(f"{key} is {value!r}; expected a list of {item.__name__}, for example [1, 2].")
+            if item is not str or not isinstance(value, str):
+                kind = TYPE_NAMES[item].removeprefix("a ").removesuffix(" in quotes")
+                raise UserError(f"{key} is {quoted(value)}; expected a list of {kind}s, for example {EXAMPLES[item]}.")
+            value = [each.strip() for each in value.split(",")]  # one text, or several with commas
         return tuple(_checked(each, item, bounds, key) for each in value)
     if type(value) is int and abs(value) > LARGEST_WHOLE_NUMBER:
         raise UserError(f"{key} is a number of {len(f'{abs(value):x}')} hexadecimal digits; at most 16 digits fit.")
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:  # not isinstance: True must not pass for the number 1
-        raise UserError(f"{key} is {value!r}, a {type(value).__name__}; expected {TYPE_NAMES[expected]}.")
+        raise UserError(f"{key} is {_shown_value(value)}; expected {TYPE_NAMES[expected]}.{_meant(value, expected)}")
     if expected is float and not math.isfinite(value):
         raise UserError(f"{key} is {value}; it must be a finite number.")
     for rule, (holds, words) in BOUNDS.items():
@@ -162,13 +215,34 @@ def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> 
     return value
 
 
-def _reason(error: Exception) -> str:
-    """Return why tomllib could not read a text; it also raises exceptions that are not its own."""
-    if isinstance(error, RecursionError):
-        return "its lists or tables are nested too deeply"
-    if isinstance(error, (tomllib.TOMLDecodeError, UnicodeDecodeError)):
-        return str(error)
-    return "it holds a number of thousands of digits" if "digits" in str(error) else str(error)
+def _shown_value(value: Any) -> str:
+    """Return a value of another type than expected, as TOML has it, with its kind."""
+    if isinstance(value, str):
+        return f"{quoted(value)}, a text"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value}" if isinstance(value, (int, float)) else shown(str(value))
+
+
+def _meant(value: Any, expected: Any) -> str:
+    """Return ` Write …` if it is clear how `value` is to be written to be of the type `expected`."""
+    written = ""
+    if expected is bool:
+        written = {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"}.get(
+            str(value).lower(), ""
+        )
+    elif isinstance(value, str) and (number := _number(value.replace(",", "."))) is not None:
+        written = f"{number:g}" if expected is float or number.is_integer() else ""
+    elif expected is str and isinstance(value, (int, float)):
+        written = f'"{_shown_value(value)}"'
+    return f" Write {written}." if written else ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if math.isfinite(float(text)) else None
+    except ValueError:
+        return None
 
 
 def run_name(recipe: str, overrides: Sequence[str]) -> str:

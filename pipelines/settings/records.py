@@ -1,17 +1,28 @@
 """Write and read the records of runs, and check that the current request equals them."""
 
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.loading import differences, from_dict, merge, to_dict, with_input
+from pipelines.settings.loading import (
+    differences,
+    from_dict,
+    label_map_file,
+    merge,
+    missing_label_map,
+    to_dict,
+    with_input,
+)
 from pipelines.settings.schema import OUTSIDE_A_RUN, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, plain_sha256, read_json, read_note, write_json
+from pipelines.system.shell import removal
 
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
+LABEL_MAP = "model.label_map_sha256:"  # the key that changes with the content of the label map's CSV
 METRIC = "competition.metric:"  # the one key of [competition] that a run depends on
 WHITE = "data.white:"  # the one key of [data] that a run depends on, beside the split
 
@@ -56,7 +67,13 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
     check_split(run, record, split_csv)
     changes = differences(settings, record.settings, RUN_SECTIONS)
     others = differences(settings, record.settings, ("competition", "data"))
-    if changes := [*changes, *(line for line in others if line.startswith((METRIC, WHITE)))]:
+    changes += [line for line in others if line.startswith((METRIC, WHITE))]
+    if other_map := [line for line in changes if line.startswith(LABEL_MAP)]:
+        changes.remove(other_map[0])
+        if record.settings.model.label_map_sha256 and not changes:  # older records lack it
+            changed = f"with another label map: {settings.model.label_map} has changed since. Put it back, or name"
+            raise UserError(f"{_shown(run)} was trained {changed} a new run with RUN=.")
+    if changes:
         raise UserError(f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). {_new_run(run)}")
 
 
@@ -68,8 +85,33 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
     """
     if plain_sha256(settings.model.weights_sha256) in ("", then.model.weights_sha256):
         settings = merge(settings, {"model": {"weights_sha256": then.model.weights_sha256}}, "model")
+    if label_map_file(settings.model.label_map):
+        settings = with_label_map(settings)
+    elif settings.model.label_map == then.model.label_map:
+        settings = merge(settings, {"model": {"label_map_sha256": then.model.label_map_sha256}}, "model")
     image = then.input
     return with_input(settings, size=image.size, mean=image.mean, std=image.std, resize=image.resize)
+
+
+def with_label_map(settings: Settings) -> Settings:
+    """Return `settings` with the SHA-256 of the label map's CSV, if `model.label_map` names one.
+
+    Raises `UserError` if the file is missing or has another SHA-256 than `settings` expect.
+    """
+    model = settings.model
+    if model.label_map in ("", "names") or not model.pretrained:
+        return settings
+    path = label_map_file(model.label_map)
+    if path is None:
+        raise missing_label_map(model.label_map)
+    digest, wanted = file_sha256(path), plain_sha256(model.label_map_sha256)
+    if wanted and digest != wanted:
+        raise UserError(
+            f"{path}, the label map, has the sha256 {digest}, but the settings expect {wanted} "
+            "(model.label_map_sha256; a run records it). Put the file back that the run was trained with, or train a "
+            "new run."
+        )
+    return merge(settings, {"model": {"label_map_sha256": digest}}, "model")
 
 
 def read_record(run: RunLayout) -> RunRecord:
@@ -79,7 +121,7 @@ def read_record(run: RunLayout) -> RunRecord:
         return RunRecord(from_dict(content["settings"], str(run.record)), content["split_sha256"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{run.record} cannot be read ({type(error).__name__}: {error})"
-        raise UserError(f"{problem}. Remove the run and train again: rm -r {_shown(run)}") from None
+        raise UserError(f"{problem}. Remove the run and train again: {removal(run.folder)}") from None
 
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
@@ -102,7 +144,7 @@ def finished_run(layout: Layout, name: str, settings: Settings, make_train: str)
     record = read_record(run)
     if record.settings.recipe != settings.recipe:
         problem = f"{_shown(run)} was trained with the recipe {record.settings.recipe!r}, but the recipe given is"
-        raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={record.settings.recipe}")
+        raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={shlex.quote(record.settings.recipe)}")
     check_split(run, record, layout.split_csv)
     current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
     return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_note(run.trained)
@@ -114,4 +156,4 @@ def _shown(run: RunLayout) -> str:
 
 
 def _new_run(run: RunLayout) -> str:
-    return f"Name a new run with RUN=, or remove this one: rm -r {_shown(run)}"
+    return f"Name a new run with RUN=, or remove this one: {removal(run.folder)}"

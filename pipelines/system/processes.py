@@ -5,15 +5,17 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from pipelines.system.errors import UserError
-from pipelines.system.memory import check_room_for_locks, death
+from pipelines.system.memory import death, problem_of_processes
+from pipelines.system.signals import STOPPING
 from pipelines.system.watch import Watch
 
 Work = TypeVar("Work")
@@ -41,19 +43,19 @@ def in_processes(
 
 def _results(function: Callable[[Work], Result], work: Iterable[Work], total: int) -> Generator[Result, None, None]:
     processes = min(cores(), total)
-    if processes <= 1:
+    if processes <= 1 or problem_of_processes(processes + 1):  # slower, but complete; one more: the fork server
         yield from map(function, work)
         return
     # A fork server, since forking a process in which torch runs threads can deadlock.
     context = multiprocessing.get_context("forkserver")
     others = set(multiprocessing.active_children())
-    check_room_for_locks()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent)
     ours: set[BaseProcess] = set()
     pending: deque[Future[Result]] = deque()
     try:
         for item in work:
-            pending.append(pool.submit(function, item))
+            with protected_start():
+                pending.append(pool.submit(function, item))
             if len(ours) < processes:
                 ours |= set(multiprocessing.active_children()) - others
             if len(pending) >= AHEAD * processes:
@@ -77,9 +79,29 @@ def _death(processes: Iterable[BaseProcess]) -> str:
     return death("of a pool", "")
 
 
+@contextmanager
+def protected_start() -> Iterator[None]:
+    """Block SIGINT and SIGTERM in the processes that the block starts, until these call `unblock_signals`.
+
+    Without it, a signal during their imports, before they can handle it, prints a traceback.
+    """
+    resource_tracker.ensure_running()  # first, since its start unblocks the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock_signals() -> None:
+    """Let SIGINT and SIGTERM reach this process, also those that came in the meantime."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
 def _depend_on_parent() -> None:
     """End this process when its parent ends, and not before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
+    unblock_signals()
     end_with_parent()
 
 

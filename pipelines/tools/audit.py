@@ -20,6 +20,7 @@ from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, write_json
+from pipelines.system.shell import path_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,8 +81,8 @@ def _audit_pairs(words: command.Words, settings: Settings, layout: Layout, image
             print(f"{part.capitalize()} images with a twin in train: {among:,} of {count:,} ({among / count:.2%}).")
     if left_out:
         print(
-            f"Near pairs with an image of less than {duplicates.SIDE} pixels: {left_out:,}. They are left out: with so "
-            "few pixels, equal and similar pictures cannot be told apart."
+            f"Images of less than {duplicates.SIDE} pixels that resemble others: {left_out:,}. Only equal ones are "
+            "listed: with so few pixels, nearly the same and similar pictures cannot be told apart."
         )
     shown = [path.relative_to(layout.root) for path in (layout.audit.pairs, layout.audit.pairs_picture)]
     print(f"Pairs: {shown[0]}, {shown[1]}")
@@ -133,7 +134,7 @@ def _write_groups(words: command.Words, settings: Settings, layout: Layout, grou
     steps = [split_removal(layout), command.Words(**vars(words) | {"set": [*words.set, *changes]}).repeat("split")]
     if used:
         print(f"The split was made with {old}, which is kept.")
-        steps.insert(1, f"mv {new} {old}")
+        steps.insert(1, f"mv {path_word(path)} {path_word(here)}")
     print("To keep each group on one side, split again (scores of runs on the old split are then not comparable):")
     print("\n".join(f"  {step}" for step in steps))
 

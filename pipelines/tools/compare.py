@@ -11,11 +11,12 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.settings.loading import load_settings, parse_overrides, run_name
+from pipelines.settings.loading import load_settings, parse_overrides, recipe_names, run_name
 from pipelines.settings.schema import DEFAULT_RECIPE
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
@@ -76,13 +77,15 @@ def _recipes(words: command.Words) -> list[str]:
         raise UserError("compare trains several recipes and names the runs itself: use RECIPES=, not RECIPE= or RUN=.")
     if "seed" in parse_overrides(words.set).get("train", {}):
         raise UserError("compare sets train.seed itself: remove it from SET=, and set the number of seeds with SEEDS=.")
-    recipes = list(dict.fromkeys(words.recipes or DEFAULT_RECIPES))
+    known = recipe_names(words.competition)
+    given = [[each] if each in known else each.split() for each in words.recipes or DEFAULT_RECIPES]
+    recipes = list(dict.fromkeys(chain(*given)))
     for recipe in recipes:
         try:
             load_settings(words.competition, recipe, words.set)
         except UserError as error:
             chosen = words.recipes or recipe == DEFAULT_RECIPE
-            hint = "" if chosen else f' Name the recipes to compare: RECIPES="{DEFAULT_RECIPE} …".'
+            hint = "" if chosen else f" Name the recipes to compare: RECIPES='{DEFAULT_RECIPE} …'."
             raise UserError(f"{error}{hint}") from None
     return recipes
 

@@ -37,8 +37,10 @@ epochs = 5
 - Later sources override earlier ones: the defaults below, the TOML, the recipe, `SET`.
 - A recipe, `[recipes.<name>.<section>]`, is a named variant of the TOML and states only what differs from it. These
   sections are the same for all recipes: {shared}.
-- `SET` overrides single settings: `make train COMP=cifar-10 SET="train.epochs=5 augment.crop_scale=[0.5,1.0]"`, or
-  `--set` after `python -m pipelines.train`. Write lists without spaces. A value that is not TOML is text.
+- `SET` overrides single settings: `make train COMP=cifar-10 SET='train.epochs=5 augment.crop_scale=[0.5, 1.0]'`, or
+  `--set` after `python -m pipelines.train`. A space separates settings; a value may hold spaces itself. A value that is
+  not TOML is text: `SET='competition.title=My leaves'` needs no quotes inside. Put single quotes around all: then the
+  shell keeps the brackets, the double quotes of a list of texts, and `$`. Write `$` once: make passes it on as it is.
 - A run is named after its recipe, with a hash of the overrides, or by `RUN=`. These sections are not part of a run and
   may change between its stages: {outside}.
   Overrides of `[predict]` name another submission of the same run.

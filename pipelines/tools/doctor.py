@@ -97,7 +97,7 @@ def _next(settings: Settings, layout: Layout, words: command.Words) -> str:
     """Return the make command of the first stage whose output is absent."""
     source, run, submission = settings.competition.source, layout.run(words.run_name()), words.submission()
     if not layout.raw.is_dir():
-        return words.repeat("download") + " ARCHIVE=<its archive>" * (source == "address")
+        return words.repeat("download", **({"ARCHIVE": "<its archive>"} if source == "address" else {}))
     outputs = {
         "split": split_is_made(layout, settings, words.repeat("split")),
         "train": run.trained.exists(),

@@ -22,6 +22,7 @@ from pipelines.dataset.digits import write_digits
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.shell import user_path
 from pipelines.tools.standin.competitions import Competition
 from pipelines.tools.standin.server import UNSET, Standin
 
@@ -37,11 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("competition", nargs="?", default="digits", help="name of a competition, or its TOML's path")
-    parser.add_argument("--archive", type=Path, help="zip to serve; for digits it is generated")
-    parser.add_argument("--solution", type=Path, help="CSV of ids and true labels; default: the sample's own labels")
+    parser.add_argument("--archive", type=user_path, help="zip to serve; for digits it is generated")
+    parser.add_argument(
+        "--solution", type=user_path, help="CSV of ids and true labels; default: the sample's own labels"
+    )
     parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; 0: any free port")
     parser.add_argument("--scoring-seconds", type=float, default=3.0, help="how long scoring takes; default 3")
-    parser.add_argument("--folder", type=Path, help="folder for uploads and kernels; default: a temporary one")
+    parser.add_argument("--folder", type=user_path, help="folder for uploads and kernels; default: a temporary one")
     words = parser.parse_args(arguments)
     settings = load_settings(words.competition)
     for path, option in ((words.archive, "--archive"), (words.solution, "--solution")):

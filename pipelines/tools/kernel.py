@@ -18,8 +18,9 @@ from pipelines import command
 from pipelines.kaggle import kernel_output, kernel_run
 from pipelines.kaggle.kernel_run import FAILED, FETCHED, PUSHED, PUSHING, KernelRun, State
 from pipelines.kaggle.service import Kaggle
-from pipelines.settings.loading import find_competition
+from pipelines.settings.competitions import find_competition
 from pipelines.system.files import only_one, read_note, write_text
+from pipelines.system.shell import removal
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shutil.rmtree(run.fetched, ignore_errors=True)  # its results are in place already
             if all(path.exists() for path in results):
                 print(f"Already run on Kaggle: {folder}, {submission}.")
-                print(f"To run it again: rm -r {folder} {run.shown(run.folder)} {submission}")
+                print(f"To run it again: {removal(run.target.folder, run.folder, run.submission)}")
                 print(f"Next: {words.repeat('submit')}")
                 return
         if not run.fetched.is_dir():
@@ -60,7 +61,7 @@ def _run_on_kaggle(run: KernelRun, state: State | None, lock: int) -> State:
         else:
             _say(f"Continuing with {state.page}, pushed before.")
             if state.bundle_sha256 != run.bundle()[1]:
-                _say(f"The pipeline or the TOML has changed since. To push again: rm -r {run.shown(run.folder)}")
+                _say(f"The pipeline or the TOML has changed since. To push again: {removal(run.folder)}")
         output, manifest = kernel_output.wait(kaggle, run, state, _say)
         write_text(run.log, output.log)
         kernel_output.fetch(kaggle, run, output, manifest, command.progress)

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--try",
         nargs="+",
         default=[],
-        action="extend",
+        action=command.SettingsAction,
+        const="TRY",
         dest="tries",
         metavar="KEY=A,B",
         help="values to try, in all combinations: train.lr=1e-3,3e-4 model.hidden=[],[256]; default: lr and dropout",
@@ -147,7 +148,7 @@ def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
         try:
             values[key] = tomllib.loads(f"values = [{listed}]")["values"]
         except tomllib.TOMLDecodeError:
-            values[key] = listed.split(",")
+            values[key] = [each.strip() for each in listed.split(",")]
     return values
 
 

@@ -21,8 +21,9 @@ import pytest
 from pipelines.dataset.digits import write_digits
 from pipelines.kaggle import kernel_bundle, kernel_script
 from pipelines.kaggle.kernel_script import Task, attach_weights, find_data, weights_of
+from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.layout import Layout
-from pipelines.settings.loading import COMPETITIONS, load_settings
+from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 

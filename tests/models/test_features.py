@@ -39,7 +39,7 @@ from pipelines.system.errors import UserError
 from tests.support.histories import timeless
 from tests.support.networks import outputs, save_network, settled
 from tests.support.pictures import noise
-from tests.support.tiny import Tiny
+from tests.support.tiny import LOG_LOSS, Tiny
 
 NAME, OTHER = "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"
 ROOT = Path(__file__).parents[2]
@@ -597,7 +597,7 @@ def test_a_batch_for_evaluation_holds_all_views_in_order(tiny: Tiny) -> None:
 
 
 def test_validation_averages_the_probabilities_of_all_views(tiny: Tiny) -> None:
-    options = on("features.crops=1", "augment.crop_scale=[0.3, 0.8]", "competition.metric=log_loss")
+    options = on("features.crops=1", "augment.crop_scale=[0.3, 0.8]", *LOG_LOSS)
     job, network = start(tiny, *options, "train.epochs=1")
     (row,) = run_job(job, network)
     source = batches_of(tiny, "valid", options, training=False)
@@ -661,7 +661,7 @@ def test_of_two_phases_the_first_learns_from_the_cache(tiny: Tiny) -> None:
 
 
 def test_predicting_gives_what_validating_gave(tiny: Tiny, weights: Path) -> None:
-    job, network = start(tiny, *real(weights, "competition.metric=log_loss"))
+    job, network = start(tiny, *real(weights, *LOG_LOSS))
     rows = list(run_job(job, network))
     assert job.valid is not None
     saved = checkpoint.load(job.files.last)

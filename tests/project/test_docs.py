@@ -1,16 +1,19 @@
 """README.md and docs/: commands, settings, links, files, functions and tests that they name exist."""
 
+import argparse
 import importlib.util
 import re
-import shlex
-import subprocess
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
-from pipelines.settings.loading import COMPETITIONS, load_settings
+from pipelines.settings.competitions import COMPETITIONS
+from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import SECTIONS
+from tests.support.desk import FOLDER, Call, Desk
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = {
@@ -22,6 +25,7 @@ EXPECTED = "architecture competitions kaggle performance reliability settings tr
 NOT_RUN = "<!-- not run -->"
 BLOCK = re.compile(rf"^({NOT_RUN}\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OWN_TOML = "my-leaves"  # the competition that the README adds
+OWN_TOMLS = (OWN_TOML, "my data/my leaves.toml")
 
 
 def commands(page: str) -> Iterator[str]:
@@ -49,21 +53,42 @@ def headings(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def check_module(words: list[str], folder: Path) -> None:
-    """Check that the module of `python -m …` exists and that a stage's competition, recipe and settings load."""
-    module, *rest = words[words.index("-m") + 1 :]
-    assert importlib.util.find_spec(module), module
-    if not module.startswith("pipelines.") or not rest:
+class Parsed(Exception):
+    """Raised in place of a stage's work, with the arguments that it has parsed."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser: argparse.ArgumentParser, *arguments: Any, **keywords: Any) -> NoReturn:
+        raise Parsed(parse(parser, *arguments, **keywords))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    found = Desk(tmp_path_factory.mktemp("documented") / FOLDER)
+    found.set_up()
+    (found.folder / f"{OWN_TOML}.toml").write_text(readme_toml(), encoding="utf-8")
+    return found
+
+
+def check_call(call: Call, folder: Path) -> None:
+    """Check that the module of `python -m …` exists, takes the arguments, and that a stage's settings load."""
+    assert importlib.util.find_spec(call.module), call.module
+    if not call.module.startswith(("pipelines.", "benchmarks")) or not call.arguments:
         return
-    competition = str(folder / f"{OWN_TOML}.toml") if rest[0] == OWN_TOML else rest[0]
-    recipe = rest[rest.index("--recipe") + 1] if "--recipe" in rest else "default"
-    overrides = []
-    if "--set" in rest:
-        following = rest[rest.index("--set") + 1 :]
-        end = next((place for place, word in enumerate(following) if word.startswith("--")), len(following))
-        overrides = following[:end]
-    if "<" not in competition and not competition.startswith("--"):
-        load_settings(competition, recipe, overrides)
+    main = import_module(f"{call.module}.__main__" if call.module == "benchmarks" else call.module).main
+    with pytest.raises(SystemExit if call.arguments == ["--help"] else Parsed) as parsed:
+        main(call.arguments)
+    if call.arguments == ["--help"]:
+        return
+    words = parsed.value.args[0]
+    if hasattr(words, "competition") and hasattr(words, "set"):
+        competition = str(folder / f"{OWN_TOML}.toml") if words.competition in OWN_TOMLS else words.competition
+        load_settings(competition, words.recipe, words.set)
 
 
 def readme_toml() -> str:
@@ -72,22 +97,13 @@ def readme_toml() -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_works(command: str, tmp_path: Path) -> None:
-    """Every make target of a command exists; every stage takes the words that it would be given."""
-    (tmp_path / f"{OWN_TOML}.toml").write_text(readme_toml(), encoding="utf-8")
-    words = shlex.split(command)
-    if words[0] != "make":
-        assert words[:2] == ["python", "-m"], f"neither make nor python -m: mark the block with {NOT_RUN}"
-        check_module(words, tmp_path)
-        return
-    assert [word for word in words[1:] if "=" not in word and word not in TARGETS] == []
-    if "=" not in command:
-        return  # nothing more to see: test_makefile.py runs every target dry
-    done = subprocess.run(["make", "-n", *words[1:]], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        if line.startswith(".venv/bin/python -m pipelines."):
-            check_module(shlex.split(line), tmp_path)
+def test_command_works(command: str, desk: Desk, parse_only: None) -> None:
+    """The shell and make take every command as it is written, and every stage the words that it then gets."""
+    said, calls = desk.type(re.sub(r"<\w+>", "digits", command))
+    assert said.status == 0, said.text
+    assert calls or command in ("make", "make help", "make install", "make clean"), said.text
+    for call in calls:
+        check_call(call, desk.folder)
 
 
 def test_there_are_commands_and_every_block_is_read() -> None:

@@ -1,14 +1,17 @@
 """The Makefile documents itself, every target runs dry, and its variables reach the stages."""
 
 import re
+import shlex
 import subprocess
 from itertools import combinations, product
 from pathlib import Path
 
 import pytest
 
-from pipelines.settings.loading import COMPETITIONS, load_settings
+from pipelines.settings.competitions import COMPETITIONS
+from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import DEFAULT_RECIPE
+from tests.support.desk import FOLDER, Desk
 
 REPOSITORY = Path(__file__).parents[2]
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
@@ -49,13 +52,60 @@ def test_competition_is_valid_and_its_header_gives_the_command(toml: Path) -> No
 
 def test_words_reach_the_stage() -> None:
     dry = make("-n", "train", "COMP=cifar-10", "RECIPE=textbook", "RUN=mine", "SET=train.epochs=5 train.lr=1e-3")
-    words = "cifar-10 --recipe textbook --run mine --set train.epochs=5 train.lr=1e-3"
+    words = "cifar-10 --recipe=textbook --run=mine --set='train.epochs=5 train.lr=1e-3'"
     assert f"-m pipelines.train {words}" in dry
+
+
+AWKWARD = (
+    "a b",
+    "it's",
+    'a "b"',
+    "$HOME $(x) $$",
+    "a;b",
+    "a & b",
+    "(a)",
+    "`a`",
+    "a#b",
+    "*",
+    "ä",
+    "\\",
+    "~/a",
+    "[a, b]",
+)
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_every_value_reaches_the_stage_as_it_was_typed(tmp_path: Path, by_environment: bool) -> None:
+    desk = Desk(tmp_path / FOLDER)
+    desk.set_up()
+    for value in AWKWARD:
+        given = [f"{name}={shlex.quote(value)}" for name in ("COMP", "RUN", "SET", "RECIPE", "ARCHIVE", "SOLUTION")]
+        order = [*given, "make", "download"] if by_environment else ["make", "download", *given]
+        said, (call,) = desk.type(" ".join(order))
+        assert said.status == 0, said.text
+        options = [f"--{name}={value}" for name in ("recipe", "run", "set", "archive")]
+        assert call.arguments == [value, *options]
+
+
+def test_nothing_in_a_value_is_run(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / FOLDER)
+    desk.set_up()
+    value = "$(shell touch made)`touch made`$(touch made); touch made"
+    _, (call,) = desk.type(f"make submit MSG={shlex.quote(value)} AGAIN=1")
+    assert call.arguments == ["digits", f"--message={value}", "--again"]
+    assert not (desk.folder / "made").exists()
+
+
+def test_an_empty_competition_is_not_the_default(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / FOLDER)
+    desk.set_up()
+    said = desk.paste("make train COMP=")
+    assert said.status == 2 and "No competition is given" in said.text
 
 
 def test_a_message_with_quotes_reaches_submit_whole() -> None:
     dry = make("-n", "submit", "COMP=cifar-10", "AGAIN=1", """MSG=it's "mine\"""")
-    assert '-m pipelines.submit cifar-10 --recipe default   --message="$MSG" --again\n' in dry
+    assert """-m pipelines.submit cifar-10 --message='it'\\''s "mine"' --again\n""" in dry
 
 
 def test_demo_is_always_the_digits() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.settings.checks import no_effect
+from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.loading import (
-    COMPETITIONS,
     describe,
     differences,
     from_dict,
@@ -74,11 +75,35 @@ MISTAKES = {
     "[trian]\nepochs = 1": ("unknown section [trian]", "Did you mean 'train'?", "Valid: competition, data, split"),
     "train.epoch = 1": ("unknown key train.epoch", "Did you mean 'epochs'", "Valid: epochs, batch_size"),
     "train = 3": ("[train] is a section", "write [train]"),
-    'name = "x"': ("unknown section [name]",),
-    'train.epochs = "5"': ("train.epochs is '5', a str", "expected a whole number"),
-    "train.epochs = 1.5": ("train.epochs is 1.5, a float", "expected a whole number"),
-    "train.epochs = true": ("train.epochs is True, a bool", "expected a whole number"),
-    "train.lr = true": ("train.lr is True, a bool", "expected a number"),
+    'name = "x"': ("name is outside all sections; write it below [model].",),
+    "epochs = 3\n[model]": ("epochs is outside all sections; write it below [train].",),
+    "[input]\nepochs = 3": ("unknown key input.epochs. It is a key of [train]: move it there.",),
+    "train.seeds = 3": ("unknown key train.seeds.", "Did you mean 'seed'"),
+    "[data]\nseed = 3": ("unknown key data.seed. It is a key of [split] and [train]: move it there.",),
+    "[train]\nepochs = '5'\nlr = '0,5'\nnesterov = 'yes'\nepoch = 1": (
+        "train.epochs is '5', a text; expected a whole number. Write 5.",
+        "train.lr is '0,5', a text; expected a number. Write 0.5.",
+        "train.nesterov is 'yes', a text; expected true or false. Write true.",
+        "unknown key train.epoch.",
+    ),
+    "data.label_column = 1": ('data.label_column is 1; expected text in quotes. Write "1".',),
+    "split.folds = 1\nmodel.widths = []": ("split.folds is 1", "model.widths is []"),
+    "train = { epochs = 2, warmup_epochs = 3 }": ("train.warmup_epochs is 3", "train.epochs, 2", "lower"),
+    "[recipes.quick.train]\nwarmup_epochs = 30": ("recipe 'quick'", "train.warmup_epochs is 30", "train.epochs, 10"),
+    "train = { epochs = 5, schedule = 'multistep', milestones = [3, 5, 9] }": (
+        "train.milestones has 5, 9;",
+        "less than train.epochs, 5",
+    ),
+    "train = { epochs = 4, schedule = 'step', step_epochs = 4 }": ("train.step_epochs is 4", "train.epochs, 4"),
+    "model.weights = 'x.pth'\ntrain = { epochs = 4, warmup_epochs = 1.5 }\nfinetune.head_epochs = 1": (
+        "train.warmup_epochs is 1.5",
+        "longer than finetune.head_epochs, 1",
+    ),
+    'titel = "x"': ("unknown section [titel]",),
+    'train.epochs = "5"': ("train.epochs is '5', a text", "expected a whole number"),
+    "train.epochs = 1.5": ("train.epochs is 1.5; ", "expected a whole number"),
+    "train.epochs = true": ("train.epochs is true", "expected a whole number"),
+    "train.lr = true": ("train.lr is true", "expected a number"),
     "train.nesterov = 1": ("train.nesterov is 1", "expected true or false"),
     "data.labels = 1": ("data.labels is 1", "expected text in quotes"),
     "train.lr = 2020-01-01": ("train.lr is", "expected a number"),
@@ -96,10 +121,10 @@ MISTAKES = {
     "input.mean = [0, nan, 0]": ("input.mean is nan", "finite"),
     'train.optimizer = "adamW"': ("train.optimizer is 'adamW'", "Did you mean", "Valid: sgd, adam, adamw, muon"),
     "train.schedule = 1": ("train.schedule is 1", "Valid: constant, step"),
-    "train.milestones = 3": ("train.milestones is 3", "expected a list of int"),
-    'train.milestones = "34"': ("train.milestones is '34'", "expected a list of int"),
+    "train.milestones = 3": ("train.milestones is '3'", "expected a list of whole numbers, for example [1, 2]"),
+    'train.milestones = "34"': ("train.milestones is '34'", "expected a list of whole numbers, for example [1, 2]"),
     "train.milestones = [1, 2.5]": ("train.milestones is 2.5", "expected a whole number"),
-    "model.widths = [8, true]": ("model.widths is True", "expected a whole number"),
+    "model.widths = [8, true]": ("model.widths is true", "expected a whole number"),
     "model.widths = []": ("model.widths is []", "one or more positive"),
     "model.widths = [8, 0]": ("model.widths is [8, 0]", "one or more positive"),
     "input.mean = [0.5]": ("input.mean has 1 numbers", "takes 3"),
@@ -164,6 +189,10 @@ MISTAKES = {
     "data.test_images = '/tmp'": ("data.test_images is '/tmp'", "inside the raw folder"),
     "data.sample_submission = 'a/../../b.csv'": ("data.sample_submission is", "inside the raw folder"),
     f"model.weights = '{'a' * 256}'": ("model.weights cannot be a path",),
+    "data.class_level = 0": ("data.class_level is 0", "count from 1"),
+    "data = { class_level = 2, labels = 'a.csv' }": ("data.class_level is 2", "data.labels"),
+    "data.accept = ['one_clas']": ("data.accept has 'one_clas'", "Did you mean 'one_class'", "Valid: one_class, "),
+    "competition.metric = 'log_loss'": ("competition.metric is log_loss", "competition.submission", "probabilities"),
     "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", "without slashes"),
     '[recipes."".train]\nepochs = 1': ("recipe ''", "must not be empty"),
     '[recipes."a\\nb".train]\nepochs = 1': ("recipe 'a\\nb'", "no control characters"),
@@ -256,21 +285,20 @@ def test_an_unknown_competition_lists_the_known_ones(tmp_path: Path) -> None:
     assert load_settings("birds", folder=tmp_path).name == "birds"
 
 
-@pytest.mark.parametrize("override", ["train.epochs", "epochs=5", "=5", "train=5", ""])
+@pytest.mark.parametrize("override", ["train.epochs", "epochs=5", "=5", "train=5"])
 def test_a_malformed_override_shows_the_right_form(tmp_path: Path, override: str) -> None:
-    with pytest.raises(UserError, match=r"--set .* is not of the form section\.key=value"):
+    with pytest.raises(UserError, match=r"SET: .* is not of the form section\.key=value"):
         load(tmp_path, "", override)
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("trian.epochs=5", r"--set: unknown section \[trian\]"),
-        ("train.epoch=5", r"--set: unknown key train\.epoch"),
-        ("train.epochs=five", "--set: train.epochs is 'five', a str; expected a whole number"),
-        ("train.epochs=", "--set: train.epochs is ''"),
-        ("train.epochs=0", "--set: train.epochs is 0; it must be at least 1"),
-        ("data.labels=2", "--set: data.labels is 2"),
+        ("trian.epochs=5", r"SET: unknown section \[trian\]"),
+        ("train.epoch=5", r"SET: unknown key train\.epoch"),
+        ("train.epochs=five", "SET: train.epochs is 'five', a text; expected a whole number"),
+        ("train.epochs=", "SET: train.epochs is ''"),
+        ("train.epochs=0", "SET: train.epochs is 0; it must be at least 1"),
     ],
 )
 def test_an_error_in_an_override_names_it(tmp_path: Path, override: str, words: str) -> None:
@@ -290,6 +318,22 @@ def test_override_values_are_toml_or_text(tmp_path: Path) -> None:
     )
     assert (settings.train.lr, settings.augment.flip, settings.model.widths) == (1e-3, True, (4, 5))
     assert (settings.hardware.device, settings.data.labels) == ("cuda:1", "a=b.csv")
+
+
+WARMED_UP = "train = { epochs = 4, warmup_epochs = 2, schedule = 'linear' }"
+
+
+def test_an_override_that_has_no_effect_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"SET: train\.warmup_epochs is 9, longer than train\.epochs, 4"):
+        load(tmp_path, WARMED_UP, "train.warmup_epochs=9")
+    assert load(tmp_path, WARMED_UP, "train.warmup_epochs=0", "train.epochs=1").train.epochs == 1
+
+
+def test_a_quick_trial_of_fewer_epochs_than_the_warm_up_is_possible_and_noted(tmp_path: Path) -> None:
+    settings = load(tmp_path, WARMED_UP, "train.epochs=1")
+    ((key, problem),) = no_effect(settings)
+    assert key == "train.warmup_epochs" and "longer than train.epochs, 1" in problem
+    assert not list(no_effect(load(tmp_path, WARMED_UP)))
 
 
 def test_overrides_are_checked_together_not_one_by_one(tmp_path: Path) -> None:
@@ -366,14 +410,14 @@ def test_finetune_settings_are_ignored_for_random_weights(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a/" * 3000, "a" * 300 + ".toml", "a\nb.toml"])
 def test_a_name_that_cannot_be_a_path_is_an_unknown_competition(name: str) -> None:
-    with pytest.raises(UserError, match="There is no") as error:
+    with pytest.raises(UserError, match="cannot be a competition or a file") as error:
         load_settings(name)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000 + "]" * 5000, "1" + "0" * 400, "5\nx = 1"])
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000 + "]" * 5000, "1" + "0" * 400])
 def test_an_override_too_large_for_toml_is_named(tmp_path: Path, value: str) -> None:
-    with pytest.raises(UserError, match=r"--set:? train\.epochs"):
+    with pytest.raises(UserError, match=r"SET: train\.epochs"):
         load(tmp_path, "", f"train.epochs={value}")
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from pipelines import command
 from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.shell import removal
 
 
 def fail_with(error: BaseException) -> int:
@@ -137,7 +139,7 @@ sys.exit(command.run(main))
 
 def test_what_is_to_be_typed_again_can_be_typed() -> None:
     words = command.Words(competition="my leaves.toml", recipe="a,b#", run="it's", set=["train.lr=1"])
-    assert words.repeat("train") == "make train COMP='my leaves.toml' RECIPE='a,b#' RUN='it'\"'\"'s' SET=\"train.lr=1\""
+    assert words.repeat("train") == "make train COMP='my leaves.toml' RECIPE='a,b#' RUN='it'\"'\"'s' SET=train.lr=1"
 
 
 def test_our_own_mistake_keeps_its_traceback() -> None:
@@ -195,10 +197,38 @@ def test_repeat_gives_the_same_words_back() -> None:
     words = command.parser("", "train").parse_args(
         ["cifar-10", "--recipe", "textbook", "--set", "train.epochs=5", "train.lr=1e-3"], namespace=command.Words()
     )
-    assert words.repeat("retrain") == 'make retrain COMP=cifar-10 RECIPE=textbook SET="train.epochs=5 train.lr=1e-3"'
+    assert words.repeat("retrain") == "make retrain COMP=cifar-10 RECIPE=textbook SET='train.epochs=5 train.lr=1e-3'"
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", ".hidden"])
+def test_without_a_makefile_the_next_step_is_a_call_of_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CALLED_FROM")
+    words = command.Words(competition="my leaves.toml", recipe="default", run="a&b", set=["train.epochs=1"])
+    monkeypatch.chdir(Path(command.__file__).parents[1])
+    assert words.repeat("train") == "make train COMP='my leaves.toml' RUN='a&b' SET=train.epochs=1"
+    monkeypatch.chdir(tmp_path)
+    train, submissions = words.repeat("train submissions").split(" && ")
+    module = f"{shlex.quote(sys.executable)} -m pipelines."
+    assert train == f"{module}train 'my leaves.toml' '--run=a&b' --set train.epochs=1"
+    assert submissions.startswith(f"{module}tools.submissions ")
+    parsed = command.parser("", "train").parse_args(shlex.split(train)[3:], namespace=command.Words())
+    assert (parsed.competition, parsed.run, parsed.set) == (words.competition, words.run, words.set)
+    assert words.repeat("submit", AGAIN="1").endswith(" --again --set train.epochs=1")
+
+
+def test_removal_names_what_is_there_in_words_of_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("-r", "it's & mine"):
+        (tmp_path / name).touch()
+    (tmp_path / "a b").mkdir()
+    assert removal(tmp_path / "-r", tmp_path / "gone") == "rm ./-r"
+    every = removal(*sorted(tmp_path.iterdir()))
+    assert subprocess.run(["sh", "-c", every]).returncode == 0 and not list(tmp_path.iterdir())
+    assert removal(tmp_path / "gone", Path("/elsewhere/x y")) == "rm -r gone '/elsewhere/x y'"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "a" * 300, "a\nb"])
 def test_run_name_cannot_leave_the_runs_folder(name: str) -> None:
     with pytest.raises(SystemExit) as stop:
         command.parser("", "train").parse_args(["digits", "--run", name])
@@ -225,16 +255,20 @@ stage.main = main
 sys.modules["pipelines.sleeper"] = stage
 if __name__ == "__main__":
     folder = Path("elsewhere") if sys.argv[1:] else None
-    sys.exit(command.run(lambda _: sys.exit(command.run_stage("sleeper", sys.argv[1:], folder))))
+    def run(_):
+        print("starting", file=sys.stderr, flush=True)
+        sys.exit(command.run_stage("sleeper", sys.argv[1:], folder))
+    sys.exit(command.run(run))
 """
 
 
-def parent_of_a_stage(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def parent_of_a_stage(folder: Path, *arguments: str, start_new_session: bool = False) -> subprocess.Popen[str]:
     (folder / "parent.py").write_text(PARENT_AND_STAGE)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     words = [sys.executable, "parent.py", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+    session = {"start_new_session": start_new_session}
+    return subprocess.Popen(words, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True, **session)  # type: ignore[call-overload,no-any-return]
 
 
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
@@ -250,10 +284,25 @@ def test_a_stage_in_a_process_ends_with_its_parent(tmp_path: Path, number: signa
     assert (tmp_path / "unwound").exists() == (number != signal.SIGKILL)
 
 
+def test_an_interrupt_at_any_moment_of_its_start_prints_no_traceback(tmp_path: Path) -> None:
+    """The signal goes to both processes, as Ctrl-C in a terminal does; the moments cover the start of the child."""
+    ended = []
+    for tenths in range(8):
+        (folder := tmp_path / str(tenths)).mkdir()
+        with parent_of_a_stage(folder, start_new_session=True) as process:
+            assert process.stdout and process.stderr and process.stderr.readline() == "starting\n"
+            time.sleep(tenths / 16)
+            os.killpg(process.pid, signal.SIGINT if tenths % 3 else signal.SIGTERM)
+            _, error = process.communicate(timeout=60)
+        assert "Traceback" not in error
+        ended.append(process.returncode)
+    assert set(ended) == {130, 143}
+
+
 def test_a_stage_in_a_process_returns_its_status_and_prints_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     with parent_of_a_stage(tmp_path, "7") as process:
-        assert process.communicate(timeout=60) == ("", "")
+        assert process.communicate(timeout=60) == ("", "starting\n")
     assert process.returncode == 7
     assert (tmp_path / "elsewhere/sleeper.log").read_text() == "started 7\n"
 

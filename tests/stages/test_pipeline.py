@@ -366,14 +366,14 @@ def test_competition_without_test_images_trains_and_says_so_at_predict(
     assert "has no test rows" in capsys.readouterr().err
 
 
-def test_submission_of_the_wrong_form_stops_before_training(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submission_of_the_wrong_form_stops_before_the_split(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toml = colours / "colours.toml"
     text = toml.read_text(encoding="utf-8").replace('"probabilities"', '"labels"').replace("log_loss", "accuracy")
     toml.write_text(text, encoding="utf-8")
     assert run("download", "colours.toml", "--archive", "source") == 0
-    assert run("split", "colours.toml") == 0
-    assert run("train", "colours.toml") == 2
-    assert "has 4 columns, but a submission of labels has 2" in capsys.readouterr().err
+    assert run("split", "colours.toml") == 2
+    assert 'set competition.submission = "probabilities"' in capsys.readouterr().err
+    assert not (colours / "data/colours/split.csv").exists()
 
 
 CHECKED = {f"{part}-{what}" for part in ("labelled", "test") for what in ("decodable.npy", "fingerprints.npz")}

@@ -57,7 +57,7 @@ def test_what_it_writes_and_prints(work: Tiny, capsys: pytest.CaptureFixture[str
     assert "Test images with a twin in train: 1 of 12 (8.33%)." in printed
     assert "no run of this split has predicted yet. First: make train retrain predict COMP=" in printed
     files = work.layout.audit
-    assert f'SET="split.valid_ratio=0.25 {GROUPS}"' in printed
+    assert f"SET='split.valid_ratio=0.25 {GROUPS}'" in printed
     record = json.loads(files.record.read_text())
     assert record["pairs"]["bytes"]["train-valid"] == 2
     assert record["groups"] == {"groups": 1, "rows": 3}
@@ -80,7 +80,7 @@ def test_images_too_small_for_near_twins_are_told(work: Tiny, capsys: pytest.Cap
     pixels[7, 7] ^= 1
     Image.fromarray(pixels).save(work.layout.raw / "test" / "7.png")
     assert call(work) == 0
-    assert "Near pairs with an image of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
+    assert "Images of less than 16 pixels that resemble others: 2. Only equal" in capsys.readouterr().out
     assert set(read_csv(work.layout.audit.pairs)["kind"]) == {"bytes"}
 
 

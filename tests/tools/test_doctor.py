@@ -134,7 +134,9 @@ def run_alone(*words: str, environment: Mapping[str, str]) -> Report:
 
 
 def test_nothing_configured_and_no_home(folder: Path) -> None:
-    said = run_alone("cats.toml", environment={"PYTHONPATH": str(ROOT), "KAGGLE_CONFIG_DIR": str(folder / "none")})
+    said = run_alone(
+        "cats.toml", environment={"PYTHONPATH": str(ROOT), "CALLED_FROM": "", "KAGGLE_CONFIG_DIR": str(folder / "none")}
+    )
     assert said.status == FAIL
     assert said.failed() == ["credentials"]
     assert said.checks["Python"] == ("ok", ".".join(map(str, sys.version_info[:3])))
@@ -359,7 +361,7 @@ def test_which_stage_is_next(examine: Doctor, tiny: Tiny) -> None:
     tiny.toml.write_text('[competition]\nsource = "address"\naddress = "https://example.com"\n' + tiny.toml.read_text())
 
     def ends(stage: str) -> bool:
-        return said.text.endswith(f'\nNext: make {stage} COMP=tiny.toml SET="train.epochs=1"\n')
+        return said.text.endswith(f"\nNext: make {stage} COMP=tiny.toml SET=train.epochs=1\n")
 
     words = ("tiny.toml", "--set", "train.epochs=1")
     for stage, module, name, shown in (

@@ -18,7 +18,8 @@ import pytest
 from pipelines.dataset.digits import write_digits
 from pipelines.kaggle import kernel_bundle
 from pipelines.kaggle.kernel_run import check_possible
-from pipelines.settings.loading import COMPETITIONS, load_settings
+from pipelines.settings.competitions import COMPETITIONS
+from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
 from pipelines.tools import kernel
 from tests.support.clients import forget, kept_client, run_stage, shared_environment
@@ -163,7 +164,7 @@ def test_what_is_here_is_not_overwritten(trial: Trial) -> None:
     (trial.folder / SUBMISSION).parent.mkdir(parents=True)
     (trial.folder / SUBMISSION).write_text("mine")
     status, _, errors = trial.run()
-    assert status == 2 and "rm -r submissions/cats/default.csv" in errors
+    assert status == 2 and "rm submissions/cats/default.csv" in errors
     assert not trial.standin.requests
 
 
