@@ -85,10 +85,12 @@ def list_images(raw: Path, data: DataSettings) -> Listing:
     labelled = _images_in(raw, data.train_images, "data.train_images")
     apart = posix(data.test_images) != posix(data.train_images)
     test = _images_in(raw, data.test_images, "data.test_images") if apart and data.test_images else []
+    if f"{posix(data.test_images)}/".startswith(f"{posix(data.train_images)}/".lstrip("/")):
+        labelled = sorted({*labelled} - {*test})  # a test folder inside that of the labelled images
     empty: list[str] = []
     if not data.labels and (raw / data.train_images).is_dir():
         images = _Images(posix(data.train_images), classes=True)
-        full = {images.folder(path) for path in labelled}
+        full = {images.folder(path) for path in (*labelled, *test)}
         with os.scandir(raw / data.train_images) as entries:
             names = [entry.name for entry in entries if entry.name not in full and entry.is_dir()]
         empty = sorted(name for name in names if not name.startswith(".") and name not in NO_CLASSES)
