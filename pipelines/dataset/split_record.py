@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
-OUTSIDE_A_SPLIT = ("data.white:", "data.accept:")  # the keys among them that change no row
+OUTSIDE_A_SPLIT = ("data.white:", "data.accept:", "data.submitted_labels:")  # the keys among them that change no row
 GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 DOWNLOADED = ("sha256", "files", "bytes")  # of the download record: the same data may come from a renamed archive
@@ -270,7 +270,7 @@ def _changed_images(layout: Layout, settings: Settings, record: Mapping[str, Any
     new = [path for path in now.labelled if path not in ignored]
     gone = sorted(rows.keys() - present)
     kept = [path for path in rows if path in present]
-    images = _Images(posix(data.train_images), not data.labels and getattr(data, "class_level", 1) == 1)
+    images = _Images(posix(data.train_images), not data.labels and data.class_level == 1)
     lost = [path for path in gone if rows[path] != "test"]
     texts = _differences(images, lost, new, [path for path in kept if rows[path] != "test"], now.empty)
     then_empty = known.get("empty_class_folders", now.empty)

@@ -2,17 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipelines.dataset.images import FORMATS, settled_warnings
+from pipelines.dataset.images import FORMATS, describe_image, holds_deep, settled_warnings
 from pipelines.dataset.tables import read_table
 from pipelines.dataset.vocabulary import counted
 from pipelines.settings.schema import DataSettings, Settings
-from pipelines.system.errors import few, quoted, shown
+from pipelines.system.errors import UserError, few, quoted, shown
 
 SAMPLED = 64  # images whose files are opened
 LARGE = 0.99  # share of the largest class
@@ -26,7 +27,7 @@ def describe(settings: Settings, raw: Path, labelled: pd.DataFrame, test: pd.Dat
         *([] if data.labels else [("labels", _level(data))]),  # the columns of a CSV are noted where it is read
         ("classes", f"{labelled['label'].nunique():,}: {counted(labelled['label'].tolist())}"),
         ("ids", _ids(labelled)),
-        ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist())),
+        ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
     ]
     if len(test):
         lines.append(("test ids", _ids(test)))
@@ -45,8 +46,11 @@ def _ids(rows: pd.DataFrame) -> str:
     return f"such as {quoted(rows['id'].iloc[0])} for {shown(rows['path'].iloc[0])}"
 
 
-def _images(raw: Path, paths: Sequence[str]) -> str:
-    """Return formats, sizes, channels and values of a sample of the images, spread over the rows."""
+def _images(raw: Path, paths: Sequence[str], white: int) -> str:
+    """Return formats, sizes, channels and values of a sample of the images, spread over the rows.
+
+    white: `data.white`. What becomes white is said of images of more than 8 bits.
+    """
     places = np.unique(np.linspace(0, len(paths) - 1, SAMPLED).round().astype(int))
     facts = [fact for place in places if (fact := image_facts(raw / paths[place]))]
     if not facts:
@@ -55,8 +59,18 @@ def _images(raw: Path, paths: Sequence[str]) -> str:
     sides = [min(sizes), max(sizes)] if len(set(sizes)) > 1 else [sizes[0]]
     text = f"{_counted(formats)}; {' to '.join(f'{width} x {height}' for width, height in sides)} pixels; "
     text += f"{_counted(modes)}; values {min(lows):g} to {max(highs):g}"
+    text += _whites([raw / paths[place] for place in places], white)
     unread = f"; {len(places) - len(facts)} cannot be read" if len(facts) < len(places) else ""
     return f"{text} ({len(places)} of {len(paths):,} looked at{unread})"
+
+
+def _whites(files: Iterable[Path], white: int) -> str:
+    """Return which values become white in those of `files` that have more than 8 bits; empty if there are none."""
+    whites = []
+    for file in filter(holds_deep, files):
+        with suppress(UserError):  # `train` names the files that cannot be used
+            whites.append(f"{describe_image(file, file.name, white).white:,}")
+    return f", of which white is {_counted(whites)}" if whites else ""
 
 
 def _counted(values: Iterable[str]) -> str:

@@ -40,8 +40,8 @@ def test_a_table_is_described(tmp_path: Path) -> None:
         ("ids", "such as '1' for train/1.png"),
         (
             "images",
-            "PNG (3), JPEG (1); 8 x 8 to 16 x 8 pixels; RGB (2), L (1), I;16 (1); values 10 to 4095 "
-            "(5 of 5 looked at; 1 cannot be read)",
+            "PNG (3), JPEG (1); 8 x 8 to 16 x 8 pixels; RGB (2), L (1), I;16 (1); values 10 to 4095, of which white "
+            "is 4,095 (5 of 5 looked at; 1 cannot be read)",
         ),
         ("test ids", "such as '9' for test/9.png"),
         ("sample", "a probability for each of 2 classes and 1 ids"),
