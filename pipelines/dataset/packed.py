@@ -8,6 +8,7 @@ it: one byte per image, set to 1 when the image is on the disk. A killed process
 import hashlib
 import io
 import os
+import shlex
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -132,7 +133,7 @@ class PackedImages:
             return file.read(len(self.header)) == self.header
 
     def _cut_short(self) -> UserError:
-        return UserError(f"{self.path} is cut short. Remove it; its images are decoded again.")
+        return UserError(f"{self.path} is cut short. Remove it; its images are decoded again: {self._removal}")
 
     def _decode(self, watch: Watch) -> Generator[int, None, None]:
         """Decode what is not decoded yet, and give the complete file its name.
@@ -142,7 +143,7 @@ class PackedImages:
         """
         if self.path.exists():
             if not self._has_our_header(self.path):
-                raise UserError(f"{self.path} is damaged or another file. Remove it; its images are decoded again.")
+                raise UserError(f"{self.path} is damaged or another file. Remove it: {self._removal}")
             self.journal.unlink(missing_ok=True)  # left by a process that was killed after everything else was done
             return
         # Beside the cache, not in it: the lock must outlive a removed cache.
@@ -173,6 +174,10 @@ class PackedImages:
                 self.partial.unlink(missing_ok=True)
                 raise
             self.journal.unlink(missing_ok=True)  # another process that finds the finished file may remove it first
+
+    @property
+    def _removal(self) -> str:
+        return f"rm {shlex.quote(str(self.path))}"
 
     @property
     def white(self) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
-OUTSIDE_A_SPLIT = ("data.white:", "data.accept:")  # the keys among them that change no row
+OUTSIDE_A_SPLIT = ("data.white:", "data.accept:", "data.submitted_labels:")  # the keys among them that change no row
 GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 DOWNLOADED = ("sha256", "files", "bytes")  # of the download record: the same data may come from a renamed archive
@@ -85,10 +85,12 @@ def list_images(raw: Path, data: DataSettings) -> Listing:
     labelled = _images_in(raw, data.train_images, "data.train_images")
     apart = posix(data.test_images) != posix(data.train_images)
     test = _images_in(raw, data.test_images, "data.test_images") if apart and data.test_images else []
+    if f"{posix(data.test_images)}/".startswith(f"{posix(data.train_images)}/".lstrip("/")):
+        labelled = sorted({*labelled} - {*test})  # a test folder inside that of the labelled images
     empty: list[str] = []
     if not data.labels and (raw / data.train_images).is_dir():
         images = _Images(posix(data.train_images), classes=True)
-        full = {images.folder(path) for path in labelled}
+        full = {images.folder(path) for path in (*labelled, *test)}
         with os.scandir(raw / data.train_images) as entries:
             names = [entry.name for entry in entries if entry.name not in full and entry.is_dir()]
         empty = sorted(name for name in names if not name.startswith(".") and name not in NO_CLASSES)
@@ -268,7 +270,7 @@ def _changed_images(layout: Layout, settings: Settings, record: Mapping[str, Any
     new = [path for path in now.labelled if path not in ignored]
     gone = sorted(rows.keys() - present)
     kept = [path for path in rows if path in present]
-    images = _Images(posix(data.train_images), not data.labels and getattr(data, "class_level", 1) == 1)
+    images = _Images(posix(data.train_images), not data.labels and data.class_level == 1)
     lost = [path for path in gone if rows[path] != "test"]
     texts = _differences(images, lost, new, [path for path in kept if rows[path] != "test"], now.empty)
     then_empty = known.get("empty_class_folders", now.empty)

@@ -76,9 +76,7 @@ class DataSettings(Section):
     )
     accept: tuple[str, ...] = option((), f"checks of meaning to overrule, if the data is right: {', '.join(CHECKS)}")
     white: int = option(
-        0,
-        "greys of more than 8 bits: the value of white; 0: by each image, that of 8, 10, 12, 14 or 16 bits",
-        minimum=0,
+        0, "greys of more than 8 bits: the value of white; 0: each image's own, 255 to 65535", minimum=0
     )
 
     def problems(self) -> Iterator[str]:

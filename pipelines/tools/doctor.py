@@ -62,7 +62,10 @@ def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterato
     yield Check("data", "ok" if raw else "-", short(layout.raw) if raw else "not downloaded yet")
     try:
         made = raw and split_is_made(layout, settings, words.repeat("split"))
-        yield Check("split", "ok" if made else "-", short(layout.split_csv) if made else "not made yet")
+        parts = (layout.split_csv, layout.split_record, layout.tree)
+        absent = [path.name for path in parts if not path.exists()]
+        state = "not made yet" if len(absent) == len(parts) else f"not complete: {', '.join(absent)} is missing"
+        yield Check("split", "ok" if made else "-", short(layout.split_csv) if made else state)
     except (UserError, OSError) as error:
         yield Check("split", "fails", first_line(error).partition(": ")[0], (str(error),))
     runs = sorted(layout.runs(), key=lambda run: -run.record.stat().st_mtime)

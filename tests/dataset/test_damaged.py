@@ -11,31 +11,10 @@ from PIL import Image
 
 from pipelines.dataset.damaged import NAMED
 from pipelines.dataset.tables import read_csv
-from pipelines.settings.layout import Layout
 from tests.support.advice import follow
-from tests.support.pictures import noise
-from tests.support.raw_files import write
+from tests.support.pets import Pets, picture
 from tests.support.stages import run_stage_here
 
-NAME = "odd pets"
-SMALL = """
-[competition]
-source = "address"
-address = "here"
-[split]
-valid_ratio = 0.3
-[input]
-size = 8
-source = "SOURCE"
-[model]
-widths = [8, 8]
-[train]
-epochs = 1
-batch_size = 8
-[hardware]
-workers = 0
-precision = "float32"
-"""
 DAMAGES = {
     "empty.png": b"",
     "it's cut.jpg": b"\xff\xd8\xff\xe0",
@@ -52,49 +31,6 @@ SAID = {
     "report.jpg": "it is a PDF; convert it to PNG",
     "pointer.png": "get the files with: git lfs pull",
 }
-
-
-class Pets:
-    """A competition of 2 x 6 images and 2 test images, in class folders or listed in CSVs."""
-
-    def __init__(self, folder: Path, source: str, listed: bool) -> None:
-        self.toml, self.layout, self.listed = folder / f"{NAME}.toml", Layout(folder, NAME), listed
-        data = '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n' if listed else ""
-        self.toml.write_text(data + SMALL.replace("SOURCE", source))
-        self.labels: dict[str, str] = {}
-        for number in range(12):
-            self.add(f"{number}.png", good(number), ("cat", "dog")[number % 2])
-        for number in range(2):
-            self.add(f"{number}.png", good(20 + number))
-
-    def add(self, name: str, content: bytes, label: str = "") -> Path:
-        """Add an image; without a label, a test image."""
-        raw = self.layout.raw
-        if label and self.listed:
-            self.labels[name] = label
-        below = f"train/{name}" if self.listed else f"train/{label}/{name}"
-        return write(raw / (below if label else f"test/{name}"), content)
-
-    def split(self) -> None:
-        raw = self.layout.raw
-        if self.listed:
-            write(
-                raw / "labels.csv", "id,label\n" + "".join(f"{name},{label}\n" for name, label in self.labels.items())
-            )
-            names = sorted(path.name for path in (raw / "test").iterdir())
-            write(raw / "sample.csv", "id,label\n" + "".join(f"{name},cat\n" for name in names))
-        assert run_stage_here("split", [str(self.toml)]) == 0
-
-    def train(self) -> int:
-        return run_stage_here("train", [str(self.toml)])
-
-
-def good(number: int) -> bytes:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    Image.fromarray(noise(8, 8, 3, seed=number)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(params=["packed", "photos"])
@@ -141,7 +77,7 @@ def test_replaced_files_need_no_new_split(pets: Pets, capsys: pytest.CaptureFixt
     assert pets.train() == 2
     assert "Replace these files, and run the same command again." in capsys.readouterr().err
     for number in (1, 3):
-        pets.add(f"{number}.png", good(number), "dog")
+        pets.add(f"{number}.png", picture(number), "dog")
     assert pets.train() == 0
 
 
@@ -181,7 +117,7 @@ def test_a_damaged_test_image_of_a_sample_must_be_replaced(listed: Pets, capsys:
     message = capsys.readouterr().err
     assert "the submission needs a row for each that sample.csv lists. Replace these files" in message
     assert "rm " not in message
-    listed.add("7.png", good(7))
+    listed.add("7.png", picture(7))
     assert listed.train() == 0
 
 
@@ -192,9 +128,9 @@ def test_predict_and_retrain_list_what_breaks_later(pets: Pets, capsys: pytest.C
     capsys.readouterr()
     assert run_stage_here("retrain", [str(pets.toml)]) == 2
     message = capsys.readouterr().err
-    assert "error: 2 images cannot be used:" in message and "&& make split COMP=" in message
+    assert "error: 2 images cannot be used:" in message and " && rm -r " in message
     for name, path in before.items():
-        path.write_bytes(good(int(name[0])))
+        path.write_bytes(picture(int(name[0])))
     assert run_stage_here("retrain", [str(pets.toml)]) == 0
     for name in ("0.png", "1.png"):
         pets.add(name, b"")
@@ -205,7 +141,7 @@ def test_predict_and_retrain_list_what_breaks_later(pets: Pets, capsys: pytest.C
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_named_so(pets: Pets, capsys: pytest.CaptureFixture[str]) -> None:
-    pets.add("locked.png", good(1), "cat").chmod(0)
+    pets.add("locked.png", picture(1), "cat").chmod(0)
     pets.split()
     assert pets.train() == 2
     assert "locked.png', train): you may not read it (chmod u+r)" in capsys.readouterr().err
@@ -214,7 +150,7 @@ def test_a_file_that_may_not_be_read_is_named_so(pets: Pets, capsys: pytest.Capt
 def test_a_folder_with_the_name_of_an_image_holds_images_as_any_other(
     pets: Pets, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pets.add("x.jpg/inner.png", good(1), "cat")
+    pets.add("x.jpg/inner.png", picture(1), "cat")
     pets.split()
     shutil.rmtree(pets.layout.raw / "train/cat/x.jpg/inner.png", ignore_errors=True)
     (pets.layout.raw / "train/cat/x.jpg/inner.png").unlink()
@@ -236,7 +172,7 @@ def test_images_with_other_pixels_after_training_are_said(pets: Pets, capsys: py
     assert run_stage_here("retrain", [str(pets.toml)]) == 0
     assert "other contents" not in capsys.readouterr().out
     before = pets.layout.raw / "train/cat/0.png"
-    before.write_bytes(good(77))
+    before.write_bytes(picture(77))
     (pets.layout.run("default").final).unlink()
     for stage in ("retrain", "predict"):
         assert run_stage_here(stage, [str(pets.toml)]) == 0

@@ -202,8 +202,8 @@ def test_a_removed_tree_is_made_again_by_the_stage_that_is_named(
     shutil.rmtree(folders.layout.tree)
     assert run_stage_here("train", [str(folders.toml)]) == 2
     message = capsys.readouterr().err
-    assert "The split is not complete: data/some pets/train_valid_test is missing. First: make split" in message
-    follow(message, "make ")
+    assert "The split is not complete: data/some pets/train_valid_test is missing. First: " in message
+    follow(message, "First: ")
     assert folders.is_made()
     folders.layout.split_csv.write_text("x")
     shutil.rmtree(folders.layout.tree)
@@ -241,3 +241,11 @@ def test_the_digest_depends_on_names_alone(folders: Pets) -> None:
     assert list_images(folders.raw, DataSettings()).digest == before
     (folders.raw / "train/cat/1.png").rename(folders.raw / "train/cat/01.png")
     assert list_images(folders.raw, DataSettings()).digest != before
+
+
+def test_a_test_folder_inside_the_folder_of_labelled_images_is_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.png", "dog/1.png", "test/1.png", "test/2.png")
+    (tmp_path / "fox").mkdir()
+    listing = list_images(tmp_path, DataSettings(train_images="."))
+    assert listing.labelled == ["cat/1.png", "dog/1.png"]
+    assert (listing.test, listing.empty) == (["test/1.png", "test/2.png"], ["fox"])
