@@ -272,15 +272,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, layout = words.settings(), words.layout()
     if words.steps < 1:
         raise UserError(f"--steps is {words.steps}; it must be at least 1.")
-    if not layout.raw.is_dir():
-        raise UserError(f"{layout.raw.relative_to(layout.root)} is missing. First: {words.repeat('download')}")
+    words.require_raw(layout)
 
+    from pipelines.dataset.split_record import require_split
     from pipelines.dataset.splits import read_split_csv
-    from pipelines.settings.records import split_is_made
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
-    if not split_is_made(layout, settings):
-        raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+    require_split(layout, settings, words.repeat("split"))
 
     from pipelines.core.job import Job
     from pipelines.core.precision import settle_precision

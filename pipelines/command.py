@@ -25,6 +25,7 @@ from pipelines.system.files import is_plain_name, only_one
 from pipelines.system.memory import explained
 from pipelines.system.shell import make_command, make_works_here, module_command, unquoted
 from pipelines.system.signals import STOPPING, handled_by
+from pipelines.system.surroundings import prepare
 
 Item = TypeVar("Item")
 
@@ -65,6 +66,11 @@ class Words(argparse.Namespace):
     def layout(self) -> Layout:
         """Return the paths of the competition's files below the working folder."""
         return Layout(Path.cwd(), find_competition(self.competition).stem)
+
+    def require_raw(self, layout: Layout) -> None:
+        """Raise `UserError`, with the command that makes it, if the raw folder is missing."""
+        if not layout.raw.is_dir():
+            raise UserError(f"{layout.raw.relative_to(layout.root)} is missing. First: {self.repeat('download')}")
 
     def run_name(self) -> str:
         """Return the name given with --run, or the one that recipe and overrides give."""
@@ -148,6 +154,7 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     """
     try:
         with _stoppable(), explained("this stage"):  # a loader process can run out of memory at any moment
+            prepare()
             main(arguments)
     except TryAgainLater as error:
         return _fail(str(error), EXIT_TRY_LATER)

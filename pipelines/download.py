@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
+from pipelines.dataset.split_record import DOWNLOAD_RECORD
 from pipelines.settings.layout import Layout
-from pipelines.settings.records import DOWNLOAD_RECORD
 from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import UserError, printable
 from pipelines.system.shell import removal, user_path
@@ -84,44 +84,19 @@ def _unpack(archive: Path, raw: Path, data: DataSettings) -> None:
 
     The record is the same each time, so a split stays valid if the same data is unpacked again.
     """
+    from pipelines.dataset.archive_layout import check_layout
     from pipelines.dataset.archives import Unpacked, unpack
     from pipelines.system.files import file_sha256, write_json
 
     def finish(folder: Path, unpacked: Unpacked) -> None:
-        _check(folder, data, archive)
+        check_layout(folder, data, archive)
         sha256 = file_sha256(archive) if archive.is_file() else None
         record = {"source": archive.name, "sha256": sha256, "files": unpacked.files, "bytes": unpacked.bytes}
         write_json(folder / DOWNLOAD_RECORD, record)
 
-    unpacked = unpack(archive, raw, command.progress, finish)
+    unpacked = unpack(archive, raw, command.progress, finish, data=data)
     if unpacked.copied:
         print(f"{unpacked.copied:,} files were copied because {archive} cannot be hard-linked from here.")
-
-
-def _check(folder: Path, data: DataSettings, archive: Path) -> None:
-    """Raise `UserError` unless `folder` holds what the settings name; remove a single folder around everything."""
-    found = sorted(folder.iterdir())
-    missing = _missing(folder, data)
-    if missing and len(found) == 1 and found[0].is_dir() and not _missing(found[0], data):
-        wrapper = found[0].rename(folder / ".wrapper")  # it may contain a folder of its own name
-        for path in wrapper.iterdir():
-            path.rename(folder / path.name)
-        wrapper.rmdir()
-    elif missing:
-        names = [path.name + "/" * path.is_dir() for path in found]
-        top = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        raise UserError(
-            f"{archive} does not hold what the settings name: {', '.join(missing)}. At its top: {top}. Is it this "
-            "competition's, or is [data] in the TOML wrong?"
-        )
-
-
-def _missing(folder: Path, data: DataSettings) -> list[str]:
-    """Return `data.key = 'name'` for each file or folder that the settings name and `folder` lacks."""
-    kinds = dict.fromkeys(("labels", "sample_submission", "test_table"), Path.is_file)
-    kinds |= dict.fromkeys(("train_images", "test_images"), Path.is_dir)
-    names = {key: getattr(data, key) for key in kinds}
-    return [f"data.{key} = {name!r}" for key, name in names.items() if name and not kinds[key](folder / name)]
 
 
 def _contents(folder: Path) -> str:

@@ -8,13 +8,15 @@ Writes  submissions/<c>/<run>.csv;
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import check_unchanged, split_inputs
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
-from pipelines.settings.records import code_version, finished_run, split_inputs
+from pipelines.settings.records import code_version, finished_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
@@ -32,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
-    settings = record.settings
+    words.require_raw(layout)
+    if note := check_unchanged(layout, record.settings, words.repeat("split"), "test"):
+        print(note)
+    settings = _with_answers_of(record.settings, words.settings())
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
     if submission == layout.submission_log:
@@ -46,14 +51,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         notes = read_note(run.predicted) if run.predicted.exists() else {}
         made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
+        made_from["answers"] = _answers(settings, layout)
         note = notes.get(submission.name, {})
         known = submission.exists() and run.valid_predictions.exists()
-        if known and note == note | made_from | {"sha256": file_sha256(submission)}:
+        if known and {"answers": {}} | note == note | made_from | {"sha256": file_sha256(submission)}:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return
         _make_submission(settings, layout, run, submission, words.repeat("split"), notes | {submission.name: made_from})
     print(f"Next: {words.repeat('submit' if settings.competition.source == 'kaggle' else 'score')}")
+
+
+def _with_answers_of(run: Settings, current: Settings) -> Settings:
+    """Return the settings of `run` with the current ones that say how answers are written; no training uses these."""
+    data = replace(run.data, submitted_labels=current.data.submitted_labels, accept=current.data.accept)
+    return replace(run, data=data)
+
+
+def _answers(settings: Settings, layout: Layout) -> dict[str, str]:
+    """Return {class: text to submit} where data.submitted_labels names a CSV; else an empty dictionary."""
+    if not settings.data.submitted_labels:
+        return {}
+    from pipelines.dataset.vocabulary import submitted_labels
+
+    return submitted_labels(settings.data, layout.raw)
 
 
 def _make_submission(
@@ -68,13 +89,16 @@ def _make_submission(
     from pipelines.core import calibration
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import predict
+    from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
-    from pipelines.dataset.submission import check_submission, make_submission, write_submission
+    from pipelines.dataset.submission import check_submission, describe_answers, make_submission, write_submission
 
     images = read_images(settings, layout, split_command)
     test = images.part(test=True)
     if not len(test):
         raise UserError(f"{layout.split_csv} has no test rows, so there is nothing to predict. Check data.test_images.")
+    if changed := note_changed_pixels(read_note(run.trained), images, run.folder.name, command.progress):
+        print(changed)
     _, valid = images.divide(settings)
     settings, _ = settle_precision(settings, run.precision)
     predicted = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
@@ -93,6 +117,7 @@ def _make_submission(
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
+    print(*describe_answers(content, settings.competition.submission == "labels"), sep="\n")
 
 
 def _calibrate(settings: Settings, labels: "Tensor", predicted: "Tensor") -> "tuple[Tensor, float]":
@@ -149,7 +174,7 @@ def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities:
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
     mistakes = []
     for index, row in zip(shown, images.rows.iloc[shown].itertuples(), strict=True):
-        picture = open_image(images.raw / str(row.path), place_of(row))
+        picture = open_image(images.raw / str(row.path), place_of(row), images.data.white)
         pixels = fit(picture, settings.input.size, evaluation_resize(settings))
         mistakes.append((pixels, str(row.label), images.classes[predicted[index]], float(confidence[index])))
     plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")

@@ -11,8 +11,10 @@ There is no validation score: the validation rows are trained on too.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines import command
+from pipelines.dataset.split_record import check_unchanged
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import finished_run
 from pipelines.settings.schema import Settings
@@ -24,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    words.require_raw(layout)
+    if note := check_unchanged(layout, record.settings, words.repeat("split"), "labelled"):
+        print(note)
     with words.only_one_in(run):
         final = run.final.relative_to(Path.cwd())
         if run.retrained.exists() and run.final.exists():
@@ -31,18 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already retrained: {final}.")
             print(f"To do it again: {removal(run.retrained, run.final)}\nNext: {words.repeat('predict')}")
             return
-        _retrain(record.settings, trained["best_epoch"], layout, run, words.repeat("split"))
+        _retrain(record.settings, trained, layout, run, words.repeat("split"))
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")
     print(f"Next: {words.repeat('predict')}")
 
 
-def _retrain(settings: Settings, epochs: int, layout: Layout, run: RunLayout, split_command: str) -> None:
+def _retrain(settings: Settings, trained: dict[str, Any], layout: Layout, run: RunLayout, split_command: str) -> None:
     import pandas as pd
 
     from pipelines.core import checkpoint
     from pipelines.core import job as jobs
     from pipelines.core.precision import settle_precision
-    from pipelines.dataset.image_set import ImageSet
+    from pipelines.dataset.fingerprints import note_changed_pixels
+    from pipelines.dataset.image_set import all_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
     from pipelines.models.transfer import build_network
@@ -51,7 +57,10 @@ def _retrain(settings: Settings, epochs: int, layout: Layout, run: RunLayout, sp
     settings, reason = settle_precision(settings, run.precision)
     hardware = choose_hardware(settings.hardware)
     table = read_split_csv(layout.split_csv, split_command)
-    images = ImageSet(table, table, layout.raw, layout.cache, checkpoint.load(run.best).classes)
+    images = all_images(settings, layout, table, split_command, checkpoint.load(run.best).classes)
+    if note := note_changed_pixels(trained, images, run.folder.name, command.progress):
+        print(note)
+    epochs = trained["best_epoch"]
     images = images.select(pd.concat([part.rows for part in images.divide(settings)]).sort_index())
     print(
         f"{settings.name}, run {run.folder.name}: {len(images):,} training images, train and valid together; {epochs} "

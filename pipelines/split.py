@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import command
+from pipelines.dataset.split_record import complete_split_record, split_again, split_is_made, write_split_record
 from pipelines.settings.layout import Layout
-from pipelines.settings.loading import to_dict
-from pipelines.settings.records import SPLIT_SECTIONS, split_inputs, split_is_made, split_removal
 from pipelines.settings.schema import Settings
 from pipelines.system import files
-from pipelines.system.errors import UserError, shown
+from pipelines.system.errors import printable, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,29 +28,40 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "split").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-    if not layout.raw.is_dir():
-        raise UserError(f"{layout.raw.relative_to(layout.root)} is missing. First: {words.repeat('download')}")
+    words.require_raw(layout)
     with files.only_one(layout.split_lock, f"splitting {settings.name}", inherited=False):
-        if split_is_made(layout, settings):
-            print(f"{settings.name} is already split: nothing to do. To do it again: {split_removal(layout)}")
+        if split_is_made(layout, settings, words.repeat("split")):
+            complete_split_record(layout, settings)
+            again = split_again(layout, words.repeat("split"))
+            print(f"{settings.name} is already split: nothing to do. To do it again: {again}")
             return
         _split(settings, layout)
     print(f"Next: {words.repeat('train')}")
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import labels, splits
+    from pipelines.dataset import class_folders, labels, meaning, splits, submission, understood
 
-    test, unlisted = labels.test_rows(layout.raw, settings.data)
-    labelled = labels.labelled_rows(layout.raw, settings.data, settings.split, test["path"])
+    test, unlisted = labels.test_rows(layout.raw, settings.data, print)
+    labelled = labels.labelled_rows(layout.raw, settings.data, settings.split, test["path"], print)
+    meaning.check_labels(labelled, layout.raw, settings.data)
+    known = labelled["label"].tolist()
+    classes = submission.class_list(known, settings, layout.raw)
     if settings.split.group_file:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split)
     rows = splits.with_test(labelled, test)
+    for subject, text in understood.describe(settings, layout.raw, labelled, test):
+        print(f"{subject:<8}  {printable(text)}")
     links = _write(settings, layout, rows)
     print(command.table(("split", "images", "classes", "smallest class", "largest class"), _summary(rows)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_notes(settings, labelled)
+    empty = class_folders.empty_folders(layout.raw, settings.data, known)
+    for note in understood.notes(labelled, submission.classes_without_images(known, classes), empty):
+        print(f"Note: {note}")
+    if inner := class_folders.inner_folders(labelled["id"].tolist(), settings.data):
+        print(f"Note: {inner}")
     if test.empty:
         print("Test images: none, there is nothing to predict.")
     if unlisted:
@@ -65,15 +75,7 @@ def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame") -> str:
     layout.split_record.unlink(missing_ok=True)  # it marks a complete split, and the old one is being replaced
     links = tree.build(layout.tree, layout.raw, rows, command.progress)
     splits.write_split_csv(layout.split_csv, rows)
-    sections = to_dict(settings)
-    record = {name: sections[name] for name in SPLIT_SECTIONS} | {
-        "images": {name: int((rows["split"] == name).sum()) for name in splits.SPLITS},
-        "classes": rows["label"][rows["split"] != "test"].nunique(),
-        "links": links,
-        "inputs": split_inputs(layout, settings),
-        "split_csv_sha256": files.file_sha256(layout.split_csv),
-    }
-    files.write_json(layout.split_record, record)
+    write_split_record(layout, settings, rows, links)
     plural = {kind: f"{kind}s" for kind in links} | {tree.COPY: f"{tree.COPY} (no link could be made)"}
     return ", ".join(f"{number:,} {plural[kind]}" for kind, number in links.items())
 

@@ -3,7 +3,8 @@
 Reads   data/<c>/split.csv and its images; weights/, the folder of pretrained weights.
 Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row per epoch), best.pt, last.pt, curves.png, train.json,
         precision.json (where two precisions were tried);
-        data/<c>/cache/: decoded images, or the features of a frozen network.
+        data/<c>/cache/: decoded images, or the features of a frozen network;
+        data/<c>/damaged.csv: images that cannot be decoded, if there are any.
 
 If it is killed, the same command continues after the last complete epoch.
 """
@@ -15,29 +16,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import require_split
 from pipelines.settings.checks import no_effect
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.records import read_record, split_is_made, start_run, with_weights_of
+from pipelines.settings.records import read_record, start_run, with_weights_of
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import UserError
 from pipelines.system.files import read_note, write_json
 from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from pipelines.core.job import Job
+    from pipelines.dataset.image_set import ImageSet
     from pipelines.models.weights import Origin
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
+    from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
-    if not split_is_made(layout, settings):
-        raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+    words.require_raw(layout)
+    require_split(layout, settings, words.repeat("split"))
     run = layout.run(words.run_name())
     for _, problem in no_effect(settings):  # SET= has shortened the training
         print(f"Note: {problem}")
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
             print(f"To do it again: {removal(run.folder)}\nNext: {words.repeat('retrain')}")
             return
-        _train(settings, table, layout, run, found)
+        _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found)
     print(f"Next: {words.repeat('retrain')}")
 
 
@@ -67,17 +68,17 @@ def _start(settings: Settings, layout: Layout, run: RunLayout) -> "tuple[Setting
     return settings, found
 
 
-def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLayout, found: "list[Origin]") -> None:
+def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[Origin]") -> None:
     from pipelines.core import job as jobs
     from pipelines.core.phases import describe_phases
     from pipelines.core.precision import settle_precision
-    from pipelines.dataset.fingerprints import check_decodable
-    from pipelines.dataset.image_set import open_images
+    from pipelines.dataset.batches import check_images
+    from pipelines.dataset.fingerprints import images_digest
+    from pipelines.dataset.vocabulary import counted
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
     from pipelines.models.transfer import FineTuned, build_network
 
-    images = open_images(settings, layout, table)
     train, valid = images.divide(settings)
     network = build_network(settings, images.classes, found)
     parameters = check_model(network, settings.model.name, settings.input.size, settings.augment.sizes)
@@ -87,23 +88,26 @@ def _train(settings: Settings, table: "pd.DataFrame", layout: Layout, run: RunLa
         f"{settings.name}, run {run.folder.name}: {len(train):,} training images, {len(valid):,} validation images, "
         f"{len(images.classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}{reason}"
     )
+    print(f"Classes: {counted(images.rows['label'].tolist())}")
     command.print_parts(describe_phases(settings, network))
-    if isinstance(network, FineTuned) and network.matched:
-        print(f"Label map: {network.matched} of {len(images.classes)} outputs start from the pretrained network's own.")
+    if isinstance(network, FineTuned):
+        print("".join(f"{note}\n" for note in network.notes()), end="")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
-    if settings.input.source == "photos" and len(test := images.part(test=True)):
-        check_decodable(test, command.progress)  # now, not after all the training
+    check_images(settings, images, command.progress)  # now, not after all the training
+    if note := images.note_whites():
+        print(note)
+    pixels = images_digest(images, command.progress, test=False)
     started = time.perf_counter()
     if counts := jobs.prepare_features(job, network):
         print(f"Features: {counts}")
     features_seconds = time.perf_counter() - started
     new, metric = jobs.run_job(job, network), settings.competition.metric
     rows = command.print_epochs(new, jobs.read_history(job), job.epochs, metric, settings.tuning.head_epochs)
-    _finish(job, rows, run, features_seconds)
+    _finish(job, rows, run, {"features_seconds": features_seconds, "labelled images": pixels})
 
 
-def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, features_seconds: float) -> None:
-    """Draw the curves, write train.json, and print the best epoch."""
+def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[str, Any]) -> None:
+    """Draw the curves, write train.json with `facts`, and print the best epoch."""
     from pipelines.analysis import plots
     from pipelines.core.job import best_row, interval_columns
 
@@ -121,7 +125,7 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, features_sec
         "train_images": len(job.train),
         "valid_images": len(job.valid),
         "seconds": sum(row["seconds"] for row in rows),
-        "features_seconds": features_seconds,
+        **facts,
         "hardware": job.hardware.record(),
     }
     write_json(run.trained, note)

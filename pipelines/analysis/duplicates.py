@@ -4,7 +4,8 @@ Near duplicates are found by a perceptual hash: the signs of the low frequencies
 discrete cosine transform (pHash: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010).
 Signs do not depend on contrast, and mirroring a picture only flips the signs of the odd horizontal frequencies.  The
 distance of two hashes is the number of different signs; pictures with near hashes are then compared directly.  A
-picture with fewer pixels than the hash has frequencies holds too little: it is a duplicate only of an equal picture.
+picture with fewer pixels than the hash has frequencies holds too little: it is a duplicate only of an equal picture,
+and is left out before pictures are compared, because thousands of such pictures may have nearly one hash.
 """
 
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 LEAST_CONTRAST = 4.0  # standard deviation, of 255: below it the signs are noise
 COLOUR_BOUND = 24.0  # largest mean absolute difference, of 255, between the colours of two pictures minus luminance
 BLOCK = 4096  # images in a step
+JUDGED_AT_ONCE = 1 << 18  # pairs; after each the number found is checked
 MOST_PAIRS = 2_000_000  # a longer list would fill the memory
 
 Places = npt.NDArray[np.int64]
@@ -55,7 +57,7 @@ def find_pairs(
     watch: Watch = unwatched,
 ) -> tuple[pd.DataFrame, int]:
     """Return the pairs of duplicates in the split table: `kind`, `distance`, `first`, `second`, `between`, `conflict`;
-    and the number of near pairs left out because an image is too small.
+    and the number of images with a near hash that were left out because they are too small.
 
     pixels, marks: of `small_copies`.  Near images have hashes that differ in at most `distance` signs, a luminance with
     at least `correlation`, and similar colours.  first, second: row numbers of the table, train before valid before
@@ -66,7 +68,7 @@ def find_pairs(
     parts = table["split"].map({name: number for number, name in enumerate(SPLITS)}).to_numpy()
     order = np.argsort(parts, kind="stable")  # a leader is the first of equal images: a train row, if there is one
     same_bytes, heads = _equal("bytes", marks[order], order)
-    same_pixels, heads = _equal("pixels", _full_keys(table, raw, pixels, heads, watch), heads)
+    same_pixels, heads = _equal("pixels", _full_keys(images, pixels, heads, watch), heads)
     signs, flat = _signs(pixels, heads, watch)
     judge = _Judge(table, raw, pixels, settings.correlation)
     same_hash, heads, signs = _same_hash(heads[~flat], signs[~flat], judge)
@@ -78,7 +80,7 @@ def find_pairs(
     labels = table["label"].to_numpy()
     one, two = labels[pairs["first"]], labels[pairs["second"]]
     pairs["conflict"] = (ends[:, 1] < SPLITS.index("test")) & (one != two)
-    return pairs, judge.left_out
+    return pairs, int(judge.too_small.sum())
 
 
 def _pairs(kind: str, distances: Places, first: Places, second: Places) -> pd.DataFrame:
@@ -94,14 +96,14 @@ def _equal(kind: str, keys: Marks, rows: Places) -> tuple[pd.DataFrame, Places]:
     return pairs, rows[np.unique(leaders)]
 
 
-def _full_keys(table: pd.DataFrame, raw: Path, pixels: Pixels, rows: Places, watch: Watch) -> Marks:
+def _full_keys(images: ImageSet, pixels: Pixels, rows: Places, watch: Watch) -> Marks:
     """Return keys of the images of `rows`, uint64 (n,); decode only those whose small copies are equal."""
     keys = np.array([fingerprint_of(pixels[row].tobytes()) for row in rows.tolist()], np.uint64)
     _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(counts[which] > 1)
-    lines = list(table.iloc[rows[shared]].itertuples())
+    lines = list(images.table.iloc[rows[shared]].itertuples())
     for place, line in watch(zip(shared.tolist(), lines, strict=True), "comparing pixels", len(shared), "images"):
-        picture = open_image(raw / str(line.path), place_of(line))
+        picture = open_image(images.raw / str(line.path), place_of(line), images.data.white)
         keys[place] = fingerprint_of(str(picture.size).encode() + picture.tobytes())
     return keys
 
@@ -129,27 +131,27 @@ class _Judge:
 
     def __init__(self, table: pd.DataFrame, raw: Path, pixels: Pixels, correlation: float) -> None:
         self.paths, self.raw, self.pixels, self.correlation = table["path"].to_numpy(), raw, pixels, correlation
-        self.sides = np.zeros(len(table), np.int64)  # the shorter side of each image that was checked; else 0
-        self.left_out = 0
+        self.known = np.zeros(len(table), np.bool_)  # rows whose size was read
+        self.too_small = np.zeros(len(table), np.bool_)  # of these: with a side of less than `SIDE` pixels
 
     def __call__(self, first: Places, second: Places, mirrored: bool = False) -> Bools:
-        """Return which pairs of rows are nearly the same picture, bool (n,)."""
+        """Return which pairs of rows are nearly the same picture, bool (n,).  All must be large enough."""
         alike = np.zeros(len(first), np.bool_)
         for start in range(0, len(first), BLOCK):
             block = slice(start, start + BLOCK)
             one, two = self.pixels[first[block]], self.pixels[second[block]]
             alike[block] = self._alike(one, two[:, :, ::-1] if mirrored else two)
-        large = np.minimum(self._sides(first[alike]), self._sides(second[alike])) >= SIDE
-        self.left_out += int((~large).sum())
-        alike[alike] = large
         return alike
 
-    def _sides(self, rows: Places) -> Places:
-        """Return the shorter side, in pixels, of the images of `rows`."""
-        new = np.unique(rows[self.sides[rows] == 0])
+    def large(self, rows: Places) -> Bools:
+        """Return which of `rows` have enough pixels to be compared; the size of each file is read once."""
+        asked = np.zeros(len(self.known), np.bool_)
+        asked[rows] = True
+        new = np.flatnonzero(asked & ~self.known)
         for row, path in zip(new.tolist(), self.paths[new].tolist(), strict=True):
-            self.sides[row] = shorter_side(self.raw / path)
-        return self.sides[rows]
+            self.too_small[row] = shorter_side(self.raw / path) < SIDE
+        self.known[new] = True
+        return ~self.too_small[rows]
 
     def _alike(self, one: Pixels, two: Pixels) -> Bools:
         lights = [_luminance(each) for each in (one, two)]
@@ -171,6 +173,8 @@ def _same_hash(heads: Places, signs: Bools, judge: _Judge) -> tuple[pd.DataFrame
     kept = np.ones(len(heads), np.bool_)
     pairs: list[tuple[int, int]] = []
     for cluster in np.split(order, bounds):
+        if len(cluster) > 1:
+            cluster = cluster[judge.large(heads[cluster])]
         while len(cluster) > 1:  # each time with those that the last leader did not match
             leader, others = cluster[0], cluster[1:]
             alike = judge(np.full(len(others), heads[leader]), heads[others])
@@ -184,18 +188,22 @@ def _same_hash(heads: Places, signs: Bools, judge: _Judge) -> tuple[pd.DataFrame
 def _near(heads: Places, signs: Bools, distance: int, judge: _Judge, hardware: Hardware, watch: Watch) -> pd.DataFrame:
     """Return the pairs of `heads` with near hashes that are alike; a pair that is near and mirrored counts as near."""
     found, count = [_pairs("near", *np.zeros((3, 0), np.int64))], 0
-    for kind, (first, second, distances) in _blocks(signs, distance, hardware, watch):
-        alike = judge(heads[first], heads[second], kind == "mirrored")
-        found.append(_pairs(kind, distances[alike], heads[first[alike]], heads[second[alike]]))
-        count += len(found[-1])
-        if count > MOST_PAIRS:
-            raise UserError(
-                f"More than {MOST_PAIRS:,} pairs of images are near duplicates with audit.distance={distance} and "
-                f"audit.correlation={judge.correlation:g}. Lower audit.distance or raise audit.correlation."
-            )
-    pairs = pd.concat(found, ignore_index=True)
-    pairs = pairs.sort_values(["kind", "distance"], ascending=[False, True], kind="stable")  # near, then mirrored
-    return pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
+    for kind, (ones, others, distances) in _blocks(signs, distance, hardware, watch):
+        large = judge.large(heads[ones]) & judge.large(heads[others])
+        pairs = np.stack([ones, others, distances])[:, large]
+        for start in range(0, pairs.shape[1], JUDGED_AT_ONCE):
+            first, second, apart = pairs[:, start : start + JUDGED_AT_ONCE]
+            alike = judge(heads[first], heads[second], kind == "mirrored")
+            found.append(_pairs(kind, apart[alike], heads[first[alike]], heads[second[alike]]))
+            count += len(found[-1])
+            if count > MOST_PAIRS:
+                raise UserError(
+                    f"More than {MOST_PAIRS:,} pairs of images are near duplicates with audit.distance={distance} and "
+                    f"audit.correlation={judge.correlation:g}. Lower audit.distance or raise audit.correlation."
+                )
+    table = pd.concat(found, ignore_index=True)
+    table = table.sort_values(["kind", "distance"], ascending=[False, True], kind="stable")  # near, then mirrored
+    return table.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
 
 
 def _blocks(

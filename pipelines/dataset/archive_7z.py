@@ -1,6 +1,7 @@
 """Reading 7z archives: the table of contents with py7zr, the files with libarchive if it is installed."""
 
 import ctypes
+import io
 import logging
 import stat
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.dataset.archive_entries import TABLE_BYTES, Contents, Create, Entry, Output, Refusal
+from pipelines.dataset.archive_entries import TABLE_BYTES, Contents, Create, Damage, Entry, Output, Refusal
+from pipelines.dataset.archive_pieces import Source
 from pipelines.system.files import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -18,12 +20,12 @@ MAX_OVERHEAD_BYTES = 1 << 16  # that packing may add to incompressible files
 
 
 @contextmanager
-def open_7z(path: Path, max_entries: int, libarchive: Any) -> Iterator[Contents]:
-    """Yield the contents of the 7z at `path`, read with the module `libarchive` unless it is None."""
+def open_7z(source: Source, max_entries: int, libarchive: Any) -> Iterator[Contents]:
+    """Yield the contents of the 7z `source`; the module `libarchive` reads it, if it is one file, unless it is None."""
     import py7zr
 
-    encrypted = Refusal("it is encrypted. Unpack it yourself and give the folder.")
-    with open(path, "rb") as file:
+    encrypted = Refusal("it is encrypted. Unpack it with its password (7z x) and give the folder: ARCHIVE=folder.")
+    with io.BufferedReader(source.open()) as file:
         try:
             with _bounded_table(max_entries):
                 archive = py7zr.SevenZipFile(file)
@@ -38,8 +40,8 @@ def open_7z(path: Path, max_entries: int, libarchive: Any) -> Iterator[Contents]
                 raise encrypted
             _refuse_unused_data(archive)
             entries = map(_entry, archive.files)
-            if libarchive:
-                yield entries, lambda create: _pour_libarchive(path, create, libarchive)
+            if libarchive and len(source.paths) == 1:
+                yield entries, lambda create: _pour_libarchive(source.paths[0], create, libarchive)
             else:
                 yield entries, lambda create: _pour_py7zr(archive, create)
 
@@ -85,9 +87,9 @@ def _refuse_unused_data(archive: "py7zr.SevenZipFile") -> None:
 def _entry(info: "py7zr.py7zr.ArchiveFile") -> Entry:
     refusal = ""
     if info.is_symlink or info.is_junction:
-        refusal = "is a link"
+        refusal = Entry.LINK
     elif info.st_fmt not in (None, 0, stat.S_IFDIR if info.is_directory else stat.S_IFREG):
-        refusal = "is a device or a pipe"
+        refusal = Entry.DEVICE
     return Entry(info.filename, info.uncompressed, info.is_directory, refusal, info.crc32)
 
 
@@ -103,7 +105,7 @@ def _pour_libarchive(path: Path, create: Create, libarchive: Any) -> None:
                 # entry.get_blocks() would use the negative count of a wrong checksum as a length.
                 while count := libarchive.ffi.read_data(pointer, buffer, CHUNK_BYTES):
                     if count < 0:
-                        raise Refusal.wrong_checksum(entry.pathname)
+                        raise Damage.wrong_checksum(entry.pathname)
                     output.write(view[:count])
                 output.close()
 
@@ -119,4 +121,4 @@ def _pour_py7zr(archive: "py7zr.SevenZipFile", create: Create) -> None:
         # py7zr puts an existing folder before each name; with a factory it writes nothing there.
         archive.extractall("/", factory=Factory())  # type: ignore[arg-type]
     except py7zr.exceptions.CrcError as error:
-        raise Refusal.wrong_checksum(error.filename) from error
+        raise Damage.wrong_checksum(error.filename) from error

@@ -1,12 +1,12 @@
 """What all archive formats share: the entries of a table of contents, and the files written from them."""
 
-import os
+import errno
 import re
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipelines.system.files import CHUNK_BYTES
 
@@ -14,15 +14,13 @@ HARMLESS_BYTES = 1 << 30  # below this size any expansion is allowed: a table of
 TABLE_BYTES = 128  # most bytes that one entry of an uncompressed table of contents takes
 
 
-UNPACK_YOURSELF = "If you trust it, unpack it yourself and give the folder."
+LONGEST_NAME = 255  # bytes; the limit of common file systems
+UNSTORABLE = (errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ)  # raised for names that a file system does not allow
+UNPACK_YOURSELF = "If you trust it, unpack it yourself and give the folder: ARCHIVE=folder."
 
 
 class Refusal(Exception):
     """The reason to refuse an archive: the end of a sentence that begins with the archive's name."""
-
-    @staticmethod
-    def wrong_checksum(name: str) -> "Refusal":
-        return Refusal(f"the checksum of {name!r} is wrong: the archive is damaged. Download it again.")
 
     @staticmethod
     def too_many_entries(what: str) -> "Refusal":
@@ -33,9 +31,23 @@ class Refusal(Exception):
         return Refusal(f"unpacked it would exceed {limit:,} bytes, too much for images and tables. {UNPACK_YOURSELF}")
 
 
+class Damage(Refusal):
+    """What fails its checksum or its structure."""
+
+    @staticmethod
+    def wrong_checksum(name: str) -> "Damage":
+        return Damage(f"the checksum of {name!r} is wrong")
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a table of contents; `refusal` is empty for a plain file or folder."""
+    """One entry of a table of contents; `refusal`, after its name, is empty for a plain file or folder."""
+
+    LINK: ClassVar[str] = (
+        "is a link, and only plain files are unpacked. Unpack the archive yourself and give the folder, whose links "
+        "are followed: ARCHIVE=folder"
+    )
+    DEVICE: ClassVar[str] = "is a device or a pipe, and only plain files are unpacked. Is it the right archive?"
 
     name: str
     bytes: int
@@ -51,14 +63,18 @@ class Output:
         try:
             self.file = open(path, "xb")  # noqa: SIM115 - py7zr opens and closes it in different calls
         except (FileExistsError, IsADirectoryError):
-            raise Refusal(f"{entry.name!r} would overwrite an existing file.") from None
+            raise Refusal(_overwriting(path, entry.name)) from None
+        except OSError as error:
+            if error.errno in UNSTORABLE:
+                raise Refusal(unstorable(entry.name, error)) from None
+            raise
         self.entry = entry
         self.bytes = self.crc = 0
 
     def write(self, chunk: bytes | memoryview) -> int:
         self.bytes += len(chunk)
         if self.bytes > self.entry.bytes:
-            raise Refusal(f"{self.entry.name!r} is larger than the {self.entry.bytes:,} bytes that it declares.")
+            raise Damage(f"{self.entry.name!r} is larger than the {self.entry.bytes:,} bytes that it declares")
         self.crc = zlib.crc32(chunk, self.crc)
         self.file.write(chunk)
         return len(chunk)
@@ -71,9 +87,9 @@ class Output:
     def close(self) -> None:
         self.file.close()
         if self.bytes != self.entry.bytes:
-            raise Refusal(f"{self.entry.name!r} has {self.bytes:,} bytes, but declares {self.entry.bytes:,}.")
+            raise Damage(f"{self.entry.name!r} has {self.bytes:,} bytes, but declares {self.entry.bytes:,}")
         if self.entry.crc not in (None, self.crc):
-            raise Refusal.wrong_checksum(self.entry.name)
+            raise Damage.wrong_checksum(self.entry.name)
 
     def seekable(self) -> bool:  # otherwise py7zr rewinds the file
         return False
@@ -86,14 +102,37 @@ Create = Callable[[str], Output]  # opens the output of the entry with this name
 Contents = tuple[Iterable[Entry], Callable[[Create], None]]  # the entries, and the function that writes their contents
 
 
+def _overwriting(path: Path, name: str) -> str:
+    """Return why the file `path` of the entry `name` cannot be created where something is."""
+    others = {each.name.casefold(): each.name for each in path.parent.iterdir()}
+    if path.name not in others.values():  # the disk takes capital and small letters for the same
+        return (
+            f"{name!r} and {others.get(path.name.casefold())!r} are one name on this disk. Work in a folder on a disk "
+            "that tells capital from small letters."
+        )
+    return f"{name!r} would overwrite an existing file. {UNPACK_YOURSELF}"
+
+
+def unstorable(name: str, error: OSError) -> str:
+    """Return why the disk refused to create `name`."""
+    return (
+        f"this disk cannot store the name {name!r} ({error.strerror}). Work in a folder on another disk or with a "
+        "shorter path."
+    )
+
+
 def safe_path(name: str) -> str:
     """Return the name of an entry as a path below the target; raise `Refusal` if it could lead elsewhere."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or re.match("[A-Za-z]:", name):
-        raise Refusal(f"the entry {name!r} does not stay inside the target. Nothing is unpacked.")
+        raise Refusal(f"the entry {name!r} does not stay inside the target. Nothing is unpacked. {UNPACK_YOURSELF}")
     try:
-        if any(len(os.fsencode(part)) > 255 for part in parts):
-            raise Refusal(f"the name {name[:60]!r}… is too long for a file name.")
+        lengths = [len(part.encode()) for part in parts]
     except UnicodeEncodeError:
-        raise Refusal(f"the name {name!r} is not valid text.") from None
+        raise Refusal(f"the name {name!r} is not valid text in UTF-8. {UNPACK_YOURSELF}") from None
+    if max(lengths, default=0) > LONGEST_NAME:
+        raise Refusal(
+            f"the name {name[:60]!r}… has {max(lengths)} bytes, and a file system takes {LONGEST_NAME}. Unpack it "
+            "yourself with shorter names and give the folder: ARCHIVE=folder."
+        )
     return "/".join(parts)

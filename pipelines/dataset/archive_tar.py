@@ -2,25 +2,35 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from pipelines.dataset.archive_entries import HARMLESS_BYTES, Contents, Create, Entry, Refusal
+from pipelines.dataset.archive_entries import HARMLESS_BYTES, Contents, Create, Damage, Entry, Refusal
+from pipelines.dataset.archive_pieces import Source
 from pipelines.system.files import CHUNK_BYTES
 
 MAX_HEADER_BYTES = 1 << 20  # of the headers of one entry
-OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+OPENERS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
-def tar_opener(head: bytes) -> Callable[[Path], Any] | None:
-    """Return the function that opens and decompresses a tar with the first bytes `head`; None for another file."""
-    if head[257:262] == b"ustar":
-        return lambda path: open(path, "rb")
+def decompressor(head: bytes) -> Callable[[Any], Any] | None:
+    """Return the function that decompresses an open file with the first bytes `head`; None if it is not compressed."""
     return next((opener for start, opener in OPENERS.items() if head.startswith(start)), None)
+
+
+def is_tar(head: bytes) -> bool:
+    """Return whether `head`, a block of 512 bytes, begins a tar; old ones have no mark but a checksum."""
+    if not head.strip(b"\0"):  # the end mark, with which an empty tar begins
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+        return True
+    except tarfile.HeaderError:
+        return head[257:262] == b"ustar"
 
 
 class _BoundedReader:
@@ -48,12 +58,12 @@ class _BoundedReader:
 
 
 @contextmanager
-def open_tar(path: Path, opener: Callable[[Path], Any]) -> Iterator[Contents]:
-    """Yield the contents of the tar at `path`; its entries must be read before its files."""
-    with opener(path) as content:
+def open_tar(source: Source) -> Iterator[Contents]:
+    """Yield the contents of the tar `source`; its entries must be read before its files."""
+    with io.BufferedReader(source.open()) as packed, (decompressor(source.head) or nullcontext)(packed) as content:
         stream = _BoundedReader(content)
         members: list[tarfile.TarInfo] = []
-        with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as archive:  # type: ignore[call-overload]
 
             def pour(create: Create) -> None:
                 for member in members:
@@ -73,16 +83,37 @@ def _entries(archive: Any, stream: _BoundedReader, members: list[tarfile.TarInfo
         count += 1
         if not member.isdir():
             members.append(member)
-        refusal = "is a link" if member.issym() or member.islnk() else "is a device or a pipe"
+        refusal = Entry.LINK if member.issym() or member.islnk() else Entry.DEVICE
         plain = member.isreg() or member.isdir()
         yield Entry(member.name, member.size, member.isdir(), "" if plain else refusal)
     stream.left = None
     # tarfile takes a damaged header for the end of the archive; the true end is a block of zeros.
     stream.seek(archive.offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"no end mark after {count:,} entries")
+        raise Damage(f"no end mark after {count:,} entries")
     trailing = 0
     while chunk := stream.read(CHUNK_BYTES):  # to the end, where gzip, bzip2 and xz have their checksum
         trailing += len(chunk)
         if trailing > HARMLESS_BYTES:
             raise Refusal(f"it continues for more than {HARMLESS_BYTES:,} bytes after its last entry.")
+
+
+@contextmanager
+def open_single(source: Source, name: str, most: int) -> Iterator[Contents]:
+    """Yield one file, `name`, that was compressed without a tar around it; refuse more than `most` bytes."""
+    opener = OPENERS[next(start for start in OPENERS if source.head.startswith(start))]
+
+    def size() -> int:
+        total = 0
+        with io.BufferedReader(source.open()) as packed, opener(packed) as content:
+            while chunk := content.read(CHUNK_BYTES):
+                total += len(chunk)
+                if total > most:
+                    raise Refusal.too_large(most)
+        return total
+
+    def pour(create: Create) -> None:
+        with io.BufferedReader(source.open()) as packed, opener(packed) as content:
+            create(name).write_all(content)
+
+    yield [Entry(name, size())], pour

@@ -1,12 +1,13 @@
 """Batches of packed images, and the choice of the source that the settings name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from pipelines.dataset.fingerprints import check_decodable
+from pipelines.dataset.damaged import DamagedImages, Found, report
+from pipelines.dataset.fingerprints import check_decodable, undecodable
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, pinned
 from pipelines.dataset.packed import PackedImages
@@ -24,7 +25,7 @@ def open_source(
     """Return the source of batches of `images` that the settings name.
 
     Packed images are cached for all labelled rows, or all test rows, so every stage and fold shares them. Test images
-    are decoded while the first batches are used. Raises `UserError` for a labelled image that cannot be decoded.
+    are decoded while the first batches are used. Raises `UserError` for labelled images that cannot be decoded.
     """
     loading = Loading(settings, len(images.classes), device, training)
     if settings.input.source == "photos":
@@ -37,6 +38,33 @@ def open_source(
     pixels = moved_once(torch.from_numpy(packed.whole()), device) if training else packed
     places, labels = torch.from_numpy(packed.places), torch.from_numpy(images.labels)
     return PackedBatches(images.ids, pixels, places, labels, loading)
+
+
+def check_images(settings: Settings, images: ImageSet, watch: Watch = unwatched) -> None:
+    """Decode all images of the split table that training or prediction will need, labelled and test.
+
+    Packed images are kept; photos are remembered as good. Labelled images whose features are computed are decoded then,
+    unless a test image is damaged. Raises `UserError` for all damaged images, and lists them in a CSV.
+    """
+    found = _damaged(settings, images.part(test=True), watch)
+    if found or not settings.trains_on_cache:
+        found = [*_damaged(settings, images.part(test=False), watch), *found]
+    if found:
+        raise report(images, found)
+    if images.layout:
+        images.layout.damaged.unlink(missing_ok=True)
+
+
+def _damaged(settings: Settings, images: ImageSet, watch: Watch) -> Sequence[Found]:
+    if not len(images):
+        return []
+    if settings.input.source == "photos" or settings.trains_on_cache:
+        return undecodable(images, watch)
+    try:
+        PackedImages(images, settings.input.size, settings.hardware.cache_by, watch).decode()
+    except DamagedImages as error:
+        return error.found
+    return []
 
 
 class PackedBatches(BatchSource):

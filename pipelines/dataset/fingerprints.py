@@ -2,8 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import monotonic
@@ -12,9 +15,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.dataset.damaged import Found, report
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.images import open_image, place_of
-from pipelines.system.errors import UserError
+from pipelines.dataset.images import FOLDER, FORBIDDEN, MISSING, UnreadableImage, open_image
 from pipelines.system.files import CHUNK_BYTES, atomic_file, only_one
 from pipelines.system.processes import in_processes
 from pipelines.system.watch import Watch, unwatched
@@ -26,25 +29,38 @@ TASK_IMAGES = 16  # given to a thread at once: with small files the hand-over wo
 BLOCK_IMAGES = 1024  # in memory at once, whatever the size of the table
 CHUNK_IMAGES = 256  # decoded by a process at once, to check them
 Entries = npt.NDArray[np.void]
+Marks = npt.NDArray[np.uint64]
 
 
-def fingerprints(images: ImageSet, watch: Watch = unwatched) -> npt.NDArray[np.uint64]:
+def fingerprints(images: ImageSet, watch: Watch = unwatched) -> Marks:
     """Return a fingerprint of the bytes of each image, uint64 (N,).
 
     A fingerprint is a BLAKE2b hash of 8 bytes: the chance that any two of a million different images share one is about
     3e-8. They are kept for all images that are `cached_together`, in `cache/<name>-fingerprints.npz`; a file of the
     same size and modification time is not read again. An interrupted call continues where it stopped. Raises
-    `UserError` for an image that is missing or cannot be read.
+    `UserError` for all images that are missing or cannot be read.
     """
+    marks, bad = readable_fingerprints(images, watch)
+    if bad:
+        raise report(images, bad)
+    return marks
+
+
+def readable_fingerprints(images: ImageSet, watch: Watch = unwatched) -> tuple[Marks, list[Found]]:
+    """Return what `fingerprints` returns, and the images that cannot be read; their fingerprints mean nothing."""
     whole = images.cached_together
     file = images.cache / f"{images.cache_name}-fingerprints.npz"
-    recorded, entries = _load(file), _without_fingerprints(whole)
+    recorded, (entries, bad) = _load(file), _without_fingerprints(whole)
     known = _fill_in(entries, recorded)
-    unread = np.flatnonzero(~known)
+    known[[*bad]] = False
+    unread = np.setdiff1d(np.flatnonzero(~known), [*bad])
     pool, saved = ThreadPoolExecutor(), monotonic()
     try:
         if len(unread):
             for place, fingerprint in watch(_read(whole, unread, pool), "reading", len(unread), "images"):
+                if isinstance(fingerprint, str):
+                    bad[place] = fingerprint
+                    continue
                 entries["fingerprint"][place] = fingerprint
                 known[place] = True
                 if monotonic() - saved > SAVE_SECONDS:
@@ -53,13 +69,26 @@ def fingerprints(images: ImageSet, watch: Watch = unwatched) -> npt.NDArray[np.u
     finally:
         pool.shutdown(cancel_futures=True)
         _save(file, entries[known], recorded)
-    return entries["fingerprint"].astype(np.uint64)[images.places]
+    rows = zip(images.rows.index.tolist(), images.places.tolist(), strict=True)
+    found = [(index, bad[place]) for index, place in rows if place in bad] if bad else []
+    return entries["fingerprint"].astype(np.uint64)[images.places], found
 
 
-def images_digest(images: ImageSet, watch: Watch = unwatched) -> str:
-    """Return a digest of the bytes of all images of the split table, in its order.  Raises as `fingerprints` does."""
-    parts = (part for part in (images.part(test=False), images.part(test=True)) if len(part))
+def images_digest(images: ImageSet, watch: Watch = unwatched, test: bool = True) -> str:
+    """Return a digest of the bytes of all labelled images of the split table, and all test images if `test`.
+
+    It depends on the order of the table.  Raises as `fingerprints` does.
+    """
+    parts = [part for part in (images.part(test=False), images.part(test=True)) if len(part)][: 2 if test else 1]
     return hashlib.sha256(b"".join(fingerprints(part, watch).astype("<u8").tobytes() for part in parts)).hexdigest()
+
+
+def note_changed_pixels(trained: Mapping[str, Any], images: ImageSet, run: str, watch: Watch = unwatched) -> str:
+    """Return a note if labelled images have other bytes than when `run` was trained, by its note `trained`."""
+    then = trained.get("labelled images")  # absent in the notes of older versions
+    if then in (None, images_digest(images, watch, test=False)):
+        return ""
+    return f"Note: labelled images have other contents than when {run} was trained; its scores are of the earlier ones."
 
 
 def _load(file: Path) -> Entries:
@@ -84,18 +113,19 @@ def _save(file: Path, entries: Entries, recorded: Entries) -> Entries:
     return entries
 
 
-def _without_fingerprints(images: ImageSet) -> Entries:
-    """Return an entry for each image, with everything but its fingerprint."""
-    entries = np.zeros(len(images), ENTRY)
+def _without_fingerprints(images: ImageSet) -> tuple[Entries, dict[int, str]]:
+    """Return an entry for each image, with everything but its fingerprint; and the problems of unreadable ones."""
+    entries, bad = np.zeros(len(images), ENTRY), {}
     paths, sizes, modified = entries["path"], entries["size"], entries["modified"]
     for place, path in enumerate(images.rows["path"]):
         try:
             # Before the file is read: if it changes meanwhile, it differs from its entry and is read again next time.
             status = os.stat(f"{images.raw}/{path}")  # noqa: PTH116 - pathlib takes twice as long for 300,000 files
         except OSError as error:
-            raise _unreadable(images, place, error) from None
+            bad[place] = _problem(error)
+            continue
         paths[place], sizes[place], modified[place] = fingerprint_of(path.encode()), status.st_size, status.st_mtime_ns
-    return entries
+    return entries, bad
 
 
 def _fill_in(entries: Entries, recorded: Entries) -> npt.NDArray[np.bool_]:
@@ -110,16 +140,16 @@ def _fill_in(entries: Entries, recorded: Entries) -> npt.NDArray[np.bool_]:
     return known
 
 
-def _read(images: ImageSet, places: npt.NDArray[np.intp], pool: ThreadPoolExecutor) -> Iterator[tuple[int, int]]:
-    """Yield place and fingerprint of the images at `places`, in their order."""
+def _read(images: ImageSet, places: npt.NDArray[np.intp], pool: ThreadPoolExecutor) -> Iterator[tuple[int, int | str]]:
+    """Yield place and fingerprint, or the problem, of the images at `places`, in their order."""
 
-    def read(task: list[tuple[int, str]]) -> list[tuple[int, int]]:
-        found = []
+    def read(task: list[tuple[int, str]]) -> list[tuple[int, int | str]]:
+        found: list[tuple[int, int | str]] = []
         for place, path in task:
             try:
                 found.append((place, _fingerprint_of_file(f"{images.raw}/{path}")))
             except OSError as error:
-                raise _unreadable(images, place, error) from None
+                found.append((place, _problem(error)))
         return found
 
     for start in range(0, len(places), BLOCK_IMAGES):
@@ -142,22 +172,23 @@ def fingerprint_of(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def _unreadable(images: ImageSet, place: int, error: OSError) -> UserError:
-    row: Any = next(images.rows.iloc[[place]].itertuples())
-    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-    problem = "the file is missing" if missing else error.strerror or type(error).__name__
-    return UserError(
-        f"{images.raw / row.path} ({place_of(row)}) cannot be read: {problem}. Put the right file there. For a "
-        "labelled image you can also remove its row from the labels CSV and split again."
-    )
+def _problem(error: OSError) -> str:
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return MISSING
+        case IsADirectoryError():
+            return FOLDER
+        case PermissionError():
+            return FORBIDDEN
+    raise error  # a fault of the disk, not of this file
 
 
-def check_decodable(images: ImageSet, watch: Watch = unwatched) -> None:
-    """Decode each image before training starts. Raises `UserError` for the first one that cannot be decoded.
+def undecodable(images: ImageSet, watch: Watch = unwatched) -> list[Found]:
+    """Return the images that cannot be decoded, each by its row and with the problem.
 
     The fingerprints of decoded images are kept in `cache/<name>-decodable.npy`: the same bytes are not decoded again.
     """
-    marks = fingerprints(images, watch)
+    marks, bad = readable_fingerprints(images, watch)
     record = images.cache / f"{images.cache_name}-decodable.npy"
     try:
         with open(record, "rb") as file:
@@ -166,17 +197,45 @@ def check_decodable(images: ImageSet, watch: Watch = unwatched) -> None:
             raise ValueError(f"fingerprints of the type {known.dtype}")
     except Exception:  # missing or damaged, for which numpy raises many exception types: try all images
         known = np.zeros(0, dtype=np.uint64)
-    unknown = images.rows[~np.isin(marks, known)]
-    if unknown.empty:
-        return
-    items = [(f"{images.raw}/{row.path}", place_of(row)) for row in unknown.itertuples()]
+    untried = ~np.isin(marks, known) & ~np.isin(images.rows.index, [index for index, _ in bad])
+    if not untried.any():
+        return bad
+    paths = [f"{images.raw}/{path}" for path in images.rows["path"][untried]]
+    items = list(zip(images.rows.index[untried].tolist(), paths, strict=True))
     work = [items[start : start + CHUNK_IMAGES] for start in range(0, len(items), CHUNK_IMAGES)]
-    for _ in in_processes(_decode, work, len(work), watch, "checking", f"x {CHUNK_IMAGES} photos"):
-        pass
-    with atomic_file(record) as partial, open(partial, "wb") as file:
-        np.save(file, np.union1d(known, marks))
+    decode_all = partial(_decode, images.data.white)
+    for problems in in_processes(decode_all, work, len(work), watch, "checking", f"x {CHUNK_IMAGES} photos"):
+        bad += problems
+    good = marks[~np.isin(images.rows.index, [index for index, _ in bad])]
+    with atomic_file(record) as partly, open(partly, "wb") as file:
+        np.save(file, np.union1d(known, good))
+    return bad
 
 
-def _decode(items: list[tuple[str, str]]) -> None:
-    for path, place in items:
-        open_image(Path(path), place)
+def check_decodable(images: ImageSet, watch: Watch = unwatched) -> None:
+    """Decode each image before training starts. Raises `UserError` for all that cannot be decoded."""
+    if bad := undecodable(images, watch):
+        raise report(images, bad)
+
+
+@contextmanager
+def all_listed(images: ImageSet, watch: Watch = unwatched) -> Iterator[None]:
+    """Turn the block's error about one image into one about all that are `cached_together` with `images`."""
+    failure = None
+    try:
+        yield
+    except UnreadableImage as error:
+        failure = copy(error)  # its traceback would keep the block's frames, and so workers, alive
+    if failure:
+        bad = undecodable(images.cached_together, watch)
+        raise report(images, bad) if bad else failure
+
+
+def _decode(white: int, items: list[tuple[int, str]]) -> list[Found]:
+    bad = []
+    for index, path in items:
+        try:
+            open_image(Path(path), "", white)
+        except UnreadableImage as error:
+            bad.append((index, error.problem))
+    return bad

@@ -3,12 +3,27 @@
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from pipelines.system.errors import UserError, did_you_mean, shown
+from pipelines.system.errors import UserError, did_you_mean, listed, refuse, shown
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+IMAGE_EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+
+JUNK = ("__MACOSX", "@eaDir")  # folders of previews and the like, which macOS and Synology make
+_CONVERT = "This format is not read. Convert them to PNG with a tool of that format, each to a file of its own name."
+_UNPACK = "Unpack these archives there."
+KINDS_OF_FILES = {
+    **dict.fromkeys((".dcm", ".dicom", ".nii", ".gz", ".mha", ".nrrd", ".heic", ".heif", ".svg", ".psd"), _CONVERT),
+    **dict.fromkeys((".jp2", ".j2k", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".tga", ".exr", ".hdr"), _CONVERT),
+    **dict.fromkeys((".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".tfrec", ".tfrecord", ".parquet"), _CONVERT),
+    **dict.fromkeys((".zip", ".7z", ".tar", ".tgz", ".rar", ".bz2", ".xz"), _UNPACK),
+    "": "If these are images, add the extension of their format to each name, such as .png or .jpg.",
+}
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -28,6 +43,11 @@ def without_extension(name: str) -> str:
     return stem if dot + extension.lower() in IMAGE_EXTENSIONS else name
 
 
+def file_name(path: str) -> str:
+    """Return the last part of a POSIX path."""
+    return path.rpartition("/")[2]
+
+
 def posix(folder: str) -> str:
     """Return `train/` and `./train` as `train`, and the raw folder itself as an empty string."""
     path = PurePosixPath(folder).as_posix()
@@ -45,25 +65,37 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
         names = sorted(entry.name for entry in raw.iterdir() if entry.is_dir())
         there = f"{raw} has the folders: {', '.join(map(shown, names)) or 'none'}."
         raise UserError(f"There is no folder {raw / top}, which {key} names.{did_you_mean(top, names)} {there}")
-    images, pending = [], [top and f"{top}/"]
+    images: list[str] = []
+    broken: list[str] = []
+    pending = [top and f"{top}/"]
     while pending:
         prefix = pending.pop()
         with os.scandir(f"{raw}/{prefix}") as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name in JUNK:
                     continue
                 if entry.is_dir():
                     pending.append(f"{prefix}{entry.name}/")
                 elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
-                    if not entry.is_file():
-                        raise UserError(f"{shown(entry.path)} is a broken link. Correct or remove it.")
-                    images.append(prefix + entry.name)
+                    (images if entry.is_file() else broken).append(prefix + entry.name)
+    refuse(f"{raw / top}: broken links", sorted(broken), "Correct or remove them.")
     try:
         "".join(images).encode()
     except UnicodeEncodeError:
-        name = next(image for image in images if re.search("[\ud800-\udfff]", image))
-        raise UserError(f"{raw}: the file name {name!r} is not UTF-8. Rename it.") from None
+        names = sorted(ascii(image) for image in images if re.search("[\ud800-\udfff]", image))
+        raise UserError(f"{raw}: file names that are not UTF-8, {listed(names)}. Rename them.") from None
     return sorted(images)
+
+
+def no_images(raw: Path, folder: str, key: str) -> str:
+    """Return the message that `raw/folder`, which the setting `key` names, has no images: what it holds instead."""
+    top = raw / posix(folder)
+    kinds = Counter(Path(name).suffix.lower() for _, _, names in os.walk(top) for name in names if name[0] != ".")
+    counts = [f"{count:,} {f'{kind} files' if kind else 'files without an extension'}" for kind, count in kinds.items()]
+    remedy = f"Set {key} to the folder of the images."
+    if kinds:
+        remedy = KINDS_OF_FILES.get(max(kinds, key=lambda kind: kinds[kind]), remedy)
+    return f"{top} holds no images: {', '.join(counts[:5]) or 'no files'}. {remedy}"
 
 
 def images_by_id(ids: Iterable[str], images: Sequence[str], folder: str) -> dict[str, list[str]]:
@@ -74,7 +106,7 @@ def images_by_id(ids: Iterable[str], images: Sequence[str], folder: str) -> dict
     """
     top = posix(folder)
     below = len(top) + 1 if top else 0
-    cuts: list[Callable[[str], str]] = [str, lambda image: image[below:], lambda image: image.rpartition("/")[2]]
+    cuts: list[Callable[[str], str]] = [str, lambda image: image[below:], file_name]
     forms: list[Callable[[str], str]] = [*cuts, *(lambda image, cut=cut: without_extension(cut(image)) for cut in cuts)]
     pending = {normal(identifier) for identifier in ids}
     found: dict[str, list[str]] = {}

@@ -1,5 +1,7 @@
 """Some rows of a split table together with the folders of their images and caches."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipelines.dataset.images import describe_image, holds_deep
 from pipelines.dataset.splits import read_split_csv
 from pipelines.dataset.submission import class_list
 from pipelines.settings.layout import Layout
-from pipelines.settings.schema import Settings
+from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import UserError
 
 TEST, LABELLED = "test", "labelled"  # the two sets of images that are cached
+SAMPLE = 16  # images whose headers tell whether a set has values of more than 8 bits
+DESCRIBED = 64  # images whose values are described
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class ImageSet:
     """Selected `rows` of a split `table`, with their index in it, all labelled or all test.
 
     raw: the folder that paths start from. cache: the folder of decoded images and features. classes: in the order of
-    the network's outputs; empty where no labels are needed.
+    the network's outputs; empty where no labels are needed. data: how values become pixels, and what messages advise
+    together with `layout` and `split_command`.
     """
 
     table: pd.DataFrame
@@ -30,6 +36,9 @@ class ImageSet:
     raw: Path
     cache: Path
     classes: list[str] = field(default_factory=list)
+    data: DataSettings = field(default_factory=DataSettings)
+    layout: Layout | None = None
+    split_command: str = "make split"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,6 +70,33 @@ class ImageSet:
         return self.cached_together.rows.index.get_indexer(self.rows.index).astype(np.int64)
 
     @property
+    def value_rule(self) -> str:
+        """A text that is part of the key of what is computed from pixels; empty for a set of plain 8-bit images."""
+        deep = self.data.white or any(map(holds_deep, self.cached_together.sample(SAMPLE)))
+        return f"values-2 {self.data.white}" if deep else ""
+
+    def sample(self, most: int) -> list[Path]:
+        """Return the files of at most `most` of the images, spread over the rows."""
+        paths = self.rows["path"]
+        return [
+            self.raw / path for path in paths.iloc[np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)]
+        ]
+
+    def note_whites(self) -> str:
+        """Return a note if images of more than 8 bits have different whites by their own rule; else an empty text."""
+        if self.data.white or not self.value_rule:
+            return ""
+        described = [describe_image(path, path.name) for path in self.sample(DESCRIBED)]
+        counts = sorted(Counter(each.white for each in described if each.bits > 8).items())
+        if len(counts) < 2:
+            return ""
+        whites = ", ".join(f"{white:,} in {count:,}" for white, count in counts)
+        return (
+            f"Note: of {len(described):,} images, the value of white is {whites}: each image is scaled by its own "
+            f'values. If all share one scale, name it: SET="data.white={counts[-1][0]}"'
+        )
+
+    @property
     def is_test(self) -> bool:
         return bool((self.rows["split"] == "test").all())
 
@@ -85,12 +121,23 @@ class ImageSet:
         return self.select(labelled[~valid]), self.select(labelled[valid])
 
 
-def open_images(settings: Settings, layout: Layout, table: pd.DataFrame) -> ImageSet:
+def all_images(
+    settings: Settings,
+    layout: Layout,
+    table: pd.DataFrame,
+    split_command: str,
+    classes: Sequence[str] = (),
+) -> ImageSet:
+    """Return the images of all rows of the split `table`. split_command: what messages advise to split again."""
+    return ImageSet(table, table, layout.raw, layout.cache, list(classes), settings.data, layout, split_command)
+
+
+def open_images(settings: Settings, layout: Layout, table: pd.DataFrame, split_command: str = "make split") -> ImageSet:
     """Return the labelled images of the split `table`. Raises `UserError` if the sample submission does not fit."""
-    images = ImageSet(table, table, layout.raw, layout.cache).part(test=False)
+    images = all_images(settings, layout, table, split_command).part(test=False)
     return replace(images, classes=class_list(images.rows["label"].tolist(), settings, layout.raw))
 
 
 def read_images(settings: Settings, layout: Layout, split_command: str) -> ImageSet:
     """Return `open_images` of split.csv. Raises `UserError`, with `split_command`, if it is missing."""
-    return open_images(settings, layout, read_split_csv(layout.split_csv, split_command))
+    return open_images(settings, layout, read_split_csv(layout.split_csv, split_command), split_command)

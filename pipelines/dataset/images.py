@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from pipelines.dataset.depth import Depth, depth_of, strips, to_8_bits, white_of
 from pipelines.system.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
@@ -21,10 +23,23 @@ Box = tuple[float, float, float, float]
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
 TURNS = {value: Image.Transpose[turn] for value, turn in enumerate(_TURNS, start=2)}
 # Pillow reads more formats, but would start Ghostscript for a PostScript file named .jpg.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM")
+MISSING, FOLDER, FORBIDDEN = "the file is missing", "it is a folder", "you may not read it (chmod u+r)"
 MAX_PIXELS = 89_478_485  # Pillow's own limit; decoding so many takes about a gigabyte (1.4 for WebP)
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
-STRIP_PIXELS = 1 << 20  # converted at once where a conversion makes several copies
+# First bytes, their place and a name, of files that are taken for images.
+OTHERS = (
+    (b"%PDF", 0, "it is a PDF; convert it to PNG"),
+    (b"PK\x03\x04", 0, "it is a zip archive"),
+    (b"8BPS", 0, "it is a Photoshop file; convert it to PNG"),
+    (b"DICM", 128, "it is a DICOM file; convert it to PNG"),
+    (b"ftyphei", 4, "it is a HEIC photo; convert it to JPEG"),
+    (b"ftypmif1", 4, "it is a HEIC photo; convert it to JPEG"),
+    (b"\x00\x00\x00\x0cjP  ", 0, "it is a JPEG 2000; convert it to PNG"),
+    (b"\x93NUMPY", 0, "it is a NumPy array; convert it to PNG"),
+    (b"version https://git-lfs", 0, "it is only a pointer of Git LFS; get the files with: git lfs pull"),
+    (b"%!PS", 0, "it is a PostScript file; convert it to PNG"),
+)
 
 
 @contextmanager
@@ -39,54 +54,131 @@ def settled_warnings() -> Iterator[None]:
         yield
 
 
-def open_image(path: Path, place: str) -> Image.Image:
-    """Return the image in `path`, upright, RGB, 8 bits. Raises `UserError` with `place`, the row that names it."""
+class UnreadableImage(UserError):
+    """An image file that cannot be decoded: its `path`, the `place` that names it, and the `problem`."""
+
+    def __init__(self, path: Path, place: str, problem: str) -> None:
+        text = f"{path} ({place}) cannot be read as an image: {problem}."
+        super().__init__(f"{text} Replace the file; or leave the image out, and split again.")
+        self.path, self.place, self.problem = path, place, problem
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it passes between processes
+        return UnreadableImage, (self.path, self.place, self.problem)
+
+
+@dataclass(frozen=True)
+class Described:
+    """Facts about one image file: as stored, not as converted.
+
+    bits: of a value. minimum, maximum: of all values; of colours of 16 bits, about. white: the value that becomes 255.
+    frames: more than 1 for an animation, whose first picture is used.
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    bits: int
+    minimum: int
+    maximum: int
+    white: int
+    frames: int
+
+
+def open_image(path: Path, place: str, white: int = 0) -> Image.Image:
+    """Return the image in `path`, upright, RGB, 8 bits. Raises `UserError` with `place`, the row that names it.
+
+    white: `data.white`, the value of images of more than 8 bits that becomes white; 0: by each image's own rule.
+    """
     with settled_warnings():
-        return decode(path, place)
+        return decode(path, place, white)
 
 
-def decode(path: Path, place: str) -> Image.Image:
+def decode(path: Path, place: str, white: int = 0) -> Image.Image:
     """Return what `open_image` returns; for use inside `settled_warnings`."""
+    with _opened(path, place) as (image, depth):
+        return _to_rgb(_upright(to_8_bits(image, depth, white)))
+
+
+def describe_image(path: Path, place: str, white: int = 0) -> Described:
+    """Return facts about the image in `path`. Raises as `open_image` does."""
+    with settled_warnings(), _opened(path, place) as (image, depth):
+        plain = image if image.mode.startswith("I") or not depth.is_deep else image.convert("RGB")
+        values = np.asarray(plain if plain.mode != "P" else plain.convert("RGB"))
+        lowest, largest = int(values.min()), int(values.max())
+        used = 255
+        if depth.is_deep and depth.colours:
+            to_8_bits(image, depth, white)
+            lowest, largest, used = lowest * 257, largest * 257, 65535
+        elif depth.is_deep:
+            lowest, largest = (round(value * depth.maxval / 65535) for value in (lowest, largest))
+            used = white_of(image, depth, white)
+        frames = getattr(image, "n_frames", 1)
+        size = image.size
+        return Described(image.format or "", *size, image.mode, depth.bits, lowest, largest, used, frames)
+
+
+@contextmanager
+def _opened(path: Path, place: str) -> Iterator[tuple[Image.Image, Depth]]:
+    """Yield the loaded image and its depth. Any error, also of the block, becomes an `UnreadableImage`."""
+    head = b""
     try:
         with open(path, "rb", buffering=0) as file:  # one read: Pillow's small reads take a tenth of the time
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes, the limit")
             content = io.BytesIO(file.read())
+        head = content.getvalue()
         with Image.open(content, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            _check_depth(image)
+            depth = depth_of(image, head)
             image.load()
-            return _to_rgb(_upright(image))
+            yield image, depth
+            return
     except FileNotFoundError:
-        problem = "the file is missing"
+        problem = MISSING
+    except IsADirectoryError:
+        problem = FOLDER
+    except PermissionError:
+        problem = FORBIDDEN
     except UnidentifiedImageError:
-        problem = f"it is none of {', '.join(FORMATS)}"
+        problem = what_it_is(head) or f"it is none of {', '.join(FORMATS)}"
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         problem = f"it is larger than {MAX_PIXELS:,} pixels, the limit; scale it down"
     except Exception as error:  # for damage Pillow raises a dozen types, from SyntaxError to struct.error
         problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    raise UserError(
-        f"{path} ({place}) cannot be read as an image: {problem}. Replace the file; or, if the image is labelled, "
-        "remove its row from the labels CSV and split again."
-    )
+        problem = "the file is cut short" if "truncated" in problem.lower() else problem
+    raise UnreadableImage(path, place, problem)
+
+
+def what_it_is(head: bytes) -> str:
+    """Return what a file that is no image is instead, by its first bytes; empty if they tell nothing."""
+    if not head:
+        return "the file is empty"
+    if not head.strip(b"\0"):
+        return "it holds only zero bytes"
+    text = head[:1024].lstrip().lower()
+    if text.startswith((b"<", b"\xef\xbb\xbf<")):
+        return "it is an SVG drawing; convert it to PNG" if b"<svg" in text else "it is a web page, not an image"
+    return next((what for start, at, what in OTHERS if head[at : at + len(start)] == start), "")
+
+
+def holds_deep(path: Path) -> bool:
+    """Return whether the image in `path` has more than 8 bits a value, by its header; False if it cannot be read."""
+    try:
+        with settled_warnings(), open(path, "rb") as file:
+            head = file.read(32)
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                return depth_of(image, head).is_deep
+    except Exception:  # see `_opened`; decoding reports it
+        return False
 
 
 def shorter_side(path: Path) -> int:
     """Return the shorter side, in pixels, of an image that was decoded before; only its header is read."""
     with settled_warnings(), Image.open(path, formats=FORMATS) as image:
         return min(image.size)
-
-
-def _check_depth(image: Image.Image) -> None:
-    """Raise `ValueError` for greys whose white value Pillow does not tell: all but 8 and plain 16 bits."""
-    if image.mode == "F":
-        raise ValueError("its greys are floating-point numbers; save it with 8 or 16 bits a channel")
-    if image.format == "TIFF" and image.mode.startswith("I"):
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        bits, white, signed = tags.get(258), tags.get(262) == 0, tags.get(339, (1,)) != (1,)
-        if bits != (16,) or white or signed:
-            raise ValueError("its greys are not plain 16-bit ones; save it with 8 or 16 bits a channel")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -99,30 +191,15 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 instead of scaling
-        values = np.asarray(image)
-        pixels = np.empty(values.shape, np.uint8)
-        for top, bottom in _strips(image):
-            greys = values[top:bottom].astype(np.float64)
-            pixels[top:bottom] = (greys / 257).clip(0, 255).round()
-            pixels[top:bottom][greys == image.info.get("transparency", -1)] = 255
-        image = Image.fromarray(pixels)
     if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA", "PA"):  # transparent pixels have arbitrary colours: show them as white
         shown = Image.new("RGB", image.size)
-        for top, bottom in _strips(image):
+        for top, bottom in strips(image):
             strip = image.crop((0, top, image.width, bottom)).convert("RGBA")
             shown.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
         return shown
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[int, int]]:
-    """Yield the first row and the end of each strip of `image` of about STRIP_PIXELS."""
-    rows = max(STRIP_PIXELS // image.width, 1)
-    for top in range(0, image.height, rows):
-        yield top, min(top + rows, image.height)
 
 
 def fit(image: Image.Image, size: int, resize: int) -> Pixels:

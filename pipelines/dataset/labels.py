@@ -1,91 +1,184 @@
 """The labelled rows and the test rows of a competition: each image with its id."""
 
+import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipelines.dataset.image_paths import image_files, images_by_id, natural_key, normal, posix, without_extension
-from pipelines.dataset.tables import find_column, read_csv
+from pipelines.dataset.class_folders import labels_of
+from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_labels, id_columns
+from pipelines.dataset.image_paths import (
+    image_files,
+    images_by_id,
+    natural_key,
+    no_images,
+    normal,
+    posix,
+    without_extension,
+)
+from pipelines.dataset.tables import Note, find_column, index_columns, read_listing, silent
 from pipelines.settings.schema import DataSettings, SplitSettings
-from pipelines.system.errors import UserError, did_you_mean, quoted, shown
+from pipelines.system.errors import UserError, did_you_mean, quoted, refuse, shown
 
 
-def labelled_rows(raw: Path, data: DataSettings, split: SplitSettings, test_paths: Iterable[str] = ()) -> pd.DataFrame:
+def labelled_rows(
+    raw: Path, data: DataSettings, split: SplitSettings, test_paths: Iterable[str] = (), note: Note = silent
+) -> pd.DataFrame:
     """Return the labelled images: `id`, `path` (POSIX, relative to `raw`), `label`, and `group` (empty without groups).
 
     With a labels CSV, rows and ids are those of the CSV. Without one, each folder in `train_images` is a class, an id
     is the path below `train_images`, and the rows are in natural order. `test_paths`, the images of the test set, may
-    be in the same folder, but must not be labelled. Raises `UserError`, with file and line, for anything missing,
-    empty, repeated or ambiguous.
+    be in the same folder, but must not be labelled. `note` is told which columns were taken, and how ids were matched.
+    Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
     images = image_files(raw, data.train_images, "data.train_images")
-    rows = (_listed_rows if data.labels else _class_folder_rows)(raw, data, split, images)
+    if not images:
+        raise UserError(no_images(raw, data.train_images, "data.train_images"))
+    images_of = _listed_rows if data.labels else _class_folder_rows
+    rows = images_of(raw, data, split, images, note)
     labelled, tested = set(rows["path"].tolist()), set(test_paths)
     both = sorted(labelled & tested, key=natural_key)
-    _refuse(f"{raw}: images both labelled and in the test set", both, "Check data.labels, test_table and test_images.")
+    source = data.labels or f"the class folders of {data.train_images}"
+    listed = data.test_table or data.sample_submission or f"the folder {data.test_images}"
+    keys = f"data.{'labels' if data.labels else 'train_images'} and data."
+    keys += "test_table" if data.test_table else "sample_submission" if data.sample_submission else "test_images"
+    remedy = f"They are in {source} and in {listed}: remove them from one of the two, or correct {keys}."
+    refuse(f"{raw}: images both labelled and in the test set", both, remedy)
     unlabelled = [image for image in images if image not in labelled and image not in tested]
     remedy = f"Label or remove them; if they are test images, list them in data.test_table, now {data.test_table!r}."
-    _refuse(f"{raw / data.train_images}: images without a label in {data.labels}", unlabelled, remedy)
+    refuse(f"{raw / data.train_images}: images without a label in {data.labels}", unlabelled, remedy)
     return rows
 
 
-def _listed_rows(raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str]) -> pd.DataFrame:
-    path = _listing(raw, data.labels, "data.labels")
-    table = read_csv(path)
-    ids = find_column(table, path, data.id_column, 0)
-    labels = find_column(table, path, data.label_column, 1)
-    if ids.name == labels.name:
-        raise UserError(f"{path}: column {ids.name!r} is both data.id_column and data.label_column. Change one.")
+def _listed_rows(
+    raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
+) -> pd.DataFrame:
+    path, folder = (
+        _listing(raw, data.labels, "data.labels"),
+        ImageFolder(raw, data.train_images, "data.train_images", images),
+    )
+    table = read_listing(path, note)
+    listing = choose_ids(path, table, data.id_column, folder, 2)
+    labels = choose_labels(listing, data, folder)
     _refuse_empty(path, "label", labels)
-    files = _one_image_each(path, ids, images, data.train_images)
-    _refuse_repeated(path, ids, labels, files)
-    rows = pd.DataFrame({"id": ids, "path": files, "label": labels, "group": ""})
+    files = _one_image_each(listing, folder, "Put these images there, or remove these rows.", note)
+    _refuse_repeated(path, listing.ids, labels, files)
+    rows = pd.DataFrame({"id": listing.ids, "path": files, "label": labels, "group": ""})
     if split.group_column:
-        rows["group"] = find_column(table, path, split.group_column, 0)
+        rows["group"] = find_column(table, path, split.group_column, 0, "split.group_column")
         _refuse_empty(path, f"group (column {split.group_column!r})", rows["group"])
+    choice = "" if data.id_column and data.label_column else " (to choose others: data.id_column, data.label_column)"
+    note(f"Labels: column {shown(str(labels.name))!r} by {listing.source}{choice}.")
     return rows.reset_index(drop=True)
 
 
-def _class_folder_rows(raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str]) -> pd.DataFrame:
-    folder = raw / data.train_images
+def _class_folder_rows(
+    raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
+) -> pd.DataFrame:
     if split.group_column:
         raise UserError(f"split.group_column is {split.group_column!r}, a column of data.labels, which names no CSV.")
-    if not images:
-        raise UserError(f"{folder} holds no images. Set data.train_images, or download again.")
     ids = _paths_below(images, data.train_images)
-    loose = [identifier for identifier in ids if "/" not in identifier]
-    remedy = "Move each into the folder of its class, or name the labels CSV in data.labels."
-    _refuse(f"{folder}: images beside the class folders", loose, remedy)
     rows = pd.DataFrame({"id": list(ids), "path": list(ids.values())}, dtype=str)
-    return rows.assign(label=[identifier.partition("/")[0] for identifier in ids], group="")
+    return rows.assign(label=labels_of(list(ids), raw, data), group="")
 
 
-def test_rows(raw: Path, data: DataSettings) -> tuple[pd.DataFrame, int]:
+def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.DataFrame, int]:
     """Return the test images, `id` and `path`, and the number of images in their folder that are not listed.
 
-    The ids are those of `test_table`, else of `sample_submission`, in the order of that file. Without both they are
-    all images of `test_images` in natural order; an id is the name without extension, or the path below `test_images`
-    for an image in a subfolder. Without a list and the folder there are no rows. Raises as `labelled_rows` does.
+    The images are those of `test_table`, else of `sample_submission`, in the order of that file; the ids are those of
+    the sample, if there is one. Without both they are all images of `test_images` in natural order; an id is the name
+    without extension, or the path below `test_images` for an image in a subfolder. Without a list and the folder there
+    are no rows. Takes `note`, and raises, as `labelled_rows` does.
     """
-    key = "test_table" if data.test_table else "sample_submission"
-    listing = getattr(data, key)
-    if not listing and not (data.test_images and (raw / data.test_images).is_dir()):
+    if not (data.test_table or data.sample_submission) and not (raw / data.test_images).is_dir():
         return pd.DataFrame({"id": [], "path": []}, dtype=str), 0
     images = image_files(raw, data.test_images, "data.test_images")
-    if not listing:
-        found = _paths_below(images, data.test_images)
-        ids = pd.Series([name if "/" in name else without_extension(name) for name in found], dtype=str)
-        twice, remedy = sorted(set(ids[ids.duplicated()])), "Rename or remove one, or list the ids in data.test_table."
-        _refuse(f"{raw / data.test_images}: two images for one id", twice, remedy)
-        return pd.DataFrame({"id": ids, "path": list(found.values())}, dtype=str), 0
-    path = _listing(raw, listing, f"data.{key}")
-    table = read_csv(path)
-    ids = find_column(table, path, data.id_column if data.id_column in table.columns else "", 0)
-    files = _one_image_each(path, ids, images, data.test_images)
-    _refuse_repeated(path, ids, pd.Series("", index=ids.index), files)
+    if not (data.test_table or data.sample_submission):
+        return _folder_rows(raw, data, images), 0
+    if not images:
+        raise UserError(no_images(raw, data.test_images, "data.test_images"))
+    folder = ImageFolder(raw, data.test_images, "data.test_images", images)
+    sample = _sample(raw, data, folder, note) if data.sample_submission else None
+    if data.test_table:
+        listing, remedy = _test_table(raw, data, folder, note), "Put these images there, or remove these rows."
+    else:
+        assert sample is not None
+        listing, remedy = sample, "A submission needs a row for each: put these images there."
+    files = _one_image_each(listing, folder, remedy, note)
+    _refuse_repeated(listing.path, listing.ids, pd.Series("", index=listing.ids.index), files)
+    ids = listing.ids.tolist()
+    if data.test_table and sample is not None:
+        ids = _sample_ids(listing, files, sample, folder, note)
     unlisted = 0 if posix(data.test_images) == posix(data.train_images) else len(images) - len(files)
-    return pd.DataFrame({"id": ids.tolist(), "path": files}, dtype=str), unlisted
+    return pd.DataFrame({"id": ids, "path": files}, dtype=str), unlisted
+
+
+def _folder_rows(raw: Path, data: DataSettings, images: Sequence[str]) -> pd.DataFrame:
+    found = _paths_below(images, data.test_images)
+    ids = pd.Series([name if "/" in name else without_extension(name) for name in found], dtype=str)
+    twice, remedy = sorted(set(ids[ids.duplicated()])), "Rename or remove one, or list the ids in data.test_table."
+    refuse(f"{raw / data.test_images}: two images for one id", twice, remedy)
+    return pd.DataFrame({"id": ids, "path": list(found.values())}, dtype=str)
+
+
+def _test_table(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) -> Listing:
+    path = _listing(raw, data.test_table, "data.test_table")
+    table = read_listing(path, note)
+    listing = choose_ids(path, table, data.id_column if data.id_column in table.columns else "", folder, 1)
+    if not listing.is_complete:
+        naming = [listing.by(name, folder) for name in id_columns(listing, folder)]
+        if naming and all(each.files == naming[0].files for each in naming):
+            listing = naming[0]
+    note(f"Test images: {listing.source}.")
+    return listing
+
+
+def _sample(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) -> Listing:
+    path = _listing(raw, data.sample_submission, "data.sample_submission")
+    table = read_listing(path, lambda text: note(f"{text} The submission is written with commas, as Kaggle wants."))
+    listing = choose_ids(path, table, table.columns[index_columns(table)], folder, 2)
+    _refuse_empty(path, "id", listing.ids)
+    note(f"{'Ids of the submission' if data.test_table else 'Test images'}: {listing.source}.")
+    return listing
+
+
+def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, folder: ImageFolder, note: Note) -> list[str]:
+    """Return for each row of the test table the id that the sample submission has for its image, or its own.
+
+    The sample may name the images in another form, or by another column of the test table. Raises `UserError` if the
+    sample wants an image that the table lacks.
+    """
+    wanted = sample.ids.tolist()
+    images = sample.files
+    if not any(images):
+        column = next((name for name in listing.others if set(wanted) <= set(listing.table[name].tolist())), "")
+        if column:
+            by_value = dict(zip(listing.table[column].tolist(), files, strict=True))
+            images = [by_value[name] for name in wanted]
+            note(f"The ids of the submission are those of column {shown(column)!r} of {listing.path.name}.")
+    id_of = dict(zip(images, wanted, strict=True))
+    known = set(files)
+    absent = [
+        f"line {line}: {quoted(name)}"
+        for (line, name), image in zip(_by_line(sample.ids), images, strict=True)
+        if image not in known
+    ]
+    remedy = (
+        "A submission needs a row for each. Set data.test_table to the CSV that lists their images, or to an empty "
+        f"text to find them in {folder.path} by these ids."
+    )
+    refuse(f"{sample.path}: ids that {listing.path.name} has no image for", absent, remedy)
+    result = [id_of.get(file, name) for file, name in zip(files, listing.ids.tolist(), strict=True)]
+    if extra := len(known - set(images)):
+        note(f"Test images that the sample submission does not want: {extra:,}; they are predicted, but not submitted.")
+    twice = sorted({name for name, count in Counter(result).items() if count > 1})
+    refuse(
+        f"{listing.path} and {sample.path}: ids that mean different images in the two", twice, "Correct one of them."
+    )
+    return result
 
 
 def _paths_below(images: Iterable[str], folder: str) -> dict[str, str]:
@@ -96,23 +189,46 @@ def _paths_below(images: Iterable[str], folder: str) -> dict[str, str]:
 
 def _listing(raw: Path, name: str, key: str) -> Path:
     if not (raw / name).is_file():
-        names = sorted(path.name for path in raw.glob("*.csv"))
-        there = f"{raw} has the CSVs: {', '.join(map(shown, names)) or 'none'}."
+        names = sorted(
+            path.relative_to(raw).as_posix() for path in (*raw.glob("*.*"), *raw.glob("*/*.csv")) if path.is_file()
+        )
+        there = f"{raw} has the files: {', '.join(map(shown, names[:30])) or 'none'}."
         raise UserError(f"There is no file {raw / name}, which {key} names.{did_you_mean(name, names)} {there}")
     return raw / name
 
 
-def _one_image_each(path: Path, ids: "pd.Series[str]", images: Sequence[str], folder: str) -> list[str]:
-    """Return the image of each id in the CSV at `path`; raise `UserError` unless each id matches exactly one."""
+def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str, note: Note) -> list[str]:
+    """Return the image of each row of a listing; raise `UserError` unless each id matches exactly one."""
+    path, ids, matches = listing.path, listing.ids, listing.matches
     _refuse_empty(path, "id", ids)
-    found = images_by_id(ids.tolist(), images, folder)
-    matches = [(line, name, found.get(normal(name), [])) for line, name in _by_line(ids)]
-    none = [f"line {line}: {quoted(name)}" for line, name, files in matches if not files]
-    _refuse(f"{path}: ids without an image in {folder}", none, "Download again, or remove these rows.")
-    several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in matches if files[1:]]
-    remedy = "Write the id as a path, or remove the other images."
-    _refuse(f"{path}: ids that match several images", several, remedy)
-    return [file for _, _, (file,) in matches]
+    found = [(line, name, matches.found.get(normal(name), [])) for line, name in _by_line(ids)]
+    none = [f"line {line}: {quoted(name)}" for line, name, files in found if not files]
+    if len(none) == len(ids):
+        remedy = _elsewhere(listing, folder)
+    refuse(f"{path}: ids without an image in {folder.folder}", none, remedy)
+    several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in found if files[1:]]
+    refuse(f"{path}: ids that match several images", several, "Write the id as a path, or remove the other images.")
+    if matches.rule:
+        name, file = ids.iloc[0], found[0][2][0]
+        note(
+            f"Ids of {path.name} are compared {matches.rule} with the names of files: {quoted(name)} is {shown(file)}."
+        )
+    return [file for _, _, (file,) in found]
+
+
+def _elsewhere(listing: Listing, folder: ImageFolder) -> str:
+    """Return what the folder of the images holds, and the setting of the column or folder that fits the ids."""
+    held = f"{folder.path} holds {len(folder.images):,} images, such as {shown(folder.images[0])}."
+    if columns := id_columns(listing, folder):
+        return f"{held} The images are named by {' and '.join(map(shown, columns))}: set data.id_column."
+    everywhere = image_files(folder.raw, "", folder.key)
+    found = images_by_id(listing.ids, everywhere, "")
+    if len(found) == listing.ids.nunique():
+        place = os.path.commonpath([PurePosixPath(image).parent for images in found.values() for image in images])
+        setting = f"{folder.key} = {json.dumps(place or '.', ensure_ascii=False)}"
+        return f"{held} The images of these ids are elsewhere. Set {setting}."
+    column = shown(str(listing.ids.name))
+    return f"{held} Set {folder.key} to another folder, or write the names of files into the column {column}."
 
 
 def _by_line(values: "pd.Series[str]") -> Iterable[tuple[int, str]]:
@@ -130,17 +246,10 @@ def _refuse_repeated(path: Path, ids: "pd.Series[str]", labels: "pd.Series[str]"
             other.append(f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier} it is {quoted(known)}")
         elif line != earlier:
             same.append(f"line {line}: {quoted(name)}, first on line {earlier}")
-    _refuse(f"{path}: images with two different labels", other, "Remove the rows with the wrong label.")
-    _refuse(f"{path}: images listed twice", same, "Remove the second rows.")
+    refuse(f"{path}: images with two different labels", other, "Remove the rows with the wrong label.")
+    refuse(f"{path}: images listed twice", same, "Remove the second rows.")
 
 
 def _refuse_empty(path: Path, what: str, values: "pd.Series[str]") -> None:
     cases = [f"line {line}" for line in values.index[values == ""]]
-    _refuse(f"{path}: rows with an empty {what}", cases, "Fill it in, or remove these rows.")
-
-
-def _refuse(problem: str, cases: Sequence[str], remedy: str) -> None:
-    """Raise `UserError` with the number of `cases` and the first three; do nothing if there are none."""
-    if cases:
-        first = "; ".join(map(shown, cases[:3])) + ("; …" if len(cases) > 3 else "")
-        raise UserError(f"{problem}, {len(cases)} in all: {first}. {remedy}")
+    refuse(f"{path}: rows with an empty {what}", cases, "Fill it in, or remove these rows.")

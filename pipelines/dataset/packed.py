@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dataset.images import Pixels, decode, fit, place_of, settled_warnings
+from pipelines.dataset.images import Pixels, UnreadableImage, decode, fit, place_of, settled_warnings
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one, partial_name
 from pipelines.system.processes import in_processes
@@ -40,9 +40,10 @@ Chunk = tuple[int, list[tuple[str, str]]]  # images that a process decodes: numb
 class PackedImages:
     """The file of all images that are `cached_together` with some images; they are decoded on first use.
 
-    Its path is `cache/<name>-<size>px-<key>.npy`. The key covers every path and, for `by` "time", the size and
-    modification time of its image or, for "bytes", the fingerprint. So a changed image is decoded again; files with
-    another key are removed. One process at a time decodes a name and size; the others raise `UserError`.
+    Its path is `cache/<name>-<size>px-<key>.npy`. The key covers the rule for values of more than 8 bits, if the images
+    have such, every path and, for `by` "time", the size and modification time of its image or, for "bytes", the
+    fingerprint. So a changed image is decoded again; files with another key are removed. One process at a time decodes
+    a name and size; the others raise `UserError`.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class PackedImages:
         together = images.cached_together
         self.places = images.places  # of `images` in the file, int64 (N,)
         self.rows = together.rows[["id", "path"]]
-        self.raw, self.size, self.watch = images.raw, size, watch
+        self.raw, self.size, self.watch, self.together = images.raw, size, watch, together
         if by == "time":
             marks = _times(self.rows["path"], self.raw)
         else:
-            from pipelines.dataset.fingerprints import fingerprints  # imports pandas: see above
+            from pipelines.dataset.fingerprints import readable_fingerprints  # imports pandas: see above
 
-            marks = map(str, fingerprints(together, watch))
-        digest = hashlib.sha256(f"{FORMAT} {size}\n".encode())
+            marks = map(str, readable_fingerprints(together, watch)[0])  # decoding reports the unreadable ones
+        digest = hashlib.sha256(f"{FORMAT} {size} {together.value_rule}".rstrip().encode() + b"\n")
         for path, mark in zip(self.rows["path"], marks, strict=True):
             digest.update(f"{path}\0{mark}\n".encode())
         self.stem = f"{images.cache_name}-{size}px"
@@ -97,7 +98,7 @@ class PackedImages:
 
         Images that are not decoded yet are decoded by other processes, in order; the function waits for the last one
         requested. When the block ends, all images are decoded. Unlike a memory map, reading does not fill this
-        process's memory. Raises `UserError`, from the function or at the end, for an image that cannot be read.
+        process's memory. Raises `UserError`, from the function or at the end, for images that cannot be read.
         """
         if kept := self.file:
             yield lambda places: self._taken(kept, places)
@@ -137,6 +138,7 @@ class PackedImages:
         """Decode what is not decoded yet, and give the complete file its name.
 
         Yields, at the start and after each chunk, the number of images from the first on that are in the partial file.
+        Raises `UserError` for all images that cannot be decoded, after trying all of them.
         """
         if self.path.exists():
             if not self._has_our_header(self.path):
@@ -154,10 +156,15 @@ class PackedImages:
                 yield ends[0]
                 chunks = (self._chunk(first, end) for first, end in pending)
                 unit = f"x {self._chunk_images()} images"
-                work = partial(_decode_chunk, self.partial, len(self.header), self.size, self.raw)
+                bad: list[tuple[int, str]] = []
+                work = partial(_decode_chunk, self.partial, len(self.header), self.size, self.raw, self.white)
                 with closing(in_processes(work, chunks, len(pending), watch, "decoding", unit)) as finished:
-                    for end, _ in zip(ends[1:], finished, strict=True):
-                        yield end
+                    for end, problems in zip(ends[1:], finished, strict=True):
+                        bad += problems
+                        if not bad:
+                            yield end
+                if bad:
+                    raise self._damaged(bad)
                 for stale in self.path.parent.glob(f"{self.stem}-*.npy"):
                     stale.unlink()
                 os.replace(self.partial, self.path)  # each chunk is already flushed to the disk
@@ -166,6 +173,16 @@ class PackedImages:
                 self.partial.unlink(missing_ok=True)
                 raise
             self.journal.unlink(missing_ok=True)  # another process that finds the finished file may remove it first
+
+    @property
+    def white(self) -> int:
+        return self.together.data.white
+
+    def _damaged(self, bad: list[tuple[int, str]]) -> UserError:
+        """Return the error about images, given by their places in the file."""
+        from pipelines.dataset.damaged import report  # imports pandas: see above
+
+        return report(self.together, [(int(self.rows.index[place]), problem) for place, problem in bad])
 
     def _begin(self) -> list[tuple[int, int]]:
         """Create the partial file, or keep that of a killed process; return first and end of each missing chunk."""
@@ -204,16 +221,25 @@ def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
         try:
             status = os.stat(f"{raw}/{path}")  # noqa: PTH116 - pathlib takes twice as long for 300,000 files
             yield f"{status.st_size}\0{status.st_mtime_ns}"
-        except FileNotFoundError:
+        except OSError:
             yield "missing"  # decoding reports it, with its row
 
 
-def _decode_chunk(unfinished: Path, offset: int, size: int, raw: Path, chunk: Chunk) -> None:
+def _decode_chunk(
+    unfinished: Path, offset: int, size: int, raw: Path, white: int, chunk: Chunk
+) -> list[tuple[int, str]]:
+    """Decode `chunk` into the file `unfinished`; return number and problem of each image that cannot be decoded."""
     first, items = chunk
+    bad = []
     pixels = np.empty((len(items), size, size, 3), np.uint8)
     with settled_warnings():
         for number, (path, place) in enumerate(items):
-            pixels[number] = fit(decode(raw / path, place), size, resize=size)
+            try:
+                pixels[number] = fit(decode(raw / path, place, white), size, resize=size)
+            except UnreadableImage as error:
+                bad.append((first + number, error.problem))
+    if bad:
+        return bad  # unwritten: the images are decoded again when these are replaced
     with open(unfinished, "rb+") as file:
         file.seek(offset + first * pixels[0].nbytes)
         file.write(pixels.data)
@@ -222,3 +248,4 @@ def _decode_chunk(unfinished: Path, offset: int, size: int, raw: Path, chunk: Ch
     with open(unfinished.with_suffix(".journal"), "rb+") as file:
         file.seek(first)
         file.write(b"\1" * len(items))
+    return bad

@@ -1,6 +1,7 @@
 """Photos, decoded and cropped by worker processes; everything else happens per batch on the device."""
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,13 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pipelines.dataset.fingerprints import all_listed
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import Pixels, crop, fit, open_image, place_of, random_crop_box
 from pipelines.dataset.loading import Batch, BatchSource, Loading, evaluation_resize, pinned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.memory import check_room_for_locks
+from pipelines.system.memory import check_room_for_processes
 from pipelines.system.processes import cores
 from pipelines.system.seeds import derive_seed
 
@@ -28,15 +30,16 @@ class PhotoBatches(BatchSource):
 
     def __init__(self, images: ImageSet, loading: Loading, workers: int) -> None:
         super().__init__(images.ids, torch.from_numpy(images.labels), loading)
-        self.order = _EpochOrder(loading, len(images))
+        self.images, self.order = images, _EpochOrder(loading, len(images))
         cut = partial(random_box if loading.training else centre, loading.settings)
         self.loader = make_loader(Photos(images, cut), self.order, workers, keep=workers > 0)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         self.order.epoch = epoch
         finish = self.loading.finisher(len(self), epoch, crop=False)
-        for pixels, positions in decoded(self.loader, self.loading.device):
-            yield finish(pixels, self.labels_at(positions), positions)
+        with all_listed(self.images):
+            for pixels, positions in decoded(self.loader, self.loading.device):
+                yield finish(pixels, self.labels_at(positions), positions)
 
 
 class _EpochOrder(Sampler[list[tuple[int, int]]]):
@@ -74,12 +77,13 @@ class Photos(Dataset[Any]):
         # Arrays of bytes, not Python lists: reference counts would copy those into every worker, page by page.
         self.paths = np.array([path.encode() for path in images.rows["path"]])
         self.places = np.array([place_of(row).encode() for row in images.rows.itertuples()])
-        self.raw, self.cut = images.raw, cut
+        self.raw, self.cut, self.white = images.raw, cut, images.data.white
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, int] | UserError:
         position, epoch = item
         try:
-            photo = open_image(self.raw / self.paths[position].decode(), self.places[position].decode())
+            path, place = self.raw / self.paths[position].decode(), self.places[position].decode()
+            photo = open_image(path, place, self.white)
         except UserError as error:  # returned: torch would bury a raised one in a worker's traceback
             return error
         return self.cut(photo, position, epoch), position
@@ -112,10 +116,10 @@ def make_loader(
 def decoded(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the pixels, uint8, and positions of each batch of `loader`, ready to move to `device`."""
     if loader.num_workers:
-        check_room_for_locks()
+        check_room_for_processes(loader.num_workers)
     for item in loader:
         if isinstance(item, UserError):
-            raise UserError(*item.args)  # not `item`: its traceback would keep this frame, and so the workers, alive
+            raise copy(item)  # not `item`: its traceback would keep this frame, and so the workers, alive
         pixels, positions = item
         # Pinned here: torch's own pinning thread waits forever for a batch whose worker was killed.
         yield pinned(torch.from_numpy(pixels), device), torch.from_numpy(positions)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.dataset.image_paths import normal, without_extension
-from pipelines.dataset.tables import read_csv, write_csv
+from pipelines.dataset.tables import read_csv, read_listing, write_csv
 from pipelines.settings.schema import SplitSettings
 from pipelines.system.errors import UserError, did_you_mean, quoted
 
@@ -169,7 +169,7 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
             f"There is no file {path}, which split.group_file names (relative to the working folder). `make audit` "
             "writes data/<competition>/audit/groups.csv after a first split."
         )
-    table = read_csv(path, strip=False, may_lack_rows=True)  # without rows, each id is its own group
+    table = read_listing(path, strip=False, may_lack_rows=True)  # without rows, each id is its own group
     if missing := [name for name in GROUP_COLUMNS if name not in table]:
         needed = f"It needs the columns {','.join(GROUP_COLUMNS)}; it has: {', '.join(table.columns)}."
         raise UserError(f"{path} (split.group_file) has no column {missing[0]!r}. {needed}")

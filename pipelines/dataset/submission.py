@@ -7,8 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.dataset.tables import find_column, read_csv, table_text
-from pipelines.settings.schema import Settings
+from pipelines.dataset.tables import (
+    find_column,
+    index_columns,
+    read_csv,
+    read_listing,
+    read_table,
+    table_text,
+    without_indexes,
+)
+from pipelines.dataset.vocabulary import check_sample_labels, counted, difference, submitted_labels
+from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import UserError, few, quoted
 
 SUM_TOLERANCE = 1e-4
@@ -18,30 +27,56 @@ PROBABILITY_FORMAT = "%.9g"  # the precision of float32
 def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str]:
     """Return the sorted classes: for probabilities the columns of the sample submission, else the labels that occur.
 
-    Raises `UserError` if the sample submission contradicts the settings, or has no column for a label.
+    Raises `UserError` if the sample submission contradicts the settings, has no column for a label, or has labels that
+    are no classes.
     """
-    occurring = sorted(set(labels))
-    of_labels = settings.competition.submission == "labels"
-    if settings.competition.metric == "log_loss" and of_labels:
-        raise UserError(f"{settings.name}: log loss needs probabilities, competition.submission is labels. Change one.")
-    if not settings.data.sample_submission:
+    data, occurring = settings.data, sorted(set(labels))
+    texts = submitted_labels(data, raw, occurring)
+    if not data.sample_submission:
         return occurring
-    path = raw / settings.data.sample_submission
-    columns = list(read_csv(path).columns[1:])
-    if of_labels and len(columns) != 1:
-        raise UserError(
-            f"{path} has {len(columns) + 1} columns, but a submission of labels has 2: an id and a label. Set "
-            "competition.submission to probabilities if it has one column per class."
-        )
-    if of_labels:
+    path = raw / data.sample_submission
+    sample = read_table(path)
+    columns = list(sample.columns[1:])
+    if settings.competition.submission == "labels":
+        if len(columns) != 1:
+            raise UserError(
+                f"{path} has {len(columns) + 1} columns ({few(list(sample.columns), 5)}), but a submission of labels "
+                "has 2: an id and a label. If these are one column per class, set competition.submission = "
+                '"probabilities".'
+            )
+        table = raw / data.labels if data.labels else None
+        check_sample_labels(path, sample.iloc[:, 1], [texts.get(label, label) for label in occurring], data, table)
         return occurring
-    if missing := sorted(set(occurring) - set(columns)):
-        raise UserError(
-            f"{path}: its columns are not the classes: {len(missing)} of {len(occurring)} labels have none, for "
-            f"example {quoted(missing[0])}; it has {few(columns)}. Set data.label_column to the right column of "
-            f"{settings.data.labels}, or competition.submission to labels."
+    labels_of = {text: label for label, text in texts.items()}
+    classes = [labels_of.get(column, column) for column in columns]
+    if missing := [label for label in occurring if label not in set(classes)]:
+        raise UserError(_no_column(path, missing, occurring, columns, data))
+    return sorted(classes)
+
+
+def _no_column(
+    path: Path, missing: Sequence[str], occurring: Sequence[str], columns: Sequence[str], data: DataSettings
+) -> str:
+    """Return the message that labels have no column in the sample submission at `path`."""
+    if len(columns) == 1:
+        return (
+            f"{path} has one column of values, {quoted(columns[0])}, but a submission of probabilities has a column "
+            'for each class. If it holds a label for each id, set competition.submission = "labels". One probability '
+            "per image, as for the area under the ROC curve, is not supported."
         )
-    return sorted(columns)
+    column = f"data.label_column to the right column of {data.labels}, or " if data.labels else ""
+    mend = (
+        f"Set {column}data.submitted_labels to a CSV of label,answer with a row for each class: its label, its column."
+    )
+    return (
+        f"{path}: its columns are not the classes: {len(missing)} of {len(occurring)} labels have none, for example "
+        f"{few(missing)}; it has {few(columns)}.{difference(columns, occurring)} {mend}"
+    )
+
+
+def classes_without_images(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return the columns of the sample submission for which no image is labelled; their probabilities mean nothing."""
+    return sorted(set(classes) - set(labels))
 
 
 def make_submission(
@@ -52,31 +87,39 @@ def make_submission(
     probabilities: (N, K), one row for each of `ids`, one column for each of `classes`. Without a sample the header is
     that of the labels CSV, or `id` and `label`, and the rows are in the order of `ids`.
     """
-    of_labels = settings.competition.submission == "labels"
+    of_labels, answers = settings.competition.submission == "labels", answers_of(classes, settings, raw)
     if of_labels:
-        chosen = np.array(classes, dtype=object)[probabilities.argmax(axis=1)]
+        chosen = np.array(answers, dtype=object)[probabilities.argmax(axis=1)]
         predicted = pd.DataFrame({"label": chosen}, index=pd.Index(ids))
     else:
         values = probabilities.astype(np.float64)
         values /= values.sum(axis=1, keepdims=True)
         text = np.array([[PROBABILITY_FORMAT % value for value in row] for row in values], dtype=object)
-        predicted = pd.DataFrame(text, columns=classes, index=pd.Index(ids))
+        predicted = pd.DataFrame(text, columns=answers, index=pd.Index(ids))
     if not settings.data.sample_submission:
         id_name, label_name = _header_of_labels(settings, raw)
         if of_labels:
             predicted.columns = pd.Index([label_name])
         return predicted.rename_axis(id_name).reset_index()
     path = raw / settings.data.sample_submission
-    sample = read_csv(path)
+    full = read_listing(path)
+    sample, indexes = without_indexes(full), full.columns[: index_columns(full)]
     wanted, columns = sample.iloc[:, 0], sample.columns[1:]
     if missing := sorted(set(wanted) - set(ids)):
         problem = f"{path} wants {len(missing)} ids that were not predicted, for example {few(missing)}"
         raise UserError(f"{problem}. If images were added after the split, split again.")
     if of_labels:
         predicted.columns = columns
-    elif set(columns) != set(classes):
+    elif set(columns) != set(answers):
         raise UserError(f"{path}: its columns are not the classes that the run was trained on. Train again.")
-    return predicted.loc[wanted, list(columns)].rename_axis(sample.columns[0]).reset_index()
+    table = predicted.loc[wanted, list(columns)].rename_axis(sample.columns[0]).reset_index()
+    return pd.concat([full[indexes].reset_index(drop=True), table], axis=1)  # a submission repeats indexes
+
+
+def answers_of(classes: Sequence[str], settings: Settings, raw: Path) -> list[str]:
+    """Return the text to submit for each class: the class itself, or what data.submitted_labels says."""
+    texts = submitted_labels(settings.data, raw)
+    return [texts.get(label, label) for label in classes]
 
 
 def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
@@ -84,7 +127,7 @@ def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
     data, path = settings.data, raw / settings.data.labels
     if not data.labels:
         return "id", "label"
-    table = read_csv(path)
+    table = read_table(path)
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
     return str(ids.name), str(labels.name)
 
@@ -94,13 +137,26 @@ def write_submission(path: Path, table: pd.DataFrame) -> None:
     path.write_text(table_text(table), encoding="utf-8", newline="\n")
 
 
+def describe_answers(table: pd.DataFrame, of_labels: bool) -> list[str]:
+    """Return the counts of the answers in the submission `table`, and a note if they are all the same."""
+    values = table.iloc[:, 1:]
+    most_probable = values.astype(np.float64).idxmax(axis=1) if not of_labels else values.iloc[:, 0]
+    lines = [f"{'Answers' if of_labels else 'Most probable'}: {counted(most_probable.tolist())}."]
+    if len(table) > 1 and most_probable.nunique() == 1:
+        equal = not of_labels and len(values.drop_duplicates()) == 1
+        what = "rows of probabilities are equal" if equal else f"answers are {quoted(most_probable.iloc[0])}"
+        lines.append(f"Note: all {len(table):,} {what}. Look at the run's curves and mistakes before you submit.")
+    return lines
+
+
 def check_submission(path: Path, classes: list[str], settings: Settings, raw: Path) -> int:
     """Return the number of rows of the submission at `path`. Raises `UserError` with the first wrong line.
 
     Header and ids must be those of the sample submission, without repeated ids; labels must be known, probabilities
     between 0 and 1 with a sum of 1.
     """
-    table = read_csv(path)
+    whole = read_csv(path)
+    table = without_indexes(whole)
     if len(table.columns) < 2:
         raise UserError(f"{path} has one column; a submission has an id and at least one more.")
     ids = table.iloc[:, 0]
@@ -108,9 +164,10 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
         raise UserError(f"{path}: {len(repeated)} ids occur twice, for example {few(repeated)}.")
     if settings.data.sample_submission:
         sample_path = raw / settings.data.sample_submission
-        sample = read_csv(sample_path)
-        if list(table.columns) != list(sample.columns):
-            ours, theirs = few(list(table.columns)), few(list(sample.columns))
+        full = read_listing(sample_path)
+        sample = without_indexes(full)
+        if list(whole.columns) != list(full.columns):
+            ours, theirs = few(list(whole.columns)), few(list(full.columns))
             raise UserError(f"{path}: its header is {ours}; {sample_path} has {theirs}.")
         absent, extra = set(sample.iloc[:, 0]) - set(ids), set(ids) - set(sample.iloc[:, 0])
         if absent or extra:
@@ -119,10 +176,14 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
                 f"{len(extra)} too many ({few(sorted(extra))})."
             )
     if settings.competition.submission == "labels":
-        unknown = table[~table.iloc[:, 1].isin(classes)]
+        answers = answers_of(classes, settings, raw)
+        unknown = table[~table.iloc[:, 1].isin(answers)]
         if not unknown.empty:
-            line, label = unknown.index[0], quoted(unknown.iat[0, 1])
-            raise UserError(f"{path}, line {line}: {label} is not a known label ({few(classes)}).")
+            different = sorted(set(unknown.iloc[:, 1]))
+            raise UserError(
+                f"{path}, line {unknown.index[0]}: {quoted(unknown.iat[0, 1])} is not a known label ({few(answers)}); "
+                f"{len(unknown)} rows have such labels: {few(different, 10)}.{difference(different, answers)}"
+            )
         return len(table)
     numbers = table.iloc[:, 1:].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     outside = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)  # true for NaN

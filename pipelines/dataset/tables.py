@@ -1,64 +1,186 @@
 """Read and write CSV files as tables of text."""
 
 import csv
-import errno
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from pipelines.system.errors import UserError, did_you_mean, shown
+from pipelines.dataset.encodings import read_text
+from pipelines.system.errors import UserError, did_you_mean, refuse, shown
 from pipelines.system.files import write_text
 
 # A spreadsheet treats a cell that begins so as a formula, which may call programs; some accept the full-width forms.
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?\r?\n', re.IGNORECASE)  # Excel's first line
+UNNAMED = re.compile(r"(Unnamed: [0-9.]+)?")
+# Spaces, and characters without width: of joins, of the byte order, of the direction of writing.
+INVISIBLE = "".join(
+    map(
+        chr,
+        (
+            *range(9, 14),
+            32,
+            0xA0,
+            0xAD,
+            0x3000,
+            *range(0x2000, 0x2010),
+            0x2028,
+            0x2029,
+            *range(0x202A, 0x2030),
+            *range(0x2060, 0x2070),
+            0xFEFF,
+        ),
+    )
+)
+Note = Callable[[str], None]  # takes a sentence on how the data were understood
+
+
+def silent(text: str) -> None:
+    """Drop a note."""
 
 
 def read_csv(path: Path, strip: bool = True, may_lack_rows: bool = False) -> pd.DataFrame:
     """Return the CSV at `path` as columns of text, indexed by the line on which each row starts (the header is 1).
 
-    No types are guessed: `007` and `NA` stay as they are. A byte order mark, any line ends, quoted fields and blank
-    lines are accepted. `strip` removes spaces around names and values. Raises `UserError`, with the line, for a file
-    that is missing, empty, not UTF-8 or not a table; and for a header without rows, unless the file `may_lack_rows`.
+    For CSVs of this pipeline, and submissions: UTF-8, separated by commas. No types are guessed: `007` and `NA` stay as
+    they are. A byte order mark, any line ends, quoted fields and blank lines are accepted. `strip` removes spaces
+    around names and values. Raises `UserError`, with the lines, for a file that is missing, empty, not UTF-8 or not a
+    table; and for a header without rows, unless the file `may_lack_rows`.
     """
-    text = _read_text(path)
-    rows, lines, start = [], [], 1
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    return _table(path, _parse(path, read_text(path), ",", None if strip else ""), may_lack_rows)
+
+
+def read_listing(path: Path, note: Note = silent, strip: bool = True, may_lack_rows: bool = False) -> pd.DataFrame:
+    """Return what `read_csv` does, of a CSV that came from elsewhere: a spreadsheet, pandas, R or an editor.
+
+    Semicolons, tabs and `|` may separate the values, as may be UTF-16 and gzip. Invisible characters around values,
+    empty rows and empty columns at the end are dropped. `note` is told of another separator.
+    """
+    text, characters = read_text(path, foreign=True), INVISIBLE if strip else ""
+    if stated := SEPARATOR_LINE.match(text):
+        grid = _tidied(_parse(path, text[stated.end() :], stated[1], characters, first_line=2))
+    else:
+        grid = _separated(path, text, characters)
+    if grid.separator != ",":
+        note(f"{path.name}: {SEPARATORS[grid.separator]} separate its values.")
+    return _table(path, grid, may_lack_rows)
+
+
+class Grid(NamedTuple):
+    """The rows of a table, header first, and the line on which each starts; `fault`: why there are no more."""
+
+    rows: list[list[str]]
+    lines: list[int]
+    separator: str
+    fault: str = ""
+
+    @property
+    def width(self) -> int:
+        return len(self.rows[0]) if self.rows else 0
+
+    @property
+    def is_even(self) -> bool:
+        return not self.fault and all(len(row) == self.width for row in self.rows)
+
+
+def _parse(path: Path, text: str, separator: str, characters: str | None, first_line: int = 1) -> Grid:
+    """Return the rows of `text`.  characters: those to strip from values; None: white space."""
+    rows, lines, start = [], [], first_line
+    source, spaced = io.StringIO(text, newline=""), characters == INVISIBLE
+    reader = csv.reader(source, delimiter=separator, strict=True, skipinitialspace=spaced)
     try:
         for row in reader:
             if row:
-                rows.append([value.strip() for value in row] if strip else row)
+                rows.append([value.strip(characters) for value in row])
                 lines.append(start)
-            start = reader.line_num + 1  # line_num is the row's last line: quoted values may contain line ends
+            start = reader.line_num + first_line  # line_num is the row's last line: values may contain line ends
     except csv.Error as error:
-        raise UserError(f"{path}, line {start}: not valid CSV: {error}. Correct this row.") from None
-    if len(rows) < (1 if may_lack_rows else 2):
-        raise UserError(f"{path} {'has a header but no rows' if rows else 'is empty'}. Download it again.")
-    header = rows.pop(0)
-    if repeated := sorted({name for name in header if header.count(name) > 1}):
-        raise UserError(f"{path}, line {lines[0]}: two columns are named {repeated[0]!r}. Rename one.")
-    for line, row in zip(lines[1:], rows, strict=True):
-        if len(row) != len(header):
-            raise UserError(f"{path}, line {line}: {len(row)} values for {len(header)} columns. Correct this row.")
-    columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
-    return pd.DataFrame(columns, index=pd.Index(lines[1:], name="line"), dtype=str)
+        return Grid(rows, lines, separator, f"{path}, line {start}: not valid CSV: {error}. Correct this row.")
+    return Grid(rows, lines, separator)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path}.") from None
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
-            raise
-        raise UserError(f"{path} is not a file that can be read: {error.strerror}. Give the path of a CSV.") from None
-    except UnicodeDecodeError as error:
-        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
-        raise UserError(f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8.") from None
+def _separated(path: Path, text: str, characters: str) -> Grid:
+    """Return the table whose values commas separate, unless only another character fits every row."""
+    commas = _tidied(_parse(path, text, ",", characters))
+    if commas.is_even and commas.width > 1:
+        return commas
+    header = text.lstrip().partition("\n")[0]
+    others = [_tidied(_parse(path, text, each, characters)) for each in SEPARATORS if each in header]
+    others = [grid for grid in others if grid.width > 1]
+    even = [grid for grid in others if grid.is_even]
+    if len(even) == 1:
+        return even[0]
+    if len(others) == 1 and commas.width < 2:  # neither fits every row: name the rows of the likelier one
+        return others[0]
+    return commas
+
+
+def _tidied(grid: Grid) -> Grid:
+    """Return `grid` without what is empty at its ends, and with a nameless header for R's numbers of rows."""
+    rows, lines, width = grid.rows, grid.lines, grid.width
+    if not width:
+        return grid
+    if width > 1 and not all(map(any, rows)):
+        lines = [line for line, row in zip(lines, rows, strict=True) if any(row)]
+        rows = [row for row in rows if any(row)]
+    if any(len(row) > width for row in rows) or (rows and not rows[0][-1]):
+        while width > 1 and not rows[0][width - 1] and not any("".join(row[width - 1 :]) for row in rows):
+            width -= 1
+        rows = [row[:width] if len(row) > width and not any(row[width:]) else row for row in rows]
+        numbers = [[str(number)] for number in range(1, len(rows))]
+        if numbers and all(len(row) == width + 1 for row in rows[1:]) and [row[:1] for row in rows[1:]] == numbers:
+            rows = [["", *rows[0]], *rows[1:]]
+    return grid._replace(lines=lines, rows=rows)
+
+
+def _table(path: Path, grid: Grid, may_lack_rows: bool) -> pd.DataFrame:
+    """Return the table of `grid`. Raises `UserError` for rows that do not fit the header, and for no rows."""
+    if grid.fault:
+        raise UserError(grid.fault)
+    if len(grid.rows) < (1 if may_lack_rows else 2):
+        problem = "has a header but no rows" if grid.rows else "is empty"
+        raise UserError(f"{path} {problem}. Put the complete file there.")
+    header, rows, lines = grid.rows[0], grid.rows[1:], grid.lines[1:]
+    repeated = [repr(name) for name, count in Counter(header).items() if count > 1]
+    remedy = "Give each its own name. If this line is a row of data, add a line with the names of the columns above it."
+    refuse(f"{path}, line {grid.lines[0]}: columns of one name", repeated, remedy)
+    width = len(header)
+    uneven = [
+        f"line {line}: {len(row)} values for {width} columns"
+        for line, row in zip(lines, rows, strict=True)
+        if len(row) != width
+    ]
+    separator = SEPARATORS.get(grid.separator, repr(grid.separator))
+    remedy = f"Correct these rows; {separator} inside a value need quotes around it."
+    refuse(f"{path}: rows that do not fit the header", uneven, remedy)
+    columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * width, strict=True))
+    return pd.DataFrame(columns, index=pd.Index(lines, name="line"), dtype=str)
+
+
+def separator_of(path: Path) -> str:
+    """Return the character that separates the values of a listing."""
+    return _separated(path, read_text(path, foreign=True), INVISIBLE).separator
+
+
+def index_columns(table: pd.DataFrame, least: int = 2) -> int:
+    """Return how many columns in front are indexes that pandas or R wrote; `least` others always remain.
+
+    An index has no name, or pandas's `Unnamed: 0`, and a different whole number in each row.
+    """
+    number = 0
+    while number < len(table.columns) - least and UNNAMED.fullmatch(table.columns[number]):
+        values = table.iloc[:, number]
+        if not (values.str.fullmatch("[0-9]+").all() and values.is_unique):
+            break
+        number += 1
+    return number
 
 
 def spreadsheet_safe(text: str) -> str:
@@ -89,12 +211,34 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int) -> "pd.Series[str]":
-    """Return the column named `wanted`, or the one at `position` (from 0) if empty; raise `UserError` if none is."""
+def without_indexes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `table` without the `index_columns` in front."""
+    return table.iloc[:, index_columns(table) :]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return `read_listing` of the CSV at `path` without its index columns."""
+    return without_indexes(read_listing(path))
+
+
+def find_column(table: pd.DataFrame, path: Path, wanted: str, position: int, key: str = "") -> "pd.Series[str]":
+    """Return the column named `wanted`, or the one at `position` (from 0) if empty; raise `UserError` if none is.
+
+    key: the setting that names the column.
+    """
     names = list(table.columns)
     if not wanted and position < len(names):
-        return table[names[position]]
-    if wanted in names:
-        return table[wanted]
-    missing = f"column {wanted!r}" if wanted else f"column number {position + 1}"
-    raise UserError(f"{path} has no {missing}.{did_you_mean(wanted, names)} It has: {', '.join(map(shown, names))}.")
+        return table.iloc[:, position]
+    if wanted.strip(INVISIBLE) in names:
+        return table[wanted.strip(INVISIBLE)]
+    if wanted:
+        named = f", which {key} names" if key else ""
+        hint = f"{named}.{did_you_mean(wanted, names)} It has: {_names(names)}."
+        raise UserError(f"{path} has no column {wanted!r}{hint}")
+    separators = " Commas, semicolons, tabs or | separate columns." if len(names) == 1 else ""
+    chosen = f", the default of {key}" if key else ""
+    raise UserError(f"{path} has no column number {position + 1}{chosen}. It has: {_names(names)}.{separators}")
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:50])) + (f" and {len(names) - 50} more" if len(names) > 50 else "")

@@ -16,11 +16,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.kaggle.failures import DOING, ConnectionLost
+from pipelines.system.network import certificates
 
 WORKER = Path(__file__).with_name("worker.py")
 POLL_SECONDS = 0.05
 # The first two make the client print its Authorization header; it sends the third in place of another credential.
 REMOVED_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_TOKEN")
+
+
+def _environment() -> dict[str, str]:
+    """Return the client's variables.  Certificates that SSL_CERT_FILE names count for it too."""
+    kept = {name: value for name, value in os.environ.items() if name not in REMOVED_VARIABLES}
+    _, path = certificates()
+    return ({"REQUESTS_CA_BUNDLE": path} if path else {}) | kept
 
 
 class Client:
@@ -45,7 +53,7 @@ class Client:
             text=True,
             encoding="utf-8",
             errors="replace",
-            env={name: value for name, value in os.environ.items() if name not in REMOVED_VARIABLES},
+            env=_environment(),
             pass_fds=self.held,
             start_new_session=True,  # an interrupt reaches this process only, which then ends the client's
         )

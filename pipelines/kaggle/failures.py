@@ -1,10 +1,13 @@
 """Failures of calls to Kaggle, as exceptions whose messages say what to do."""
 
+import os
 import re
 from dataclasses import dataclass
 
 from pipelines.system.errors import TryAgainLater, UserError, one_line
+from pipelines.system.network import lasting_fault, offline_hint
 
+KAGGLE = "https://api.kaggle.com"
 COMPETITION_PAGE = "https://www.kaggle.com/competitions/{slug}"
 RULES_PAGE = COMPETITION_PAGE + "/rules"
 NEW_TOKEN = "get a new token at https://www.kaggle.com/settings/api."
@@ -60,7 +63,7 @@ RETRIABLE: dict[str, type[UserError]] = {
     "size": Damaged,
 }
 BY_KIND = {
-    "connection": "The connection to Kaggle failed ({doing}): {cause}. Check the network and try again later.",
+    "connection": "The connection to Kaggle failed ({doing}): {cause}. Check the network and try again later.{hint}",
     "not json": "What answered was not Kaggle's service but perhaps a web page ({doing}): a login page of the network, "
     "a proxy, or maintenance at Kaggle. Open https://www.kaggle.com in a browser and try again later.",
     "unreadable": "Kaggle's client cannot read the answer, {message} ({doing}). A newer client may: "
@@ -74,6 +77,9 @@ BY_KIND = {
     "folder writable, or set KAGGLE_CONFIG_DIR to a writable folder.",
     "refused": "Kaggle's client refuses ({doing}): {message}",
 }
+WITHOUT_KAGGLE = "Or download the data in a browser elsewhere, and pass them with ARCHIVE=."
+FOR_DATA = ("competition", "files", "download")
+AFTER_OTHERS = ("submit", "submission", "kernel_status", "kernel_output", "fetch")
 CAUSES = (
     *("Connection refused", "Connection reset by peer", "timed out", "Name or service not known", "No route to host"),
     *("Temporary failure in name resolution", "Network is unreachable", "certificate verify failed"),
@@ -85,6 +91,8 @@ def explained(failure: Failure, call: str, slug: str) -> Exception:
 
     `UserError` if the user can fix it, `TryAgainLater` if Kaggle or the network failed, else `RuntimeError`.
     """
+    if failure.kind in ("connection", "proxy") and (fault := lasting_fault(failure.message, _address())):
+        return _of_network(fault, call)
     if failure.kind == "http":
         error, text = _by_status(failure.status, call)
     elif failure.kind in BY_KIND:
@@ -95,7 +103,25 @@ def explained(failure: Failure, call: str, slug: str) -> Exception:
     said = f' Kaggle says: "{message}"' if failure.message.strip() else ""
     wait = f"in {failure.wait} seconds" if failure.wait.isdigit() else "in some minutes"
     facts = {"doing": DOING[call], "cause": _cause(failure.message), "message": message, "said": said, "wait": wait}
+    facts["hint"] = offline_hint(failure.message)
+    if facts["hint"] and call in FOR_DATA:
+        facts["hint"] += f" {WITHOUT_KAGGLE}"
     return error(text.format(slug=slug, status=failure.status, **facts))
+
+
+def _address() -> str:
+    """Return the address that the client asks: Kaggle's, or the stand-in's."""
+    return "http://localhost" if os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST" else KAGGLE
+
+
+def _of_network(fault: str, call: str) -> UserError:
+    """Return the error for a fault that lasts; where earlier calls have succeeded, it may end after all."""
+    error = ConnectionLost if call in AFTER_OTHERS else UserError
+    if _address() != KAGGLE:
+        fault += " Is the stand-in running (make kaggle-standin)?"
+    elif call in FOR_DATA:
+        fault += f" {WITHOUT_KAGGLE}"
+    return error(f"The connection to Kaggle failed ({DOING[call]}): {fault.replace('The ', 'the ', 1)}")
 
 
 def _by_status(status: int, call: str) -> tuple[type[UserError], str]:

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import queue
+import ssl
 import sys
 import threading
 import traceback
@@ -267,11 +268,13 @@ def _kind(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.InvalidHeader) or "Invalid header value" in str(error):
         return "credentials"
     web = requests.exceptions
-    if isinstance(error, (web.InvalidProxyURL, web.InvalidSchema, urllib3.exceptions.LocationParseError)):
+    addresses = (web.InvalidProxyURL, web.InvalidSchema, web.InvalidURL, urllib3.exceptions.LocationParseError)
+    if isinstance(error, addresses):
         return "proxy"
     if isinstance(error, web.HTTPError):
         return "http"
-    if isinstance(error, (web.RequestException, urllib3.exceptions.HTTPError)):
+    no_certificates = isinstance(error, OSError) and "TLS CA certificate bundle" in str(error)
+    if no_certificates or isinstance(error, (web.RequestException, urllib3.exceptions.HTTPError, ssl.SSLError)):
         return "connection"
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,7 +1,7 @@
 """Torchvision classifiers in two parts, body and last layer, and the stages of the body, numbered from the input."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ class Stage:
 class Backbone(nn.Module):
     """A torchvision classifier without its last linear layer: maps images (N, 3, H, W) to features (N, dimensions)."""
 
-    def __init__(self, body: nn.Module, dimensions: int) -> None:
+    def __init__(self, body: nn.Module, dimensions: int, notes: Sequence[str] = ()) -> None:
+        """notes: about the file of weights, for the user."""
         super().__init__()
         self.body = body
         self.dimensions = dimensions
+        self.notes = list(notes)
         self.rescale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def renormalise(
@@ -52,12 +54,16 @@ class Backbone(nn.Module):
         return features
 
 
-def build_backbone(name: str, weights: Path | None, published_size: int | None = None) -> tuple[Backbone, nn.Linear]:
+def build_backbone(
+    name: str, weights: Path | None, published_size: int | None = None, needs_head: str = ""
+) -> tuple[Backbone, nn.Linear]:
     """Return the body and the last layer of the torchvision classifier `name`.
 
     weights: the file of their weights; None for random ones.  published_size: image size of torchvision's own weights,
-    if these are used; some networks are then built differently.  Raises `UserError` for an unknown name, a network
-    whose last layer is not linear, and weights of another network.
+    if these are used; some networks are then built differently.  needs_head: the setting that uses the last layer; if
+    empty, weights without it, or with other outputs, will do, and it is then zeros.
+
+    Raises `UserError` for an unknown name, a network whose last layer is not linear, and weights of another network.
     """
     from torchvision import models
 
@@ -75,18 +81,17 @@ def build_backbone(name: str, weights: Path | None, published_size: int | None =
     # The meta device skips the random initialisation, which takes seconds for a VGG.
     with torch.device("meta" if weights and not name.startswith(NOT_ON_META) else "cpu"):
         network: nn.Module = models.get_model(name, weights=None, **options)
-    if weights:
-        load_into(network, weights, name)
     place, classifier = [
-        (name, module)
-        for name, module in network.named_modules()
+        (place, module)
+        for place, module in network.named_modules()
         if isinstance(getattr(module, "weight", None), nn.Parameter) and not list(module.children())
     ][-1]
     if not isinstance(classifier, nn.Linear):
         raise UserError(f"model.name {name!r} does not end in a linear layer, so it cannot be a backbone.")
+    notes = load_into(network, weights, name, place, needs_head) if weights else []
     parent, _, attribute = place.rpartition(".")
     setattr(network.get_submodule(parent), attribute, nn.Identity())
-    return Backbone(network, classifier.in_features), classifier
+    return Backbone(network, classifier.in_features, notes), classifier
 
 
 def stages(backbone: Backbone) -> list[Stage]:

@@ -55,14 +55,35 @@ def choose_hardware(settings: HardwareSettings) -> Hardware:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"hardware.device is {name!r}, which cannot be used here: {reason}. Try auto or cpu.") from None
+        problem = f"hardware.device is {name!r}, which cannot be used here: {_reason(name, error)}"
+        raise UserError(f"{problem}. Try auto or one of: {', '.join(_available())}.") from None
     make_deterministic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.precision == "auto":
         return Hardware(device, torch.bfloat16 if bfloat16_is_fast(device) else torch.float32)
     return Hardware(device, getattr(torch, settings.precision))
+
+
+def _available() -> list[str]:
+    """Return the names of the devices that this machine and this torch have."""
+    graphics = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return ["cpu", *graphics, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Return why the device `name` cannot be used, where torch failed with `error`, as the end of a sentence."""
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        return "torch's names are cpu, cuda (or cuda:0, cuda:1, …) and mps"
+    if name.startswith("mps"):
+        return "this machine has no GPU of Apple"
+    if name.startswith("cpu"):
+        return "a number does not choose a processor"
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"this torch, {torch.__version__}, is built without CUDA (README.md, installation)"
+    if not torch.cuda.is_available():
+        return "torch finds no GPU with a working driver (see nvidia-smi, and the variable CUDA_VISIBLE_DEVICES)"
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:

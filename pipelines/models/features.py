@@ -17,7 +17,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from pipelines.dataset.fingerprints import fingerprints
+from pipelines.dataset.fingerprints import all_listed, fingerprints
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import Pixels, crop, fit, random_crop_box
 from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize
@@ -125,23 +125,24 @@ def compute_features(
     """Return the features of `images`, after computing those that are not in the cache yet.
 
     Worker processes decode images while the network runs; at most `APPEND_ROWS` rows of features wait in memory.
-    Raises `UserError` for an image that cannot be decoded; none of its features are kept.
+    Raises `UserError` for all images that cannot be decoded; none of their features are kept.
     """
     marks = fingerprints(images, watch)
-    views = views_of(settings)
+    views, rule = views_of(settings), images.value_rule
     # Decided by the whole set, not by the missing part: an interrupted run must continue with the same rounding.
     enough = hardware.device.type == "cpu" and len(images.cached_together) * len(views) >= COMPILE_FROM
     values, places, how, computed, lost = [], [], [], 0, 0
     for backbone, origin in zip(network.bodies, network.origins, strict=True):
         store = _open_store(settings, backbone, origin, hardware, images)
-        keys = np.stack([view_keys(marks, view.describe(settings)) for view in views], axis=1)
+        keys = np.stack([view_keys(marks, f"{view.describe(settings)} {rule}".rstrip()) for view in views], axis=1)
         gaps = _missing(store, keys, views)
         made = sum(len(gap.positions) * len(gap.views) for gap in gaps)
         if gaps:
             compiled = settings.hardware.compile and enough
-            extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(settings, images))
+            with all_listed(images, watch):
+                extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(settings, images))
             filling = _Filling(store, keys, extractor, f"features by {origin.name}")
-            with store.writing():
+            with store.writing(), all_listed(images, watch):
                 for gap in gaps:
                     filling.fill(gap, Photos(images, ViewCuts(settings, gap.crops, marks)), watch)
             how.append(extractor.describe())

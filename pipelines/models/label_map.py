@@ -13,6 +13,7 @@ from pipelines.system.errors import UserError, did_you_mean, few, shown
 
 COLUMNS = ["label", "category"]
 WORDNET_PREFIX = re.compile(r"n\d{8}[-_. ]+(?=\S)")  # n02085620-Chihuahua: ImageNet's number before the name
+PROBLEMS_SHOWN = 5  # lines of the CSV in one message
 APOSTROPHES = re.compile("['’ʼ`]")
 SEPARATORS = re.compile(r"[\s_.-]+")
 
@@ -43,7 +44,7 @@ def match_labels(classes: Sequence[str], categories: Sequence[str], path: Path |
         raise UserError(
             f"None of the {len(classes)} labels ({few(classes)}) is a category of the pretrained classifier. It has "
             f"{len(categories)} categories: {few(categories)}. Pair them in a CSV with the columns {','.join(COLUMNS)}"
-            f"{f', now {path}' if path else ''}, or leave model.label_map empty."
+            f"{f', now {path}' if path else ''}, and give its path in model.label_map; or leave that empty."
         )
     return found
 
@@ -71,34 +72,39 @@ def _read(path: Path, classes: Sequence[str], categories: Sequence[str]) -> dict
     numbers_of = _numbers_by_name(categories)
     stated: dict[int, int | None] = {}
     line_of: dict[int, int] = {}
+    problems: list[str] = []
+    hints: dict[str, None] = {}  # each once, in order
     for line, label, category in zip(table.index, table["label"], table["category"], strict=True):
-        where = f"{path}, line {line}"
-        if normal(label) not in class_of:
-            raise UserError(
-                f"{where}: {label!r} is not a label of this competition.{did_you_mean(label, classes)} "
-                f"It has {len(classes)}: {few(classes)}."
-            )
-        number = class_of[normal(label)]
-        if number in line_of:
-            raise UserError(f"{where}: {label!r} is already on line {line_of[number]}. Remove one of the two rows.")
-        line_of[number] = line
-        stated[number] = _category(category, categories, numbers_of, where) if category else None
+        number = class_of.get(normal(label))
+        if number is None:
+            problems.append(f"line {line}: {label!r} is not a label of this competition.{did_you_mean(label, classes)}")
+            hints[f"It has {len(classes)}: {few(classes)}."] = None
+        elif number in line_of:
+            problems.append(f"line {line}: {label!r} is already on line {line_of[number]}. Remove one of the two rows.")
+        else:
+            line_of[number] = line
+            stated[number], problem = _category(category, categories, numbers_of)
+            if problem:
+                problems.append(f"line {line}: {problem}")
+                hints[f"It has the numbers 0 to {len(categories) - 1}, named {few(categories)}."] = None
+    if problems:
+        first, more = problems[:PROBLEMS_SHOWN], len(problems) - PROBLEMS_SHOWN
+        rest = [f"And {more:,} more lines."] if more > 0 else []
+        raise UserError(f"{path}, {' '.join([*first, *rest, *hints])}")
     return stated
 
 
-def _category(text: str, categories: Sequence[str], numbers_of: Mapping[str, list[int]], where: str) -> int:
-    numbers = numbers_of.get(_comparable(text), [])
+def _category(text: str, categories: Sequence[str], numbers_of: Mapping[str, list[int]]) -> tuple[int | None, str]:
+    """Return the index of the category `text`, None if `text` is empty; and what is wrong with it, else ''."""
+    numbers = numbers_of.get(_comparable(text), []) if text else []
     if len(numbers) > 1:
         meanings = " or ".join(f"{number} ({categories[number]!r})" for number in numbers)
-        raise UserError(f"{where}: the category {text!r} may be {meanings}. Write the number instead.")
-    if numbers:
-        return numbers[0]
+        return None, f"the category {text!r} may be {meanings}. Write the number instead."
+    if numbers or not text:
+        return (numbers[0] if numbers else None), ""
     if re.fullmatch("[0-9]{1,9}", text) and int(text) < len(categories):
-        return int(text)
-    raise UserError(
-        f"{where}: the pretrained classifier has no category {text!r}.{did_you_mean(text, categories)} "
-        f"It has the numbers 0 to {len(categories) - 1}, named {few(categories)}."
-    )
+        return int(text), ""
+    return None, f"the pretrained classifier has no category {text!r}.{did_you_mean(text, categories)}"
 
 
 def start_rows(layer: nn.Linear, classifier: nn.Linear, matches: Mapping[int, int]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.system.errors import UserError, did_you_mean
 
+INPUTS_OF_LAST_LAYERS = range(256, 8193)
 AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # used in training only
 
 
@@ -75,6 +76,19 @@ def recognised(network: str, sha256: str) -> Published | None:
 def networks_with(parameters: int) -> list[str]:
     """Return the networks with published weights of that many parameters."""
     return [name for name in classifiers() if any(w.meta["num_params"] == parameters for w in _entries(name).values())]
+
+
+def networks_with_body(parameters: int) -> list[str]:
+    """Return the networks with published weights of that many parameters without their last layer.
+
+    A last layer of d inputs has d + 1 parameters for each output.
+    """
+
+    def fits(weights: Any) -> bool:
+        inputs, rest = divmod(weights.meta["num_params"] - parameters, len(weights.meta["categories"] or [0]))
+        return not rest and inputs - 1 in INPUTS_OF_LAST_LAYERS
+
+    return [name for name in classifiers() if any(fits(weights) for weights in _entries(name).values())]
 
 
 def _entries(network: str) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_nor
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
 from pipelines.models.weights import Origin
-from pipelines.settings.competitions import COMPETITIONS
+from pipelines.settings.loading import label_map_file
+from pipelines.settings.records import with_label_map
 from pipelines.settings.schema import ModelSettings, Settings
-from pipelines.system.errors import UserError
+from pipelines.system.errors import UserError, few
 from pipelines.system.seeds import derive_seed
 
 WHOLE = -1  # stages: all of them, and the pretrained last layer
+LABELS_SHOWN = 10
 HEAD = "top.head."  # the head's prefix in the names of the weights
 
 
@@ -82,10 +84,12 @@ class FineTuned(nn.Module):
     Frozen covers statistics too: batch norms and dropout of frozen stages stay in evaluation mode even after `train()`.
     """
 
-    def __init__(self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top, matched: int = 0) -> None:
-        """found: the origin of each backbone.  matched: the number of outputs that start from pretrained rows."""
+    def __init__(
+        self, backbones: Sequence[Backbone], found: Sequence[Origin], top: Top, label_map: Sequence[str] = ()
+    ) -> None:
+        """found: the origin of each backbone.  label_map: notes about the outputs that start from pretrained rows."""
         super().__init__()
-        self.matched, self.origins = matched, list(found)
+        self.label_map, self.origins = label_map, list(found)
         self.bodies = list(backbones)  # typed, unlike the items of a ModuleList
         self.backbones = nn.ModuleList(backbones)
         self.top = top
@@ -124,6 +128,12 @@ class FineTuned(nn.Module):
             for module in backbone.modules():
                 if _is_frozen(module) or (norms and isinstance(module, nn.modules.batchnorm._BatchNorm)):
                     self._evaluated.append(module)
+
+    def notes(self) -> list[str]:
+        """Return lines about what was taken from the files of weights, and what was not."""
+        pairs = zip(self.origins, self.bodies, strict=True)
+        notes = [f"{origin.path.name}: {note}." for origin, body in pairs if origin.path for note in body.notes]
+        return [*notes, *self.label_map]
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the backbones and their own last layers."""
@@ -168,7 +178,8 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     classifiers: list[nn.Linear] = []
     for origin in found:
         facts = origin.facts
-        backbone, classifier = build_backbone(origin.name, origin.path, facts.size if facts else None)
+        size, needs_head = facts.size if facts else None, _use_of_last_layer(settings.model)
+        backbone, classifier = build_backbone(origin.name, origin.path, size, needs_head)
         if settings.tuning.freeze_norms:
             backbone = fold_norms(backbone)
         if backbones and facts:  # images are normalised for the first
@@ -176,16 +187,24 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
         backbones.append(backbone)
         classifiers.append(classifier)
     top = Top(classifiers, len(classes), settings.model)
-    matched = 0
+    notes: list[str] = []
     if settings.model.label_map and all(origin.path for origin in found):
-        matched = _start_head(top, classifiers, classes, found, settings.model.label_map)
-    return FineTuned(backbones, found, top, matched)
+        label_map = label_map_file(with_label_map(settings).model.label_map)
+        notes = _start_head(top, classifiers, classes, found, label_map)
+    return FineTuned(backbones, found, top, notes)
+
+
+def _use_of_last_layer(model: ModelSettings) -> str:
+    """Return the setting that uses the pretrained last layer; empty if none does."""
+    if model.features != "pooled":
+        return f"model.features={model.features}"
+    return f"model.label_map={model.label_map}" if model.label_map else ""
 
 
 def _start_head(
-    top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: str
-) -> int:
-    """Initialise the head from the mean of the pretrained classifiers; return the number of matched classes."""
+    top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: Path | None
+) -> list[str]:
+    """Initialise the head from the mean of the pretrained classifiers; return lines about the matched classes."""
     pairs = zip(found, classifiers, strict=True)
     categories = [
         (origin.facts and origin.facts.categories) or _imagenet(classifier, origin) for origin, classifier in pairs
@@ -194,10 +213,7 @@ def _start_head(
         raise UserError("model.label_map needs networks whose outputs have the same names. Leave it empty for these.")
     if len(categories[0]) != classifiers[0].out_features:
         raise UserError(f"{found[0].path} has {classifiers[0].out_features} outputs for {len(categories[0])} names.")
-    path = None
-    if label_map != "names":  # in the working folder, or else in the folder of the competitions' TOMLs
-        path = Path(label_map) if Path(label_map).exists() else COMPETITIONS / label_map
-    matches = match_labels(classes, categories[0], path)
+    matches = match_labels(classes, categories[0], label_map)
     merged = nn.Linear(sum(top.widths), classifiers[0].out_features)
     with torch.no_grad():
         merged.weight.copy_(torch.cat([classifier.weight for classifier in classifiers], dim=1) / len(classifiers))
@@ -206,7 +222,10 @@ def _start_head(
     layer = top.head[-1]
     assert isinstance(layer, nn.Linear)
     start_rows(layer, merged, matches)
-    return len(matches)
+    lines = [f"Label map: {len(matches)} of {len(classes)} outputs start from the pretrained network's own."]
+    if without := [name for number, name in enumerate(classes) if number not in matches]:
+        lines.append(f"Labels without a category, whose outputs start at random: {few(without, LABELS_SHOWN)}")
+    return lines
 
 
 def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:

@@ -9,7 +9,7 @@ from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener, getproxies
 
 import torch
 
@@ -21,10 +21,13 @@ from pipelines.models.published import (
     published_names,
     recognised,
 )
+from pipelines.models.weight_files import EXTENSIONS
 from pipelines.settings.loading import merge, with_input
-from pipelines.settings.schema import PLAIN_INPUT, ModelSettings, Settings
+from pipelines.settings.records import with_label_map
+from pipelines.settings.schema import PLAIN_INPUT, InputSettings, ModelSettings, Settings
 from pipelines.system.errors import UserError, did_you_mean
 from pipelines.system.files import CHUNK_BYTES, atomic_file, file_sha256, plain_sha256
+from pipelines.system.network import lasting_fault, offline_hint, proxy_of, tls_context
 from pipelines.system.watch import Watch, unwatched
 
 TIMEOUT_SECONDS = 30.0  # without a byte; the whole download has no limit
@@ -84,6 +87,10 @@ def _find_file(network: str, weights: str, folder: Path) -> Path:
     for place in places:
         if place.is_file():
             return place
+        if place.is_dir():
+            inside = [file.name for file in sorted(place.iterdir()) if file.name.endswith(EXTENSIONS)]
+            offer = f"Give a file in it, such as {path / inside[0]}" if inside else "It holds no file of weights"
+            raise UserError(f"model.weights is {weights}, which is a folder. {offer}.")
     neighbours = (entry.name for place in places if place.parent.is_dir() for entry in place.parent.iterdir())
     hint = did_you_mean(path.name, dict.fromkeys(neighbours))
     offer = f" Names of published weights: {', '.join(names)}." if (names := published_names(network)) else ""
@@ -115,9 +122,15 @@ def _find_published(known: Published, folder: Path, watch: Watch = unwatched) ->
 def _download(url: str, path: Path, prefix: str, watch: Watch = unwatched, timeout: float = TIMEOUT_SECONDS) -> str:
     """Download `url` to `path` atomically; return its SHA-256, which must begin with `prefix`.  Raises `_Failure`."""
     digest = hashlib.sha256()
-    with _network():
-        # urllib's default opener would keep the proxies of its first call.
-        answer = build_opener().open(Request(url, headers=HEADERS), timeout=timeout)
+    proxy = proxy_of(url)
+    if proxy and proxy.scheme.startswith("socks"):
+        raise _Failure(f"{proxy.variable} names a SOCKS proxy ({proxy.place}), which only Kaggle's client can use")
+    # urllib's default opener would keep the proxies of its first call, and it does not know all_proxy.
+    proxies = getproxies()
+    proxies |= {scheme: proxies["all"] for scheme in ("http", "https") if scheme not in proxies and "all" in proxies}
+    opener = build_opener(ProxyHandler(proxies), HTTPSHandler(context=tls_context()))
+    with _network(url):
+        answer = opener.open(Request(url, headers=HEADERS), timeout=timeout)
     with answer:
         pieces = None if answer.length is None else -(-answer.length // CHUNK_BYTES)
         with atomic_file(path) as partial:
@@ -134,7 +147,7 @@ def _pieces(answer: Any) -> Iterator[bytes]:
     """Yield the body of an HTTP answer in mebibytes; raise `_Failure` if it ends too early."""
     expected, received = answer.length, 0
     while True:
-        with _network():
+        with _network(answer.url):
             piece = answer.read(CHUNK_BYTES)
         if not piece:
             break
@@ -145,7 +158,7 @@ def _pieces(answer: Any) -> Iterator[bytes]:
 
 
 @contextmanager
-def _network() -> Iterator[None]:
+def _network(url: str) -> Iterator[None]:
     """Turn every exception of urllib into `_Failure`."""
     try:
         yield
@@ -153,10 +166,13 @@ def _network() -> Iterator[None]:
         error.close()
         raise _Failure(f"the server answered {error.code} {error.reason}") from error
     except (InvalidURL, ValueError) as error:  # its message may hold the proxy's password
-        raise _Failure("the address of a proxy is invalid: check https_proxy, http_proxy and all_proxy") from error
+        invalid = "the address of a proxy is invalid"
+        reason = lasting_fault(invalid, url) or f"{invalid}: check https_proxy, http_proxy and all_proxy"
+        raise _Failure(reason.rstrip(".")) from error
     except (OSError, HTTPException) as error:
         cause = error.reason if isinstance(error, URLError) else error
-        raise _Failure(str(cause) or type(cause).__name__) from error
+        text = str(cause) or type(cause).__name__
+        raise _Failure((lasting_fault(text, url) or f"{text}.{offline_hint(text)}").rstrip(".")) from error
 
 
 def find_origins(
@@ -194,25 +210,53 @@ def find_origins(
 
 
 def resolve(settings: Settings, found: Sequence[Origin]) -> Settings:
-    """Return `settings` completed by what the weights determine.
+    """Return `settings` completed by what the files determine.
 
-    That is their SHA-256 and, where the settings leave them open, size and normalisation of images for the first
-    backbone.  Raises `UserError` where neither the file of weights nor the settings give size and normalisation.
+    That is the SHA-256 of the weights and of the label map and, where the settings leave them open, size and
+    normalisation of images for the first backbone.  Raises `UserError` where neither the weights nor the settings give
+    size and normalisation, and where several weights need different ones that cannot be used side by side.
     """
     if not found:
         return settings
+    settings = with_label_map(settings)
     if all(origin.sha256 for origin in found):
         sha256 = "+".join(str(origin.sha256) for origin in found)
         settings = merge(settings, {"model": {"weights_sha256": sha256}}, "model")
     first, image = found[0], settings.input
+    _check_images(found, image)
     if facts := first.facts:
         resize = facts.resize if image.size in (0, facts.size) else 0
         return with_input(settings, size=facts.size, mean=facts.mean, std=facts.std, resize=resize)
-    if first.path is None:  # random weights: any normalisation will do
-        return with_input(settings, **PLAIN_INPUT)
-    if not (image.size and image.mean and image.std):
+    # random weights: any normalisation will do
+    return with_input(settings, **PLAIN_INPUT) if first.path is None else settings
+
+
+def _check_images(found: Sequence[Origin], image: InputSettings) -> None:
+    """Raise `UserError` unless size and normalisation of images are known for all weights of `found`.
+
+    Weights with known facts see images in their own normalisation, except the first, which gets that of `image`.
+    """
+    unknown = [origin for origin in found if origin.path and not origin.facts]
+    known = [(origin, origin.facts) for origin in found if origin.path and origin.facts]
+    if unknown and not (image.size and image.mean and image.std):
+        files = " and ".join(str(origin.path) for origin in unknown)
         raise UserError(
-            f"{first.path} does not give the size and normalisation of its images: set input.size, input.mean and "
-            "input.std. torchvision's networks mostly use 224, [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]."
+            f"{files} {'does' if len(unknown) == 1 else 'do'} not give the size and normalisation of "
+            f"{'its' if len(unknown) == 1 else 'their'} images, so set input.size, input.mean and input.std. "
+            "torchvision's networks mostly use 224, [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]."
         )
-    return settings
+    if not image.size and len({facts.size for _, facts in known}) > 1:
+        sizes = ", ".join(f"{origin.name} {facts.size}" for origin, facts in known)
+        raise UserError(
+            f"The weights side by side take images of different sizes: {sizes}. All networks get the same images: "
+            "choose their size with input.size."
+        )
+    first = found[0]
+    if first.facts and unknown and (image.mean, image.std) != (first.facts.mean, first.facts.std):
+        names = [origin.name for origin in (*unknown, *(each for each in found if each not in unknown))]
+        raise UserError(
+            f"{first.name} is published with mean {list(first.facts.mean)} and std {list(first.facts.std)}, but "
+            f"input.mean is {list(image.mean)} and input.std {list(image.std)}, which it would get too, because it "
+            f"comes first. Name the networks with other files first: model.name={'+'.join(names)}, and model.weights "
+            "in the same order. Published weights that come later keep their own normalisation."
+        )

@@ -87,6 +87,25 @@ def with_input(settings: Settings, **values: Any) -> Settings:
     return merge(settings, {"input": unset}, "input")
 
 
+def label_map_file(label_map: str) -> Path | None:
+    """Return the CSV that `model.label_map` names; None if it names none, or one that does not exist."""
+    if label_map in ("", "names"):
+        return None
+    return next((place for place in _label_map_places(label_map) if place.is_file()), None)
+
+
+def missing_label_map(label_map: str) -> UserError:
+    places = " or ".join(map(str, _label_map_places(label_map)))
+    return UserError(
+        f"There is no label map {places}. Correct model.label_map: names, or the path of a CSV with the columns "
+        "label,category."
+    )
+
+
+def _label_map_places(label_map: str) -> list[Path]:
+    return [Path(label_map).expanduser().absolute(), COMPETITIONS / label_map]
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Turn `["train.epochs=5", …]` into `{"train": {"epochs": 5}, …}`; a value that is not TOML stays text."""
     parsed: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Write and read the records of splits and runs, and check that the current request equals them."""
+"""Write and read the records of runs, and check that the current request equals them."""
 
 import shlex
 import subprocess
@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.loading import differences, from_dict, merge, to_dict, with_input
+from pipelines.settings.loading import (
+    differences,
+    from_dict,
+    label_map_file,
+    merge,
+    missing_label_map,
+    to_dict,
+    with_input,
+)
 from pipelines.settings.schema import OUTSIDE_A_RUN, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, plain_sha256, read_json, read_note, write_json
 from pipelines.system.shell import removal
 
-SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
+LABEL_MAP = "model.label_map_sha256:"  # the key that changes with the content of the label map's CSV
 METRIC = "competition.metric:"  # the one key of [competition] that a run depends on
-GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
-DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
+WHITE = "data.white:"  # the one key of [data] that a run depends on, beside the split
 
 
 @dataclass(frozen=True)
@@ -30,15 +37,6 @@ class RunRecord:
     def sections(self) -> dict[str, dict[str, Any]]:
         """Return the settings as plain values, {section: {key: value}}."""
         return {key: value for key, value in to_dict(self.settings).items() if isinstance(value, dict)}
-
-
-def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
-    """Return the SHA-256 of each input of a split: the CSVs, the download record and split.group_file, if present."""
-    data = settings.data
-    names = (data.labels, data.test_table, data.sample_submission, DOWNLOAD_RECORD)
-    paths = {name: layout.raw / name for name in names if name}
-    paths[GROUP_FILE] = layout.root / settings.split.group_file  # the root folder if not set
-    return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
 
 
 def code_version() -> str:
@@ -54,54 +52,6 @@ def code_version() -> str:
         return ""
 
 
-def split_is_made(layout: Layout, settings: Settings) -> bool:
-    """Return whether the split of `settings` exists. Raises `UserError` if it was made from anything else."""
-    if not (layout.split_record.exists() and layout.split_csv.exists()):
-        return False
-    recorded, inputs, sha256 = _read_split_record(layout)
-    again = f"split again: {split_removal(layout)}"
-    then = merge(Settings(settings.name), recorded, str(layout.split_record))
-    if changes := differences(settings, then, SPLIT_SECTIONS):
-        problem = f"{settings.name} is already split, with other settings: {'; '.join(changes)}"
-        compare = "Scores of runs on the old split then no longer compare."
-        raise UserError(f"{problem}. Undo these, or split again. {compare} To split again: {split_removal(layout)}")
-    current = split_inputs(layout, settings)
-    if inputs.get(GROUP_FILE) != current.get(GROUP_FILE):
-        state = "has changed" if GROUP_FILE in current else "is missing"
-        file = layout.root / settings.split.group_file
-        raise UserError(f"{file} (split.group_file) {state} since {layout.split_csv} was made. Put it back, or {again}")
-    if inputs != current:
-        raise UserError(f"{layout.raw} holds other data than {layout.split_csv} was made from. Put it back, or {again}")
-    if file_sha256(layout.split_csv) != sha256:
-        raise UserError(f"{layout.split_csv} was changed after it was made. Put it back, or {again}")
-    return layout.tree.is_dir()
-
-
-def is_split_by_audit(layout: Layout) -> bool:
-    """Return whether the split was made with the current groups CSV of `audit`, which must then not be overwritten."""
-    groups = layout.audit.groups
-    if not (layout.split_record.exists() and groups.is_file()):
-        return False
-    sections, inputs, _ = _read_split_record(layout)
-    group_file = sections["split"].get("group_file", "")  # absent in older records
-    return bool(layout.root / group_file == groups and inputs.get(GROUP_FILE) == file_sha256(groups))
-
-
-def _read_split_record(layout: Layout) -> tuple[dict[str, dict[str, Any]], dict[str, str], str]:
-    """Return the settings, the SHA-256 of each input and that of split.csv, as the split's record has them."""
-    try:
-        record = read_json(layout.split_record)
-        sections = {name: dict(record[name]) for name in SPLIT_SECTIONS}
-        return sections, dict(record["inputs"]), record["split_csv_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{layout.split_record} is damaged ({error!r}). Split again: {split_removal(layout)}") from None
-
-
-def split_removal(layout: Layout) -> str:
-    """Return the command that removes the split."""
-    return removal(layout.split_record, layout.split_csv, layout.tree)
-
-
 def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
     """Write the record of a new run; for a run with a finished epoch, check that settings and split are the same.
 
@@ -115,8 +65,15 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
         return
     record = read_record(run)
     check_split(run, record, split_csv)
-    changes = differences(settings, record.settings, (*RUN_SECTIONS, "competition"))
-    if changes := [line for line in changes if not line.startswith("competition.") or line.startswith(METRIC)]:
+    changes = differences(settings, record.settings, RUN_SECTIONS)
+    others = differences(settings, record.settings, ("competition", "data"))
+    changes += [line for line in others if line.startswith((METRIC, WHITE))]
+    if other_map := [line for line in changes if line.startswith(LABEL_MAP)]:
+        changes.remove(other_map[0])
+        if record.settings.model.label_map_sha256 and not changes:  # older records lack it
+            changed = f"with another label map: {settings.model.label_map} has changed since. Put it back, or name"
+            raise UserError(f"{_shown(run)} was trained {changed} a new run with RUN=.")
+    if changes:
         raise UserError(f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). {_new_run(run)}")
 
 
@@ -128,8 +85,33 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
     """
     if plain_sha256(settings.model.weights_sha256) in ("", then.model.weights_sha256):
         settings = merge(settings, {"model": {"weights_sha256": then.model.weights_sha256}}, "model")
+    if label_map_file(settings.model.label_map):
+        settings = with_label_map(settings)
+    elif settings.model.label_map == then.model.label_map:
+        settings = merge(settings, {"model": {"label_map_sha256": then.model.label_map_sha256}}, "model")
     image = then.input
     return with_input(settings, size=image.size, mean=image.mean, std=image.std, resize=image.resize)
+
+
+def with_label_map(settings: Settings) -> Settings:
+    """Return `settings` with the SHA-256 of the label map's CSV, if `model.label_map` names one.
+
+    Raises `UserError` if the file is missing or has another SHA-256 than `settings` expect.
+    """
+    model = settings.model
+    if model.label_map in ("", "names") or not model.pretrained:
+        return settings
+    path = label_map_file(model.label_map)
+    if path is None:
+        raise missing_label_map(model.label_map)
+    digest, wanted = file_sha256(path), plain_sha256(model.label_map_sha256)
+    if wanted and digest != wanted:
+        raise UserError(
+            f"{path}, the label map, has the sha256 {digest}, but the settings expect {wanted} "
+            "(model.label_map_sha256; a run records it). Put the file back that the run was trained with, or train a "
+            "new run."
+        )
+    return merge(settings, {"model": {"label_map_sha256": digest}}, "model")
 
 
 def read_record(run: RunLayout) -> RunRecord:

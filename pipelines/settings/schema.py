@@ -5,9 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.system.errors import did_you_mean
 from pipelines.system.files import is_plain_name, path_problem
 
 DEFAULT_RECIPE = "default"
+CHECKS = (  # of meaning, which data.accept overrules
+    "one_class",
+    "class_folders",
+    "similar_labels",
+    "missing_labels",
+    "combined_labels",
+    "numeric_labels",
+    "unique_labels",
+    "garbled_labels",
+    "sample_labels",
+)
 
 
 def option(default: Any, help: str, **bounds: float) -> Any:
@@ -42,27 +54,68 @@ class CompetitionSettings(Section):
             yield f"competition.slug is {self.slug!r}; it must be the last part of its Kaggle address, without slashes."
         if (self.source == "address") != bool(self.address):
             yield 'competition.source = "address" and competition.address (where the archive is) must be set together.'
+        if self.metric == "log_loss" and self.submission == "labels":
+            yield (
+                "competition.metric is log_loss, which scores probabilities, but competition.submission is labels. Set "
+                'competition.submission = "probabilities", or another competition.metric.'
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Section):
     """Paths inside the raw folder, `data/<competition>/raw`, and columns of the labels CSV."""
 
+    zip_encoding: str = option("", "encoding of names in a zip that does not say it, as gbk or cp1252; empty: UTF-8")
     labels: str = option("", "CSV of the labelled images; empty: train_images has one folder per class")
     id_column: str = option("", "column of image ids in the labels CSV; empty: the first column")
     label_column: str = option("", "column of labels in the labels CSV; empty: the second column")
     train_images: str = option("train", "folder of the labelled images")
+    class_level: int = option(
+        1, "class folders: level of the class below train_images, from 1; -1: the folder that holds the image"
+    )
     test_images: str = option("test", "folder of the test images")
     test_table: str = option("", "CSV of the test ids; empty: the ids of sample_submission, else all of test_images")
     sample_submission: str = option("", "sample submission from Kaggle; empty: there is none")
+    submitted_labels: str = option(
+        "",
+        "CSV of label,answer for each class, in the raw or the working folder; empty: labels are submitted as they are",
+    )
+    accept: tuple[str, ...] = option((), f"checks of meaning to overrule, if the data is right: {', '.join(CHECKS)}")
+    white: int = option(
+        0,
+        "greys of more than 8 bits: the value of white; 0: by each image, that of 8, 10, 12, 14 or 16 bits",
+        minimum=0,
+    )
 
     def problems(self) -> Iterator[str]:
+        if self.zip_encoding and not _is_encoding(self.zip_encoding):
+            yield f"data.zip_encoding is {self.zip_encoding!r}; it must be an encoding, as gbk, cp932 or cp1252."
+        if problem := path_problem(self.submitted_labels):
+            yield f"data.submitted_labels cannot be a path: {problem}."
+        if not self.class_level:
+            yield "data.class_level is 0; levels count from 1, or from -1 at the folder that holds the image."
+        if self.labels and self.class_level != 1:
+            yield f"data.class_level is {self.class_level}, for class folders, but data.labels names a CSV. Unset one."
+        if unknown := [word for word in self.accept if word not in CHECKS]:
+            hint = did_you_mean(unknown[0], CHECKS)
+            yield f"data.accept has {', '.join(map(repr, unknown))}.{hint} Valid: {', '.join(CHECKS)}."
+        if self.white and not 255 <= self.white <= 65535:
+            yield f"data.white is {self.white}; it must be 0 (each image's own) or 255 to 65535."
         for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
             place = getattr(self, key)
             if problem := path_problem(place):
                 yield f"data.{key} cannot be a path: {problem}."
             elif Path(place).is_absolute() or ".." in Path(place).parts:
                 yield f"data.{key} is {place!r}; it must be a path inside the raw folder."
+
+
+def _is_encoding(name: str) -> bool:
+    """Return whether `name` is an encoding that Python knows, of text and not, like base64, of bytes."""
+    try:
+        b"a".decode(name)
+    except (LookupError, ValueError):  # ValueError: a NUL in the name, or an encoding with two bytes per character
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +217,7 @@ class ModelSettings(Section):
     label_map: str = option(
         "", "start the head from the pretrained rows of the same labels: names, or a CSV of label,category; empty: off"
     )
+    label_map_sha256: str = option("", "expected SHA-256 of the label map's CSV; empty: not checked")
 
     def problems(self) -> Iterator[str]:
         for key in ("weights", "label_map"):

@@ -34,9 +34,22 @@ def few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(map(quoted, names[:most])) + (", …" if len(names) > most else "")
 
 
+def listed(cases: Sequence[str], most: int = 10) -> str:
+    """Return `2 in all: first; second`, with an ellipsis after the first `most`."""
+    return f"{len(cases):,} in all: {'; '.join(map(shown, cases[:most]))}{'; …' if len(cases) > most else ''}"
+
+
+def refuse(problem: str, cases: Sequence[str], remedy: str) -> None:
+    """Raise `UserError` with the number of `cases` and the first ten; do nothing if there are none."""
+    if cases:
+        raise UserError(f"{problem}, {listed(cases)}. {remedy}")
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` with the nearest of `valid`, or an empty string if none is near."""
-    matches = get_close_matches(name, list(valid), n=2, cutoff=0.5)
+    names = list(valid)
+    same = [each for each in names if each.casefold() == name.casefold()]
+    matches = same or get_close_matches(name, names, n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
 
 

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from pipelines.system.errors import UserError
-from pipelines.system.memory import check_room_for_locks, death
+from pipelines.system.memory import death, problem_of_processes
 from pipelines.system.signals import STOPPING
 from pipelines.system.watch import Watch
 
@@ -43,13 +43,12 @@ def in_processes(
 
 def _results(function: Callable[[Work], Result], work: Iterable[Work], total: int) -> Generator[Result, None, None]:
     processes = min(cores(), total)
-    if processes <= 1:
+    if processes <= 1 or problem_of_processes(processes + 1):  # slower, but complete; one more: the fork server
         yield from map(function, work)
         return
     # A fork server, since forking a process in which torch runs threads can deadlock.
     context = multiprocessing.get_context("forkserver")
     others = set(multiprocessing.active_children())
-    check_room_for_locks()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent)
     ours: set[BaseProcess] = set()
     pending: deque[Future[Result]] = deque()

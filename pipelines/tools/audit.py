@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, split_removal
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
-from pipelines.settings.records import is_split_by_audit, split_removal
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, write_json
 from pipelines.system.shell import path_word
@@ -37,11 +37,14 @@ HEADINGS = {"train-train": "within train", "valid-valid": "within valid", "test-
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "tools.audit").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-    from pipelines.dataset.image_set import ImageSet
+    from pipelines.dataset.image_set import all_images
     from pipelines.dataset.splits import read_split_csv
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
-    images = ImageSet(table, table, layout.raw, layout.cache)
+    words.require_raw(layout)
+    if note := check_unchanged(layout, settings, words.repeat("split")):
+        print(note)
+    images = all_images(settings, layout, table, words.repeat("split"))
     layout.audit.record.unlink(missing_ok=True)  # written last: it must not describe an unfinished audit
     found = _audit_pairs(words, settings, layout, images)
     found["suspects"] = _audit_labels(words, settings, layout, images)
@@ -78,8 +81,8 @@ def _audit_pairs(words: command.Words, settings: Settings, layout: Layout, image
             print(f"{part.capitalize()} images with a twin in train: {among:,} of {count:,} ({among / count:.2%}).")
     if left_out:
         print(
-            f"Near pairs with an image of less than {duplicates.SIDE} pixels: {left_out:,}. They are left out: with so "
-            "few pixels, equal and similar pictures cannot be told apart."
+            f"Images of less than {duplicates.SIDE} pixels that resemble others: {left_out:,}. Only equal ones are "
+            "listed: with so few pixels, nearly the same and similar pictures cannot be told apart."
         )
     shown = [path.relative_to(layout.root) for path in (layout.audit.pairs, layout.audit.pairs_picture)]
     print(f"Pairs: {shown[0]}, {shown[1]}")
@@ -177,7 +180,7 @@ def _picture(images: "ImageSet", row: Any) -> "Pixels":
     """Return the image of a split row, enlarged by a whole factor if it is small."""
     from pipelines.dataset.images import fit, open_image, place_of
 
-    photo = open_image(images.raw / str(row.path), place_of(row))
+    photo = open_image(images.raw / str(row.path), place_of(row), images.data.white)
     size = min(PICTURE_SIZE, *photo.size)
     factor = PICTURE_SIZE // size
     return fit(photo, size, size).repeat(factor, axis=0).repeat(factor, axis=1)

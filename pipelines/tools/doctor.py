@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from pipelines import command
+from pipelines.dataset.split_record import split_is_made
 from pipelines.kaggle.submission_log import SubmissionLog
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.records import split_is_made
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable_lines
 from pipelines.system.files import read_json
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "tools.doctor").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     checks: list[Check] = []
-    for check in _checks(settings, layout):
+    for check in _checks(settings, layout, words):
         print(check, flush=True)
         checks.append(check)
     steps = list(dict.fromkeys(step for check in checks if check.verdict != "ok" for step in check.steps))
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\nNext: {_next(settings, layout, words)}")
 
 
-def _checks(settings: Settings, layout: Layout) -> Iterator[Check]:
+def _checks(settings: Settings, layout: Layout, words: command.Words) -> Iterator[Check]:
     """Yield all checks; what has to be fixed first comes first."""
     usable = {}
     for check in (*check_packages(settings), *check_machine(settings)):
@@ -53,15 +53,15 @@ def _checks(settings: Settings, layout: Layout) -> Iterator[Check]:
         yield check
     yield check_device(settings) if usable["torch"] else Check("device", "-", "not asked, as torch is missing")
     yield from check_kaggle(settings, usable["kaggle"])
-    yield from _stages(settings, layout)
+    yield from _stages(settings, layout, words)
 
 
-def _stages(settings: Settings, layout: Layout) -> Iterator[Check]:
+def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterator[Check]:
     """Yield the checks of the stages' outputs."""
     raw = layout.raw.is_dir()
     yield Check("data", "ok" if raw else "-", short(layout.raw) if raw else "not downloaded yet")
     try:
-        made = raw and split_is_made(layout, settings)
+        made = raw and split_is_made(layout, settings, words.repeat("split"))
         yield Check("split", "ok" if made else "-", short(layout.split_csv) if made else "not made yet")
     except (UserError, OSError) as error:
         yield Check("split", "fails", first_line(error).partition(": ")[0], (str(error),))
@@ -96,7 +96,7 @@ def _next(settings: Settings, layout: Layout, words: command.Words) -> str:
     if not layout.raw.is_dir():
         return words.repeat("download", **({"ARCHIVE": "<its archive>"} if source == "address" else {}))
     outputs = {
-        "split": split_is_made(layout, settings),
+        "split": split_is_made(layout, settings, words.repeat("split")),
         "train": run.trained.exists(),
         "retrain": settings.predict.checkpoint != "final" or run.retrained.exists(),
         "predict": submission.exists(),

@@ -23,21 +23,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not submission.exists():
         raise UserError(f"{submission.relative_to(Path.cwd())} is missing. First: {words.repeat('predict')}")
     solution, truth, kind = words.solution or layout.held_back, None, "held-back labels"
-    from pipelines.analysis.scoring import folder_labels, score_submission
+    from pipelines.analysis.scoring import folder_labels, read_solution, score_submission
     from pipelines.dataset.splits import read_split_csv
+    from pipelines.dataset.submission import answers_of
 
-    if not (solution.exists() or words.solution) and layout.split_csv.exists():
-        truth = folder_labels(read_split_csv(layout.split_csv), settings.data.test_images)
+    table = read_split_csv(layout.split_csv) if layout.split_csv.exists() else None
+    if not (solution.exists() or words.solution) and table is not None:
+        truth = folder_labels(table, settings.data.test_images)
+    known = [] if table is None else sorted(set(table.loc[table["split"] != "test", "label"]))
+    answers = dict(zip(known, answers_of(known, settings, layout.raw), strict=True))
+    notes: list[str] = []
     if truth is not None:
+        truth["label"] = [answers[label] for label in truth["label"]]
         solution = layout.raw / settings.data.test_images
         kind = f"test images, labelled by their folders in {settings.data.test_images}/"
     elif not solution.exists():
+        known_here = "" if words.solution else f": the true labels of {settings.name} are not known here"
         raise UserError(
-            f"{solution} is missing: the true labels of {settings.name} are not known here. Give a CSV of ids and "
-            "labels with SOLUTION=, or submit to Kaggle."
+            f"{solution} is missing{known_here}. Give the path of a CSV of ids and labels with SOLUTION=, or submit to "
+            "Kaggle."
         )
+    else:
+        truth, notes = read_solution(solution, submission, answers, settings)
+        if not words.solution:
+            notes = notes[1:]  # which columns were taken: the held-back labels are in our own form
     score, count = score_submission(submission, solution, settings, truth)
-    print(f"{settings.competition.metric} on {count:,} {kind}: {score:.4f}")
+    print(*notes, f"{settings.competition.metric} on {count:,} {kind}: {score:.4f}", sep="\n")
+    uses = sorted(set(truth["usage"])) if "usage" in truth else []
+    for use in uses if len(uses) > 1 else ():
+        part, size = score_submission(submission, solution, settings, truth[truth["usage"] == use])
+        print(f"  {use or 'without usage'}: {part:.4f} (n = {size:,})")
     files = {"submission": submission, "mistakes": run.mistakes, "confusion": run.confusion, "curves": run.curves}
     for what, path in files.items():
         print(f"  {what:<10}  {path.relative_to(Path.cwd())}")

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.dataset.split_record import require_split
 from pipelines.settings.loading import load_settings
-from pipelines.settings.records import split_is_made
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, write_text
@@ -70,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.models.weights import find_origins, resolve
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
-    if not split_is_made(layout, settings):
-        raise UserError(f"{layout.split_csv} is not finished. First: {words.repeat('split')}")
+    words.require_raw(layout)
+    require_split(layout, settings, words.repeat("split"))
     found = find_origins(settings.model, layout.weights, watch=command.progress)
     settings = resolve(settings, found)
-    train, valid = open_images(settings, layout, table).divide(settings)
+    train, valid = open_images(settings, layout, table, words.repeat("split")).divide(settings)
     run, hardware = layout.run(words.run_name()), choose_hardware(settings.hardware)
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
     print(f"Features: {jobs.prepare_features(job, build_network(settings, train.classes, found))}")

@@ -16,6 +16,7 @@ from pipelines.dataset.tables import write_csv
 from pipelines.models.device import Hardware
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import AuditSettings, SplitSettings
+from pipelines.system.errors import UserError
 
 Picture = npt.NDArray[np.uint8]
 FLOAT32 = Hardware(torch.device("cpu"), torch.float32)
@@ -35,7 +36,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root, "c")
         self.rows: list[tuple[str, str, str, str, int]] = []
-        self.left_out = 0  # pairs, in the last search
+        self.left_out = 0  # images, in the last search
 
     def put(self, split: str, content: Picture | bytes, label: str = "a", kind: str = "png") -> int:
         number = len(self.rows)
@@ -172,13 +173,47 @@ def test_tiny_images_match_exactly_only(shelf: Shelf) -> None:
     changed[0, 0] += 1
     first, equal, near = shelf.put("train", tiny), shelf.put("valid", tiny, kind="bmp"), shelf.put("valid", changed)
     assert listed(shelf.pairs()) == [("pixels", first, equal, "train-valid", False)]
-    assert shelf.left_out == 1
+    assert shelf.left_out == 2  # the third is equal to the first, which stands for it
     enough = scene(200, size=16)
     changed = enough.copy()
     changed[0, 0] += 1
     one, two = shelf.put("train", enough), shelf.put("valid", changed)
     assert ("near", one, two, "train-valid", False) in listed(shelf.pairs())
     assert near not in shelf.pairs()["second"].tolist()
+
+
+def test_thousands_of_tiny_images_that_are_nearly_equal_are_not_compared_with_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    def counted(self: duplicates._Judge, one: Picture, two: Picture) -> npt.NDArray[np.bool_]:
+        compared.append(len(one))
+        return compare(self, one, two)
+
+    compare = duplicates._Judge._alike
+    monkeypatch.setattr(duplicates._Judge, "_alike", counted)
+    count, random = 3000, np.random.default_rng(0)
+    Image.fromarray(scene(1, size=8)).save(tmp_path / "tiny.png")
+    noisy = scene(1, size=8).astype(np.int16) + random.integers(-6, 7, (count, 8, 8, 3), dtype=np.int16)
+    pixels = noisy.clip(0, 255).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    row = {"path": "tiny.png", "label": "a", "split": "train", "fold": -1}
+    table = pd.DataFrame([{"id": str(number), **row} for number in range(count)])
+    images = ImageSet(table, table, tmp_path, tmp_path / "cache")
+    marks = np.arange(count, dtype=np.uint64)
+    pairs, left_out = duplicates.find_pairs(images, pixels, marks, AuditSettings(), FLOAT32)
+    assert (len(pairs), left_out, sum(compared)) == (0, count, 0)
+
+
+def test_too_many_pairs_name_the_settings_that_lower_their_number(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        shelf.put("valid", scene(number), kind="jpg")
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 3)
+    with pytest.raises(UserError, match=r"Lower audit\.distance or raise audit\.correlation"):
+        shelf.pairs()
+    assert len(shelf.pairs(distance=0, correlation=1)) <= 3
 
 
 def test_large_images_that_are_equal_in_small_only_are_near_not_equal(shelf: Shelf) -> None:

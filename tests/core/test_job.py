@@ -19,7 +19,7 @@ from pipelines.models.device import Hardware
 from pipelines.models.networks import Whitening
 from pipelines.system.errors import UserError
 from tests.support.histories import TIMES, same, same_checkpoints, timeless
-from tests.support.tiny import Tiny, pretrained
+from tests.support.tiny import LOG_LOSS, Tiny, pretrained
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 VARIED = ("augment.flip=true", "augment.translate=1", "augment.colour_jitter=0.2", "augment.cutout=2")
@@ -92,7 +92,7 @@ def test_fine_tuning_goes_on_too_in_whichever_phase_it_stopped(tiny: Tiny, small
 def test_a_fine_tuned_network_scores_when_reloaded_what_training_reported(
     tiny: Tiny, small_weights: Path, case: str
 ) -> None:
-    options = (*pretrained(small_weights), *FINE_TUNING[case], "competition.metric=log_loss")
+    options = (*pretrained(small_weights), *FINE_TUNING[case], *LOG_LOSS)
     job = tiny.job(*options)
     assert job.valid is not None and job.files.best is not None
     rows = list(tiny.run(job))
@@ -217,7 +217,8 @@ def test_a_finished_training_is_not_trained_again(tiny: Tiny) -> None:
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "f1_macro", "f1_micro"])
 @pytest.mark.parametrize("case", ["averaged weights", "photos", "mixup"])
 def test_a_reloaded_checkpoint_scores_what_training_reported(tiny: Tiny, case: str, metric: str) -> None:
-    job = tiny.job(*CASES[case], f"competition.metric={metric}", "train.lr=0.03")
+    scored = LOG_LOSS if metric == "log_loss" else (f"competition.metric={metric}",)
+    job = tiny.job(*CASES[case], *scored, "train.lr=0.03")
     rows = list(tiny.run(job))
     assert job.files.best is not None
     best = checkpoint.load(job.files.best)
@@ -296,7 +297,7 @@ def test_any_batch_size_trains_and_validates_every_image(tiny: Tiny, batch_size:
 def test_the_validation_score_does_not_depend_on_the_batch_size(tiny: Tiny) -> None:
     scores = []
     for size in (1, 4, 5, 6):
-        options = (f"predict.batch_size={size}", "competition.metric=log_loss", "train.epochs=1")
+        options = (f"predict.batch_size={size}", *LOG_LOSS, "train.epochs=1")
         (row,) = tiny.run(tiny.job(*options, run=f"size{size}"))
         scores.append(row["log_loss"])
     assert scores == pytest.approx([scores[0]] * 4, rel=1e-6)
@@ -335,7 +336,7 @@ def test_training_stops_when_patience_has_run_out(tiny: Tiny) -> None:
     table = tiny.table.copy()
     valid = table["split"] == "valid"
     table.loc[valid, "label"] = table.loc[valid, "label"].map(wrong)
-    options = ("competition.metric=log_loss", "train.epochs=60", "train.patience=3", "train.lr=0.03")
+    options = (*LOG_LOSS, "train.epochs=60", "train.patience=3", "train.lr=0.03")
     images = dataclasses.replace(tiny.images, table=table, rows=table[valid])
     job = dataclasses.replace(tiny.job(*options), valid=images)
     rows = list(tiny.run(job))

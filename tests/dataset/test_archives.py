@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import py7zr
 import pytest
@@ -20,54 +20,14 @@ from py7zr.properties import FILTER_COPY
 
 from pipelines.dataset import archive_7z, archive_entries, archive_tar, archives
 from pipelines.dataset.archives import Unpacked, unpack
+from pipelines.settings.schema import DataSettings
 from pipelines.system.errors import UserError
 from pipelines.system.watch import unwatched
+from tests.support.archives import contents, make_7z, make_tar, make_zip, refused
 
 FILES = {"labels.csv": b"id,label\n1,cat\n", "train/1.png": os.urandom(3000), "train/2.png": b"", "test/1.png": b"x"}
 TOTAL = sum(map(len, FILES.values()))
 Item = TypeVar("Item")
-
-
-def make_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def make_tar(path: Path, files: dict[str, bytes], mode: Any = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
-
-
-def make_7z(path: Path, files: dict[str, bytes], attributes: int | None = None, **options: Any) -> Path:
-    """Write a 7z; `attributes` replaces those of the last file."""
-    with py7zr.SevenZipFile(path, "w", **options) as archive:
-        for name, content in files.items():
-            archive._writestr(content, name)  # the public method refuses the unsafe names under test
-        if attributes is not None:
-            archive.header.files_info.files[-1]["attributes"] = attributes
-    return path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def refused(source: Path, *words: str, with_libarchive: bool = True) -> None:
-    """Check that unpacking `source` raises a `UserError` with its name and `words`, and leaves nothing behind."""
-    home = source.parent / "home"
-    home.mkdir(exist_ok=True)
-    before = sorted(source.parent.rglob("*"))
-    with pytest.raises(UserError) as caught:
-        unpack(source, home / "target", with_libarchive=with_libarchive)
-    for word in (str(source), *words):
-        assert word in str(caught.value)
-    assert sorted(source.parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
@@ -121,8 +81,6 @@ def test_nested_archive_overwrites_nothing(tmp_path: Path) -> None:
     refused(
         make_zip(tmp_path / "a.zip", {"labels.csv": b"1", "inner.zip": inner}), "inner.zip: 'labels.csv' would over"
     )
-    itself = make_zip(tmp_path / "inner.zip", {"inner.zip": b""}).read_bytes()
-    refused(make_zip(tmp_path / "a.zip", {"inner.zip": itself}), "inner.zip: 'inner.zip' would overwrite")
 
 
 @pytest.mark.parametrize("nested", ["train.7z", "tables/x.csv.zip", "x.tar.gz"])
@@ -331,7 +289,7 @@ def test_what_an_archive_may_hold_grows_with_its_bytes(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><title>Log in</title>", b"Rar!\x1a\x07\x00", b"PK", b"7z"])
 def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.zip").write_bytes(content)
-    refused(tmp_path / "a.zip", "empty" if not content else "web page" if content[:1] == b"<" else "begins with")
+    refused(tmp_path / "a.zip", "empty" if not content else "web page" if content[:1] == b"<" else "it ")
 
 
 def test_missing_source(tmp_path: Path) -> None:
@@ -419,14 +377,12 @@ def test_folder_that_holds_what_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     refused(source, "no files")
-    (tmp_path / "secret").write_text("secret")
-    evil = source / "evil"
-    for link in (tmp_path / "secret", tmp_path, Path("missing"), evil):
-        evil.symlink_to(link)
-        refused(source, "evil is ", "outside" if link.name == "secret" else "not a file")
-        evil.unlink()
-    os.mkfifo(evil)
-    refused(source, "evil is not a file")
+    (source / "a").mkdir()
+    for number, link in enumerate(map(Path, (tmp_path, source, "missing", "4", "../a"))):
+        (source / "a" / str(number)).symlink_to(link)
+    os.mkfifo(source / "pipe")
+    circles = [f"a/{number} (a link to {link}) leads to" for number, link in enumerate((tmp_path, source))]
+    refused(source, *circles, "a/2 (a link to missing) is a broken link", "a/4 (a link to ../a) leads", "pipe is not a")
     with pytest.raises(UserError, match="inside the folder"):
         unpack(tmp_path, tmp_path / "target")
 
@@ -507,7 +463,7 @@ def test_a_file_becomes_what_was_declared(tmp_path: Path, content: bytes, words:
 
 
 def test_every_declared_file_is_awaited(tmp_path: Path) -> None:
-    unpacking = archives._Unpacking(unwatched, with_libarchive=True)
+    unpacking = archives._Unpacking(unwatched, with_libarchive=True, data=DataSettings())
     with pytest.raises(archive_entries.Refusal, match="1 of its files are missing, for example 'a'"):
         unpacking._write({"a": archive_entries.Entry("a", 0)}, tmp_path, lambda create: None, "archive")
     with pytest.raises(archive_entries.Refusal, match="'b' is not in its table"):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-from pipelines.dataset import images
+from pipelines.dataset import depth
 from pipelines.dataset.images import MAX_PIXELS, crop, fit, open_image, random_crop_box
 from pipelines.system.errors import UserError
 from tests.support.pictures import noise
@@ -294,7 +294,7 @@ def test_a_picture_converted_in_strips_is_that_converted_at_once(
     path = saved(tmp_path / "x.png", image, **({"transparency": bytes(range(256))} if mode == "P" else {}))
     at_once = opened(path).tobytes()
     for pixels in (1, 10, 17):  # strips of 1, 2 and 3 rows
-        monkeypatch.setattr(images, "STRIP_PIXELS", pixels)
+        monkeypatch.setattr(depth, "STRIP_PIXELS", pixels)
         assert opened(path).tobytes() == at_once
 
 

@@ -71,7 +71,7 @@ def test_classify_leaves_keeps_all_images_in_one_folder(tmp_path: Path) -> None:
     [
         (
             "1,a\n2,b\n9,a\n8,a\n7,a\n6,a\n",
-            ["ids without an image in train, 4 in all", "line 4: '9'", "line 6: '7'; …"],
+            ["ids without an image in train, 4 in all", "line 4: '9'", "line 7: '6'. Put these images there"],
         ),
         ("1,a\n", ["images without a label in labels.csv, 1 in all: train/2.png"]),
         ("1,a\n2,b\n1.png,a\n", ["images listed twice, 1 in all: line 4: '1.png', first on line 2"]),
@@ -102,7 +102,9 @@ def test_missing_labels_csv_and_columns(tmp_path: Path) -> None:
     assert "no column number 2" in refusal(tmp_path, DataSettings(labels="label.csv"))
     write(tmp_path / "labels.csv", "id,label\n1,a\n")
     assert "no column 'breed'" in refusal(tmp_path, DataSettings(labels="labels.csv", label_column="breed"))
-    assert "both data.id_column" in refusal(tmp_path, DataSettings(labels="labels.csv", id_column="label"))
+    message = refusal(tmp_path, DataSettings(labels="labels.csv", id_column="label"))
+    assert "not each row's label is an image" in message
+    assert 'Set data.id_column = "id".' in message
 
 
 def test_empty_group(tmp_path: Path) -> None:
@@ -126,9 +128,10 @@ def test_mistakes_in_class_folders(tmp_path: Path) -> None:
 def test_test_ids_come_from_the_table_else_the_sample_else_the_folder(tmp_path: Path) -> None:
     touch(tmp_path / "test", "1.png", "2.png", "10.png", "sub/4.png")
     write(tmp_path / "test.csv", "id\n10\n2\n")
-    write(tmp_path / "sample.csv", "id,label\n2,x\n1,x\n10,x\n")
+    write(tmp_path / "sample.csv", "id,label\n2,x\n10,x\n")
     rows, unlisted = labels.test_rows(tmp_path, DataSettings(test_table="test.csv", sample_submission="sample.csv"))
     assert (list(rows["id"]), list(rows["path"]), unlisted) == (["10", "2"], ["test/10.png", "test/2.png"], 2)
+    write(tmp_path / "sample.csv", "id,label\n2,x\n1,x\n10,x\n")
     rows, unlisted = labels.test_rows(tmp_path, DataSettings(sample_submission="sample.csv"))
     assert (list(rows["id"]), unlisted) == (["2", "1", "10"], 1)
     rows, unlisted = labels.test_rows(tmp_path, DataSettings())

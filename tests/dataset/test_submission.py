@@ -12,6 +12,7 @@ from pipelines.analysis.scoring import folder_labels, score_submission
 from pipelines.dataset.submission import (
     check_submission,
     class_list,
+    describe_answers,
     make_submission,
     write_submission,
 )
@@ -71,6 +72,39 @@ def test_probabilities_go_to_the_column_of_their_class_in_the_samples_order(tmp_
     assert values.loc["a"].to_dict() == pytest.approx({"cat": 0.7, "dog": 0.2, "emu": 0.1})
     assert values.loc["b"].to_dict() == pytest.approx({"cat": 0.3, "dog": 0.3, "emu": 0.4})
     assert check_submission(saved(table, tmp_path / "s.csv"), CLASSES, PROBABILITIES, tmp_path) == 2
+
+
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+def test_a_submission_repeats_the_index_that_pandas_wrote_into_the_sample(tmp_path: Path, kind: str) -> None:
+    settings = settings_of(kind)
+    columns = ",id,label" if kind == "labels" else ",id,emu,cat,dog"
+    filler = "cat" if kind == "labels" else "0.2,0.3,0.5"
+    write(tmp_path / "sample.csv", columns, f"1,b,{filler}", f"2,a,{filler}")
+    assert class_list(CLASSES, settings, tmp_path) == CLASSES
+    path = tmp_path / "s.csv"
+    write_submission(path, make_submission(["a", "b"], sure_of([0, 1]), CLASSES, settings, tmp_path))
+    lines = path.read_text().splitlines()
+    assert lines[0] == columns
+    assert [line.split(",")[:2] for line in lines[1:]] == [["1", "b"], ["2", "a"]]
+    assert lines[1] == ("1,b,dog" if kind == "labels" else "1,b,0.1,0.1,0.8")
+    assert check_submission(path, CLASSES, settings, tmp_path) == 2
+    write(path, columns[1:], *(line[2:] for line in lines[1:]))
+    with pytest.raises(UserError, match="its header is 'id'"):
+        check_submission(path, CLASSES, settings, tmp_path)
+
+
+def test_a_submission_has_commas_even_if_the_sample_has_semicolons(tmp_path: Path) -> None:
+    write(tmp_path / "sample.csv", "id;label", "b;cat", "a;cat")
+    path = tmp_path / "s.csv"
+    write_submission(path, make_submission(["a", "b"], sure_of([0, 1]), CLASSES, LABELS, tmp_path))
+    assert path.read_text() == "id,label\nb,dog\na,cat\n"
+    assert check_submission(path, CLASSES, LABELS, tmp_path) == 2
+
+
+def test_a_solution_may_have_semicolons_and_an_index(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.csv", "id,label", "a,cat", "b,dog")
+    solution = write(tmp_path / "solution.csv", ";id;label", "0;a;cat", "1;b;cat")
+    assert score_submission(path, solution, LABELS) == (0.5, 2)
 
 
 def test_ids_are_text_to_the_last_zero(tmp_path: Path) -> None:
@@ -144,7 +178,7 @@ def test_ids_that_were_not_predicted_are_named(tmp_path: Path) -> None:
 
 def test_a_sample_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,cat,dog,emu", "1,0.3,0.3,0.4")
-    with pytest.raises(UserError, match=r"4 columns.*Set competition.submission to probabilities"):
+    with pytest.raises(UserError, match=r'4 columns.*set competition.submission = "probabilities"'):
         class_list(["cat", "dog"], LABELS, tmp_path)
 
 
@@ -278,11 +312,6 @@ def test_score_refuses_a_probability_that_is_no_number(tmp_path: Path) -> None:
         score_submission(tmp_path / "ours.csv", tmp_path / "truth.csv", settings)
 
 
-def test_log_loss_of_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="log loss needs probabilities"):
-        class_list(["cat"], settings_of("labels", metric="log_loss"), tmp_path)
-
-
 def split_table(*rows: tuple[str, str, str]) -> pd.DataFrame:
     """Return a split table of (path, label, split); the id is the path."""
     return pd.DataFrame(
@@ -314,6 +343,28 @@ def test_test_images_in_class_folders_are_labelled_by_these(
     else:
         assert truth is not None
         assert truth.to_dict("list") == {"id": test, "label": labels}
+
+
+def test_answers_are_counted_and_equal_ones_are_said() -> None:
+    labels = pd.DataFrame({"id": list("abcd"), "label": ["cat", "dog", "cat", "cat"]})
+    assert describe_answers(labels, of_labels=True) == ["Answers: cat (3), dog (1)."]
+    lines = describe_answers(labels.assign(label="cat"), of_labels=True)
+    assert lines[0] == "Answers: cat (4)."
+    assert lines[1].startswith("Note: all 4 answers are 'cat'.")
+    values = pd.DataFrame({"id": ["a", "b"], "cat": ["0.3", "0.8"], "dog": ["0.7", "0.2"]})
+    assert describe_answers(values, of_labels=False) == ["Most probable: cat (1), dog (1)."]
+    assert "all 2 answers are 'dog'" in describe_answers(values.assign(dog="0.9"), of_labels=False)[1]
+    assert "all 2 rows of probabilities are equal" in describe_answers(values.assign(cat="0.5", dog="0.5"), False)[1]
+    assert describe_answers(labels.head(1), of_labels=True) == ["Answers: cat (1)."]
+
+
+def test_labels_in_another_form_are_named_as_such(tmp_path: Path) -> None:
+    write(tmp_path / "sample.csv", "id,label", "1,0", "2,1")
+    path = write(tmp_path / "submission.csv", "id,label", "1,0.0", "2,1.0")
+    with pytest.raises(
+        UserError, match=r"2 rows have such labels: '0\.0', '1\.0'\. These are the same in another form"
+    ):
+        check_submission(path, ["0", "1"], LABELS, tmp_path)
 
 
 def test_a_submission_of_one_column_is_none(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Reading CSVs: every rule, and every mistake with its message."""
 
+import gzip
 from pathlib import Path
 
 import pytest
 
-from pipelines.dataset.tables import find_column, read_csv
+from pipelines.dataset.tables import find_column, index_columns, read_csv, read_listing
 from pipelines.system.errors import UserError
 from tests.support.raw_files import write
 
@@ -36,7 +37,7 @@ def test_csv_line_is_where_a_row_starts(tmp_path: Path) -> None:
         (b"id,label\n1,a\n2\n", "line 3: 1 values for 2 columns"),
         (b"id,label\n1,a,b\n", "line 2: 3 values for 2 columns"),
         (b'id,label\n1,"a\n2,b\n', "line 2: not valid CSV"),
-        (b"id,id\n1,a\n", "line 1: two columns are named 'id'"),
+        (b"id,id\n1,a\n", "line 1: columns of one name, 1 in all: 'id'"),
     ],
 )
 def test_csv_mistakes_name_file_and_line(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -67,3 +68,82 @@ def test_a_csv_that_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, write(tmp_path / "a.csv", "id,label\n1,cat\n") / "b.csv", tmp_path / ("a" * 300)):
         with pytest.raises(UserError, match="is not a file that can be read"):
             read_csv(path)
+
+
+# Listings, which other programs wrote
+
+
+@pytest.mark.parametrize(
+    ("content", "rows", "note"),
+    [
+        (b"id;label\n1;a,b\n2;0,5\n", [["1", "a,b"], ["2", "0,5"]], "semicolons"),
+        (b'"id";"label"\r\n"1";"x;y"\r\n', [["1", "x;y"]], "semicolons"),
+        (b"id\tlabel\n1\ta;b\n", [["1", "a;b"]], "tabs"),
+        (b"id|label\n1|a\n", [["1", "a"]], "vertical bars"),
+        (b"sep=;\r\nid;label\r\n1;0,5\r\n", [["1", "0,5"]], "semicolons"),
+        (b"id,label\n1,a;b\n2,c\n", [["1", "a;b"], ["2", "c"]], ""),
+        (b"id,x;y\n1,a;b\n", [["1", "a;b"]], ""),
+        ("\ufeffid\tlabel\n1\tä\n".encode("utf-16-le"), [["1", "ä"]], "tabs"),
+        ("\ufeffid,label\n1,ä\n".encode("utf-16-be"), [["1", "ä"]], ""),
+        (gzip.compress(b"id,label\n1,a\n"), [["1", "a"]], ""),
+        (b"id,label,,\n1,a,,\n,,,\n", [["1", "a"]], ""),
+        (b"id,label\n1,a,\n2,b,\n", [["1", "a"], ["2", "b"]], ""),
+        (b'id, "label"\n1, "a, b"\n', [["1", "a, b"]], ""),
+        ("\u200bid\u00a0,label\u200b\n\u200b1\u00a0,\u2060a b\ufeff\n".encode(), [["1", "a b"]], ""),
+    ],
+)
+def test_a_listing_is_read_as_other_programs_write_it(
+    tmp_path: Path, content: bytes, rows: list[list[str]], note: str
+) -> None:
+    notes: list[str] = []
+    table = read_listing(write(tmp_path / "a.csv", content), notes.append)
+    assert table.columns[0] == "id"
+    assert table.to_numpy().tolist() == rows
+    assert notes == ([f"a.csv: {note} separate its values."] if note else [])
+
+
+def test_rows_of_a_listing_keep_their_lines(tmp_path: Path) -> None:
+    assert list(read_listing(write(tmp_path / "a.csv", "sep=;\nid;label\n\n1;a\n;\n2;b\n")).index) == [4, 6]
+
+
+def test_csvs_of_this_pipeline_are_read_strictly(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "id;label\n1;a\n")
+    assert list(read_csv(path)) == ["id;label"]
+    with pytest.raises(UserError, match="no UTF-8 text"):
+        read_csv(write(tmp_path / "a.csv", "id,label\n1,a\n".encode("utf-16")))
+
+
+def test_all_rows_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "id;label\n1;a\n2;b;c\n3\n" + "4;d;e\n" * 20)
+    with pytest.raises(UserError, match="22 in all: line 3: 3 values for 2 columns; line 4: 1 values for") as caught:
+        read_listing(path)
+    assert str(caught.value).count("line ") == 10
+    assert "semicolons inside a value need quotes" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "least", "number"),
+    [
+        ("id,label\n0,a\n1,b\n", 2, 0),
+        (",id,label\n0,a,x\n1,b,y\n", 2, 1),
+        ("Unnamed: 0,id,label\n7,a,x\n3,b,y\n", 2, 1),
+        ("Unnamed: 0.1,Unnamed: 0,id\n0,4,x\n1,5,y\n", 1, 2),
+        (",label\n0,a\n1,b\n", 2, 0),
+        (",label\n0,a\n1,b\n", 1, 1),
+        (",id,label\na,1,x\nb,2,y\n", 2, 0),
+        (",id,label\n1,1,x\n1,2,y\n", 2, 0),
+        ('"id","label"\n"1","a","x"\n"2","b","y"\n', 2, 1),  # from R
+    ],
+)
+def test_indexes_that_pandas_and_r_wrote(tmp_path: Path, content: str, least: int, number: int) -> None:
+    assert index_columns(read_listing(write(tmp_path / "a.csv", content)), least) == number
+
+
+def test_a_column_is_found_by_its_visible_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "id,Label\n1,a\n")
+    table = read_listing(path)
+    assert find_column(table, path, " Label\u200b", 1).name == "Label"
+    with pytest.raises(UserError, match=r"no column 'LABEL'\. Did you mean 'Label'\?"):
+        find_column(table, path, "LABEL", 1)
+    with pytest.raises(UserError, match=r"no column number 2.*Commas, semicolons, tabs"):
+        find_column(read_listing(write(path, "id label\n1 a\n")), path, "", 1)

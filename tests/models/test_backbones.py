@@ -118,7 +118,7 @@ def test_our_own_networks_and_those_of_other_tasks_have_no_backbone(name: str) -
 
 def on_meta(name: str, monkeypatch: pytest.MonkeyPatch) -> Backbone:
     """Return the backbone on the meta device."""
-    monkeypatch.setattr(backbones, "load_into", lambda *_: None)
+    monkeypatch.setattr(backbones, "load_into", lambda *_: [])
     return build_backbone(name, Path("unread"))[0]
 
 

@@ -22,7 +22,16 @@ def test_auto_takes_the_gpu_if_there_is_one_and_a_precision_that_is_fast_there()
     "name", ["gpu", "", "cuda:99", "cpu and more", "mps:7", "xpu", "hpu", "meta", pytest.param("cuda", marks=NO_CUDA)]
 )
 def test_a_missing_device_is_named_with_alternatives(name: str) -> None:
-    with pytest.raises(UserError, match=rf"hardware\.device is '{name}', which cannot be used here: .*Try auto or cpu"):
+    with pytest.raises(
+        UserError, match=rf"hardware\.device is '{name}', which cannot be used here: .*Try auto or one of: cpu"
+    ):
+        choose_hardware(HardwareSettings(device=name))
+
+
+def test_every_device_that_the_message_offers_can_be_used() -> None:
+    with pytest.raises(UserError, match=r"names are cpu, cuda \(or cuda:0") as caught:
+        choose_hardware(HardwareSettings(device="gpu"))
+    for name in str(caught.value).rpartition("one of: ")[2].rstrip(".").split(", "):
         choose_hardware(HardwareSettings(device=name))
 
 

@@ -39,7 +39,7 @@ from pipelines.system.errors import UserError
 from tests.support.histories import timeless
 from tests.support.networks import outputs, save_network, settled
 from tests.support.pictures import noise
-from tests.support.tiny import Tiny
+from tests.support.tiny import LOG_LOSS, Tiny
 
 NAME, OTHER = "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"
 ROOT = Path(__file__).parents[2]
@@ -420,7 +420,7 @@ def test_a_broken_image_is_named_and_what_was_computed_stays(tiny: Tiny, workers
     whole = path.read_bytes()
     path.write_bytes(whole[:60])
     options = on(f"hardware.workers={workers}")
-    with pytest.raises(UserError, match=r"raw/train/20\.png \(id '20', line 21 of split\.csv\) cannot be read"):
+    with pytest.raises(UserError, match=r"raw/train/20\.png \(id '20', valid\): the file is cut short"):
         extract(tiny, options)
     path.write_bytes(whole)
     found = extract(tiny, options)
@@ -431,9 +431,9 @@ def test_a_broken_image_is_named_and_what_was_computed_stays(tiny: Tiny, workers
 def test_a_broken_image_stops_the_run_before_it_trains(tiny: Tiny) -> None:
     (tiny.layout.raw / tiny.rows("valid")["path"].iloc[-1]).write_bytes(b"no picture")
     job, network = start(tiny, *on())
-    with pytest.raises(UserError, match=r"train/24\.png .* cannot be read"):
+    with pytest.raises(UserError, match=r"train/24\.png \(id '24', valid\): it is none of"):
         prepare_features(job, network)
-    with pytest.raises(UserError, match=r"train/24\.png .* cannot be read"):
+    with pytest.raises(UserError, match=r"train/24\.png \(id '24', valid\): it is none of"):
         next(run_job(job, network))
     assert not job.files.last.exists()
 
@@ -597,7 +597,7 @@ def test_a_batch_for_evaluation_holds_all_views_in_order(tiny: Tiny) -> None:
 
 
 def test_validation_averages_the_probabilities_of_all_views(tiny: Tiny) -> None:
-    options = on("features.crops=1", "augment.crop_scale=[0.3, 0.8]", "competition.metric=log_loss")
+    options = on("features.crops=1", "augment.crop_scale=[0.3, 0.8]", *LOG_LOSS)
     job, network = start(tiny, *options, "train.epochs=1")
     (row,) = run_job(job, network)
     source = batches_of(tiny, "valid", options, training=False)
@@ -661,7 +661,7 @@ def test_of_two_phases_the_first_learns_from_the_cache(tiny: Tiny) -> None:
 
 
 def test_predicting_gives_what_validating_gave(tiny: Tiny, weights: Path) -> None:
-    job, network = start(tiny, *real(weights, "competition.metric=log_loss"))
+    job, network = start(tiny, *real(weights, *LOG_LOSS))
     rows = list(run_job(job, network))
     assert job.valid is not None
     saved = checkpoint.load(job.files.last)

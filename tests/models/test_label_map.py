@@ -1,5 +1,6 @@
 """Labels of a pretrained classifier: matched by name, never guessed, and their output rows copied."""
 
+import re
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -108,6 +109,14 @@ def test_a_name_of_digits_overrides_an_index(tmp_path: Path) -> None:
 def test_mistakes_in_the_file_name_it_and_the_line(tmp_path: Path, rows: list[str], expected: str) -> None:
     path = listing(tmp_path, *rows)
     assert f"{path}{expected}" in refusal(["pembroke", "tabby"], path)
+
+
+def test_all_mistakes_in_the_file_are_listed_up_to_a_bound(tmp_path: Path) -> None:
+    path = listing(tmp_path, "pembrok,tabby", "tabby,tabbi", *(f"dog {number},tabby" for number in range(8)))
+    message = refusal(["pembroke", "tabby"], path)
+    assert [int(line) for line in re.findall(r"line (\d+): ", message)] == [2, 3, 4, 5, 6]
+    assert "And 5 more lines." in message
+    assert message.count("It has 2: 'pembroke', 'tabby'.") == 1
 
 
 @pytest.mark.parametrize("header", ["category,label", "label", "label,category,note", "tabby,0"])

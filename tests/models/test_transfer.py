@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256
 from tests.support.histories import same_checkpoints, timeless
 from tests.support.networks import outputs, pictures, save_network
-from tests.support.tiny import Tiny
+from tests.support.tiny import LOG_LOSS, Tiny
 
 NAME, OTHER = "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"
 STAGES = ["conv1", "stage2", "stage3", "stage4", "conv5"]
@@ -377,7 +378,7 @@ def test_it_is_a_resnet_whose_fc_was_replaced(tiny: Tiny) -> None:
 
 
 def test_it_is_a_vgg_whose_last_classifier_was_replaced(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "load_into", lambda *_: None)  # its weights stay on the meta device
+    monkeypatch.setattr(backbones, "load_into", lambda *_: [])  # its weights stay on the meta device
     settings = tiny.settings("model.name=vgg16", "model.weights=x", *IMAGE)
     network = build_fine_tuned(settings, tiny.classes, [Origin("vgg16", Path("x"))])
     *layers, last = network.get_submodule("backbones.0.body.classifier").children()
@@ -451,6 +452,10 @@ def known(*names: str) -> list[int]:
 def test_known_labels_start_from_their_rows_and_others_from_xavier(tiny: Tiny, weights: Path) -> None:
     settings = tiny.settings(*on(weights, "model.label_map=names"))
     network = build_fine_tuned(settings, DOGS, find_origins(settings.model, tiny.layout.weights))
+    assert network.notes() == [
+        "Label map: 2 of 3 outputs start from the pretrained network's own.",
+        "Labels without a category, whose outputs start at random: 'no such dog'",
+    ]
     logits = outputs(network, pictures(size=32))
     expected = own_logits(weights, NAME, pictures(size=32))[:, known("golden retriever", "pug")]
     assert torch.allclose(logits[:, [0, 2]], expected, atol=1e-5)
@@ -524,13 +529,13 @@ def check_best(tiny: Tiny, job: Job, rows: list[Row]) -> checkpoint.Checkpoint:
     ],
 )
 def test_the_best_checkpoint_scores_what_training_reported(tiny: Tiny, weights: Path, more: tuple[str, ...]) -> None:
-    job, network = start(tiny, *on(weights, "competition.metric=log_loss", *more))
+    job, network = start(tiny, *on(weights, *LOG_LOSS, *more))
     saved = check_best(tiny, job, list(run_job(job, network)))
     assert saved.settings.model.weights_sha256 == file_sha256(weights)
 
 
 def test_the_best_epoch_may_be_one_of_the_head_although_the_network_learned_after_it(tiny: Tiny, weights: Path) -> None:
-    options = on(weights, *TWO_PHASES, "competition.metric=log_loss", "train.lr=100", "finetune.head_lr=0.01")
+    options = on(weights, *TWO_PHASES, *LOG_LOSS, "train.lr=100", "finetune.head_lr=0.01")
     job, network = start(tiny, *options)
     rows = []
     try:
@@ -703,8 +708,42 @@ def test_a_checkpoint_of_recognised_files_keeps_their_normalisation(
 ) -> None:
     publish(monkeypatch, **{NAME: (weights, (0.485, 0.456, 0.406)), OTHER: (other_weights, (0.1, 0.2, 0.3))})
     options = (f"model.name={NAME}+{OTHER}", f"model.weights={weights}+{other_weights}", "input.size=32")
-    job, network = start(tiny, *options, "train.epochs=1", "train.lr=1e-3", "competition.metric=log_loss", *more)
+    job, network = start(tiny, *options, "train.epochs=1", "train.lr=1e-3", *LOG_LOSS, *more)
     check_best(tiny, job, list(run_job(job, network)))
+
+
+TWO = (f"model.name={NAME}+{OTHER}", "input.mean=[0.5, 0.5, 0.5]", "input.std=[0.25, 0.25, 0.25]")
+
+
+def test_a_second_file_without_facts_needs_the_settings_too(
+    tiny: Tiny, weights: Path, other_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(monkeypatch, **{NAME: (weights, (0.485, 0.456, 0.406))})
+    options = (f"model.weights={weights}+{other_weights}", "input.size=32")
+    with pytest.raises(UserError, match=r"/other\.pth does not give .* so set input\.size, input\.mean and input\.std"):
+        start(tiny, TWO[0], *options)
+    # The first network is published with another normalisation: it would silently get that of the second.
+    with pytest.raises(UserError, match=r"first: model\.name=shufflenet_v2_x1_0\+shufflenet_v2_x0_5") as caught:
+        start(tiny, *TWO, *options)
+    name = re.search(r"model\.name=\S+(?=,)", str(caught.value))
+    assert name
+    _, network = start(tiny, *TWO, name[0], f"model.weights={other_weights}+{weights}", "input.size=32")
+    assert [body.rescale is None for body in network.bodies] == [True, False]
+
+
+def test_published_sizes_that_differ_are_named_and_the_setting_decides(
+    tiny: Tiny, weights: Path, other_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(monkeypatch, **{NAME: (weights, (0.485, 0.456, 0.406)), OTHER: (other_weights, (0.1, 0.2, 0.3))})
+    settings = tiny.settings(TWO[0], f"model.weights={weights}+{other_weights}")
+    settings = dataclasses.replace(settings, input=dataclasses.replace(settings.input, size=0))
+    found = find_origins(settings.model, tiny.layout.weights)
+    assert found[1].facts
+    found[1] = dataclasses.replace(found[1], facts=dataclasses.replace(found[1].facts, size=299))
+    with pytest.raises(UserError, match=rf"{NAME} 224, {OTHER} 299\. .* choose their size with input\.size"):
+        resolve(settings, found)
+    chosen = dataclasses.replace(settings, input=dataclasses.replace(settings.input, size=64))
+    assert resolve(chosen, found).input.size == 64
 
 
 # What is said about it

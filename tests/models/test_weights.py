@@ -38,6 +38,17 @@ def nothing_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 # --- finding
 
 
+def test_a_folder_is_named_with_a_file_in_it(folder: Path) -> None:
+    (folder / "timm").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"model\.weights is timm, which is a folder\. It holds no file of weights"):
+        find_weights("resnet18", "timm", "", folder)
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        (folder / "timm" / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"folder\. Give a file in it, such as timm/model\.safetensors\.$"):
+        find_weights("resnet18", "timm", "", folder)
+    find_weights("resnet18", "timm/model.safetensors", "", folder)
+
+
 def test_a_file_is_found_from_the_working_folder_and_then_in_the_weights_folder(folder: Path) -> None:
     folder.mkdir()
     (folder / "own.pth").write_bytes(b"theirs")

@@ -38,7 +38,7 @@ from pipelines.dataset.archives import unpack
 from pipelines.dataset.images import MAX_PIXELS, fit, open_image
 from pipelines.dataset.splits import read_split_csv
 from pipelines.settings.loading import load_settings, merge, to_dict
-from pipelines.settings.schema import SECTIONS, Settings
+from pipelines.settings.schema import CHECKS, SECTIONS, Settings
 
 FAST_CASES, SLOW_CASES = 40, 2_000  # of each of the five kinds
 SECONDS_A_CASE = 60  # of milliseconds, on any machine however busy
@@ -48,7 +48,10 @@ LONGEST_MESSAGE = 5_000
 ROOT = Path(__file__).parents[2]
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
-TOML = '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n[split]\nvalid_ratio = 0.3\n'
+TOML = (  # random texts may be alike, or stand for a missing value
+    '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n'
+    f"accept = {list(CHECKS)}\n[split]\nvalid_ratio = 0.3\n"
+)
 LABELLED, TEST = 12, 4
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -265,7 +268,9 @@ def submission_case(draw: Draw, sandbox: Sandbox, raw: Path) -> None:
     content = damaged(draw, whole, CSV_TOKENS) if draw(st.booleans()) else whole
     (raw / "sample.csv").write_bytes(content)
     settings = merge(
-        Settings("x"), {"competition": {"submission": form}, "data": {"sample_submission": "sample.csv"}}, "here"
+        Settings("x"),
+        {"competition": {"submission": form}, "data": {"sample_submission": "sample.csv", "accept": ["sample_labels"]}},
+        "here",
     )
     probabilities = np.random.default_rng(0).random((TEST, len(classes)), dtype=np.float32)
     written = sandbox.work / "submission.csv"

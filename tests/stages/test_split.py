@@ -58,11 +58,19 @@ def test_what_it_writes_and_prints(work: Path, capsys: pytest.CaptureFixture[str
     assert record["split_csv_sha256"] == file_sha256(data / "split.csv")
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
+        "Test images: column 'id' of sample.csv.",
+        "Labels: column 'label' by column 'id' of labels.csv (to choose others: data.id_column, data.label_column).",
+        "classes   2: cat (6), dog (6)",
+        "ids       such as '1' for train/1.png",
+        "images    none of 14 that were tried can be read",
+        "test ids  such as '2' for test/2.png",
+        "sample    a label for each of 2 ids in column 'label', such as 'cat'",
         "split  images  classes  smallest class  largest class",
         "train       8        2           cat 4          dog 4",
         "valid       4        2           cat 2          dog 2",
         "test        2        -               -              -",
         "Tree: data/tiny/train_valid_test, 26 hard links.",
+        "Note: Only 4 validation images: scores on them are coarse. To have more: split.valid_ratio.",
         "Test images that are not listed: 1; they are left out.",
         "Next: make train COMP=tiny.toml SET=split.valid_ratio=0.3",
     ]
@@ -236,7 +244,9 @@ def test_hotdog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_dog_breeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     unpacked("dog-breed-identification-300photos.zip", tmp_path)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_text(TOML.replace("sample.csv", "sample_submission.csv"))
+    (tmp_path / "tiny.toml").write_text(
+        '[competition]\nsubmission = "probabilities"\n' + TOML.replace("sample.csv", "sample_submission.csv")
+    )
     assert call() == 0
     rows = read_split_csv(tmp_path / "data/tiny/split.csv")
     assert rows["split"].value_counts().to_dict() == {"train": 270, "valid": 30, "test": 300}

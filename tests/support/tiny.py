@@ -46,6 +46,8 @@ CLASSES = ["blue", "green", "red"]
 
 LABELLED, TEST = 24, 12
 
+LOG_LOSS = ("competition.metric=log_loss", "competition.submission=probabilities")
+
 
 @dataclass(frozen=True)
 class Tiny:

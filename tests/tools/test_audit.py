@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipelines import command, predict, split, train
 from pipelines.analysis.suspects import find_suspects, listing, write_valid_predictions
+from pipelines.dataset.split_record import split_is_made
 from pipelines.dataset.splits import read_groups, read_split_csv
 from pipelines.dataset.tables import read_csv
-from pipelines.settings.records import split_is_made
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, write_text
 from pipelines.tools import audit
@@ -80,7 +80,7 @@ def test_images_too_small_for_near_twins_are_told(work: Tiny, capsys: pytest.Cap
     pixels[7, 7] ^= 1
     Image.fromarray(pixels).save(work.layout.raw / "test" / "7.png")
     assert call(work) == 0
-    assert "Near pairs with an image of less than 16 pixels: 1. They are left out" in capsys.readouterr().out
+    assert "Images of less than 16 pixels that resemble others: 2. Only equal" in capsys.readouterr().out
     assert set(read_csv(work.layout.audit.pairs)["kind"]) == {"bytes"}
 
 
@@ -124,7 +124,7 @@ def test_groups_by_which_the_split_was_made_stay_as_they_are(work: Tiny, capsys:
     assert "  mv data/tiny/audit/groups-new.csv data/tiny/audit/groups.csv\n  make split" in printed
     assert files.groups.read_bytes() == before
     assert len(read_csv(files.other_groups)) == 5
-    assert split_is_made(work.layout, work.settings("split.valid_ratio=0.25", GROUPS))
+    assert split_is_made(work.layout, work.settings("split.valid_ratio=0.25", GROUPS), "make split")
 
     files.other_groups.replace(files.groups)  # as it said, but without the two other lines
     assert call(work) == 0
@@ -150,13 +150,13 @@ def test_a_changed_group_file_is_noticed(work: Tiny) -> None:
     words = [str(work.toml), "--set", "split.valid_ratio=0.25", GROUPS]
     assert command.run(split.main, words) == 0
     settings = work.settings("split.valid_ratio=0.25", GROUPS)
-    assert split_is_made(work.layout, settings)
+    assert split_is_made(work.layout, settings, "make split")
     write_text(work.layout.audit.groups, "id,group\n1,x\n2,x\n")
-    with pytest.raises(UserError, match=r"groups\.csv \(split\.group_file\) has changed since .*again: rm -r"):
-        split_is_made(work.layout, settings)
+    with pytest.raises(UserError, match=r"groups\.csv \(split\.group_file\) has changed\. .*: rm -r"):
+        split_is_made(work.layout, settings, "make split")
     work.layout.audit.groups.unlink()
-    with pytest.raises(UserError, match=r"is missing since .*split\.csv was made\. Put it back"):
-        split_is_made(work.layout, settings)
+    with pytest.raises(UserError, match=r"\(split\.group_file\) is missing\. Put back what was there"):
+        split_is_made(work.layout, settings, "make split")
 
 
 @pytest.mark.parametrize(

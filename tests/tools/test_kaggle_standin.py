@@ -229,7 +229,7 @@ def test_a_submission_is_scored(client: Client, standin: Standin, cats: Competit
         "Submission must have 40 rows",
         "Submission must have the columns id, label",
         "Submission contains the unexpected id 170",
-        "Submission is empty. Download it again.",
+        "Submission is empty. Put the complete file there.",
     ]
     upload = standin.calls("StartSubmissionUpload")[0].body
     assert upload is not None

@@ -57,3 +57,90 @@ def test_folders_that_are_no_classes_are_not_taken_for_labels(
     split_csv.write_text(split_csv.read_text().replace("test/hotdog/", "test/batch-1/"))
     assert command.run(score.main, ["food.toml"]) == 2
     assert "the true labels of food are not known here" in capsys.readouterr().err
+
+
+def score_against(folder: Path, solution: str, capsys: pytest.CaptureFixture[str], status: int = 0) -> str:
+    """Return what `score` prints for the CSV `solution`."""
+    (folder / "truth.csv").write_text(solution)
+    capsys.readouterr()
+    assert command.run(score.main, ["food.toml", "--solution", "truth.csv"]) == status
+    printed = capsys.readouterr()
+    return printed.err if status else printed.out
+
+
+TRUTH = "id,label\nhotdog/0.png,hotdog\nhotdog/1.png,hotdog\nnot-hotdog/0.png,not-hotdog\nnot-hotdog/1.png,not-hotdog\n"
+
+
+@pytest.mark.parametrize(
+    ("solution", "words"),
+    [
+        (TRUTH.replace(",hotdog", ",1").replace(",not-hotdog", ",0"), "none of its labels (column 'label': '0', '1')"),
+        (
+            TRUTH.replace(",hotdog", ",Hotdog").replace(",not-h", ",Not-h"),
+            "the same in another form: 'Hotdog' for 'hot",
+        ),
+        (
+            TRUTH.removeprefix("id,label\n"),
+            "has no header: its first line is 'hotdog/0.png', 'hotdog'. Add the line id",
+        ),
+        ("id\nhotdog/0.png\n", "must have two columns, id and label; it has: id"),
+        ("id,label\n", "has a header but no rows"),
+        ("id,label\nhotdog/0.jpeg,hotdog\nhotdog/9.png,hotdog\n", "lacks 2 of the ids"),
+        ("id,label,Usage\nhotdog/0.png,hotdog,Ignored\n", "column 'Usage' says Ignored in all 1 rows"),
+        ("id,hotdog,not-hotdog\nhotdog/0.png,1,1\n", "line 2: 2 of the columns 'hotdog', 'not-hotdog' are 1"),
+    ],
+)
+def test_a_solution_that_cannot_be_right_is_refused_and_named(
+    predicted: Path, capsys: pytest.CaptureFixture[str], solution: str, words: str
+) -> None:
+    message = score_against(predicted, solution, capsys, status=2)
+    assert "truth.csv" in message
+    assert words in message
+
+
+def test_kaggles_own_form_of_a_solution_is_read(predicted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uses = ("Public", "Private", "Private", "Ignored")
+    lines = [f"{line},{use}" for line, use in zip(TRUTH.splitlines()[1:], uses, strict=True)]
+    printed = score_against(predicted, "\n".join(["id,label,Usage", *lines]), capsys).splitlines()
+    assert printed[:5] == [
+        "Solution: column 'label' by column 'id' of truth.csv.",
+        "Not scored: 1 of 4 rows, whose 'Usage' is Ignored.",
+        "accuracy on 3 held-back labels: 0.6667",
+        "  Private: 0.5000 (n = 2)",
+        "  Public: 1.0000 (n = 1)",
+    ]
+
+
+def test_the_columns_of_a_solution_are_found_and_said(predicted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, *rows = TRUTH.splitlines()
+    swapped = "\n".join(["label,note,id", *(f"{row.partition(',')[2]},x,{row.partition(',')[0]}" for row in rows)])
+    printed = score_against(predicted, swapped, capsys)
+    assert "Solution: column 'label' by column 'id' of truth.csv." in printed
+    assert ": 0.7500" in printed
+    ones = [row.replace(",not-hotdog", ",0,1").replace(",hotdog", ",1,0") for row in rows]
+    printed = score_against(predicted, "\n".join(["id,hotdog,not-hotdog", *ones]), capsys)
+    assert "Solution: the 1 among the 2 columns of classes by column 'id' of truth.csv." in printed
+    assert ": 0.7500" in printed
+
+
+def test_ids_without_extension_are_joined_and_said(predicted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = score_against(predicted, TRUTH.replace(".png", ""), capsys)
+    assert "Ids were joined by their names: 'hotdog/0' is 'hotdog/0.png'." in printed
+    assert ": 0.7500" in printed
+
+
+def test_some_labels_that_are_no_class_are_counted(predicted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = score_against(predicted, TRUTH.replace("hotdog/1.png,hotdog", "hotdog/1.png,unseen"), capsys)
+    assert "Warning: 1 of 4 labels are no class, so they count as wrong: 'unseen'." in printed
+    assert ": 0.5000" in printed
+
+
+def test_answers_in_the_words_of_a_table_are_scored(predicted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (predicted / "answers.csv").write_text("label,answer\nhotdog,1\nnot-hotdog,0\n")
+    submission = predicted / "submissions/food/default.csv"
+    submission.write_text(submission.read_text().replace(",not-hotdog", ",0").replace(",hotdog", ",1"))
+    (predicted / "food.toml").write_text(TOML + '[data]\nsubmitted_labels = "answers.csv"\n')
+    for solution in (TRUTH, TRUTH.replace(",not-hotdog", ",0").replace(",hotdog", ",1")):
+        assert ": 0.7500" in score_against(predicted, solution, capsys)
+    assert command.run(score.main, ["food.toml"]) == 0
+    assert ": 0.7500" in capsys.readouterr().out

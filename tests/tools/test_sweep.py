@@ -91,7 +91,7 @@ def test_log_loss_is_scored_with_a_temperature(home: Path, tiny: Tiny) -> None:
     sample.write_text("id,blue,green,red\n" + "".join(f"{each},1,0,0\n" for each in ids))
     for path in ("split.csv", "split.json"):
         (home / "data/tiny" / path).unlink()
-    assert command.run(split.main, ["tiny.toml"]) == 0
+    assert command.run(split.main, ["tiny.toml", "--set", *probabilities]) == 0
     words = ["tiny.toml", "--run", "default", "--try", "train.lr=3.0", "--set", *probabilities]
     scores = []
     for calibrate in ("true", "false"):

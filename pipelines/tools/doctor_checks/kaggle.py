@@ -4,14 +4,13 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
-from urllib.request import getproxies_environment
 
 from pipelines import command
 from pipelines.kaggle import service
 from pipelines.kaggle.credentials import Credential, find_credential, missing_because, steps_to_credential
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
+from pipelines.system.network import proxy_of
 from pipelines.tools.doctor_checks import Check, Verdict
 
 ASKED = ("account", "competition", "rules", "deadline", "submissions")  # the checks that Kaggle answers
@@ -146,15 +145,8 @@ def _service() -> Check:
 
 def _proxy(scheme: str) -> str:
     """Return host and port of the proxy for `scheme`, without user name and password; empty: none."""
-    proxies = getproxies_environment()
-    address = proxies.get(scheme) or proxies.get("all") or ""
-    try:
-        parts = urlsplit(address if "//" in address else f"//{address}")
-        host = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
-    except ValueError:
-        return "a malformed address" if address else ""
-    # after a slash in a password, urlsplit takes the rest of it for the path
-    return "a malformed address" if "@" in f"{parts.path}{parts.query}{parts.fragment}" else host
+    proxy = proxy_of(f"{scheme}:")
+    return proxy.shown if proxy else ""
 
 
 def _bypassed(host: str) -> bool:

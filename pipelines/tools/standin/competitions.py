@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.tables import read_csv
+from pipelines.dataset.tables import read_csv, read_listing, without_indexes
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.tools.standin.answers import STORAGE, Answer, Body, Refusal, Request, iso_time, page, reply, stored
@@ -202,8 +202,8 @@ def score(content: bytes, archive: Path, settings: Settings, solution: Path | No
         try:
             sample = _read_sample(archive, settings, Path(folder))
             if sample is not None:
-                _check(read_csv(path), sample)
-            truth, source = (read_csv(solution), solution) if solution else (_labels(sample, settings), archive)
+                _check(without_indexes(read_csv(path)), sample)
+            truth, source = (read_listing(solution), solution) if solution else (_labels(sample, settings), archive)
             return [f"{score_submission(path, source, settings, part)[0]:.5f}" for part in _parts(truth)]
         except UserError as error:
             raise UserError(str(error).replace(str(path), "Submission")) from None
@@ -215,7 +215,8 @@ def _read_sample(archive: Path, settings: Settings, folder: Path) -> pd.DataFram
         return None
     with zipfile.ZipFile(archive) as opened:
         found = [each for each in opened.namelist() if f"/{each}".endswith(f"/{name}")]
-        return read_csv(Path(opened.extract(min(found, key=len), folder))) if found else None
+        place = opened.extract(min(found, key=len), folder) if found else ""
+    return without_indexes(read_listing(Path(place))) if place else None
 
 
 def _check(submitted: pd.DataFrame, sample: pd.DataFrame) -> None:

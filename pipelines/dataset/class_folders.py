@@ -1,0 +1,129 @@
+"""Take the class of an image from its folder, and refuse folders that are no classes."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from pipelines.settings.schema import DataSettings
+from pipelines.system.errors import UserError, few, shown
+
+TRAINING, TESTING = ("train", "training"), ("test", "testing", "holdout")
+SPLIT_NAMES = {*TRAINING, *TESTING, "val", "valid", "validation", "dev", "eval"}
+Folders = Mapping[str, Sequence[tuple[str, ...]]]  # the folders below each first folder, one entry per image
+
+
+def labels_of(ids: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
+    """Return the class of each image: the name of its folder on the level `data.class_level`.
+
+    ids: the paths below `data.train_images`. Raises `UserError` for images without a folder on that level, and for
+    first folders that look like the parts of a split, or like a level above the classes.
+    """
+    folders = [PurePosixPath(name).parts[:-1] for name in ids]
+    level = data.class_level - (data.class_level > 0)  # Python counts from 0
+    inside = [-len(each) <= level < len(each) for each in folders]
+    if not all(inside):
+        loose = [name for name, found in zip(ids, inside, strict=True) if not found]
+        raise UserError(_loose(raw / data.train_images, loose, data.class_level))
+    if data.class_level == 1 and "class_folders" not in data.accept:
+        below: dict[str, list[tuple[str, ...]]] = {}
+        for each in folders:
+            below.setdefault(each[0], []).append(each[1:])
+        if problem := _only_folders(below, data) or _parts_of_a_split(below, data) or _repeated(below, data):
+            raise UserError(f"{raw / data.train_images} {problem} {unless('class_folders', data)}")
+    return [each[level] for each in folders]
+
+
+def unless(check: str, data: DataSettings) -> str:
+    """Return how to overrule `check`; the end of its message."""
+    return f"Or, if it is right as it is: data.accept = {json.dumps([*data.accept, check])}"
+
+
+def empty_folders(raw: Path, data: DataSettings, labels: Sequence[str]) -> list[str]:
+    """Return the class folders without images, sorted; hidden folders and `__MACOSX` are none."""
+    if data.labels or data.class_level != 1:
+        return []
+    with os.scandir(raw / data.train_images) as entries:
+        names = {each.name for each in entries if each.is_dir() and not each.name.startswith((".", "__MACOSX"))}
+    return sorted(names - set(labels))
+
+
+def inner_folders(ids: Sequence[str], data: DataSettings) -> str:
+    """Return a note on folders inside the class folders, if none of these holds an image itself; else an empty text."""
+    parts = [PurePosixPath(name).parts[:-1] for name in ids]
+    inner = sorted({each[1] for each in parts if len(each) > 1})
+    if data.labels or data.class_level != 1 or min(map(len, parts)) < 2 or len(inner) < 2:
+        return ""
+    return (
+        f"The class folders hold {len(inner)} folders ({few(inner)}). If these are the classes: data.class_level = 2."
+    )
+
+
+def _loose(folder: Path, loose: Sequence[str], level: int) -> str:
+    names = f"{len(loose)} in all: {', '.join(map(shown, loose[:3]))}{', …' if loose[3:] else ''}"
+    if level == 1:
+        return (
+            f"{folder}: images beside the class folders, {names}. Move each into the folder of its class, or name the "
+            "labels CSV in data.labels."
+        )
+    return f"{folder}: images that are not {abs(level)} folders deep, {names}. Correct data.class_level, now {level}."
+
+
+def _joined(data: DataSettings, *names: str) -> str:
+    """Return the setting that names a folder inside `data.train_images`."""
+    return json.dumps(PurePosixPath(data.train_images, *names).as_posix(), ensure_ascii=False)
+
+
+def _only_folders(below: Folders, data: DataSettings) -> str:
+    """Return what is wrong with a single first folder that holds only folders, or an empty text."""
+    path: tuple[str, ...] = ()
+    while len(below) == 1 and all(len(each) > 0 for each in next(iter(below.values()))):
+        path = (*path, *below)
+        folders = next(iter(below.values()))
+        below = {name: [each[1:] for each in folders if each[0] == name] for name in {each[0] for each in folders}}
+    if not path:
+        return ""
+    inner = sorted(below)
+    return (
+        f"holds a single folder, {'/'.join(map(shown, path))}, which holds only folders: {few(inner, 5)}. If these are "
+        f"the classes: data.train_images = {_joined(data, *path)}."
+    )
+
+
+def _parts_of_a_split(below: Folders, data: DataSettings) -> str:
+    """Return what is wrong with first folders that are all named like parts of a split, or an empty text."""
+    if not all(name.lower() in SPLIT_NAMES for name in below):
+        return ""
+    names = sorted(below)
+    inner = {name: sorted({each[0] for each in below[name] if each}) for name in names}
+    what = f"holds {', '.join(names)}: that is how parts of a split are named, not classes."
+    training = next((name for name in names if name.lower() in TRAINING), names[0])
+    if not inner[training]:
+        return f"{what} {training} has no folders inside. Name the labels CSV in data.labels."
+    testing = min(
+        (name for name in names if name.lower() in TESTING), key=lambda name: TESTING.index(name.lower()), default=""
+    )
+    tested = f" and data.test_images = {_joined(data, testing)}" if testing else ""
+    both = "" if testing else " To train on all of them together: data.class_level = 2."
+    return (
+        f"{what} In {training} are {few(inner[training], 5)}. If these are the classes: data.train_images = "
+        f"{_joined(data, training)}{tested}.{both}"
+    )
+
+
+def _repeated(below: Folders, data: DataSettings) -> str:
+    """Return what is wrong with folders that hold only folders whose names repeat, or an empty text.
+
+    A single name (`cat/images`, `dog/images`) tells no classes apart.
+    """
+    if len(below) < 2 or not all(each for folders in below.values() for each in folders):
+        return ""
+    counts = Counter(name for folders in below.values() for name in {each[0] for each in folders})
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if len(counts) < 2 or 2 * len(repeated) < len(counts):
+        return ""
+    return (
+        f"holds the folders {few(sorted(below))}, and these hold only folders, whose names repeat: {few(repeated, 5)}. "
+        "If the inner folders are the classes: data.class_level = 2."
+    )

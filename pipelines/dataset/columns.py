@@ -1,0 +1,194 @@
+"""Choose the columns of a listing that hold ids, labels and answers."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from shlex import quote
+
+import pandas as pd
+
+from pipelines.dataset.image_paths import images_by_id, normal, posix
+from pipelines.dataset.loose_ids import Matches, match_ids, simplest
+from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, separator_of
+from pipelines.settings.schema import DataSettings
+from pipelines.system.errors import UserError, quoted, shown
+
+LABEL_NAMES = re.compile(r"labels?|class(es)?|class_?(id|name)|target|category|category_?(id|name)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of a folder: its path from the raw folder is the value of the setting `key`."""
+
+    raw: Path
+    folder: str
+    key: str
+    images: Sequence[str]
+
+    @property
+    def path(self) -> Path:
+        return self.raw / posix(self.folder)
+
+    def may_have(self, text: str) -> bool:
+        """Return whether `text` may be the id of an image: a quick test before `match_ids`."""
+        name = simplest(text)
+        return bool(name) and name in self._text and name in self._names
+
+    @cached_property
+    def _text(self) -> str:
+        return normal("\n".join(self.images)).casefold()
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return set(map(simplest, self.images))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of images: the column of their ids, and the image that each id means."""
+
+    path: Path
+    table: pd.DataFrame
+    ids: "pd.Series[str]"
+    matches: Matches
+
+    @property
+    def source(self) -> str:
+        """The column of the ids and the file, for notes."""
+        return f"column {shown(str(self.ids.name))!r} of {self.path.name}"
+
+    @property
+    def others(self) -> list[str]:
+        """The columns besides that of the ids and the indexes."""
+        names = list(self.table.columns)
+        return [name for name in names[index_columns(self.table, 1) :] if name != self.ids.name]
+
+    def by(self, name: str, folder: ImageFolder) -> "Listing":
+        """Return the same table with the column `name` as ids."""
+        return _listing(self.path, self.table, self.table[name], folder)
+
+    @property
+    def files(self) -> list[str]:
+        """The image of each row, or an empty text."""
+        return [self.matches.image(name) for name in self.ids.tolist()]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each row has an image of its own."""
+        return self.ids.is_unique and self.matches.are_complete(self.ids)
+
+
+def _listing(path: Path, table: pd.DataFrame, ids: "pd.Series[str]", folder: ImageFolder) -> Listing:
+    return Listing(path, table, ids, match_ids(ids, folder.images, folder.folder))
+
+
+def choose_ids(path: Path, table: pd.DataFrame, wanted: str, folder: ImageFolder, least: int) -> Listing:
+    """Return the listing by its column `wanted`; if that is empty, by the first column that is no index.
+
+    `least` columns are no indexes. Raises `UserError` if the header is a row of data.
+    """
+    if wanted and wanted.strip(INVISIBLE) not in table.columns:
+        _refuse_data_as_header(path, table, table.columns, folder, ())
+    start = index_columns(table, least)
+    listing = _listing(path, table, find_column(table, path, wanted, start, "data.id_column"), folder)
+    if wanted:
+        return listing
+    if start and not listing.matches.found:  # the column without a name may hold the ids
+        first = _listing(path, table, table.iloc[:, 0], folder)
+        listing = first if first.is_complete else listing
+    _refuse_data_as_header(path, table, [str(listing.ids.name)], folder, set(listing.files))
+    return listing
+
+
+def _refuse_data_as_header(
+    path: Path, table: pd.DataFrame, cells: Iterable[str], folder: ImageFolder, known: Iterable[str]
+) -> None:
+    """Raise `UserError` if one of the `cells` of the header names an image that is not `known` from the rows."""
+    likely = [cell for cell in cells if folder.may_have(cell)]
+    found = images_by_id(likely, folder.images, folder.folder) if likely else {}
+    for cell in likely:
+        if any(image not in known for image in found.get(normal(cell), ())):
+            count = len(table.columns)
+            header = separator_of(path).join(["id", "label", *(f"column{n}" for n in range(3, count + 1))][:count])
+            raise UserError(
+                f"{path} has no header: {quoted(cell)} in its first row is an image. Add a line with the names of the "
+                f"columns above it: sed -i {quote(f'1i {header}')} {quote(str(path))}"
+            )
+
+
+def id_columns(listing: Listing, folder: ImageFolder, skip: Iterable[str] = ()) -> list[str]:
+    """Return the other columns whose values name a different image in each row."""
+    found = []
+    for name in listing.others:
+        values = listing.table[name]
+        likely = name not in skip and folder.may_have(values.iloc[0]) and values.is_unique
+        if likely and listing.by(name, folder).is_complete:
+            found.append(name)
+    return found
+
+
+def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder) -> "pd.Series[str]":
+    """Return the column of labels: `data.label_column`, else the second one that is no index.
+
+    Raises `UserError`, with the setting, if another column is likelier, or if another one names the images: either in
+    place of the ids, or other images than the ids do.
+    """
+    path, table, ids = listing.path, listing.table, listing.ids
+    naming = id_columns(listing, folder, [data.label_column])
+    _refuse_wrong_ids(listing, naming, data, folder)
+    position = 1 if ids.name == table.columns[0] else index_columns(table) + 1
+    labels = find_column(table, path, data.label_column, position, "data.label_column")
+    if data.label_column:
+        if labels.name == ids.name:
+            raise UserError(
+                f"{path}: column {shown(str(ids.name))} is data.label_column and holds the ids. "
+                f"{_set('data.id_column', listing.others)}"
+            )
+        return labels
+    rest = [name for name in listing.others if name not in naming]
+    if labels.name == ids.name or labels.name in naming:
+        what = "holds the ids" if labels.name == ids.name else "names the images"
+        raise UserError(f"{path}: its second column, {shown(str(labels.name))}, {what}. {_labels_of(rest)}")
+    likely = [name for name in rest if LABEL_NAMES.fullmatch(name)]
+    if len(rest) > 1 and likely and not LABEL_NAMES.fullmatch(str(labels.name)):
+        second = json.dumps(labels.name, ensure_ascii=False)
+        raise UserError(
+            f"{path}: labels come from its second column, {shown(str(labels.name))}, unless data.label_column names "
+            f"another. {_labels_of(likely)} Or state the second: data.label_column = {second}"
+        )
+    return labels
+
+
+def _refuse_wrong_ids(listing: Listing, naming: Sequence[str], data: DataSettings, folder: ImageFolder) -> None:
+    """Raise `UserError` if a column in `naming` must be, or may be, that of the ids."""
+    path, name = listing.path, shown(str(listing.ids.name))
+    rest = [other for other in listing.others if other not in naming]
+    likely = [other for other in (str(listing.ids.name), *rest) if LABEL_NAMES.fullmatch(other)] or rest
+    also = "" if data.label_column else f" {_labels_of(likely)}"
+    if naming and not listing.is_complete:
+        raise UserError(
+            f"{path}: not each row's {name} is an image in {folder.path}, but each row's "
+            f"{' and '.join(map(shown, naming))} is. {_set('data.id_column', naming)}{also}"
+        )
+    if data.id_column:
+        return
+    different = [other for other in naming if listing.by(other, folder).files != listing.files]
+    if different:
+        raise UserError(
+            f"{path}: its columns {name} and {', '.join(map(shown, different))} name the images in "
+            f"different orders. {_set('data.id_column', [str(listing.ids.name), *different])}{also}"
+        )
+
+
+def _labels_of(names: Sequence[str]) -> str:
+    return _set("data.label_column", names) if names else "No column is left for the labels."
+
+
+def _set(key: str, names: Sequence[str]) -> str:
+    """Return the setting of the only one of `names`, as in a TOML, or the request to choose one."""
+    if len(names) == 1:
+        return f"Set {key} = {json.dumps(names[0], ensure_ascii=False)}."
+    return f"Set {key} to the right one of {', '.join(quoted(name) for name in names[:20])}."

@@ -1,0 +1,186 @@
+"""Refuse labels that do not mean one class per image: each check has a word in `data.accept` that overrules it."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.dataset.class_folders import unless
+from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
+from pipelines.dataset.tables import find_column, read_table
+from pipelines.dataset.vocabulary import SEPARATORS, is_number, loose_form, number
+from pipelines.settings.schema import DataSettings
+from pipelines.system.errors import UserError, few, quoted
+
+# What programs write for a missing value. A class may be named NA: names of countries and diseases are shortened so.
+GAPS = {"nan", "NaN", "NAN", "None", "NULL", "Null", "null", "<NA>", "N/A", "n/a", "#N/A", "#NA", "?", "-", "--"}
+SEVERAL = 20  # rows or classes; fewer are too few to call labels unique or a scale of numbers
+OTHER_COLUMN = {"one_class", "numeric_labels", "unique_labels", "combined_labels"}  # may be mended by data.label_column
+MOST = 10  # offenders in a message
+Count = Mapping[str, int]
+
+
+def check_labels(rows: pd.DataFrame, raw: Path, data: DataSettings) -> None:
+    """Raise `UserError` if the labels of `rows` (`id`, `path`, `label`) are not one class per image.
+
+    Checks named in `data.accept` are left out. The message names the setting or the change that mends it.
+    """
+    counts = Counter(rows["label"].tolist())
+    table = raw / data.labels if data.labels else None
+    checks: dict[str, Callable[[], str]] = {"one_class": lambda: _one_class(counts, table)}
+    if table:
+        checks["missing_labels"] = lambda: _missing(rows, counts)
+    checks["unique_labels"] = lambda: _unique(rows, counts, table)
+    if table:
+        checks["combined_labels"] = lambda: _combined(counts)
+        checks["numeric_labels"] = lambda: _numeric(counts)
+    checks["similar_labels"] = lambda: _similar(counts, table)
+    checks["garbled_labels"] = lambda: _garbled(counts, table)
+    for name, check in checks.items():
+        if name not in data.accept and (problem := check()):
+            where, others = _where(raw, data)
+            columns = f" {others}" if name in OTHER_COLUMN and others else ""
+            raise UserError(f"{where}: {problem}{columns} {unless(name, data)}")
+
+
+def _where(raw: Path, data: DataSettings) -> tuple[str, str]:
+    """Return where the labels come from, and the other columns of the labels CSV that may hold the classes."""
+    if not data.labels:
+        return f"{raw / data.train_images}, class folders", ""
+    path = raw / data.labels
+    table = read_table(path)
+    taken = {find_column(table, path, data.id_column, 0).name, find_column(table, path, data.label_column, 1).name}
+    different = {name: table[name].nunique() for name in table if name not in taken}
+    others = [f"{quoted(name)} ({count:,} different values)" for name, count in different.items() if count > 1]
+    column = f"{path}, column {find_column(table, path, data.label_column, 1).name!r}"
+    listed = ", ".join(others[:MOST]) + (", …" if others[MOST:] else "")
+    return column, f"Other columns: {listed}; set data.label_column." if others else "It has no other column to take."
+
+
+def _counted(labels: Sequence[str], counts: Count) -> str:
+    shown = ", ".join(f"{quoted(label)} ({counts[label]:,})" for label in labels[:MOST])
+    return shown + (", …" if labels[MOST:] else "")
+
+
+def _one_class(counts: Count, table: Path | None) -> str:
+    if len(counts) > 1:
+        return ""
+    problem = f"all {sum(counts.values()):,} labels are {_counted(list(counts), counts)}. Training needs two classes."
+    return problem if table else f"{problem} Set data.train_images to the folder of all class folders."
+
+
+def _missing(rows: pd.DataFrame, counts: Count) -> str:
+    gaps = sorted(GAPS & set(counts))
+    if not gaps or len(counts) == 1:
+        return ""
+    paths = few(rows["path"][rows["label"].isin(gaps)].tolist(), MOST)
+    problem = f"labels that stand for a missing value: {_counted(gaps, counts)}, of the images {paths}"
+    return f"{problem}. Fill them in, or remove these rows and their images."
+
+
+def _numeric(counts: Count) -> str:
+    if not all(map(is_number, counts)):
+        return ""
+    values = sorted(map(number, counts))
+    fractions = sum(value % 1 != 0 for value in values)
+    if not fractions and (len(counts) <= SEVERAL or 5 * len(counts) <= sum(counts.values())):
+        return ""
+    what = f"{len(counts):,} different numbers, {values[0]:g} to {values[-1]:g}, in {sum(counts.values()):,} rows"
+    return f"{what}. They look like quantities to estimate; this pipeline predicts one class per image."
+
+
+def _unique(rows: pd.DataFrame, counts: Count, table: Path | None) -> str:
+    total, labels = len(rows), rows["label"].tolist()
+    files = sum(label.lower().endswith(IMAGE_EXTENSIONS) or "://" in label for label in labels)
+    many = total >= SEVERAL and len(counts) > 0.9 * total and not all(map(is_number, counts))  # numbers: `_numeric`
+    if not many and not (total >= 4 and files > 0.9 * total and len(counts) > total / 2):
+        return ""
+    problem = f"{len(counts):,} different labels for {total:,} images, such as {_counted(list(counts)[:3], counts)}"
+    if table:
+        return f"{problem}. They look like names, texts or coordinates, not classes."
+    return (
+        f"{problem}. Folders of one image are no classes: name the labels CSV in data.labels, or set data.class_level."
+    )
+
+
+def _combined(counts: Count) -> str:
+    """Return what is wrong with labels whose parts are labels of their own, or repeat in other combinations.
+
+    Labels that all have the same number of parts, such as `red circle`, are the names of one class each.
+    """
+    for separator in SEPARATORS:
+        parts = {label: {part.strip() for part in label.split(separator)} for label in counts}
+        joined = [label for label in parts if len(parts[label]) > 1]
+        made = [label for label in joined if parts[label] <= counts.keys()]
+        repeats = Counter(part for each in parts.values() for part in each)
+        varied = len(joined) > 2 and len({label.count(separator) for label in counts}) > 1
+        few_parts = 2 * len(repeats) <= len(counts) or min(repeats.values()) > 1
+        if (made and 2 * len(made) >= len(joined)) or (varied and few_parts):
+            examples = _counted(made or joined, counts)
+            return (
+                f"several labels in one cell, separated by {separator!r}: {examples}. This pipeline predicts one class "
+                "per image; it would take each combination for a class."
+            )
+    return ""
+
+
+def _similar(counts: Count, table: Path | None) -> str:
+    forms: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        forms.setdefault(loose_form(label), []).append(label)
+    alike = [labels for labels in forms.values() if len(labels) > 1]
+    if not alike:
+        return ""
+    pairs = "; ".join(_counted(labels, counts) for labels in alike[:MOST]) + ("; …" if alike[MOST:] else "")
+    mend = "Write each in one way in this CSV." if table else "Merge these folders."
+    return f"labels that differ only by case, spaces, Unicode form, or as numbers: {pairs}. {mend}"
+
+
+def _garbled(counts: Count, table: Path | None) -> str:
+    if lost := [label for label in sorted(counts) if "\ufffd" in label]:
+        mend = "Correct them" if table else "Rename these folders"
+        return f"labels with characters that were lost when a file was saved: {_counted(lost, counts)}. {mend}."
+    found = {label: right for label in sorted(counts) if (right := ungarbled(label))}
+    if not found:
+        return ""
+    wrong = list(found)
+    pairs = ", ".join(f"{quoted(label)} for {quoted(found[label][0])}" for label in wrong[:MOST])
+    problem = f"labels that were read in the wrong encoding, probably {pairs}{', …' if wrong[MOST:] else ''}"
+    _, read_as, encoding = found[wrong[0]]
+    if table:
+        then = "" if encoding == "utf-8" else f" | iconv -f {encoding} -t utf-8"
+        return f"{problem}. Convert {table.name} back: iconv -f utf-8 -t {read_as} {table.name}{then}"
+    return f'{problem}. Set data.zip_encoding = "{encoding}" and download again, or rename these folders.'
+
+
+def ungarbled(text: str) -> tuple[str, str, str] | None:
+    """Return what `text` was before its bytes were read in the wrong encoding, that encoding, and the right one.
+
+    None if it does not look so: its bytes are no other text, as in almost every name with accents.
+    """
+    if text.isascii():
+        return None
+    drawn = any("\u2500" <= each <= "\u259f" for each in text)  # frames and blocks are in no name, but in cp437
+    for read_as in ("cp1252", "cp437"):
+        try:
+            content = b"".join(_encoded(each, read_as) for each in text)
+        except UnicodeEncodeError:
+            continue
+        for encoding in ("utf-8", "gbk", "shift_jis", "euc_kr", "cp866") if drawn else ("utf-8",):
+            try:
+                right = content.decode(encoding)
+            except UnicodeDecodeError:
+                continue
+            if right.isprintable():
+                return right, read_as, encoding
+    return None
+
+
+def _encoded(character: str, encoding: str) -> bytes:
+    """Return the byte of `character`; programs read the five bytes that cp1252 lacks as control characters."""
+    return (
+        bytes([ord(character)])
+        if encoding == "cp1252" and "\x80" <= character <= "\x9f"
+        else character.encode(encoding)
+    )

@@ -1,0 +1,320 @@
+"""Write and read the record of a split, and say what has changed since the split was made."""
+
+import csv
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.dataset.image_paths import image_files, posix
+from pipelines.settings.layout import Layout
+from pipelines.settings.loading import differences, merge, to_dict
+from pipelines.settings.schema import DataSettings, Settings
+from pipelines.system import files
+from pipelines.system.errors import UserError, few, quoted, shown
+from pipelines.system.files import file_sha256, read_json
+from pipelines.system.shell import removal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
+OUTSIDE_A_SPLIT = ("data.white:", "data.accept:")  # the keys among them that change no row
+GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
+DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
+DOWNLOADED = ("sha256", "files", "bytes")  # of the download record: the same data may come from a renamed archive
+NO_CLASSES = ("__MACOSX",)  # folders that are junk beside class folders; hidden ones are too
+FOLDERS_NAMED = 10  # of each kind, in a message
+NOT_COMPARABLE = "runs of the old split are then not comparable"
+
+Kind = Literal["labelled", "test", "sample"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that has changed since the split was made; `kind` says what it is about."""
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The names of the images in the data folders; `empty` are class folders without an image."""
+
+    labelled: list[str]
+    test: list[str]
+    empty: list[str]
+
+    @property
+    def digest(self) -> str:
+        names = "\0\0".join("\0".join(part) for part in (self.labelled, self.test, self.empty))
+        return hashlib.sha256(names.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images as a split counts them. top: the folder. classes: whether the folders in `top` are classes."""
+
+    top: str
+    classes: bool
+
+    def folder(self, path: str) -> str:
+        """Return the class folder of `path`, or its folder; both below `top`."""
+        below = path.removeprefix(f"{self.top}/") if self.top else path
+        return below.partition("/")[0] if self.classes else below.rpartition("/")[0]
+
+    def by_folder(self, paths: Iterable[str]) -> dict[str, set[str]]:
+        """Return {folder below `top`: names below that folder}; images in `top` itself are left out."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for path in paths:
+            if folder := self.folder(path):
+                found[folder].add(path.removeprefix(f"{self.top}/{folder}/" if self.top else f"{folder}/"))
+        return found
+
+    @property
+    def word(self) -> str:
+        return "class folder" if self.classes else "folder"
+
+
+def list_images(raw: Path, data: DataSettings) -> Listing:
+    """Return the present listing of the data folders, without a `stat` per file; a missing folder has no images."""
+    labelled = _images_in(raw, data.train_images, "data.train_images")
+    apart = posix(data.test_images) != posix(data.train_images)
+    test = _images_in(raw, data.test_images, "data.test_images") if apart and data.test_images else []
+    empty: list[str] = []
+    if not data.labels and (raw / data.train_images).is_dir():
+        images = _Images(posix(data.train_images), classes=True)
+        full = {images.folder(path) for path in labelled}
+        with os.scandir(raw / data.train_images) as entries:
+            names = [entry.name for entry in entries if entry.name not in full and entry.is_dir()]
+        empty = sorted(name for name in names if not name.startswith(".") and name not in NO_CLASSES)
+    return Listing(labelled, test, empty)
+
+
+def _images_in(raw: Path, folder: str, key: str) -> list[str]:
+    return image_files(raw, folder, key) if (raw / folder).is_dir() else []
+
+
+def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
+    """Return the SHA-256 of each input of a split: the CSVs, the download record and split.group_file, if present."""
+    data = settings.data
+    names = (data.labels, data.test_table, data.sample_submission, DOWNLOAD_RECORD)
+    paths = {name: layout.raw / name for name in names if name}
+    paths[GROUP_FILE] = layout.root / settings.split.group_file  # the root folder if not set
+    return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
+
+
+def write_split_record(layout: Layout, settings: Settings, rows: "pd.DataFrame", links: Mapping[str, int]) -> None:
+    """Write the record of the split `rows`, whose tree has `links`; the tree and split.csv must be complete."""
+    sections = to_dict(settings)
+    record = {name: sections[name] for name in SPLIT_SECTIONS} | {
+        "images": {name: int((rows["split"] == name).sum()) for name in ("train", "valid", "test")},
+        "classes": rows["label"][rows["split"] != "test"].nunique(),
+        "links": dict(links),
+        "inputs": split_inputs(layout, settings),
+        "download": _download(layout),
+        "listing": _listing_record(layout, settings, rows["path"].tolist()),
+        "split_csv_sha256": file_sha256(layout.split_csv),
+    }
+    files.write_json(layout.split_record, record)
+
+
+def complete_split_record(layout: Layout, settings: Settings) -> None:
+    """Add what a record of an older version lacks; call it after `split_is_made`, which has compared the rest."""
+    record = read_json(layout.split_record)
+    if "listing" not in record:
+        listing = _listing_record(layout, settings, _split_rows(layout))
+        files.write_json(layout.split_record, record | {"download": _download(layout), "listing": listing})
+
+
+def _listing_record(layout: Layout, settings: Settings, used: Iterable[str]) -> dict[str, Any]:
+    listing = list_images(layout.raw, settings.data)
+    return {
+        "train_images": len(listing.labelled),
+        "test_images": len(listing.test),
+        "unused": sorted({*listing.labelled} - {*used}),
+        "empty_class_folders": listing.empty,
+        "sha256": listing.digest,
+    }
+
+
+def _download(layout: Layout) -> dict[str, Any]:
+    """Return what the download record says about the data; empty without a record."""
+    try:
+        content = read_json(layout.raw / DOWNLOAD_RECORD)
+        return {name: content[name] for name in DOWNLOADED}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def split_is_made(layout: Layout, settings: Settings, split_command: str) -> bool:
+    """Return whether the split of `settings` exists. Raises `UserError` if it was made from anything else.
+
+    The message says what has changed and how to split again; its last command is `split_command`.
+    """
+    if not (layout.split_record.exists() and layout.split_csv.exists()):
+        return False
+    again = f"split again ({NOT_COMPARABLE}): {split_again(layout, split_command)}"
+    record = _read_record(layout, split_command)
+    recorded = {name: record[name] for name in SPLIT_SECTIONS}
+    then = merge(Settings(settings.name), recorded, str(layout.split_record))
+    changed = [line for line in differences(settings, then, SPLIT_SECTIONS) if not line.startswith(OUTSIDE_A_SPLIT)]
+    if changed:
+        problem = f"{settings.name} is already split, with other settings: {'; '.join(changed)}"
+        raise UserError(f"{problem}. Undo these, or {again}")
+    if file_sha256(layout.split_csv) != record["split_csv_sha256"]:
+        raise UserError(f"{_short(layout, layout.split_csv)} was changed after it was made. Put it back, or {again}")
+    if found := _changes(layout, settings, record):
+        raise UserError(_since(layout, found, split_command))
+    return layout.tree.is_dir()
+
+
+def require_split(layout: Layout, settings: Settings, split_command: str) -> None:
+    """Raise `UserError`, with `split_command`, unless the split of `settings` exists and nothing has changed since."""
+    if not split_is_made(layout, settings, split_command):
+        parts = (layout.split_csv, layout.split_record, layout.tree)
+        absent = ", ".join(_short(layout, path) for path in parts if not path.exists())
+        raise UserError(f"The split is not complete: {absent} is missing. First: {split_command}")
+
+
+def check_unchanged(layout: Layout, settings: Settings, split_command: str, *kinds: Kind) -> str:
+    """Raise `UserError` if anything of `kinds` has changed since the split was made; return a note about the rest.
+
+    The note is empty if nothing else has changed, and if the split has no record.
+    """
+    if not (layout.split_record.exists() and layout.split_csv.exists()):
+        return ""
+    found = _changes(layout, settings, _read_record(layout, split_command))
+    if any(change.kind in kinds for change in found):
+        raise UserError(_since(layout, found, split_command))
+    return f"Note: {_since(layout, found, split_command)}" if found else ""
+
+
+def _since(layout: Layout, found: Iterable[Change], split_command: str) -> str:
+    """Return the message about changes since the split was made."""
+    texts = "; ".join(change.text for change in found)
+    csv_name, again = _short(layout, layout.split_csv), split_again(layout, split_command)
+    problem = f"The data in {_short(layout, layout.raw)} have changed since {csv_name} was made: {texts}"
+    return f"{problem}. Put back what was there, or split again ({NOT_COMPARABLE}): {again}"
+
+
+def split_again(layout: Layout, split_command: str) -> str:
+    """Return the commands that remove the split and make it again."""
+    return f"{split_removal(layout)} && {split_command}"
+
+
+def split_removal(layout: Layout) -> str:
+    """Return the command that removes what exists of the split."""
+    return removal(layout.split_record, layout.split_csv, layout.tree)
+
+
+def is_split_by_audit(layout: Layout) -> bool:
+    """Return whether the split was made with the current groups CSV of `audit`, which must then not be overwritten.
+
+    `split.group_file` may name it by another path, or through a link.
+    """
+    groups = layout.audit.groups
+    if not (layout.split_record.exists() and groups.is_file()):
+        return False
+    record = _read_record(layout, "make split")
+    group_file = layout.root / record["split"].get("group_file", "")  # absent in older records
+    used = group_file.is_file() and group_file.samefile(groups)
+    return bool(used and record["inputs"].get(GROUP_FILE) == file_sha256(groups))
+
+
+def _read_record(layout: Layout, split_command: str) -> dict[str, Any]:
+    """Return the split's record. Raises `UserError` if it is damaged."""
+    try:
+        record = read_json(layout.split_record)
+        parts = {name: dict(record[name]) for name in (*SPLIT_SECTIONS, "inputs")}
+        return dict(record) | parts | {"split_csv_sha256": str(record["split_csv_sha256"])}
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{_short(layout, layout.split_record)} is damaged ({error!r})"
+        raise UserError(f"{problem}. Split again: {split_again(layout, split_command)}") from None
+
+
+def _changes(layout: Layout, settings: Settings, record: Mapping[str, Any]) -> list[Change]:
+    return [*_changed_inputs(layout, settings, record), *_changed_images(layout, settings, record)]
+
+
+def _changed_inputs(layout: Layout, settings: Settings, record: Mapping[str, Any]) -> Iterator[Change]:
+    data, then, now = settings.data, record["inputs"], split_inputs(layout, settings)
+    for name in dict.fromkeys((*then, *now)):
+        if then.get(name) == now.get(name):
+            continue
+        kind: Kind = "sample" if name == data.sample_submission and name != data.labels else "labelled"
+        state = "is missing" if name not in now else "has changed" if name in then else "is new"
+        if name == GROUP_FILE:
+            yield Change(kind, f"{shown(settings.split.group_file)} (split.group_file) {state}")
+        elif name != DOWNLOAD_RECORD:
+            yield Change("test" if name == data.test_table else kind, f"{shown(name)} {state}")
+        elif name in then and name in now and _download(layout) != record.get("download"):
+            yield Change(kind, "they were unpacked from another archive")
+
+
+def _changed_images(layout: Layout, settings: Settings, record: Mapping[str, Any]) -> Iterator[Change]:
+    """Yield what has changed in the listing of images; only if its digest differs, split.csv is read."""
+    data, known, now = settings.data, record.get("listing", {}), list_images(layout.raw, settings.data)
+    if known.get("sha256") == now.digest:
+        return
+    rows, present = _split_rows(layout), {*now.labelled, *now.test}
+    ignored = {*rows, *known.get("unused", ())}
+    listed = bool(data.test_table or data.sample_submission)  # then other test images do not matter
+    new_test = [] if listed else sorted({*now.test} - {*now.labelled} - rows.keys())
+    new = [path for path in now.labelled if path not in ignored]
+    gone = sorted(rows.keys() - present)
+    kept = [path for path in rows if path in present]
+    images = _Images(posix(data.train_images), not data.labels and getattr(data, "class_level", 1) == 1)
+    lost = [path for path in gone if rows[path] != "test"]
+    texts = _differences(images, lost, new, [path for path in kept if rows[path] != "test"], now.empty)
+    then_empty = known.get("empty_class_folders", now.empty)
+    before, seen = {*then_empty, *images.by_folder(lost)}, {*now.empty, *images.by_folder(now.labelled)}
+    texts += [f"class folder {quoted(name)} is new, and empty" for name in now.empty if name not in before]
+    texts += [f"the empty class folder {quoted(name)} is gone" for name in then_empty if name not in seen]
+    yield from (Change("labelled", text) for text in texts)
+    tests = _Images(posix(data.test_images), classes=False)
+    lost = [path for path in gone if rows[path] == "test"]
+    kept = [path for path in kept if rows[path] == "test"]
+    yield from (Change("test", text) for text in _differences(tests, lost, new_test, kept, []))
+
+
+def _differences(
+    images: _Images, gone: Collection[str], new: Collection[str], kept: Iterable[str], empty: Collection[str]
+) -> list[str]:
+    """Return texts about whole folders that are new, gone or renamed, then about the other images."""
+    lost, added, stay = images.by_folder(gone), images.by_folder(new), images.by_folder(kept)
+    lost_folders = [name for name in lost if name not in stay and name not in added]
+    new_folders = [name for name in added if name not in stay and name not in lost]
+    lines, settled = [], set()
+    for old in lost_folders:
+        if match := next((name for name in new_folders if name not in settled and added[name] == lost[old]), None):
+            settled |= {old, match}
+            lines.append(f"{images.word} {quoted(old)} is now {quoted(match)}")
+    for folders, found, state in ((lost_folders, lost, "gone"), (new_folders, added, "new")):
+        for name in folders:
+            if name not in settled:
+                word = "now empty" if name in empty else state
+                count = len(found[name])
+                lines.append(f"{images.word} {quoted(name)} is {word} ({count:,} image{'s' * (count != 1)})")
+    more = [f"{len(lines) - FOLDERS_NAMED:,} more {images.word}s differ"] if len(lines) > FOLDERS_NAMED else []
+    lines = lines[:FOLDERS_NAMED] + more
+    whole = {*lost_folders, *new_folders}
+    for paths, state in ((gone, "removed"), (new, "added")):
+        if single := [path for path in paths if images.folder(path) not in whole]:
+            lines.append(f"{len(single):,} image{'s' * (len(single) != 1)} {state}, e.g. {few(single)}")
+    return lines
+
+
+def _split_rows(layout: Layout) -> dict[str, str]:
+    """Return {path: split} of split.csv, without pandas."""
+    with open(layout.split_csv, encoding="utf-8", newline="") as file:
+        return {row["path"]: row["split"] for row in csv.DictReader(file)}
+
+
+def _short(layout: Layout, path: Path) -> str:
+    """Return `path` relative to the working folder."""
+    return str(path.relative_to(layout.root)) if path.is_relative_to(layout.root) else str(path)

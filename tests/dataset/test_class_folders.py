@@ -1,0 +1,105 @@
+"""The class of an image from its folder: accepted layouts, and folders that are no classes."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.dataset.class_folders import empty_folders, inner_folders
+from pipelines.dataset.labels import labelled_rows
+from pipelines.settings.loading import merge, parse_overrides
+from pipelines.settings.schema import DataSettings, Settings, SplitSettings
+from pipelines.system.errors import UserError
+from tests.support.raw_files import touch
+
+
+def labels(raw: Path, *overrides: str) -> dict[str, str]:
+    """Return {path: label} of the class folders below `raw`, with settings as a message writes them."""
+    data = merge(Settings("x"), parse_overrides([line.replace(" = ", "=") for line in overrides]), "here").data
+    rows = labelled_rows(raw, data, SplitSettings())
+    return dict(zip(rows["path"], rows["label"], strict=True))
+
+
+def refusal(raw: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        labels(raw, *overrides)
+    return str(caught.value)
+
+
+def test_a_folder_too_many_is_named_and_the_setting_that_the_message_gives_works(tmp_path: Path) -> None:
+    touch(tmp_path / "train/train", "cat/1.png", "dog/1.png", "fox/1.png")
+    message = refusal(tmp_path)
+    assert "holds a single folder, train, which holds only folders: 'cat', 'dog', 'fox'" in message
+    assert 'data.train_images = "train/train"' in message
+    assert set(labels(tmp_path, 'data.train_images = "train/train"').values()) == {"cat", "dog", "fox"}
+    assert 'data.accept = ["class_folders"]' in message
+    assert set(labels(tmp_path, 'data.accept = ["class_folders"]').values()) == {"train"}
+
+
+def test_several_folders_too_many_are_named_at_once(tmp_path: Path) -> None:
+    touch(tmp_path / "train/a b/data", "cat/1.png", "dog/1.png")
+    assert 'data.train_images = "train/a b/data"' in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["train valid test", "Training Testing", "train val", "TRAIN test holdout"])
+def test_parts_of_a_split_are_no_classes(tmp_path: Path, names: str) -> None:
+    first, *others = names.split()
+    touch(tmp_path / "images", *(f"{name}/{label}/1.png" for name in names.split() for label in ("cat", "dog")))
+    message = refusal(tmp_path, "data.train_images = images", "data.test_images = absent")
+    assert f"In {first} are 'cat', 'dog'" in message
+    assert f'data.train_images = "images/{first}"' in message
+    assert set(labels(tmp_path, f'data.train_images = "images/{first}"').values()) == {"cat", "dog"}
+    tests = [name for name in others if name.lower() in ("test", "testing")]
+    assert all(f'data.test_images = "images/{name}"' in message for name in tests)
+    if not tests:
+        assert "data.class_level = 2" in message
+        assert len(labels(tmp_path, "data.train_images = images", "data.class_level = 2")) == 4
+
+
+def test_parts_of_a_split_without_class_folders_need_a_labels_csv(tmp_path: Path) -> None:
+    touch(tmp_path / "images", "train/1.png", "test/2.png")
+    assert "train has no folders inside. Name the labels CSV in data.labels" in refusal(
+        tmp_path, "data.train_images = images"
+    )
+
+
+def test_folders_above_the_classes_are_refused_and_the_level_can_be_set(tmp_path: Path) -> None:
+    touch(tmp_path / "train", *(f"{site}/{label}/1.png" for site in ("siteA", "siteB") for label in ("cat", "dog")))
+    message = refusal(tmp_path)
+    assert "whose names repeat: 'cat', 'dog'" in message
+    assert "data.class_level = 2" in message
+    for level in (2, -1):
+        assert labels(tmp_path, f"data.class_level = {level}")["train/siteB/dog/1.png"] == "dog"
+    assert set(labels(tmp_path, 'data.accept = ["class_folders"]').values()) == {"siteA", "siteB"}
+
+
+def test_images_above_the_chosen_level_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "train", "a/cat/1.png", "a/2.png")
+    message = refusal(tmp_path, "data.class_level = 2")
+    assert "images that are not 2 folders deep, 1 in all: a/2.png. Correct data.class_level, now 2." in message
+    assert labels(tmp_path, "data.class_level = -1") == {"train/a/2.png": "a", "train/a/cat/1.png": "cat"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat/1.png", "cat/extra/1.png", "dog/1.png", "dog/extra/1.png"),  # deeper folders in class folders
+        ("n01443537/images/1.png", "n01629819/images/1.png"),  # Tiny ImageNet
+        ("animals/cat/1.png", "animals/dog/1.png", "things/bus/1.png"),  # no name repeats: said, not refused
+        ("bus/1.png", "train/1.png"),
+        ("155/04/1.png", "155/05/1.png", "156/06/1.png"),
+        (".ipynb_checkpoints/x/1.png", "cat/1.png", "dog/1.png"),
+    ],
+)
+def test_these_first_folders_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    touch(tmp_path / "train", *names)
+    found = labels(tmp_path)
+    assert found == {f"train/{name}": name.partition("/")[0] for name in names if not name.startswith(".")}
+
+
+def test_empty_and_inner_folders_are_said(tmp_path: Path) -> None:
+    touch(tmp_path / "train", "cat/1.png", "dog/2.png", ".git/3.png", "fox/notes.txt", "__MACOSX/cat/._1.png")
+    assert empty_folders(tmp_path, DataSettings(), ["cat", "dog"]) == ["fox"]
+    assert inner_folders(["cat/1.png", "dog/a/1.png"], DataSettings()) == ""
+    assert "hold 3 folders ('a', 'b', 'c'). If" in inner_folders(
+        ["x/a/1.png", "x/b/1.png", "y/c/1.png"], DataSettings()
+    )

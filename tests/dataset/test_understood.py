@@ -1,0 +1,84 @@
+"""What split says it understood, and its notes on data that is rarely meant so."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from pipelines.dataset import understood
+from pipelines.dataset.vocabulary import counted
+from pipelines.settings.loading import merge
+from pipelines.settings.schema import Settings
+from tests.support.raw_files import write
+
+
+def settings_of(form: str, **data: object) -> Settings:
+    return merge(Settings("x"), {"competition": {"submission": form}, "data": data}, "here")
+
+
+def image(path: Path, mode: str, width: int, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.full((8, width, 3) if mode == "RGB" else (8, width), value, np.uint16 if mode == "I;16" else np.uint8)
+    Image.fromarray(values).save(path)
+
+
+def test_a_table_is_described(tmp_path: Path) -> None:
+    image(tmp_path / "train/1.png", "RGB", 8, 10)
+    image(tmp_path / "train/2.jpg", "L", 16, 200)
+    image(tmp_path / "train/3.png", "I;16", 16, 4095)
+    write(tmp_path / "train/4.png", "no image")
+    write(tmp_path / "labels.csv", "id,note,breed\n1,,cat\n2,,dog\n3,,dog\n4,,cat\n")
+    write(tmp_path / "sample.csv", "id,cat,dog\n9,0.5,0.5\n")
+    paths = ["train/1.png", "train/2.jpg", "train/3.png", "train/4.png"]
+    labelled = pd.DataFrame({"id": list("1234"), "path": paths, "label": ["cat", "dog", "dog", "cat"]})
+    test = pd.DataFrame({"id": ["9"], "path": ["test/9.png"]})
+    image(tmp_path / "test/9.png", "RGB", 8, 50)
+    settings = settings_of("probabilities", labels="labels.csv", label_column="breed", sample_submission="sample.csv")
+    assert understood.describe(settings, tmp_path, labelled, test) == [
+        ("classes", "2: cat (2), dog (2)"),
+        ("ids", "such as '1' for train/1.png"),
+        (
+            "images",
+            "PNG (3), JPEG (1); 8 x 8 to 16 x 8 pixels; RGB (2), L (1), I;16 (1); values 10 to 4095 "
+            "(5 of 5 looked at; 1 cannot be read)",
+        ),
+        ("test ids", "such as '9' for test/9.png"),
+        ("sample", "a probability for each of 2 classes and 1 ids"),
+    ]
+
+
+def test_class_folders_without_tests_are_described(tmp_path: Path) -> None:
+    labelled = pd.DataFrame({"id": ["a/1.png"], "path": ["train/a/1.png"], "label": ["a"]})
+    for level, words in (
+        (1, "the folders in train"),
+        (2, "the folders in train, on level 2"),
+        (-1, "the folder of each image in train"),
+    ):
+        lines = understood.describe(settings_of("labels", class_level=level), tmp_path, labelled, labelled.head(0))
+        assert [subject for subject, _ in lines] == ["labels", "classes", "ids", "images"]
+        assert lines[0][1] == words
+
+
+def test_an_empty_label_column_of_the_sample_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "sample.csv", "id,label\n9,\n8,\n")
+    labelled = pd.DataFrame({"id": ["a/1.png"], "path": ["train/a/1.png"], "label": ["a"]})
+    settings = settings_of("labels", sample_submission="sample.csv")
+    sample = understood.describe(settings, tmp_path, labelled, labelled)[-1]
+    assert sample == ("sample", "a label for each of 2 ids in column 'label', empty in the sample")
+
+
+def test_only_the_largest_classes_are_named() -> None:
+    labels = [str(n) for n in range(10) for _ in range(n + 1)]
+    assert counted(labels) == "9 (10), 8 (9), 7 (8), 6 (7), 5 (6), 4 (5), …"
+
+
+def test_what_is_rarely_meant_is_noted() -> None:
+    rows = pd.DataFrame({"label": ["cat"] * 999 + ["dog"], "split": ["train"] * 981 + ["valid"] * 19})
+    found = understood.notes(rows, ["emu"], ["owl"])
+    assert found[0].startswith("99.9% of the labelled images are 'cat': always answering so has accuracy 0.9990")
+    assert found[1].startswith("Only 19 validation images")
+    assert found[2] == "Classes of the sample submission without any labelled image: 1 ('emu')."
+    assert found[3] == "Folders without images, which are no classes: 'owl'."
+    even = rows.assign(label=["cat", "dog"] * 500, split=["train", "valid"] * 500)
+    assert understood.notes(even, [], []) == []
