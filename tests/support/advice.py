@@ -19,5 +19,5 @@ def follow(message: str, start: str = "rm ") -> None:
         arguments = []
         for word in words:
             name, _, value = word.partition("=")
-            arguments += [value] if name == "COMP" else [OPTIONS[name], *value.split()]
+            arguments += [value] if name == "COMP" else [OPTIONS[name], value]
         assert run_stage_here(stage, arguments) == 0, part

@@ -223,7 +223,7 @@ def test_competition_without_a_recipe_scratch_asks_for_recipes(
     assert compared("tiny.toml") == 2
     error = capfd.readouterr().err
     assert "It has: default, other, third." in error
-    assert 'RECIPES="default …"' in error
+    assert "RECIPES='default …'" in error
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "1.5", "many"])
