@@ -93,10 +93,11 @@ def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.Da
     without extension, or the path below `test_images` for an image in a subfolder. Without a list and the folder there
     are no rows. Takes `note`, and raises, as `labelled_rows` does.
     """
-    if not (data.test_table or data.sample_submission) and not (raw / data.test_images).is_dir():
+    listed = bool(data.test_table or data.sample_submission)
+    if not listed and not (data.test_images and (raw / data.test_images).is_dir()):
         return pd.DataFrame({"id": [], "path": []}, dtype=str), 0
     images = image_files(raw, data.test_images, "data.test_images")
-    if not (data.test_table or data.sample_submission):
+    if not listed:
         return _folder_rows(raw, data, images), 0
     if not images:
         raise UserError(no_images(raw, data.test_images, "data.test_images"))

@@ -39,8 +39,8 @@ def workbook() -> bytes:
         (b"<!DOCTYPE html><html>", "a web page", "Name the CSV instead"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer", "git lfs pull"),
         (b"7z\xbc\xaf\x27\x1c\x00", "a 7z archive", "Name the CSV instead"),
-        (gzip.compress(b"PAR1"), "a Parquet file", "pandas.read_parquet"),
-        (gzip.compress(b"id,label\n")[:-3], "a damaged gzip file", "complete copy"),
+        (gzip.compress(b"PAR1", mtime=0), "a Parquet file", "pandas.read_parquet"),
+        (gzip.compress(b"id,label\n", mtime=0)[:-3], "a damaged gzip file", "complete copy"),
     ],
 )
 def test_a_file_that_is_no_csv_is_called_by_its_name(tmp_path: Path, content: bytes, kind: str, remedy: str) -> None:
@@ -65,7 +65,7 @@ def test_the_command_that_converts_a_file_works(tmp_path: Path, encoding: str) -
 
 
 def test_a_gzip_file_that_is_named_as_our_own_csv_is_unpacked_by_the_stated_command(tmp_path: Path) -> None:
-    path = write(tmp_path / "split.csv.gz", gzip.compress(b"id\n1\n"))
+    path = write(tmp_path / "split.csv.gz", gzip.compress(b"id\n1\n", mtime=0))
     with pytest.raises(UserError, match="is a gzip file") as caught:
         read_text(path)
     subprocess.run(str(caught.value).partition("Unpack it: ")[2], shell=True, check=True)

@@ -143,6 +143,14 @@ def test_no_test_images(tmp_path: Path) -> None:
     assert (list(rows.columns), len(rows), unlisted) == (["id", "path"], 0, 0)
 
 
+def test_labelled_images_at_the_top_without_test_images(tmp_path: Path) -> None:
+    write(tmp_path / "labels.csv", "id,label\n1,cat\n2,dog\n")
+    touch(tmp_path, "1.png", "2.png")
+    data = DataSettings(labels="labels.csv", train_images=".", test_images="")
+    assert labels.test_rows(tmp_path, data)[0].empty
+    assert labelled_rows(tmp_path, data, NO_GROUPS)["path"].tolist() == ["1.png", "2.png"]
+
+
 def test_mistakes_in_the_test_listing(tmp_path: Path) -> None:
     touch(tmp_path / "train", "1.png")
     write(tmp_path / "labels.csv", "id,label\n1,a\n")
