@@ -9,6 +9,7 @@ The best of many scores is slightly too good; only other images can show by how 
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 import tomllib
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.dataset.split_record import require_split
-from pipelines.settings.loading import load_settings
+from pipelines.settings.loading import load_settings, recipe_names
 from pipelines.settings.overrides import setting
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -55,9 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     if not settings.trains_on_cache:
+        names = recipe_names(words.competition)
+        fit = [name for name in names if load_settings(words.competition, name).trains_on_cache]
         raise UserError(
             f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features. It needs a recipe "
-            "with model.weights, finetune.frozen_stages = -1 and features.cached = true."
+            "with model.weights, finetune.frozen_stages = -1 and features.cached = true"
+            f"{': RECIPE=' if fit else ''}{' or '.join(map(shlex.quote, fit))}."
         )
     tried = _values(words.tries, settings)
     combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
