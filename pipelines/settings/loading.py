@@ -71,8 +71,10 @@ def _effective(settings: Settings, where: str, keys: Sequence[str] | None = None
 
 
 def _with_recipe(default: Settings, name: str, changes: Mapping[str, Any], where: str) -> Settings:
-    if not is_plain_name(name):
-        rule = "must not be empty or overlong, and must have no slashes, no control characters and no leading dot"
+    if not is_plain_name(name) or name.startswith("-"):
+        rule = (
+            "must not be empty or overlong, and must have no slashes, no control characters and no dot or hyphen first"
+        )
         raise UserError(f"{where}: the name of a recipe is also a folder name: it {rule}.")
     if name == DEFAULT_RECIPE:
         raise UserError(f"{where}: this name is reserved for the settings outside all recipes; rename the recipe.")

@@ -196,6 +196,7 @@ MISTAKES = {
     "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", "without slashes"),
     '[recipes."".train]\nepochs = 1': ("recipe ''", "must not be empty"),
     '[recipes."a\\nb".train]\nepochs = 1': ("recipe 'a\\nb'", "no control characters"),
+    "[recipes.-x.train]\nepochs = 1": ("recipe '-x'", "no dot or hyphen first"),
     f"[recipes.{'a' * 250}.train]\nepochs = 1": ("recipe 'aaa", "overlong"),
     "recipes = 1": ("recipes must be tables",),
     "[recipes]\nquick = 1": ("recipes must be tables",),
