@@ -22,6 +22,12 @@ PYTHON ?= python3
 TYPED := COMP RECIPE RUN SET ARCHIVE SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
 $(foreach each,$(TYPED),$(eval override $(each) := $$(value $(each))))
 
+# A misspelt variable would be ignored: the stages would use the defaults.
+UNKNOWN := $(filter-out PYTHON VENV,$(foreach each,$(.VARIABLES),$(if $(findstring command,$(origin $(each))),$(each))))
+ifneq ($(strip $(UNKNOWN)),)
+$(error Unknown variable: $(UNKNOWN). The variables are $(TYPED) PYTHON; make help explains them)
+endif
+
 # $(call text,NAME) is the value of NAME as one word of the shell, in quotes if it needs them: the line that make prints
 # can be pasted. $(call option,NAME,--name) is empty if NAME is.
 define NEWLINE
@@ -99,7 +105,7 @@ predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
 	$(RUNNER) -m pipelines.predict $(WORDS)
 
 submit: $(INSTALLED)  ## send the submission to Kaggle and wait for its score
-	$(RUNNER) -m pipelines.submit $(WORDS)$(call option,MSG,--message) $(if $(AGAIN),--again)
+	$(RUNNER) -m pipelines.submit $(WORDS)$(call option,MSG,--message) $(if $(filter-out 0 no false,$(AGAIN)),--again)
 
 submissions: $(INSTALLED)  ## fetch the scores of all submissions: local, public and private
 	$(RUNNER) -m pipelines.tools.submissions $(WORDS)
@@ -163,7 +169,7 @@ profile: $(INSTALLED)  ## measure how long each part of a training takes
 	$(RUNNER) -m benchmarks.profile $(WORDS)
 
 bench: $(INSTALLED)  ## measure what docs/performance.md claims; writes benchmarks/RESULTS.md
-	$(RUNNER) -m benchmarks$(call option,ARCHIVE,--archive)$(call option,DOGS,--dogs)$(call option,PHOTOS,--photos)$(call option,WEIGHTS,--weights) $(if $(QUICK),--quick)
+	$(RUNNER) -m benchmarks$(call option,ARCHIVE,--archive)$(call option,DOGS,--dogs)$(call option,PHOTOS,--photos)$(call option,WEIGHTS,--weights) $(if $(filter-out 0 no false,$(QUICK)),--quick)
 
 clean:  ## remove caches and compiled files; keep raw data, runs and submissions
 	rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache

@@ -85,6 +85,10 @@ class Words(argparse.Namespace):
         doing = f"training, retraining or predicting {self.competition}, run {run.folder.name}"
         return only_one(run.lock, doing, inherited=False)
 
+    def plus(self, *settings: str) -> "Words":
+        """Return these arguments with more settings."""
+        return Words(**vars(self) | {"set": [*self.set, *settings]})
+
     def repeat(self, stages: str, **more: str) -> str:
         """Return the command that runs `stages`, make targets, with the same arguments and the variables `more`."""
         if not make_works_here():
@@ -136,8 +140,8 @@ def parser(doc: str, stage: str) -> argparse.ArgumentParser:
 
 
 def _plain_name(text: str) -> str:
-    if text and not is_plain_name(text):
-        rule = "it names a folder, so it has no slashes, no dot in front and at most 215 bytes"
+    if text and (text.startswith("-") or not is_plain_name(text)):
+        rule = "it names a folder, so it has no slashes, no dot or hyphen in front, and at most 215 bytes"
         raise argparse.ArgumentTypeError(f"RUN={quoted(text)} is not the name of a run: {rule}")
     return text
 

@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with words.only_one_in(run):
         if source == run.final and not (run.retrained.exists() and run.final.exists()):
             raise UserError(
-                f"{source.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}; or "
-                'predict with the validated weights: SET="predict.checkpoint=best"'
+                f"{source.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}\n"
+                f"Or predict with the validated weights: {words.plus('predict.checkpoint=best').repeat('predict')}"
             )
         notes = read_note(run.predicted) if run.predicted.exists() else {}
         made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}

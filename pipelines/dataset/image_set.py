@@ -93,7 +93,7 @@ class ImageSet:
         whites = ", ".join(f"{white:,} in {count:,}" for white, count in counts)
         return (
             f"Note: of {len(described):,} images, the value of white is {whites}: each image is scaled by its own "
-            f'values. If all share one scale, name it: SET="data.white={counts[-1][0]}"'
+            f"values. If all share one scale, name it: SET=data.white={counts[-1][0]}"
         )
 
     @property

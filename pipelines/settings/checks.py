@@ -1,10 +1,12 @@
 """Checks of settings across sections; the checks of a single section are its `problems` in schema.py."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from pipelines.settings.schema import PLAIN_INPUT, SECTIONS, Settings
 from pipelines.system.errors import UserError
+
+MOST_PROBLEMS = 8  # in one message
 
 
 def check_together(settings: Settings, where: str) -> None:
@@ -12,7 +14,15 @@ def check_together(settings: Settings, where: str) -> None:
     within = (getattr(settings, section).problems() for section in SECTIONS)
     across = (_image_problems(settings), _finetuning_problems(settings), _fold_problems(settings))
     if problems := list(chain(*within, *across)):
-        raise UserError(f"{where}: {' '.join(problems)}")
+        raise mistakes(where, problems)
+
+
+def mistakes(where: str, problems: Sequence[str]) -> UserError:
+    """Return the error that lists `problems` of the settings that come from `where`, up to a bound."""
+    if len(problems) == 1:
+        return UserError(f"{where}: {problems[0]}")
+    more = [f"and {len(problems) - MOST_PROBLEMS} more."] if len(problems) > MOST_PROBLEMS else []
+    return UserError("\n  ".join([f"{where} has {len(problems)} mistakes:", *problems[:MOST_PROBLEMS], *more]))
 
 
 def no_effect(settings: Settings) -> Iterator[tuple[str, str]]:

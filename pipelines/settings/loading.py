@@ -5,12 +5,13 @@ import hashlib
 import json
 import math
 import operator
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pipelines.settings.checks import check_together, no_effect
+from pipelines.settings.checks import check_together, mistakes, no_effect
 from pipelines.settings.competitions import COMPETITIONS, find_competition, read_toml, toml_problem
 from pipelines.settings.overrides import split_settings
 from pipelines.settings.schema import DEFAULT_RECIPE, OUTSIDE_A_RUN, PLAIN_INPUT, SECTIONS, SHARED_BY_RECIPES, Settings
@@ -20,7 +21,6 @@ from pipelines.system.files import CONTROL_CHARACTERS, is_plain_name
 LARGEST_WHOLE_NUMBER = 2**63 - 1  # of TOML; torch takes no larger seed
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
 EXAMPLES = {int: "[1, 2]", float: "[0.5, 1.0]", str: '["one", "two"]'}
-MOST_PROBLEMS = 5  # in one message
 BOUNDS = {
     "minimum": (operator.ge, "at least"),
     "above": (operator.gt, "more than"),
@@ -71,8 +71,10 @@ def _effective(settings: Settings, where: str, keys: Sequence[str] | None = None
 
 
 def _with_recipe(default: Settings, name: str, changes: Mapping[str, Any], where: str) -> Settings:
-    if not is_plain_name(name):
-        rule = "must not be empty or overlong, and must have no slashes, no control characters and no leading dot"
+    if not is_plain_name(name) or name.startswith("-"):
+        rule = (
+            "must not be empty or overlong, and must have no slashes, no control characters and no dot or hyphen first"
+        )
         raise UserError(f"{where}: the name of a recipe is also a folder name: it {rule}.")
     if name == DEFAULT_RECIPE:
         raise UserError(f"{where}: this name is reserved for the settings outside all recipes; rename the recipe.")
@@ -151,8 +153,7 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
                 problems.append(str(error))
         sections[name] = dataclasses.replace(getattr(settings, name), **checked)
     if problems:
-        more = f" And {len(problems) - MOST_PROBLEMS} more." if len(problems) > MOST_PROBLEMS else ""
-        raise UserError(f"{where}: {' '.join(problems[:MOST_PROBLEMS])}{more}")
+        raise mistakes(where, problems)
     merged = dataclasses.replace(settings, **sections)
     check_together(merged, where)
     return merged
@@ -196,7 +197,9 @@ def _checked(value: Any, expected: Any, bounds: Mapping[str, Any], key: str) -> 
         if not isinstance(value, Sequence) or isinstance(value, str):
             if item is not str or not isinstance(value, str):
                 kind = TYPE_NAMES[item].removeprefix("a ").removesuffix(" in quotes")
-                raise UserError(f"{key} is {quoted(value)}; expected a list of {kind}s, for example {EXAMPLES[item]}.")
+                bare = re.fullmatch(r"[-\d.e]+(, *[-\d.e]+)*", str(value))
+                example = f"write [{value}]" if bare else f"for example {EXAMPLES[item]}"
+                raise UserError(f"{key} is {_shown_value(value)}; expected a list of {kind}s, {example}.")
             value = [each.strip() for each in value.split(",")]  # one text, or several with commas
         return tuple(_checked(each, item, bounds, key) for each in value)
     if type(value) is int and abs(value) > LARGEST_WHOLE_NUMBER:

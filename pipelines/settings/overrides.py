@@ -1,5 +1,6 @@
 """Split the text of SET= or --set into single settings."""
 
+import json
 import re
 import tomllib
 from dataclasses import fields
@@ -11,7 +12,11 @@ from pipelines.system.errors import UserError, few, quoted
 KEY = r"[\w-]+\.[\w-]+"
 START = re.compile(rf"(?:^|(?<=\s)){KEY}\s*=")
 IN_QUOTES = re.compile(rf"(?:^|(?<=\s))(['\"])({KEY}\s*=.*?)\1(?=\s|$)", re.DOTALL)
-FORM = "Write section.key=value, and a space before the next: SET='train.epochs=5 input.mean=[0.5, 0.5, 0.5]'."
+FORM = "Write section.key=value, and a space before the next: "
+EXAMPLES = {
+    "SET": "SET='train.epochs=5 input.mean=[0.5, 0.5, 0.5]'",
+    "TRY": "TRY='train.lr=1e-3,3e-4 model.dropout=0,0.5'",
+}
 
 
 def split_settings(text: str, name: str = "SET") -> list[str]:
@@ -36,6 +41,15 @@ def split_settings(text: str, name: str = "SET") -> list[str]:
     return found
 
 
+def setting(key: str, value: object) -> str:
+    """Return `key=value` as SET= takes it, a text in quotes where it needs them."""
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    if isinstance(value, str) and not re.fullmatch(r"[\w./:+-]*", value):
+        return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    return f"{key}={value}"
+
+
 def is_toml(text: str) -> bool:
     """Return whether `text` is one value in TOML."""
     try:
@@ -58,7 +72,9 @@ def _check_text(key: str, value: str, is_last: bool, name: str) -> None:
     if value.startswith(("'", '"', "[", "{")) or is_toml(value):
         return
     if not is_last and value.endswith((",", ";")):
-        raise UserError(f"{name}: remove the {value[-1]!r} after {quoted(f'{key}={value[:-1]}')}. {FORM}")
+        raise UserError(
+            f"{name}: remove the {value[-1]!r} after {quoted(f'{key}={value[:-1]}')}. {FORM}{EXAMPLES[name]}"
+        )
     words = re.split(r"(?<!,)\s+", value)  # a sweep's list of values may have spaces after its commas
     for place, word in enumerate(words[1:], 1):
         if not _takes_text(key) or "=" in word or words[place + 1 : place + 2] == ["="] or word in _keys():
@@ -72,7 +88,9 @@ def _stray(words: list[str], name: str, text_key: str = "") -> UserError:
     meant = [known for known in _keys() if key in (known, known.partition(".")[2])]
     hint = f" Did you mean {' or '.join(few([f'{known}={value}']) for known in meant)}?" if meant else ""
     quotes = f' If it belongs to the text of {text_key}, put that in quotes: {text_key}="…".' if text_key else ""
-    return UserError(f"{name}: {quoted(words[0])} is not of the form section.key=value.{hint} {FORM}{quotes}")
+    return UserError(
+        f"{name}: {quoted(words[0])} is not of the form section.key=value.{hint} {FORM}{EXAMPLES[name]}.{quotes}"
+    )
 
 
 def _keys() -> list[str]:

@@ -121,7 +121,7 @@ def _limit(error: Exception) -> str:
     if "can't start new thread" in text or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
         return (
             "The system allows no more processes or threads. End other programs, ask for a higher limit (ulimit -Hu), "
-            "or use fewer: taskset -c 0 make …, with hardware.workers=0. No partial file was kept."
+            "or use one core: put taskset -c 0 before the command, with hardware.workers=0. No partial file was kept."
         )
     if isinstance(error, ImportError) and ("failed to map segment" in text or "annot allocate memory" in text):
         return (

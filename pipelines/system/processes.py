@@ -64,7 +64,7 @@ def _results(function: Callable[[Work], Result], work: Iterable[Work], total: in
             yield pending.popleft().result()
     except BrokenProcessPool:
         pool.shutdown()
-        advice = "End other programs, or use fewer cores (taskset -c 0 make …), and run the same command again."
+        advice = "End other programs, or use one core: run the same command again with taskset -c 0 before it."
         raise UserError(f"{_death(ours)} {advice}") from None
     finally:
         pool.shutdown(cancel_futures=True)

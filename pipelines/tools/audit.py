@@ -18,6 +18,7 @@ from pipelines import command
 from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, split_removal
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
+from pipelines.settings.overrides import setting
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, write_json
 from pipelines.system.shell import path_word
@@ -129,9 +130,9 @@ def _write_groups(words: command.Words, settings: Settings, layout: Layout, grou
     if settings.split.group_column:
         print("The split uses split.group_column, which excludes split.group_file: put both into one file first.")
         return
-    changes = [f"split.group_file={old}"]
+    changes = [setting("split.group_file", str(old))]
     changes += ["split.method=stratified"] if settings.split.method != "stratified" else []
-    steps = [split_removal(layout), command.Words(**vars(words) | {"set": [*words.set, *changes]}).repeat("split")]
+    steps = [split_removal(layout), words.plus(*changes).repeat("split")]
     if used:
         print(f"The split was made with {old}, which is kept.")
         steps.insert(1, f"mv {path_word(path)} {path_word(here)}")

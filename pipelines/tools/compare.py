@@ -9,6 +9,7 @@ Run the same command again after a kill: it continues, and does not repeat finis
 
 import argparse
 import csv
+import shlex
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -78,7 +79,7 @@ def _recipes(words: command.Words) -> list[str]:
     if "seed" in parse_overrides(words.set).get("train", {}):
         raise UserError("compare sets train.seed itself: remove it from SET=, and set the number of seeds with SEEDS=.")
     known = recipe_names(words.competition)
-    given = [[each] if each in known else each.split() for each in words.recipes or DEFAULT_RECIPES]
+    given = [[each] if each in known else _names(each) for each in words.recipes or DEFAULT_RECIPES]
     recipes = list(dict.fromkeys(chain(*given)))
     for recipe in recipes:
         try:
@@ -88,6 +89,14 @@ def _recipes(words: command.Words) -> list[str]:
             hint = "" if chosen else f" Name the recipes to compare: RECIPES='{DEFAULT_RECIPE} …'."
             raise UserError(f"{error}{hint}") from None
     return recipes
+
+
+def _names(text: str) -> list[str]:
+    """Return the recipes in the text of RECIPES=; a name with spaces is in quotes."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
 
 
 def _train(words: command.Words, recipe: str, seed: int, runs: "list[RunLayout]") -> None:

@@ -9,6 +9,7 @@ The best of many scores is slightly too good; only other images can show by how 
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 import tomllib
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.dataset.split_record import require_split
-from pipelines.settings.loading import load_settings
+from pipelines.settings.loading import load_settings, recipe_names
+from pipelines.settings.overrides import setting
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, write_text
@@ -54,9 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     if not settings.trains_on_cache:
+        names = recipe_names(words.competition)
+        fit = [name for name in names if load_settings(words.competition, name).trains_on_cache]
         raise UserError(
             f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features. It needs a recipe "
-            "with model.weights, finetune.frozen_stages = -1 and features.cached = true."
+            "with model.weights, finetune.frozen_stages = -1 and features.cached = true"
+            f"{': RECIPE=' if fit else ''}{' or '.join(map(shlex.quote, fit))}."
         )
     tried = _values(words.tries, settings)
     combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
@@ -87,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = run.folder.with_name(f"{run.folder.name}-sweep.csv")
     _write(path, rows, list(tried))
     print(f"Settings of the best: {path.stem}.toml, beside the table {path.name}.")
-    words.set = [*words.set, *(f"{key}={_toml(rows[0][key])}" for key in tried)]
-    print(f"Next: {words.repeat('train')}")
+    best = words.plus(*(setting(key, rows[0][key]) for key in tried))
+    print(f"Next: {best.repeat('train')}")
 
 
 def _try_all(job: "Job", found: "list[Origin]", trials: list[tuple[Row, Settings]]) -> tuple[list[Row], list[Row]]:
@@ -125,13 +130,18 @@ def _print(job: "Job", found: "list[Origin]", rows: list[Row], diverged: list[Ro
     check = _logistic_regression(job, found)
     seconds = time.perf_counter() - started
     cells: list[tuple[object, ...]] = [
-        (*(_toml(row[key]) for key in tried), f"{row[metric]:.4f}", row["epoch"], f"{row['seconds']:.1f}")
+        (*(_shown(key, row) for key in tried), f"{row[metric]:.4f}", row["epoch"], f"{row['seconds']:.1f}")
         for row in rows
     ]
-    cells += [(*(_toml(changes[key]) for key in tried), "diverged", "-", "-") for changes in diverged]
+    cells += [(*(_shown(key, changes) for key in tried), "diverged", "-", "-") for changes in diverged]
     blanks = ["logistic regression, scikit-learn (centre view)", *[""] * (len(tried) - 1)]
     cells.append((*blanks, f"{check:.4f}", "-", f"{seconds:.1f}"))
     print(command.table((*tried, f"valid {metric}", "epoch", "seconds"), cells))
+
+
+def _shown(key: str, row: Row) -> str:
+    """Return the value of `key` in `row` as SET= takes it."""
+    return setting(key, row[key]).partition("=")[2]
 
 
 def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
@@ -159,13 +169,8 @@ def _settings(words: command.Words, changes: dict[str, Any]) -> Settings:
     """Return the settings of one trial.  A head of another shape cannot start from a label map, so it gets none."""
     shaped = changes.get("model.hidden") or changes.get("model.features", "pooled") != "pooled"
     changes = {"model.label_map": ""} | changes if shaped else changes
-    overrides = [f"{key}={_toml(value)}" for key, value in changes.items()]
+    overrides = [setting(key, value) for key, value in changes.items()]
     return load_settings(words.competition, words.recipe, [*words.set, *overrides])
-
-
-def _toml(value: Any) -> str:
-    """Return `value` in the form that --set takes, without spaces."""
-    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
 def _logistic_regression(job: "Job", found: "list[Origin]") -> float:

@@ -196,7 +196,7 @@ def test_images_with_different_whites_are_said_with_a_setting_that_works(
     assert pets.train() == 0
     printed = capsys.readouterr().out
     assert "of 15 images, the value of white is 1,023 in 11, 4,095 in 2: each image is scaled" in printed
-    assert 'SET="data.white=4095"' in printed
+    assert "SET=data.white=4095" in printed
     words = [str(pets.toml), "--set", "data.white=4095"]
     assert run_stage_here("train", words) == 0  # needs no new split
     assert "the value of white" not in capsys.readouterr().out

@@ -96,6 +96,23 @@ def test_nothing_in_a_value_is_run(tmp_path: Path) -> None:
     assert not (desk.folder / "made").exists()
 
 
+@pytest.mark.parametrize("word", ["comp=cifar-10", "COMPETITION=cifar-10", "EPOCHS=5", "set='train.epochs=5'"])
+def test_a_variable_that_does_not_exist_is_refused(tmp_path: Path, word: str) -> None:
+    desk = Desk(tmp_path / FOLDER)
+    desk.set_up()
+    said, calls = desk.type(f"make train {word}")
+    assert said.status == 2 and not calls
+    assert f"Unknown variable: {word.partition('=')[0]}. The variables are COMP RECIPE RUN SET" in said.text
+
+
+@pytest.mark.parametrize(("value", "again"), [("1", True), ("yes", True), ("0", False), ("no", False), ("", False)])
+def test_again_can_be_denied(tmp_path: Path, value: str, again: bool) -> None:
+    desk = Desk(tmp_path / FOLDER)
+    desk.set_up()
+    _, (call,) = desk.type(f"make submit AGAIN={value}")
+    assert ("--again" in call.arguments) == again
+
+
 def test_an_empty_competition_is_not_the_default(tmp_path: Path) -> None:
     desk = Desk(tmp_path / FOLDER)
     desk.set_up()

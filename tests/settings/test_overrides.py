@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.settings.loading import parse_overrides
-from pipelines.settings.overrides import split_settings
+from pipelines.settings.overrides import setting, split_settings
 from pipelines.system.errors import UserError
 
 MEANT: dict[str, list[str]] = {
@@ -64,3 +64,20 @@ def test_the_type_of_a_setting_decides_what_a_bare_word_is() -> None:
     assert parsed["data"] == {"id_column": "0", "labels": "a b.csv"}
     assert parsed["competition"] == {"title": "2024"}
     assert parsed["kaggle"] == {"accelerator": "", "dataset_sources": ["you/a", "you/b"], "model_sources": "you/a"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.nesterov", True),
+        ("train.lr", 1e-05),
+        ("model.hidden", [256, 128]),
+        ("model.weights", "weights/a b=c.pth"),
+        ("model.weights", "weights/größe-1.pth"),
+        ("competition.title", 'a "quoted" train.lr=1 title'),
+        ("model.label_map", ""),
+    ],
+)
+def test_a_setting_is_written_so_that_it_is_read_back(key: str, value: object) -> None:
+    section, _, name = key.partition(".")
+    assert parse_overrides([setting(key, value), "train.seed=1"])[section][name] == value

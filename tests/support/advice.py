@@ -30,5 +30,5 @@ def _arguments(variables: list[str]) -> list[str]:
     arguments = []
     for variable in variables:
         name, _, value = variable.partition("=")
-        arguments += [value] if name == "COMP" else [OPTIONS[name], *value.split()]
+        arguments += [value] if name == "COMP" else [OPTIONS[name], value]
     return arguments

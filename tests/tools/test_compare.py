@@ -201,6 +201,7 @@ def test_failed_training_ends_the_comparison_with_its_status(
     ("words", "message"),
     [
         (["--recipes", "default", "scrach"], r"no recipe 'scrach'\. Did you mean 'scratch'\?.*default, scratch, third"),
+        (["--recipes", "default 'my recipe'"], r"no recipe 'my recipe'\."),
         (["--recipe", "scratch"], "RECIPES=, not RECIPE= or RUN="),
         (["--run", "mine"], "RECIPES=, not RECIPE= or RUN="),
         (["--set", "train.seed=3"], "sets train.seed itself"),
@@ -223,7 +224,7 @@ def test_competition_without_a_recipe_scratch_asks_for_recipes(
     assert compared("tiny.toml") == 2
     error = capfd.readouterr().err
     assert "It has: default, other, third." in error
-    assert 'RECIPES="default …"' in error
+    assert "RECIPES='default …'" in error
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "1.5", "many"])

@@ -105,7 +105,7 @@ def test_log_loss_is_scored_with_a_temperature(home: Path, tiny: Tiny) -> None:
     [
         (["--try", "input.size=32,64"], "TRY 'input.size=32,64' is not of the form"),
         (["--try", "model.name=resnet18"], "TRY 'model.name=resnet18' is not of the form"),
-        (["--try", "train.lr"], "TRY 'train.lr' is not of the form"),
+        (["--try", "train.lr"], "TRY: 'train.lr' is not of the form"),
         (["--try", "train.lr=-1"], "train.lr is -1.0; it must be more than 0"),
         (["--try", "train.ler=1"], "unknown key train.ler. Did you mean 'lr'"),
         (["--set", "finetune.frozen_stages=0"], "a sweep tries heads on cached features"),

@@ -110,7 +110,7 @@ def check_machine(settings: Settings) -> Iterator[Check]:
         size = shutil.disk_usage(SHARED_MEMORY).total
         step = (
             f"{SHARED_MEMORY} is small for hardware.workers = {workers}: workers pass images through it. Give the "
-            'container more (docker run --shm-size=2g), or SET="hardware.workers=0".'
+            "container more (docker run --shm-size=2g), or SET=hardware.workers=0."
         )
         yield Check("shared", _enough(size, LITTLE_SHARED), f"{size / GB:.1f} GB in {SHARED_MEMORY}", (step,))
 
