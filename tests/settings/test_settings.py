@@ -164,7 +164,7 @@ MISTAKES = {
     "data.test_images = '/tmp'": ("data.test_images is '/tmp'", "inside the raw folder"),
     "data.sample_submission = 'a/../../b.csv'": ("data.sample_submission is", "inside the raw folder"),
     f"model.weights = '{'a' * 256}'": ("model.weights cannot be a path",),
-    "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", "without slashes"),
+    "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", 'Write slug = "elsewhere"'),
     '[recipes."".train]\nepochs = 1': ("recipe ''", "must not be empty"),
     '[recipes."a\\nb".train]\nepochs = 1': ("recipe 'a\\nb'", "no control characters"),
     f"[recipes.{'a' * 250}.train]\nepochs = 1": ("recipe 'aaa", "overlong"),

@@ -256,8 +256,8 @@ def test_nobody_answers(examine: Doctor, standin: Standin) -> None:
         reserved.bind(("127.0.0.1", 0))  # and never listens
         address = f"127.0.0.1:{reserved.getsockname()[1]}"
         said = examine(environment={"http_proxy": f"http://user:{SECRET}@{address}"})
-    assert (said.status, said.failed()) == (LATER, ["competition"])
-    assert "Connection refused" in said.checks["competition"][1]
+    assert (said.status, said.failed()) == (FAIL, ["competition"])
+    assert f"the proxy {address} does not answer" in said.checks["competition"][1]
     assert said.checks["service"] == ("ok", f"the stand-in at {address}, not Kaggle")
 
 
@@ -266,8 +266,8 @@ def test_a_slip_to_the_real_kaggle_fails_at_once(
 ) -> None:
     monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")
     said = examine()
-    assert (said.status, said.failed()) == (LATER, ["competition"])
-    assert "127.0.0.1:9: is this right?" in said.steps[0]
+    assert (said.status, said.failed()) == (FAIL, ["competition"])
+    assert "the proxy 127.0.0.1:9 does not answer" in said.steps[0] and "Correct https_proxy" in said.steps[0]
     assert standin.requests == []
 
 
