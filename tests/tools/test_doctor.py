@@ -271,6 +271,13 @@ def test_a_slip_to_the_real_kaggle_fails_at_once(
     assert standin.requests == []
 
 
+def test_a_competition_for_notebooks(examine: Doctor, cats: Competition) -> None:
+    cats.notebooks_only = True
+    said = examine()
+    assert said.failed() == [] and said.checks["submissions"] == ("!", "notebooks only, no files")
+    assert any("run make kernel" in step for step in said.steps)
+
+
 @pytest.mark.parametrize(("by_total", "status"), [(False, LATER), (True, FAIL)])
 def test_quota_spent(examine: Doctor, standin: Standin, cats: Competition, by_total: bool, status: int) -> None:
     cats.used_today, cats.used_total, cats.limited_by_total = 5, 9, by_total
