@@ -261,9 +261,8 @@ def test_a_key_file_in_another_place_is_named_and_the_printed_command_mends_it(h
     assert home.find() is None
     (sentence,) = missing_because(home.environment())
     assert sentence.startswith(f"There is ~/{name}, where Kaggle's client does not look: ")
-    subprocess.run(
-        ["sh", "-ec", sentence.partition("look: ")[2]], env=home.environment(PATH=os.environ["PATH"]), check=True
-    )
+    advice = sentence.partition("look: ")[2]
+    subprocess.run(["sh", "-ec", advice], env=home.environment(PATH=os.environ["PATH"]), check=True)
     assert home.found().username == "bob"
 
 

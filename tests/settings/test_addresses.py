@@ -71,10 +71,7 @@ model_sources = ["https://www.kaggle.com/models/google/net/pyTorch/b0/1"]
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (
-            'kaggle.dataset_sources=["weights","you/w","kaggle.com/c/x"]',
-            "'weights', 'kaggle.com/c/x'; each must be owner/name",
-        ),
+        ('kaggle.dataset_sources=["w","you/w","kaggle.com/c/x"]', "'w', 'kaggle.com/c/x'; each must be owner/name"),
         ('kaggle.model_sources=["a/b"]', "'a/b'; each must be owner/model/framework/variation/version"),
         ("competition.slug=https://www.kaggle.com/c/cifar-10/data", 'Write slug = "cifar-10".'),
     ],
