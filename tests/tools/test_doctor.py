@@ -271,6 +271,16 @@ def test_a_slip_to_the_real_kaggle_fails_at_once(
     assert standin.requests == []
 
 
+def test_a_tmpdir_that_cannot_be_written_and_workers_that_cannot_start(folder: Path) -> None:
+    (folder / "cats.toml").write_text(TOML + '[input]\nsource = "photos"\n[hardware]\nworkers = 1\n')
+    here = {"PYTHONPATH": str(ROOT), "KAGGLE_CONFIG_DIR": str(folder / "none"), "TMPDIR": "/dev/null/x"}
+    said = run_alone("cats.toml", environment=here)
+    assert (
+        said.checks["temporary"][0] == "!" and "as TMPDIR=/dev/null/x cannot be written" in said.checks["temporary"][1]
+    )
+    assert said.checks["workers"] == ("ok", "1")
+
+
 def test_a_competition_for_notebooks(examine: Doctor, cats: Competition) -> None:
     cats.notebooks_only = True
     said = examine()
