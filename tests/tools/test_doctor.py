@@ -275,9 +275,8 @@ def test_a_tmpdir_that_cannot_be_written_and_workers_that_cannot_start(folder: P
     (folder / "cats.toml").write_text(TOML + '[input]\nsource = "photos"\n[hardware]\nworkers = 1\n')
     here = {"PYTHONPATH": str(ROOT), "KAGGLE_CONFIG_DIR": str(folder / "none"), "TMPDIR": "/dev/null/x"}
     said = run_alone("cats.toml", environment=here)
-    assert (
-        said.checks["temporary"][0] == "!" and "as TMPDIR=/dev/null/x cannot be written" in said.checks["temporary"][1]
-    )
+    verdict, found = said.checks["temporary"]
+    assert verdict == "!" and "as TMPDIR=/dev/null/x cannot be written" in found
     assert said.checks["workers"] == ("ok", "1")
 
 

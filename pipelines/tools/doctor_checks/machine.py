@@ -111,9 +111,8 @@ def check_machine(settings: Settings) -> Iterator[Check]:
     if settings.input.source == "photos" and workers:
         problem = problem_of_processes(workers)
         step = f"{problem} Or use no processes to decode photos: hardware.workers=0."
-        yield Check(
-            "workers", "fails" if problem else "ok", f"{workers} cannot start" if problem else str(workers), (step,)
-        )
+        found = f"{workers} cannot start" if problem else str(workers)
+        yield Check("workers", "fails" if problem else "ok", found, (step,))
 
 
 def _temporary() -> Check:
