@@ -20,7 +20,7 @@ from typing import Any
 
 from pipelines import command
 from pipelines.kaggle import service, submission_log
-from pipelines.kaggle.failures import ConnectionLost
+from pipelines.kaggle.failures import NOTEBOOKS_ONLY, ConnectionLost
 from pipelines.kaggle.service import Kaggle, Limits, Submission
 from pipelines.kaggle.submission_log import NOT_SENT, PENDING, Row, SubmissionLog, look_for, may_be_unlisted
 from pipelines.settings.layout import Layout
@@ -270,6 +270,8 @@ def _check_open(competition: service.Competition) -> None:
     """Print a note if the competition is over; raise `UserError` if it accepts no submissions."""
     if competition.submissions_disabled:
         raise UserError(f"{competition.title} takes no submissions: Kaggle has disabled them. Nothing was sent.")
+    if competition.notebooks_only:
+        raise UserError(f"Nothing was sent. {NOTEBOOKS_ONLY}")
     if competition.deadline and (deadline := datetime.fromisoformat(competition.deadline)) < datetime.now(UTC):
         ended = f"{competition.title} ended on {deadline:%Y-%m-%d}"
         print(f"{ended}: this is a late submission, which is scored but not ranked.")

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -59,7 +59,7 @@ def require_credential(environment: Mapping[str, str]) -> Credential:
 def missing_because(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return sentences about what exists without a credential, such as a damaged file or a username without a key."""
     search = _Search(environment)
-    return () if search.run() else tuple(search.warnings)
+    return () if search.run() else (*search.warnings, *search.misplaced())
 
 
 def steps_to_credential(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -114,6 +114,23 @@ class _Search:
                 "Unset it; the variable for a token is KAGGLE_API_TOKEN."
             )
         return replace(found, warnings=tuple(self.warnings)) if found else None
+
+    def misplaced(self) -> Iterator[str]:
+        """Yield a sentence for each likely file of a key that the client does not find."""
+        folder = config_folder(self.environment)
+        downloads = [self.home / name for name in (".kaggle", ".config/kaggle", "Downloads", "Desktop", ".")]
+        for place in dict.fromkeys([folder, *downloads, Path.cwd()]):
+            for name in (KEY_FILE, f"{KEY_FILE}.txt", "kaggle (1).json", "kaggle(1).json"):
+                path = place / name
+                if path != folder / KEY_FILE and path.is_file():
+                    target = folder / KEY_FILE
+                    move = f"mkdir -p {self._typed(folder)}; mv {self._typed(path)} {self._typed(target)}"
+                    yield f"There is {self.shown(path)}, where Kaggle's client does not look: {move}"
+
+    def _typed(self, path: Path) -> str:
+        """Return the path for a shell."""
+        shown = self.shown(path)
+        return "~/" + shlex.quote(shown[2:]) if shown.startswith("~/") else shlex.quote(shown)
 
     def shown(self, path: Path) -> str:
         """Return the path with ~ for the home folder."""
@@ -205,6 +222,11 @@ class _Search:
             sources = [self.shown(inner)] * 2
             if not all(values.values()):
                 return None
+        if "@" in str(values["username"]):
+            raise UserError(
+                f"The username from {sources[0]} is an e-mail address. Kaggle's username is the last part of your "
+                "profile's address, https://www.kaggle.com/<username>, and is in kaggle.json."
+            )
         for name, source in zip(variables, sources, strict=True):
             if not PLAIN.fullmatch(str(values[name])):
                 raise UserError(f"The {name} from {source} {NOT_PLAIN.format(what=name)} Correct it.")
@@ -223,8 +245,11 @@ class _Search:
         except OSError as error:
             self.warnings.append(f"{shown} cannot be read ({error.strerror}), so it is not used.")
             return {}
-        except ValueError:
-            self.warnings.append(f"{shown} is damaged: it is not JSON, so it is not used. {NEW_KEY_FILE}")
+        except ValueError as error:
+            reason = "it is not JSON"
+            if isinstance(error, UnicodeDecodeError) or "BOM" in str(error):
+                reason = "it is saved in another encoding than plain UTF-8, perhaps with a BOM"
+            self.warnings.append(f"{shown} is damaged: {reason}, so it is not used. {NEW_KEY_FILE}")
             return {}
         if not isinstance(content, dict):
             raise UserError(f"{shown} is damaged: it has no username and key. {NEW_KEY_FILE}")
@@ -273,9 +298,8 @@ class _Search:
     def _check_mode(self, path: Path) -> None:
         """Warn of a file that other users can read."""
         if os.name != "nt" and path.is_file() and (mode := path.stat().st_mode & 0o777) & 0o077:
-            shown = self.shown(path)
-            typed = "~/" + shlex.quote(shown[2:]) if shown.startswith("~/") else shlex.quote(shown)
-            self.warnings.append(f"{shown} is open to other users (mode {mode:03o}): chmod 600 {typed}")
+            chmod = f"chmod 600 {self._typed(path)}"
+            self.warnings.append(f"{self.shown(path)} is open to other users (mode {mode:03o}): {chmod}")
 
 
 def _home(environment: Mapping[str, str]) -> Path:

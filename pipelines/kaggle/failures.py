@@ -11,6 +11,12 @@ KAGGLE = "https://api.kaggle.com"
 COMPETITION_PAGE = "https://www.kaggle.com/competitions/{slug}"
 RULES_PAGE = COMPETITION_PAGE + "/rules"
 NEW_TOKEN = "get a new token at https://www.kaggle.com/settings/api."
+NOTEBOOKS_ONLY = (
+    "This competition takes notebooks only, no files: Kaggle runs them again, on test images that nobody sees. So make "
+    "submit cannot send anything. By hand: run make kernel; open the kernel's page, which the command prints; submit "
+    "its version to the competition there. The kernel then trains again, without internet, within the competition's "
+    "time limit."
+)
 QUOTED = 300  # characters of Kaggle's own message that are shown
 
 
@@ -103,6 +109,8 @@ def explained(failure: Failure, call: str, slug: str) -> Exception:
     said = f' Kaggle says: "{message}"' if failure.message.strip() else ""
     wait = f"in {failure.wait} seconds" if failure.wait.isdigit() else "in some minutes"
     facts = {"doing": DOING[call], "cause": _cause(failure.message), "message": message, "said": said, "wait": wait}
+    if call == "submit" and failure.status == 400 and "notebook" in failure.message.lower():
+        text += " " + NOTEBOOKS_ONLY
     facts["hint"] = offline_hint(failure.message)
     if facts["hint"] and call in FOR_DATA:
         facts["hint"] += f" {WITHOUT_KAGGLE}"

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.kaggle.kernel_script import STAGES, Task
+from pipelines.settings.addresses import dataset_name, model_name
 from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -183,7 +184,7 @@ def make_metadata(username: str, slug: str, settings: Settings) -> dict[str, Any
         "enable_tpu": False,
         "enable_internet": kaggle.internet,
         "competition_sources": [settings.competition.slug] if settings.competition.source == "kaggle" else [],
-        "dataset_sources": list(kaggle.dataset_sources),
+        "dataset_sources": list(map(dataset_name, kaggle.dataset_sources)),
         "kernel_sources": [],
-        "model_sources": list(kaggle.model_sources),
+        "model_sources": list(map(model_name, kaggle.model_sources)),
     }

@@ -10,7 +10,8 @@ from typing import Any
 
 from pipelines.kaggle.client import Client
 from pipelines.kaggle.failures import COMPETITION_PAGE, RULES_PAGE, Failure, Unanswered, explained, shortened
-from pipelines.system.errors import UserError
+from pipelines.settings.addresses import PART, competition_name
+from pipelines.system.errors import UserError, quoted
 
 LISTED_FILES = 5_000  # of a competition's file list, 200 per call; some competitions have a million files
 STANDIN = "LOCALHOST"
@@ -18,12 +19,16 @@ STANDIN = "LOCALHOST"
 
 @dataclass(frozen=True)
 class Competition:
-    """A competition and the account's state in it.  deadline: ISO 8601 in UTC, or empty."""
+    """A competition and the account's state in it.  deadline: ISO 8601 in UTC, or empty.
+
+    notebooks_only: it takes no files, only notebooks that Kaggle runs again.
+    """
 
     title: str
     entered: bool
     deadline: str
     submissions_disabled: bool
+    notebooks_only: bool
     daily_submissions: int
 
 
@@ -100,6 +105,13 @@ class Kaggle:
 
     def __init__(self, slug: str = "", stall_seconds: float = 120, held: Sequence[int] = ()) -> None:
         check_environment(os.environ)
+        if slug and not PART.fullmatch(slug):
+            name = competition_name(slug).lower()
+            raise UserError(
+                f"competition.slug is {quoted(slug)} (by default the name of the TOML), which Kaggle cannot have: its "
+                f'names hold letters, digits and hyphens. Set slug under [competition], for example slug = "{name}": '
+                f"the last part of {COMPETITION_PAGE.format(slug='...')}."
+            )
         self.slug, self.client = slug, Client(stall_seconds, held)
 
     def __enter__(self) -> "Kaggle":

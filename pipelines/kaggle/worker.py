@@ -118,6 +118,7 @@ def competition(slug: str) -> dict[str, Any]:
         "entered": bool(answer.user_has_entered),
         "deadline": _iso_time(answer.deadline),
         "submissions_disabled": bool(answer.submissions_disabled),
+        "notebooks_only": bool(answer.is_kernels_submissions_only),
         "daily_submissions": answer.max_daily_submissions or 0,
     }
 

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.system.errors import did_you_mean
+from pipelines.settings.addresses import competition_name, dataset_name, model_name
+from pipelines.settings.section import Section, option
+from pipelines.system.errors import did_you_mean, few, quoted
 from pipelines.system.files import is_plain_name, path_problem
 
 DEFAULT_RECIPE = "default"
@@ -14,18 +16,6 @@ CHECKS = tuple(
     "one_class class_folders split_names similar_labels missing_labels combined_labels numeric_labels unique_labels "
     "garbled_labels sample_labels".split()
 )
-
-
-def option(default: Any, help: str, **bounds: float) -> Any:
-    """Return a field with its help line; bounds of a number: `minimum`, `maximum`, `above`, `below`."""
-    return dataclasses.field(default=default, metadata={"help": help, **bounds})
-
-
-class Section:
-    """A section of settings; `problems` yields a message for each contradiction within it."""
-
-    def problems(self) -> Iterator[str]:
-        yield from ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +35,10 @@ class CompetitionSettings(Section):
 
     def problems(self) -> Iterator[str]:
         if self.slug and not is_plain_name(self.slug):
-            yield f"competition.slug is {self.slug!r}; it must be the last part of its Kaggle address, without slashes."
+            name = competition_name(self.slug)
+            write = f'Write slug = "{name}".' if name else "Correct it."
+            rule = "it must be the name in its Kaggle address, https://www.kaggle.com/competitions/<name>"
+            yield f"competition.slug is {quoted(self.slug)}; {rule}. {write}"
         if (self.source == "address") != bool(self.address):
             yield 'competition.source = "address" and competition.address (where the archive is) must be set together.'
         if self.metric == "log_loss" and self.submission == "labels":
@@ -341,9 +334,18 @@ class KaggleSettings(Section):
     score_minutes: float = option(15.0, "how long `submit` waits for the score", minimum=0)
     accelerator: str = option("NvidiaTeslaT4", "kernel: Kaggle's name of the accelerator; empty: CPU only")
     internet: bool = option(False, "kernel: allow internet access; without it, attach pretrained weights")
-    dataset_sources: tuple[str, ...] = option((), "kernel: datasets to attach: owner/name")
+    dataset_sources: tuple[str, ...] = option((), "kernel: datasets to attach: owner/name, or their addresses")
     model_sources: tuple[str, ...] = option((), "kernel: models to attach: owner/model/framework/variation/version")
     kernel_hours: float = option(12.0, "kernel: longest running time; its command waits as long", above=0, maximum=12)
+
+    def problems(self) -> Iterator[str]:
+        if wrong := [source for source in self.dataset_sources if not dataset_name(source)]:
+            form = "owner/name, as in the dataset's address: https://www.kaggle.com/datasets/owner/name"
+            data = " The data of competition.slug itself are always attached." if "/c" in "".join(wrong) else ""
+            yield f"kaggle.dataset_sources holds {few(wrong)}; each must be {form}.{data}"
+        if wrong := [source for source in self.model_sources if not model_name(source)]:
+            form = "owner/model/framework/variation/version, such as google/efficientnet/pyTorch/b0/1"
+            yield f"kaggle.model_sources holds {few(wrong)}; each must be {form}."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import proxy_bypass
 
 from pipelines.system.errors import UserError, shown
 
@@ -44,7 +44,7 @@ def proxy_of(address: str, environment: Mapping[str, str] | None = None) -> Prox
     """Return the proxy that requests to `address` use, or None.  environment: by default that of this process."""
     environment = os.environ if environment is None else environment
     wanted = urlsplit(address)
-    if environment is os.environ and proxy_bypass_environment(wanted.hostname or "", getproxies_environment()):
+    if environment is os.environ and proxy_bypass(wanted.hostname or ""):
         return None
     for name in (f"{wanted.scheme}_proxy", f"{wanted.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
         if value := environment.get(name):

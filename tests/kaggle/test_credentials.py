@@ -255,6 +255,30 @@ def test_a_damaged_key_file_is_not_used(home: Home, content: str) -> None:
     hides_secrets(str(raised.value))
 
 
+@pytest.mark.parametrize("name", [".kaggle/kaggle.json.txt", "Downloads/kaggle.json", "Downloads/kaggle (1).json"])
+def test_a_key_file_in_another_place_is_named_and_the_printed_command_mends_it(home: Home, name: str) -> None:
+    home.write(name, {"username": "bob", "key": SECRET})
+    assert home.find() is None
+    (sentence,) = missing_because(home.environment())
+    assert sentence.startswith(f"There is ~/{name}, where Kaggle's client does not look: ")
+    advice = sentence.partition("look: ")[2]
+    subprocess.run(["sh", "-ec", advice], env=home.environment(PATH=os.environ["PATH"]), check=True)
+    assert home.found().username == "bob"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_key_file_that_windows_saved_in_another_encoding(home: Home, encoding: str) -> None:
+    path = home.write(".kaggle/kaggle.json", "")
+    path.write_bytes(json.dumps({"username": "bob", "key": SECRET}).encode(encoding))
+    assert home.find() is None
+    assert "another encoding than plain UTF-8, perhaps with a BOM" in missing_because(home.environment())[0]
+
+
+def test_an_e_mail_address_is_no_username(home: Home) -> None:
+    message = home.refused(KAGGLE_USERNAME="bob@example.com", KAGGLE_KEY=SECRET)
+    assert "The username from KAGGLE_USERNAME is an e-mail address" in message
+
+
 def test_a_key_file_of_another_shape(home: Home) -> None:
     home.write(".kaggle/kaggle.json", {"username": "bob", "key": 5})
     assert home.find() is None

@@ -14,6 +14,8 @@ from pipelines.models.published import Published
 from pipelines.models.weights import _download, _Failure, _find_published, find_weights
 from pipelines.system.errors import UserError
 from pipelines.system.files import CHUNK_BYTES
+from pipelines.system.network import CERTIFICATE_VARIABLES
+from tests.support.proxies import CERTIFICATE, Proxy
 
 CONTENT = bytes(range(256)) * 5000  # a mebibyte and a bit: two pieces
 CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -27,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove proxies, and set an empty torch.hub folder and an empty working folder."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+    for name in (*CERTIFICATE_VARIABLES, "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -222,6 +224,34 @@ def test_without_a_network_the_message_says_what_to_download(
         find_weights("resnet18", "DEFAULT", "", folder)
     message = str(caught.value)
     assert message.startswith("resnet18-f37072fd.pth, the weights IMAGENET1K_V1 of resnet18, is missing")
-    assert "refused" in message
+    assert f"The proxy 127.0.0.1:{closed_port} does not answer" in message and "https_proxy" in message
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in message
     assert f"put it at {folder / 'resnet18-f37072fd.pth'}" in message
+
+
+def test_weights_come_through_tls_inspection_with_the_variable_that_the_message_names(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Proxy(content=CONTENT[:1000]) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        with pytest.raises(UserError, match=r"REQUESTS_CA_BUNDLE=/path/to/file\.pem"):
+            find_weights("resnet18", "DEFAULT", "", folder)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+        assert _download("https://download.pytorch.org/file", folder / "file", "")
+    assert (folder / "file").read_bytes() == CONTENT[:1000]
+
+
+def test_a_wrong_file_of_certificates_is_named_for_weights_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder / "none.pem"))
+    with pytest.raises(UserError, match=r"REQUESTS_CA_BUNDLE names .*none\.pem, which does not exist"):
+        _download("https://download.pytorch.org/file", folder / "file", "")
+
+
+def test_all_proxy_counts_for_weights_and_a_socks_proxy_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Proxy("407 Proxy Authentication Required") as proxy:
+        monkeypatch.setenv("all_proxy", proxy.url)
+        with pytest.raises(_Failure, match=f"all_proxy=http://user:password@{proxy.place}"):
+            _download("https://download.pytorch.org/file", folder / "file", "")
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
+    with pytest.raises(_Failure, match="all_proxy names a SOCKS proxy"):
+        _download("https://download.pytorch.org/file", folder / "file", "")

@@ -363,7 +363,7 @@ FREE: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("predict", "mirror"): st.booleans(),
     ("competition", "title"): TEXT.filter(str.isprintable),
     ("hardware", "workers"): st.integers(0, 100),
-    ("kaggle", "dataset_sources"): st.lists(TEXT.filter(str.isprintable), max_size=3),
+    ("kaggle", "dataset_sources"): st.lists(st.sampled_from(["you/weights", "kaggle.com/datasets/you/w?select=a"])),
 }
 
 

@@ -193,7 +193,7 @@ MISTAKES = {
     "data = { class_level = 2, labels = 'a.csv' }": ("data.class_level is 2", "data.labels"),
     "data.accept = ['one_clas']": ("data.accept has 'one_clas'", "Did you mean 'one_class'", "Valid: one_class, "),
     "competition.metric = 'log_loss'": ("competition.metric is log_loss", "competition.submission", "probabilities"),
-    "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", "without slashes"),
+    "competition.slug = '../elsewhere'": ("competition.slug is '../elsewhere'", 'Write slug = "elsewhere"'),
     '[recipes."".train]\nepochs = 1': ("recipe ''", "must not be empty"),
     '[recipes."a\\nb".train]\nepochs = 1': ("recipe 'a\\nb'", "no control characters"),
     "[recipes.-x.train]\nepochs = 1": ("recipe '-x'", "no dot or hyphen first"),

@@ -179,7 +179,7 @@ def test_no_credentials(trial: Trial) -> None:
 
 def test_a_slip_to_the_real_kaggle_fails_at_once(trial: Trial) -> None:
     del trial.environment["KAGGLE_API_ENVIRONMENT"]
-    assert "Connection refused" in trial.submit(expect=3)
+    assert "does not answer: nothing listens there" in trial.submit(expect=2)
     assert trial.requests == []
     trial.environment["KAGGLE_API_ENVIRONMENT"] = "TEST"
     assert "KAGGLE_API_ENVIRONMENT is 'TEST'" in trial.submit(expect=2)
@@ -224,8 +224,29 @@ def test_credentials_that_kaggle_does_not_know(trial: Trial) -> None:
 
 def test_nobody_answers(trial: Trial) -> None:
     trial.environment["http_proxy"] = f"http://127.0.0.1:{free_port()}"
-    assert "Connection refused" in trial.submit(expect=3)
+    assert "does not answer: nothing listens there" in trial.submit(expect=2)
     assert not trial.log.exists()
+
+
+def test_a_competition_for_notebooks_gets_no_file_and_says_what_can_be_done(trial: Trial) -> None:
+    trial.competition.notebooks_only = True
+    error = trial.submit(expect=2)
+    assert "Nothing was sent. This competition takes notebooks only" in error and "run make kernel" in error
+    assert not trial.calls("StartSubmissionUpload") and not trial.log.exists()
+    # Kaggle's flag may be absent: then its refusal says so.
+    trial.competition.notebooks_only = False
+    words = "Submission not allowed: this competition only accepts Submissions from Notebooks."
+    trial.standin.fault("CreateSubmission", Status(400, words))
+    error = trial.submit(expect=2)
+    assert words in error and "run make kernel" in error
+    assert trial.row["status"] == "not sent"
+
+
+def test_a_name_that_kaggle_cannot_have_is_refused_before_a_call(trial: Trial) -> None:
+    toml = trial.folder / "cats.toml"
+    toml.write_text(toml.read_text().replace(trial.competition.slug, "Cats and Dogs"))
+    assert "competition.slug is 'Cats and Dogs'" in (error := trial.submit(expect=2))
+    assert 'for example slug = "cats-and-dogs"' in error and not trial.requests
 
 
 def test_what_the_competition_does_not_allow(trial: Trial) -> None:

@@ -258,8 +258,8 @@ def test_nobody_answers(examine: Doctor, standin: Standin) -> None:
         reserved.bind(("127.0.0.1", 0))  # and never listens
         address = f"127.0.0.1:{reserved.getsockname()[1]}"
         said = examine(environment={"http_proxy": f"http://user:{SECRET}@{address}"})
-    assert (said.status, said.failed()) == (LATER, ["competition"])
-    assert "Connection refused" in said.checks["competition"][1]
+    assert (said.status, said.failed()) == (FAIL, ["competition"])
+    assert f"the proxy {address} does not answer" in said.checks["competition"][1]
     assert said.checks["service"] == ("ok", f"the stand-in at {address}, not Kaggle")
 
 
@@ -268,9 +268,25 @@ def test_a_slip_to_the_real_kaggle_fails_at_once(
 ) -> None:
     monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")
     said = examine()
-    assert (said.status, said.failed()) == (LATER, ["competition"])
-    assert "127.0.0.1:9: is this right?" in said.steps[0]
+    assert (said.status, said.failed()) == (FAIL, ["competition"])
+    assert "the proxy 127.0.0.1:9 does not answer" in said.steps[0] and "Correct https_proxy" in said.steps[0]
     assert standin.requests == []
+
+
+def test_a_tmpdir_that_cannot_be_written_and_workers_that_cannot_start(folder: Path) -> None:
+    (folder / "cats.toml").write_text(TOML + '[input]\nsource = "photos"\n[hardware]\nworkers = 1\n')
+    here = {"PYTHONPATH": str(ROOT), "KAGGLE_CONFIG_DIR": str(folder / "none"), "TMPDIR": "/dev/null/x"}
+    said = run_alone("cats.toml", environment=here)
+    verdict, found = said.checks["temporary"]
+    assert verdict == "!" and "as TMPDIR=/dev/null/x cannot be written" in found
+    assert said.checks["workers"] == ("ok", "1")
+
+
+def test_a_competition_for_notebooks(examine: Doctor, cats: Competition) -> None:
+    cats.notebooks_only = True
+    said = examine()
+    assert said.failed() == [] and said.checks["submissions"] == ("!", "notebooks only, no files")
+    assert any("run make kernel" in step for step in said.steps)
 
 
 @pytest.mark.parametrize(("by_total", "status"), [(False, LATER), (True, FAIL)])

@@ -140,7 +140,7 @@ def test_nothing_sent_yet(trial: Trial) -> None:
 
 @pytest.mark.parametrize(
     ("trouble", "status", "words"),
-    [("no credentials", 2, "settings/api"), ("refused", 3, "Connection refused"), ("403", 2, "rules")],
+    [("no credentials", 2, "settings/api"), ("refused", 2, "does not answer"), ("403", 2, "rules")],
 )
 def test_without_kaggle_the_log_is_shown_all_the_same(trial: Trial, trouble: str, status: int, words: str) -> None:
     put_in_log(trial, 1, SHA256, 1000, "complete", "0.90000")

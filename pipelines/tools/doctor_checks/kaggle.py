@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pipelines import command
 from pipelines.kaggle import service
 from pipelines.kaggle.credentials import Credential, find_credential, missing_because, steps_to_credential
+from pipelines.kaggle.failures import NOTEBOOKS_ONLY
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
 from pipelines.system.network import proxy_of
@@ -79,6 +80,9 @@ def _answers(kaggle: service.Kaggle, name: str, credential: Credential, bad: Ver
         if competition.submissions_disabled:
             step = "Kaggle accepts no submissions to this competition. make score may still score one here."
             yield Check("submissions", "!", "Kaggle accepts none", (step,))
+            return
+        if competition.notebooks_only:
+            yield Check("submissions", "!", "notebooks only, no files", (NOTEBOOKS_ONLY,))
             return
         if not competition.entered:
             raise _NotAsked("the rules are not accepted")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.memory import problem_of_processes
 from pipelines.system.processes import cores
+from pipelines.system.surroundings import temporary_folder, unusable_temporary_folder
 from pipelines.tools.doctor_checks import Check, Verdict, first_line, install
 
 OLDEST_PYTHON = (3, 11)
@@ -19,9 +21,8 @@ OLDEST_CLIENT, NEXT_CLIENT = (2, 2, 4), (3,)
 OTHERS = "numpy pandas PIL sklearn scipy matplotlib tqdm py7zr".split()
 IMPORT_SECONDS = 60
 GB = 1e9
-LITTLE_DISK, LITTLE_MEMORY, LITTLE_SHARED = 10 * GB, 2 * GB, 1 * GB
+LITTLE_DISK, LITTLE_MEMORY = 10 * GB, 2 * GB
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
-SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_packages(settings: Settings) -> Iterator[Check]:
@@ -105,14 +106,25 @@ def check_machine(settings: Settings) -> Iterator[Check]:
         yield Check("memory", _enough(available, LITTLE_MEMORY), shown, (step,))
     else:
         yield Check("memory", "-", "not known")
-    workers = settings.hardware.workers
-    if settings.input.source == "photos" and workers and SHARED_MEMORY.is_dir():
-        size = shutil.disk_usage(SHARED_MEMORY).total
-        step = (
-            f"{SHARED_MEMORY} is small for hardware.workers = {workers}: workers pass images through it. Give the "
-            "container more (docker run --shm-size=2g), or SET=hardware.workers=0."
-        )
-        yield Check("shared", _enough(size, LITTLE_SHARED), f"{size / GB:.1f} GB in {SHARED_MEMORY}", (step,))
+    yield _temporary()
+    workers = min(settings.hardware.workers, cores())
+    if settings.input.source == "photos" and workers:
+        problem = problem_of_processes(workers)
+        step = f"{problem} Or use no processes to decode photos: hardware.workers=0."
+        found = f"{workers} cannot start" if problem else str(workers)
+        yield Check("workers", "fails" if problem else "ok", found, (step,))
+
+
+def _temporary() -> Check:
+    """Return the check of the folder for temporary files."""
+    try:
+        used = temporary_folder()
+    except UserError as error:
+        return Check("temporary", "fails", "no folder for temporary files", (str(error),))
+    if other := unusable_temporary_folder():
+        step = f"{other} cannot be written, so {used} is used. Correct the variable, or unset it."
+        return Check("temporary", "!", f"{used}, as {other} cannot be written", (step,))
+    return Check("temporary", "ok", used)
 
 
 def _enough(size: float, least: float) -> Verdict:

@@ -57,6 +57,7 @@ class Competition:
     entered: bool = True
     deadline: str = "2099-12-31T23:59:00Z"
     disabled: bool = False
+    notebooks_only: bool = False
     daily: int = 5
     used_today: int = 0
     used_total: int = 0
@@ -117,6 +118,7 @@ class Competitions:
                 raise Refusal(404, f"Competition {slug!r} was not found")
             rules = {"userHasEntered": competition.entered, "deadline": competition.deadline}
             limits = {"maxDailySubmissions": competition.daily, "submissionsDisabled": competition.disabled}
+            limits["isKernelsSubmissionsOnly"] = competition.notebooks_only
             return reply({"ref": slug, "title": competition.title, **rules, **limits})
         if competition is None:
             raise Refusal(403, "Permission 'competitions.participate' was denied")
@@ -169,6 +171,8 @@ class Competitions:
             raise Refusal(400, "The submission's file was not uploaded")
         if competition.disabled:
             raise Refusal(400, "Submissions are disabled for this competition")
+        if competition.notebooks_only:
+            raise Refusal(400, "Submission not allowed: this competition only accepts Submissions from Notebooks.")
         if not competition.allowed_now:
             raise Refusal(400, f"Your team has used its submission allowance ({competition.daily} a day)")
         ref = 1 + max((one.ref for each in self.by_slug.values() for one in each.submissions), default=999)
