@@ -54,7 +54,9 @@ def check_layout(folder: Path, data: DataSettings, archive: Path) -> None:
         found = {key: f"{places[0]}/{name}" for key in KINDS if (name := getattr(data, key))}
     if packed := sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(NOT_UNPACKED)):
         message += f" {few(packed)} cannot be read here: unpack or convert this, and give the folder: ARCHIVE=folder."
-    raise UserError(f"{message} {_advice(found)}")
+    absent = [f'{key} = ""' for key in ("sample_submission", "test_table") if key in missing and key not in found]
+    empty = f" If it has none, set {' and '.join(absent)}." if absent else ""
+    raise UserError(f"{message} {_advice(found)}{empty}")
 
 
 def missing_names(folder: Path, data: DataSettings) -> list[str]:

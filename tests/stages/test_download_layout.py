@@ -110,6 +110,14 @@ def test_other_names_are_all_offered_and_work(home: Path, capsys: pytest.Capture
     assert downloads(files) == files
 
 
+def test_a_sample_that_does_not_exist(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {name: content for name, content in PLAIN.items() if name != "sample_submission.csv"}
+    message = fails(files, capsys)
+    assert 'If it has none, set sample_submission = "".' in message
+    settings({"labels": "labels.csv", "sample_submission": ""})
+    assert downloads(files) == files
+
+
 def test_images_at_the_top(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = {f"{name}.png": picture(number) for number, name in enumerate([*range(1, 9), "t1"])}
     message = fails({**TABLES, **pictures}, capsys)
