@@ -1,5 +1,6 @@
 """Fingerprints of image files, hashes of their bytes, computed once; and the check that each image can be decoded."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -143,6 +144,8 @@ def fingerprint_of(content: bytes) -> int:
 
 
 def _unreadable(images: ImageSet, place: int, error: OSError) -> UserError:
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # no fault of this file
+        raise error
     row: Any = next(images.rows.iloc[[place]].itertuples())
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     problem = "the file is missing" if missing else error.strerror or type(error).__name__
