@@ -41,7 +41,7 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Errors of disks, mounts, limits and impossible names: no bug of this project causes them.
 OUTSIDE = (
     *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT),
-    *(errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
 EPOCH_CELL = len("100/100")  # the widest number in an epoch's row
 LEFT_CELL = len("59 min 59 s")
