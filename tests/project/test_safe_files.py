@@ -322,7 +322,7 @@ ODD_LABELS = [
     "../../up",
     "@here",
 ]
-ODD_NAMES = ["=1+1", r"$\frac$", "<b>", f"{ESCAPE}x", "new\nline", "-2", "@x", "%s{0}", "a'b", 'a"b', "a,b", "ä\u202e"]
+ODD_NAMES = ["=1+1", r"$\frac$", "<b>", f"{ESCAPE}x", "new\nline", "-2", "@x", "%s{0}", "a'b", 'a"b', "a,b", "ä\u202eo"]
 
 
 def test_odd_labels_and_names_go_through_all_stages_exactly(
