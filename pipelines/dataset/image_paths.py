@@ -91,7 +91,7 @@ def _no_folder(raw: Path, top: str, key: str) -> str:
     same = [name for name in folders if file_name(name).casefold() == file_name(top).casefold()]
     hint = f" Did you mean {same[0]!r}?" if same else did_you_mean(top, folders)
     first = [name for name in folders if "/" not in name]
-    there = f"{raw} has the folders: {', '.join(map(shown, first[:20])) or 'none'}."
+    there = f"Correct {key}. {raw} has the folders: {', '.join(map(shown, first[:20])) or 'none'}."
     if loose := sum(path.suffix.lower() in IMAGE_EXTENSIONS for path in raw.iterdir()):
         there += f' {loose:,} images are in no folder; for these, set {key} = ".".'
     return f"There is no folder {raw / top}, which {key} names.{hint} {there}"

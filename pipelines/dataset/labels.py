@@ -210,7 +210,7 @@ def _listing(raw: Path, name: str, key: str) -> Path:
         names = sorted(
             path.relative_to(raw).as_posix() for path in (*raw.glob("*.*"), *raw.glob("*/*.csv")) if path.is_file()
         )
-        there = f"{raw} has the files: {', '.join(map(shown, names[:30])) or 'none'}."
+        there = f"Correct {key}. {raw} has the files: {', '.join(map(shown, names[:30])) or 'none'}."
         raise UserError(f"There is no file {raw / name}, which {key} names.{did_you_mean(name, names)} {there}")
     return raw / name
 

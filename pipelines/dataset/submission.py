@@ -142,7 +142,7 @@ def describe_answers(table: pd.DataFrame, of_labels: bool) -> list[str]:
     """Return the counts of the answers in the submission `table`, and a note if they are all the same."""
     values = without_indexes(table).iloc[:, 1:]
     most_probable = values.astype(np.float64).idxmax(axis=1) if not of_labels else values.iloc[:, 0]
-    lines = [f"{'Answers' if of_labels else 'Most probable'}: {counted(list(map(str, most_probable)))}."]
+    lines = [f"{'Answers' if of_labels else 'Most probable'}: {counted(list(map(str, most_probable)))}"]
     if len(table) > 1 and most_probable.nunique() == 1:
         equal = not of_labels and len(values.drop_duplicates()) == 1
         what = "rows of probabilities are equal" if equal else f"answers are {quoted(most_probable.iloc[0])}"

@@ -214,6 +214,10 @@ def test_a_sample_that_wants_other_images_is_refused_with_counts(tmp_path: Path)
         of_test(tmp_path)
     with pytest.raises(UserError, match=r"ids without an image in test, 1 in all: line 5: '4'. A submission needs"):
         of_test(tmp_path, test_table="")
+    write(tmp_path / "sample.csv", "id,label\n1,x\n2,x\n3,x\n")
+    with pytest.raises(UserError, match=r'or set data\.test_table = ""'):
+        of_test(tmp_path)
+    assert len(of_test(tmp_path, test_table="")[0]) == 3
     write(tmp_path / "sample.csv", "id,label\n1,x\n")
     rows, notes = of_test(tmp_path)
     assert rows == [["1", "test/1.png"], ["2.png", "test/2.png"]]

@@ -37,8 +37,9 @@ def test_the_fold_validates_and_rows_without_fold_always_train(tiny: Tiny, fold:
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_an_empty_part_is_refused_with_its_reason(tiny: Tiny, limit: int) -> None:
-    with pytest.raises(UserError, match=rf"Of the {limit} labelled rows .*train\.limit={limit}.*0 are for validation"):
+    with pytest.raises(UserError, match=rf"train\.limit is {limit}: .*{limit} labelled rows, 0 are .* or 0 for all"):
         tiny.images.divide(tiny.settings(f"train.limit={limit}"))
+    assert len(tiny.images.divide(tiny.settings("train.limit=0"))[0]) == 18
 
 
 def test_labels_are_class_numbers_and_test_images_have_none(tiny: Tiny) -> None:

@@ -83,7 +83,7 @@ def test_a_submission_repeats_the_index_that_pandas_wrote_into_the_sample(tmp_pa
     assert class_list(CLASSES, settings, tmp_path) == CLASSES
     path = tmp_path / "s.csv"
     table = make_submission(["a", "b"], sure_of([0, 1]), CLASSES, settings, tmp_path)
-    assert describe_answers(table, kind == "labels")[0].endswith(": cat (1), dog (1).")
+    assert describe_answers(table, kind == "labels")[0].endswith(": cat (1), dog (1)")
     write_submission(path, table)
     lines = path.read_text().splitlines()
     assert lines[0] == columns
@@ -349,15 +349,15 @@ def test_test_images_in_class_folders_are_labelled_by_these(
 
 def test_answers_are_counted_and_equal_ones_are_said() -> None:
     labels = pd.DataFrame({"id": list("abcd"), "label": ["cat", "dog", "cat", "cat"]})
-    assert describe_answers(labels, of_labels=True) == ["Answers: cat (3), dog (1)."]
+    assert describe_answers(labels, of_labels=True) == ["Answers: cat (3), dog (1)"]
     lines = describe_answers(labels.assign(label="cat"), of_labels=True)
-    assert lines[0] == "Answers: cat (4)."
+    assert lines[0] == "Answers: cat (4)"
     assert lines[1].startswith("Note: all 4 answers are 'cat'.")
     values = pd.DataFrame({"id": ["a", "b"], "cat": ["0.3", "0.8"], "dog": ["0.7", "0.2"]})
-    assert describe_answers(values, of_labels=False) == ["Most probable: cat (1), dog (1)."]
+    assert describe_answers(values, of_labels=False) == ["Most probable: cat (1), dog (1)"]
     assert "all 2 answers are 'dog'" in describe_answers(values.assign(dog="0.9"), of_labels=False)[1]
     assert "all 2 rows of probabilities are equal" in describe_answers(values.assign(cat="0.5", dog="0.5"), False)[1]
-    assert describe_answers(labels.head(1), of_labels=True) == ["Answers: cat (1)."]
+    assert describe_answers(labels.head(1), of_labels=True) == ["Answers: cat (1)"]
 
 
 def test_labels_in_another_form_are_named_as_such(tmp_path: Path) -> None:
