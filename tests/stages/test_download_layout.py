@@ -135,5 +135,5 @@ def test_what_could_not_be_unpacked_is_named(home: Path, capsys: pytest.CaptureF
 
 
 def test_a_folder_around_the_target(home: Path) -> None:
-    with pytest.raises(UserError, match="Give the folder with the data alone"):
+    with pytest.raises(UserError, match="Move the data to a folder that holds nothing else"):
         unpack(home, home / "data/cats/raw")
