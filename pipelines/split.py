@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.dataset.split_record import complete_split_record, split_again, split_is_made, write_split_record
+from pipelines.dataset.split_record import (
+    Listing,
+    complete_split_record,
+    list_images,
+    split_again,
+    split_is_made,
+    write_split_record,
+)
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import Settings
 from pipelines.system import files
@@ -53,12 +60,12 @@ def _split(settings: Settings, layout: Layout) -> None:
     rows = splits.with_test(labelled, test)
     for subject, text in understood.describe(settings, layout.raw, labelled, test):
         print(f"{subject:<8}  {printable(text)}")
-    links = _write(settings, layout, rows)
+    listing = list_images(layout.raw, settings.data)
+    links = _write(settings, layout, rows, listing)
     print(command.table(("split", "images", "classes", "smallest class", "largest class"), _summary(rows)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_notes(settings, labelled)
-    empty = class_folders.empty_folders(layout.raw, settings.data, known)
-    for note in understood.notes(labelled, submission.classes_without_images(known, classes), empty):
+    for note in understood.notes(labelled, submission.classes_without_images(known, classes), listing.empty):
         print(f"Note: {note}")
     if inner := class_folders.inner_folders(labelled["id"].tolist(), settings.data):
         print(f"Note: {inner}")
@@ -68,14 +75,14 @@ def _split(settings: Settings, layout: Layout) -> None:
         print(f"Test images that are not listed: {unlisted:,}; they are left out.")
 
 
-def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame") -> str:
+def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame", listing: Listing) -> str:
     """Write tree, split.csv and record; return how many links of each kind the tree has."""
     from pipelines.dataset import splits, tree
 
     layout.split_record.unlink(missing_ok=True)  # it marks a complete split, and the old one is being replaced
     links = tree.build(layout.tree, layout.raw, rows, command.progress)
     splits.write_split_csv(layout.split_csv, rows)
-    write_split_record(layout, settings, rows, links)
+    write_split_record(layout, settings, rows, links, listing)
     plural = {kind: f"{kind}s" for kind in links} | {tree.COPY: f"{tree.COPY} (no link could be made)"}
     return ", ".join(f"{number:,} {plural[kind]}" for kind, number in links.items())
 
