@@ -203,7 +203,7 @@ def _spanned(last: Path, names: Collection[str]) -> Source:
 def _refuse_missing(names: Sequence[str]) -> None:
     if names:
         more = f" ({len(names)} in all)" if names[3:] else ""
-        raise Refusal(f"it is in pieces, and of these are missing: {few(names)}{more}. Put all pieces into one folder.")
+        raise Refusal(f"it is in pieces, and these are missing: {few(names)}{more}. Put all pieces into one folder.")
 
 
 def _zip_end(path: Path) -> ZipEnd | None:

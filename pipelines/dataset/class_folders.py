@@ -98,7 +98,7 @@ def _parts_of_a_split(below: Folders, data: DataSettings) -> str:
         return ""
     names = sorted(below)
     inner = {name: sorted({each[0] for each in below[name] if each}) for name in names}
-    what = f"holds {', '.join(names)}: that is how parts of a split are named, not classes."
+    what = f"holds {', '.join(names)}: these are names of parts of a split, not of classes."
     training = next((name for name in names if name.lower() in TRAINING), names[0])
     if not inner[training]:
         return f"{what} {training} has no folders inside. Name the labels CSV in data.labels."

@@ -159,8 +159,8 @@ def _garbled(counts: Count, table: Path | None) -> str:
     _, read_as, encoding = found[wrong[0]]
     if table:
         then = "" if encoding == "utf-8" else f" | iconv -f {encoding} -t utf-8"
-        back = f"iconv -f utf-8 -t {read_as} {shlex.quote(table.name)}{then} > fixed.csv"
-        return f"{problem}. Convert the file back, in its folder: `{back}`; then put fixed.csv in its place."
+        path, new = shlex.quote(str(table)), shlex.quote(f"{table}.utf8")
+        return f"{problem}. Convert it back: `iconv -f utf-8 -t {read_as} {path}{then} > {new} && mv {new} {path}`."
     return f'{problem}. Set data.zip_encoding = "{encoding}" and download again, or rename these folders.'
 
 

@@ -94,7 +94,7 @@ def _remedy(
         return "A probability per image seems to be wanted; this pipeline submits labels, or a probability per class."
     texts = other_forms(values, classes)
     if not texts and len(unknown) < len(values):
-        return "No image is labelled so: check that the sample and the labels belong together, and data.label_column."
+        return "No image has such a label. Check that the sample and the labels belong together, and data.label_column."
     rows = "; ".join(f"{label},{texts.get(label, '…')}" for label in classes[:3])
     more = "; …" if len(classes) > 3 else ""
     same = "These are the same in another form. " if texts else ""
