@@ -108,7 +108,10 @@ def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> di
             )
         path = next((place for place in (Path(label_map), COMPETITIONS / label_map) if place.is_file()), None)
         if path is None:
-            raise UserError(f"There is no label map {label_map}, nor {COMPETITIONS / label_map}: see model.label_map.")
+            raise UserError(
+                f"model.label_map is {label_map}, but there is no such file, nor {COMPETITIONS / label_map}. Correct "
+                "it, or leave it empty."
+            )
         files[f"{package.name}/competitions/{PurePosixPath(label_map)}"] = path
     return files
 

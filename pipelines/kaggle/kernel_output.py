@@ -67,6 +67,10 @@ def wait(kaggle: Kaggle, run: KernelRun, state: State, say: Say) -> tuple[Kernel
         except (TryAgainLater, NoSuchKernel) as error:
             unanswered += 1
             if unanswered == PATIENCE:
+                if isinstance(error, NoSuchKernel):
+                    raise UserError(
+                        f"{error} To push it again: {removal(run.folder)}; then the same command."
+                    ) from None
                 raise
             say(f"{error} Asking again.")
         else:
