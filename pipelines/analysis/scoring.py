@@ -51,8 +51,8 @@ def score_submission(
         probabilities = answers.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
         if not np.isfinite(probabilities).all():
             row, column = np.argwhere(~np.isfinite(probabilities))[0]
-            where = f"{answers.iloc[row, column]!r} in column {classes[column]!r} of id {answers.index[row]!r}"
-            raise UserError(f"{path}: not every value is a number, such as {where}. {AGAIN}")
+            wrong = f"{answers.iloc[row, column]!r} in column {classes[column]!r} of id {answers.index[row]!r}"
+            raise UserError(f"{path}: not every value is a number, such as {wrong}. {AGAIN}")
     if unknown := sorted(set(labels) - set(classes)):
         problem = f"{solution} has labels that {path} has no column for, such as {few(unknown)}"
         raise UserError(f"{problem}. Its columns are {few(classes)}: write the labels in the same words.")

@@ -94,8 +94,8 @@ def _read(path: Path) -> list[tuple[str, str, str, float, float]]:
 
 
 def _unusable(path: Path, reason: str) -> UserError:
-    again = f"{removal(path)}; then predict that run again (RUN={shlex.quote(path.parent.name)})"
-    return UserError(f"{path_word(path)} {reason}. First: {again}, or go on without it.")
+    again = f"Remove it, then predict that run again (RUN={shlex.quote(path.parent.name)}) or go on without it"
+    return UserError(f"{path_word(path)} {reason}. {again}: {removal(path)}")
 
 
 def listing(suspects: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

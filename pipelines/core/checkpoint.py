@@ -102,5 +102,5 @@ def load(path: Path) -> Checkpoint:
 def _again(path: Path) -> str:
     """Return how to make the checkpoint at `path` again: the files of a run depend on each other."""
     if path.name in (RunLayout(path.parent).final.name, RunLayout(path.parent).retrain_last.name):
-        return f"Remove it ({removal(path)}) and retrain."
-    return f"Remove the whole run ({removal(path.parent)}) and train again."
+        return f"Remove it, then retrain: {removal(path)}"
+    return f"Remove the whole run, then train again: {removal(path.parent)}"

@@ -68,9 +68,8 @@ def wait(kaggle: Kaggle, run: KernelRun, state: State, say: Say) -> tuple[Kernel
             unanswered += 1
             if unanswered == PATIENCE:
                 if isinstance(error, NoSuchKernel):
-                    raise UserError(
-                        f"{error} To push it again: {removal(run.folder)}; then the same command."
-                    ) from None
+                    again = f"To push it again, run this, then the same command: {removal(run.folder)}"
+                    raise UserError(f"{error} {again}") from None
                 raise
             say(f"{error} Asking again.")
         else:

@@ -108,8 +108,8 @@ def _find_published(known: Published, folder: Path, watch: Watch = unwatched) ->
             if not digest.startswith(known.prefix):
                 raise UserError(
                     f"{place} is not the published {known.name} of {known.network}: its sha256 is {digest}, but should "
-                    f"begin with {known.prefix}. It is cut short or another file. To download it again: "
-                    f"{removal(place)}; then run the same command."
+                    f"begin with {known.prefix}. It is cut short or another file. Remove it, then run the "
+                    f"same command, which downloads it again: {removal(place)}"
                 )
             return place, digest
     try:

@@ -138,8 +138,8 @@ def read_note(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        first = f"First: {removal(path)}; then run the same command again."
-        raise UserError(f"{path_word(path)} is damaged: it is not a JSON object. {first}")
+        remedy = f"Remove it, then run the same command again: {removal(path)}"
+        raise UserError(f"{path_word(path)} is damaged: it is not a JSON object. {remedy}")
     return content
 
 

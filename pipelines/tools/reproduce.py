@@ -69,7 +69,7 @@ def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages:
     _link_files(sections, layout.root, copy.root)
     # A warm-up longer than the training is a mistake in a TOML, but not where SET= has shortened the training.
     lengths = {f"{section}.{key}": sections[section][key] for section, key in LENGTHS}
-    sections = sections | {section: sections[section] | {key: LENGTHS[section, key]} for section, key in LENGTHS}
+    sections = dict(sections) | {section: sections[section] | {key: LENGTHS[section, key]} for section, key in LENGTHS}
     lines = []
     for section, values in sections.items():
         known = {key: value for key, value in values.items() if value is not None}

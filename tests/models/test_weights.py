@@ -97,7 +97,7 @@ def test_a_damaged_file_of_a_published_name_is_refused(tmp_path: Path, folder: P
     place.mkdir(parents=True)
     (place / "resnet18-f37072fd.pth").write_bytes(b"half")
     with pytest.raises(
-        UserError, match=rf"{place}/resnet18-f37072fd\.pth is not .*f37072fd.*To download it again: rm .*pth; then run"
+        UserError, match=rf"{place}/resnet18-f37072fd\.pth is not .*f37072fd.*which downloads it again: rm .*pth"
     ):
         find_weights("resnet18", "IMAGENET1K_V1", "", folder)
 
