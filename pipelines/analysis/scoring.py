@@ -14,6 +14,8 @@ from pipelines.dataset.vocabulary import difference
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted, shown
 
+AGAIN = "Predict again."  # which replaces a submission that was changed
+
 
 def score_submission(
     path: Path, solution: Path, settings: Settings, truth: pd.DataFrame | None = None
@@ -30,12 +32,16 @@ def score_submission(
     if len(truth.columns) < 2 or truth.empty:
         raise UserError(f"{solution} must have two columns, id and label, and at least one row.")
     ids, labels = truth.iloc[:, 0], truth.iloc[:, 1]
-    for table, where in ((submitted.iloc[:, 0], path), (ids, solution)):
-        if repeated := list(table[table.duplicated()]):
-            raise UserError(f"{where}: {len(repeated)} ids occur twice, such as {few(repeated)}.")
+    for table, where, advice in ((submitted.iloc[:, 0], path, AGAIN), (ids, solution, "Keep one row for each.")):
+        if repeated := list(dict.fromkeys(table[table.duplicated()])):
+            raise UserError(f"{where}: {len(repeated)} ids occur twice, such as {few(repeated)}. {advice}")
     answers = submitted.set_index(submitted.columns[0])
     if absent := sorted(set(ids) - set(answers.index)):
-        raise UserError(f"{path} lacks {len(absent)} of the ids in {solution}, such as {few(absent)}.")
+        raise UserError(
+            f"{path} lacks {len(absent)} of the ids in {solution}, such as {few(absent)}; its own are such as "
+            f"{few(list(answers.index))}. Give the solution of this competition; or, if the submission was changed, "
+            "predict again."
+        )
     answers = answers.loc[ids]
     if settings.competition.submission == "labels":
         classes = sorted({*labels, *answers.iloc[:, 0]})
@@ -44,9 +50,12 @@ def score_submission(
         classes = list(answers.columns)
         probabilities = answers.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
         if not np.isfinite(probabilities).all():
-            raise UserError(f"{path}: not every value is a number.")
+            row, column = np.argwhere(~np.isfinite(probabilities))[0]
+            wrong = f"{answers.iloc[row, column]!r} in column {classes[column]!r} of id {answers.index[row]!r}"
+            raise UserError(f"{path}: not every value is a number, such as {wrong}. {AGAIN}")
     if unknown := sorted(set(labels) - set(classes)):
-        raise UserError(f"{solution} has labels that {path} has no column for, such as {few(unknown)}.")
+        problem = f"{solution} has labels that {path} has no column for, such as {few(unknown)}"
+        raise UserError(f"{problem}. Its columns are {few(classes)}: write the labels in the same words.")
     numbers = torch.tensor([classes.index(label) for label in labels])
     return METRICS[settings.competition.metric].score(torch.tensor(probabilities), numbers), len(truth)
 
@@ -74,7 +83,8 @@ def read_solution(
     kept = uses.str.casefold() != "ignored"
     if not kept.any():
         raise UserError(
-            f"{path}: column {usage!r} says Ignored in all {len(table):,} rows, so there is nothing to score."
+            f"{path}: column {usage!r} says Ignored in all {len(table):,} rows, so there is nothing to score. Correct "
+            "or remove the column."
         )
     labels, source = _labels(path, table.drop(columns=[id_column, *filter(None, [usage])]), submitted, settings)
     notes = [f"Solution: {source} by column {id_column!r} of {path}."]

@@ -1,6 +1,8 @@
 """Proxies and TLS between this machine and Kaggle: a fault that stays ends with status 2 and names what mends it."""
 
 import os
+import ssl
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pipelines import download
 from pipelines.kaggle import worker
 from pipelines.kaggle.failures import ConnectionLost, Failure, explained
 from pipelines.system.errors import TryAgainLater
+from pipelines.system.network import lasting_fault, tls_context
 from tests.support.clients import run_stage, surroundings
 from tests.support.proxies import CERTIFICATE, Proxy
 from tests.support.submitting import free_port
@@ -156,3 +159,24 @@ def test_a_machine_without_internet_learns_of_the_other_way() -> None:
         error = explained(Failure("connection", 0, text, ""), "competition", "cats")
     assert isinstance(error, ConnectionLost)
     assert "Is this machine online?" in str(error) and "ARCHIVE=" in str(error)
+
+
+def test_a_system_without_certificates_gets_those_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = ssl.get_default_verify_paths()._replace(cafile=None, capath=None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: none)
+    text = (
+        "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate (_ssl.c:1)"
+    )
+    with surroundings(plain_environment()):
+        said = lasting_fault(text, "https://download.pytorch.org/models/x.pth")  # as urllib says it
+        command = said[said.index("export ") :]
+        shown = subprocess.run(f'{command}; echo "$SSL_CERT_FILE"', shell=True, capture_output=True, text=True).stdout
+        monkeypatch.setenv("SSL_CERT_FILE", shown.strip())
+        assert tls_context().cert_store_stats()["x509_ca"] > 50
+
+
+def test_missing_certificates_of_the_client_name_the_package_and_no_variable() -> None:
+    with surroundings(plain_environment()):
+        said = lasting_fault("Could not find a suitable TLS CA certificate bundle, invalid path: /x.pem", ADDRESS)
+    assert "of the package certifi, are missing. Install it again: " in said
+    assert "REQUESTS_CA_BUNDLE" not in said
