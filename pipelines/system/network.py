@@ -19,7 +19,9 @@ from pipelines.system.shell import module_command, pip_command
 # `requests` reads the first two; Python's ssl reads the last.
 CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 LOGIN_FORM = "http://user:password@host:port"
-ENCODED = "Write special characters in name and password percent-encoded: @ is %40, : is %3A, / is %2F, # is %23."
+ENCODED = (
+    "Write special characters in name and password percent-encoded: @ is %40, : is %3A, / is %2F, \\ is %5C, # is %23."
+)
 UNKNOWN_NAME = r"Name or service not known|Failed to resolve|getaddrinfo failed|nodename nor servname|No address associ"
 ADDRESS = r"Failed to parse|unsupported scheme|InvalidProxyURL|malformed|address of a proxy is invalid"
 
@@ -47,7 +49,8 @@ def proxy_of(address: str, environment: Mapping[str, str] | None = None) -> Prox
     wanted = urlsplit(address)
     if environment is os.environ and proxy_bypass(wanted.hostname or ""):
         return None
-    for name in (f"{wanted.scheme}_proxy", f"{wanted.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
+    for lower in (f"{wanted.scheme}_proxy", "all_proxy"):
+        name = lower if lower in environment else lower.upper()  # one in small letters counts even if it is empty
         if value := environment.get(name):
             return _proxy(name, value)
     return None
@@ -59,8 +62,8 @@ def _proxy(variable: str, value: str) -> Proxy:
         place = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
     except ValueError:
         return Proxy(variable, "", "", False)
-    # after a slash in a password, urlsplit takes the rest of it for the path
-    if "@" in f"{parts.path}{parts.query}{parts.fragment}" or not re.fullmatch(r"[\w.:-]+", place):
+    # after a slash or backslash in name or password, urlsplit or urllib3 take the rest of it for the path
+    if "\\" in value or "@" in f"{parts.path}{parts.query}{parts.fragment}" or not re.fullmatch(r"[\w.:-]+", place):
         return Proxy(variable, parts.scheme, "", True)
     return Proxy(variable, parts.scheme, place, parts.username is not None)
 
@@ -133,7 +136,10 @@ def _bad_certificates(variable: str, path: str) -> str:
 def _proxy_fault(text: str, host: str, proxy: Proxy) -> str:
     variable, place = proxy.variable, proxy.place
     if not place or re.search(ADDRESS, text):
-        return f"{variable} is no valid address of a proxy. Its form is {LOGIN_FORM} (or http://host:port). {ENCODED}"
+        value = os.environ.get(variable, "")
+        extra = "It has quotes or spaces around it: remove them. " if value != value.strip("\"' \t\r\n") else ""
+        form = f"Its form is {LOGIN_FORM} (or http://host:port). {ENCODED}"
+        return f"{variable} is no valid address of a proxy. {extra}{form}"
     if "Missing dependencies for SOCKS" in text:
         return (
             f"{variable} names a SOCKS proxy ({place}), for which a package is missing. Name an HTTP proxy, in the "

@@ -13,7 +13,7 @@ from pipelines import download
 from pipelines.kaggle import worker
 from pipelines.kaggle.failures import ConnectionLost, Failure, explained
 from pipelines.system.errors import TryAgainLater
-from pipelines.system.network import lasting_fault, tls_context
+from pipelines.system.network import lasting_fault, proxy_of, tls_context
 from tests.support.clients import run_stage, surroundings
 from tests.support.proxies import CERTIFICATE, Proxy
 from tests.support.submitting import free_port
@@ -90,6 +90,9 @@ def test_a_proxy_that_speaks_no_tls_itself(refusing: Proxy) -> None:
         ("http://my proxy:80", "no valid address"),
         ("http://proxy:port", "no valid address"),
         ("ftp://127.0.0.1:9", "no valid address"),
+        (f"http://DOMAIN\\me:{PASSWORD}@127.0.0.1:9", "\\ is %5C"),
+        ("'http://127.0.0.1:9'", "It has quotes or spaces around it: remove them."),
+        ("http://127.0.0.1:9\n", "It has quotes or spaces around it: remove them."),
     ],
 )
 @pytest.mark.parametrize("variable", ["https_proxy", "ALL_PROXY"])
@@ -98,6 +101,12 @@ def test_a_wrong_address_of_a_proxy_names_the_variable(address: str, words: str,
     assert not isinstance(error, TryAgainLater)
     assert words in str(error) and variable in str(error)
     assert PASSWORD not in str(error)
+
+
+def test_an_empty_variable_in_small_letters_means_no_proxy() -> None:
+    assert proxy_of(ADDRESS, {"https_proxy": "", "HTTPS_PROXY": "http://a:1"}) is None
+    other = proxy_of(ADDRESS, {"https_proxy": "", "HTTPS_PROXY": "http://a:1", "ALL_PROXY": "http://b:2"})
+    assert other and (other.variable, other.place) == ("ALL_PROXY", "b:2")
 
 
 def test_a_proxy_that_stops_answering_later_may_recover() -> None:
