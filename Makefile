@@ -41,7 +41,7 @@ text = $(call quoted,$(subst $(NEWLINE), ,$($(1))))
 option = $(if $($(1)), $(2)=$(call text,$(1)))
 
 # With -C, the commands that the stages print name this folder.
-export CALLED_FROM := $(PWD)
+export CALLED_FROM := $(value PWD)
 
 VENV := .venv
 RUNNER := $(VENV)/bin/python
@@ -51,7 +51,14 @@ WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
+TARGETS := help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
+.PHONY: $(TARGETS)
+
+# make itself would notice such a word only after the targets before it: make train cifar-10 would train digits.
+STRAY := $(filter-out $(TARGETS) $(INSTALLED),$(MAKECMDGOALS))
+ifneq ($(STRAY),)
+$(error There is no target $(STRAY). Is it a value? Write COMP=$(firstword $(STRAY)), without spaces around the =. make help lists the targets)
+endif
 
 help:  ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.dataset.split_record import complete_split_record, split_again, split_is_made, write_split_record
+from pipelines.dataset.split_record import (
+    Listing,
+    complete_split_record,
+    list_images,
+    split_again,
+    split_is_made,
+    write_split_record,
+)
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import Settings
 from pipelines.system import files
@@ -54,34 +61,33 @@ def _split(settings: Settings, layout: Layout) -> None:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split)
     rows = splits.with_test(labelled, test)
+    listing = list_images(layout.raw, settings.data)
+    links = _write(settings, layout, rows, listing)
+    # Only now: a reader such as `head` ends the stage when it closes the pipe.
     for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read)):
         print(f"{subject:<8}  {printable(text)}")
-    links = _write(settings, layout, rows)
     print(command.table(("split", "images", "classes", "smallest class", "largest class"), _summary(rows)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
-    empty = class_folders.empty_folders(layout.raw, settings.data, known)
     notes = [text for subject, text in read if subject == "note"]
-    notes += understood.notes(labelled, submission.classes_without_images(known, classes), empty)
-    notes += [class_folders.inner_folders(labelled["id"].tolist(), settings.data)]
-    notes += ["No test images, so there is nothing to predict."] if test.empty else []
-    notes += (
-        [f"Images in {settings.data.test_images} that are not listed, and so left out: {unlisted:,}."]
-        if unlisted
-        else []
-    )
+    notes += understood.notes(labelled, submission.classes_without_images(known, classes), listing.empty)
+    notes.append(class_folders.inner_folders(labelled["id"].tolist(), settings.data))
+    if test.empty:
+        notes.append("No test images, so there is nothing to predict.")
+    if unlisted:
+        notes.append(f"Images in {settings.data.test_images} that are not listed, and so left out: {unlisted:,}.")
     for note in filter(None, notes):
         print(f"Note: {printable(note)}")
 
 
-def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame") -> str:
+def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame", listing: Listing) -> str:
     """Write tree, split.csv and record; return how many links of each kind the tree has."""
     from pipelines.dataset import splits, tree
 
     layout.split_record.unlink(missing_ok=True)  # it marks a complete split, and the old one is being replaced
     links = tree.build(layout.tree, layout.raw, rows, command.progress)
     splits.write_split_csv(layout.split_csv, rows)
-    write_split_record(layout, settings, rows, links)
+    write_split_record(layout, settings, rows, links, listing)
     plural = {kind: f"{kind}s" for kind in links} | {tree.COPY: f"{tree.COPY} (no link could be made)"}
     return ", ".join(f"{number:,} {plural[kind]}" for kind, number in links.items())
 

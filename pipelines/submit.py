@@ -83,8 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 row = _wait(kaggle, log, place, settings.kaggle.score_minutes, words.repeat("submissions"))
     if row.error:
         raise UserError(
-            f'Kaggle\'s own check refused the file (ref {row.ref}): "{row.error}". To send the same file again: '
-            f"{parcel.send_again}"
+            f'Kaggle\'s own check refused the file (ref {row.ref}): "{row.error}". Correct its cause, predict again '
+            f"({removal(submission)}; {words.repeat('predict')}) and run the same command again. If the file was "
+            f"right, send it again: {parcel.send_again}"
         )
     print(_scores(row))
     print(f"Log: {log.path.relative_to(layout.root)}. Next: {words.repeat('submissions')}")

@@ -8,11 +8,13 @@ import pandas as pd
 import torch
 
 from pipelines.core.metrics import METRICS
-from pipelines.dataset.image_paths import without_extension
+from pipelines.dataset.loose_ids import match_ids
 from pipelines.dataset.tables import read_csv, read_table, without_indexes
-from pipelines.dataset.vocabulary import difference, loose_form
+from pipelines.dataset.vocabulary import difference
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted, shown
+
+AGAIN = "Predict again."  # which replaces a submission that was changed
 
 
 def score_submission(
@@ -30,12 +32,16 @@ def score_submission(
     if len(truth.columns) < 2 or truth.empty:
         raise UserError(f"{solution} must have two columns, id and label, and at least one row.")
     ids, labels = truth.iloc[:, 0], truth.iloc[:, 1]
-    for table, where in ((submitted.iloc[:, 0], path), (ids, solution)):
-        if repeated := list(table[table.duplicated()]):
-            raise UserError(f"{where}: {len(repeated)} ids occur twice, such as {few(repeated)}.")
+    for table, where, advice in ((submitted.iloc[:, 0], path, AGAIN), (ids, solution, "Keep one row for each.")):
+        if repeated := list(dict.fromkeys(table[table.duplicated()])):
+            raise UserError(f"{where}: {len(repeated)} ids occur twice, such as {few(repeated)}. {advice}")
     answers = submitted.set_index(submitted.columns[0])
     if absent := sorted(set(ids) - set(answers.index)):
-        raise UserError(f"{path} lacks {len(absent)} of the ids in {solution}, such as {few(absent)}.")
+        raise UserError(
+            f"{path} lacks {len(absent)} of the ids in {solution}, such as {few(absent)}; its own are such as "
+            f"{few(list(answers.index))}. Give the solution of this competition; or, if the submission was changed, "
+            "predict again."
+        )
     answers = answers.loc[ids]
     if settings.competition.submission == "labels":
         classes = sorted({*labels, *answers.iloc[:, 0]})
@@ -44,9 +50,12 @@ def score_submission(
         classes = list(answers.columns)
         probabilities = answers.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
         if not np.isfinite(probabilities).all():
-            raise UserError(f"{path}: not every value is a number.")
+            row, column = np.argwhere(~np.isfinite(probabilities))[0]
+            wrong = f"{answers.iloc[row, column]!r} in column {classes[column]!r} of id {answers.index[row]!r}"
+            raise UserError(f"{path}: not every value is a number, such as {wrong}. {AGAIN}")
     if unknown := sorted(set(labels) - set(classes)):
-        raise UserError(f"{solution} has labels that {path} has no column for, such as {few(unknown)}.")
+        problem = f"{solution} has labels that {path} has no column for, such as {few(unknown)}"
+        raise UserError(f"{problem}. Its columns are {few(classes)}: write the labels in the same words.")
     numbers = torch.tensor([classes.index(label) for label in labels])
     return METRICS[settings.competition.metric].score(torch.tensor(probabilities), numbers), len(truth)
 
@@ -74,7 +83,8 @@ def read_solution(
     kept = uses.str.casefold() != "ignored"
     if not kept.any():
         raise UserError(
-            f"{path}: column {usage!r} says Ignored in all {len(table):,} rows, so there is nothing to score."
+            f"{path}: column {usage!r} says Ignored in all {len(table):,} rows, so there is nothing to score. Correct "
+            "or remove the column."
         )
     labels, source = _labels(path, table.drop(columns=[id_column, *filter(None, [usage])]), submitted, settings)
     notes = [f"Solution: {source} by column {id_column!r} of {path}."]
@@ -112,19 +122,12 @@ def _labels(
 
 def _joined_ids(ids: "pd.Series[str]", submitted: "pd.Series[str]") -> "tuple[pd.Series[str], list[str]]":
     """Return `ids` as the submission writes them, and a note if that is another form of the same names."""
-    known = set(submitted)
-    if known.isdisjoint(ids):
-        for form in (without_extension, _file_name, lambda name: loose_form(_file_name(name))):
-            ours = {form(name): name for name in submitted}
-            theirs = [form(name) for name in ids]
-            if len(ours) == len(known) and len(set(theirs)) == len(theirs) and ours.keys() >= set(theirs):
-                joined = pd.Series([ours[name] for name in theirs], index=ids.index, dtype=str)
-                return joined, [f"Ids were joined by their names: {quoted(ids.iloc[0])} is {quoted(joined.iloc[0])}."]
+    if set(submitted).isdisjoint(ids):
+        matches = match_ids(ids, submitted.tolist(), "")
+        if ids.is_unique and matches.are_complete(ids):
+            joined = pd.Series([matches.image(name) for name in ids], index=ids.index, dtype=str)
+            return joined, [f"Ids were joined by their names: {quoted(ids.iloc[0])} is {quoted(joined.iloc[0])}."]
     return ids, []
-
-
-def _file_name(name: str) -> str:
-    return without_extension(name.replace("\\", "/").rpartition("/")[2])
 
 
 def _vocabulary(

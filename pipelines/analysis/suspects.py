@@ -5,6 +5,7 @@ As in C. Northcutt, L. Jiang and I. Chuang, Confident learning: estimating uncer
 The margin between the two classes ranks the suspects.  Unlike there, only the most probable class counts.
 """
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import read_record
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256
+from pipelines.system.shell import path_word, removal
 
 PREDICTION_COLUMNS = ("id", "label", "predicted", "p_predicted", "p_label")
 
@@ -61,7 +63,8 @@ def find_suspects(runs: Iterable[RunLayout], table: pd.DataFrame) -> tuple[pd.Da
         for name, label, predicted, p_predicted, p_label in _read(run.valid_predictions):
             place = places.get(name, -1)
             if place < 0 or labels[place] != label:
-                raise UserError(f"{run.valid_predictions} does not match the split: id {name!r}. Remove it.")
+                reason = f"does not match split.csv: {name!r} with the label {label!r} is not in it"
+                raise _unusable(run.valid_predictions, reason)
             votes[place][predicted] += p_predicted
             of_label[place] += p_label
             counts[place] += 1
@@ -86,8 +89,13 @@ def _read(path: Path) -> list[tuple[str, str, str, float, float]]:
         columns = [table[name].tolist() for name in PREDICTION_COLUMNS]
         numbers = [[float(value) for value in column] for column in columns[3:]]
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}). Remove it and predict that run again.") from None
+        raise _unusable(path, f"is damaged ({error})") from None
     return list(zip(*columns[:3], *numbers, strict=True))
+
+
+def _unusable(path: Path, reason: str) -> UserError:
+    again = f"Remove it, then predict that run again (RUN={shlex.quote(path.parent.name)}) or go on without it"
+    return UserError(f"{path_word(path)} {reason}. {again}: {removal(path)}")
 
 
 def listing(suspects: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Self-sufficient checkpoints: weights, settings, classes and score in one file, written atomically."""
 
 import pickle
-import shlex
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pipelines.settings.loading import from_dict, merge, to_dict
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file
+from pipelines.system.shell import path_word, removal
 from pipelines.system.signals import undisturbed
 
 FORMAT = 2
@@ -82,18 +82,19 @@ def load(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"There is no checkpoint {path}. {_again(path)}") from None
+        raise UserError(f"There is no checkpoint {path_word(path)}. {_again(path)}") from None
     except pickle.UnpicklingError:  # its own message advises to run the code
         raise UserError(
-            f"{path} cannot be read as a checkpoint: torch did not write it, or it contains code, which is not run. "
-            f"{_again(path)}"
+            f"{path_word(path)} cannot be read as a checkpoint: torch did not write it, or it contains code, which "
+            f"is not run. {_again(path)}"
         ) from None
     except Exception as error:  # torch raises many types for damaged files, from RuntimeError to EOFError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}. {_again(path)}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
+        problem = f"it is cut short or damaged ({reason})"
+        raise UserError(f"{path_word(path)} cannot be read as a checkpoint: {problem}. {_again(path)}") from None
     keys = {"format", *(field.name for field in fields(Checkpoint))}
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.keys() != keys:
-        raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT}). {_again(path)}")
+        raise UserError(f"{path_word(path)} is not a checkpoint of this project (format {FORMAT}). {_again(path)}")
     settings = from_dict(content["settings"], str(path))
     return Checkpoint(**{key: content[key] for key in keys - {"format"}} | {"settings": settings})
 
@@ -101,5 +102,5 @@ def load(path: Path) -> Checkpoint:
 def _again(path: Path) -> str:
     """Return how to make the checkpoint at `path` again: the files of a run depend on each other."""
     if path.name in (RunLayout(path.parent).final.name, RunLayout(path.parent).retrain_last.name):
-        return f"Remove it (rm -f {shlex.quote(str(path))}) and retrain."
-    return f"Remove the whole run (rm -r {shlex.quote(str(path.parent))}) and train again."
+        return f"Remove it, then retrain: {removal(path)}"
+    return f"Remove the whole run, then train again: {removal(path.parent)}"

@@ -17,13 +17,8 @@ from pipelines.system.errors import UserError, few, quoted
 # What programs write for a missing value. A class may be named NA: names of countries and diseases are shortened so.
 GAPS = {"nan", "NaN", "NAN", "None", "NULL", "Null", "null", "<NA>", "N/A", "n/a", "#N/A", "#NA", "?", "-", "--"}
 SEVERAL = 20  # rows or classes; fewer are too few to call labels unique or a scale of numbers
-OTHER_COLUMN = {
-    "one_class",
-    "split_names",
-    "numeric_labels",
-    "unique_labels",
-    "combined_labels",
-}  # may be mended by data.label_column
+# May be mended by data.label_column.
+OTHER_COLUMN = {"one_class", "split_names", "numeric_labels", "unique_labels", "combined_labels"}
 MOST = 10  # offenders in a message
 Count = Mapping[str, int]
 

@@ -71,7 +71,7 @@ class Grid(NamedTuple):
 
     @property
     def is_even(self) -> bool:
-        return not self.fault and all(len(row) == self.width for row in self.rows)
+        return not self.fault and set(map(len, self.rows)) <= {self.width}
 
 
 def _parse(path: Path, text: str, separator: str, characters: str | None, first_line: int = 1) -> Grid:
@@ -114,7 +114,7 @@ def _tidied(grid: Grid) -> Grid:
     if width > 1 and not all(map(any, rows)):
         lines = [line for line, row in zip(lines, rows, strict=True) if any(row)]
         rows = [row for row in rows if any(row)]
-    if any(len(row) > width for row in rows) or (rows and not rows[0][-1]):
+    if max(map(len, rows)) > width or not rows[0][-1]:
         while width > 1 and not rows[0][width - 1] and not any("".join(row[width - 1 :]) for row in rows):
             width -= 1
         rows = [row[:width] if len(row) > width and not any(row[width:]) else row for row in rows]

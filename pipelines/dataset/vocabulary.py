@@ -15,7 +15,7 @@ from pipelines.settings.schema import DataSettings
 from pipelines.system.errors import UserError, few, quoted, shown
 
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
-SEPARATORS = (" ", ",", ";", "|")
+SEPARATORS = (";", "|", ",", " ")  # of several labels in one cell, from the surest
 NAMED = 6  # classes in a line
 JOINTS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 
@@ -50,7 +50,7 @@ def loose_form(text: str) -> str:
 
 def parts_of(label: str) -> list[str]:
     """Return the parts of a label that is several labels in one cell; one part if no separator is in it."""
-    separator = next((each for each in (";", "|", ",", " ") if each in label), None)
+    separator = next((each for each in SEPARATORS if each in label), None)
     return [part for part in map(str.strip, label.split(separator)) if part] if separator else [label]
 
 

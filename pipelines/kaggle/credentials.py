@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.system.errors import UserError
-from pipelines.system.shell import removal
+from pipelines.system.shell import doctor_command, removal
 
 SETTINGS_PAGE = "https://www.kaggle.com/settings/api"
 SIGN_UP_PAGE = "https://www.kaggle.com/account/login"
@@ -50,7 +50,7 @@ def require_credential(environment: Mapping[str, str]) -> Credential:
     """Return the credential, or raise `UserError` with the steps to get one."""
     if credential := find_credential(environment):
         return credential
-    steps = (*steps_to_credential(environment), "Check that it is found: make doctor")
+    steps = (*steps_to_credential(environment), f"Check that it is found: {doctor_command()}")
     numbered = [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
     found = [f"  {warning}" for warning in missing_because(environment)]
     raise UserError("\n".join(["There are no credentials for Kaggle here.", *found, "To get some:", *numbered]))
@@ -207,7 +207,9 @@ class _Search:
         missing = [name for name, value in values.items() if value is None]
         if len(missing) == 1:
             there, kind = sources[0] or sources[1], "key" if sources[1] else "username"
-            self.warnings.append(f"{there} gives a {kind}, but a {missing[0]} is missing.")
+            self.warnings.append(
+                f"{there} gives a {kind}, but a {missing[0]} is missing: set {variables[missing[0]]} too."
+            )
         if missing:
             return None
         for name, variable in variables.items():

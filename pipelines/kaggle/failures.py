@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 from pipelines.system.errors import TryAgainLater, UserError, one_line
 from pipelines.system.network import lasting_fault, offline_hint
+from pipelines.system.shell import doctor_command, pip_command
 
 KAGGLE = "https://api.kaggle.com"
 COMPETITION_PAGE = "https://www.kaggle.com/competitions/{slug}"
 RULES_PAGE = COMPETITION_PAGE + "/rules"
-NEW_TOKEN = "get a new token at https://www.kaggle.com/settings/api."
+NEW_TOKEN = "Get a new token at https://www.kaggle.com/settings/api."
 NOTEBOOKS_ONLY = (
     "This competition takes notebooks only, no files: Kaggle runs them again, on test images that nobody sees. So make "
     "submit cannot send anything. By hand: run make kernel; open the kernel's page, which the command prints; submit "
     "its version to the competition there. The kernel then trains again, without internet, within the competition's "
     "time limit."
 )
+CLIENT = ("kaggle==2.2.4", "six")  # as requirements.txt has them
 QUOTED = 300  # characters of Kaggle's own message that are shown
 
 
@@ -72,15 +74,15 @@ BY_KIND = {
     "connection": "The connection to Kaggle failed ({doing}): {cause}. Check the network and try again later.{hint}",
     "not json": "What answered was not Kaggle's service but perhaps a web page ({doing}): a login page of the network, "
     "a proxy, or maintenance at Kaggle. Open https://www.kaggle.com in a browser and try again later.",
-    "unreadable": "Kaggle's client cannot read the answer, {message} ({doing}). A newer client may: "
-    ".venv/bin/pip install -U kaggle",
+    "unreadable": "Kaggle's client cannot read the answer, {message} ({doing}). Try again later. If it happens again, "
+    "a newer client may help: {newer}",
     "size": "The download has another length than Kaggle announced ({doing}). It was removed. Try again later.",
     "proxy": "The proxy for Kaggle has an unusable address ({doing}): check http_proxy, https_proxy and all_proxy.",
-    "credentials": f"Kaggle's client does not accept the credentials found here. make doctor says more; {NEW_TOKEN}",
-    "import": "The package kaggle cannot be imported: {message}. Reinstall it: make install",
+    "credentials": f"Kaggle's client does not accept the credentials found here. {NEW_TOKEN}{{where}}",
+    "import": "The package kaggle cannot be imported: {message}. Install it again: {install}",
     "disk": "The disk is full ({doing}). Free space and run the same command again.",
-    "forbidden": "No permission ({doing}): {message}. Kaggle's client keeps its settings in ~/.kaggle: make this "
-    "folder writable, or set KAGGLE_CONFIG_DIR to a writable folder.",
+    "forbidden": "No permission ({doing}): {message}. Make this place writable. If it is the folder of the client's "
+    "settings (~/.kaggle or ~/.config/kaggle), you can set KAGGLE_CONFIG_DIR to a writable folder instead.",
     "refused": "Kaggle's client refuses ({doing}): {message}",
 }
 WITHOUT_KAGGLE = "Or download the data in a browser elsewhere, and pass them with ARCHIVE=."
@@ -112,9 +114,16 @@ def explained(failure: Failure, call: str, slug: str) -> Exception:
     if call == "submit" and failure.status == 400 and "notebook" in failure.message.lower():
         text += " " + NOTEBOOKS_ONLY
     facts["hint"] = offline_hint(failure.message)
+    facts["where"] = where_they_are()
+    facts["install"], facts["newer"] = pip_command("--force-reinstall", *CLIENT), pip_command("--upgrade", "kaggle")
     if facts["hint"] and call in FOR_DATA:
         facts["hint"] += f" {WITHOUT_KAGGLE}"
     return error(text.format(slug=slug, status=failure.status, **facts))
+
+
+def where_they_are() -> str:
+    """Return the sentence that says how to find the present credentials."""
+    return f" Where the present ones are: {doctor_command()}"
 
 
 def _address() -> str:
@@ -136,8 +145,7 @@ def _by_status(status: int, call: str) -> tuple[type[UserError], str]:
     """Return error and message for an HTTP status."""
     match status, call:
         case 401, _:
-            text = "Kaggle does not accept the credentials (401, {doing}). make doctor shows where they are; "
-            return UserError, text + NEW_TOKEN
+            return UserError, f"Kaggle does not accept the credentials (401, {{doing}}). {NEW_TOKEN}{{where}}"
         case 403 | 404, "kernel_status" | "kernel_output":
             text = "Kaggle has no such kernel, or these credentials may not see it ({status}, {doing}).{said}"
             return NoSuchKernel, text

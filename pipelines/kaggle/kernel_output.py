@@ -67,6 +67,9 @@ def wait(kaggle: Kaggle, run: KernelRun, state: State, say: Say) -> tuple[Kernel
         except (TryAgainLater, NoSuchKernel) as error:
             unanswered += 1
             if unanswered == PATIENCE:
+                if isinstance(error, NoSuchKernel):
+                    again = f"To push it again, run this, then the same command: {removal(run.folder)}"
+                    raise UserError(f"{error} {again}") from None
                 raise
             say(f"{error} Asking again.")
         else:

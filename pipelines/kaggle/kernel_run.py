@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.kaggle import kernel_bundle
+from pipelines.kaggle.failures import NEW_TOKEN
 from pipelines.kaggle.kernel_script import weights_of
 from pipelines.kaggle.service import Kaggle
 from pipelines.settings.layout import Below, Layout, RunLayout
@@ -159,7 +160,7 @@ def push(kaggle: Kaggle, run: KernelRun, say: Say) -> State:
     settings, competition = run.settings, run.layout.competition
     username = kaggle.username()
     if not username:
-        raise UserError("Kaggle's client does not know the account of these credentials. Get a new token: make doctor")
+        raise UserError(f"Kaggle's client does not know the account of these credentials. {NEW_TOKEN}")
     if settings.kaggle.accelerator:
         used, allowed = kaggle.gpu_hours()
         say(f"GPU hours this week: {used:.1f} of {allowed:.1f} used.")

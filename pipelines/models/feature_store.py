@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one, read_json, write_json
+from pipelines.system.shell import path_word, removal
 
 FORMAT = 1
 KEY = np.dtype("<u8")
@@ -150,7 +151,8 @@ class FeatureStore:
                 problem = f"describes other features: {'; '.join(differences)}"
         if problem:
             raise UserError(
-                f"{self._about_file} {problem}. Remove the folder {self.folder} to compute its features again."
+                f"{path_word(self._about_file)} {problem}. Remove its folder, to compute the features again: "
+                f"{removal(self.folder)}"
             )
         # Keys before values, the reverse of writing: another process may be appending.
         promised = _size(self._keys_file) // KEY.itemsize

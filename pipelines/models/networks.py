@@ -175,6 +175,7 @@ def check_model(model: nn.Module, name: str, size: int, smaller: Sequence[int] =
         except Exception as error:  # some networks assert, others raise a convolution's RuntimeError
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"model.name {name!r} cannot take images of {key} {tried}: {reason}. Try another {key}."
+                f"model.name {name!r} cannot take images of {key} {tried}: {reason}. Set a larger {key} (most networks "
+                "of torchvision are made for 224), or choose another model.name."
             ) from None
     return sum(parameter.numel() for parameter in model.parameters())

@@ -58,7 +58,10 @@ def published(network: str, name: str) -> Published:
     """
     entries = _entries(network)
     if not entries:
-        raise UserError(f"No weights are published for the network {network!r}.{did_you_mean(network, classifiers())}")
+        raise UserError(
+            f"torchvision publishes no weights for model.name {network!r}.{did_you_mean(network, classifiers())} Name "
+            "one of its networks, such as resnet18; or leave model.weights empty, to train from random weights."
+        )
     if name not in entries:
         raise UserError(
             f"No weights {name!r} are published for {network}.{did_you_mean(name, entries)} "

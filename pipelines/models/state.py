@@ -275,7 +275,7 @@ def _origin(state: Mapping[str, Tensor], size: _Size, network: str) -> str:
                 f" Its names are those of {library}, which differ from torchvision's. Take torchvision's own file, "
                 "such as model.weights=IMAGENET1K_V1, or rename its tensors."
             )
-    return ""
+    return f" Give weights of {network}, or set model.name to the network that these are of."
 
 
 def _is_plain(value: Any) -> bool:

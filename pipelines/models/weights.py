@@ -28,6 +28,7 @@ from pipelines.settings.schema import PLAIN_INPUT, InputSettings, ModelSettings,
 from pipelines.system.errors import UserError, did_you_mean
 from pipelines.system.files import CHUNK_BYTES, atomic_file, file_sha256, plain_sha256
 from pipelines.system.network import lasting_fault, offline_hint, proxy_of, tls_context
+from pipelines.system.shell import path_word, removal
 from pipelines.system.watch import Watch, unwatched
 
 TIMEOUT_SECONDS = 30.0  # without a byte; the whole download has no limit
@@ -94,7 +95,8 @@ def _find_file(network: str, weights: str, folder: Path) -> Path:
     neighbours = (entry.name for place in places if place.parent.is_dir() for entry in place.parent.iterdir())
     hint = did_you_mean(path.name, dict.fromkeys(neighbours))
     offer = f" Names of published weights: {', '.join(names)}." if (names := published_names(network)) else ""
-    raise UserError(f"There is no file of weights {' or '.join(map(str, places))}.{hint}{offer}")
+    missing = f"There is no file of weights {' or '.join(map(path_word, places))}.{hint}"
+    raise UserError(f"{missing} Put it there, or correct model.weights.{offer}")
 
 
 def _find_published(known: Published, folder: Path, watch: Watch = unwatched) -> tuple[Path, str]:
@@ -106,7 +108,8 @@ def _find_published(known: Published, folder: Path, watch: Watch = unwatched) ->
             if not digest.startswith(known.prefix):
                 raise UserError(
                     f"{place} is not the published {known.name} of {known.network}: its sha256 is {digest}, but should "
-                    f"begin with {known.prefix}. It is cut short or another file: remove it."
+                    f"begin with {known.prefix}. It is cut short or another file. Remove it, then run the "
+                    f"same command, which downloads it again: {removal(place)}"
                 )
             return place, digest
     try:

@@ -5,13 +5,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from pipelines.settings.addresses import SITE, competition_name
 from pipelines.system.errors import UserError, did_you_mean, few, quoted, shown
 from pipelines.system.files import path_problem
-from pipelines.system.shell import user_path
+from pipelines.system.shell import path_word, user_path
 
 COMPETITIONS = Path(__file__).parent.parent / "competitions"
 ENDING = ".toml"
-ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?kaggle\.com/(?:competitions|c)/([^/?#]+)")
 MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # at the beginning of a file
 # What tomllib says, and what to do about it.
 HINTS = {
@@ -26,6 +26,8 @@ HINTS = {
     "Unclosed array": "A list ends with ].",
     "Illegal character '\\n'": "A text ends on its line, with the quote that it began with.",
 }
+FANCY = re.compile("[“”„‘’–—−\u00a0\u200b\ufeff]")  # as word processors and web pages have them
+DECIMAL_COMMA = re.compile(r"=\s*[+-]?\d+,\d+\s*(#.*)?$")
 
 
 def find_competition(competition: str, folder: Path = COMPETITIONS) -> Path:
@@ -50,8 +52,7 @@ def _unknown(competition: str, folder: Path) -> UserError:
     known = sorted(file.stem for file in folder.glob(f"*{ENDING}"))
     path = user_path(competition)
     problem = f"There is no competition {quoted(competition)}."
-    if address := ADDRESS.match(competition):
-        slug = address[1]
+    if SITE.match(competition) and (slug := competition_name(competition)):
         how = "" if slug in known else f" after writing {folder / slug}{ENDING} (docs/competitions.md)"
         return UserError(f"{shown(competition)} is an address. Give its last part, the slug{how}: COMP={slug}")
     if path_problem(competition):
@@ -60,6 +61,10 @@ def _unknown(competition: str, folder: Path) -> UserError:
         inside = sorted(str(file) for file in path.glob(f"*{ENDING}"))
         found = f"Give the path of a TOML in it: {few(inside)}." if inside else "It holds no TOML."
         return UserError(f"{quoted(competition)} is a folder. {found}")
+    for named in (path, Path(f"{path}.txt")):
+        if named.name.lower().endswith(f"{ENDING}.txt") and named.is_file():
+            rename = f"mv {path_word(named)} {path_word(named.with_suffix(''))}"
+            return UserError(f"{quoted(str(named))} does not end in {ENDING}: editors add .txt. Rename it: {rename}")
     if path.is_file():
         return UserError(f"{quoted(competition)} is no TOML. Give the name of a competition or the path of a TOML.")
     here = Path(f"{path}{ENDING}")
@@ -110,4 +115,8 @@ def toml_problem(error: Exception, text: str = "") -> str:
     lines = text.replace("\r\n", "\n").split("\n")
     if place and (line := lines[int(place[1]) - 1].strip()):
         said += f": {shown(line)}"
+        if found := FANCY.search(line):
+            return f"{said}. {found[0]!a} (U+{ord(found[0]):04X}) is not the plain character: type it again here"
+        if DECIMAL_COMMA.search(line):
+            return f"{said}. Write a number with a decimal point, as 0.05"
     return said + next((f". {hint.rstrip('.')}" for words, hint in HINTS.items() if words in str(error)), "")

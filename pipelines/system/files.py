@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.system.errors import UserError
+from pipelines.system.shell import path_word, removal
 
 try:
     import fcntl
@@ -137,8 +138,8 @@ def read_note(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        problem = f"{path} is damaged: it is not a JSON object"
-        raise UserError(f"{problem}. Remove it, and run the stage that writes it again.")
+        remedy = f"Remove it, then run the same command again: {removal(path)}"
+        raise UserError(f"{path_word(path)} is damaged: it is not a JSON object. {remedy}")
     return content
 
 

@@ -14,11 +14,14 @@ from urllib.parse import urlsplit
 from urllib.request import proxy_bypass
 
 from pipelines.system.errors import UserError, shown
+from pipelines.system.shell import module_command, pip_command
 
 # `requests` reads the first two; Python's ssl reads the last.
 CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 LOGIN_FORM = "http://user:password@host:port"
-ENCODED = "Write special characters in name and password percent-encoded: @ is %40, : is %3A, / is %2F, # is %23."
+ENCODED = (
+    "Write special characters in name and password percent-encoded: @ is %40, : is %3A, / is %2F, \\ is %5C, # is %23."
+)
 UNKNOWN_NAME = r"Name or service not known|Failed to resolve|getaddrinfo failed|nodename nor servname|No address associ"
 ADDRESS = r"Failed to parse|unsupported scheme|InvalidProxyURL|malformed|address of a proxy is invalid"
 
@@ -46,7 +49,8 @@ def proxy_of(address: str, environment: Mapping[str, str] | None = None) -> Prox
     wanted = urlsplit(address)
     if environment is os.environ and proxy_bypass(wanted.hostname or ""):
         return None
-    for name in (f"{wanted.scheme}_proxy", f"{wanted.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
+    for lower in (f"{wanted.scheme}_proxy", "all_proxy"):
+        name = lower if lower in environment else lower.upper()  # one in small letters counts even if it is empty
         if value := environment.get(name):
             return _proxy(name, value)
     return None
@@ -58,8 +62,8 @@ def _proxy(variable: str, value: str) -> Proxy:
         place = f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
     except ValueError:
         return Proxy(variable, "", "", False)
-    # after a slash in a password, urlsplit takes the rest of it for the path
-    if "@" in f"{parts.path}{parts.query}{parts.fragment}" or not re.fullmatch(r"[\w.:-]+", place):
+    # after a slash or backslash in name or password, urlsplit or urllib3 take the rest of it for the path
+    if "\\" in value or "@" in f"{parts.path}{parts.query}{parts.fragment}" or not re.fullmatch(r"[\w.:-]+", place):
         return Proxy(variable, parts.scheme, "", True)
     return Proxy(variable, parts.scheme, place, parts.username is not None)
 
@@ -85,7 +89,7 @@ def offline_hint(text: str) -> str:
 def _certificate_fault(text: str, host: str) -> str:
     variable, path = certificates()
     if "TLS CA certificate bundle" in text or re.search(r"NO_CERTIFICATE_OR_CRL_FOUND|\[X509\] PEM lib", text):
-        return _bad_certificates(variable or CERTIFICATE_VARIABLES[0], path)
+        return _bad_certificates(variable, path)
     if not re.search("certificate verify failed|CERTIFICATE_VERIFY_FAILED", text):
         return ""
     reason = re.search(r"certificate verify failed: ([^()\"']+)", text)
@@ -99,7 +103,13 @@ def _certificate_fault(text: str, host: str) -> str:
     if re.search("Hostname mismatch|IP address mismatch", text):
         return (
             f"What answered for {host} has the TLS certificate of another site. Often it is the login page of a "
-            "network: open https://www.kaggle.com in a browser, log in there, and run the same command again."
+            "network: open any page in a browser on this machine, log in there, and run the same command again."
+        )
+    if "HTTPSConnectionPool" not in text and not _system_certificates():  # of urllib: requests brings its own
+        return (
+            f"The TLS certificate of {host} is refused, because this system has no certificates of authorities. "
+            "Install its package ca-certificates, or use those of Python's certifi: export "
+            f"SSL_CERT_FILE=$({module_command('certifi', [])})"
         )
     wrong = f"{variable} is {shown(path)}, which does not hold that authority's certificate. " if variable else ""
     return (
@@ -110,7 +120,15 @@ def _certificate_fault(text: str, host: str) -> str:
     )
 
 
+def _system_certificates() -> bool:
+    paths = ssl.get_default_verify_paths()
+    return bool(paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())))
+
+
 def _bad_certificates(variable: str, path: str) -> str:
+    if not variable:
+        again = pip_command("--force-reinstall", "certifi")
+        return f"The certificates of authorities, of the package certifi, are missing. Install it again: {again}"
     problem = "holds no certificate in PEM form" if Path(path).exists() else "does not exist"
     return f"{variable} names {shown(path)}, which {problem}. Correct it, or unset it."
 
@@ -118,11 +136,14 @@ def _bad_certificates(variable: str, path: str) -> str:
 def _proxy_fault(text: str, host: str, proxy: Proxy) -> str:
     variable, place = proxy.variable, proxy.place
     if not place or re.search(ADDRESS, text):
-        return f"{variable} is no valid address of a proxy. Its form is {LOGIN_FORM} (or http://host:port). {ENCODED}"
+        value = os.environ.get(variable, "")
+        extra = "It has quotes or spaces around it: remove them. " if value != value.strip("\"' \t\r\n") else ""
+        form = f"Its form is {LOGIN_FORM} (or http://host:port). {ENCODED}"
+        return f"{variable} is no valid address of a proxy. {extra}{form}"
     if "Missing dependencies for SOCKS" in text:
         return (
-            f"{variable} names a SOCKS proxy ({place}), for which a package is missing (.venv/bin/pip install "
-            "pysocks). Or name an HTTP proxy, in the form http://host:port."
+            f"{variable} names a SOCKS proxy ({place}), for which a package is missing. Name an HTTP proxy, in the "
+            f"form http://host:port, or install the package: {pip_command('pysocks')}"
         )
     if re.search("appears to only use HTTP|WRONG_VERSION_NUMBER", text) and proxy.scheme == "https":
         return f"The proxy {place} speaks HTTP, but {variable} begins with https://. Set it to http://{place} instead."

@@ -69,6 +69,16 @@ def module_command(module: str, arguments: list[str]) -> str:
     return shlex.join([sys.executable, "-m", module, *arguments])
 
 
+def doctor_command() -> str:
+    """Return the call of `doctor`, which shows the credentials for every competition."""
+    return make_command("doctor", {}) if make_works_here() else module_command("pipelines.tools.doctor", ["digits"])
+
+
+def pip_command(*words: str) -> str:
+    """Return the call of `pip install` for this Python."""
+    return module_command("pip", ["install", *words])
+
+
 def make_works_here() -> bool:
     """Return whether the user calls the stages by make: from a target, or in the folder that has the Makefile."""
     return CALLED_FROM in os.environ or Path.cwd().resolve() == CHECKOUT.resolve()

@@ -30,6 +30,7 @@ def prepare() -> None:
 
     Raises `UserError` before any work if there is no folder for temporary files.
     """
+    _replace_closed_streams()
     _read_names_as_utf_8()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
@@ -39,6 +40,19 @@ def prepare() -> None:
     if len(os.fsencode(folder + SOCKET_NAME)) > LONGEST_SOCKET_NAME - 4:
         _shorten_socket_names()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a HOME that it does not need
+
+
+def _replace_closed_streams() -> None:
+    """Open /dev/null in place of stdin, stdout and stderr that were closed at the start (`>&-`, some cron jobs).
+
+    Otherwise Python sets them to None, and the next files to be opened take their numbers.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 def temporary_folder() -> str:

@@ -79,7 +79,8 @@ def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterato
     except (UserError, OSError) as error:
         yield Check("predictions", "fails", f"{short(log)} cannot be read", (str(error),))
         return
-    count = f"{len(files)} file{'s' * (len(files) != 1)} in {short(log.parent)}; {sent} sent"
+    count = f"{len(files)} file{'s' * (len(files) != 1)} in {short(log.parent)}"
+    count += f"; {sent} sent" if sent or settings.competition.source == "kaggle" else ""
     yield Check("predictions", "ok", count) if files or sent else Check("predictions", "-", "none yet")
 
 

@@ -21,6 +21,7 @@ from pipelines.settings.records import finished_run
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_json, read_note, write_text
 
+LENGTHS = {("train", "epochs"): 1 << 30, ("finetune", "head_epochs"): 0}  # with these, each setting has an effect
 Sections = Mapping[str, dict[str, Any]]  # settings: section -> key -> value
 
 
@@ -66,6 +67,9 @@ def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages:
         if target.is_dir():
             _link(link, target)
     _link_files(sections, layout.root, copy.root)
+    # A warm-up longer than the training is a mistake in a TOML, but not where SET= has shortened the training.
+    lengths = {f"{section}.{key}": sections[section][key] for section, key in LENGTHS}
+    sections = dict(sections) | {section: sections[section] | {key: LENGTHS[section, key]} for section, key in LENGTHS}
     lines = []
     for section, values in sections.items():
         known = {key: value for key, value in values.items() if value is not None}
@@ -73,10 +77,11 @@ def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages:
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in known.items())]
     toml = copy.root / f"{layout.competition}.toml"
     write_text(toml, "\n".join(lines) + "\n")
+    words = [toml.name, "--run", run, "--set", *(f"{key}={value}" for key, value in lengths.items())]
     for number, stage in enumerate(stages, 1):
         log = (copy.root / f"{stage}.log").relative_to(layout.root)
         print(f"Stage {number} of {len(stages)}: {stage}; output: {log}", flush=True)
-        if status := command.run_stage(stage, [toml.name, "--run", run], copy.root):
+        if status := command.run_stage(stage, words, copy.root):
             sys.exit(status)
 
 

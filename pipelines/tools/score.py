@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipelines import command
 from pipelines.system.errors import UserError
-from pipelines.system.shell import user_path
+from pipelines.system.shell import path_word, user_path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kind = f"test images, labelled by their folders in {settings.data.test_images}/"
     elif not solution.exists():
         known_here = "" if words.solution else f": the true labels of {settings.name} are not known here"
+        submit = f" Or let Kaggle score it: {words.repeat('submit')}" if settings.competition.source == "kaggle" else ""
         raise UserError(
-            f"{solution} is missing{known_here}. Give the path of a CSV of ids and labels with SOLUTION=, or submit to "
-            "Kaggle."
+            f"{path_word(solution)} is missing{known_here}. Give the path of a CSV of ids and labels with SOLUTION= "
+            f"(--solution).{submit}"
         )
     else:
         truth, notes = read_solution(solution, submission, answers, settings)

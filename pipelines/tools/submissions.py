@@ -23,7 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "tools.submissions").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     if settings.competition.source != "kaggle" and not is_standin():
-        raise UserError(f"{settings.name} is not a competition on Kaggle, so nothing was sent there.")
+        raise UserError(
+            f"{settings.name} is not a competition on Kaggle, so nothing was sent there. To score it here: "
+            f"{words.repeat('score')}"
+        )
     slug = settings.competition.slug
     listed: list[Submission] | None = None
     trouble: UserError | None = None

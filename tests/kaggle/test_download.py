@@ -394,6 +394,23 @@ def test_a_flipped_byte_anywhere_ends_in_words_or_changes_nothing(tmp_path: Path
                 assert {content.read(name) for name in content.namelist()} == {b"content"}
 
 
+def test_an_archive_of_another_compression_is_kept_to_be_unpacked_otherwise(trial: Trial) -> None:
+    with zipfile.ZipFile(trial.competition.archive) as archive:
+        entry = archive.getinfo("test/7.png")
+        table = archive.start_dir
+    content = bytearray(trial.competition.archive.read_bytes())
+    name = b"test/7.png"
+    for start, method in ((content.index(name), 22), (content.index(name, table), 36)):
+        assert content[start - method : start - method + 2] == entry.compress_type.to_bytes(2, "little")
+        content[start - method : start - method + 2] = (98).to_bytes(2, "little")  # PPMd, which nothing here reads
+    trial.competition.archive.write_bytes(content)
+    status, _, errors = trial.download()
+    assert status == 2  # no later try would mend it
+    assert "data/cats/cats.zip: 'test/7.png' is compressed with PPMd" in errors
+    assert "give the folder: ARCHIVE=folder" in errors
+    assert (trial.folder / ARCHIVE).read_bytes() == bytes(content)
+
+
 def test_names_are_compared_however_they_are_spelt(tmp_path: Path) -> None:
     archive = tmp_path / "whole.zip"
     with zipfile.ZipFile(archive, "w") as content:

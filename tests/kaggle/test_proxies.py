@@ -1,6 +1,8 @@
 """Proxies and TLS between this machine and Kaggle: a fault that stays ends with status 2 and names what mends it."""
 
 import os
+import ssl
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pipelines import download
 from pipelines.kaggle import worker
 from pipelines.kaggle.failures import ConnectionLost, Failure, explained
 from pipelines.system.errors import TryAgainLater
+from pipelines.system.network import lasting_fault, proxy_of, tls_context
 from tests.support.clients import run_stage, surroundings
 from tests.support.proxies import CERTIFICATE, Proxy
 from tests.support.submitting import free_port
@@ -87,6 +90,9 @@ def test_a_proxy_that_speaks_no_tls_itself(refusing: Proxy) -> None:
         ("http://my proxy:80", "no valid address"),
         ("http://proxy:port", "no valid address"),
         ("ftp://127.0.0.1:9", "no valid address"),
+        (f"http://DOMAIN\\me:{PASSWORD}@127.0.0.1:9", "\\ is %5C"),
+        ("'http://127.0.0.1:9'", "It has quotes or spaces around it: remove them."),
+        ("http://127.0.0.1:9\n", "It has quotes or spaces around it: remove them."),
     ],
 )
 @pytest.mark.parametrize("variable", ["https_proxy", "ALL_PROXY"])
@@ -95,6 +101,12 @@ def test_a_wrong_address_of_a_proxy_names_the_variable(address: str, words: str,
     assert not isinstance(error, TryAgainLater)
     assert words in str(error) and variable in str(error)
     assert PASSWORD not in str(error)
+
+
+def test_an_empty_variable_in_small_letters_means_no_proxy() -> None:
+    assert proxy_of(ADDRESS, {"https_proxy": "", "HTTPS_PROXY": "http://a:1"}) is None
+    other = proxy_of(ADDRESS, {"https_proxy": "", "HTTPS_PROXY": "http://a:1", "ALL_PROXY": "http://b:2"})
+    assert other and (other.variable, other.place) == ("ALL_PROXY", "b:2")
 
 
 def test_a_proxy_that_stops_answering_later_may_recover() -> None:
@@ -156,3 +168,24 @@ def test_a_machine_without_internet_learns_of_the_other_way() -> None:
         error = explained(Failure("connection", 0, text, ""), "competition", "cats")
     assert isinstance(error, ConnectionLost)
     assert "Is this machine online?" in str(error) and "ARCHIVE=" in str(error)
+
+
+def test_a_system_without_certificates_gets_those_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = ssl.get_default_verify_paths()._replace(cafile=None, capath=None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: none)
+    text = (
+        "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate (_ssl.c:1)"
+    )
+    with surroundings(plain_environment()):
+        said = lasting_fault(text, "https://download.pytorch.org/models/x.pth")  # as urllib says it
+        command = said[said.index("export ") :]
+        shown = subprocess.run(f'{command}; echo "$SSL_CERT_FILE"', shell=True, capture_output=True, text=True).stdout
+        monkeypatch.setenv("SSL_CERT_FILE", shown.strip())
+        assert tls_context().cert_store_stats()["x509_ca"] > 50
+
+
+def test_missing_certificates_of_the_client_name_the_package_and_no_variable() -> None:
+    with surroundings(plain_environment()):
+        said = lasting_fault("Could not find a suitable TLS CA certificate bundle, invalid path: /x.pem", ADDRESS)
+    assert "of the package certifi, are missing. Install it again: " in said
+    assert "REQUESTS_CA_BUNDLE" not in said

@@ -269,7 +269,7 @@ def test_a_folder_of_other_features_is_refused(tmp_path: Path, change: dict[str,
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'store' / 'about.json'} describes other features: ")
     assert said in message
-    assert message.endswith(f". Remove the folder {tmp_path / 'store'} to compute its features again.")
+    assert message.endswith(f". Remove its folder, to compute the features again: rm -r {tmp_path / 'store'}")
     assert numbers_in(open_store(tmp_path)) == [1]
 
 
@@ -290,7 +290,9 @@ def test_features_of_an_unknown_kind_are_refused(tmp_path: Path, damage: str) ->
     about.unlink()
     if (content := DAMAGES[damage]) is not None:
         about.write_bytes(content)
-    with pytest.raises(UserError, match=r"about\.json .*\. Remove the folder .*store to compute its features again"):
+    with pytest.raises(
+        UserError, match=r"about\.json .*\. Remove its folder, to compute the features again: rm -r .*store"
+    ):
         open_store(tmp_path)
 
 

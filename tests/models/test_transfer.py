@@ -656,7 +656,7 @@ def test_a_file_says_nothing_about_its_images(tiny: Tiny, weights: Path) -> None
         (f"{NAME}+{OTHER}", "a.pth", r"model\.weights has 1 parts, 'a\.pth', for the 2 networks of"),
         (f"{NAME}+{OTHER}", "a.pth+b.pth+c.pth", r"model\.weights has 3 parts"),
         (NAME, "c++.pth", r"There is no file of weights .*c\+\+\.pth"),
-        ("shufflenet_v2_x05", "IMAGENET1K_V1", r"network 'shufflenet_v2_x05'\. Did you mean 'shufflenet_v2_x0_5'"),
+        ("shufflenet_v2_x05", "IMAGENET1K_V1", r"model\.name 'shufflenet_v2_x05'\. Did you mean 'shufflenet_v2_x0_5'"),
         (NAME, "IMAGENET1K_V9", r"No weights 'IMAGENET1K_V9' are published for shufflenet_v2_x0_5\. Did you mean"),
         (NAME, "missing.pth", r"There is no file of weights .*missing\.pth"),
     ],

@@ -67,7 +67,7 @@ def test_a_missing_file_is_named_with_the_places_and_near_names(folder: Path) ->
     with pytest.raises(UserError) as caught:
         find_weights("resnet18", "resnet18_own.pth", "", folder)
     message = str(caught.value)
-    assert str(Path("resnet18_own.pth").absolute()) in message
+    assert "There is no file of weights resnet18_own.pth or " in message
     assert str(folder / "resnet18_own.pth") in message
     assert "Did you mean 'resnet18-own.pth'?" in message
     assert message.endswith("Names of published weights: IMAGENET1K_V1, DEFAULT.")
@@ -96,7 +96,9 @@ def test_a_damaged_file_of_a_published_name_is_refused(tmp_path: Path, folder: P
     place = tmp_path / "torch" / "hub" / "checkpoints" if hub else folder
     place.mkdir(parents=True)
     (place / "resnet18-f37072fd.pth").write_bytes(b"half")
-    with pytest.raises(UserError, match=rf"{place}/resnet18-f37072fd\.pth is not .*f37072fd.*remove it"):
+    with pytest.raises(
+        UserError, match=rf"{place}/resnet18-f37072fd\.pth is not .*f37072fd.*which downloads it again: rm .*pth"
+    ):
         find_weights("resnet18", "IMAGENET1K_V1", "", folder)
 
 

@@ -15,7 +15,7 @@ from tests.support.desk import FOLDER, Desk
 
 REPOSITORY = Path(__file__).parents[2]
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
+TARGETS = re.search(r"^TARGETS := (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
 PROMISED = (
     "install demo doctor download split train retrain predict submit submissions all kernel kaggle-standin test "
     "test-slow test-processors lint profile bench clean"
@@ -39,6 +39,13 @@ def test_make_alone_is_help_and_lists_every_target() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_target_runs_dry(target: str) -> None:
     make("-n", target)
+
+
+@pytest.mark.parametrize("words", [("train", "cifar-10"), ("train", "COMP=", "digits"), ("digits",)])
+def test_a_word_that_is_no_target_is_refused_before_any_other_target_runs(words: tuple[str, ...]) -> None:
+    done = subprocess.run(["make", "-n", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and not done.stdout
+    assert f"There is no target {words[-1]}. Is it a value? Write COMP={words[-1]}," in done.stderr
 
 
 @pytest.mark.parametrize("toml", sorted(COMPETITIONS.glob("*.toml")), ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """A competition that cannot be found, or a TOML that cannot be read, is named as what it is."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,10 @@ def test_another_encoding_is_named(tmp_path: Path, encoding: str, words: str) ->
         ("[train]\nepochs = 3\n[data]\n[train]\nlr = 1\n", ("line 4", "[train]", "section is given twice")),
         ("[train]\nepochs: 3\n", ("line 2", "epochs: 3", "followed by =")),
         ('[data]\nlabels = "a.csv\n', ("line 2", 'labels = "a.csv', "ends on its line")),
-        ("[train]\nlr = 0,5\n", ("line 2", "lr = 0,5")),
+        ("[train]\nlr = 0,5\n", ("line 2", "lr = 0,5", "decimal point, as 0.05")),
+        ("[model]\nname = “convnet”\n", ("line 2", "'\\u201c' (U+201C) is not the plain character")),
+        ("[train]\nlr = –0.5\n", ("line 2", "(U+2013) is not the plain")),
+        ("[train]\nepochs =\u00a01\n", ("line 2", "(U+00A0) is not the plain")),
     ],
 )
 def test_a_mistake_in_the_form_shows_its_line_and_what_to_do(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
@@ -98,3 +102,14 @@ def test_a_mistake_in_the_form_shows_its_line_and_what_to_do(tmp_path: Path, tex
     message = refused(str(tmp_path / "x.toml"))
     for each in ("is not valid TOML", *words):
         assert each in message
+
+
+def test_a_toml_that_an_editor_saved_with_txt_is_named_with_the_command_that_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my leaves.toml.txt").write_text(TEXT, encoding="utf-8")
+    message = refused("my leaves.toml")
+    assert message == refused("my leaves.toml.txt") and "does not end in .toml" in message
+    subprocess.run(message.partition("Rename it: ")[2], shell=True, check=True)
+    assert load_settings("my leaves.toml").train.epochs == 3

@@ -133,6 +133,16 @@ def test_a_home_that_cannot_be_written_is_no_reason_to_warn() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+@LINUX
+@pytest.mark.parametrize("closed", [">&-", "0<&- >&- 2>&-"])
+def test_closed_streams_are_no_reason_to_fail(tmp_path: Path, closed: str) -> None:
+    note = f"    open({str(tmp_path / 'done')!r}, 'w').close()\nif __name__"
+    done = run(IN_PROCESSES.replace("if __name__", note), environment={}, before=f"exec {closed}")
+    assert (done.returncode, done.stderr) == (0, b"") and (tmp_path / "done").exists()
+    refused = run(IN_PROCESSES, "999999999", environment={}, before=f"exec {closed}")
+    assert refused.returncode == 2 and (b"error: " in refused.stderr) == ("2>" not in closed)
+
+
 # Prints names beyond ASCII, one of them no UTF-8, and whether the file of a CSV's name is found.
 NAMES = """
 import os, sys

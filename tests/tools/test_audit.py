@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipelines.dataset.tables import read_csv
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, write_text
 from pipelines.tools import audit
+from tests.support.advice import follow
 from tests.support.pictures import png_size
 from tests.support.tiny import Tiny
 
@@ -225,6 +227,42 @@ def test_what_a_run_contradicts_is_listed(work: Tiny, capsys: pytest.CaptureFixt
         "covered": 6,
         "rows": len(suspects),
     }
+
+
+def test_damaged_files_of_a_run_are_made_again_by_the_advice(work: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(work.toml), "--set", "split.valid_ratio=0.25", "predict.checkpoint=best", "--run", "mine"]
+    run = work.layout.run("mine")
+    for stage in (train.main, predict.main):
+        assert command.run(stage, words) == 0
+
+    def refused(main: Callable[[Sequence[str] | None], None]) -> str:
+        capsys.readouterr()
+        assert command.run(main, words) == 2
+        return capsys.readouterr().err
+
+    run.predicted.write_text("[")
+    follow(refused(predict.main))
+    assert command.run(predict.main, words) == 0
+    run.trained.write_text("")
+    follow(refused(predict.main))
+    follow(refused(predict.main), "First: ")  # train ends without another epoch
+    assert command.run(predict.main, words) == 0
+    for other in ("id,label,predicted,p_predicted,p_label\nx,red,red,1,1\n", "id,label\nx,red\n"):
+        run.valid_predictions.write_text(other)
+        message = refused(audit.main)
+        assert "RUN=mine" in message
+        follow(message)
+        for stage in (predict.main, audit.main):
+            assert command.run(stage, words) == 0
+    work.layout.submission("mine").unlink(missing_ok=True)
+    for path in work.layout.submission("mine").parent.glob("*.csv"):
+        path.unlink()
+    run.best.write_bytes(run.best.read_bytes()[:1000])
+    message = refused(predict.main)
+    assert "runs/tiny/mine/best.pt cannot be read as a checkpoint: it is cut short or damaged (" in message
+    follow(message)
+    for stage in (train.main, predict.main):
+        assert command.run(stage, words) == 0
 
 
 def test_to_be_sure_of_a_class_is_to_give_it_what_its_own_rows_get(tiny: Tiny) -> None:

@@ -286,7 +286,8 @@ def test_probabilities_and_a_missing_solution(standin: Standin, tmp_path: Path) 
     dogs.settle()
     assert (dogs.submissions[0].public_score, dogs.submissions[0].private_score) == ("0.69315", "0.69315")
     assert dogs.submissions[1].status == "ERROR"
-    assert dogs.submissions[1].error_description == "Submission: not every value is a number."
+    said = "Submission: not every value is a number, such as 'x' in column 'cat' of id '17'. Predict again."
+    assert dogs.submissions[1].error_description == said
 
 
 def test_what_kaggle_refuses(client: Client, standin: Standin, cats: Competition, tmp_path: Path) -> None:

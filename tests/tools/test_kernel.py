@@ -22,6 +22,7 @@ from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
 from pipelines.tools import kernel
+from tests.support.advice import follow
 from tests.support.clients import forget, kept_client, run_stage, shared_environment
 from tests.support.kernels import FILES, leave, run_id
 from tests.support.standin import Body, Html, Kernel, Lost, Standin, Status
@@ -404,6 +405,17 @@ def test_questions_that_are_never_answered(trial: Trial, method: str) -> None:
     trial.standin.fault(method)
     trial.succeeds()
     assert trial.pushes() == 1
+
+
+@pytest.mark.slow
+def test_a_kernel_that_was_removed_at_kaggle_is_pushed_again(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial.standin.fault("GetKernelSessionStatus", Status(404), times=None)
+    message = trial.fails(2)
+    trial.standin.fault("GetKernelSessionStatus")
+    monkeypatch.chdir(trial.folder)
+    follow(message)
+    trial.succeeds()
+    assert trial.pushes() == 2
 
 
 def test_a_push_whose_answer_is_lost_is_not_made_again(trial: Trial) -> None:

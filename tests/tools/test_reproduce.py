@@ -123,3 +123,16 @@ def test_a_run_that_has_not_predicted_names_the_target(finished: Path, capsys: p
     (finished / "predict.json").unlink()
     assert command.run(reproduce.main, ["tiny.toml", "--run", "done"]) == 2
     assert "First: make predict" in capsys.readouterr().err
+
+
+def test_a_run_that_SET_made_shorter_than_its_warm_up_is_reproduced(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    tiny.toml.write_text(tiny.toml.read_text().replace("epochs = 3", "epochs = 3\nwarmup_epochs = 2"))
+    words = ["tiny.toml", "--set", "train.epochs=1", "predict.checkpoint=best"]
+    for stage in (split, train, predict):
+        assert command.run(stage.main, words) == 0
+    monkeypatch.setattr(command, "run_stage", run_stage_here)
+    assert command.run(reproduce.main, words) == 0
+    assert "byte for byte" in capsys.readouterr().out

@@ -48,6 +48,19 @@ def test_a_solution_goes_before_the_folders(predicted: Path, capsys: pytest.Capt
     assert "typo.csv is missing" in capsys.readouterr().err
 
 
+def test_labels_that_are_not_known_lead_to_kaggle_only_where_it_has_them(
+    predicted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source, leads in ((["kaggle"], True), (["address", "competition.address=example.org"], False)):
+        settings = ["data.test_images=elsewhere", f"competition.source={source[0]}", *source[1:]]
+        words = ["food.toml", "--run=default", "--set", *settings]
+        capsys.readouterr()
+        assert command.run(score.main, words) == 2
+        message = capsys.readouterr().err
+        assert "the true labels of food are not known here. Give the path of a CSV of ids and labels" in message
+        assert ("Or let Kaggle score it: make submit COMP=food.toml" in message) is leads
+
+
 def test_folders_that_are_no_classes_are_not_taken_for_labels(
     predicted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.system.errors import printable
+from pipelines.system.shell import CHECKOUT, path_word
 
 NAME_WIDTH, VERDICT_WIDTH = len("submissions"), len("missing")
 
@@ -32,7 +33,7 @@ class Check:
 
 def install(what: str) -> str:
     """Return the step that installs the requirements."""
-    return f"Install {what}: {short(Path(sys.executable))} -m pip install -r requirements.txt"
+    return f"Install {what}: {short(Path(sys.executable))} -m pip install -r {path_word(CHECKOUT / 'requirements.txt')}"
 
 
 def short(path: Path) -> str:

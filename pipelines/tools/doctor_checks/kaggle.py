@@ -1,14 +1,13 @@
 """Checks of the service, the credentials, and the user's standing in the competition."""
 
 import os
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from pipelines import command
 from pipelines.kaggle import service
 from pipelines.kaggle.credentials import Credential, find_credential, missing_because, steps_to_credential
-from pipelines.kaggle.failures import NOTEBOOKS_ONLY
+from pipelines.kaggle.failures import NOTEBOOKS_ONLY, where_they_are
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
 from pipelines.system.network import proxy_of
@@ -30,7 +29,9 @@ def check_kaggle(settings: Settings, client: bool) -> Iterator[Check]:
             seen.add(check.name)
             yield check
     except _NotAsked as reason:
-        yield from (Check(name, "-", f"not asked: {reason}") for name in ASKED if name not in seen)
+        first, *others = [name for name in ASKED if name not in seen]
+        neither = f"; nor are {', '.join(others)}" if others else ""
+        yield Check(first, "-", f"not asked: {reason}{neither}")
 
 
 def _checks(settings: Settings, client: bool) -> Iterator[Check]:
@@ -48,9 +49,9 @@ def _checks(settings: Settings, client: bool) -> Iterator[Check]:
         rules = f"Accept the rules of {settings.name}: {service.RULES_PAGE.format(slug=slug)}"
         if needed:
             yield Check("credentials", "missing", "none for Kaggle", (*notes, *steps_to_credential(os.environ), rules))
-        else:
-            yield Check("credentials", "-", f"none for Kaggle; {settings.name} needs none")
-        raise _NotAsked("no credentials")
+            raise _NotAsked("no credentials")
+        yield Check("credentials", "-", f"none for Kaggle; {settings.name} needs none")
+        return
     yield Check("credentials", "!" if notes else "ok", str(credential), notes)
     if place.fails or not client:
         raise _NotAsked("see service" if place.fails else "the client cannot be loaded")
@@ -120,7 +121,7 @@ def _failed(name: str, error: Exception, bad: Verdict, credential: Credential) -
         return Check(name, bad, f"Kaggle's client failed with an unknown error ({kind[:60]})", (step,))
     found = str(error).partition(". ")[0].removesuffix(".")
     later = isinstance(error, TryAgainLater)
-    step = re.sub(r"[Mm]ake doctor [^.;]*; g", "G", str(error))
+    step = str(error).replace(where_they_are(), "")
     if not later and "credentials" in found:
         step += f" Kaggle refused the {credential}."
     if later and not service.is_standin() and (proxy := _proxy("https")):

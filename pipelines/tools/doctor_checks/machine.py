@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipelines.kaggle.failures import CLIENT
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.memory import problem_of_processes
 from pipelines.system.processes import cores
+from pipelines.system.shell import pip_command
 from pipelines.system.surroundings import temporary_folder, unusable_temporary_folder
 from pipelines.tools.doctor_checks import Check, Verdict, first_line, install
 
@@ -27,7 +29,7 @@ MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 def check_packages(settings: Settings) -> Iterator[Check]:
     version = ".".join(map(str, sys.version_info[:3]))
-    step = "Install Python 3.11 or newer, then: make install PYTHON=python3.11"
+    step = "Install Python 3.11 or newer, then: rm -r .venv; make install PYTHON=python3.11"
     yield Check("Python", "ok" if sys.version_info[:2] >= OLDEST_PYTHON else "fails", version, (step,))
     with _importing_client() as process:
         try:
@@ -84,7 +86,8 @@ def _client(process: "subprocess.Popen[str]", bad: Verdict) -> Check:
         reason = (err.strip().splitlines() or [f"status {process.returncode}"])[-1]
         if "No module named 'kaggle'" in reason:
             return Check("kaggle", "missing" if bad == "fails" else bad, "Kaggle's client is not installed", (step,))
-        return Check("kaggle", bad, f"the client cannot be loaded: {reason}", (step,))
+        again = f"Install it again: {pip_command('--force-reinstall', *CLIENT)}"
+        return Check("kaggle", bad, f"the client cannot be loaded: {reason}", (again,))
     version = out.split()[-1]
     if OLDEST_CLIENT <= tuple(map(int, re.findall(r"\d+", version)[:3])) < NEXT_CLIENT:
         return Check("kaggle", "ok", f"client {version}")
