@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-VARIABLE = re.compile(r"\b(ARCHIVE|RECIPES?|RUN|SEEDS|SET|SOLUTION|TRY)=")  # of the Makefile, and an option of a stage
+VARIABLE = re.compile(r"\b(ARCHIVE|PORT|RECIPES?|RUN|SEEDS|SET|SOLUTION|TRY)=")  # and an option of stages
 CALLED_FROM = "CALLED_FROM"  # set by the Makefile: the folder in which the user called make
 
 

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=user_path, help="folder for uploads and kernels; default: a temporary one")
     words = parser.parse_args(arguments)
     settings = load_settings(words.competition)
-    for path, option in ((words.archive, "ARCHIVE= (--archive)"), (words.solution, "SOLUTION= (--solution)")):
+    for path, option in ((words.archive, "ARCHIVE="), (words.solution, "SOLUTION=")):
         if path is not None and not path.is_file():
             raise UserError(f"There is no file {path}. Give the right path with {option}.")
     with tempfile.TemporaryDirectory(prefix="kaggle-standin-") as temporary:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words.archive is None:
             solution = solution or archive.with_name("solution.csv")
         if not zipfile.is_zipfile(archive):
-            raise UserError(f"{archive} is not a complete zip. Kaggle serves zips: give one with ARCHIVE= (--archive).")
+            raise UserError(f"{archive} is not a complete zip. Kaggle serves zips: give one with ARCHIVE=.")
         standin = Standin(words.folder or Path(temporary) / "kept", words.port)
         competition = standin.add(settings.competition.slug, archive.resolve(), settings, solution)
         competition.scoring_seconds = words.scoring_seconds
@@ -70,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             place = f"Port {words.port} is in use or not allowed ({error.strerror})"
-            raise UserError(f"{place}. Give another with PORT= (--port).") from None
+            raise UserError(f"{place}. Give another with PORT=.") from None
 
 
 def _make_archive(settings: Settings, folder: Path) -> Path:
     """Write digits.zip and solution.csv below `folder`; return the zip's path."""
     if settings.competition.source != "digits":
-        raise UserError(f"No archive for {settings.name}. Give its zip with ARCHIVE= (--archive).")
+        raise UserError(f"No archive for {settings.name}. Give its zip with ARCHIVE=.")
     write_digits(folder / "raw", folder / "solution.csv")
     return Path(shutil.make_archive(str(folder / "digits"), "zip", folder / "raw"))
 

@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known_here = "" if words.solution else f": the true labels of {settings.name} are not known here"
         submit = f" Or let Kaggle score it: {words.repeat('submit')}" if settings.competition.source == "kaggle" else ""
         raise UserError(
-            f"{path_word(solution)} is missing{known_here}. Give the path of a CSV of ids and labels with SOLUTION= "
-            f"(--solution).{submit}"
+            f"{path_word(solution)} is missing{known_here}. Give a CSV of ids and labels: SOLUTION=.{submit}"
         )
     else:
         truth, notes = read_solution(solution, submission, answers, settings)
