@@ -23,7 +23,7 @@ from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
 from pipelines.system.files import is_plain_name, only_one
 from pipelines.system.memory import explained
-from pipelines.system.shell import make_command, make_works_here, module_command, unquoted
+from pipelines.system.shell import as_called, make_command, make_works_here, module_command, unquoted
 from pipelines.system.signals import STOPPING, handled_by
 from pipelines.system.surroundings import prepare
 
@@ -308,7 +308,7 @@ def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
-    print(f"error: {printable_lines(message)}", file=sys.stderr)
+    print(f"error: {printable_lines(as_called(message))}", file=sys.stderr)
     return status
 
 

@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.dataset.split_record import complete_split_record, split_again, split_is_made, write_split_record
+from pipelines.dataset.split_record import (
+    Listing,
+    complete_split_record,
+    list_images,
+    split_again,
+    split_is_made,
+    write_split_record,
+)
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import Settings
 from pipelines.system import files
@@ -42,8 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _split(settings: Settings, layout: Layout) -> None:
     from pipelines.dataset import class_folders, labels, meaning, splits, submission, understood
 
-    test, unlisted = labels.test_rows(layout.raw, settings.data, print)
-    labelled = labels.labelled_rows(layout.raw, settings.data, settings.split, test["path"], print)
+    read: list[tuple[str, str]] = []  # subject, text
+    test, unlisted = labels.test_rows(layout.raw, settings.data, lambda *line: read.append(line))
+    labelled = labels.labelled_rows(
+        layout.raw, settings.data, settings.split, test["path"], lambda *line: read.append(line)
+    )
     meaning.check_labels(labelled, layout.raw, settings.data)
     known = labelled["label"].tolist()
     classes = submission.class_list(known, settings, layout.raw)
@@ -51,31 +61,33 @@ def _split(settings: Settings, layout: Layout) -> None:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split)
     rows = splits.with_test(labelled, test)
-    for subject, text in understood.describe(settings, layout.raw, labelled, test):
+    listing = list_images(layout.raw, settings.data)
+    links = _write(settings, layout, rows, listing)
+    # Only now: a reader such as `head` ends the stage when it closes the pipe.
+    for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read)):
         print(f"{subject:<8}  {printable(text)}")
-    links = _write(settings, layout, rows)
     print(command.table(("split", "images", "classes", "smallest class", "largest class"), _summary(rows)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
-    _print_notes(settings, labelled)
-    empty = class_folders.empty_folders(layout.raw, settings.data, known)
-    for note in understood.notes(labelled, submission.classes_without_images(known, classes), empty):
-        print(f"Note: {note}")
-    if inner := class_folders.inner_folders(labelled["id"].tolist(), settings.data):
-        print(f"Note: {inner}")
+    _print_groups(settings, labelled)
+    notes = [text for subject, text in read if subject == "note"]
+    notes += understood.notes(labelled, submission.classes_without_images(known, classes), listing.empty)
+    notes.append(class_folders.inner_folders(labelled["id"].tolist(), settings.data))
     if test.empty:
-        print("Test images: none, there is nothing to predict.")
+        notes.append("No test images, so there is nothing to predict.")
     if unlisted:
-        print(f"Test images that are not listed: {unlisted:,}; they are left out.")
+        notes.append(f"Images in {settings.data.test_images} that are not listed, and so left out: {unlisted:,}.")
+    for note in filter(None, notes):
+        print(f"Note: {printable(note)}")
 
 
-def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame") -> str:
+def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame", listing: Listing) -> str:
     """Write tree, split.csv and record; return how many links of each kind the tree has."""
     from pipelines.dataset import splits, tree
 
     layout.split_record.unlink(missing_ok=True)  # it marks a complete split, and the old one is being replaced
     links = tree.build(layout.tree, layout.raw, rows, command.progress)
     splits.write_split_csv(layout.split_csv, rows)
-    write_split_record(layout, settings, rows, links)
+    write_split_record(layout, settings, rows, links, listing)
     plural = {kind: f"{kind}s" for kind in links} | {tree.COPY: f"{tree.COPY} (no link could be made)"}
     return ", ".join(f"{number:,} {plural[kind]}" for kind, number in links.items())
 
@@ -86,30 +98,20 @@ def _summary(rows: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
     for name in ("train", "valid"):
         labels = rows["label"][rows["split"] == name].tolist()
         sizes = sorted((number, label) for label, number in Counter(labels).items())
-        smallest, largest = (f"{shown(label)} {number:,}" for number, label in (sizes[0], sizes[-1]))
+        smallest, largest = (f"{shown(label)} ({number:,})" for number, label in (sizes[0], sizes[-1]))
         lines.append((name, f"{len(labels):,}", str(len(sizes)), smallest, largest))
     return [*lines, ("test", f"{(rows['split'] == 'test').sum():,}", "-", "-", "-")]
 
 
-def _print_notes(settings: Settings, labelled: "pd.DataFrame") -> None:
-    """Print folds, groups, and classes that are too small, if there are any."""
-    from pipelines.dataset.splits import single_image_classes
-
+def _print_groups(settings: Settings, labelled: "pd.DataFrame") -> None:
+    """Print the sizes of folds and groups, if there are any."""
     if settings.split.folds:
         sizes = [int((labelled["fold"] == fold).sum()) for fold in range(settings.split.folds)]
         always = len(labelled) - sum(sizes)
-        print(f"Folds: {', '.join(map(str, sizes))} images; {always} always train; fold 0 is the valid above.")
+        print(f"Folds: {', '.join(map(str, sizes))} images, and {always} always in train; fold 0 is valid above.")
     if settings.split.group_file:
         shared = [size for size in Counter(labelled["group"].tolist()).values() if size > 1]
-        print(f"Groups of {settings.split.group_file}: {len(shared):,} of {sum(shared):,} rows, each on one side.")
-    if single := single_image_classes(labelled):
-        names = ", ".join(map(shown, single[:5])) + (", …" if len(single) > 5 else "")
-        print(f"Classes with a single image, which stays in train: {len(single)} ({names}).")
-    if unseen := set(labelled["label"].unique()) - set(labelled["label"][labelled["split"] == "valid"].unique()):
-        print(
-            f"Classes without a valid image: {len(unseen)}. Their empty folders in valid keep the class numbers equal: "
-            "read them with ImageFolder(…, allow_empty=True)."
-        )
+        print(f"Groups of {settings.split.group_file}: {len(shared):,} with {sum(shared):,} rows, each in one part.")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 
 from pipelines.core.metrics import METRICS
-from pipelines.dataset.image_paths import without_extension
+from pipelines.dataset.loose_ids import match_ids
 from pipelines.dataset.tables import read_csv, read_table, without_indexes
-from pipelines.dataset.vocabulary import difference, loose_form
+from pipelines.dataset.vocabulary import difference
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted, shown
 
@@ -122,19 +122,12 @@ def _labels(
 
 def _joined_ids(ids: "pd.Series[str]", submitted: "pd.Series[str]") -> "tuple[pd.Series[str], list[str]]":
     """Return `ids` as the submission writes them, and a note if that is another form of the same names."""
-    known = set(submitted)
-    if known.isdisjoint(ids):
-        for form in (without_extension, _file_name, lambda name: loose_form(_file_name(name))):
-            ours = {form(name): name for name in submitted}
-            theirs = [form(name) for name in ids]
-            if len(ours) == len(known) and len(set(theirs)) == len(theirs) and ours.keys() >= set(theirs):
-                joined = pd.Series([ours[name] for name in theirs], index=ids.index, dtype=str)
-                return joined, [f"Ids were joined by their names: {quoted(ids.iloc[0])} is {quoted(joined.iloc[0])}."]
+    if set(submitted).isdisjoint(ids):
+        matches = match_ids(ids, submitted.tolist(), "")
+        if ids.is_unique and matches.are_complete(ids):
+            joined = pd.Series([matches.image(name) for name in ids], index=ids.index, dtype=str)
+            return joined, [f"Ids were joined by their names: {quoted(ids.iloc[0])} is {quoted(joined.iloc[0])}."]
     return ids, []
-
-
-def _file_name(name: str) -> str:
-    return without_extension(name.replace("\\", "/").rpartition("/")[2])
 
 
 def _vocabulary(

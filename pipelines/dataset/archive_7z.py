@@ -9,7 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.dataset.archive_entries import TABLE_BYTES, Contents, Create, Damage, Entry, Output, Refusal
+from pipelines.dataset.archive_entries import (
+    TABLE_BYTES,
+    UNPACK_YOURSELF,
+    Contents,
+    Create,
+    Damage,
+    Entry,
+    Output,
+    Refusal,
+)
 from pipelines.dataset.archive_pieces import Source
 from pipelines.system.files import CHUNK_BYTES
 
@@ -81,7 +90,7 @@ def _refuse_unused_data(archive: "py7zr.SevenZipFile") -> None:
     packed = sum(streams.packinfo.packsizes) if streams else 0
     unpacked = sum(info.uncompressed for info in archive.files)
     if packed > 1.1 * unpacked + MAX_OVERHEAD_BYTES:
-        raise Refusal(f"it has {packed:,} bytes of packed data for files of {unpacked:,} bytes.")
+        raise Refusal(f"it has {packed:,} bytes of packed data for files of {unpacked:,} bytes. {UNPACK_YOURSELF}")
 
 
 def _entry(info: "py7zr.py7zr.ArchiveFile") -> Entry:

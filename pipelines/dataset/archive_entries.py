@@ -54,7 +54,10 @@ class Entry:
         "is a link, and only plain files are unpacked. Unpack the archive yourself and give the folder, whose links "
         "are followed: ARCHIVE=folder"
     )
-    DEVICE: ClassVar[str] = "is a device or a pipe, and only plain files are unpacked. Is it the right archive?"
+    DEVICE: ClassVar[str] = (
+        "is a device or a pipe, and only plain files are unpacked. Unpack the archive yourself without it and give the "
+        "folder: ARCHIVE=folder"
+    )
 
     name: str
     bytes: int
@@ -148,5 +151,7 @@ def safe_path(name: str) -> str:
             "yourself with shorter names and give the folder: ARCHIVE=folder."
         )
     if len(parts) > DEEPEST:
-        raise Refusal(f"the name {name[:60]!r}… lies {len(parts)} folders deep, and {DEEPEST} is the limit.")
+        raise Refusal(
+            f"the name {name[:60]!r}… lies {len(parts)} folders deep, and {DEEPEST} is the limit. {UNPACK_YOURSELF}"
+        )
     return unicodedata.normalize("NFC", "/".join(parts))

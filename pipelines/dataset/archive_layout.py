@@ -16,20 +16,7 @@ KINDS: dict[str, Callable[[Path], bool]] = {
 DEPTH = 4  # of folders around everything
 MOST_FOUND = 5_000  # files and folders that are compared with a name
 SHOWN = 20
-NOT_UNPACKED = (
-    ".rar",
-    ".zst",
-    ".lz4",
-    ".z",
-    ".lz",
-    ".lzma",
-    ".iso",
-    ".parquet",
-    ".h5",
-    ".hdf5",
-    ".tfrecords",
-    ".tfrec",
-)
+NOT_UNPACKED = tuple(".rar .zst .lz4 .z .lz .lzma .iso .parquet .h5 .hdf5 .tfrecords .tfrec".split())
 
 
 def check_layout(folder: Path, data: DataSettings, archive: Path) -> None:

@@ -15,9 +15,10 @@ from typing import NamedTuple
 from pipelines.dataset.archive_entries import Refusal
 from pipelines.system.errors import few
 
-EXTENSIONS = r"zip|7z|tgz|tbz2?|txz|tar(?:\.(?:gz|bz2|xz))?"
-ARCHIVE = re.compile(rf"\.({EXTENSIONS})$", re.IGNORECASE)
-NUMBERED = re.compile(rf"(.+\.(?:{EXTENSIONS})[._-]?(?:part)?)([0-9]{{2,4}}|[a-z]{{2,3}})", re.IGNORECASE)
+EXTENSIONS = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
+ANY_EXTENSION = "|".join(re.escape(extension[1:]) for extension in EXTENSIONS)  # a pattern
+ARCHIVE = re.compile(rf"\.({ANY_EXTENSION})$", re.IGNORECASE)
+NUMBERED = re.compile(rf"(.+\.(?:{ANY_EXTENSION})[._-]?(?:part)?)([0-9]{{2,4}}|[a-z]{{2,3}})", re.IGNORECASE)
 SPANNED = re.compile(r"(.+)\.z([0-9]{2,3})", re.IGNORECASE)
 END_BYTES, LONGEST_COMMENT = 22, 1 << 16  # of the record at the end of a zip
 LOCATOR_BYTES, END64_BYTES = 20, 56  # of the records before it in a large zip
@@ -202,7 +203,7 @@ def _spanned(last: Path, names: Collection[str]) -> Source:
 def _refuse_missing(names: Sequence[str]) -> None:
     if names:
         more = f" ({len(names)} in all)" if names[3:] else ""
-        raise Refusal(f"it is in pieces, and of these are missing: {few(names)}{more}. Put all pieces into one folder.")
+        raise Refusal(f"it is in pieces, and these are missing: {few(names)}{more}. Put all pieces into one folder.")
 
 
 def _zip_end(path: Path) -> ZipEnd | None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
-from pipelines.dataset.archive_pieces import EXTENSIONS
+from pipelines.dataset.archive_pieces import ANY_EXTENSION
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.settings.schema import DataSettings
 from pipelines.system.errors import UserError
 
 PATH_KEYS = ("labels", "test_table", "sample_submission", "train_images", "test_images")
 FILE_KEYS = PATH_KEYS[:3]
-ENDING = re.compile(rf"\.(?:(?:{EXTENSIONS})(?:[._-]?(?:part)?[0-9a-z]{{2,4}})?|z[0-9]{{2,3}})$", re.IGNORECASE)
+ENDING = re.compile(rf"\.(?:(?:{ANY_EXTENSION})(?:[._-]?(?:part)?[0-9a-z]{{2,4}})?|z[0-9]{{2,3}})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from pipelines.dataset.archive_entries import HARMLESS_BYTES, Contents, Create, Damage, Entry, Refusal
+from pipelines.dataset.archive_entries import HARMLESS_BYTES, UNPACK_YOURSELF, Contents, Create, Damage, Entry, Refusal
 from pipelines.dataset.archive_pieces import Source
 from pipelines.system.files import CHUNK_BYTES
 
@@ -46,7 +46,7 @@ class _BoundedReader:
     def read(self, size: int = -1) -> bytes:
         if self.left is not None:
             if not 0 <= size <= self.left:
-                raise Refusal(f"the headers of an entry are longer than {MAX_HEADER_BYTES:,} bytes.")
+                raise Refusal(f"the headers of an entry are longer than {MAX_HEADER_BYTES:,} bytes. {UNPACK_YOURSELF}")
             self.left -= size
         return self.content.read(size)
 
@@ -108,7 +108,7 @@ def _entries(archive: Any, stream: _BoundedReader, members: list[tuple[str, tarf
     while chunk := stream.read(CHUNK_BYTES):  # to the end, where gzip, bzip2 and xz have their checksum
         trailing += len(chunk)
         if trailing > HARMLESS_BYTES:
-            raise Refusal(f"it continues for more than {HARMLESS_BYTES:,} bytes after its last entry.")
+            raise Refusal(f"it continues for over {HARMLESS_BYTES:,} bytes after its last entry. {UNPACK_YOURSELF}")
 
 
 @contextmanager

@@ -83,7 +83,8 @@ def _opened(stream: io.BufferedReader, source: Source) -> zipfile.ZipFile:
         raise Damage(what) from None
     except UnicodeDecodeError as error:
         raise Refusal(
-            f"a name is marked as UTF-8 and is not: {error.object!r}. Unpack it yourself and give the folder."
+            f"a name is marked as UTF-8 and is not: {error.object!r}. Unpack it yourself and give the "
+            "folder: ARCHIVE=folder."
         ) from None
 
 

@@ -33,7 +33,7 @@ from pipelines.dataset.archive_entries import (
     unstorable,
 )
 from pipelines.dataset.archive_folder import files_below, linked
-from pipelines.dataset.archive_kinds import junk_in, refuse_pointers, refuse_single, what_it_is
+from pipelines.dataset.archive_kinds import OTHER_FILE, junk_in, refuse_pointers, refuse_single, what_it_is
 from pipelines.dataset.archive_pieces import ARCHIVE, Source, gather, is_piece
 from pipelines.dataset.archive_places import Inner, place
 from pipelines.dataset.archive_tar import decompressor, is_tar, open_single, open_tar
@@ -56,8 +56,8 @@ ZIP_HEADS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08", b"PK00PK\3\4")  # the last two: 
 # The modules whose errors, and the types of errors, that damaged bytes cause.
 PARSERS = frozenset(("zipfile", "tarfile", "py7zr", "libarchive", "gzip", "bz2", "lzma", "_compression", "compression"))
 INSIDE = (
-    "It is so inside the archive around it: unpack that one yourself, replace or remove this file, and give the "
-    "folder: ARCHIVE=folder."
+    "It lies inside another archive: unpack that one yourself, replace or remove this file, and give the folder: "
+    "ARCHIVE=folder."
 )
 DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 
@@ -97,8 +97,8 @@ def unpack(
         raise UserError(f"There is no archive {source}. Correct the path.{did_you_mean(source.name, beside)}")
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise UserError(
-            f"The target {target} is inside the folder {source} that is to be unpacked. Give the folder with the data "
-            "alone, or move them out of there."
+            f"The target {target} is inside the folder {source}, which was given. Move the data to a folder that holds "
+            "nothing else, and give that: ARCHIVE=folder."
         )
     with atomic_folder(target) as folder:
         unpacking = _Unpacking(watch, with_libarchive, data or DataSettings())
@@ -277,7 +277,7 @@ class _Unpacking:
             others = f" {len(refused) - 1:,} other entries cannot be unpacked either." if refused[1:] else ""
             raise Refusal(f"{quoted(refused[0].name)} {refused[0].refusal}.{others}")
         if not files:
-            raise Refusal("it holds no files. Is it the right archive?")
+            raise Refusal(f"it holds no files. {OTHER_FILE}")
         self.declared_bytes += total
         if total > (free := shutil.disk_usage(folder).free):
             raise Refusal(

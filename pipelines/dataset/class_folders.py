@@ -1,7 +1,6 @@
 """Take the class of an image from its folder, and refuse folders that are no classes."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -49,20 +48,13 @@ def without_tests(images: Sequence[str], data: DataSettings) -> list[str]:
     return [image for image in images if not (inside and image.startswith(f"{tests}/"))]
 
 
-def empty_folders(raw: Path, data: DataSettings, labels: Sequence[str]) -> list[str]:
-    """Return the class folders without images, sorted; hidden folders and `__MACOSX` are none."""
-    if data.labels or data.class_level != 1:
-        return []
-    with os.scandir(raw / data.train_images) as entries:
-        names = {each.name for each in entries if each.is_dir() and not each.name.startswith((".", "__MACOSX"))}
-    return sorted(names - set(labels))
-
-
 def inner_folders(ids: Sequence[str], data: DataSettings) -> str:
     """Return a note on folders inside the class folders, if none of these holds an image itself; else an empty text."""
+    if data.labels or data.class_level != 1:
+        return ""
     parts = [PurePosixPath(name).parts[:-1] for name in ids]
     inner = sorted({each[1] for each in parts if len(each) > 1})
-    if data.labels or data.class_level != 1 or min(map(len, parts)) < 2 or len(inner) < 2:
+    if min(map(len, parts)) < 2 or len(inner) < 2:
         return ""
     return (
         f"The class folders hold {len(inner)} folders ({few(inner)}). If these are the classes: data.class_level = 2."
@@ -106,7 +98,7 @@ def _parts_of_a_split(below: Folders, data: DataSettings) -> str:
         return ""
     names = sorted(below)
     inner = {name: sorted({each[0] for each in below[name] if each}) for name in names}
-    what = f"holds {', '.join(names)}: that is how parts of a split are named, not classes."
+    what = f"holds {', '.join(names)}: these are names of parts of a split, not of classes."
     training = next((name for name in names if name.lower() in TRAINING), names[0])
     if not inner[training]:
         return f"{what} {training} has no folders inside. Name the labels CSV in data.labels."

@@ -57,10 +57,11 @@ class Listing:
 
     @property
     def source(self) -> str:
-        """The column of the ids and the file, for notes."""
+        """The column of the ids, the file, and how ids were compared with names of files, for the summary of split."""
         skipped = self.ids.name != self.table.columns[0] and index_columns(self.table, 1)
-        after = ", after an index in front, which is not used" if skipped else ""
-        return f"column {shown(str(self.ids.name))!r} of {self.path.name}{after}"
+        after = ", after an index that is not used" if skipped else ""
+        compared = f", compared {self.matches.rule} with the names of files" if self.matches.rule else ""
+        return f"column {shown(str(self.ids.name))!r} of {self.path.name}{after}{compared}"
 
     @property
     def others(self) -> list[str]:
@@ -158,8 +159,8 @@ def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder) -> 
     if len(rest) > 1 and likely and not LABEL_NAMES.fullmatch(str(labels.name)):
         second = json.dumps(labels.name, ensure_ascii=False)
         raise UserError(
-            f"{path}: labels come from its second column, {shown(str(labels.name))}, unless data.label_column names "
-            f"another. {_labels_of(likely)} Or state the second: data.label_column = {second}"
+            f"{path}: without data.label_column, its second column, {shown(str(labels.name))}, has the labels. Is "
+            f"that right? {_labels_of(likely)} Or, to keep the second: data.label_column = {second}"
         )
     return labels
 
@@ -172,8 +173,8 @@ def _refuse_wrong_ids(listing: Listing, naming: Sequence[str], data: DataSetting
     also = "" if data.label_column else f" {_labels_of(likely)}"
     if naming and not listing.is_complete:
         raise UserError(
-            f"{path}: not each row's {name} is an image in {folder.path}, but each row's "
-            f"{' and '.join(map(shown, naming))} is. {_set('data.id_column', naming)}{also}"
+            f"{path}: column {name} does not name an image in {folder.path} in each row, but column "
+            f"{' and '.join(map(shown, naming))} does. {_set('data.id_column', naming)}{also}"
         )
     if data.id_column:
         return

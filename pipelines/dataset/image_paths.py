@@ -17,10 +17,13 @@ IMAGE_EXTENSIONS = (
 JUNK = ("__MACOSX", "@eaDir")  # folders of previews and the like, which macOS and Synology make
 _CONVERT = "This format is not read. Convert them to PNG with a tool of that format, each to a file of its own name."
 _UNPACK = "Unpack these archives there."
+OTHER_FORMATS = (  # which hold images, but are not read
+    *(".dcm", ".dicom", ".nii", ".gz", ".mha", ".nrrd", ".heic", ".heif", ".svg", ".psd"),
+    *(".jp2", ".j2k", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".tga", ".exr", ".hdr"),
+    *(".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".tfrec", ".tfrecord", ".parquet"),
+)
 KINDS_OF_FILES = {
-    **dict.fromkeys((".dcm", ".dicom", ".nii", ".gz", ".mha", ".nrrd", ".heic", ".heif", ".svg", ".psd"), _CONVERT),
-    **dict.fromkeys((".jp2", ".j2k", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".tga", ".exr", ".hdr"), _CONVERT),
-    **dict.fromkeys((".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".tfrec", ".tfrecord", ".parquet"), _CONVERT),
+    **dict.fromkeys(OTHER_FORMATS, _CONVERT),
     **dict.fromkeys((".zip", ".7z", ".tar", ".tgz", ".rar", ".bz2", ".xz"), _UNPACK),
     "": "If these are images, add the extension of their format to each name, such as .png or .jpg.",
 }

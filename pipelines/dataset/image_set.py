@@ -115,8 +115,8 @@ class ImageSet:
         valid = labelled["fold"] == settings.train.fold if settings.split.folds else labelled["split"] == "valid"
         if not valid.any() or valid.all():
             raise UserError(
-                f"Of the {len(labelled)} labelled rows chosen (train.limit={settings.train.limit}, "
-                f"train.fold={settings.train.fold}), {valid.sum()} are for validation. Both parts must have some."
+                f"train.limit is {settings.train.limit}: of these {len(labelled)} labelled rows, {valid.sum()} are for "
+                "validation, and both parts need some. Set a higher train.limit, or 0 for all rows."
             )
         return self.select(labelled[~valid]), self.select(labelled[valid])
 

@@ -59,7 +59,7 @@ class UnreadableImage(UserError):
 
     def __init__(self, path: Path, place: str, problem: str) -> None:
         text = f"{path} ({place}) cannot be read as an image: {problem}."
-        super().__init__(f"{text} Replace the file; or leave the image out, and split again.")
+        super().__init__(f"{text} Replace the file. Or remove it, and its row in a CSV that lists it, and split again.")
         self.path, self.place, self.problem = path, place, problem
 
     def __reduce__(self) -> tuple[Any, ...]:  # it passes between processes

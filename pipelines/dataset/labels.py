@@ -37,7 +37,7 @@ def labelled_rows(
 
     With a labels CSV, rows and ids are those of the CSV. Without one, each folder in `train_images` is a class, an id
     is the path below `train_images`, and the rows are in natural order. `test_paths`, the images of the test set, may
-    be in the same folder, but must not be labelled. `note` is told which columns were taken, and how ids were matched.
+    be in the same folder, but must not be labelled. `note` is told which columns were taken, and how ids were compared.
     Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
     images = image_files(raw, data.train_images, "data.train_images")
@@ -56,7 +56,12 @@ def labelled_rows(
     remedy = f"They are in {source} and in {listed}: remove them from one of the two, or correct {keys}."
     refuse(f"{raw}: images both labelled and in the test set", both, remedy)
     unlabelled = [image for image in images if image not in labelled and image not in tested]
-    remedy = f"Label or remove them; if they are test images, list them in data.test_table, now {data.test_table!r}."
+    listed = (
+        f"list them in {data.test_table} (data.test_table)"
+        if data.test_table
+        else "name the CSV that lists them in data.test_table"
+    )
+    remedy = f"Add them to that CSV, or remove them. If they are test images, {listed}."
     refuse(f"{raw / data.train_images}: images without a label in {data.labels}", unlabelled, remedy)
     return rows
 
@@ -70,14 +75,14 @@ def _listed_rows(
     listing = choose_ids(path, table, data.id_column, folder, 2)
     labels = choose_labels(listing, data, folder)
     _refuse_empty(path, "label", labels)
-    files = _one_image_each(listing, folder, "Put these images there, or remove these rows.", note)
+    files = _one_image_each(listing, folder, "Put these images there, or remove these rows.")
     _refuse_repeated(path, listing.ids, labels, files)
     rows = pd.DataFrame({"id": listing.ids, "path": files, "label": labels, "group": ""})
     if split.group_column:
         rows["group"] = find_column(table, path, split.group_column, 0, "split.group_column")
         _refuse_empty(path, f"group (column {split.group_column!r})", rows["group"])
-    choice = "" if data.id_column and data.label_column else " (to choose others: data.id_column, data.label_column)"
-    note(f"Labels: column {shown(str(labels.name))!r} by {listing.source}{choice}.")
+    note("labels", f"column {shown(str(labels.name))!r} of {path.name}")
+    note("ids", listing.source)
     return rows.reset_index(drop=True)
 
 
@@ -85,7 +90,10 @@ def _class_folder_rows(
     raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
 ) -> pd.DataFrame:
     if split.group_column:
-        raise UserError(f"split.group_column is {split.group_column!r}, a column of data.labels, which names no CSV.")
+        raise UserError(
+            f"split.group_column is {split.group_column!r}, but data.labels names no CSV with such a column. Empty "
+            "split.group_column, or name a CSV of id,group in split.group_file."
+        )
     ids = _paths_below(images, data.train_images)
     rows = pd.DataFrame({"id": list(ids), "path": list(ids.values())}, dtype=str)
     return rows.assign(label=labels_of(list(ids), raw, data), group="")
@@ -110,7 +118,7 @@ def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.Da
     folder = ImageFolder(raw, data.test_images, "data.test_images", images)
     listing = (_test_table if data.test_table else _sample)(raw, data, folder, note)
     remedy = "Put these images there, or remove these rows." if data.test_table else OF_SAMPLE
-    files = _one_image_each(listing, folder, remedy, note)
+    files = _one_image_each(listing, folder, remedy)
     _refuse_repeated(listing.path, listing.ids, pd.Series("", index=listing.ids.index), files)
     ids = listing.ids.tolist()
     if data.test_table and data.sample_submission:
@@ -136,16 +144,18 @@ def _test_table(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) 
         naming = [listing.by(name, folder) for name in id_columns(listing, folder)]
         if naming and all(each.files == naming[0].files for each in naming):
             listing = naming[0]
-    note(f"Test images: {listing.source}.")
+    note("tests" if data.sample_submission else "test ids", listing.source)
     return listing
 
 
 def _sample(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) -> Listing:
     path = _listing(raw, data.sample_submission, "data.sample_submission")
-    table = read_listing(path, lambda text: note(f"{text} The submission is written with commas, as Kaggle wants."))
+    table = read_listing(
+        path, lambda _, text: note("note", f"{text} The submission will have commas, as Kaggle wants.")
+    )
     listing = choose_ids(path, table, table.columns[index_columns(table)], folder, 2)
     _refuse_empty(path, "id", listing.ids)
-    note(f"{'Ids of the submission' if data.test_table else 'Test images'}: {listing.source}.")
+    note("test ids", listing.source)
     return listing
 
 
@@ -162,7 +172,7 @@ def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, note: N
         if column:
             by_value = dict(zip(listing.table[column].tolist(), files, strict=True))
             images = [by_value[name] for name in wanted]
-            note(f"The ids of the submission are those of column {shown(column)!r} of {listing.path.name}.")
+            note("note", f"The ids of {sample.path.name} are those in column {shown(column)!r} of {listing.path.name}.")
     id_of = dict(zip(images, wanted, strict=True))
     known = set(files)
     absent = [
@@ -171,14 +181,17 @@ def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, note: N
         if image not in known
     ]
     remedy = (
-        "A submission needs a row for each. Set data.test_table to the CSV that lists their images, or to an empty "
-        "text to find them in data.test_images by these ids."
+        "A submission needs a row for each. Set data.test_table to the CSV that lists their images; or set "
+        'data.test_table = "", which finds them in data.test_images by these ids.'
     )
     refuse(f"{sample.path}: ids that {listing.path.name} has no image for", absent, remedy)
     _refuse_repeated(sample.path, sample.ids, pd.Series("", index=sample.ids.index), images)
     result = [id_of.get(file, name) for file, name in zip(files, listing.ids.tolist(), strict=True)]
     if extra := len(known - set(images)):
-        note(f"Test images that the sample submission does not want: {extra:,}; they are predicted, but not submitted.")
+        note(
+            "note",
+            f"Images of {listing.path.name} that are not in {sample.path.name}, and so not submitted: {extra:,}.",
+        )
     twice = sorted({name for name, count in Counter(result).items() if count > 1})
     refuse(
         f"{listing.path} and {sample.path}: ids that mean different images in the two", twice, "Correct one of them."
@@ -202,7 +215,7 @@ def _listing(raw: Path, name: str, key: str) -> Path:
     return raw / name
 
 
-def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str, note: Note) -> list[str]:
+def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str) -> list[str]:
     """Return the image of each row of a listing; raise `UserError` unless each id matches exactly one."""
     path, ids, matches = listing.path, listing.ids, listing.matches
     _refuse_empty(path, "id", ids)
@@ -211,16 +224,11 @@ def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str, note: No
     if 2 * len(none) > len(ids):
         held = f"{folder.path} holds {len(folder.images):,} images, such as {shown(folder.images[0])}."
         if len(none) == len(ids) and remedy != OF_SAMPLE:
-            remedy = f"No id is the name of one. Set {folder.key}, or correct column {shown(str(ids.name))}."
+            remedy = f"No id names one. Set {folder.key} to their folder, or correct column {shown(str(ids.name))}."
         remedy = f"{held} {_elsewhere(listing, folder) or remedy}"
     refuse(f"{path}: ids without an image in {folder.folder}", none, remedy)
     several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in found if files[1:]]
     refuse(f"{path}: ids that match several images", several, "Write the id as a path, or remove the other images.")
-    if matches.rule:
-        name, file = ids.iloc[0], found[0][2][0]
-        note(
-            f"Ids of {path.name} are compared {matches.rule} with the names of files: {quoted(name)} is {shown(file)}."
-        )
     return [file for _, _, (file,) in found]
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from pipelines.dataset.image_paths import file_name, images_by_id, normal, posix, without_extension
+from pipelines.dataset.image_paths import OTHER_FORMATS, file_name, images_by_id, normal, posix, without_extension
 
 # Ids may name the original files where the images are converted copies.
-OTHER_EXTENSION = re.compile(r"\.(dcm|dicom|heic|heif|jp2|j2k|npy|npz|mat|svg|psd|raw|nii(\.gz)?)$", re.IGNORECASE)
+OTHER_EXTENSION = re.compile(rf"(\.nii)?({'|'.join(map(re.escape, OTHER_FORMATS))})$", re.IGNORECASE)
 NUMBER = re.compile(r"0*([0-9]+)(\.0+)?")  # `001` and `1.0`
 
 

@@ -17,13 +17,8 @@ from pipelines.system.errors import UserError, few, quoted
 # What programs write for a missing value. A class may be named NA: names of countries and diseases are shortened so.
 GAPS = {"nan", "NaN", "NAN", "None", "NULL", "Null", "null", "<NA>", "N/A", "n/a", "#N/A", "#NA", "?", "-", "--"}
 SEVERAL = 20  # rows or classes; fewer are too few to call labels unique or a scale of numbers
-OTHER_COLUMN = {
-    "one_class",
-    "split_names",
-    "numeric_labels",
-    "unique_labels",
-    "combined_labels",
-}  # may be mended by data.label_column
+# May be mended by data.label_column.
+OTHER_COLUMN = {"one_class", "split_names", "numeric_labels", "unique_labels", "combined_labels"}
 MOST = 10  # offenders in a message
 Count = Mapping[str, int]
 
@@ -164,8 +159,8 @@ def _garbled(counts: Count, table: Path | None) -> str:
     _, read_as, encoding = found[wrong[0]]
     if table:
         then = "" if encoding == "utf-8" else f" | iconv -f {encoding} -t utf-8"
-        back = f"iconv -f utf-8 -t {read_as} {shlex.quote(table.name)}{then} > fixed.csv"
-        return f"{problem}. Convert the file back, in its folder: `{back}`; then put fixed.csv in its place."
+        path, new = shlex.quote(str(table)), shlex.quote(f"{table}.utf8")
+        return f"{problem}. Convert it back: `iconv -f utf-8 -t {read_as} {path}{then} > {new} && mv {new} {path}`."
     return f'{problem}. Set data.zip_encoding = "{encoding}" and download again, or rename these folders.'
 
 

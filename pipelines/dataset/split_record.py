@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.dataset.image_paths import image_files, posix
+from pipelines.dataset.image_paths import JUNK, image_files, posix
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import differences, merge, to_dict
 from pipelines.settings.schema import DataSettings, Settings
@@ -26,7 +26,6 @@ OUTSIDE_A_SPLIT = ("data.white:", "data.accept:", "data.submitted_labels:")  # t
 GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 DOWNLOADED = ("sha256", "files", "bytes")  # of the download record: the same data may come from a renamed archive
-NO_CLASSES = ("__MACOSX",)  # folders that are junk beside class folders; hidden ones are too
 FOLDERS_NAMED = 10  # of each kind, in a message
 NOT_COMPARABLE = "runs of the old split are then not comparable"
 
@@ -93,7 +92,7 @@ def list_images(raw: Path, data: DataSettings) -> Listing:
         full = {images.folder(path) for path in (*labelled, *test)}
         with os.scandir(raw / data.train_images) as entries:
             names = [entry.name for entry in entries if entry.name not in full and entry.is_dir()]
-        empty = sorted(name for name in names if not name.startswith(".") and name not in NO_CLASSES)
+        empty = sorted(name for name in names if not name.startswith(".") and name not in JUNK)
     return Listing(labelled, test, empty)
 
 
@@ -110,7 +109,9 @@ def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
     return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
 
 
-def write_split_record(layout: Layout, settings: Settings, rows: "pd.DataFrame", links: Mapping[str, int]) -> None:
+def write_split_record(
+    layout: Layout, settings: Settings, rows: "pd.DataFrame", links: Mapping[str, int], listing: Listing
+) -> None:
     """Write the record of the split `rows`, whose tree has `links`; the tree and split.csv must be complete."""
     sections = to_dict(settings)
     record = {name: sections[name] for name in SPLIT_SECTIONS} | {
@@ -119,7 +120,7 @@ def write_split_record(layout: Layout, settings: Settings, rows: "pd.DataFrame",
         "links": dict(links),
         "inputs": split_inputs(layout, settings),
         "download": _download(layout),
-        "listing": _listing_record(layout, settings, rows["path"].tolist()),
+        "listing": _listing_record(listing, rows["path"].tolist()),
         "split_csv_sha256": file_sha256(layout.split_csv),
     }
     files.write_json(layout.split_record, record)
@@ -129,12 +130,11 @@ def complete_split_record(layout: Layout, settings: Settings) -> None:
     """Add what a record of an older version lacks; call it after `split_is_made`, which has compared the rest."""
     record = read_json(layout.split_record)
     if "listing" not in record:
-        listing = _listing_record(layout, settings, _split_rows(layout))
+        listing = _listing_record(list_images(layout.raw, settings.data), _split_rows(layout))
         files.write_json(layout.split_record, record | {"download": _download(layout), "listing": listing})
 
 
-def _listing_record(layout: Layout, settings: Settings, used: Iterable[str]) -> dict[str, Any]:
-    listing = list_images(layout.raw, settings.data)
+def _listing_record(listing: Listing, used: Iterable[str]) -> dict[str, Any]:
     return {
         "train_images": len(listing.labelled),
         "test_images": len(listing.test),

@@ -66,11 +66,6 @@ def _one_part(rows: pd.DataFrame, settings: SplitSettings, valid: int, grouped: 
     return f"{problem}: {better}."
 
 
-def single_image_classes(rows: pd.DataFrame) -> list[str]:
-    """Return the classes with one labelled image, which stays in train."""
-    return sorted(label for label, count in Counter(rows["label"].tolist()).items() if count == 1)
-
-
 def _hash(seed: int, text: str) -> str:
     return hashlib.sha256(f"{seed}:{normal(text)}".encode()).hexdigest()
 
@@ -178,8 +173,8 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
     path = root / group_file
     if not path.is_file():
         raise UserError(
-            f"There is no file {path}, which split.group_file names (relative to the working folder). `make audit` "
-            "writes data/<competition>/audit/groups.csv after a first split."
+            f"There is no file {path}, which split.group_file names (from the working folder). Correct it. To make "
+            "one: empty split.group_file, split, and run audit, which writes data/<competition>/audit/groups.csv."
         )
     table = read_listing(path, strip=False, may_lack_rows=True)  # without rows, each id is its own group
     if missing := [name for name in GROUP_COLUMNS if name not in table]:
@@ -202,8 +197,8 @@ def read_groups(root: Path, group_file: str, ids: Sequence[str]) -> list[str]:
         groups[name] = f"group {group}"
     where = f"{path} (split.group_file)"
     remedy = (
-        "Use ids as in data.labels, or paths below data.train_images. Correct or remove these rows, or rebuild the "
-        "file: make audit."
+        "Ids are those in data.labels, or paths below data.train_images. Correct or remove these rows. Or make the "
+        "file again: empty split.group_file, split, and run audit."
     )
     refuse(f"{where}: ids that are not the id of a labelled row", unknown, remedy)
     refuse(f"{where}: ids that are listed twice", twice, "Remove one of the two rows of each.")

@@ -21,6 +21,7 @@ from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import UserError, few, quoted
 
 SUM_TOLERANCE = 1e-4
+MEND = "Correct this file, or predict again."
 PROBABILITY_FORMAT = "%.9g"  # the precision of float32
 
 
@@ -106,12 +107,12 @@ def make_submission(
     sample, indexes = without_indexes(full), full.columns[: index_columns(full)]
     wanted, columns = sample.iloc[:, 0], sample.columns[1:]
     if missing := sorted(set(wanted) - set(ids)):
-        problem = f"{path} wants {len(missing)} ids that were not predicted, for example {few(missing)}"
-        raise UserError(f"{problem}. If images were added after the split, split again.")
+        problem = f"{path} has {len(missing)} ids that were not predicted, for example {few(missing)}"
+        raise UserError(f"{problem}. If rows were added after the split, split again; otherwise correct this file.")
     if of_labels:
         predicted.columns = columns
     elif set(columns) != set(answers):
-        raise UserError(f"{path}: its columns are not the classes that the run was trained on. Train again.")
+        raise UserError(f"{path}: its columns are not the classes that the run was trained on. Split and train again.")
     table = predicted.loc[wanted, list(columns)].rename_axis(sample.columns[0]).reset_index()
     return pd.concat([full[indexes].reset_index(drop=True), table], axis=1)  # a submission repeats indexes
 
@@ -158,22 +159,22 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
     whole = read_csv(path)
     table = without_indexes(whole)
     if len(table.columns) < 2:
-        raise UserError(f"{path} has one column; a submission has an id and at least one more.")
+        raise UserError(f"{path} has one column; a submission has an id and at least one more. {MEND}")
     ids = table.iloc[:, 0]
     if repeated := list(ids[ids.duplicated()]):
-        raise UserError(f"{path}: {len(repeated)} ids occur twice, for example {few(repeated)}.")
+        raise UserError(f"{path}: {len(repeated)} ids occur twice, for example {few(repeated)}. {MEND}")
     if settings.data.sample_submission:
         sample_path = raw / settings.data.sample_submission
         full = read_listing(sample_path)
         sample = without_indexes(full)
         if list(whole.columns) != list(full.columns):
             ours, theirs = few(list(whole.columns)), few(list(full.columns))
-            raise UserError(f"{path}: its header is {ours}; {sample_path} has {theirs}.")
+            raise UserError(f"{path}: its header is {ours}; {sample_path} has {theirs}. {MEND}")
         absent, extra = set(sample.iloc[:, 0]) - set(ids), set(ids) - set(sample.iloc[:, 0])
         if absent or extra:
             raise UserError(
                 f"{path}: its ids are not those of {sample_path}: {len(absent)} are absent ({few(sorted(absent))}), "
-                f"{len(extra)} too many ({few(sorted(extra))})."
+                f"{len(extra)} too many ({few(sorted(extra))}). {MEND}"
             )
     if settings.competition.submission == "labels":
         answers = answers_of(classes, settings, raw)
@@ -182,15 +183,17 @@ def check_submission(path: Path, classes: list[str], settings: Settings, raw: Pa
             different = sorted(set(unknown.iloc[:, 1]))
             raise UserError(
                 f"{path}, line {unknown.index[0]}: {quoted(unknown.iat[0, 1])} is not a known label ({few(answers)}); "
-                f"{len(unknown)} rows have such labels: {few(different, 10)}.{difference(different, answers)}"
+                f"{len(unknown)} rows have such labels: {few(different, 10)}.{difference(different, answers)} {MEND}"
             )
         return len(table)
     numbers = table.iloc[:, 1:].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     outside = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)  # true for NaN
     if outside.any():
-        raise UserError(f"{path}, line {outside.idxmax()}: not every value is a probability between 0 and 1.")
+        raise UserError(f"{path}, line {outside.idxmax()}: not every value is a probability between 0 and 1. {MEND}")
     sums = numbers.sum(axis=1)
     wrong = sums[(sums - 1).abs() > SUM_TOLERANCE]
     if not wrong.empty:
-        raise UserError(f"{path}, line {wrong.index[0]}: the probabilities sum to {wrong.iloc[0]:.6f}, not to 1.")
+        raise UserError(
+            f"{path}, line {wrong.index[0]}: the probabilities sum to {wrong.iloc[0]:.6f}, not to 1. {MEND}"
+        )
     return len(table)

@@ -23,10 +23,10 @@ UNNAMED = re.compile(r"(Unnamed: [0-9.]+)?")
 # All that str.strip removes, and characters without width: of joins, of the byte order, of the direction of writing.
 SPACES = (*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), *range(0x2028, 0x2030), 0x3000)
 INVISIBLE = "".join(map(chr, (*SPACES, 0xAD, *range(0x200B, 0x2010), *range(0x205F, 0x2070), 0xFEFF)))
-Note = Callable[[str], None]  # takes a sentence on how the data were understood
+Note = Callable[[str, str], None]  # takes a subject, or "note", and what was understood of it
 
 
-def silent(text: str) -> None:
+def silent(subject: str, text: str) -> None:
     """Drop a note."""
 
 
@@ -53,7 +53,7 @@ def read_listing(path: Path, note: Note = silent, strip: bool = True, may_lack_r
     else:
         grid = _separated(path, text, characters)
     if grid.separator != ",":
-        note(f"{path.name}: {SEPARATORS[grid.separator]} separate its values.")
+        note("note", f"{path.name}: {SEPARATORS[grid.separator]} separate its values.")
     return _table(path, grid, may_lack_rows)
 
 
@@ -71,7 +71,7 @@ class Grid(NamedTuple):
 
     @property
     def is_even(self) -> bool:
-        return not self.fault and all(len(row) == self.width for row in self.rows)
+        return not self.fault and set(map(len, self.rows)) <= {self.width}
 
 
 def _parse(path: Path, text: str, separator: str, characters: str | None, first_line: int = 1) -> Grid:
@@ -114,7 +114,7 @@ def _tidied(grid: Grid) -> Grid:
     if width > 1 and not all(map(any, rows)):
         lines = [line for line, row in zip(lines, rows, strict=True) if any(row)]
         rows = [row for row in rows if any(row)]
-    if any(len(row) > width for row in rows) or (rows and not rows[0][-1]):
+    if max(map(len, rows)) > width or not rows[0][-1]:
         while width > 1 and not rows[0][width - 1] and not any("".join(row[width - 1 :]) for row in rows):
             width -= 1
         rows = [row[:width] if len(row) > width and not any(row[width:]) else row for row in rows]

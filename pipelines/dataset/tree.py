@@ -51,10 +51,11 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
         for folder, group in groupby(watch(links, "linking", len(links)), key=itemgetter(0)):
             # relative to the final place of the tree, where a symbolic link must lead to the image
             upwards = os.path.relpath(source, os.path.realpath(tree / folder))
-            descriptor = os.open(unfinished / folder, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path per link
+            place = unfinished / folder
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path per link
             try:
                 for _, name, path in group:
-                    kinds[_link(f"{source}/{path}", f"{upwards}/{path}", unfinished / folder, descriptor, name)] += 1
+                    kinds[_link(f"{source}/{path}", f"{upwards}/{path}", place, descriptor, name)] += 1
             finally:
                 os.close(descriptor)
     return kinds

@@ -1,7 +1,7 @@
 """Describe what was understood of the data: classes, ids, images and what the sample submission wants."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,31 @@ from pipelines.system.errors import few, quoted, shown
 SAMPLED = 32  # images whose files are opened
 LARGE = 0.99  # share of the largest class
 SMALL = 20  # validation images
+COLOURS = dict.fromkeys(("L", "I", "I;16", "I;16B", "I;16L", "I;16N"), "grey") | {
+    "1": "black and white",
+    "P": "palette",
+    "LA": "grey with transparency",
+    "RGBA": "RGB with transparency",
+}
 
 
-def describe(settings: Settings, raw: Path, labelled: pd.DataFrame, test: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return rows of a subject and what was understood of it, for the screen."""
+def describe(
+    settings: Settings, raw: Path, labelled: pd.DataFrame, test: pd.DataFrame, columns: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return rows of a subject and what was understood of it, for the screen.
+
+    columns: where `labels`, `ids`, `tests` and `test ids` come from, if from a CSV.
+    """
     data = settings.data
     lines = [
-        *([] if data.labels else [("labels", _level(data))]),  # the columns of a CSV are noted where it is read
+        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else _level(data)),
         ("classes", f"{labelled['label'].nunique():,}: {counted(labelled['label'].tolist())}"),
-        ("ids", _ids(labelled)),
+        ("ids", _ids(columns.get("ids") or f"paths below {data.train_images}", labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
     ]
     if len(test):
-        lines.append(("test ids", _ids(test)))
+        lines += [("tests", columns["tests"])] if "tests" in columns else []
+        lines.append(("test ids", _ids(columns.get("test ids") or f"files in {data.test_images}", test)))
     return [*lines, *([("sample", _sample(raw / data.sample_submission, settings))] if data.sample_submission else [])]
 
 
@@ -40,8 +52,14 @@ def _level(data: DataSettings) -> str:
     return f"the folders in {data.train_images}{level}"
 
 
-def _ids(rows: pd.DataFrame) -> str:
-    return f"such as {quoted(rows['id'].iloc[0])} for {shown(rows['path'].iloc[0])}"
+def _choice(data: DataSettings) -> str:
+    """Return which settings choose other columns of the labels CSV, unless they are set."""
+    free = [f"data.{key}" for key in ("label_column", "id_column") if not getattr(data, key)]
+    return f" (to choose others: {', '.join(free)})" if free else ""
+
+
+def _ids(source: str, rows: pd.DataFrame) -> str:
+    return f"{source}: {quoted(rows['id'].iloc[0])} is {shown(rows['path'].iloc[0])}"
 
 
 def _images(raw: Path, paths: Sequence[str], white: int) -> str:
@@ -52,7 +70,7 @@ def _images(raw: Path, paths: Sequence[str], white: int) -> str:
         return f"none of {len(places)} that were tried can be read"
     sizes = sorted({(each.width, each.height) for each in found})
     sides = " to ".join(f"{width} x {height}" for width, height in (sizes if len(sizes) < 3 else (sizes[0], sizes[-1])))
-    kinds = _counted(f"{each.mode} of {each.bits} bits" for each in found)
+    kinds = _counted(f"{each.bits}-bit {COLOURS.get(each.mode, each.mode)}" for each in found)
     text = f"{_counted(each.format for each in found)}; {sides} pixels; {kinds}; values "
     text += f"{min(each.minimum for each in found):,} to {max(each.maximum for each in found):,}"
     if deep := [f"{each.white:,}" for each in found if each.bits > 8]:
@@ -94,10 +112,17 @@ def notes(rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequ
     if largest > LARGE * len(rows):
         share = largest / len(rows)
         found.append(
-            f"{share:.1%} of the labelled images are {quoted(label)}: always answering so has accuracy {share:.4f}."
+            f"{share:.1%} of the labelled images are {quoted(label)}: this answer alone has accuracy {share:.4f}."
         )
     if (valid := int((rows["split"] == "valid").sum())) < SMALL:
         found.append(f"Only {valid} validation images: scores on them are coarse. To have more: split.valid_ratio.")
+    if single := sorted(name for name, count in counts.items() if count == 1):
+        found.append(f"Classes with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
+    if unseen := counts.keys() - set(rows["label"][rows["split"] == "valid"].tolist()):
+        found.append(
+            f"Classes without a validation image: {len(unseen):,}. They have empty folders in valid: read these with "
+            "ImageFolder(…, allow_empty=True)."
+        )
     if without_images:
         names = few(without_images, 5)
         found.append(f"Classes of the sample submission without any labelled image: {len(without_images)} ({names}).")

@@ -15,7 +15,7 @@ from pipelines.settings.schema import DataSettings
 from pipelines.system.errors import UserError, few, quoted, shown
 
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
-SEPARATORS = (" ", ",", ";", "|")
+SEPARATORS = (";", "|", ",", " ")  # of several labels in one cell, from the surest
 NAMED = 6  # classes in a line
 JOINTS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 
@@ -50,7 +50,7 @@ def loose_form(text: str) -> str:
 
 def parts_of(label: str) -> list[str]:
     """Return the parts of a label that is several labels in one cell; one part if no separator is in it."""
-    separator = next((each for each in (";", "|", ",", " ") if each in label), None)
+    separator = next((each for each in SEPARATORS if each in label), None)
     return [part for part in map(str.strip, label.split(separator)) if part] if separator else [label]
 
 
@@ -94,7 +94,7 @@ def _remedy(
         return "A probability per image seems to be wanted; this pipeline submits labels, or a probability per class."
     texts = other_forms(values, classes)
     if not texts and len(unknown) < len(values):
-        return "No image is labelled so: check that the sample and the labels belong together, and data.label_column."
+        return "No image has such a label. Check that the sample and the labels belong together, and data.label_column."
     rows = "; ".join(f"{label},{texts.get(label, '…')}" for label in classes[:3])
     more = "; …" if len(classes) > 3 else ""
     same = "These are the same in another form. " if texts else ""

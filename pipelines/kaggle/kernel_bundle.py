@@ -17,7 +17,7 @@ from typing import Any
 
 from pipelines.kaggle.kernel_script import STAGES, Task
 from pipelines.settings.addresses import dataset_name, model_name
-from pipelines.settings.competitions import COMPETITIONS
+from pipelines.settings.loading import label_map_file, missing_label_map
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 
@@ -106,12 +106,9 @@ def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> di
                 f"model.label_map is {label_map}, which a kernel on Kaggle cannot reach: use a path relative to the "
                 "working folder or to pipelines/competitions, without '..'."
             )
-        path = next((place for place in (Path(label_map), COMPETITIONS / label_map) if place.is_file()), None)
+        path = label_map_file(label_map)
         if path is None:
-            raise UserError(
-                f"model.label_map is {label_map}, but there is no such file, nor {COMPETITIONS / label_map}. Correct "
-                "it, or leave it empty."
-            )
+            raise missing_label_map(label_map)
         files[f"{package.name}/competitions/{PurePosixPath(label_map)}"] = path
     return files
 

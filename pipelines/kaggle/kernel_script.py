@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.dataset.archive_pieces import EXTENSIONS
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings, submission_name
 from pipelines.settings.schema import Settings
@@ -26,8 +27,6 @@ from pipelines.system.files import file_sha256, write_json
 STAGES = ("download", "split", "train", "retrain", "predict")
 MANIFEST = "manifest.json"
 SEARCH_DEPTH = 4  # folders below input: competitions/<slug>/, and the folders of a dataset
-ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
-WEIGHT_FILES = (".pth", ".pt", ".bin")
 SHOWN_NAMES = 20
 
 Say = Callable[[str], None]
@@ -93,7 +92,7 @@ def find_data(folder: Path, task: Task) -> Path | None:
             return place
     for place in chain(own, _folders(folder)):
         for archive in sorted(place.glob("*")):
-            if archive.name.endswith(ARCHIVES) and _archive_holds(archive, task.slug, wanted):
+            if archive.name.endswith(EXTENSIONS) and _archive_holds(archive, task.slug, wanted):
                 return archive
     return None
 
@@ -111,12 +110,12 @@ def _names_of(name: str) -> list[str]:
     """Return `name`, of a file or folder, and the possible names of an archive that holds it."""
     path = PurePosixPath(name)
     packed = [name, str(path.with_suffix("")), path.parts[0]]
-    return [name, *(base + extension for base in dict.fromkeys(packed) for extension in ARCHIVES)]
+    return [name, *(base + extension for base in dict.fromkeys(packed) for extension in EXTENSIONS)]
 
 
 def _archive_holds(archive: Path, slug: str, wanted: Sequence[str]) -> bool:
     if not zipfile.is_zipfile(archive):
-        return archive.name in [slug + extension for extension in ARCHIVES]  # the stage download checks its content
+        return archive.name in [slug + extension for extension in EXTENSIONS]  # the stage download checks its content
     with zipfile.ZipFile(archive) as content:
         parts = {part for name in content.namelist() for part in PurePosixPath(name.replace("\\", "/")).parts}
     return all(any(PurePosixPath(name).name in parts for name in _names_of(each)) for each in wanted)
@@ -221,10 +220,12 @@ def weights_of(settings: Settings) -> list[tuple[str, str]]:
 
 def _weight_files(folder: Path, data: Path | None) -> list[Path]:
     """Return the possible weight files below `folder`, without those below `data`."""
+    from pipelines.models import weight_files
+
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if Path(place) / name != data)
-        found += [Path(place) / name for name in sorted(names) if name.lower().endswith(WEIGHT_FILES)]
+        found += [Path(place) / name for name in sorted(names) if name.lower().endswith(weight_files.EXTENSIONS)]
     return found
 
 

@@ -5,13 +5,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from pipelines.settings.addresses import SITE, competition_name
 from pipelines.system.errors import UserError, did_you_mean, few, quoted, shown
 from pipelines.system.files import path_problem
 from pipelines.system.shell import user_path
 
 COMPETITIONS = Path(__file__).parent.parent / "competitions"
 ENDING = ".toml"
-ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?kaggle\.com/(?:competitions|c)/([^/?#]+)")
 MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # at the beginning of a file
 # What tomllib says, and what to do about it.
 HINTS = {
@@ -50,8 +50,7 @@ def _unknown(competition: str, folder: Path) -> UserError:
     known = sorted(file.stem for file in folder.glob(f"*{ENDING}"))
     path = user_path(competition)
     problem = f"There is no competition {quoted(competition)}."
-    if address := ADDRESS.match(competition):
-        slug = address[1]
+    if SITE.match(competition) and (slug := competition_name(competition)):
         how = "" if slug in known else f" after writing {folder / slug}{ENDING} (docs/competitions.md)"
         return UserError(f"{shown(competition)} is an address. Give its last part, the slug{how}: COMP={slug}")
     if path_problem(competition):

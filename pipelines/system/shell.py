@@ -1,6 +1,7 @@
 """Commands that the user can paste into a shell, whatever the names in them."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
+VARIABLE = re.compile(r"\b(ARCHIVE|RECIPES?|RUN|SEEDS|SET|SOLUTION|TRY)=")  # of the Makefile, and an option of a stage
 CALLED_FROM = "CALLED_FROM"  # set by the Makefile: the folder in which the user called make
 
 
@@ -33,6 +35,19 @@ def path_word(path: Path) -> str:
         path = path.relative_to(folder)
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def as_called(message: str) -> str:
+    """Return `message` as the user can follow it: paths below the user's folder relative to it, `RUN=` as `--run=`.
+
+    The latter only where the user calls the stages without make.
+    """
+    with suppress(FileNotFoundError):  # the folder is gone
+        if not _called_from_elsewhere():
+            message = re.sub(rf"(?<![^\s'\"=(`]){re.escape(f'{Path.cwd()}/')}(?=[^\s-])", "", message)
+        if not make_works_here():
+            message = VARIABLE.sub(lambda found: f"--{found[1].lower()}=", message.replace(" COMP=", " "))
+    return message
 
 
 def removal(*paths: Path) -> str:

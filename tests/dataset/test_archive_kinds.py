@@ -192,7 +192,7 @@ def test_only_damage_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(DamagedArchive, match="Copy or download it again"):
         unpack(tmp_path / "a.zip", tmp_path / "target")
     around = make_zip(tmp_path / "b.zip", {"a.zip": bytes(damaged)})
-    with pytest.raises(DamagedArchive, match="inside the archive around it: unpack that one yourself"):
+    with pytest.raises(DamagedArchive, match="inside another archive: unpack that one yourself"):
         unpack(around, tmp_path / "target")
     with pytest.raises(UserError) as caught:
         unpack(packed_zip(tmp_path / "c.zip", 98, TEXT, b"?"), tmp_path / "target")

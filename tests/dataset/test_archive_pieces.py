@@ -58,7 +58,7 @@ def test_missing_and_short_pieces_are_named(tmp_path: Path) -> None:
     first, second, third = cut(make_zip(tmp_path / "cats.zip", FILES), NUMBERS)
     middle = second.read_bytes()
     second.unlink()
-    refused(first, "of these are missing: 'cats.zip.002'", "into one folder")
+    refused(first, "these are missing: 'cats.zip.002'", "into one folder")
     second.write_bytes(middle[:-10])
     refused(third, f"the piece 'cats.zip.002' has {len(middle) - 10:,} bytes, others have {len(middle):,}")
     second.write_bytes(middle)
@@ -120,7 +120,7 @@ def test_a_zip_whose_offsets_count_from_each_piece(tmp_path: Path, large: bool) 
         assert unpack(piece, tmp_path / "target") == Unpacked(3, TOTAL)
         assert contents(tmp_path / "target") == FILES
     (tmp_path / "cats.z02").unlink()
-    refused(last, "of these are missing: 'cats.z02'")
+    refused(last, "these are missing: 'cats.z02'")
     last.unlink()
     refused(tmp_path / "cats.z01", "the last piece, 'cats.zip', is not beside it")
 

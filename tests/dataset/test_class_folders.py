@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dataset.class_folders import empty_folders, inner_folders
+from pipelines.dataset.class_folders import inner_folders
 from pipelines.dataset.labels import labelled_rows
+from pipelines.dataset.split_record import list_images
 from pipelines.settings.loading import merge, parse_overrides
 from pipelines.settings.schema import DataSettings, Settings, SplitSettings
 from pipelines.system.errors import UserError
@@ -109,7 +110,7 @@ def test_these_first_folders_are_classes(tmp_path: Path, names: tuple[str, ...])
 
 def test_empty_and_inner_folders_are_said(tmp_path: Path) -> None:
     touch(tmp_path / "train", "cat/1.png", "dog/2.png", ".git/3.png", "fox/notes.txt", "__MACOSX/cat/._1.png")
-    assert empty_folders(tmp_path, DataSettings(), ["cat", "dog"]) == ["fox"]
+    assert list_images(tmp_path, DataSettings()).empty == ["fox"]
     assert inner_folders(["cat/1.png", "dog/a/1.png"], DataSettings()) == ""
     assert "hold 3 folders ('a', 'b', 'c'). If" in inner_folders(
         ["x/a/1.png", "x/b/1.png", "y/c/1.png"], DataSettings()

@@ -11,17 +11,20 @@ import pytest
 
 from pipelines.dataset import labels  # pytest would collect test_rows if it were imported by name
 from pipelines.dataset.labels import labelled_rows
+from pipelines.dataset.tables import Note
 from pipelines.settings.schema import DataSettings, SplitSettings
 from pipelines.system.errors import UserError
 from tests.support.raw_files import touch, write
 
-HINT = " (to choose others: data.id_column, data.label_column)"
+
+def teller(notes: list[str]) -> Note:
+    return lambda subject, text: notes.append(f"{subject}: {text}")
 
 
 def read(raw: Path, **data: Any) -> tuple[list[list[str]], list[str]]:
     """Return id, path and label of the labelled rows, and the notes."""
     notes: list[str] = []
-    rows = labelled_rows(raw, DataSettings(labels="labels.csv", **data), SplitSettings(), note=notes.append)
+    rows = labelled_rows(raw, DataSettings(labels="labels.csv", **data), SplitSettings(), note=teller(notes))
     return rows[["id", "path", "label"]].to_numpy().tolist(), notes
 
 
@@ -51,8 +54,8 @@ def test_an_index_of_pandas_is_no_id(raw: Path, start: int, name: str) -> None:
     write(raw / "labels.csv", f"{name},id,label\n{cells}")
     rows, notes = read(raw)
     assert rows == [[str(number), f"train/{number}.png", f"c{number}"] for number in order]
-    index = ", after an index in front, which is not used"
-    assert notes == [f"Labels: column 'label' by column 'id' of labels.csv{index}{HINT}."]
+    index = ", after an index that is not used"
+    assert notes == ["labels: column 'label' of labels.csv", f"ids: column 'id' of labels.csv{index}"]
 
 
 def test_ids_in_a_column_without_a_name(raw: Path) -> None:
@@ -67,20 +70,21 @@ def test_a_column_that_is_named_is_obeyed(raw: Path) -> None:
     assert [row[0] for row in read(raw, id_column="number", label_column="label")[0]] == ["1", "2", "3"]
     assert [row[0] for row in read(raw, id_column="id", label_column="label")[0]] == ["3", "1", "2"]
     assert read(raw, id_column="id", label_column="label")[1] == [
-        "Labels: column 'label' by column 'id' of labels.csv."
+        "labels: column 'label' of labels.csv",
+        "ids: column 'id' of labels.csv",
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "words", "label"),
     [
-        ("label,id\na,1\nb,2\na,3\n", "not each row's label is an image in", "a"),
+        ("label,id\na,1\nb,2\na,3\n", "column label does not name an image in", "a"),
         (
             "file;width;height;ClassId\n1.png;9;8;x\n2.png;9;8;y\n3.png;9;8;x\n",
-            "labels come from its second column",
+            "its second column, width, has the labels. Is that right?",
             "x",
         ),
-        ("width,file,x1,class\n9,1.png,0,a\n9,2.png,0,b\n9,3.png,0,a\n", "not each row's width is an image", "a"),
+        ("width,file,x1,class\n9,1.png,0,a\n9,2.png,0,b\n9,3.png,0,a\n", "column width does not name an image", "a"),
         ("id,path,label\n1,train/1.png,a\n2,train/2.png,b\n3,train/3.png,a\n", "path, names the images", "a"),
     ],
 )
@@ -153,7 +157,7 @@ def test_another_form_of_ids_is_said(raw: Path, ids: list[str], rule: str) -> No
     write(raw / "labels.csv", "id,label\n" + "".join(f"{name},a\n" for name in ids))
     rows, notes = read(raw)
     assert [row[:2] for row in rows] == [[name, f"train/{n}.png"] for n, name in enumerate(ids, 1)]
-    assert f"Ids of labels.csv are compared {rule} with the names of files: '{ids[0]}' is train/1.png." in notes
+    assert f"ids: column 'id' of labels.csv, compared {rule} with the names of files" in notes
 
 
 def test_where_the_images_are_is_said_if_none_is_found(raw: Path) -> None:
@@ -178,7 +182,7 @@ def test_images_of_another_format_are_named(tmp_path: Path) -> None:
 def of_test(raw: Path, **data: Any) -> tuple[list[list[str]], list[str]]:
     notes: list[str] = []
     settings = DataSettings(**{"sample_submission": "sample.csv", "test_table": "test.csv"} | data)
-    return labels.test_rows(raw, settings, notes.append)[0].to_numpy().tolist(), notes
+    return labels.test_rows(raw, settings, teller(notes))[0].to_numpy().tolist(), notes
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def test_the_ids_of_the_sample_are_joined_to_those_of_the_test_table(tmp_path: P
     assert [path for _, path in rows] == ["test/2.png", "test/1.png"]
     column = 1 if sample.startswith(",") else 0
     assert [name for name, _ in rows] == [line.split(",")[column] for line in sample.splitlines()[:0:-1]]
-    assert any(note.startswith("Ids of the submission: column ") for note in notes)
+    assert any(note.startswith("test ids: column ") for note in notes)
 
 
 def test_a_sample_that_wants_other_images_is_refused_with_counts(tmp_path: Path) -> None:
@@ -213,7 +217,7 @@ def test_a_sample_that_wants_other_images_is_refused_with_counts(tmp_path: Path)
     write(tmp_path / "sample.csv", "id,label\n1,x\n")
     rows, notes = of_test(tmp_path)
     assert rows == [["1", "test/1.png"], ["2.png", "test/2.png"]]
-    assert "Test images that the sample submission does not want: 1; they are predicted, but not submitted." in notes
+    assert "note: Images of test.csv that are not in sample.csv, and so not submitted: 1." in notes
 
 
 def test_ids_of_the_sample_are_looked_up_among_the_listed_images(tmp_path: Path) -> None:
@@ -232,7 +236,7 @@ def test_another_separator_of_the_sample_is_said(tmp_path: Path) -> None:
     touch(tmp_path / "test", "1.png")
     write(tmp_path / "sample.csv", "id;label\n1;x\n")
     notes = of_test(tmp_path, test_table="")[1]
-    words = "sample.csv: semicolons separate its values. The submission is written with commas, as Kaggle wants."
+    words = "note: sample.csv: semicolons separate its values. The submission will have commas, as Kaggle wants."
     assert words in notes
 
 

@@ -72,7 +72,7 @@ def test_ids_of_which_none_is_an_image(tmp_path: Path) -> None:
     message = refusal(tmp_path)
     assert "ids without an image in train, 40 in all: line 2: 'x0'; " in message
     assert "line 11: 'x9'; …. " in message
-    assert "train holds 1 images, such as train/1.png. No id is the name of one. Set data.train_images, or" in message
+    assert "train holds 1 images, such as train/1.png. No id names one. Set data.train_images to" in message
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_missing_labels_csv_and_columns(tmp_path: Path) -> None:
     write(tmp_path / "labels.csv", "id,label\n1,a\n")
     assert "no column 'breed'" in refusal(tmp_path, DataSettings(labels="labels.csv", label_column="breed"))
     message = refusal(tmp_path, DataSettings(labels="labels.csv", id_column="label"))
-    assert "not each row's label is an image" in message
+    assert "column label does not name an image" in message
     assert 'Set data.id_column = "id".' in message
 
 

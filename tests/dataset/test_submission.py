@@ -174,7 +174,7 @@ def test_predictions_that_the_sample_does_not_ask_for_are_left_out(tmp_path: Pat
 
 def test_ids_that_were_not_predicted_are_named(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,label", "2,cat", "7,cat", "8,cat")
-    with pytest.raises(UserError, match=r"sample\.csv wants 2 ids that were not predicted, for example '7', '8'"):
+    with pytest.raises(UserError, match=r"sample\.csv has 2 ids that were not predicted, for example '7', '8'"):
         make_submission(["1", "2"], sure_of([0, 1]), CLASSES, LABELS, tmp_path)
 
 

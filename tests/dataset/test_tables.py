@@ -96,7 +96,7 @@ def test_a_listing_is_read_as_other_programs_write_it(
     tmp_path: Path, content: bytes, rows: list[list[str]], note: str
 ) -> None:
     notes: list[str] = []
-    table = read_listing(write(tmp_path / "a.csv", content), notes.append)
+    table = read_listing(write(tmp_path / "a.csv", content), lambda _, text: notes.append(text))
     assert table.columns[0] == "id"
     assert table.to_numpy().tolist() == rows
     assert notes == ([f"a.csv: {note} separate its values."] if note else [])

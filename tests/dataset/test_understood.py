@@ -35,15 +35,23 @@ def test_a_table_is_described(tmp_path: Path) -> None:
     test = pd.DataFrame({"id": ["9"], "path": ["test/9.png"]})
     image(tmp_path / "test/9.png", "RGB", 8, 50)
     settings = settings_of("probabilities", labels="labels.csv", label_column="breed", sample_submission="sample.csv")
-    assert understood.describe(settings, tmp_path, labelled, test) == [
+    columns = {
+        "labels": "column 'breed' of labels.csv",
+        "ids": "column 'id' of labels.csv",
+        "tests": "a",
+        "test ids": "b",
+    }
+    assert understood.describe(settings, tmp_path, labelled, test, columns) == [
+        ("labels", "column 'breed' of labels.csv (to choose others: data.id_column)"),
         ("classes", "2: cat (2), dog (2)"),
-        ("ids", "such as '1' for train/1.png"),
+        ("ids", "column 'id' of labels.csv: '1' is train/1.png"),
         (
             "images",
-            "PNG (3), JPEG (1); 8 x 8 to 16 x 8 pixels; RGB of 8 bits (2), L of 8 bits (1), I;16 of 16 bits (1); "
+            "PNG (3), JPEG (1); 8 x 8 to 16 x 8 pixels; 8-bit RGB (2), 8-bit grey (1), 16-bit grey (1); "
             "values 10 to 4,095, white is 4,095 (5 of 5 looked at; 1 cannot be read)",
         ),
-        ("test ids", "such as '9' for test/9.png"),
+        ("tests", "a"),
+        ("test ids", "b: '9' is test/9.png"),
         ("sample", "a probability for each of 2 classes and 1 ids"),
     ]
 
@@ -56,7 +64,7 @@ def test_different_whites_are_said_with_the_setting(tmp_path: Path) -> None:
         (0, "white is 4,095 (1), 1,023 (1) by each image's own values (data.white"),
         (4095, "4,095 ("),
     ):
-        lines = understood.describe(settings_of("labels", white=white), tmp_path, labelled, labelled.head(0))
+        lines = understood.describe(settings_of("labels", white=white), tmp_path, labelled, labelled.head(0), {})
         assert words in dict(lines)["images"]
 
 
@@ -67,7 +75,7 @@ def test_class_folders_without_tests_are_described(tmp_path: Path) -> None:
         (2, "the folders in train, on level 2"),
         (-1, "the folder of each image in train"),
     ):
-        lines = understood.describe(settings_of("labels", class_level=level), tmp_path, labelled, labelled.head(0))
+        lines = understood.describe(settings_of("labels", class_level=level), tmp_path, labelled, labelled.head(0), {})
         assert [subject for subject, _ in lines] == ["labels", "classes", "ids", "images"]
         assert lines[0][1] == words
 
@@ -76,7 +84,7 @@ def test_an_empty_label_column_of_the_sample_is_said(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,label\n9,\n8,\n")
     labelled = pd.DataFrame({"id": ["a/1.png"], "path": ["train/a/1.png"], "label": ["a"]})
     settings = settings_of("labels", sample_submission="sample.csv")
-    sample = understood.describe(settings, tmp_path, labelled, labelled)[-1]
+    sample = understood.describe(settings, tmp_path, labelled, labelled, {})[-1]
     assert sample == ("sample", "a label for each of 2 ids in column 'label', empty in the sample")
 
 
@@ -86,11 +94,13 @@ def test_only_the_largest_classes_are_named() -> None:
 
 
 def test_what_is_rarely_meant_is_noted() -> None:
-    rows = pd.DataFrame({"label": ["cat"] * 999 + ["dog"], "split": ["train"] * 981 + ["valid"] * 19})
+    rows = pd.DataFrame({"label": ["cat"] * 999 + ["dog"], "split": ["valid"] * 19 + ["train"] * 981})
     found = understood.notes(rows, ["emu"], ["owl"])
-    assert found[0].startswith("99.9% of the labelled images are 'cat': always answering so has accuracy 0.9990")
+    assert found[0].startswith("99.9% of the labelled images are 'cat': this answer alone has accuracy 0.9990")
     assert found[1].startswith("Only 19 validation images")
-    assert found[2] == "Classes of the sample submission without any labelled image: 1 ('emu')."
-    assert found[3] == "Folders without images, which are no classes: 'owl'."
-    even = rows.assign(label=["cat", "dog"] * 500, split=["train", "valid"] * 500)
+    assert found[2] == "Classes with a single image, which stays in train: 1 ('dog')."
+    assert found[3].startswith("Classes without a validation image: 1.")
+    assert found[4] == "Classes of the sample submission without any labelled image: 1 ('emu')."
+    assert found[5] == "Folders without images, which are no classes: 'owl'."
+    even = rows.assign(label=["cat", "dog"] * 500, split=["train"] * 500 + ["valid"] * 500)
     assert understood.notes(even, [], []) == []

@@ -44,7 +44,7 @@ def sample(raw: Path, *values: str, header: str = "id,label") -> Path:
         (
             ["cat", "dog"],
             ["cat", "fox", "owl"],
-            ["has 'fox', 'owl' (2 of its 3 different values)", "No image is labelled so"],
+            ["has 'fox', 'owl' (2 of its 3 different values)", "No image has such a label"],
         ),
     ],
 )

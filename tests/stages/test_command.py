@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import command
 from pipelines.system.errors import TryAgainLater, UserError
-from pipelines.system.shell import removal
+from pipelines.system.shell import as_called, removal
 
 
 def fail_with(error: BaseException) -> int:
@@ -198,6 +198,18 @@ def test_repeat_gives_the_same_words_back() -> None:
         ["cifar-10", "--recipe", "textbook", "--set", "train.epochs=5", "train.lr=1e-3"], namespace=command.Words()
     )
     assert words.repeat("retrain") == "make retrain COMP=cifar-10 RECIPE=textbook SET='train.epochs=5 train.lr=1e-3'"
+
+
+def test_messages_have_paths_and_options_as_the_user_types_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = f"{tmp_path}/a b.csv, '{tmp_path}/c' and /x{tmp_path}/d: COMP=x, ARCHIVE=folder, SET='train.lr=1'"
+    monkeypatch.chdir(tmp_path)
+    assert as_called(message) == f"a b.csv, 'c' and /x{tmp_path}/d: COMP=x, ARCHIVE=folder, SET='train.lr=1'"
+    monkeypatch.setenv("CALLED_FROM", "/")
+    assert as_called(message) == message
+    monkeypatch.delenv("CALLED_FROM")
+    assert as_called(message) == f"a b.csv, 'c' and /x{tmp_path}/d: x, --archive=folder, --set='train.lr=1'"
 
 
 def test_without_a_makefile_the_next_step_is_a_call_of_the_module(

@@ -361,7 +361,7 @@ def test_competition_without_test_images_trains_and_says_so_at_predict(
     toml.write_text(text.replace('test_images = "prüfung"', 'test_images = ""'), encoding="utf-8")
     for stage, *words in (["download", "--archive", "source"], ["split"], ["train"], ["retrain"]):
         assert run(stage, "colours.toml", *words) == 0
-    assert "Test images: none" in capsys.readouterr().out
+    assert "No test images" in capsys.readouterr().out
     assert run("predict", "colours.toml") == 2
     assert "has no test rows" in capsys.readouterr().err
 

@@ -58,20 +58,19 @@ def test_what_it_writes_and_prints(work: Path, capsys: pytest.CaptureFixture[str
     assert record["split_csv_sha256"] == file_sha256(data / "split.csv")
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        "Test images: column 'id' of sample.csv.",
-        "Labels: column 'label' by column 'id' of labels.csv (to choose others: data.id_column, data.label_column).",
+        "labels    column 'label' of labels.csv (to choose others: data.label_column, data.id_column)",
         "classes   2: cat (6), dog (6)",
-        "ids       such as '1' for train/1.png",
+        "ids       column 'id' of labels.csv: '1' is train/1.png",
         "images    none of 14 that were tried can be read",
-        "test ids  such as '2' for test/2.png",
+        "test ids  column 'id' of sample.csv: '2' is test/2.png",
         "sample    a label for each of 2 ids in column 'label', such as 'cat'",
         "split  images  classes  smallest class  largest class",
-        "train       8        2           cat 4          dog 4",
-        "valid       4        2           cat 2          dog 2",
+        "train       8        2         cat (4)        dog (4)",
+        "valid       4        2         cat (2)        dog (2)",
         "test        2        -               -              -",
         "Tree: data/tiny/train_valid_test, 26 hard links.",
         "Note: Only 4 validation images: scores on them are coarse. To have more: split.valid_ratio.",
-        "Test images that are not listed: 1; they are left out.",
+        "Note: Images in test that are not listed, and so left out: 1.",
         "Next: make train COMP=tiny.toml SET=split.valid_ratio=0.3",
     ]
 
@@ -84,10 +83,10 @@ def test_it_says_what_is_not_plain_from_the_table(work: Path, capsys: pytest.Cap
     (work / "tiny.toml").write_text('[data]\nlabels = "labels.csv"\ntest_images = "none"\n[split]\nfolds = 3\n')
     assert call() == 0
     printed = capsys.readouterr().out
-    assert "Folds: 4, 4, 4 images; 1 always train; fold 0 is the valid above." in printed
-    assert "Classes with a single image, which stays in train: 1 (owl)." in printed
-    assert "Classes without a valid image: 1." in printed
-    assert "Test images: none, there is nothing to predict." in printed
+    assert "Folds: 4, 4, 4 images, and 1 always in train; fold 0 is valid above." in printed
+    assert "Classes with a single image, which stays in train: 1 ('owl')." in printed
+    assert "Classes without a validation image: 1." in printed
+    assert "No test images, so there is nothing to predict." in printed
 
 
 def test_listings_of_other_programs_are_split_as_they_are_meant(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,8 +99,8 @@ def test_listings_of_other_programs_are_split_as_they_are_meant(work: Path, caps
     assert call() == 0
     printed = capsys.readouterr().out
     assert "labels.csv: semicolons separate its values." in printed
-    assert "column 'label' by column 'id' of labels.csv, after an index in front, which is not used" in printed
-    assert "Ids of labels.csv are compared without their extension with the names of files: '7.jpg' is train" in printed
+    columns = "column 'id' of labels.csv, after an index that is not used, compared without their extension"
+    assert f"ids       {columns} with the names of files: '7.jpg' is train" in printed
     table = read_split_csv(work / "data/tiny/split.csv")
     labels = table[table["split"] != "test"].set_index("path")["label"]
     assert labels.to_dict() == {f"train/{n}.png": "cat" if n % 2 else "dog" for n in order}

@@ -99,7 +99,7 @@ def test_a_split_by_its_groups_has_no_twins_across(work: Tiny, capsys: pytest.Ca
         path.unlink()
     words = [str(work.toml), "--set", "split.valid_ratio=0.25", f"split.folds={folds}", GROUPS]
     assert command.run(split.main, words) == 0
-    assert "Groups of data/tiny/audit/groups.csv: 1 of 3 rows, each on one side." in capsys.readouterr().out
+    assert "Groups of data/tiny/audit/groups.csv: 1 with 3 rows, each in one part." in capsys.readouterr().out
     rows = read_split_csv(work.layout.split_csv)
     of_group = rows[rows["id"].isin(read_csv(work.layout.audit.groups)["id"]) & (rows["split"] != "test")]
     assert len(of_group) == 3

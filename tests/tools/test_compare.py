@@ -192,7 +192,7 @@ def test_failed_training_ends_the_comparison_with_its_status(
         compared(*TWO, "--set", "train.limit=1")
     assert stop.value.code == 2
     error = capfd.readouterr().err
-    assert "error: Of the 1 labelled rows chosen" in error
+    assert "error: train.limit is 1: of these 1 labelled rows, " in error
     assert re.search("The comparison stopped at the run default-seed0-[0-9a-f]{6}", error)
     assert not list(divided.glob("runs/tiny/scratch*"))
 
