@@ -5,6 +5,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -171,7 +172,7 @@ def test_a_machine_without_internet_learns_of_the_other_way() -> None:
 
 
 def test_a_system_without_certificates_gets_those_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    none = ssl.get_default_verify_paths()._replace(cafile=None, capath=None)
+    none = SimpleNamespace(cafile=None, capath=None)
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: none)
     text = (
         "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate (_ssl.c:1)"

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pipelines import command
 from pipelines.kaggle import service
 from pipelines.kaggle.credentials import Credential, find_credential, missing_because, steps_to_credential
-from pipelines.kaggle.failures import NOTEBOOKS_ONLY, where_they_are
+from pipelines.kaggle.failures import NOTEBOOKS_ONLY, WITHOUT_KAGGLE, where_they_are
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
-from pipelines.system.network import proxy_of
+from pipelines.system.network import offline_hint, proxy_of
 from pipelines.tools.doctor_checks import Check, Verdict
 
 ASKED = ("account", "competition", "rules", "deadline", "submissions")  # the checks that Kaggle answers
@@ -122,6 +122,8 @@ def _failed(name: str, error: Exception, bad: Verdict, credential: Credential) -
     found = str(error).partition(". ")[0].removesuffix(".")
     later = isinstance(error, TryAgainLater)
     step = str(error).replace(where_they_are(), "")
+    if name == "account" and offline_hint(step):
+        step += f" {WITHOUT_KAGGLE}"
     if not later and "credentials" in found:
         step += f" Kaggle refused the {credential}."
     if later and not service.is_standin() and (proxy := _proxy("https")):
