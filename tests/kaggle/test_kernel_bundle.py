@@ -453,14 +453,15 @@ def test_the_script_itself_is_python_3_10() -> None:
 PRETRAINED = ("model.name=resnet18", "model.weights=IMAGENET1K_V1")
 
 
-def test_weights_are_linked_from_what_is_attached(tmp_path: Path) -> None:
-    attached = lay(tmp_path / "input" / "my-weights" / "pytorch" / "small" / "1", "small.pth")
+@pytest.mark.parametrize("name", ["small.pth", "small.safetensors", "small.ckpt"])
+def test_weights_are_linked_from_what_is_attached(tmp_path: Path, name: str) -> None:
+    attached = lay(tmp_path / "input" / "my-weights" / "pytorch" / "small" / "1", name)
     layout = Layout(tmp_path / "work", "digits")
     said: list[str] = []
-    settings = weighted("model.name=shufflenet_v2_x0_5", "model.weights=weights/small.pth")
+    settings = weighted("model.name=shufflenet_v2_x0_5", f"model.weights=weights/{name}")
     attach_weights(settings, tmp_path / "input", None, layout, said.append)
-    assert (layout.weights / "small.pth").readlink() == attached / "small.pth"
-    assert said == [f"Weights: {attached / 'small.pth'}"]
+    assert (layout.weights / name).readlink() == attached / name
+    assert said == [f"Weights: {attached / name}"]
 
 
 def weighted(*overrides: str) -> Settings:
