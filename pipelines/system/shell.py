@@ -54,6 +54,12 @@ def module_command(module: str, arguments: list[str]) -> str:
     return shlex.join([sys.executable, "-m", module, *arguments])
 
 
+def elsewhere() -> str:
+    """Return how to call the stages in another folder than the checkout."""
+    call = module_command("pipelines.download", ["--help"])
+    return f"work in another folder: cd to it; export PYTHONPATH={shlex.quote(str(CHECKOUT))}; {call}"
+
+
 def make_works_here() -> bool:
     """Return whether the user calls the stages by make: from a target, or in the folder that has the Makefile."""
     return CALLED_FROM in os.environ or Path.cwd().resolve() == CHECKOUT.resolve()
