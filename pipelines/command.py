@@ -291,6 +291,8 @@ def _explain(error: OSError) -> str:
     if error.errno in OUTSIDE:
         check = "Check that the disk is mounted and the name is right, then run the same command again."
         return f"Cannot read or write{place}: {error.strerror}. No partial file was kept. {check}"
+    if (link := Path(str(error.filename))).is_symlink() and not link.exists():
+        return f"{link} is a link to {link.readlink()}, which is not there. Mount its disk, or correct the link."
     if isinstance(error, FileNotFoundError) and not _working_folder_exists():
         return "The working folder is no longer there. Check that its disk is mounted."
     return ""

@@ -57,7 +57,7 @@ def module_command(module: str, arguments: list[str]) -> str:
 def elsewhere() -> str:
     """Return how to call the stages in another folder than the checkout."""
     call = module_command("pipelines.download", ["--help"])
-    return f"work in another folder: cd to it; export PYTHONPATH={shlex.quote(str(CHECKOUT))}; {call}"
+    return f"work in another folder: there, export PYTHONPATH={shlex.quote(str(CHECKOUT))}; {call}"
 
 
 def make_works_here() -> bool:
