@@ -23,7 +23,7 @@ from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
 from pipelines.system.files import is_plain_name, only_one
 from pipelines.system.memory import explained
-from pipelines.system.shell import as_called, make_command, make_works_here, module_command, unquoted
+from pipelines.system.shell import as_called, elsewhere, make_command, make_works_here, module_command, unquoted
 from pipelines.system.signals import STOPPING, handled_by
 from pipelines.system.surroundings import prepare
 
@@ -287,10 +287,12 @@ def _explain(error: OSError) -> str:
     if error.errno in FULL:
         return f"The disk is full{place}. No partial file was kept. Free space, then run the same command again."
     if error.errno in FORBIDDEN:
-        return f"No permission{place}: {error.strerror}. Change the permissions, or work in another folder."
+        return f"No permission{place}: {error.strerror}. Change the permissions, or {elsewhere()}"
     if error.errno in OUTSIDE:
         check = "Check that the disk is mounted and the name is right, then run the same command again."
         return f"Cannot read or write{place}: {error.strerror}. No partial file was kept. {check}"
+    if (link := Path(str(error.filename))).is_symlink() and not link.exists():
+        return f"{link} is a link to {link.readlink()}, which is not there. Mount its disk, or correct the link."
     if isinstance(error, FileNotFoundError) and not _working_folder_exists():
         return "The working folder is no longer there. Check that its disk is mounted."
     return ""

@@ -74,7 +74,12 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     content: dict[str, Any] = {"format": FORMAT} | vars(checkpoint) | {"settings": to_dict(checkpoint.settings)}
     # torch would turn an interrupt while it writes into a RuntimeError.
     with undisturbed(), atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
-        torch.save(content, file)  # not by name: torch would turn a full disk into a RuntimeError
+        try:
+            torch.save(content, file)  # by name, torch would not say that the disk is full
+        except RuntimeError as error:
+            if isinstance(full := error.__context__, OSError):  # torch tries to end the file, and fails again
+                raise full from None
+            raise
 
 
 def load(path: Path) -> Checkpoint:

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,22 +72,46 @@ def atomic_file(path: Path, make_folder: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`; if the block succeeds, it replaces `path`."""
+    """Yield a new empty folder beside `path`; if the block succeeds, it replaces `path`.
+
+    Raises `UserError` if another process is writing `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, outgoing = partial_name(path), path.with_name(f".{path.name}.outgoing")
-    for left in (partial, outgoing):  # by a killed process
-        shutil.rmtree(left, ignore_errors=True)
+    with suppress(FileNotFoundError), _sole_writer(partial, path):
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
+    shutil.rmtree(outgoing, ignore_errors=True)
     partial.mkdir()
+    with _sole_writer(partial, path):
+        try:
+            yield partial
+            if path.exists():
+                os.replace(path, outgoing)
+            os.replace(partial, path)
+            if outgoing.exists():
+                shutil.rmtree(outgoing)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _sole_writer(folder: Path, path: Path) -> Iterator[None]:
+    """Hold the lock of `folder`, which becomes `path`.  Raises `UserError` if another process holds it."""
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield partial
-        if path.exists():
-            os.replace(path, outgoing)
-        os.replace(partial, path)
-        if outgoing.exists():
-            shutil.rmtree(outgoing)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another process is writing {path}. Wait until it has ended, or stop it.") from None
+        except OSError:  # a file system that cannot lock folders
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

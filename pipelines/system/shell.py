@@ -79,6 +79,12 @@ def pip_command(*words: str) -> str:
     return module_command("pip", ["install", *words])
 
 
+def elsewhere() -> str:
+    """Return how to call the stages in another folder than the checkout."""
+    call = module_command("pipelines.download", ["--help"])
+    return f"work in another folder: there, export PYTHONPATH={shlex.quote(str(CHECKOUT))}; {call}"
+
+
 def make_works_here() -> bool:
     """Return whether the user calls the stages by make: from a target, or in the folder that has the Makefile."""
     return CALLED_FROM in os.environ or Path.cwd().resolve() == CHECKOUT.resolve()

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,19 @@ def test_everything_comes_back_to_the_last_digit(path: Path) -> None:
     assert list(loaded.weights) == list(saved.weights)
     assert all(torch.equal(loaded.weights[name], value) for name, value in saved.weights.items())
     assert [entry.name for entry in path.parent.iterdir()] == ["best.pt"]
+
+
+@pytest.mark.parametrize("room", [0, 43_000, 500_000])
+def test_a_disk_that_fills_up_in_the_middle_is_an_os_error(path: Path, room: int) -> None:
+    """torch adds a RuntimeError about the position in the file, which would be taken for a mistake of ours."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))  # a larger file cannot be written
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(path, small(weights={"a": torch.zeros(10_000), "b": torch.zeros(1_000_000)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(path.parent.iterdir())
 
 
 def test_the_network_comes_back_without_any_other_file(path: Path) -> None:

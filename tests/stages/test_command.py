@@ -46,9 +46,25 @@ def test_full_disk_is_named(number: int, capsys: pytest.CaptureFixture[str]) -> 
     assert "The disk is full at data/x" in capsys.readouterr().err
 
 
-def test_forbidden_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_forbidden_path_is_named_and_the_stages_work_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert fail_with(PermissionError(errno.EACCES, "Permission denied", "runs/x")) == 2
-    assert "No permission at runs/x" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "No permission at runs/x" in said
+    pasted = said.partition("work in another folder: there, ")[2]
+    help_text = subprocess.run(pasted, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "usage: python -m pipelines.download" in help_text
+
+
+def test_a_folder_that_is_a_link_to_a_lost_disk_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to("/media/usb/data")
+    assert command.run(lambda arguments: Path("data/digits").mkdir(parents=True, exist_ok=True)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: data is a link to /media/usb/data, which is not there. Mount its disk, or correct")
 
 
 def test_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, atomic_folder, file_sha256, read_json, write_json, write_text
 
 
@@ -91,6 +92,17 @@ def test_a_partial_folder_of_a_killed_process_is_emptied_first(tmp_path: Path) -
     with atomic_folder(tmp_path / "folder") as partial:
         (partial / "new").write_text("")
     assert names(tmp_path / "folder") == ["new"]
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "folder") as partial:
+        (partial / "first").write_text("")
+        with (
+            pytest.raises(UserError, match=r"Another process is writing .*folder\. Wait"),
+            atomic_folder(tmp_path / "folder"),
+        ):
+            pass
+    assert names(tmp_path / "folder") == ["first"]
 
 
 def test_the_outgoing_folder_of_a_killed_process_is_removed(tmp_path: Path) -> None:
