@@ -52,9 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         notes = read_note(run.predicted) if run.predicted.exists() else {}
         made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
         made_from["answers"] = _answers(settings, layout)
+        sample = layout.raw / settings.data.sample_submission
+        made_from["sample"] = file_sha256(sample) if sample.is_file() else ""
         note = notes.get(submission.name, {})
         known = submission.exists() and run.valid_predictions.exists()
-        if known and {"answers": {}} | note == note | made_from | {"sha256": file_sha256(submission)}:
+        if known and {"answers": {}, "sample": made_from["sample"]} | note == note | made_from | {
+            "sha256": file_sha256(submission)
+        }:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return

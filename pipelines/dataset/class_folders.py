@@ -11,6 +11,8 @@ from pipelines.system.errors import UserError, few, shown
 
 TRAINING, TESTING = ("train", "training"), ("test", "testing", "holdout")
 UNLABELLED = (*TESTING, "unlabeled", "unlabelled")
+# Folders of segmentation data, as parts of their names.
+PICTURES, MASKS = ("image", "img", "photo", "picture", "input"), ("mask", "label", "annotation", "segment", "ground")
 SPLIT_NAMES = {*TRAINING, *TESTING, "val", "valid", "validation", "dev", "eval"}
 Folders = Mapping[str, Sequence[tuple[str, ...]]]  # the folders below each first folder, one entry per image
 
@@ -142,4 +144,18 @@ def _repeated(below: Folders, data: DataSettings) -> str:
     )
 
 
-LOOKS = (_only_folders, _parts_of_a_split, _test_beside, _repeated)
+def _masks(below: Folders, data: DataSettings) -> str:
+    """Return what is wrong with first folders that are named like pictures and their masks, or an empty text."""
+    kinds = [
+        [name for name in sorted(below) if any(part in name.lower() for part in kind)] for kind in (PICTURES, MASKS)
+    ]
+    if not all(kinds) or len({*kinds[0], *kinds[1]}) < len(below):
+        return ""
+    return (
+        f"holds {few(sorted(below))}: these seem to be pictures and their masks, for segmentation, and not classes. If "
+        f"another folder or a CSV has the classes, set data.train_images or data.labels; for pictures in {kinds[0][0]} "
+        f"with a labels CSV: data.train_images = {_joined(data, kinds[0][0])}."
+    )
+
+
+LOOKS = (_only_folders, _parts_of_a_split, _test_beside, _masks, _repeated)

@@ -14,19 +14,26 @@ from pipelines.dataset.image_paths import images_by_id, normal, posix
 from pipelines.dataset.loose_ids import Matches, match_ids, simplest
 from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, separator_of
 from pipelines.settings.schema import DataSettings
-from pipelines.system.errors import UserError, quoted, shown
+from pipelines.system.errors import UserError, few, quoted, shown
 
 LABEL_NAMES = re.compile(r"labels?|class(es)?|class_?(id|name)|target|category|category_?(id|name)", re.IGNORECASE)
+
+FLAGS = ("0", "1", "0.0", "1.0")
+ONE_HOT = "label"  # the name of labels that come from one column per class
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder: its path from the raw folder is the value of the setting `key`."""
+    """The images of a folder: its path from the raw folder is the value of the setting `key`.
+
+    others: a folder whose images are never meant.
+    """
 
     raw: Path
     folder: str
     key: str
     images: Sequence[str]
+    others: str = ""
 
     @property
     def path(self) -> Path:
@@ -97,9 +104,7 @@ def choose_ids(path: Path, table: pd.DataFrame, wanted: str, folder: ImageFolder
         _refuse_data_as_header(path, table, table.columns, folder, ())
     start = index_columns(table, least)
     listing = _listing(path, table, find_column(table, path, wanted, start, "data.id_column"), folder)
-    if wanted:
-        return listing
-    if start and not listing.matches.found:  # the column without a name may hold the ids
+    if not wanted and start and not listing.matches.found:  # the column without a name may hold the ids
         first = _listing(path, table, table.iloc[:, 0], folder)
         listing = first if first.is_complete else listing
     _refuse_data_as_header(path, table, [str(listing.ids.name)], folder, set(listing.files))
@@ -144,6 +149,8 @@ def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder) -> 
     _refuse_wrong_ids(listing, naming, data, folder)
     position = 1 if ids.name == table.columns[0] else index_columns(table) + 1
     labels = find_column(table, path, data.label_column, position, "data.label_column")
+    if not data.label_column and (classes := _flags(listing, [name for name in listing.others if name not in naming])):
+        return _one_hot(path, table[classes])
     if data.label_column:
         if labels.name == ids.name:
             raise UserError(
@@ -163,6 +170,29 @@ def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder) -> 
             f"that right? {_labels_of(likely)} Or, to keep the second: data.label_column = {second}"
         )
     return labels
+
+
+def _flags(listing: Listing, names: Sequence[str]) -> list[str]:
+    """Return the `names` of columns that hold only 0 and 1, if there are several and none is named like labels."""
+    flags = [name for name in names if listing.table[name].isin(FLAGS).all()]
+    named = any(LABEL_NAMES.fullmatch(name) for name in names)
+    return flags if len(flags) > 1 and names[0] in flags and not named else []
+
+
+def _one_hot(path: Path, flags: pd.DataFrame) -> "pd.Series[str]":
+    """Return the column that is 1 in each row. Raises `UserError` unless that is one column in every row."""
+    ones = flags.isin(FLAGS[1::2])
+    wrong = ones.sum(axis=1) != 1
+    if wrong.any():
+        names = list(map(str, flags))
+        lines = ", ".join(map(str, flags.index[wrong][:5]))
+        raise UserError(
+            f"{path}: the columns {few(names, 10)} hold only 0 and 1, but {wrong.sum():,} of {len(flags):,} rows "
+            f"have several ones or none, such as line {lines}. Several labels for an image are not supported. If one "
+            "of these columns is the class, set data.label_column, such as data.label_column = "
+            f"{json.dumps(names[0], ensure_ascii=False)}"
+        )
+    return pd.Series(flags.columns[ones.to_numpy().argmax(axis=1)], index=flags.index, name=ONE_HOT, dtype=str)
 
 
 def _refuse_wrong_ids(listing: Listing, naming: Sequence[str], data: DataSettings, folder: ImageFolder) -> None:

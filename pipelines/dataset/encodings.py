@@ -4,6 +4,7 @@ import codecs
 import errno
 import gzip
 import io
+import zipfile
 import zlib
 from pathlib import Path
 from shlex import quote
@@ -41,7 +42,8 @@ GUESSES = ("cp1252", "gb18030", "shift_jis", "euc_kr", "cp1251", "big5", "cp1250
 
 
 def read_text(path: Path, foreign: bool = False) -> str:
-    """Return the text of the UTF-8 file at `path`; of a `foreign` one also UTF-16 with a byte order mark, and gzip.
+    """Return the text of the UTF-8 file at `path`; of a `foreign` one also UTF-16 with a byte order mark, gzip, and a
+    zip of one file.
 
     Raises `UserError` for a file that is missing or no text: with its kind; or with the first byte that is not UTF-8,
     its line, and the command that converts the file.
@@ -49,6 +51,8 @@ def read_text(path: Path, foreign: bool = False) -> str:
     content = _read(path)
     if foreign and content.startswith(b"\x1f\x8b"):
         content = _decompressed(path, content)
+    if foreign and content.startswith(b"PK\x03\x04"):
+        content = _unzipped(path, content)
     for start, kind in KINDS:
         if content.startswith(start):
             raise UserError(f"{path} is {kind}, not a CSV. {_conversion(path, kind)}")
@@ -86,6 +90,22 @@ def _decompressed(path: Path, content: bytes) -> bytes:
         raise UserError(f"{path} is a damaged gzip file: {error}. Put a complete copy there.") from None
     if len(text) > LARGEST:
         raise UserError(f"{path} holds more than {LARGEST:,} bytes. Unpack it (gunzip), and name the CSV instead.")
+    return text
+
+
+def _unzipped(path: Path, content: bytes) -> bytes:
+    """Return the only file in a zip, such as Kaggle sends for a single CSV; `content` itself if it is another zip."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
+            if len(names) != 1 or names[0].endswith(".xml"):
+                return content
+            with archive.open(names[0]) as file:
+                text = file.read(LARGEST + 1)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{path} is a zip that cannot be read: {error}. Put the CSV itself there.") from None
+    if len(text) > LARGEST:
+        raise UserError(f"{path} holds more than {LARGEST:,} bytes. Unpack it (unzip), and name the CSV instead.")
     return text
 
 

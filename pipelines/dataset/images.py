@@ -195,11 +195,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA", "PA"):  # transparent pixels have arbitrary colours: show them as white
         shown = Image.new("RGB", image.size)
+        background = _background(image)
+        if not background:
+            return image.convert("RGBA").convert("RGB")
         for top, bottom in strips(image):
             strip = image.crop((0, top, image.width, bottom)).convert("RGBA")
-            shown.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+            shown.paste(
+                Image.alpha_composite(Image.new("RGBA", strip.size, background), strip).convert("RGB"), (0, top)
+            )
         return shown
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _background(image: Image.Image) -> str:
+    """Return the colour behind a transparent image: white, or black if all that is visible is white.
+
+    Empty if nothing is visible: some programs write an alpha of 0 everywhere, and the picture is in the colours.
+    """
+    darkest = 256
+    for top, bottom in strips(image):
+        pixels = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGBA")).reshape(-1, 4)
+        visible = pixels[pixels[:, 3] > 0]
+        darkest = min(darkest, int(visible[:, :3].min(initial=256 - 1)) if len(visible) else darkest)
+        if darkest < 255:
+            return "white"
+    return "" if darkest == 256 else "black"
 
 
 def fit(image: Image.Image, size: int, resize: int) -> Pixels:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -22,12 +23,15 @@ from pipelines.dataset.image_paths import (
 )
 from pipelines.dataset.tables import Note, find_column, index_columns, read_listing, silent
 from pipelines.settings.schema import DataSettings, SplitSettings
-from pipelines.system.errors import UserError, did_you_mean, quoted, refuse, shown
+from pipelines.system.errors import UserError, did_you_mean, few, quoted, refuse, shown
 
 OF_SAMPLE = (
     "A submission needs a row for each: put these images there. If a CSV lists each id with its image, name it in "
     "data.test_table."
 )
+
+MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+CHANGED = re.compile(rf"[0-9]+([.,][0-9]+)?E\+[0-9]+|[0-9]+-({MONTHS})|({MONTHS})-[0-9]+")  # by a spreadsheet
 
 
 def labelled_rows(
@@ -41,8 +45,7 @@ def labelled_rows(
     Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
     images = image_files(raw, data.train_images, "data.train_images")
-    if not data.labels:
-        images = without_tests(images, data)
+    images = without_tests(images, data)
     if not images:
         raise UserError(no_images(raw, data.train_images, "data.train_images"))
     images_of = _listed_rows if data.labels else _class_folder_rows
@@ -62,6 +65,8 @@ def labelled_rows(
         else "name the CSV that lists them in data.test_table"
     )
     remedy = f"Add them to that CSV, or remove them. If they are test images, {listed}."
+    if others := sorted({path.name for path in raw.glob("*.csv")} - {data.labels, data.sample_submission}):
+        remedy += f" If {few(others)} labels them, write all labels into one CSV, and name it in data.labels."
     refuse(f"{raw / data.train_images}: images without a label in {data.labels}", unlabelled, remedy)
     return rows
 
@@ -70,7 +75,10 @@ def _listed_rows(
     raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
 ) -> pd.DataFrame:
     path = _listing(raw, data.labels, "data.labels")
-    folder = ImageFolder(raw, data.train_images, "data.train_images", images)
+    tests = posix(data.test_images)
+    folder = ImageFolder(
+        raw, data.train_images, "data.train_images", images, tests if tests != posix(data.train_images) else ""
+    )
     table = read_listing(path, note)
     listing = choose_ids(path, table, data.id_column, folder, 2)
     labels = choose_labels(listing, data, folder)
@@ -81,7 +89,10 @@ def _listed_rows(
     if split.group_column:
         rows["group"] = find_column(table, path, split.group_column, 0, "split.group_column")
         _refuse_empty(path, f"group (column {split.group_column!r})", rows["group"])
-    note("labels", f"column {shown(str(labels.name))!r} of {path.name}")
+    source = f"column {shown(str(labels.name))!r} of {path.name}"
+    if labels.name not in table:
+        source = f"the one column of {path.name} that is 1 in each row ({few(sorted(set(labels)), 5)})"
+    note("labels", source)
     note("ids", listing.source)
     return rows.reset_index(drop=True)
 
@@ -226,6 +237,13 @@ def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str) -> list[
         if len(none) == len(ids) and remedy != OF_SAMPLE:
             remedy = f"No id names one. Set {folder.key} to their folder, or correct column {shown(str(ids.name))}."
         remedy = f"{held} {_elsewhere(listing, folder) or remedy}"
+    elif none:
+        remedy = _elsewhere(listing, folder) or remedy
+    if changed := [name for _, name, files in found if not files and CHANGED.fullmatch(name)]:
+        remedy = (
+            f"{few(changed)} look as a spreadsheet rewrites ids that it takes for numbers or dates. Put back the "
+            "original CSV, and save it with no spreadsheet."
+        )
     refuse(f"{path}: ids without an image in {folder.folder}", none, remedy)
     several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in found if files[1:]]
     refuse(f"{path}: ids that match several images", several, "Write the id as a path, or remove the other images.")
@@ -236,10 +254,12 @@ def _elsewhere(listing: Listing, folder: ImageFolder) -> str:
     """Return which column, or which other folder, has what the ids of a listing should name; else an empty text."""
     if columns := id_columns(listing, folder):
         names = ", ".join(map(shown, columns))
-        return f"These are the names in {names}, but the ids come from {shown(str(listing.ids.name))}."
-    everywhere = image_files(folder.raw, "", folder.key)
+        first = shown(str(listing.ids.name))
+        return f"These are the names in {names}, but the ids come from {first}. Put {names} first in this file."
+    others = folder.others and f"{folder.others}/"
+    everywhere = [each for each in image_files(folder.raw, "", folder.key) if not others or not each.startswith(others)]
     found = images_by_id(listing.ids, everywhere, "")
-    if len(found) < listing.ids.nunique():
+    if len(found) < listing.ids.nunique() or any(len(images) > 1 for images in found.values()):
         return ""
     place = os.path.commonpath([PurePosixPath(image).parent for images in found.values() for image in images])
     setting = f"{folder.key} = {json.dumps(place or '.', ensure_ascii=False)}"

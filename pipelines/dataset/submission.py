@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipelines.dataset.columns import ONE_HOT
 from pipelines.dataset.tables import (
     find_column,
     index_columns,
@@ -41,9 +42,10 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     if settings.competition.submission == "labels":
         if len(columns) != 1:
             raise UserError(
-                f"{path} has {len(columns) + 1} columns ({few(list(sample.columns), 5)}), but a submission of labels "
-                "has 2: an id and a label. If these are one column per class, set competition.submission = "
-                '"probabilities".'
+                f"{path} does not have 2 columns, an id and a label, as a submission of labels has, but "
+                f"{len(columns) + 1}: {few(list(sample.columns), 5)}. "
+                + ('If these are one column per class, set competition.submission = "probabilities". ' * bool(columns))
+                + f'{"Else remove" if columns else "Add"} what is not as Kaggle\'s page "Evaluation" shows it.'
             )
         table = raw / data.labels if data.labels else None
         check_sample_labels(path, sample.iloc[:, 1], [texts.get(label, label) for label in occurring], data, table)
@@ -98,7 +100,7 @@ def make_submission(
         text = np.array([[PROBABILITY_FORMAT % value for value in row] for row in values], dtype=object)
         predicted = pd.DataFrame(text, columns=answers, index=pd.Index(ids))
     if not settings.data.sample_submission:
-        id_name, label_name = _header_of_labels(settings, raw)
+        id_name, label_name = _header_of_labels(settings, raw, classes)
         if of_labels:
             predicted.columns = pd.Index([label_name])
         return predicted.rename_axis(id_name).reset_index()
@@ -123,14 +125,17 @@ def answers_of(classes: Sequence[str], settings: Settings, raw: Path) -> list[st
     return [texts.get(label, label) for label in classes]
 
 
-def _header_of_labels(settings: Settings, raw: Path) -> tuple[str, str]:
-    """Return the names of the id and the label column of the labels CSV; `id` and `label` without that CSV."""
+def _header_of_labels(settings: Settings, raw: Path, classes: Sequence[str]) -> tuple[str, str]:
+    """Return the names of the id and the label column of the labels CSV; `id` and `label` without that CSV.
+
+    The label column is `label` if the CSV has a column for each of the `classes`.
+    """
     data, path = settings.data, raw / settings.data.labels
     if not data.labels:
         return "id", "label"
     table = read_table(path)
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
-    return str(ids.name), str(labels.name)
+    return str(ids.name), ONE_HOT if labels.name in classes else str(labels.name)
 
 
 def write_submission(path: Path, table: pd.DataFrame) -> None:

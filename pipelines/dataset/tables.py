@@ -19,9 +19,23 @@ FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?\r?\n', re.IGNORECASE)  # Excel's first line
+EXCEL_TEXT = re.compile(r'^="([^"]*)"$')
+COMMENTS = re.compile(r"(#[^\n]*\n\s*)+(?=[^#])")  # in front of a table; `#id,label` is a header
 UNNAMED = re.compile(r"(Unnamed: [0-9.]+)?")
-# All that str.strip removes, and characters without width: of joins, of the byte order, of the direction of writing.
-SPACES = (*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), *range(0x2028, 0x2030), 0x3000)
+# All that str.strip removes, what fills or ends files of DOS, and characters
+# without width: of joins, of the byte order, of the direction of writing.
+SPACES = (
+    0,
+    *range(9, 14),
+    0x1A,
+    *range(28, 33),
+    0x85,
+    0xA0,
+    0x1680,
+    *range(0x2000, 0x200B),
+    *range(0x2028, 0x2030),
+    0x3000,
+)
 INVISIBLE = "".join(map(chr, (*SPACES, 0xAD, *range(0x200B, 0x2010), *range(0x205F, 0x2070), 0xFEFF)))
 Note = Callable[[str, str], None]  # takes a subject, or "note", and what was understood of it
 
@@ -52,6 +66,9 @@ def read_listing(path: Path, note: Note = silent, strip: bool = True, may_lack_r
         grid = _tidied(_parse(path, text[stated.end() :], stated[1], characters, first_line=2))
     else:
         grid = _separated(path, text, characters)
+        if grid.width == 1 and (comments := COMMENTS.match(text)):
+            note("note", f"{path.name} begins with comments, which are not used: {shown(text.partition(chr(10))[0])}")
+            grid = _separated(path, text[comments.end() :], characters, comments[0].count("\n") + 1)
     if grid.separator != ",":
         note("note", f"{path.name}: {SEPARATORS[grid.separator]} separate its values.")
     return _table(path, grid, may_lack_rows)
@@ -83,6 +100,8 @@ def _parse(path: Path, text: str, separator: str, characters: str | None, first_
         for row in reader:
             if row:
                 rows.append([value.strip(characters) for value in row])
+                if spaced and any(value.startswith('="') for value in row):  # keeps Excel from changing `007`
+                    rows[-1] = [EXCEL_TEXT.sub(r"\1", value) for value in rows[-1]]
                 lines.append(start)
             start = reader.line_num + first_line  # line_num is the row's last line: values may contain line ends
     except csv.Error as error:
@@ -90,13 +109,13 @@ def _parse(path: Path, text: str, separator: str, characters: str | None, first_
     return Grid(rows, lines, separator)
 
 
-def _separated(path: Path, text: str, characters: str) -> Grid:
+def _separated(path: Path, text: str, characters: str, first_line: int = 1) -> Grid:
     """Return the table whose values commas separate, unless only another character fits every row."""
-    commas = _tidied(_parse(path, text, ",", characters))
+    commas = _tidied(_parse(path, text, ",", characters, first_line))
     if commas.is_even and commas.width > 1:
         return commas
     header = text.lstrip().partition("\n")[0]
-    others = [_tidied(_parse(path, text, each, characters)) for each in SEPARATORS if each in header]
+    others = [_tidied(_parse(path, text, each, characters, first_line)) for each in SEPARATORS if each in header]
     others = [grid for grid in others if grid.width > 1]
     even = [grid for grid in others if grid.is_even]
     if len(even) == 1:
@@ -143,6 +162,8 @@ def _table(path: Path, grid: Grid, may_lack_rows: bool) -> pd.DataFrame:
     ]
     separator = SEPARATORS.get(grid.separator, repr(grid.separator))
     remedy = f"Correct these rows; {separator} inside a value need quotes around it."
+    if len(uneven) == len(rows):
+        remedy = f"If line {grid.lines[0]} is not the header, remove what is above the header. Else: {remedy}"
     refuse(f"{path}: rows that do not fit the header", uneven, remedy)
     columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * width, strict=True))
     return pd.DataFrame(columns, index=pd.Index(lines, name="line"), dtype=str)

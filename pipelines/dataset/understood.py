@@ -1,5 +1,6 @@
 """Describe what was understood of the data: classes, ids, images and what the sample submission wants."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipelines.dataset.image_paths import without_extension
 from pipelines.dataset.images import Described, UnreadableImage, describe_image
 from pipelines.dataset.tables import read_table
 from pipelines.dataset.vocabulary import counted
 from pipelines.settings.schema import DataSettings, Settings
 from pipelines.system.errors import few, quoted, shown
 
+COPY = re.compile(
+    r"(.+?)(?: ?\([0-9]+\)| - copy.*|[ _-](?:copy|aug|flip|rot|crop|noise|bright|blur|zoom|shift)[a-z_]*[_-]?[0-9]*)",
+    re.IGNORECASE,
+)
 SAMPLED = 32  # images whose files are opened
 LARGE = 0.99  # share of the largest class
 SMALL = 20  # validation images
@@ -104,6 +110,13 @@ def _sample(path: Path, settings: Settings) -> str:
     return f"a probability for each of {len(columns):,} classes and {len(sample):,} ids"
 
 
+def _copies(ids: Sequence[str]) -> list[str]:
+    """Return the ids that are another id with the mark of a copy, such as `1 (1).png` or `1_aug2.png`."""
+    stems = {without_extension(name) for name in ids}
+    marks = ((name, COPY.fullmatch(without_extension(name))) for name in ids)
+    return [name for name, mark in marks if mark and mark[1] in stems]
+
+
 def notes(rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequence[str]) -> list[str]:
     """Return notes on what is allowed but rarely meant. rows: the labelled ones, with the column `split`."""
     found = []
@@ -122,6 +135,12 @@ def notes(rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequ
         found.append(
             f"Classes without a validation image: {len(unseen):,}. They have empty folders in valid: read these with "
             "ImageFolder(…, allow_empty=True)."
+        )
+    if copies := _copies(rows["id"].tolist()):
+        found.append(
+            f"{len(copies):,} images are named like copies of others, such as {few(copies)}. Copies on both sides of "
+            "the split make scores too good: `make audit` finds equal images, split.group_column or split.group_file "
+            "keeps them together."
         )
     if without_images:
         names = few(without_images, 5)

@@ -115,3 +115,13 @@ def test_empty_and_inner_folders_are_said(tmp_path: Path) -> None:
     assert "hold 3 folders ('a', 'b', 'c'). If" in inner_folders(
         ["x/a/1.png", "x/b/1.png", "y/c/1.png"], DataSettings()
     )
+
+
+@pytest.mark.parametrize("names", ["images masks", "images labels", "train_images train_masks", "imgs annotations"])
+def test_pictures_and_their_masks_are_no_classes(tmp_path: Path, names: str) -> None:
+    touch(tmp_path / "train", *(f"{name}/{n}.png" for name in names.split() for n in range(2)))
+    message = refusal(tmp_path)
+    assert "these seem to be pictures and their masks, for segmentation, and not classes" in message
+    assert set(labels(tmp_path, 'data.accept = ["class_folders"]').values()) == set(names.split())
+    touch(tmp_path / "more", "mask/1.png", "no_mask/1.png", "with_mask/1.png")  # people with and without masks
+    assert len(labels(tmp_path, "data.train_images = more")) == 3

@@ -262,3 +262,57 @@ def test_an_image_with_several_rows_may_have_several_labels(raw: Path) -> None:
     message = refusal(raw)
     assert "images with two different labels, 1 in all: line 3: '1' is 'b', on line 2 it is 'a'" in message
     assert "Several labels or boxes for one image are not supported." in message
+
+
+def test_a_column_of_flags_for_each_class_gives_the_labels(raw: Path) -> None:
+    write(raw / "labels.csv", "id,cat,dog,fox\n1,0,1,0\n2,1.0,0.0,0.0\n3,0,0,1\n")
+    rows, notes = read(raw)
+    assert [label for _, _, label in rows] == ["dog", "cat", "fox"]
+    assert notes == [
+        "labels: the one column of labels.csv that is 1 in each row ('cat', 'dog', 'fox')",
+        "ids: column 'id' of labels.csv",
+    ]
+
+
+def test_flags_of_several_labels_are_refused_and_one_may_be_chosen(raw: Path) -> None:
+    write(raw / "labels.csv", "id,cat,dog\n1,1,1\n2,1,0\n3,0,0\n")
+    message = refusal(raw)
+    assert "'cat', 'dog' hold only 0 and 1, but 2 of 3 rows have several ones or none, such as line 2, 4" in message
+    assert 'data.label_column = "cat"' in message
+    assert [label for _, _, label in read(raw, label_column="cat")[0]] == ["1", "1", "0"]
+
+
+def test_a_column_named_label_is_taken_before_flags(raw: Path) -> None:
+    write(raw / "labels.csv", "id,label,is_left\n1,0,1\n2,1,0\n3,0,1\n")
+    assert [label for _, _, label in read(raw)[0]] == ["0", "1", "0"]
+
+
+def test_a_sample_without_header_is_recognised(tmp_path: Path) -> None:
+    touch(tmp_path / "test", "1.png", "2.png")
+    path = write(tmp_path / "sample.csv", "1,x\n2,x\n")
+    with pytest.raises(UserError, match="has no header: '1' in its first row is an image") as caught:
+        of_test(tmp_path, test_table="")
+    subprocess.run(str(caught.value).partition("above it: ")[2], shell=True, check=True)
+    assert path.read_text() == "id,label\n1,x\n2,x\n"
+    assert of_test(tmp_path, test_table="")[0] == [["1", "test/1.png"], ["2", "test/2.png"]]
+
+
+@pytest.mark.parametrize("changed", ["1E+05", "1.23457E+17", "02-Jan", "Mar-04", "1,20E+05"])
+def test_ids_that_a_spreadsheet_changed_are_named(raw: Path, changed: str) -> None:
+    write(raw / "labels.csv", f'id,label\n1,a\n2,b\n"{changed}",a\n')
+    message = refusal(raw)
+    assert f"line 4: '{changed}'. '{changed}' look as a spreadsheet rewrites ids" in message
+    assert "remove these rows" not in message
+
+
+def test_images_in_several_folders_are_found_by_the_setting_that_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "train_1/1.png", "train_2/2.png", "test/1.png")
+    write(tmp_path / "labels.csv", "id,label\n1,a\n2,b\n")
+    assert settings_in(refusal(tmp_path, train_images="train_1")) == {"train_images": "."}
+    assert [path for _, path, _ in read(tmp_path, train_images=".")[0]] == ["train_1/1.png", "train_2/2.png"]
+
+
+def test_a_second_csv_that_may_hold_labels_is_named(raw: Path) -> None:
+    write(raw / "labels.csv", "id,label\n1,a\n2,b\n")
+    write(raw / "more.csv", "id,label\n3,a\n")
+    assert "If 'more.csv' labels them, write all labels into one CSV" in refusal(raw)

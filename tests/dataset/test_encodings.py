@@ -76,3 +76,11 @@ def test_what_excel_saves_as_unicode_text_is_read(tmp_path: Path) -> None:
     table = pd.DataFrame({"id": ["1"], "label": ["\u732b"]})
     table.to_csv(tmp_path / "labels.csv", sep="\t", index=False, encoding="utf-16", lineterminator="\r\n")
     assert read_text(tmp_path / "labels.csv", foreign=True) == "id\tlabel\r\n1\t\u732b\r\n"
+
+
+def test_a_zip_of_a_single_csv_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "labels.csv", "w") as archive:
+        archive.writestr("labels.csv", "id,label\n1,a\n")
+    assert read_text(tmp_path / "labels.csv", foreign=True) == "id,label\n1,a\n"
+    content = (tmp_path / "labels.csv").read_bytes()
+    assert "is a zip that cannot be read" in refusal(write(tmp_path / "damaged.csv", content[:-9]))

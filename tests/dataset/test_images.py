@@ -118,6 +118,19 @@ def test_transparent_pixels_are_white_whatever_lies_under_them(tmp_path: Path) -
     assert np.array(image).tolist() == [[[255, 255, 255], [9, 8, 7], [204, 204, 204]]]
 
 
+@pytest.mark.parametrize("colour", [(255,), (255, 255, 255)], ids=["grey", "colour"])
+def test_a_white_picture_with_a_transparent_ground_stays_visible(tmp_path: Path, colour: tuple[int, ...]) -> None:
+    hidden = (0,) * len(colour)
+    pixels = np.array([[[*hidden, 0], [*colour, 51], [*colour, 255]]], dtype=np.uint8)
+    image = opened(saved(tmp_path / "a.png", Image.fromarray(pixels)))
+    assert np.array(image).tolist() == [[[0, 0, 0], [51, 51, 51], [255, 255, 255]]]
+
+
+def test_an_image_without_a_visible_pixel_gives_its_colours(tmp_path: Path) -> None:
+    pixels = np.array([[[9, 8, 7, 0], [1, 2, 3, 0]]], dtype=np.uint8)
+    assert np.array(opened(saved(tmp_path / "a.png", Image.fromarray(pixels)))).tolist() == [[[9, 8, 7], [1, 2, 3]]]
+
+
 def test_transparent_grey_is_white(tmp_path: Path) -> None:
     image = opened(saved(tmp_path / "a.png", Image.fromarray(np.array([[[9, 0], [9, 255]]], dtype=np.uint8))))
     assert np.array(image).tolist() == [[[255, 255, 255], [9, 9, 9]]]

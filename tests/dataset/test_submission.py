@@ -180,7 +180,7 @@ def test_ids_that_were_not_predicted_are_named(tmp_path: Path) -> None:
 
 def test_a_sample_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,cat,dog,emu", "1,0.3,0.3,0.4")
-    with pytest.raises(UserError, match=r'4 columns.*set competition.submission = "probabilities"'):
+    with pytest.raises(UserError, match=r'not have 2 columns.* but 4: .*set competition.submission = "probabilities"'):
         class_list(["cat", "dog"], LABELS, tmp_path)
 
 
@@ -382,3 +382,10 @@ def test_a_carriage_return_in_a_label_survives_the_file(tmp_path: Path) -> None:
     table = make_submission(["1"], sure_of([1], 2), ["cat", "do\rg"], LABELS, tmp_path)
     write_submission(tmp_path / "submission.csv", table)
     assert check_submission(tmp_path / "submission.csv", ["cat", "do\rg"], LABELS, tmp_path) == 1
+
+
+def test_without_a_sample_labels_of_one_column_per_class_are_headed_label(tmp_path: Path) -> None:
+    write(tmp_path / "labels.csv", "image,cat,dog,emu", "1,1,0,0", "2,0,0,1")
+    settings = settings_of("labels", sample="", labels="labels.csv")
+    table = make_submission(["3"], sure_of([2]), CLASSES, settings, tmp_path)
+    assert table.to_dict("list") == {"image": ["3"], "label": ["emu"]}

@@ -87,6 +87,10 @@ def test_a_csv_that_is_no_file(tmp_path: Path) -> None:
         ("\ufeffid,label\n1,ä\n".encode("utf-16-be"), [["1", "ä"]], ""),
         (gzip.compress(b"id,label\n1,a\n", mtime=0), [["1", "a"]], ""),
         (b"id,label,,\n1,a,,\n,,,\n", [["1", "a"]], ""),
+        (b'id;label\n="007";"a"\n', [["007", "a"]], "semicolons"),
+        (b'id,label\n"=""007""",a\n', [["007", "a"]], ""),
+        (b"id,label\n1,a\n\x1a", [["1", "a"]], ""),
+        (b"id,label\n1,a\n\0\0\0", [["1", "a"]], ""),
         (b"id,label\n1,a,\n2,b,\n", [["1", "a"], ["2", "b"]], ""),
         (b'id, "label"\n1, "a, b"\n', [["1", "a, b"]], ""),
         ("\u200bid\u00a0,label\u200b\n\u200b1\u00a0,\u2060a b\ufeff\n".encode(), [["1", "a b"]], ""),
@@ -147,3 +151,22 @@ def test_a_column_is_found_by_its_visible_name(tmp_path: Path) -> None:
         find_column(table, path, "LABEL", 1)
     with pytest.raises(UserError, match=r"no column number 2.*Commas, semicolons, tabs"):
         find_column(read_listing(write(path, "id label\n1 a\n")), path, "", 1)
+
+
+def test_comments_in_front_of_a_listing_are_dropped_and_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    def note(subject: str, text: str) -> None:
+        notes.append(text)
+
+    path = write(tmp_path / "a.csv", "# made by hand\n# in 2026\nid,label\n1,a\n")
+    table = read_listing(path, note)
+    assert (list(table.columns), table.index.tolist()) == (["id", "label"], [4])
+    assert notes == ["a.csv begins with comments, which are not used: # made by hand"]
+    assert list(read_listing(write(tmp_path / "b.csv", "#id,label\n1,a\n"), note).columns) == ["#id", "label"]
+
+
+def test_a_title_above_the_header_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "My labels\nid,label\n1,a\n")
+    with pytest.raises(UserError, match="If line 1 is not the header, remove what is above the header"):
+        read_listing(path)

@@ -95,6 +95,7 @@ def test_only_the_largest_classes_are_named() -> None:
 
 def test_what_is_rarely_meant_is_noted() -> None:
     rows = pd.DataFrame({"label": ["cat"] * 999 + ["dog"], "split": ["valid"] * 19 + ["train"] * 981})
+    rows["id"] = [str(number) for number in range(1000)]
     found = understood.notes(rows, ["emu"], ["owl"])
     assert found[0].startswith("99.9% of the labelled images are 'cat': this answer alone has accuracy 0.9990")
     assert found[1].startswith("Only 19 validation images")
@@ -104,3 +105,10 @@ def test_what_is_rarely_meant_is_noted() -> None:
     assert found[5] == "Folders without images, which are no classes: 'owl'."
     even = rows.assign(label=["cat", "dog"] * 500, split=["train"] * 500 + ["valid"] * 500)
     assert understood.notes(even, [], []) == []
+
+
+def test_names_of_copies_are_noted() -> None:
+    ids = ["a/1.png", "a/1 (1).png", "a/1_aug2.png", "a/1 - Copy.png", "a/2_flip.png", "a/3(1).png", "a/1_crop.png"]
+    rows = pd.DataFrame({"id": ids, "label": ["cat", "dog"] * 3 + ["cat"], "split": ["valid"] * 7})
+    found = [note for note in understood.notes(rows, [], []) if "copies" in note]
+    assert [note.partition(" such")[0] for note in found] == ["4 images are named like copies of others,"]

@@ -113,6 +113,10 @@ def test_a_sample_in_other_words_is_refused_and_the_table_works_up_to_the_score(
     assert run("tools.score", "--solution", "truth.csv") == 0
     assert run("predict") == 0
     assert "Already predicted" in capsys.readouterr().out
+    sample = work / "data/pets/raw/sample.csv"
+    sample.write_text("".join(sample.read_text().splitlines(keepends=True)[:-1]))
+    assert run("predict") == 0
+    assert "Already predicted" not in capsys.readouterr().out
     write(work / "answers.csv", "label,answer\ncat,0\ndog,2\n")
     toml(work, LISTED + '\nsubmitted_labels = "answers.csv"\naccept = ["sample_labels"]')
     assert run("predict") == 0
