@@ -51,8 +51,8 @@ class Extractor:
         found = self.features(pixels, mirrored)[:count]
         if not np.isfinite(found).all():
             raise UserError(
-                f"The features are not finite numbers in {self.describe()}. Check that these weights belong to "
-                "input.mean and input.std."
+                f"The features are not finite numbers in {self.describe()}. Either the file of weights holds "
+                "NaN or infinite numbers: take another one; or they do not belong to input.mean and input.std."
             )
         return found
 
