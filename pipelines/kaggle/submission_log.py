@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.kaggle.service import Submission
 from pipelines.system.errors import TryAgainLater, UserError, one_line
 from pipelines.system.files import write_text
+from pipelines.system.shell import path_word
 
 SENDING, PENDING, COMPLETE, NOT_SENT, ERROR = "sending", "pending", "complete", "not sent", "error: "
 ID_DIGITS = 12
@@ -251,5 +252,6 @@ def _row(path: Path, line: int, values: list[str]) -> Row:
 
 def _damaged(path: Path, line: int, what: str) -> UserError:
     return UserError(
-        f"{path}, line {line}: {what}. Correct this line; or move the file away: submissions are found again at Kaggle."
+        f"{path_word(path)}, line {line}: {what}. Correct this line; or move the file away: submissions are found "
+        "again at Kaggle."
     )
