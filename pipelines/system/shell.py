@@ -10,6 +10,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 VARIABLE = re.compile(r"\b(ARCHIVE|PORT|RECIPES?|RUN|SEEDS|SET|SOLUTION|TRY)=")  # and an option of stages
+ELSEWHERE = "work in another folder: there"  # begins advice whose paths must stay absolute
 CALLED_FROM = "CALLED_FROM"  # set by the Makefile: the folder in which the user called make
 
 
@@ -43,7 +44,7 @@ def as_called(message: str) -> str:
     The latter only where the user calls the stages without make.
     """
     with suppress(FileNotFoundError):  # the folder is gone
-        if not _called_from_elsewhere():
+        if not _called_from_elsewhere() and ELSEWHERE not in message:
             message = re.sub(rf"(?<![^\s'\"=(`]){re.escape(f'{Path.cwd()}/')}(?=[^\s-])", "", message)
         if not make_works_here():
             message = VARIABLE.sub(lambda found: f"--{found[1].lower()}=", message.replace(" COMP=", " "))
@@ -82,7 +83,7 @@ def pip_command(*words: str) -> str:
 def elsewhere() -> str:
     """Return how to call the stages in another folder than the checkout."""
     call = module_command("pipelines.download", ["--help"])
-    return f"work in another folder: there, export PYTHONPATH={shlex.quote(str(CHECKOUT))}; {call}"
+    return f"{ELSEWHERE}, export PYTHONPATH={shlex.quote(str(CHECKOUT))}; {call}"
 
 
 def make_works_here() -> bool:

@@ -64,7 +64,7 @@ def test_a_missing_label_map_is_named_before_training(
     monkeypatch.chdir(tiny.layout.root)
     settings = (*pretrained(small_weights), "model.label_map=maps.csv", *QUICK)
     assert [run(stage, *settings) for stage in ("split", "train")] == [0, 2]
-    assert re.search(r"There is no label map \S+/maps\.csv or .*Correct model\.label_map", capsys.readouterr().err)
+    assert re.search(r"There is no label map maps\.csv or .*Correct model\.label_map", capsys.readouterr().err)
 
 
 def test_a_file_without_a_last_layer_trains_and_says_so(
@@ -100,6 +100,6 @@ def test_a_damaged_checkpoint_is_made_again_as_the_message_says(
     path = tiny.layout.run("done").folder / name
     path.write_bytes(path.read_bytes()[:1000])
     assert run("predict", "train.epochs=1") == 2
-    (remedy,) = re.findall(r"\((rm .*)\) and", capsys.readouterr().err)
+    (remedy,) = re.findall(r"rm .*", capsys.readouterr().err)
     subprocess.run(remedy, shell=True, check=True)
     assert [run(stage, "train.epochs=1") for stage in again] == [0] * len(again)

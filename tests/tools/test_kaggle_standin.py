@@ -709,7 +709,7 @@ def test_a_persons_own_token_is_not_asked_for(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("cifar-10", "--archive"),
+        ("cifar-10", "ARCHIVE="),
         ("cifar-10 --archive none.zip", "no file none.zip"),
         ("cifar-10 --archive text.zip", "text.zip is not a complete zip"),
         ("digits --solution none.csv", "no file none.csv"),

@@ -57,7 +57,7 @@ def test_labels_that_are_not_known_lead_to_kaggle_only_where_it_has_them(
         capsys.readouterr()
         assert command.run(score.main, words) == 2
         message = capsys.readouterr().err
-        assert "the true labels of food are not known here. Give the path of a CSV of ids and labels" in message
+        assert "the true labels of food are not known here. Give a CSV of ids and labels: SOLUTION=." in message
         assert ("Or let Kaggle score it: make submit COMP=food.toml" in message) is leads
 
 
