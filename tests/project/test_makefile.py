@@ -43,7 +43,8 @@ def test_target_runs_dry(target: str) -> None:
 
 @pytest.mark.parametrize("words", [("train", "cifar-10"), ("train", "COMP=", "digits"), ("digits",)])
 def test_a_word_that_is_no_target_is_refused_before_any_other_target_runs(words: tuple[str, ...]) -> None:
-    done = subprocess.run(["make", "-n", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    call = ["make", "--no-print-directory", "-n", *words]
+    done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and not done.stdout
     assert f"There is no target {words[-1]}. Is it a value? Write COMP={words[-1]}," in done.stderr
 
