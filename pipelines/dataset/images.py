@@ -193,17 +193,15 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
         image = image.convert("RGBA")
-    if image.mode in ("RGBA", "LA", "PA"):  # transparent pixels have arbitrary colours: show them as white
-        shown = Image.new("RGB", image.size)
+    if image.mode in ("RGBA", "LA", "PA"):  # transparent pixels have arbitrary colours: show what is behind them
         background = _background(image)
-        if not background:
-            return image.convert("RGBA").convert("RGB")
+        opaque = Image.new("RGB", image.size)
         for top, bottom in strips(image):
-            strip = image.crop((0, top, image.width, bottom)).convert("RGBA")
-            shown.paste(
-                Image.alpha_composite(Image.new("RGBA", strip.size, background), strip).convert("RGB"), (0, top)
-            )
-        return shown
+            strip = _strip(image, top, bottom)
+            if background:
+                strip = Image.alpha_composite(Image.new("RGBA", strip.size, background), strip)
+            opaque.paste(strip.convert("RGB"), (0, top))
+        return opaque
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -212,14 +210,18 @@ def _background(image: Image.Image) -> str:
 
     Empty if nothing is visible: some programs write an alpha of 0 everywhere, and the picture is in the colours.
     """
-    darkest = 256
+    background = ""
     for top, bottom in strips(image):
-        pixels = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGBA")).reshape(-1, 4)
+        pixels = np.asarray(_strip(image, top, bottom)).reshape(-1, 4)
         visible = pixels[pixels[:, 3] > 0]
-        darkest = min(darkest, int(visible[:, :3].min(initial=256 - 1)) if len(visible) else darkest)
-        if darkest < 255:
+        if (visible[:, :3] < 255).any():
             return "white"
-    return "" if darkest == 256 else "black"
+        background = "black" if len(visible) else background
+    return background
+
+
+def _strip(image: Image.Image, top: int, bottom: int) -> Image.Image:
+    return image.crop((0, top, image.width, bottom)).convert("RGBA")
 
 
 def fit(image: Image.Image, size: int, resize: int) -> Pixels:

@@ -503,7 +503,7 @@ def test_no_secret_shows_anywhere(plant: Callable[[Path], dict[str, str]], tmp_p
         watched.fail(submissions, "_table_rows")
         assert not standin.violations
     (folder / "submissions/tiny/log.csv").unlink(missing_ok=True)
-    assert watched.run(submissions) == command.EXIT_TRY_LATER  # nobody is there
+    assert watched.run(submissions) == command.EXIT_USER_ERROR  # nobody is there: the proxy is closed
     assert watched.run(doctor)
     for bad in (
         f"http://bob:{PROXY_PASSWORD}@127.0.0.1:x",
