@@ -1,6 +1,5 @@
 """Say which images cannot be used, all at once, and how to go on."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.split_record import split_again
 from pipelines.settings.layout import Layout
 from pipelines.system.errors import UserError, shown
+from pipelines.system.shell import path_word, removal
 
 NAMED = 20  # in a message; the CSV has all
 Found = tuple[int, str]  # the index of a row in the split table, and what is wrong with its image
@@ -94,13 +94,12 @@ def _advice(images: ImageSet, bad: Sequence[_Image]) -> list[str]:
 def _removal(images: ImageSet, bad: Sequence[_Image], layout: Layout | None) -> str:
     """Return the commands that remove the files and split again; many files are read from the CSV."""
     if len(bad) <= NAMED or not layout:
-        command = "rm " + " ".join(shlex.quote(each.path) for each in bad[:NAMED])
+        command = removal(*(Path(each.path) for each in bad))
     else:
-        csv_name = str(layout.damaged.relative_to(layout.root))
         splits = {each.split for each in bad}
         python = (
             "import csv, os, sys; [os.remove(row['path']) for row in csv.DictReader(open(sys.argv[1], "
             "encoding='utf-8')) if row['split'] in sys.argv[2]]"
         )
-        command = f'python3 -c "{python}" {shlex.quote(csv_name)} {",".join(sorted(splits))}'
+        command = f'python3 -c "{python}" {path_word(layout.damaged)} {",".join(sorted(splits))}'
     return f"{command} && {split_again(layout, images.split_command)}" if layout else command
