@@ -121,7 +121,7 @@ def is_junk(name: str) -> bool:
 
 
 def junk_in(path: str) -> str:
-    """Return the file or folder of junk that `path` is or lies in; empty if it is data."""
+    """Return the junk file or folder at `path` or around it; empty if `path` is data."""
     parts = path.split("/")
     first = next((number for number, part in enumerate(parts) if is_junk(part)), len(parts))
     return "/".join(parts[: first + 1]) if first < len(parts) else ""

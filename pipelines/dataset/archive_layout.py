@@ -22,7 +22,7 @@ NOT_UNPACKED = tuple(".rar .zst .lz4 .z .lz .lzma .iso .parquet .h5 .hdf5 .tfrec
 def check_layout(folder: Path, data: DataSettings, archive: Path) -> None:
     """Remove folders around everything that the settings name from `folder`.
 
-    Raises `UserError` with what is missing and what to set instead, if `folder` does not hold it.
+    Raises `UserError` if `folder` lacks some of it. The message lists the missing names and the settings to use.
     """
     missing = missing_names(folder, data)
     if not missing:

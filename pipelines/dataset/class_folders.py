@@ -51,7 +51,7 @@ def without_tests(images: Sequence[str], data: DataSettings) -> list[str]:
 
 
 def inner_folders(ids: Sequence[str], data: DataSettings) -> str:
-    """Return a note on folders inside the class folders, if none of these holds an image itself; else an empty text."""
+    """Return a note if all images are in folders inside the class folders; else an empty text."""
     if data.labels or data.class_level != 1:
         return ""
     parts = [PurePosixPath(name).parts[:-1] for name in ids]

@@ -12,7 +12,7 @@ from PIL import Image
 
 WHITES = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
 FULL = 65535
-# Of a colour image of 16 bits Pillow gives only the upper 8. If all of these are below this, the upper bits are unused.
+# Pillow reads the upper 8 bits of a 16-bit colour image. If all values are below this, the upper bits are unused.
 LEAST_UPPER = 64
 STRIP_PIXELS = 1 << 20  # converted at once where a conversion makes several copies
 SAVE_AS = "save it with 8 or 16 bits a channel"
@@ -23,7 +23,7 @@ class Depth:
     """How an image stores its values.
 
     white: of a grey image of more than 8 bits, the white that its file states; 0: none. maxval: of a PGM, the value
-    that Pillow has scaled to 65535. colours: more than one channel of more than 8 bits, of which Pillow reads 8.
+    that Pillow has scaled to 65535. colours: several channels of more than 8 bits; Pillow reads the upper 8 bits.
     """
 
     bits: int = 8

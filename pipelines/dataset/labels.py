@@ -41,7 +41,7 @@ def labelled_rows(
 
     With a labels CSV, rows and ids are those of the CSV. Without one, each folder in `train_images` is a class, an id
     is the path below `train_images`, and the rows are in natural order. `test_paths`, the images of the test set, may
-    be in the same folder, but must not be labelled. `note` is told which columns were taken, and how ids were compared.
+    be in the same folder, but must not be labelled. `note` receives the columns taken and how ids were compared.
     Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
     images = image_files(raw, data.train_images, "data.train_images")

@@ -59,7 +59,7 @@ def read_listing(path: Path, note: Note = silent, strip: bool = True, may_lack_r
     """Return what `read_csv` does, of a CSV that came from elsewhere: a spreadsheet, pandas, R or an editor.
 
     Semicolons, tabs and `|` may separate the values, as may be UTF-16 and gzip. Invisible characters around values,
-    empty rows and empty columns at the end are dropped. `note` is told of another separator.
+    empty rows and empty columns at the end are dropped. `note` receives another separator than the comma.
     """
     text, characters = read_text(path, foreign=True), INVISIBLE if strip else ""
     if stated := SEPARATOR_LINE.match(text):

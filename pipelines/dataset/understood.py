@@ -87,7 +87,7 @@ def _images(raw: Path, paths: Sequence[str], white: int) -> str:
 
 
 def _facts(path: Path, white: int) -> Described | None:
-    """Return facts about an image file; None if it cannot be read: `train` lists all of these."""
+    """Return facts about an image file; None if it cannot be read. `train` lists all such files."""
     try:
         return describe_image(path, path.name, white)
     except UnreadableImage:

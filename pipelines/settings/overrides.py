@@ -82,7 +82,7 @@ def _check_text(key: str, value: str, is_last: bool, name: str) -> None:
 
 
 def _stray(words: list[str], name: str, text_key: str = "") -> UserError:
-    """Return the error for `words`, the first of which begins no setting. text_key: the text that it may belong to."""
+    """Return the error for `words`, whose first word begins no setting. text_key: the text that it may belong to."""
     key, value = re.match(r"([^=:]*)[=:]?(.*)", words[0], re.DOTALL).groups()  # type: ignore[union-attr]
     value = value or next((word for word in words[1:] if word not in ("=", ":")), "…")
     meant = [known for known in _keys() if key in (known, known.partition(".")[2])]
