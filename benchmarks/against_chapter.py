@@ -27,7 +27,7 @@ def measure_chapter(layout: Layout, batches: int) -> tuple[list[Finding], list[f
     """Return the findings on each part of the textbook's way, and its seconds in each round."""
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
-    from pipelines.settings.schema import HardwareSettings
+    from pipelines.settings.running_sections import HardwareSettings
 
     table = read_split_csv(layout.split_csv, "the stage split")
     train, valid, test = (int((table["split"] == split).sum()) for split in ("train", "valid", "test"))

@@ -37,7 +37,7 @@ def chapter_rates(
     from torchvision import transforms
 
     from pipelines.models.device import choose_hardware
-    from pipelines.settings.schema import HardwareSettings
+    from pipelines.settings.running_sections import HardwareSettings
 
     normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     training = transforms.Compose(

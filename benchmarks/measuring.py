@@ -177,7 +177,7 @@ def hardware_line() -> str:
     """Return one line on the hardware and versions, as runs record them."""
     # Not imported at the top: memory of this process would count in the system's peak of the stages that it starts.
     from pipelines.models.device import choose_hardware
-    from pipelines.settings.schema import HardwareSettings
+    from pipelines.settings.running_sections import HardwareSettings
 
     record = choose_hardware(HardwareSettings()).record()
     return (

@@ -105,7 +105,7 @@ def measure(count: int, fewer: int, batches: int, rounds: int, overrides: Sequen
             cold[folder] = predict(folder, tomls[folder], one_view)
 
         from pipelines.models.device import choose_hardware
-        from pipelines.settings.schema import HardwareSettings
+        from pipelines.settings.running_sections import HardwareSettings
 
         device, raw = choose_hardware(HardwareSettings()).device, Layout(many, Path(tomls[many]).stem).raw
         once: list[float] = []

@@ -65,7 +65,7 @@ def measure_speed(folder: Path, archive: Path, images: int, pairs: int) -> list[
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.device import choose_hardware
     from pipelines.settings.loading import load_settings
-    from pipelines.settings.schema import HardwareSettings
+    from pipelines.settings.running_sections import HardwareSettings
 
     table = read_split_csv(layout.split_csv, "the stage split")
     rows = table[table["split"] != "test"].head(images)

@@ -17,8 +17,9 @@ from pathlib import Path
 from pipelines import command
 from pipelines.dataset.archives import DamagedArchive, Unpacked, unpack
 from pipelines.dataset.split_record import DOWNLOAD_RECORD
+from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
-from pipelines.settings.schema import DataSettings, Settings
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, printable
 from pipelines.system.shell import removal, user_path
 

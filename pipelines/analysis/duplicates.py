@@ -27,7 +27,7 @@ from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.splits import SPLITS
 from pipelines.dataset.tables import spreadsheet_safe
 from pipelines.models.device import Hardware
-from pipelines.settings.schema import AuditSettings
+from pipelines.settings.running_sections import AuditSettings
 from pipelines.system.errors import UserError
 from pipelines.system.watch import Watch, unwatched
 

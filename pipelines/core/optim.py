@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines.settings.schema import TrainSettings
+from pipelines.settings.training_sections import TrainSettings
 
 ITERATIONS = 3  # the singular values are then between about 0.5 and 1.5, which is accurate enough
 # Coefficients of the odd polynomial that moves singular values to 1; a steep slope at 0 needs few iterations.

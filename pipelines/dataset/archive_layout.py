@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError, few, shown
 
 KINDS: dict[str, Callable[[Path], bool]] = {

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.dataset.archive_pieces import ANY_EXTENSION
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError
 
 PATH_KEYS = ("labels", "test_table", "sample_submission", "train_images", "test_images")

@@ -38,7 +38,7 @@ from pipelines.dataset.archive_pieces import ARCHIVE, Source, gather, is_piece
 from pipelines.dataset.archive_places import Inner, place
 from pipelines.dataset.archive_tar import decompressor, is_tar, open_single, open_tar
 from pipelines.dataset.archive_zip import open_zip
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError, did_you_mean, few, quoted
 from pipelines.system.files import atomic_folder
 from pipelines.system.watch import Watch, unwatched

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipelines.dataset.image_paths import posix
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError, few, shown
 
 TRAINING, TESTING = ("train", "training"), ("test", "testing", "holdout")

@@ -13,7 +13,7 @@ import pandas as pd
 from pipelines.dataset.image_paths import images_by_id, normal, posix
 from pipelines.dataset.loose_ids import Matches, match_ids, simplest
 from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, separator_of
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError, few, quoted, shown
 
 LABEL_NAMES = re.compile(r"labels?|class(es)?|class_?(id|name)|target|category|category_?(id|name)", re.IGNORECASE)

@@ -13,8 +13,11 @@ import pandas as pd
 from pipelines.dataset.images import describe_image, holds_deep
 from pipelines.dataset.splits import read_split_csv
 from pipelines.dataset.submission import class_list
+from pipelines.dataset.targets import encode
+from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
-from pipelines.settings.schema import DataSettings, Settings
+from pipelines.settings.metrics import ONE_CLASS
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 
 TEST, LABELLED = "test", "labelled"  # the two sets of images that are cached
@@ -27,8 +30,8 @@ class ImageSet:
     """Selected `rows` of a split `table`, with their index in it, all labelled or all test.
 
     raw: the folder that paths start from. cache: the folder of decoded images and features. classes: in the order of
-    the network's outputs; empty where no labels are needed. data: how values become pixels, and what messages advise
-    together with `layout` and `split_command`.
+    the network's outputs, or the names of the numbers; empty where no labels are needed. task: competition.task. data:
+    how values become pixels, and what messages advise together with `layout` and `split_command`.
     """
 
     table: pd.DataFrame
@@ -39,6 +42,7 @@ class ImageSet:
     data: DataSettings = field(default_factory=DataSettings)
     layout: Layout | None = None
     split_command: str = "make split"
+    task: str = ONE_CLASS
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,12 +52,11 @@ class ImageSet:
         return self.rows["id"].to_numpy()
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """The class number of each image, (N,); (0,) for test images."""
+    def labels(self) -> npt.NDArray[Any]:
+        """The targets as `encode` returns them; (0,) for test images."""
         if self.is_test:
             return np.zeros(0, np.int64)
-        number = {label: place for place, label in enumerate(self.classes)}
-        return np.array([number[label] for label in self.rows["label"]], np.int64)
+        return encode(self.rows["label"].tolist(), self.task, self.classes)
 
     @property
     def cache_name(self) -> str:
@@ -129,7 +132,17 @@ def all_images(
     classes: Sequence[str] = (),
 ) -> ImageSet:
     """Return the images of all rows of the split `table`. split_command: what messages advise to split again."""
-    return ImageSet(table, table, layout.raw, layout.cache, list(classes), settings.data, layout, split_command)
+    return ImageSet(
+        table,
+        table,
+        layout.raw,
+        layout.cache,
+        list(classes),
+        settings.data,
+        layout,
+        split_command,
+        settings.competition.task,
+    )
 
 
 def open_images(settings: Settings, layout: Layout, table: pd.DataFrame, split_command: str = "make split") -> ImageSet:

@@ -22,7 +22,7 @@ from pipelines.dataset.image_paths import (
     without_extension,
 )
 from pipelines.dataset.tables import Note, find_column, index_columns, read_listing, silent
-from pipelines.settings.schema import DataSettings, SplitSettings
+from pipelines.settings.data_sections import DataSettings, SplitSettings
 from pipelines.system.errors import UserError, did_you_mean, few, quoted, refuse, shown
 
 OF_SAMPLE = (

@@ -11,7 +11,7 @@ from pipelines.dataset.class_folders import SPLIT_NAMES, unless
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.dataset.tables import find_column, read_table
 from pipelines.dataset.vocabulary import SEPARATORS, is_number, loose_form, number
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError, few, quoted
 
 # What programs write for a missing value. A class may be named NA: names of countries and diseases are shortened so.

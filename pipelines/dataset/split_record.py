@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.image_paths import JUNK, image_files, posix
+from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import differences, merge, to_dict
-from pipelines.settings.schema import DataSettings, Settings
+from pipelines.settings.schema import Settings
 from pipelines.system import files
 from pipelines.system.errors import UserError, few, quoted, shown
 from pipelines.system.files import file_sha256, read_json

@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipelines.dataset.image_paths import normal, without_extension
 from pipelines.dataset.tables import read_csv, read_listing, write_csv
-from pipelines.settings.schema import SplitSettings
+from pipelines.settings.data_sections import SplitSettings
 from pipelines.system.errors import UserError, did_you_mean, quoted, refuse
 
 COLUMNS = ("id", "path", "label", "split", "fold")

@@ -18,7 +18,8 @@ from pipelines.dataset.tables import (
     without_indexes,
 )
 from pipelines.dataset.vocabulary import check_sample_labels, counted, difference, submitted_labels
-from pipelines.settings.schema import DataSettings, Settings
+from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
 
 SUM_TOLERANCE = 1e-4

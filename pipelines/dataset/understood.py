@@ -12,7 +12,8 @@ from pipelines.dataset.image_paths import without_extension
 from pipelines.dataset.images import Described, UnreadableImage, describe_image
 from pipelines.dataset.tables import read_table
 from pipelines.dataset.vocabulary import counted
-from pipelines.settings.schema import DataSettings, Settings
+from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import few, quoted, shown
 
 COPY = re.compile(

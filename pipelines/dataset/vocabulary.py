@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import read_table
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError, few, quoted, shown
 
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.settings.schema import HardwareSettings
+from pipelines.settings.running_sections import HardwareSettings
 from pipelines.system.errors import UserError
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.models.published import AUXILIARY_HEADS, classifiers
-from pipelines.settings.schema import ModelSettings
+from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot

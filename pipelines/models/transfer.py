@@ -17,7 +17,8 @@ from pipelines.models.networks import build_model
 from pipelines.models.weights import Origin
 from pipelines.settings.loading import label_map_file
 from pipelines.settings.records import with_label_map
-from pipelines.settings.schema import ModelSettings, Settings
+from pipelines.settings.schema import Settings
+from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError, few
 from pipelines.system.seeds import derive_seed
 

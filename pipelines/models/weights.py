@@ -24,7 +24,8 @@ from pipelines.models.published import (
 from pipelines.models.weight_files import EXTENSIONS
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.records import with_label_map
-from pipelines.settings.schema import PLAIN_INPUT, InputSettings, ModelSettings, Settings
+from pipelines.settings.schema import PLAIN_INPUT, Settings
+from pipelines.settings.training_sections import InputSettings, ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 from pipelines.system.files import CHUNK_BYTES, atomic_file, file_sha256, plain_sha256
 from pipelines.system.network import lasting_fault, offline_hint, proxy_of, tls_context

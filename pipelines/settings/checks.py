@@ -1,4 +1,4 @@
-"""Checks of settings across sections; the checks of a single section are its `problems` in schema.py."""
+"""Checks of settings across sections; the checks of a single section are its `problems`."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain

@@ -14,8 +14,9 @@ from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.splits import assign, read_groups
 from pipelines.dataset.tables import write_csv
 from pipelines.models.device import Hardware
+from pipelines.settings.data_sections import SplitSettings
 from pipelines.settings.layout import Layout
-from pipelines.settings.schema import AuditSettings, SplitSettings
+from pipelines.settings.running_sections import AuditSettings
 from pipelines.system.errors import UserError
 
 Picture = npt.NDArray[np.uint8]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.core.optim import Muon, make_optimizer, orthogonalised
-from pipelines.settings.schema import TrainSettings
+from pipelines.settings.training_sections import TrainSettings
 from tests.support.tiny import Tiny
 
 

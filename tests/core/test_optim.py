@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from pipelines.core.optim import make_optimizer, make_schedule
-from pipelines.settings.schema import TrainSettings
+from pipelines.settings.training_sections import TrainSettings
 
 EPOCHS = 12
 

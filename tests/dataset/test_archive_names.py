@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.dataset.archives import Unpacked, unpack
+from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.loading import load_settings
-from pipelines.settings.schema import DataSettings
 from pipelines.system.errors import UserError
 from tests.support.archives import contents, make_7z, make_raw_zip, make_tar, make_zip, refused
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipelines.dataset.archives import Unpacked, unpack
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from tests.support.archives import below, contents, inside, make_tar, make_zip, refused
 
 LABELS = b"id,label\n" + b"".join(b"%d,%s\n" % (number, (b"cat", b"dog")[number % 2]) for number in range(1, 9))

@@ -20,7 +20,7 @@ from py7zr.properties import FILTER_COPY
 
 from pipelines.dataset import archive_7z, archive_entries, archive_tar, archives
 from pipelines.dataset.archives import Unpacked, unpack
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError
 from pipelines.system.watch import unwatched
 from tests.support.archives import contents, make_7z, make_tar, make_zip, refused

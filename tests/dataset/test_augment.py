@@ -17,7 +17,7 @@ from pipelines.dataset.augment import (
     shift_and_flip,
     to_float,
 )
-from pipelines.settings.schema import AugmentSettings
+from pipelines.settings.training_sections import AugmentSettings
 from tests.support.pictures import noise
 
 EVERYTHING = AugmentSettings(

@@ -7,8 +7,9 @@ import pytest
 from pipelines.dataset.class_folders import inner_folders
 from pipelines.dataset.labels import labelled_rows
 from pipelines.dataset.split_record import list_images
+from pipelines.settings.data_sections import DataSettings, SplitSettings
 from pipelines.settings.loading import merge, parse_overrides
-from pipelines.settings.schema import DataSettings, Settings, SplitSettings
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from tests.support.raw_files import touch
 

@@ -12,7 +12,7 @@ import pytest
 from pipelines.dataset import labels  # pytest would collect test_rows if it were imported by name
 from pipelines.dataset.labels import labelled_rows
 from pipelines.dataset.tables import Note
-from pipelines.settings.schema import DataSettings, SplitSettings
+from pipelines.settings.data_sections import DataSettings, SplitSettings
 from pipelines.system.errors import UserError
 from tests.support.raw_files import touch, write
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.dataset.images import describe_image, holds_deep, open_image
 from pipelines.dataset.packed import PackedImages
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError
 from tests.support.image_sets import image_set
 from tests.support.pictures import noise

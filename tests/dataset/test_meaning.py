@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.dataset.labels import labelled_rows
 from pipelines.dataset.meaning import check_labels, ungarbled
-from pipelines.settings.schema import DataSettings, SplitSettings
+from pipelines.settings.data_sections import DataSettings, SplitSettings
 from pipelines.system.errors import UserError
 from tests.support.raw_files import touch, write
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, list_images, split_is_made
+from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
-from pipelines.settings.schema import DataSettings
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_json, write_json, write_text
 from tests.support.advice import follow

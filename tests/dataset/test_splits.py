@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipelines.dataset.splits import assign, read_split_csv, with_test, write_split_csv
-from pipelines.settings.schema import SplitSettings
+from pipelines.settings.data_sections import SplitSettings
 from pipelines.system.errors import UserError
 
 

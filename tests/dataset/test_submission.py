@@ -16,8 +16,9 @@ from pipelines.dataset.submission import (
     make_submission,
     write_submission,
 )
+from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.loading import merge
-from pipelines.settings.schema import CompetitionSettings, Settings
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 
 CLASSES = ["cat", "dog", "emu"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.models.device import Hardware, bfloat16_is_fast, choose_hardware, make_deterministic
-from pipelines.settings.schema import HardwareSettings
+from pipelines.settings.running_sections import HardwareSettings
 from pipelines.system.errors import UserError
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipelines.models.networks import Whitening, build_model, check_model, whitening_of
-from pipelines.settings.schema import ModelSettings
+from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError
 
 

@@ -21,7 +21,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from pipelines.models.networks import build_model
 from pipelines.models.state import load_into, load_state
 from pipelines.models.weights import find_weights
-from pipelines.settings.schema import ModelSettings
+from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256
 

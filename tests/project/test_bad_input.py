@@ -39,8 +39,9 @@ from pipelines.dataset.archives import unpack
 from pipelines.dataset.images import MAX_PIXELS, fit, open_image
 from pipelines.dataset.splits import read_split_csv
 from pipelines.dataset.tables import INVISIBLE
+from pipelines.settings.data_sections import CHECKS
 from pipelines.settings.loading import load_settings, merge, to_dict
-from pipelines.settings.schema import CHECKS, SECTIONS, Settings
+from pipelines.settings.schema import SECTIONS, Settings
 
 FAST_CASES, SLOW_CASES = 40, 2_000  # of each of the five kinds
 SECONDS_A_CASE = 60  # of milliseconds, on any machine however busy

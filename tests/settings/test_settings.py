@@ -19,7 +19,8 @@ from pipelines.settings.loading import (
     to_dict,
     with_input,
 )
-from pipelines.settings.schema import PLAIN_INPUT, SECTIONS, AugmentSettings, FinetuneSettings, Settings, TrainSettings
+from pipelines.settings.schema import PLAIN_INPUT, SECTIONS, Settings
+from pipelines.settings.training_sections import AugmentSettings, FinetuneSettings, TrainSettings
 from pipelines.system.errors import UserError
 
 RECIPES = """

@@ -25,7 +25,7 @@ from pipelines.core.prediction import open_predictor
 from pipelines.dataset.image_set import read_images
 from pipelines.models.device import choose_hardware
 from pipelines.settings.layout import Layout
-from pipelines.settings.schema import HardwareSettings
+from pipelines.settings.running_sections import HardwareSettings
 from pipelines.system.files import file_sha256, only_one, write_json
 from pipelines.tools import compare, reproduce, score, sweep
 from tests.support.starter import KILLED, REPOSITORY, Ended, Starter

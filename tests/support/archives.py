@@ -10,7 +10,7 @@ import py7zr
 import pytest
 
 from pipelines.dataset.archives import unpack
-from pipelines.settings.schema import DataSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError
 
 

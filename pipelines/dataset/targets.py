@@ -1,0 +1,45 @@
+"""Targets as text, in the column `label` of split.csv, and as the arrays that training and metrics take.
+
+A target is a class; or labels, joined by JOINT in sorted order, an empty text for none; or numbers, joined by JOINT in
+the order of their names, an empty text between two for a missing one.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+
+JOINT = "|"
+
+
+def join_labels(labels: Iterable[str]) -> str:
+    """Return the text of several labels."""
+    return JOINT.join(sorted(set(labels)))
+
+
+def labels_in(text: str, task: str) -> list[str]:
+    """Return the labels in a target of the task one_class or several_labels; those of numbers are none."""
+    if task == ONE_CLASS:
+        return [text]
+    return text.split(JOINT) if text and task == SEVERAL_LABELS else []
+
+
+def encode(texts: Sequence[str], task: str, classes: Sequence[str]) -> npt.NDArray[Any]:
+    """Return targets as an array.
+
+    one_class: the place of each class in `classes`, int64 (N,). several_labels: 1 for each label that an image has,
+    float32 (N, K). numbers: float32 (N, T), NaN for a missing one; `classes` are then the names of the T numbers.
+    """
+    if task == NUMBERS:
+        cells = [[float(cell) if cell else np.nan for cell in text.split(JOINT)] for text in texts]
+        return np.array(cells, np.float32).reshape(len(texts), len(classes))
+    number = {label: place for place, label in enumerate(classes)}
+    if task == ONE_CLASS:
+        return np.array([number[text] for text in texts], np.int64)
+    flags = np.zeros((len(texts), len(classes)), np.float32)
+    for row, text in enumerate(texts):
+        flags[row, [number[label] for label in labels_in(text, task)]] = 1
+    return flags

@@ -1,0 +1,182 @@
+"""The sections of settings that say what a competition is: its task, its data and its split."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pipelines.settings.addresses import competition_name
+from pipelines.settings.metrics import METRICS
+from pipelines.settings.section import Section, option
+from pipelines.system.errors import did_you_mean, quoted
+from pipelines.system.files import is_plain_name, path_problem
+
+# The checks of meaning, which data.accept overrules.
+CHECKS = tuple(
+    "one_class class_folders split_names similar_labels missing_labels combined_labels numeric_labels unique_labels "
+    "garbled_labels sample_labels".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompetitionSettings(Section):
+    """Where the competition comes from, its metric and its submission format."""
+
+    title: str = option("", "full name of the competition, for display")
+    slug: str = option("", "name in the competition's Kaggle address; empty: the TOML's file name")
+    source: Literal["kaggle", "address", "digits"] = option(
+        "kaggle", "source of the data; address: an archive that you give to `download`; digits: bundled with this code"
+    )
+    address: str = option("", "source = address: where a person finds the archive")
+    takes: Literal["file", "code"] = option(
+        "file", "what Kaggle takes: a file of answers, or the code that writes it (`kernel`, then `submit`)"
+    )
+    task: Literal["one_class", "several_labels", "numbers"] = option(
+        "one_class", "what an image has: one class, any number of labels, or one or more numbers"
+    )
+    metric: str = option("accuracy", f"metric that Kaggle scores by: {', '.join(METRICS)}")
+    guesses: int = option(5, "map_at_k, top_k_error, submission best_labels: number of labels per image", minimum=1)
+    beta: float = option(1.0, "fbeta_*: weight of recall; 1: F1, 2: recall counts more", above=0)
+    grades: tuple[int, ...] = option((), "quadratic_kappa: all grades; empty: from the lowest to the highest label")
+    auc_ranges: tuple[float, ...] = option(
+        (0.0, 0.4, 1.0), "auc_weighted: bounds of ranges of the true positive rate", minimum=0, maximum=1
+    )
+    auc_weights: tuple[float, ...] = option((2.0, 1.0), "auc_weighted: weight of each range", minimum=0)
+    auc_above: float = option(0.8, "auc_partial: lowest true positive rate that counts", minimum=0, below=1)
+    submission: Literal["labels", "probabilities", "probability", "best_labels", "label_lists", "numbers"] = option(
+        "labels",
+        "sent per test image: its label; a probability per class; the probability of competition.positive; the "
+        "competition.guesses best labels in one cell; all its labels in one cell; its numbers",
+    )
+    positive: str = option("", "submission probability: its class, which metrics of two classes count as positive")
+    answer_separator: str = option(" ", "best_labels, label_lists: text between two labels in a cell")
+    no_label: str = option("", "label_lists: text for an image without a label")
+    decimals: int = option(
+        -1, "numbers: digits after the point; -1: as in the sample, if it shows any", minimum=-1, maximum=15
+    )
+    long_form: str = option(
+        "", "a row per image and target, with this id: {id}_{target}, or two columns: {id},{target}; empty: per image"
+    )
+
+    def problems(self) -> Iterator[str]:
+        if self.slug and not is_plain_name(self.slug):
+            name = competition_name(self.slug)
+            write = f'Write slug = "{name}".' if name else "Correct it."
+            rule = "it must be the name in its Kaggle address, https://www.kaggle.com/competitions/<name>"
+            yield f"competition.slug is {quoted(self.slug)}; {rule}. {write}"
+        if (self.source == "address") != bool(self.address):
+            yield 'competition.source = "address" and competition.address (where the archive is) must be set together.'
+        if self.metric not in METRICS:
+            hint = did_you_mean(self.metric, METRICS)
+            yield f"competition.metric is {quoted(self.metric)}.{hint} Valid: {', '.join(METRICS)}."
+        if self.metric == "log_loss" and self.submission == "labels":
+            yield (
+                "competition.metric is log_loss, which scores probabilities, but competition.submission is labels. Set "
+                'competition.submission = "probabilities", or another competition.metric.'
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings(Section):
+    """Paths inside the raw folder, `data/<competition>/raw`, and columns of the labels CSV."""
+
+    zip_encoding: str = option("", "encoding of names in a zip that does not say it, as gbk or cp1252; empty: UTF-8")
+    labels: str = option(
+        "",
+        "CSV (also zipped) or COCO-style JSON of the labelled images; several: one.json+other.json; empty: "
+        "train_images has one folder per class",
+    )
+    id_column: str = option("", "column of image ids in the labels CSV; empty: the first column")
+    label_column: str = option("", "column of labels in the labels CSV; empty: the second column")
+    label_columns: tuple[str, ...] = option(
+        (), "several columns: a number each; or 0 and 1 for each class or label; with * and ? as in file names"
+    )
+    label_separator: str = option("", "several_labels: text between two labels in a cell of data.label_column")
+    label_pattern: str = option(
+        "", "regular expression of paths below train_images, with groups (?P<label>…) and maybe (?P<group>…)"
+    )
+    class_folders: tuple[str, ...] = option(
+        (), "folders of classes, as path or path=class, below train_images; empty: all folders in it"
+    )
+    file_column: str = option("", "column of the labels CSV and test_table that names the image file; empty: the id")
+    train_file: str = option("", "path of a training image, as {id}.png; {name} is any column; empty: found by name")
+    test_file: str = option("", "the same for a test image")
+    channel_files: tuple[str, ...] = option(
+        (), "several files per id, one per channel: the endings of their names, as _red, _green, _blue"
+    )
+    pixel_columns: str = option(
+        "", "images that are numbers in the labels CSV and test_table: their columns, as pixel*, or the column of all"
+    )
+    pixel_shape: tuple[int, ...] = option((), "pixel_columns: height, width, channels; empty: a square", minimum=1)
+    sample_id: str = option("", "column of ids in sample_submission; empty: the first column that is no index")
+    flaws: Literal["error", "drop"] = option(
+        "error", "rows without image or target, and images listed twice: an error; drop: left out, listed in a CSV"
+    )
+    train_images: str = option("train", "folder of the labelled images")
+    class_level: int = option(
+        1, "class folders: level of the class below train_images, from 1; -1: the folder that holds the image"
+    )
+    test_images: str = option("test", "folder of the test images")
+    test_table: str = option(
+        "", "CSV or JSON of the test ids; empty: the ids of sample_submission, else all of test_images"
+    )
+    sample_submission: str = option("", "sample submission from Kaggle; empty: there is none")
+    submitted_labels: str = option(
+        "",
+        "CSV of label,answer for each class, in the raw or the working folder; empty: labels are submitted as they are",
+    )
+    accept: tuple[str, ...] = option((), f"checks of meaning to overrule, if the data is right: {', '.join(CHECKS)}")
+    white: int = option(
+        0, "greys of more than 8 bits: the value of white; 0: each image's own, 255 to 65535", minimum=0
+    )
+
+    def problems(self) -> Iterator[str]:
+        if self.zip_encoding and not _is_encoding(self.zip_encoding):
+            yield f"data.zip_encoding is {self.zip_encoding!r}; it must be an encoding, as gbk, cp932 or cp1252."
+        if problem := path_problem(self.submitted_labels):
+            yield f"data.submitted_labels cannot be a path: {problem}."
+        if not self.class_level:
+            yield "data.class_level is 0; levels count from 1, or from -1 at the folder that holds the image."
+        if self.labels and self.class_level != 1:
+            yield f"data.class_level is {self.class_level}, for class folders, but data.labels names a CSV. Unset one."
+        if unknown := [word for word in self.accept if word not in CHECKS]:
+            hint = did_you_mean(unknown[0], CHECKS)
+            yield f"data.accept has {', '.join(map(repr, unknown))}.{hint} Valid: {', '.join(CHECKS)}."
+        if self.white and not 255 <= self.white <= 65535:
+            yield f"data.white is {self.white}; it must be 0 (each image's own) or 255 to 65535."
+        for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
+            place = getattr(self, key)
+            if problem := path_problem(place):
+                yield f"data.{key} cannot be a path: {problem}."
+            elif Path(place).is_absolute() or ".." in Path(place).parts:
+                yield f"data.{key} is {place!r}; it must be a path inside the raw folder."
+
+
+def _is_encoding(name: str) -> bool:
+    """Return whether `name` is an encoding that Python knows, of text and not, like base64, of bytes."""
+    try:
+        b"a".decode(name)
+    except (LookupError, ValueError):  # ValueError: a NUL in the name, or an encoding with two bytes per character
+        return False
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSettings(Section):
+    """How labelled rows are divided into training and validation rows; the same for all recipes, to compare scores."""
+
+    method: Literal["stratified", "equal-per-class"] = option(
+        "stratified",
+        "validation rows: in proportion to each class, label or range of numbers; or as many of each class (d2l.ai)",
+    )
+    valid_ratio: float = option(0.1, "share of the labelled rows used for validation", above=0, below=1)
+    folds: int = option(0, "number of folds; fold 0 then validates, and valid_ratio is unused; 0: no folds", minimum=0)
+    group_column: str = option("", "column of the labels CSV or JSON; rows with one value stay together in the split")
+    group_file: str = option("", "CSV of id,group (`audit` writes one), from the working folder; groups stay together")
+    seed: int = option(0, "random seed of the split", minimum=0)
+
+    def problems(self) -> Iterator[str]:
+        if self.group_column and self.group_file:
+            yield "split.group_column and split.group_file are both set; choose one."
+        if self.folds == 1:
+            yield "split.folds is 1; it must be 0 (no folds) or at least 2."
