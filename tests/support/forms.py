@@ -8,7 +8,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,6 @@ class Form:
     settings: dict[str, dict[str, Any]]
     score: Score
     code: bool = False
-    unlike: tuple[str, ...] = field(default=())  # keys of settings for which other values are right too
 
     def archive(self, folder: Path) -> tuple[Path, pd.DataFrame]:
         """Write the archive into `folder`; return its path and the solution."""
@@ -479,7 +478,7 @@ def _seedlings() -> Made:
 
 def _whales(new: str, placeholder: str) -> Made:
     kinds = [f"w_{number:07x}" for number in (2412, 4011, 70368, 301, 99999, 123456)]
-    labels = cycle([new, kinds[0], kinds[1], new, kinds[2], kinds[3], kinds[4]], LABELLED - 1) + [kinds[5]]
+    labels = [*cycle([new, *kinds[:2], new, *kinds[2:5]], LABELLED - 1), kinds[5]]  # the last whale has one image
     truth = cycle([kinds[0], new, kinds[2], kinds[1]], TEST)
     names = [f"{name[:8]}.jpg" for name in hashes(LABELLED + TEST)]
     shades = {label: shade(number, 7) for number, label in enumerate([new, *kinds])}
