@@ -313,8 +313,8 @@ def _check_open(competition: service.Competition, code: bool) -> None:
         raise UserError(f"Nothing was sent. {CODE_ONLY}")
     if code and not competition.code_only:
         raise UserError(
-            f'Nothing was sent: {competition.title} takes files, but competition.takes is "code". Set it to "file", and '
-            "run the same command again."
+            f'Nothing was sent: {competition.title} takes files, but competition.takes is "code". Set it to "file" '
+            "and run the same command again."
         )
     if competition.deadline and (deadline := datetime.fromisoformat(competition.deadline)) < datetime.now(UTC):
         ended = f"{competition.title} ended on {deadline:%Y-%m-%d}"
