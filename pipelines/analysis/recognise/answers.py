@@ -46,7 +46,7 @@ class Answer:
         return self.are_numbers and any(float(value) % 1 for value in self.filled)
 
     def guesses(self, labels: Collection[str]) -> int:
-        """Return the largest number of labels, with spaces between, in a cell; 1 if the cells themselves are `labels`."""
+        """Return the largest number of labels, with spaces between, in a cell; 1 if whole cells are `labels`."""
         known = set(labels)
         if any(value in known for value in self.filled if " " in value):
             return 1
@@ -68,6 +68,8 @@ def read_answer(roles: Roles) -> Answer:
         raise UserError(f"{name} has the column {few(boxes)}: boxes of objects (detection) {UNSUPPORTED}.")
     if masks := [column for column in sample.answers if MASKS.fullmatch(column)]:
         raise UserError(f"{name} has the column {few(masks)}: masks of pixels (segmentation) {UNSUPPORTED}.")
+    if roles.long_form:
+        return Answer(roles.long_targets, list(dict.fromkeys(sample.table.values(sample.answers[0]))))
     if len(sample.answers) != 1:
         return Answer(list(sample.answers), [])
     values = list(dict.fromkeys(sample.table.values(sample.answers[0])))

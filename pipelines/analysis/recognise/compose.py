@@ -18,7 +18,7 @@ from pipelines.dataset.vocabulary import counted, loose_form
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.system.errors import few, shown
 
-LISTED = 40  # columns that a comment or a line of the table names
+MOST_TABLES = 12  # in the printed table
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def recognise(name: str, raw: Path, known: Known) -> tuple[Draft, Seen]:
     seen = Seen(folder, tables, roles, answer, target, look_at(raw, images) if images and folder.images else None)
     draft = Draft(name)
     draft.notes += problems
+    draft.found += _files(seen)
     _competition(draft, seen, known)
     _data(draft, seen)
     _groups(draft, seen)
@@ -63,11 +64,31 @@ def recognise(name: str, raw: Path, known: Known) -> tuple[Draft, Seen]:
     return draft, seen
 
 
+def _files(seen: Seen) -> list[tuple[str, str]]:
+    """Return what to print about images and tables."""
+    folder, lines = seen.folder, []
+    if seen.look:
+        places = [f"{count:,} in {where or 'the raw folder'}" for where, count in folder.folders.most_common(3)]
+        more = f" and {len(folder.folders) - 3} other folders" if len(folder.folders) > 3 else ""
+        kinds = ", ".join(kind.upper() for kind in seen.look.formats[:3])
+        lines.append(("images", f"{len(folder.images):,} {kinds}: {', '.join(places)}{more}"))
+        lines.append(("sizes", f"{seen.look.sizes}; {seen.look.channels} channels (of some of them)"))
+    for table in seen.tables[:MOST_TABLES]:
+        names = few(table.columns, 6) or "no columns besides pixels"
+        pixels = f", and {table.pixel_count} numbers per image in {table.pixels}" if table.pixels else ""
+        lines.append(("table", f"{table.name}: {len(table):,} rows, {names}{pixels}"))
+    return lines
+
+
 def _competition(draft: Draft, seen: Seen, known: Known) -> None:
     target, answer, sample = seen.target, seen.answer, seen.roles.sample
     draft.set("competition.title", known.title or draft.name)
     if known.takes_code:
-        draft.set("competition.takes", "code", "Kaggle's record: it takes notebooks, not files. make kernel, then make submit.")
+        draft.set(
+            "competition.takes",
+            "code",
+            "Kaggle's record: it takes notebooks, not files. make kernel, then make submit.",
+        )
     possible = readings(target, answer)
     reading, metric, of_metric = _fit(draft, possible, known)
     others = [f'"{each.submission}" ({each.metric})' for each in possible if each.submission != reading.submission]
@@ -76,7 +97,11 @@ def _competition(draft: Draft, seen: Seen, known: Known) -> None:
     draft.set("competition.metric", metric, of_metric)
     options = {**reading.more, **options_in(known.metric)}
     if "guesses" in options and reading.submission == "best_labels":
-        draft.set("competition.guesses", options["guesses"], "Labels in a cell of the sample submission, or as the metric says.")
+        draft.set(
+            "competition.guesses",
+            options["guesses"],
+            "Labels in a cell of the sample submission, or as the metric says.",
+        )
     if "beta" in options and metric.startswith("fbeta"):
         draft.set("competition.beta", options["beta"], "As the metric's name says.")
     form = _form(seen)
@@ -88,17 +113,25 @@ def _competition(draft: Draft, seen: Seen, known: Known) -> None:
             draft.notes.append(f"competition.positive = {positive!r} is {why}. Read Kaggle's page, and correct it.")
     if metric == "quadratic_kappa" and all(label.isdigit() for label in target.labels):
         grades = sorted(map(int, target.labels))
-        draft.set("competition.grades", list(range(grades[0], grades[-1] + 1)), "All grades from the lowest to the highest label.")
+        draft.set(
+            "competition.grades",
+            list(range(grades[0], grades[-1] + 1)),
+            "All grades from the lowest to the highest label.",
+        )
     if answer.columns and reading.submission in ("best_labels", "label_lists"):
         joint = _joint(seen)
         if joint != " ":
             draft.set("competition.answer_separator", joint, "The text between two labels in a cell of the sample.")
     if seen.roles.long_form:
-        draft.set("competition.long_form", seen.roles.long_form, f"{sample.table.name if sample else ''} has a row per image and target.")
+        draft.set(
+            "competition.long_form",
+            seen.roles.long_form,
+            f"{sample.table.name if sample else ''} has a row per image and target.",
+        )
     if reading.submission == "labels" and len(target.labels) == 2 and not known.metric:
         draft.notes.append(
-            "The labels have two values, and the sample shows neither decimals nor a metric: one label per image is sent. If "
-            'Kaggle scores a probability (AUC, log loss), set metric = "auc", submission = "probability" and positive.'
+            "The labels have two values, and neither decimals in the sample nor a metric ask for a probability: one "
+            'label per image is sent. For AUC or log loss set metric, positive and submission = "probability".'
         )
     draft.found += [("targets", f"{_source(seen)}: {reading.why}"), ("classes", _examples(target))]
     draft.found += [("sample", form), ("metric", f"{metric}: {of_metric}")]
@@ -110,7 +143,7 @@ def _fit(draft: Draft, possible: Sequence[Reading], known: Known) -> tuple[Readi
     if not known.metric:
         text = f"A GUESS, the usual one of this form: nothing named the metric. {_instead(first)}"
         draft.notes.append(
-            f"The metric {first.metric} is a guess. Give the one of Kaggle's page: METRIC=\"…\", or correct it here."
+            f'The metric {first.metric} is a guess. Give the one of Kaggle\'s page: METRIC="…", or correct it here.'
         )
         return first, first.metric, text
     names = metrics_named(known.metric)
@@ -119,19 +152,23 @@ def _fit(draft: Draft, possible: Sequence[Reading], known: Known) -> tuple[Readi
         return reading, metric, f"{known.metric!r}, {known.source}. {_instead(reading)}"
     if not names:
         draft.doubts.append(
-            f"The metric {known.metric!r} ({known.source}) is none that this pipeline computes; competition.metric is the "
-            f"usual one of this form, {first.metric}. The submission may have to be of another form. Valid: {', '.join(METRICS)}."
+            f"The metric {known.metric!r} ({known.source}) is none that this pipeline computes; competition.metric is "
+            f"the usual one of this form, {first.metric}. The submission may have to be of another form. Valid: "
+            f"{', '.join(METRICS)}."
         )
         return first, first.metric, f"A GUESS: {known.metric!r}, {known.source}, is not known. {_instead(first)}"
     draft.doubts.append(
-        f"The metric {known.metric!r} ({known.source}) is {names[0]}, which does not score what the data seem to want: "
-        f"{first.task}, submission {first.submission}. competition.metric is the usual one of this form, {first.metric}."
+        f"The metric {known.metric!r} ({known.source}) is {names[0]}, which does not score what the data seem to want, "
+        f"{first.task} and submission {first.submission}. competition.metric is the usual one of this form, "
+        f"{first.metric}."
     )
     return first, first.metric, f"A GUESS: {known.metric!r}, {known.source}, does not fit the data. {_instead(first)}"
 
 
 def _instead(reading: Reading) -> str:
-    others = [name for name, facts in METRICS.items() if reading.task in facts.tasks and reading.submission in facts.sends]
+    others = [
+        name for name, facts in METRICS.items() if reading.task in facts.tasks and reading.submission in facts.sends
+    ]
     return f"Others that score this submission: {', '.join(others)}."
 
 
@@ -143,7 +180,7 @@ def _source(seen: Seen) -> str:
     name = labels.name if labels is not None else ""
     if target.where == "columns":
         return f"{len(target.columns)} columns of {name} ({few(target.columns, 4)}; {target.why})"
-    return f"column {target.columns[0]!r} of {name} ({target.why})"
+    return f"Column {target.columns[0]!r} of {name} ({target.why})"
 
 
 def _examples(target: Target) -> str:
@@ -195,12 +232,18 @@ def _data(draft: Draft, seen: Seen) -> None:
     _tests(draft, seen)
     if roles.names.endings:
         draft.set(
-            "data.channel_files", roles.names.endings, "Each id has a file with each of these endings, one per channel, in this order."
+            "data.channel_files",
+            roles.names.endings,
+            "Each id has a file with each of these endings, one per channel, in this order.",
         )
         draft.set("input.channels", len(roles.names.endings), "One per file of an image.")
     if labels is not None and labels.pixels:
         pixel_shape = shape(labels.pixel_count)
-        draft.set("data.pixel_columns", labels.pixels, f"{labels.pixel_count} numbers in each row are an image of {pixel_shape} pixels.")
+        draft.set(
+            "data.pixel_columns",
+            labels.pixels,
+            f"{labels.pixel_count} numbers in each row are an image of {pixel_shape} pixels.",
+        )
         draft.set("data.pixel_shape", list(pixel_shape or ()), "Height, width, channels.")
         draft.set("input.channels", pixel_shape[2] if pixel_shape else 1, "One number per pixel: grey.")
 
@@ -225,7 +268,11 @@ def _tests(draft: Draft, seen: Seen) -> None:
     if roles.test_table is not None:
         table = roles.test_table
         draft.set("data.test_table", table.name, f"{len(table):,} rows: it lists the test images.")
-        if roles.test_file_column and not table.is_list and roles.test_file_column not in (table.columns[0], draft.get("data.file_column")):
+        if (
+            roles.test_file_column
+            and not table.is_list
+            and roles.test_file_column not in (table.columns[0], draft.get("data.file_column"))
+        ):
             draft.set("data.file_column", roles.test_file_column, "Its values name the images.")
     if roles.test:
         also = f" The same names are in {few(roles.test.rivals)}." if roles.test.rivals else ""
@@ -233,14 +280,17 @@ def _tests(draft: Draft, seen: Seen) -> None:
     elif not (roles.test_table is not None and roles.test_table.pixels):
         draft.set("data.test_images", "", "No test images were found, so there is nothing to predict.")
     if sample is None:
-        draft.set("data.sample_submission", "", "No table looks like a sample submission: all test images are answered.")
+        draft.set(
+            "data.sample_submission", "", "No table looks like a sample submission: all test images are answered."
+        )
         return
     draft.set("data.sample_submission", sample.table.name, f"{_form(seen)}.")
     if sample.id_column != sample.table.columns[0]:
         draft.set("data.sample_id", sample.id_column, "Its values name the test images.")
     if roles.test is None and roles.test_table is None:
         draft.doubts.append(
-            f"The ids of {sample.table.name}, such as {few(sample.ids)}, name no images, and no table says which they mean."
+            f"The ids of {sample.table.name}, such as {few(sample.ids)}, name no images, and no table says which they "
+            "mean."
         )
 
 
@@ -258,8 +308,8 @@ def _groups(draft: Draft, seen: Seen) -> None:
     draft.set(
         "split.group_column",
         column,
-        f"{what}{others}. Rows of one group stay on one side of the split: else the validation score is too good. Remove "
-        "this line if the test images come from the same groups.",
+        f"{what}{others}. Rows of one group stay on one side of the split: else the validation score is too good. "
+        "Remove this line if the test images come from the same groups.",
     )
     draft.found.append(("groups", f"{shown(column)}: {what}{others}"))
 
@@ -273,6 +323,9 @@ def _network(draft: Draft, seen: Seen) -> None:
         side = seen.look.sides[1] if seen.look else 32
     if seen.look and seen.look.channels > 4 and not seen.roles.names.endings:
         draft.set("input.channels", seen.look.channels, "As the files have.")
+    if (channels := draft.get("input.channels", 3)) != 3:
+        draft.set("input.mean", [0.5] * channels)
+        draft.set("input.std", [0.25] * channels)
     classes = len(target.labels) if target.kind in ("classes", "one_hot") else 1
     choose_network(draft, side, images, classes)
 

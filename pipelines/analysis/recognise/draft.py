@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WIDTH = 118
+LONGEST_KEY = 24
 
 
 @dataclass
@@ -81,8 +82,13 @@ def toml_text(text: str) -> str:
 
 
 def _list(cells: Sequence[str]) -> str:
+    """Return a list, on several lines if it is long."""
     line = f"[{', '.join(cells)}]"
-    if len(line) < WIDTH - 24:
+    if len(line) < WIDTH - LONGEST_KEY:
         return line
-    return "[\n" + "\n".join(textwrap.wrap(", ".join(cells) + ",", WIDTH, initial_indent="    ", subsequent_indent="    ",
-                                           break_long_words=False, break_on_hyphens=False)) + "\n]"
+    lines = [""]
+    for cell in cells:
+        if len(lines[-1]) + len(cell) > WIDTH - 8:
+            lines.append("")
+        lines[-1] += f" {cell},"
+    return "[\n" + "".join(f"   {each}\n" for each in lines) + "]"

@@ -120,7 +120,7 @@ class Names:
             self._by_stem.setdefault(self._stem(image), []).append(image)
 
     def _stem(self, image: str) -> str:
-        stem = normal(without_extension(file_name(image)))
+        stem = normal(bare(file_name(image)))
         return next((stem.removesuffix(each) for each in self.endings if stem.endswith(each)), stem)
 
     @cached_property
@@ -134,13 +134,13 @@ class Names:
         """Return the images whose name is `text`, a name, a path or the end of a path; empty if there are none."""
         text = normal(text.replace("\\", "/")).removeprefix("./")
         name = file_name(text)
-        stem = without_extension(name)
+        stem = bare(name)
         images = self._by_stem.get(stem) or self._loose.get(_loosely(stem), [])
         if name != stem and (same := [image for image in images if file_name(image) == name]):
             images = same
         if "/" in text:
-            tail = "/" + without_extension(text)
-            images = [image for image in images if f"/{without_extension(image)}".endswith(tail)] or images
+            tail = "/" + bare(text)
+            images = [image for image in images if f"/{bare(image)}".endswith(tail)] or images
         return images
 
     def share(self, values: Iterable[str]) -> float:
@@ -162,7 +162,11 @@ class Names:
             return None
         most = max(totals.values())
         full = [folder for folder, total in totals.items() if total == most]
-        deepest = [one for one in full if not any(other.startswith(f"{one}/" if one else "") and other != one for other in full)]
+        deepest = [
+            one
+            for one in full
+            if not any(other.startswith(f"{one}/" if one else "") and other != one for other in full)
+        ]
         kinds = {folder: self._kind(folder, found) for folder in deepest}
         deepest.sort(key=lambda folder: (kinds[folder] not in PREFERRED, natural_key(folder)))
         best = self._widened(deepest[0])
@@ -184,6 +188,11 @@ class Names:
         return PurePosixPath(image).suffix.lower()
 
 
+def bare(name: str) -> str:
+    """Return a name without its extension of images or arrays."""
+    return name.removesuffix(ARRAY) if name.endswith(ARRAY) else without_extension(name)
+
+
 def _loosely(stem: str) -> str:
     return str(int(stem)) if stem.isascii() and stem.isdigit() else stem.casefold()
 
@@ -192,7 +201,7 @@ def channel_endings(images: Sequence[str]) -> list[str]:
     """Return the endings of names where each image is several files, one per channel; empty if there are none."""
     bases: dict[str, set[str]] = {}
     for image in images:
-        stem = without_extension(image)
+        stem = bare(image)
         cut = max(stem.rfind("_"), stem.rfind("-"))
         if cut > stem.rfind("/") + 1:
             bases.setdefault(stem[:cut], set()).add(stem[cut:])
@@ -201,4 +210,6 @@ def channel_endings(images: Sequence[str]) -> list[str]:
     if len(bases) < 2 or not 2 <= len(common) <= 16 or len(common) * len(bases) < len(images):
         return []
     colours = ["_red", "_green", "_blue", "_yellow"]
-    return sorted(common, key=lambda each: (colours.index(each.lower()) if each.lower() in colours else 9, natural_key(each)))
+    return sorted(
+        common, key=lambda each: (colours.index(each.lower()) if each.lower() in colours else 9, natural_key(each))
+    )

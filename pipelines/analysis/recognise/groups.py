@@ -12,7 +12,20 @@ from pipelines.analysis.recognise.targets import Target
 GROUPS = tuple(
     re.compile(rf"(^|[^a-z]){word}s?([^a-z]|$)", re.IGNORECASE)
     for word in (
-        *("patient", "subject", "person", "driver", "user", "donor", "animal", "pet", "specimen", "lesion", "plant", "tree"),
+        *(
+            "patient",
+            "subject",
+            "person",
+            "driver",
+            "user",
+            "donor",
+            "animal",
+            "pet",
+            "specimen",
+            "lesion",
+            "plant",
+            "tree",
+        ),
         *("slide", "study", "case", "plate", "well", "experiment", "batch", "field", "plot", "farm"),
         *("location", "site", "camera", "station", "cent(?:er|re)", "hospital", "city", "region"),
         *("video", "seq(?:uence)?", "session", "burst", "scene", "series", "clip", "track", "group"),
@@ -26,7 +39,7 @@ DIVISIBLE = 0.8  # least share of rows whose class occurs in several groups
 
 def find_groups(table: Table, target: Target, skip: Sequence[str]) -> list[tuple[str, str]]:
     """Return the columns that look like groups and can divide the rows, the best first, each with what it has."""
-    found = []
+    found: list[tuple[str, str]] = []
     for pattern in GROUPS:
         for column in table.columns:
             words = CAMEL.sub(" ", column)

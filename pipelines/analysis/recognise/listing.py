@@ -1,4 +1,4 @@
-"""The tables of a raw folder as text, whatever their form: CSV, COCO-style JSON, a list of records, images as numbers."""
+"""The tables of a raw folder as text: CSV, COCO-style JSON, lists of records, images as numbers."""
 
 import csv
 import fnmatch
@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class Table:
     """A table of the raw folder.
 
     name: its path below raw. frame: its columns as text, without indexes and pixels. is_list: whether it is JSON.
-    pixels: the columns that are an image in each row, as `data.pixel_columns` names them; pixel_count: their number.
+    pixels: the columns that are an image in each row, as `data.pixel_columns` names them; pixel_names: all of them;
+    pixel_count: the numbers of an image.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Table:
     is_list: bool = False
     pixels: str = ""
     pixel_count: int = 0
+    pixel_names: list[str] = field(default_factory=list)
 
     @property
     def columns(self) -> list[str]:
@@ -93,14 +95,20 @@ def _read_csv(raw: Path, name: str) -> Table:
         frame = read_listing(path, may_lack_rows=True)
         frame = frame.iloc[:, index_columns(frame) :]
         cell, count = _pixel_cell(frame)
-        return Table(name, frame.drop(columns=cell) if cell else frame, pixels=cell, pixel_count=count)
+        return Table(
+            name,
+            frame.drop(columns=cell) if cell else frame,
+            pixels=cell,
+            pixel_count=count,
+            pixel_names=[cell] * bool(cell),
+        )
     pixels = [column for column in header if fnmatch.fnmatchcase(column, pattern)]
     others = [column for column in header if column not in set(pixels)]
     if path.stat().st_size > LARGE:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=others or pixels[:1])
     else:
         frame = read_listing(path)
-    return Table(name, frame[others], pixels=pattern, pixel_count=len(pixels))
+    return Table(name, frame[others], pixels=pattern, pixel_count=len(pixels), pixel_names=pixels)
 
 
 def _header(path: Path) -> list[str]:
@@ -142,9 +150,10 @@ def _pixel_cell(frame: pd.DataFrame) -> tuple[str, int]:
     head = frame.head(20)
     for column in head.columns if len(head) else ():
         counts = {len(str(cell).split()) for cell in head[column]}
-        if len(counts) == 1 and (count := counts.pop()) >= FEWEST_PIXELS and shape(count):
-            if all(part.isdigit() for cell in head[column] for part in str(cell).split()):
-                return str(column), count
+        count = min(counts)
+        digits = len(counts) == 1 and all(part.isdigit() for cell in head[column] for part in str(cell).split())
+        if digits and count >= FEWEST_PIXELS and shape(count):
+            return str(column), count
     return "", 0
 
 
@@ -171,7 +180,9 @@ def records(content: Any) -> pd.DataFrame | None:
     for each in annotations:
         if isinstance(each, Mapping):
             own = {key: value for key, value in each.items() if key != "id"}
-            rows.append({**kinds.get(str(each.get("category_id")), {}), **by_id.get(str(each.get("image_id")), {}), **own})
+            rows.append(
+                {**kinds.get(str(each.get("category_id")), {}), **by_id.get(str(each.get("image_id")), {}), **own}
+            )
     return _frame(rows)
 
 

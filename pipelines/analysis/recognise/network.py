@@ -52,30 +52,41 @@ def look_at(raw: Path, images: Sequence[str]) -> Look:
         return Look((0, 0, 0), "no image could be opened", 0, formats, False)
     sides = sorted(map(min, sizes))
     least, most = min(sizes), max(sizes)
-    text = f"{least[0]} x {least[1]} pixels" if least == most else (
-        f"{least[0]} x {least[1]} to {most[0]} x {most[1]} pixels"
+    text = (
+        f"{least[0]} x {least[1]} pixels"
+        if least == most
+        else (f"{least[0]} x {least[1]} to {most[0]} x {most[1]} pixels")
     )
     return Look(
-        (sides[0], sides[len(sides) // 2], sides[-1]), text, Counter(channels).most_common(1)[0][0], formats, max(channels) < 3
+        (sides[0], sides[len(sides) // 2], sides[-1]),
+        text,
+        Counter(channels).most_common(1)[0][0],
+        formats,
+        max(channels) < 3,
     )
 
 
 def choose_network(draft: Draft, side: int, images: int, classes: int) -> None:
-    """Set input, augmentation, network and training for `images` labelled images whose shorter side is `side` pixels."""
-    size = next((each for each in SIDES if each <= max(side, 8) and images * each * each <= BUDGET), min(32, max(side, 8)))
+    """Set input, augmentation, network and training.  side: of the images, in pixels; images: how many are labelled."""
+    size = next(
+        (each for each in SIDES if each <= max(side, 8) and images * each * each <= BUDGET), min(32, max(side, 8))
+    )
     flips = side > SMALL
     draft.set(
         "input.size",
         size,
-        f"The images' shorter side is {side} pixels (median). {size} pixels let {images:,} images train on any machine; "
-        'larger ones show more. input.source = "packed", the default, decodes each image once.',
+        f"The images' shorter side is {side} pixels (median). With {size} pixels {images:,} images train on any "
+        'machine; more show finer things. input.source = "packed", the default, decodes each image once.',
     )
     if flips:
-        draft.set("augment.flip", True, "A mirrored photo shows the same. Set false if left and right differ in meaning.")
+        draft.set(
+            "augment.flip", True, "A mirrored photo shows the same. Set false if left and right differ in meaning."
+        )
     draft.set(
         "augment.translate",
         max(1, size // 16),
-        "Small shifts." + ("" if flips else " No flip: a mirrored small picture, such as a digit, may be another sign."),
+        "Small shifts."
+        + ("" if flips else " No flip: a mirrored small picture, such as a digit, may be another sign."),
     )
     draft.set(
         "model.name",

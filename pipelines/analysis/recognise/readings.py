@@ -11,13 +11,16 @@ from pipelines.dataset.tables import NUMBER
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.system.errors import UserError, few
 
-MOST_GRADES = 20  # different whole numbers that may be classes or grades; more are quantities, if there are few rows each
+MOST_GRADES = (
+    20  # different whole numbers that may be classes or grades; more are quantities, if there are few rows each
+)
 QUANTITY = re.compile(
     r"(^|[^a-z])(age|counts?|score|price|weight|height|width|length|area|size|volume|depth|rating|angle|"
     r"temperature|popularity|probability|density|biomass|yield|percent\w*|ratio|mean|total|distance)([^a-z]|$)|"
     r"ularity$",
     re.IGNORECASE,
 )
+IDENTITY = re.compile(r"id$|class|categor|label|species|breed|type|kind|group", re.IGNORECASE)
 POSITIVE = ("1", "1.0", "true", "yes", "y", "t", "positive", "pos", "malignant", "abnormal", "present", "real", "sick")
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -41,8 +44,8 @@ def readings(target: Target, answer: Answer) -> list[Reading]:
         return [Reading(NUMBERS, "numbers", metric, f"{len(target.columns)} columns of numbers")]
     if target.kind == "one_hot":
         why = f"{len(target.labels)} columns, and exactly one of them is 1 in each row"
-        several = Reading(SEVERAL_LABELS, "probabilities", "auc_columns", why)
-        return [*_of_classes(target, answer, why), *([several] if len(answer.columns) > 1 else [])]
+        free = Reading(SEVERAL_LABELS, "probabilities", "auc_columns", why)
+        return [*_of_classes(target, answer, why), *([free] if len(answer.columns) > 1 else [])]
     if target.kind in ("sets", "flags"):
         return _of_sets(target, answer)
     return _of_classes(target, answer, f"{len(target.labels):,} different values")
@@ -87,8 +90,8 @@ def _of_classes(target: Target, answer: Answer, why: str) -> list[Reading]:
         return [numbers, *([] if answer.is_decimal else [sent])]
     if answer.is_decimal and not set(answer.filled) <= set(labels):
         raise UserError(
-            f"The sample submission has numbers with decimals in {few(answer.columns)}, such as {few(answer.filled)}, but "
-            f"the labels are {len(labels)} classes: {few(labels, 5)}. One number for several classes {UNSUPPORTED}."
+            f"The sample submission has numbers with decimals in {few(answer.columns)}, such as {few(answer.filled)}, "
+            f"but the labels are {len(labels)} classes: {few(labels, 5)}. One number for several classes {UNSUPPORTED}."
         )
     if not answer.columns:
         return [sent, each, best, *([numbers] if numeric else [])]
@@ -105,20 +108,20 @@ def is_quantity(target: Target, answer: Answer) -> bool:
         return True
     if len(values) > 2 and any(QUANTITY.search(CAMEL.sub(" ", name)) for name in names):
         return True
-    return len(values) > MOST_GRADES and 5 * len(values) > len(target.cells) and not _are_ids(values)
+    return len(values) > MOST_GRADES and not (_are_ids(values) or any(IDENTITY.search(name) for name in names))
 
 
 def _are_ids(values: Sequence[float]) -> bool:
     """Return whether numbers are those of a list of classes: from 0 or 1, without a gap; or long numbers."""
-    return max(values) - min(values) + 1 == len(values) and min(values) in (0, 1) or min(values) >= 10_000
+    return (max(values) - min(values) + 1 == len(values) and min(values) in (0, 1)) or min(values) >= 10_000
 
 
 def positive_of(target: Target, answer: Answer) -> tuple[str, str]:
     """Return the class whose probability is sent, and why; `a guess` in it if the data do not say."""
     labels = target.labels
     names = {label.casefold(): label for label in labels}
-    if found := next((names[word] for word in POSITIVE if word in names), None):
-        return found, "such a value means yes"
+    if yes := next((names[word] for word in POSITIVE if word in names), None):
+        return yes, "such a value means yes"
     wanted = " ".join(answer.columns).casefold()
     if found := [label for label in labels if label.casefold() in wanted]:
         return found[0], "the sample's column is named after it"
@@ -157,6 +160,8 @@ def metrics_named(text: str) -> list[str]:
         return [name]
     plain = " ".join(re.sub(r"[_{}()-]+", " ", name).split())
     exact = [metric for metric, facts in METRICS.items() if name in facts.kaggle or plain in facts.kaggle]
+    if "weighted" in plain and not re.search("kappa|auc|roc", plain):  # by weights that are not known
+        return exact
     wide = next((metrics for pattern, metrics in FAMILIES if re.search(pattern, plain)), ())
     return list(dict.fromkeys([*exact, *wide]))
 
@@ -166,9 +171,9 @@ def options_in(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if guesses := re.search(r"@ ?\{?(\d+)|top.?(\d+)", text, re.IGNORECASE):
         found["guesses"] = int(guesses[1] or guesses[2])
-    if beta := re.search(r"\bf[_ -]?(\d(?:\.\d+)?)\b", text, re.IGNORECASE):
-        if float(beta[1]) != 1:
-            found["beta"] = float(beta[1])
+    beta = re.search(r"\bf[_ -]?(\d(?:\.\d+)?)\b", text, re.IGNORECASE)
+    if beta and float(beta[1]) != 1:
+        found["beta"] = float(beta[1])
     return found
 
 

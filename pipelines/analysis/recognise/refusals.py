@@ -29,7 +29,9 @@ def refuse_raw(folder: RawFolder, tables: Sequence[Table]) -> None:
         return
     for endings, what in FORMATS.items():
         if count := sum(folder.others[ending] for ending in endings):
-            raise UserError(f"{folder.raw} holds no images, but {count:,} files of {endings[0]}: {what}, and try again.")
+            raise UserError(
+                f"{folder.raw} holds no images, but {count:,} files of {endings[0]}: {what}, and try again."
+            )
     if any(name.lower().endswith(".json") for name in folder.lists):
         raise UserError(f"{folder.raw} holds no image files. Images as lists of numbers in JSON {UNSUPPORTED}.")
     kinds = ", ".join(f"{count:,} {kind or 'without extension'}" for kind, count in folder.others.most_common(5))

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from pipelines.analysis.recognise.facts import Home, Names, RawFolder, channel_endings
 from pipelines.analysis.recognise.listing import Table
 from pipelines.dataset.class_folders import TESTING
+from pipelines.system.errors import UserError, few
 
 # The name of a sample submission, from the surest to the vaguest.
 SAMPLES = tuple(
@@ -87,7 +88,9 @@ def stem(name: str) -> str:
 
 def _find_sample(tables: Sequence[Table], names: Names) -> Sample | None:
     for pattern in SAMPLES:
-        found = [table for table in tables if pattern.search(stem(table.name)) and len(table.columns) > 1 and len(table)]
+        found = [
+            table for table in tables if pattern.search(stem(table.name)) and len(table.columns) > 1 and len(table)
+        ]
         if found:
             shares = {table.name: max([0.0, *table.naming(names).values()]) for table in found}
             # of several stages the last one whose images are there
@@ -114,14 +117,36 @@ def _find_tests(roles: Roles, sample: Sample, tables: Sequence[Table]) -> None:
         for column in table.columns if naming else ():
             if len(wanted & set(table.values(column))) >= ENOUGH * len(wanted):
                 file_column = next((each for each in naming if each != column), "")
+                if file_column and not table.frame[column].is_unique:
+                    raise UserError(
+                        f"{sample.table.name}: an id such as {ids[0]!r} means several images ({column!r} and "
+                        f"{file_column!r} of {table.name}). One answer for several images is not supported yet."
+                    )
                 if file_column:
                     roles.test_table, roles.test_file_column = table, file_column
                     roles.test = names.home(table.values(file_column))
                     return
+    _refuse_lookup(sample, wanted, tables)
     numbers = [table for table in tables if table.pixels and not re.search("train", stem(table.name), re.IGNORECASE)]
-    fitting = [table for table in numbers if len(table) == len(ids)] or [t for t in numbers if TESTS.search(stem(t.name))]
+    fitting = [table for table in numbers if len(table) == len(ids)] or [
+        t for t in numbers if TESTS.search(stem(t.name))
+    ]
     if fitting:
         roles.test_table = fitting[0]
+
+
+def _refuse_lookup(sample: Sample, wanted: set[str], tables: Sequence[Table]) -> None:
+    """Raise `UserError` if a table says for each row of the sample which image and which target it wants."""
+    for table in tables:
+        if not any(wanted <= set(table.values(column)) for column in table.columns):
+            continue
+        for column in table.columns:
+            named = set(table.values(column))
+            if len(named) > 1 and any(named <= set(other.columns) for other in tables if other is not table):
+                raise UserError(
+                    f"{table.name} says which image and which of {few(sorted(named))} each row of "
+                    f"{sample.table.name} wants. A sample submission with such a table is not supported yet."
+                )
 
 
 def _find_long_columns(roles: Roles, sample: Sample) -> None:
@@ -145,7 +170,9 @@ def _find_long_ids(roles: Roles, sample: Sample) -> bool:
         joint = first[place]
         own = [each for each in ids if each.startswith(first[: place + 1])]
         targets = [each[place + 1 :] for each in own]
-        bases = [each.removesuffix(joint + target) for each in ids for target in targets if each.endswith(joint + target)]
+        bases = [
+            each.removesuffix(joint + target) for each in ids for target in targets if each.endswith(joint + target)
+        ]
         if len(targets) > 1 and len(bases) == len(ids) and roles.names.share(bases) >= ENOUGH:
             roles.test = roles.names.home(list(dict.fromkeys(bases)))
             roles.long_form, roles.long_targets = f"{{id}}{joint}{{target}}", targets

@@ -1,4 +1,4 @@
-"""What an image has, and where it is written: columns of a table, cells of several labels, class folders, file names."""
+"""What an image has, and where that is written: columns, cells of several labels, class folders, file names."""
 
 import re
 from collections import Counter
@@ -29,6 +29,7 @@ PATTERNS = (
     r"(?P<label>[^/_.-]+)[_.-][^/]*",  # n01440764_10026
     r"[^/]*[_.-](?P<label>[^/_.-]+)",  # 10026_cat
 )
+NO_ANSWER = Answer()
 Kind = Literal["classes", "sets", "flags", "one_hot", "numbers"]
 
 
@@ -81,29 +82,38 @@ def _of_table(table: Table, roles: Roles, answer: Answer) -> Target:
     columns = [column for column in table.columns if column not in skip | unique] or table.columns
     if not columns:
         raise UserError(f"{table.name} has no column besides the ids, so there is nothing to learn.")
-    wanted = roles.long_targets or (answer.columns if len(answer.columns) > 1 else [])
+    wanted = answer.columns if len(answer.columns) > 1 else []
     if wanted and (own := [column for column in wanted if column in table.columns]) == list(wanted):
-        return _of_columns(table, own, answer, "the sample submission has the same columns")
+        return _of_columns(table, own, answer, "the sample submission has the same columns", bool(roles.long_form))
     if wanted:
         return _of_class_columns(table, columns, wanted)
     if not answer.columns and (flags := _flags(table, columns)):
         return _of_columns(table, flags, answer, "they are 0 or 1 in each row")
     column, why = _choose(table, columns, answer)
     others = [each for each in columns if each != column]
-    return _of_column(table, column, why, others)
+    return _of_column(table, column, why, others, answer)
 
 
-def _of_columns(table: Table, columns: Sequence[str], answer: Answer, why: str) -> Target:
+def _of_columns(table: Table, columns: Sequence[str], answer: Answer, why: str, is_long: bool = False) -> Target:
     frame = table.frame[list(columns)]
     filled = [cell for column in columns for cell in frame[column].tolist() if cell]
     if not all(NUMBER.fullmatch(cell) for cell in filled):
         raise UserError(
-            f"{table.name}: the columns {few(columns, 5)} hold a class each. Several classes for one image, one of each "
-            "column, are not supported yet. One column alone can be predicted: name it in data.label_column."
+            f"{table.name}: the columns {few(columns, 5)} hold a class each. Several classes for one image, one of "
+            "each column, are not supported yet. One column alone can be predicted: name it in data.label_column."
         )
+    whole = all(float(cell) % 1 == 0 for cell in filled)
     if frame.isin(FLAGS).all(axis=None):
         ones = frame.isin(FLAGS[1::2]).sum(axis=1)
-        return Target("columns", "one_hot" if (ones == 1).all() else "flags", list(columns), columns=list(columns), why=why)
+        return Target(
+            "columns", "one_hot" if (ones == 1).all() else "flags", list(columns), columns=list(columns), why=why
+        )
+    if is_long and whole and not answer.is_decimal:
+        raise UserError(
+            f"{table.name}: the columns {few(columns, 5)} are whole numbers, and so are the answers: a class each. "
+            "Several classes for one image, one of each column, are not supported yet. For numbers to estimate, write the "
+            'TOML yourself, with task = "numbers" (docs/competitions.md).'
+        )
     return Target("columns", "numbers", list(columns), columns=list(columns), why=why)
 
 
@@ -114,21 +124,23 @@ def _of_class_columns(table: Table, columns: Sequence[str], wanted: Sequence[str
     for column in columns:
         different = set(table.values(column)) - {""}
         parts = {part for cell in different for part in split_cell(cell, cell_separator(different))}
-        share = max((sum(loose_form(each) in forms for each in group) / max(1, len(group)) for group in (different, parts)))
+        share = max(
+            sum(loose_form(each) in forms for each in group) / max(1, len(group)) for group in (different, parts)
+        )
         points = share + 0.1 * min(len(parts), len(forms)) / len(forms)
         if points > most:
             best, most = column, points
     if most < 0.5:
-        column, why = _choose(table, columns, Answer())
+        column, why = _choose(table, columns, NO_ANSWER)
         return _of_column(table, column, f"{why}; its values are not the columns of the sample submission", columns)
     others = [each for each in columns if each != best]
     return _of_column(table, best, "its values are the columns of the sample submission", others)
 
 
-def _of_column(table: Table, column: str, why: str, others: Sequence[str]) -> Target:
+def _of_column(table: Table, column: str, why: str, others: Sequence[str], answer: Answer = NO_ANSWER) -> Target:
     cells = table.values(column)
     different = set(cells) - {""}
-    separator = cell_separator(different)
+    separator = cell_separator(different) or _separator_of(answer, different)
     labels = sorted({part for cell in different for part in split_cell(cell, separator)})
     kind: Kind = "sets" if separator else "classes"
     return Target("column", kind, labels, cells, [column], separator, list(others), why)
@@ -190,6 +202,18 @@ def cell_separator(different: Collection[str]) -> str:
     return ""
 
 
+def _separator_of(answer: Answer, different: Collection[str]) -> str:
+    """Return the space if the sample's cells are lists of parts of the cells `different`; else an empty text."""
+    parts = {part for cell in different for part in cell.split() if " " in cell}
+    for value in answer.filled:
+        words = value.split()
+        if len(words) > 1 and value not in different:
+            known = sum(word in parts for word in words)
+            if 2 * known >= len(words) and known > sum(word in different for word in words):
+                return " "
+    return ""
+
+
 def split_cell(cell: str, separator: str) -> list[str]:
     return [part for part in map(str.strip, cell.split(separator)) if part] if separator else [cell]
 
@@ -206,6 +230,8 @@ def _of_folders(images: Sequence[str], answer: Answer) -> Target | None:
             if any(len(each) < level for each in folders):
                 break
             names = Counter(each[level - 1] for each in folders)
+            if any(name.lower() in SPLIT_NAMES for name in names):
+                break
             if len(names) < 2 or _are_no_classes(names):
                 continue
             points = len(inside) / len(images) - level / 10 + ("train" in root.lower()) / 2
@@ -216,17 +242,20 @@ def _of_folders(images: Sequence[str], answer: Answer) -> Target | None:
             if best is None or points > best[0]:
                 cells = [each[level - 1] for each in folders]
                 why = f"folders below {root or 'the raw folder'}" + f", level {level}" * (level > 1)
-                best = points, Target(
-                    "folders", "classes", sorted(names), cells, why=why, folder=root, level=level, images=inside
+                best = (
+                    points,
+                    Target(
+                        "folders", "classes", sorted(names), cells, why=why, folder=root, level=level, images=inside
+                    ),
                 )
     return best[1] if best else None
 
 
 def _are_no_classes(names: Collection[str]) -> bool:
-    """Return whether folders are the parts of a split, or pictures and their masks."""
+    """Return whether folders are pictures and their masks."""
     lower = [name.lower() for name in names]
     kinds = [any(part in name for name in lower for part in kind) for kind in (PICTURES, MASKS)]
-    return any(name in SPLIT_NAMES for name in lower) or (len(lower) == 2 and all(kinds))
+    return len(lower) == 2 and all(kinds)
 
 
 def _repeat(folders: Sequence[Sequence[str]]) -> bool:
@@ -246,11 +275,17 @@ def _of_names(images: Sequence[str], answer: Answer) -> Target | None:
         matches = [re.fullmatch(pattern, name) for name in stems]
         cells = [match["label"] if match else "" for match in matches]
         counts = Counter(cells)
+        if not all(re.search("[^\\W\\d]", name) for name in counts):
+            continue
         if "" in counts or not 2 <= len(counts) <= max(2, len(images) // 4) or min(counts.values()) < 2:
             continue
         if len(answer.columns) > 1 and not all(loose_form(name) in forms for name in counts):
             continue
-        shared = [each for each in ancestors(images[0]) if all(image.startswith(f"{each}/" if each else "") for image in images)]
+        shared = [
+            each
+            for each in ancestors(images[0])
+            if all(image.startswith(f"{each}/" if each else "") for image in images)
+        ]
         full = rf"(?:.*/)?{pattern}\.[^./]+"
         why = f"in the names of the images, such as {file_name(images[0])}"
         return Target(
