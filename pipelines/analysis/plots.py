@@ -20,7 +20,7 @@ DENSE = 1000  # points; more are drawn fainter
 
 Values = npt.NDArray[np.float64]
 Runs = Sequence[Sequence[Mapping[Any, Any]]]  # the history rows of each of several runs
-Mistake = tuple[Pixels, str, str, float]  # a misclassified image, its label, the predicted one and its probability
+Mistake = tuple[Pixels, str, str, float | str]  # an image, its target, the predicted one, and its probability or error
 Twins = tuple[Pixels, Pixels, Sequence[str]]  # two images side by side, and the lines of text above them
 
 
@@ -89,8 +89,8 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
     """Draw `mistakes` in a grid, in the given order, each with both labels, to the PNG `path`."""
     cells = [
-        (picture, f"is {short(label)}\nseen as {short(predicted)} {confidence:.0%}")
-        for picture, label, predicted, confidence in mistakes
+        (picture, f"is {short(label)}\nseen as {short(predicted)} {sure if isinstance(sure, str) else f'{sure:.0%}'}")
+        for picture, label, predicted, sure in mistakes
     ]
     draw_pictures(path, cells, title)
 

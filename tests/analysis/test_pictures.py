@@ -10,7 +10,6 @@ import pytest
 from sklearn.metrics import mean_absolute_error, precision_recall_fscore_support, r2_score, root_mean_squared_error
 
 from pipelines.analysis.pictures import (
-    Results,
     confused_pairs,
     deviations,
     draw_results,
@@ -19,6 +18,7 @@ from pipelines.analysis.pictures import (
     wrong_labels,
 )
 from pipelines.analysis.plots import draw_labels, draw_numbers, draw_pictures, to_rgb
+from pipelines.analysis.results import Results
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.tables import read_csv
 from pipelines.settings.layout import RunLayout
@@ -90,7 +90,9 @@ def test_labels_get_precision_recall_and_their_worst_images(tiny: Tiny, tmp_path
     images = targets(tiny, SEVERAL_LABELS, ["a", "b", "c"], ["a|b", "", "a", "b", "a"])
     decided = flags("100", "001", "100", "010", "100")
     predicted = np.where(decided, 0.8, 0.1)
-    drawn = draw_results(run, tiny.settings(), Results(images, predicted, decided, [0.5, 0.4, 0.3]), "a title")
+    drawn = draw_results(
+        run, tiny.settings(), Results(images, predicted, decided, thresholds=[0.5, 0.4, 0.3]), "a title"
+    )
     assert drawn.files == [run.mistakes, run.by_label, run.summary]
     assert not drawn.rows
     table = read_csv(run.summary)
