@@ -172,7 +172,8 @@ def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities:
     import numpy as np
 
     from pipelines.analysis import plots
-    from pipelines.dataset.images import fit, open_image, place_of
+    from pipelines.dataset.channels import as_colours
+    from pipelines.dataset.images import fit, place_of
     from pipelines.dataset.loading import evaluation_resize
 
     values = probabilities.numpy()
@@ -181,8 +182,8 @@ def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities:
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
     mistakes = []
     for index, row in zip(shown, images.rows.iloc[shown].itertuples(), strict=True):
-        picture = open_image(images.raw / str(row.path), place_of(row), images.data.white)
-        pixels = fit(picture, settings.input.size, evaluation_resize(settings))
+        picture = images.reader.open(str(row.path), place_of(row))
+        pixels = as_colours(fit(picture, settings.input.size, evaluation_resize(settings)))
         mistakes.append((pixels, str(row.label), images.classes[predicted[index]], float(confidence[index])))
     plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")
     counts = np.zeros((len(images.classes),) * 2, dtype=np.int64)

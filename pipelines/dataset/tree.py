@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.image_paths import normal
+from pipelines.dataset.image_paths import files_of, from_raw, normal
 from pipelines.dataset.tables import csv_text
 from pipelines.system import files
 from pipelines.system.watch import Watch, unwatched
@@ -55,7 +55,7 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path per link
             try:
                 for _, name, path in group:
-                    kinds[_link(f"{source}/{path}", f"{upwards}/{path}", place, descriptor, name)] += 1
+                    kinds[_link(from_raw(source, path), from_raw(upwards, path), place, descriptor, name)] += 1
             finally:
                 os.close(descriptor)
     return kinds
@@ -85,11 +85,12 @@ def _links(rows: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, str, st
     links: list[tuple[str, str, str]] = []
     taken: dict[str, set[str]] = {}
     columns = (rows[name].tolist() for name in ("path", "label", "split"))
-    for path, label, split in sorted(zip(*columns, strict=True)):  # names must not depend on the order of rows
+    for image, label, split in sorted(zip(*columns, strict=True)):  # names must not depend on the order of rows
         folder = UNKNOWN if split == "test" else names[label]
-        name = _unique(taken.setdefault(folder, set()), path.rpartition("/")[2], path.replace("/", "_"))
         folders = [folder] if split == "test" else [f"{part}/{folder}" for part in PARTS[split]]
-        links.extend((folder, name, path) for folder in folders)
+        for path in files_of(image):
+            name = _unique(taken.setdefault(folder, set()), path.rpartition("/")[2], path.replace("/", "_"))
+            links.extend((folder, name, path) for folder in folders)
     return sorted(links, key=itemgetter(0))
 
 
