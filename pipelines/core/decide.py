@@ -1,21 +1,23 @@
 """Scores of predictions during training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipelines.core.calibration import cross_fitted
 from pipelines.core.metrics import METRICS, Metric, interval
 from pipelines.settings.schema import Settings
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores predictions by a metric of one class."""
+    """Scores predictions by a metric of one class.  calibrated: with a temperature, each row's fitted on others."""
 
     metric: Metric
+    calibrated: bool
 
     @property
     def name(self) -> str:
@@ -26,13 +28,18 @@ class Judge:
         return self.metric.higher_is_better
 
     def keep(self, predictions: Tensor) -> Tensor:
+        """Return what a score needs of the predictions of a batch, on their device."""
         return predictions
 
-    def __call__(self, kept: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[float, tuple[float, float]]:
-        probabilities, labels = torch.from_numpy(kept).double().exp(), torch.from_numpy(targets)
+    def judge(self, kept: Tensor, targets: Any) -> tuple[float, tuple[float, float]]:
+        """Return the score of all images and its 95 % interval; kept: what `keep` returned, on the processor."""
+        labels = torch.from_numpy(targets)
+        if self.calibrated and self.name == "log_loss":
+            kept = cross_fitted(kept, labels)
+        probabilities = kept.double().exp()
         return self.metric.score(probabilities, labels), interval(self.metric, probabilities, labels)
 
 
-def make_judge(settings: Settings, classes: list[str]) -> Judge:
-    """Return the judge of the competition's metric."""
-    return Judge(METRICS[settings.competition.metric])
+def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated: bool = False) -> Judge:
+    """Return the judge of the competition's metric.  seen: targets of the training rows."""
+    return Judge(METRICS[settings.competition.metric], calibrated and settings.predict.calibrate)

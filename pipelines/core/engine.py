@@ -187,7 +187,7 @@ def evaluate(
     # Fetched once, because each fetch waits for the device; float64 only here, because not every device has it.
     losses, kept, targets = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
     loss = losses[~targets.isnan()].double().mean().item()  # of the numbers that are not missing
-    score, bounds = judge(kept.numpy(), targets.numpy())
+    score, bounds = judge.judge(kept, targets.numpy())
     return Evaluation(loss, score, bounds)
 
 

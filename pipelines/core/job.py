@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from pipelines.core import checkpoint, engine
-from pipelines.core.calibration import cross_fitted
 from pipelines.core.checkpoint import Checkpoint
 from pipelines.core.decide import Judge, make_judge
 from pipelines.core.phases import Phase, Sources, make_learner, phases
@@ -58,8 +57,9 @@ class Job:
         """Return the task, with the `scale` of a checkpoint where the training resumes."""
         return training_task(self.settings, self.train, self.valid, scale)
 
-    def judge(self) -> Judge:
-        return make_judge(self.settings, self.train.classes)
+    def judge(self, calibrated: bool = False) -> Judge:
+        """Return what scores the validation set; calibrated: with a temperature, where the metric is a log loss."""
+        return make_judge(self.settings, self.train.classes, self.train.labels, calibrated)
 
 
 def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
@@ -165,12 +165,12 @@ def read_history(job: Job) -> list[Row]:
 def try_out(job: Job, network: nn.Module) -> Row:
     """Train the head of `network` without saving anything; return epoch and score of its best epoch.
 
-    Log loss is scored as `predict` does: with a temperature, each row's fitted on other rows.
+    It is scored as `predict` does: log loss with a temperature, each row's fitted on other rows.
     """
     settings, (phase,) = job.settings, phases(job.settings)
     assert job.valid is not None
     to_device(network, job.hardware)
-    judge = job.judge()
+    judge = job.judge(calibrated=True)
     learner = make_learner(settings, network, phase, job.hardware, job.task(), judge)
     sources = job.sources(network)
     train, valid = sources.open(job.train, phase.cached, training=True), sources.open(job.valid, phase.cached)
@@ -178,10 +178,8 @@ def try_out(job: Job, network: nn.Module) -> Row:
     trials: list[Row] = []
     for result in engine.fit(learner, train, None, range(1, job.epochs + 1), settings.train.seed):
         outputs = engine.infer(learner.result, valid, learner.task, learner.hardware, learner.views)
-        predicted = torch.cat([each.cpu() for _, each in outputs])
-        if judge.name == "log_loss" and settings.predict.calibrate:
-            predicted = cross_fitted(predicted, torch.from_numpy(targets))
-        score, _ = judge(judge.keep(predicted).numpy(), targets)
+        kept = torch.cat([judge.keep(each) for _, each in outputs]).cpu()
+        score, _ = judge.judge(kept, targets)
         trials.append({"epoch": result.epoch, judge.name: score})
     return min(trials, key=lambda trial: badness(trial[judge.name], judge.name))
 

@@ -38,7 +38,7 @@ def class_losses(
         losses = _focused(log_probabilities.gather(1, targets[:, None])[:, 0], gamma)
         return losses if weights is None else losses * weights[targets]
     classes = log_probabilities.shape[1]
-    shares = F.one_hot(targets, classes).float() if targets.ndim == 1 else targets
+    shares = F.one_hot(targets, classes).to(log_probabilities.dtype) if targets.ndim == 1 else targets
     if weights is not None:
         shares = shares * weights
     if smoothing:
