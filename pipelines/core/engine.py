@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipelines.core.metrics import Metric, interval
+from pipelines.core.metrics import OfProbabilities, interval
 from pipelines.core.optim import Schedule
 from pipelines.dataset.loading import Batch, BatchSource
 from pipelines.models.device import Hardware
@@ -78,7 +78,7 @@ class Learner:
 
 
 def fit(
-    learner: Learner, train: BatchSource, valid: BatchSource | None, metric: Metric, epochs: Iterable[int], seed: int
+    learner: Learner, train: BatchSource, valid: BatchSource | None, metric: OfProbabilities, epochs: Iterable[int], seed: int
 ) -> Iterator[EpochResult]:
     """Train for `epochs` (numbers from 1) and yield the result of each; without `valid`, nothing is scored.
 
@@ -162,7 +162,7 @@ def infer(
 
 
 def evaluate(
-    model: nn.Module, source: BatchSource, metric: Metric, hardware: Hardware, views: tuple[View, ...] = (unchanged,)
+    model: nn.Module, source: BatchSource, metric: OfProbabilities, hardware: Hardware, views: tuple[View, ...] = (unchanged,)
 ) -> Evaluation:
     """Return loss and score of `model` over all images of `source`."""
     judged = [(log_probabilities, batch.labels) for batch, log_probabilities in infer(model, source, hardware, views)]
