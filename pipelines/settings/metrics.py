@@ -18,10 +18,9 @@ class MetricFacts:
     or for one class the most probable one; columns: the probability of each label, (N, K), column by column; numbers:
     (N, T); grades: whole numbers.
     tasks: the values of competition.task that it scores. sends: the values of competition.submission that fit.
-    definition: for people. options: the keys of [competition] that it depends on, and
-    `classes`, their number. kaggle: names that Kaggle or a
-    competition's page gives it, lower case; {k} and {beta} are numbers; `metric_of_kaggle_name` reads
-    them. doubt: why Kaggle's name may mean another one.
+    definition: for people. options: the keys of [competition] that it depends on, and `classes`, their number. kaggle:
+    names that Kaggle or a competition's page gives it, lower case; {k} and {beta} are numbers. doubt: why Kaggle's name
+    may mean another one.
     """
 
     takes: Takes
