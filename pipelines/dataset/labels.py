@@ -11,7 +11,16 @@ from pipelines.dataset.cells import Targets, of_cells, toml
 from pipelines.dataset.class_folders import in_class_folders, labels_of, without_tests
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files
 from pipelines.dataset.encodings import listed_names
-from pipelines.dataset.image_paths import image_files, images_by_id, natural_key, no_images, normal, posix
+from pipelines.dataset.image_paths import (
+    common_name,
+    from_raw,
+    image_files,
+    images_by_id,
+    natural_key,
+    no_images,
+    normal,
+    posix,
+)
 from pipelines.dataset.listings import read_labels, sample_answers, sample_columns
 from pipelines.dataset.matching import OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.name_patterns import GROUP, LABEL, described, match_names, named_groups
@@ -37,7 +46,7 @@ def labelled_rows(source: RawData, test_paths: Iterable[str] = ()) -> pd.DataFra
     Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
     raw, data, tests = source.raw, source.data, set(test_paths)
-    images = without_tests(image_files(raw, data.train_images, "data.train_images"), data)
+    images = without_tests(image_files(raw, data.train_images, "data.train_images", data.channel_files), data)
     if not images:
         raise UserError(no_images(raw, data.train_images, "data.train_images"))
     rows, known = (_listed_rows if data.labels else _rows_by_name)(source, images, tests)
@@ -81,7 +90,7 @@ def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str])
     raw, data = source.raw, source.data
     apart = posix(data.test_images) if posix(data.test_images) != posix(data.train_images) else ""
     folder = ImageFolder(raw, data.train_images, "data.train_images", images, apart)
-    listed, path = read_labels(raw, data.labels, data.label_column, source.note), raw / data.labels
+    listed, path = read_labels(raw, data.labels, data.label_column, source.note), Path(from_raw(raw, data.labels))
     listing = choose_ids(path, listed.table, data.id_column or listed.id_column, folder, 2)
     listing = name_files(listing, folder, data, listed.file_column)
     targets = _targets(source, listing, folder, listed)
@@ -266,5 +275,5 @@ def _matched(source: RawData, names: Sequence[str], files: Sequence[str]) -> pd.
 
 
 def _below(image: str, folder: str) -> str:
-    """Return the path of `image` below `folder`."""
-    return image.removeprefix(f"{posix(folder)}/")
+    """Return the path below `folder` that all files of an image have."""
+    return common_name(image).removeprefix(f"{posix(folder)}/")

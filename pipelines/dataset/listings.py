@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipelines.dataset.annotations import JsonTable, is_json, read_json_table
 from pipelines.dataset.encodings import listed_names, listing_file
+from pipelines.dataset.image_paths import from_raw
 from pipelines.dataset.raw_data import RawData, line_of
 from pipelines.dataset.tables import Note, index_columns, read_listing, silent
 from pipelines.system.errors import UserError, did_you_mean, few, shown
@@ -18,7 +19,7 @@ def listed_paths(raw: Path, name: str, key: str) -> list[Path]:
 
 
 def _existing(raw: Path, name: str, key: str) -> Path:
-    path = listing_file(raw / name)
+    path = listing_file(Path(from_raw(raw, name)))
     if not path.is_file():
         names = sorted(
             path.relative_to(raw).as_posix() for path in (*raw.glob("*.*"), *raw.glob("*/*.csv")) if path.is_file()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.encodings import listed_names, listing_file
-from pipelines.dataset.image_paths import JUNK, image_files, posix
+from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import differences, merge, to_dict
@@ -141,7 +141,7 @@ def _listing_record(listing: Listing, used: Iterable[str]) -> dict[str, Any]:
     return {
         "train_images": len(listing.labelled),
         "test_images": len(listing.test),
-        "unused": sorted({*listing.labelled} - {*used}),
+        "unused": sorted({*listing.labelled} - {file for path in used for file in files_of(path)}),
         "empty_class_folders": listing.empty,
         "sha256": listing.digest,
     }
@@ -317,9 +317,9 @@ def _differences(
 
 
 def _split_rows(layout: Layout) -> dict[str, str]:
-    """Return {path: split} of split.csv, without pandas."""
+    """Return {file: split} of split.csv, without pandas."""
     with open(layout.split_csv, encoding="utf-8", newline="") as file:
-        return {row["path"]: row["split"] for row in csv.DictReader(file)}
+        return {image: row["split"] for row in csv.DictReader(file) for image in files_of(row["path"])}
 
 
 def _short(layout: Layout, path: Path) -> str:

@@ -3,11 +3,20 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, id_columns, name_files
-from pipelines.dataset.image_paths import image_files, natural_key, no_images, posix, without_extension
+from pipelines.dataset.image_paths import (
+    common_name,
+    from_raw,
+    image_files,
+    natural_key,
+    no_images,
+    posix,
+    without_extension,
+)
 from pipelines.dataset.listings import listed_paths, read_tests
 from pipelines.dataset.matching import OF_SAMPLE, OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.raw_data import RawData
@@ -28,7 +37,7 @@ def test_rows(source: RawData) -> tuple[pd.DataFrame, int]:
     listed = bool(data.test_table or data.sample_submission)
     if not listed and not (data.test_images and (raw / data.test_images).is_dir()):
         return pd.DataFrame({"id": [], "path": []}, dtype=str), 0
-    images = image_files(raw, data.test_images, "data.test_images")
+    images = image_files(raw, data.test_images, "data.test_images", data.channel_files)
     if not listed:
         return _folder_rows(source, images), 0
     if not images:
@@ -49,9 +58,9 @@ def _folder_rows(source: RawData, images: Sequence[str]) -> pd.DataFrame:
 
 
 def paths_below(images: Iterable[str], folder: str) -> dict[str, str]:
-    """Return {path below `folder`: path} in natural order."""
+    """Return {path below `folder`, as all files of an image have it: path} in natural order."""
     top = posix(folder)
-    return {image.removeprefix(f"{top}/"): image for image in sorted(images, key=natural_key)}
+    return {common_name(image).removeprefix(f"{top}/"): image for image in sorted(images, key=natural_key)}
 
 
 def _table_rows(source: RawData, folder: ImageFolder) -> pd.DataFrame:
@@ -84,7 +93,7 @@ def _sample_rows(source: RawData, folder: ImageFolder) -> pd.DataFrame:
 
 def _test_table(source: RawData, folder: ImageFolder) -> Listing:
     data = source.data
-    listed, path = read_tests(source.raw, data.test_table, source.note), source.raw / data.test_table
+    listed, path = read_tests(source.raw, data.test_table, source.note), Path(from_raw(source.raw, data.test_table))
     wanted = data.id_column if data.id_column in listed.table.columns else listed.id_column
     listing = choose_ids(path, listed.table, wanted, folder, 1)
     listing = name_files(listing, folder, data, listed.file_column)
