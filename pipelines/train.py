@@ -114,7 +114,8 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[
     assert job.valid is not None
     settings, metric = job.settings, job.settings.competition.metric
     best = best_row(rows, metric)
-    plots.draw_curves(run.curves, rows, metric, best["epoch"], f"{settings.name}, run {run.folder.name}")
+    title = f"{settings.name}, run {run.folder.name}"
+    plots.draw_curves(run.curves, rows, metric, best["epoch"], title, "cross-entropy (nats)")
     bounds = tuple(best.get(column) for column in interval_columns(metric))
     note = {
         "best_epoch": best["epoch"],

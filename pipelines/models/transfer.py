@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pipelines.dataset.targets import network_outputs
 from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_norms, stages
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
@@ -40,7 +41,7 @@ def build_network(settings: Settings, classes: Sequence[str], found: Sequence[Or
     """Return the network of `settings`, with weights from `found` and random ones seeded by `train.seed`."""
     torch.manual_seed(derive_seed(settings.train.seed, "weights"))
     if not found:
-        return build_model(settings.model, len(classes))
+        return build_model(settings.model, network_outputs(settings, classes))
     return build_fine_tuned(settings, classes, found)
 
 
@@ -187,7 +188,7 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
             backbone.renormalise(settings.input.mean, settings.input.std, facts.mean, facts.std)
         backbones.append(backbone)
         classifiers.append(classifier)
-    top = Top(classifiers, len(classes), settings.model)
+    top = Top(classifiers, network_outputs(settings, classes), settings.model)
     notes: list[str] = []
     if settings.model.label_map and all(origin.path for origin in found):
         label_map = label_map_file(with_label_map(settings).model.label_map)
