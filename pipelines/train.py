@@ -81,7 +81,8 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
 
     train, valid = images.divide(settings)
     network = build_network(settings, images.classes, found)
-    parameters = check_model(network, settings.model.name, settings.input.size, settings.augment.sizes)
+    shape = settings.input.size, settings.augment.sizes, settings.input.channels
+    parameters = check_model(network, settings.model.name, *shape)
     settings, reason = settle_precision(settings, run.precision, network, len(train))
     hardware = choose_hardware(settings.hardware)
     print(

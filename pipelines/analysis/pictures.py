@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.analysis import plots
+from pipelines.dataset.channels import Pixels, as_colours
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.images import Pixels, fit, open_image, place_of
+from pipelines.dataset.images import fit, place_of
 from pipelines.dataset.loading import evaluation_resize
 from pipelines.dataset.tables import spreadsheet_safe, write_csv
 from pipelines.settings.layout import RunLayout
@@ -218,9 +219,9 @@ def _number(value: float) -> str:
 
 
 def _pixels(settings: Settings, images: ImageSet, places: Array) -> list[Pixels]:
-    """Return the images at `places` as evaluation crops them."""
+    """Return the images at `places` as evaluation crops them, in colours."""
     size, resize = settings.input.size, evaluation_resize(settings)
     return [
-        fit(open_image(images.raw / str(row.path), place_of(row), images.data.white), size, resize)
+        as_colours(fit(images.reader.open(str(row.path), place_of(row)), size, resize))
         for row in images.rows.iloc[places].itertuples()
     ]

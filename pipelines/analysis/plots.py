@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.dataset.images import Pixels
+from pipelines.dataset.channels import Pixels
 from pipelines.system.files import atomic_file
 
 NUMBERED_CLASSES = 20  # with more classes, the numbers in a confusion matrix would be too small to read

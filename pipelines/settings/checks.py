@@ -65,6 +65,14 @@ def no_effect(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _image_problems(settings: Settings) -> Iterator[str]:
+    channels, files = settings.input.channels, settings.data.channel_files
+    if files and len(files) != channels:
+        yield (
+            f"data.channel_files has {len(files)} endings, one per channel, but input.channels is {channels}; set "
+            f"input.channels = {len(files)}."
+        )
+    if settings.augment.colour_jitter and channels != 3:
+        yield f"augment.colour_jitter changes colours, but input.channels is {channels}; set it to 0."
     size = settings.input.size or PLAIN_INPUT["size"]
     if not settings.input.size and settings.model.weights:  # the size is known once the weights are
         return
