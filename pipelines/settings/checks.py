@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from pipelines.settings.choices import choice_problems
 from pipelines.settings.schema import PLAIN_INPUT, SECTIONS, Settings
 from pipelines.system.errors import UserError
 
@@ -12,7 +13,12 @@ MOST_PROBLEMS = 8  # in one message
 def check_together(settings: Settings, where: str) -> None:
     """Raise `UserError`, naming `where`, if values contradict each other, within a section or across sections."""
     within = (getattr(settings, section).problems() for section in SECTIONS)
-    across = (_image_problems(settings), _finetuning_problems(settings), _fold_problems(settings))
+    across = (
+        choice_problems(settings),
+        _image_problems(settings),
+        _finetuning_problems(settings),
+        _fold_problems(settings),
+    )
     if problems := list(chain(*within, *across)):
         raise mistakes(where, problems)
 
