@@ -87,7 +87,7 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
     if settings.competition.source != "kaggle":
         source = settings.competition.address
         raise UserError(f"{settings.name} is not on Kaggle. Get its archive from {source}, then: {with_archive}")
-    from pipelines.kaggle.failures import NOTEBOOKS_ONLY
+    from pipelines.kaggle.failures import CODE_ONLY
     from pipelines.kaggle.service import COMPETITION_PAGE, Kaggle, not_entered
     from pipelines.system.files import only_one
 
@@ -105,8 +105,8 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words) -> Pa
         if not competition.entered:
             raise not_entered(slug)
         print(f"{printable(competition.title)}: rules accepted.", flush=True)
-        if competition.notebooks_only:
-            print(f"Note: {NOTEBOOKS_ONLY}", flush=True)
+        if competition.code_only and settings.competition.takes == "file":
+            print(f"Note: {CODE_ONLY}", flush=True)
         sha256 = fetch_archive(kaggle, archive, command.progress)
     size = f"{archive.stat().st_size / 1e6:,.1f} MB, sha256 {sha256[:12]}…"
     print(f"Downloaded and verified: {shown} ({size}), in {command.duration(time.monotonic() - started)}.")

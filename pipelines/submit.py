@@ -1,26 +1,28 @@
 """Send a submission to Kaggle and wait for its score.  The same file is not sent twice by accident.
 
 Reads   submissions/<c>/<run>.csv, which is first checked against the sample; runs/<c>/<run>/predict.json for its local
-        score; Kaggle.
+        score; runs/<c>/<run>-kernel/, the run on Kaggle, where the competition takes code; Kaggle.
 Writes  submissions/<c>/log.csv: a row before anything is sent, updated when Kaggle has the file and when it is scored.
 
 After an interruption at any point, run the same command again to continue.  If it is unknown whether the file was sent,
-it searches Kaggle's submissions for the id at the end of the message.
+it searches Kaggle's submissions for the id at the end of the message.  Where the competition takes code, the version of
+the kernel is sent in place of the file: Kaggle runs it again and scores the submission.csv that it then writes.
 """
 
+import hashlib
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipelines import command
 from pipelines.kaggle import service, submission_log
-from pipelines.kaggle.failures import NOTEBOOKS_ONLY, ConnectionLost
+from pipelines.kaggle.failures import CODE_ONLY, ConnectionLost
 from pipelines.kaggle.service import Kaggle, Limits, Submission
 from pipelines.kaggle.submission_log import NOT_SENT, PENDING, Row, SubmissionLog, look_for, may_be_unlisted
 from pipelines.settings.layout import Layout
@@ -32,13 +34,15 @@ from pipelines.system.shell import removal
 
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 1.0, 15.0, 1.5  # seconds between two requests for the score
 SHOWN_DIGITS = 12
+OUTPUT = "submission.csv"  # that a kernel leaves for the competition
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """path: the checked copy, which is sent.  local_score: text with 5 decimals, empty if unknown.
+    """path: the checked copy, which is sent; where code is sent, the answers of `version` of `kernel`.
 
-    again: whether to send a file that was sent before; send_again: the command for that.
+    sha256: identifies what is sent.  local_score: text with 5 decimals, empty if unknown.  again: whether to send what
+    was sent before; send_again: the command for that.
     """
 
     path: Path
@@ -48,6 +52,13 @@ class Parcel:
     message: str
     again: bool
     send_again: str
+    kernel: str = ""
+    version: int = 0
+
+    @property
+    def name(self) -> str:
+        """What is sent, for the log."""
+        return f"{self.kernel} version {self.version}" if self.kernel else self.path.name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of sent submissions. Choose another run name: RUN=")
     if not submission.exists():
-        raise UserError(f"{shown} is missing. First: {words.repeat('predict')}")
+        stage = "predict" if settings.competition.takes == "file" else "kernel"
+        raise UserError(f"{shown} is missing. First: {words.repeat(stage)}")
     command.print_credential()
     slug = settings.competition.slug
     with tempfile.TemporaryDirectory() as private:
@@ -104,13 +116,36 @@ def _prepare(copy: Path, submission: Path, settings: Settings, layout: Layout, w
         if "valid_interval" in note:
             local += command.uncertainty(tuple(note["valid_interval"]), note["valid_images"])
     text = words.message.strip() or (run if score is None else f"{run} valid {score:.4f}")
-    message = submission_log.compose_message(text, sha256)
-    facts = {"file": f"{shown} ({how})", "rows": f"{rows:,}", "sha256": f"{sha256[:SHOWN_DIGITS]}…", "run": run}
+    local_score = "" if score is None else f"{score:.5f}"
+    again = words.repeat("submit", AGAIN="1")
+    parcel = Parcel(copy, sha256, run, local_score, "", words.again, again)
+    if settings.competition.takes == "code":
+        parcel = _of_kernel(parcel, settings, layout, words)
+    message = submission_log.compose_message(text, parcel.sha256)
+    facts = {"kernel": parcel.name} if parcel.kernel else {}
+    facts |= {"file": f"{shown} ({how})", "rows": f"{rows:,}", "sha256": f"{sha256[:SHOWN_DIGITS]}…", "run": run}
     for what, value in (facts | {"local score": local, "message": message}).items():
         print(f"  {what:<11}  {value}")
     sys.stdout.flush()
-    local_score = "" if score is None else f"{score:.5f}"
-    return Parcel(copy, sha256, run, local_score, message, words.again, words.repeat("submit", AGAIN="1"))
+    return replace(parcel, message=message)
+
+
+def _of_kernel(parcel: Parcel, settings: Settings, layout: Layout, words: command.Words) -> Parcel:
+    """Return the parcel with the version of the kernel that has written its answers.  Raises `UserError`."""
+    from pipelines.kaggle.kernel_run import FETCHED, KernelRun
+    from pipelines.settings.competitions import find_competition
+
+    run = KernelRun(find_competition(words.competition), settings, layout, parcel.run, words.set)
+    state = run.state()
+    if state is None or state.state != FETCHED:
+        raise UserError(
+            f"{settings.name} takes code (competition.takes), and {run.shown(run.submission)} was not made by a kernel "
+            f"on Kaggle. Remove it, then run the kernel: {removal(run.submission, run.target.folder)} && "
+            f"{words.repeat('kernel')}"
+        )
+    # The answers to the few visible test images may be the same for two versions.
+    sha256 = hashlib.sha256(f"{state.kernel} {state.version}".encode()).hexdigest()
+    return replace(parcel, sha256=sha256, kernel=state.kernel, version=state.version)
 
 
 def _prediction_note(predicted: Path, name: str, sha256: str) -> dict[str, Any]:
@@ -193,7 +228,7 @@ def _send(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel) -> int:
     competition = kaggle.competition()
     if not competition.entered:
         raise service.not_entered(kaggle.slug)
-    _check_open(competition)
+    _check_open(competition, bool(parcel.kernel))
     place = -1
     for submission in reversed(log.unknown(kaggle.submissions(), parcel.sha256)):
         place = _new_row(log, parcel)
@@ -207,7 +242,10 @@ def _send(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel) -> int:
 
     place = _new_row(log, parcel)
     try:
-        sent = kaggle.submit(parcel.path, parcel.message)
+        if parcel.kernel:
+            sent = kaggle.submit_code(parcel.kernel, parcel.version, OUTPUT, parcel.message)
+        else:
+            sent = kaggle.submit(parcel.path, parcel.message)
     except ConnectionLost as error:
         trouble = str(error)
     except UserError:
@@ -222,7 +260,7 @@ def _send(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel) -> int:
 
 def _new_row(log: SubmissionLog, parcel: Parcel) -> int:
     """Add a row for the parcel, or reuse the row of a failed attempt, and return its index."""
-    facts = (parcel.run, parcel.path.name, parcel.sha256, parcel.message)
+    facts = (parcel.run, parcel.name, parcel.sha256, parcel.message)
     row = Row(submission_log.now(), *facts, local_score=parcel.local_score)
     for place in log.places(parcel.sha256):
         if log.rows[place].status == NOT_SENT:
@@ -268,12 +306,17 @@ def _find(kaggle: Kaggle, log: SubmissionLog, place: int, limits: Limits, troubl
     _adopt(log, place, found)
 
 
-def _check_open(competition: service.Competition) -> None:
+def _check_open(competition: service.Competition, code: bool) -> None:
     """Print a note if the competition is over; raise `UserError` if it accepts no submissions."""
     if competition.submissions_disabled:
         raise UserError(f"{competition.title} takes no submissions: Kaggle has disabled them. Nothing was sent.")
-    if competition.notebooks_only:
-        raise UserError(f"Nothing was sent. {NOTEBOOKS_ONLY}")
+    if competition.code_only and not code:
+        raise UserError(f"Nothing was sent. {CODE_ONLY}")
+    if code and not competition.code_only:
+        raise UserError(
+            f'Nothing was sent: {competition.title} takes files, but competition.takes is "code". Set it to "file" '
+            "and run the same command again."
+        )
     if competition.deadline and (deadline := datetime.fromisoformat(competition.deadline)) < datetime.now(UTC):
         ended = f"{competition.title} ended on {deadline:%Y-%m-%d}"
         print(f"{ended}: this is a late submission, which is scored but not ranked.")

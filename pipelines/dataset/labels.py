@@ -13,6 +13,8 @@ import pandas as pd
 from pipelines.dataset.class_folders import labels_of, without_tests
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_labels, id_columns
 from pipelines.dataset.image_paths import (
+    common_name,
+    from_raw,
     image_files,
     images_by_id,
     natural_key,
@@ -44,7 +46,7 @@ def labelled_rows(
     be in the same folder, but must not be labelled. `note` receives the columns taken and how ids were compared.
     Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
-    images = image_files(raw, data.train_images, "data.train_images")
+    images = image_files(raw, data.train_images, "data.train_images", data.channel_files)
     images = without_tests(images, data)
     if not images:
         raise UserError(no_images(raw, data.train_images, "data.train_images"))
@@ -121,7 +123,7 @@ def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.Da
     listed = bool(data.test_table or data.sample_submission)
     if not listed and not (data.test_images and (raw / data.test_images).is_dir()):
         return pd.DataFrame({"id": [], "path": []}, dtype=str), 0
-    images = image_files(raw, data.test_images, "data.test_images")
+    images = image_files(raw, data.test_images, "data.test_images", data.channel_files)
     if not listed:
         return _folder_rows(raw, data, images), 0
     if not images:
@@ -211,19 +213,19 @@ def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, note: N
 
 
 def _paths_below(images: Iterable[str], folder: str) -> dict[str, str]:
-    """Return {path below `folder`: path} in natural order."""
+    """Return {path below `folder`, as all files of an image have it: path} in natural order."""
     top = posix(folder)
-    return {image.removeprefix(f"{top}/"): image for image in sorted(images, key=natural_key)}
+    return {common_name(image).removeprefix(f"{top}/"): image for image in sorted(images, key=natural_key)}
 
 
 def _listing(raw: Path, name: str, key: str) -> Path:
-    if not (raw / name).is_file():
+    if not Path(from_raw(raw, name)).is_file():
         names = sorted(
             path.relative_to(raw).as_posix() for path in (*raw.glob("*.*"), *raw.glob("*/*.csv")) if path.is_file()
         )
         there = f"Correct {key}. {raw} has the files: {', '.join(map(shown, names[:30])) or 'none'}."
         raise UserError(f"There is no file {raw / name}, which {key} names.{did_you_mean(name, names)} {there}")
-    return raw / name
+    return Path(from_raw(raw, name))
 
 
 def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str) -> list[str]:

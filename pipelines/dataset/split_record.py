@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.dataset.image_paths import JUNK, image_files, posix
+from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import differences, merge, to_dict
@@ -139,7 +139,7 @@ def _listing_record(listing: Listing, used: Iterable[str]) -> dict[str, Any]:
     return {
         "train_images": len(listing.labelled),
         "test_images": len(listing.test),
-        "unused": sorted({*listing.labelled} - {*used}),
+        "unused": sorted({*listing.labelled} - {file for path in used for file in files_of(path)}),
         "empty_class_folders": listing.empty,
         "sha256": listing.digest,
     }
@@ -313,9 +313,9 @@ def _differences(
 
 
 def _split_rows(layout: Layout) -> dict[str, str]:
-    """Return {path: split} of split.csv, without pandas."""
+    """Return {file: split} of split.csv, without pandas."""
     with open(layout.split_csv, encoding="utf-8", newline="") as file:
-        return {row["path"]: row["split"] for row in csv.DictReader(file)}
+        return {image: row["split"] for row in csv.DictReader(file) for image in files_of(row["path"])}
 
 
 def _short(layout: Layout, path: Path) -> str:

@@ -12,10 +12,10 @@ KAGGLE = "https://api.kaggle.com"
 COMPETITION_PAGE = "https://www.kaggle.com/competitions/{slug}"
 RULES_PAGE = COMPETITION_PAGE + "/rules"
 NEW_TOKEN = "Get a new token at https://www.kaggle.com/settings/api."
-NOTEBOOKS_ONLY = (
-    "This competition takes notebooks only, no files: Kaggle runs them again, on test images that nobody sees. So make "
-    "submit cannot send anything. By hand: run make kernel; open the kernel's page, which the command prints; submit "
-    "its version to the competition there. The kernel then trains again, without internet, within the competition's "
+CODE_ONLY = (
+    "This competition takes code only, no files: Kaggle runs a kernel again, on test images that nobody sees. Set "
+    'competition.takes = "code" in the TOML. Then run make kernel, which trains and predicts on Kaggle, and make '
+    "submit, which submits the kernel's version. The kernel is run again without internet, within the competition's "
     "time limit."
 )
 CLIENT = ("kaggle==2.2.4", "six")  # as requirements.txt has them
@@ -55,6 +55,7 @@ DOING = {
     "files": "listing the files",
     "download": "downloading",
     "submit": "sending the submission",
+    "submit_code": "submitting the kernel's version",
     "submissions": "listing the submissions",
     "submission": "asking for the score",
     "push_kernel": "pushing the kernel",
@@ -87,7 +88,7 @@ BY_KIND = {
 }
 WITHOUT_KAGGLE = "Or download the data in a browser elsewhere, and pass them with ARCHIVE=."
 FOR_DATA = ("competition", "files", "download")
-AFTER_OTHERS = ("submit", "submission", "kernel_status", "kernel_output", "fetch")
+AFTER_OTHERS = ("submit", "submit_code", "submission", "kernel_status", "kernel_output", "fetch")
 CAUSES = (
     *("Connection refused", "Connection reset by peer", "timed out", "Name or service not known", "No route to host"),
     *("Temporary failure in name resolution", "Network is unreachable", "certificate verify failed"),
@@ -112,7 +113,7 @@ def explained(failure: Failure, call: str, slug: str) -> Exception:
     wait = f"in {failure.wait} seconds" if failure.wait.isdigit() else "in some minutes"
     facts = {"doing": DOING[call], "cause": _cause(failure.message), "message": message, "said": said, "wait": wait}
     if call == "submit" and failure.status == 400 and "notebook" in failure.message.lower():
-        text += " " + NOTEBOOKS_ONLY
+        text += " " + CODE_ONLY
     facts["hint"] = offline_hint(failure.message)
     facts["where"] = where_they_are()
     facts["install"], facts["newer"] = pip_command("--force-reinstall", *CLIENT), pip_command("--upgrade", "kaggle")

@@ -21,14 +21,14 @@ STANDIN = "LOCALHOST"
 class Competition:
     """A competition and the account's state in it.  deadline: ISO 8601 in UTC, or empty.
 
-    notebooks_only: it takes no files, only notebooks that Kaggle runs again.
+    code_only: it takes no files, only kernels that Kaggle runs again.
     """
 
     title: str
     entered: bool
     deadline: str
     submissions_disabled: bool
-    notebooks_only: bool
+    code_only: bool
     daily_submissions: int
 
 
@@ -152,6 +152,11 @@ class Kaggle:
 
     def submit(self, path: Path, message: str) -> Sent:
         return Sent(**self._ask("submit", slug=self.slug, path=str(path), message=message))
+
+    def submit_code(self, kernel: str, version: int, file: str, message: str) -> Sent:
+        """Submit a version of `kernel`, an `owner/name`, which has left its answers in `file`."""
+        answer = self._ask("submit_code", slug=self.slug, kernel=kernel, version=version, file=file, message=message)
+        return Sent(**answer)
 
     def submissions(self) -> list[Submission]:
         """Return all submissions of the team, newest first."""

@@ -118,7 +118,7 @@ def competition(slug: str) -> dict[str, Any]:
         "entered": bool(answer.user_has_entered),
         "deadline": _iso_time(answer.deadline),
         "submissions_disabled": bool(answer.submissions_disabled),
-        "notebooks_only": bool(answer.is_kernels_submissions_only),
+        "code_only": bool(answer.is_kernels_submissions_only),
         "daily_submissions": answer.max_daily_submissions or 0,
     }
 
@@ -150,6 +150,12 @@ def submit(slug: str, path: str, message: str) -> dict[str, Any]:
     """Send a submission.  `ref` is 0 if Kaggle did not confirm it; `uploaded` is false if Kaggle cannot have it."""
     answer = _client().competition_submit(path, message, slug, quiet=False)
     return {"ref": _number(answer.ref), "uploaded": answer.message != UPLOAD_FAILED, "message": answer.message or ""}
+
+
+def submit_code(slug: str, kernel: str, version: int, file: str, message: str) -> dict[str, Any]:
+    """Submit a version of `kernel`, an `owner/name`; file: its output that has the answers."""
+    answer = _client().competition_submit_code(file, message, slug, kernel, version, quiet=False)
+    return {"ref": _number(answer.ref), "uploaded": True, "message": answer.message or ""}
 
 
 def submissions(slug: str) -> list[dict[str, Any]]:
@@ -231,7 +237,7 @@ def fetch(url: str, path: str) -> None:
                 file.write(piece)
 
 
-CALLS = (user, competition, limits, files, download, submit, submissions, submission)
+CALLS = (user, competition, limits, files, download, submit, submit_code, submissions, submission)
 BY_NAME = {each.__name__: each for each in (*CALLS, push_kernel, kernel_status, kernel_output, gpu_hours, fetch)}
 
 

@@ -107,7 +107,10 @@ def effects(settings: Settings) -> dict[str, tuple[str, bool]]:
             submission == "best_labels" or takes == "ranking",
         ),
         "competition.beta": ("the metrics fbeta_*", metric.startswith("fbeta_")),
-        "competition.grades": ("the metric quadratic_kappa and train.loss ordinal", takes == "grades"),
+        "competition.grades": (
+            "the metric quadratic_kappa and train.loss ordinal",
+            takes == "grades" or settings.train.loss == "ordinal",
+        ),
         "competition.auc_ranges": ("the metric auc_weighted", metric == "auc_weighted"),
         "competition.auc_weights": ("the metric auc_weighted", metric == "auc_weighted"),
         "competition.auc_above": ("the metric auc_partial", metric == "auc_partial"),

@@ -122,7 +122,7 @@ class DataSettings(Section):
     )
     accept: tuple[str, ...] = option((), f"checks of meaning to overrule, if the data is right: {', '.join(CHECKS)}")
     white: int = option(
-        0, "greys of more than 8 bits: the value of white; 0: each image's own, 255 to 65535", minimum=0
+        0, "values of more than 8 bits: the value of white, to 65535; 0: by each image's own rule", minimum=0
     )
 
     def problems(self) -> Iterator[str]:
@@ -137,8 +137,8 @@ class DataSettings(Section):
         if unknown := [word for word in self.accept if word not in CHECKS]:
             hint = did_you_mean(unknown[0], CHECKS)
             yield f"data.accept has {', '.join(map(repr, unknown))}.{hint} Valid: {', '.join(CHECKS)}."
-        if self.white and not 255 <= self.white <= 65535:
-            yield f"data.white is {self.white}; it must be 0 (each image's own) or 255 to 65535."
+        if self.white > 65535:
+            yield f"data.white is {self.white}; it must be 0 (each image's own) or 1 to 65535."
         for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
             place = getattr(self, key)
             if problem := path_problem(place):

@@ -60,6 +60,9 @@ class RunLayout:
     curves = Below("curves.png")
     mistakes = Below("mistakes.png")
     confusion = Below("confusion.png")
+    by_label = Below("labels.png")  # several labels: precision and recall of each
+    by_number = Below("numbers.png")  # numbers: predicted against true
+    summary = Below("summary.csv")  # the most confused of many classes; or a row for each label or number
 
     @property
     def training(self) -> StateFiles:

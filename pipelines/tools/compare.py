@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in histories[recipe][seed]
     ]
     write_csv(numbers, pd.DataFrame(rows))
-    plots.draw_comparison(curves, histories, metric, f"{layout.competition}: {', '.join(recipes)}")
+    title = f"{layout.competition}: {', '.join(recipes)}"
+    plots.draw_comparison(curves, histories, metric, title, "cross-entropy (nats)")
     _print(runs, metric)
     print(f"Curves: {curves.relative_to(Path.cwd())}    Numbers: {numbers.relative_to(Path.cwd())}")
 

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run_on_kaggle(run: KernelRun, state: State | None, lock: int) -> State:
     """Push unless already done, wait for the end of the run, and fetch its log and results."""
     kernel_run.check_possible(run.settings)
+    if run.settings.competition.takes == "code" and run.settings.kaggle.internet:
+        _say("Note: kaggle.internet is on, but most competitions that take code allow only kernels without internet.")
     command.print_credential()
     with Kaggle(run.settings.competition.slug, run.settings.kaggle.stall_seconds, (lock,)) as kaggle:
         if state and state.state == PUSHING:

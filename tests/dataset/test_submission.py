@@ -178,7 +178,8 @@ def test_a_sample_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,cat,dog,emu", "1,0.3,0.3,0.4")
     with pytest.raises(UserError, match=r"not have 2 columns.* but 4: 'id'") as caught:
         class_list(["cat", "dog"], LABELS, tmp_path)
-    assert advised(str(caught.value)) == [{"competition": {"submission": "probabilities"}}]
+    wanted = {"competition": {"metric": "log_loss", "submission": "probabilities"}}
+    assert advised(str(caught.value)) == [wanted]
 
 
 def test_an_endless_column_name_is_not_repeated_whole(tmp_path: Path) -> None:

@@ -188,11 +188,11 @@ def test_after_each_failure_the_same_command_succeeds(trial: Trial) -> None:
     trial.succeeds()
 
 
-def test_a_competition_for_notebooks_is_named_before_the_download(trial: Trial) -> None:
-    trial.competition.notebooks_only = True
+def test_a_competition_that_takes_code_is_named_before_the_download(trial: Trial) -> None:
+    trial.competition.code_only = True
     status, printed, _ = trial.download()
-    assert status == 0 and "Note: This competition takes notebooks only" in printed
-    trial.competition.notebooks_only = False
+    assert status == 0 and "Note: This competition takes code only" in printed
+    trial.competition.code_only = False
 
 
 def test_connection_refused(trial: Trial) -> None:

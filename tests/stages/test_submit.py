@@ -228,13 +228,13 @@ def test_nobody_answers(trial: Trial) -> None:
     assert not trial.log.exists()
 
 
-def test_a_competition_for_notebooks_gets_no_file_and_says_what_can_be_done(trial: Trial) -> None:
-    trial.competition.notebooks_only = True
+def test_a_competition_that_takes_code_gets_no_file_and_says_what_can_be_done(trial: Trial) -> None:
+    trial.competition.code_only = True
     error = trial.submit(expect=2)
-    assert "Nothing was sent. This competition takes notebooks only" in error and "run make kernel" in error
+    assert "Nothing was sent. This competition takes code only" in error and "run make kernel" in error
     assert not trial.calls("StartSubmissionUpload") and not trial.log.exists()
     # Kaggle's flag may be absent: then its refusal says so.
-    trial.competition.notebooks_only = False
+    trial.competition.code_only = False
     words = "Submission not allowed: this competition only accepts Submissions from Notebooks."
     trial.standin.fault("CreateSubmission", Status(400, words))
     error = trial.submit(expect=2)

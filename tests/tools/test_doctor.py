@@ -281,11 +281,12 @@ def test_a_tmpdir_that_cannot_be_written_and_workers_that_cannot_start(folder: P
     assert said.checks["workers"] == ("ok", "1")
 
 
-def test_a_competition_for_notebooks(examine: Doctor, cats: Competition) -> None:
-    cats.notebooks_only = True
+def test_a_competition_that_takes_code(examine: Doctor, cats: Competition) -> None:
+    cats.code_only = True
     said = examine()
-    assert said.failed() == [] and said.checks["submissions"] == ("!", "notebooks only, no files")
+    assert said.failed() == [] and said.checks["submissions"] == ("!", "code only, no files")
     assert any("run make kernel" in step for step in said.steps)
+    assert examine("cats.toml", "--set", "competition.takes=code").checks["submissions"][0] == "ok"
 
 
 @pytest.mark.parametrize(("by_total", "status"), [(False, LATER), (True, FAIL)])

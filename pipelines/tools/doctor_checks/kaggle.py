@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pipelines import command
 from pipelines.kaggle import service
 from pipelines.kaggle.credentials import Credential, find_credential, missing_because, steps_to_credential
-from pipelines.kaggle.failures import NOTEBOOKS_ONLY, WITHOUT_KAGGLE, where_they_are
+from pipelines.kaggle.failures import CODE_ONLY, WITHOUT_KAGGLE, where_they_are
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError
 from pipelines.system.network import offline_hint, proxy_of
@@ -56,10 +56,10 @@ def _checks(settings: Settings, client: bool) -> Iterator[Check]:
     if place.fails or not client:
         raise _NotAsked("see service" if place.fails else "the client cannot be loaded")
     with service.Kaggle(slug, min(settings.kaggle.stall_seconds, STALL_SECONDS)) as kaggle:
-        yield from _answers(kaggle, settings.name, credential, bad)
+        yield from _answers(kaggle, settings, credential, bad)
 
 
-def _answers(kaggle: service.Kaggle, name: str, credential: Credential, bad: Verdict) -> Iterator[Check]:
+def _answers(kaggle: service.Kaggle, settings: Settings, credential: Credential, bad: Verdict) -> Iterator[Check]:
     """Yield the checks of the account, the competition and the user's part in it."""
     question, reason = "account", "not logged in"
     try:
@@ -68,7 +68,7 @@ def _answers(kaggle: service.Kaggle, name: str, credential: Credential, bad: Ver
         else:
             yield Check("account", "ok", kaggle.username() or "the name is not known")
         if bad == "!" and not service.is_standin():
-            raise _NotAsked(f"{name} is not at Kaggle")
+            raise _NotAsked(f"{settings.name} is not at Kaggle")
         question, reason = "competition", "no answer about the competition"
         competition = kaggle.competition()
         yield Check("competition", "ok", competition.title)
@@ -82,8 +82,8 @@ def _answers(kaggle: service.Kaggle, name: str, credential: Credential, bad: Ver
             step = "Kaggle accepts no submissions to this competition. make score may still score one here."
             yield Check("submissions", "!", "Kaggle accepts none", (step,))
             return
-        if competition.notebooks_only:
-            yield Check("submissions", "!", "notebooks only, no files", (NOTEBOOKS_ONLY,))
+        if competition.code_only and settings.competition.takes == "file":
+            yield Check("submissions", "!", "code only, no files", (CODE_ONLY,))
             return
         if not competition.entered:
             raise _NotAsked("the rules are not accepted")

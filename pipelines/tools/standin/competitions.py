@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +58,7 @@ class Competition:
     entered: bool = True
     deadline: str = "2099-12-31T23:59:00Z"
     disabled: bool = False
-    notebooks_only: bool = False
+    code_only: bool = False
     daily: int = 5
     used_today: int = 0
     used_total: int = 0
@@ -94,15 +95,19 @@ class Competition:
 
 
 class Competitions:
-    """The calls for competitions.  by_slug: the competitions.  folder: uploads are kept there."""
+    """The calls for competitions.  by_slug: the competitions.  folder: uploads are kept there.
+
+    output_of: returns an output file of a version of a kernel, or None; arguments: `owner/name`, version, file name.
+    """
 
     methods = (
         *("GetCompetition", "ListDataFiles", "DownloadDataFiles", "StartSubmissionUpload", "CreateSubmission"),
-        *("ListSubmissions", "GetSubmission", "GetSubmissionLimits"),
+        *("CreateCodeSubmission", "ListSubmissions", "GetSubmission", "GetSubmissionLimits"),
     )
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, output_of: Callable[[str, int, str], bytes | None]) -> None:
         self.by_slug: dict[str, Competition] = {}
+        self._output_of = output_of
         self._folder = folder
         self._announced: dict[str, Body] = {}
         self._uploaded: dict[str, bytes] = {}
@@ -118,7 +123,7 @@ class Competitions:
                 raise Refusal(404, f"Competition {slug!r} was not found")
             rules = {"userHasEntered": competition.entered, "deadline": competition.deadline}
             limits = {"maxDailySubmissions": competition.daily, "submissionsDisabled": competition.disabled}
-            limits["isKernelsSubmissionsOnly"] = competition.notebooks_only
+            limits["isKernelsSubmissionsOnly"] = competition.code_only
             return reply({"ref": slug, "title": competition.title, **rules, **limits})
         if competition is None:
             raise Refusal(403, "Permission 'competitions.participate' was denied")
@@ -138,6 +143,8 @@ class Competitions:
                 return reply({"token": token, "createUrl": f"{STORAGE}/upload/{token}?upload_id=standin"})
             case "CreateSubmission":
                 return self._create_submission(competition, body)
+            case "CreateCodeSubmission":
+                return self._create_code_submission(competition, body)
             case "ListSubmissions":
                 competition.settle()
                 return reply(page("submissions", [each.shown() for each in competition.submissions[::-1]], body))
@@ -169,15 +176,27 @@ class Competitions:
         token = body.get("blobFileTokens", "")
         if token not in self._uploaded or self._announced[token]["competitionName"] != competition.slug:
             raise Refusal(400, "The submission's file was not uploaded")
+        if competition.code_only:
+            raise Refusal(400, "Submission not allowed: this competition only accepts Submissions from Notebooks.")
+        return self._add(competition, body, self._announced[token].get("fileName", ""), self._uploaded[token])
+
+    def _create_code_submission(self, competition: Competition, body: Body) -> Answer:
+        if not competition.code_only:
+            raise Refusal(400, "Submission not allowed: this competition does not accept Submissions from Notebooks.")
+        kernel, name = f"{body.get('kernelOwner', '')}/{body.get('kernelSlug', '')}", body.get("fileName", "")
+        content = self._output_of(kernel, body.get("kernelVersion", 0), name)
+        if content is None:
+            raise Refusal(404, f"Notebook {kernel} has no output file {name!r} in this version")
+        return self._add(competition, body, name, content)
+
+    def _add(self, competition: Competition, body: Body, name: str, content: bytes) -> Answer:
         if competition.disabled:
             raise Refusal(400, "Submissions are disabled for this competition")
-        if competition.notebooks_only:
-            raise Refusal(400, "Submission not allowed: this competition only accepts Submissions from Notebooks.")
         if not competition.allowed_now:
             raise Refusal(400, f"Your team has used its submission allowance ({competition.daily} a day)")
         ref = 1 + max((one.ref for each in self.by_slug.values() for one in each.submissions), default=999)
-        name, message = self._announced[token].get("fileName", ""), body.get("submissionDescription", "")
-        competition.submissions.append(Submission(ref, iso_time(time.time()), message, name, self._uploaded[token]))
+        message = body.get("submissionDescription", "")
+        competition.submissions.append(Submission(ref, iso_time(time.time()), message, name, content))
         competition.used_today += 1
         competition.used_total += 1
         competition.settle()

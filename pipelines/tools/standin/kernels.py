@@ -86,6 +86,11 @@ class Kernels:
         ]
         return reply(page("files", files, body) | {"log": kernel.log})
 
+    def output_of(self, kernel: str, version: int, name: str) -> bytes | None:
+        """Return the output file `name` of a complete version of `kernel`, an `owner/name`; None if there is none."""
+        found = [each for each in self.pushed if (each.owner_slug, each.version) == (kernel, version)]
+        return found[0].outputs.get(name) if found and found[0].status == "COMPLETE" else None
+
     def output(self, request: Request, kernel: str, file: str) -> Answer:
         """Return the storage's answer to a GET of an output.  kernel, file: their numbers, from 0."""
         try:
