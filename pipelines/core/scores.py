@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipelines.system.errors import UserError, few
+
 Array = npt.NDArray[Any]
 KAGGLE_CLIP = 1e-15
 NO_GUESS = -1  # in a ranking: no guess, or one that is no class
@@ -119,7 +121,10 @@ def fbeta_samples(predicted: Array, targets: Array, beta: float) -> float:
 
 
 def quadratic_kappa(predicted: Array, targets: Array, grades: Sequence[int]) -> float:
-    """Grades (N,), (N,). grades: all grades in order; empty: all whole numbers from the lowest to the highest."""
+    """Grades (N,), (N,). grades: all grades in order; empty: all whole numbers from the lowest to the highest.
+
+    Raises `UserError` for a grade that is not in the list.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     predicted, targets = whole(predicted, targets)
@@ -128,7 +133,9 @@ def quadratic_kappa(predicted: Array, targets: Array, grades: Sequence[int]) -> 
     ends = min(predicted.min(), targets.min()), max(predicted.max(), targets.max())
     known = list(grades or range(ends[0], ends[1] + 1))
     if unknown := sorted({*predicted.tolist(), *targets.tolist()} - set(known)):
-        raise ValueError(f"{unknown[0]} is none of the grades {known}")
+        raise UserError(
+            f"competition.grades is {known}, but there are the grades {few(list(map(str, unknown)))} too. List all."
+        )
     return float(cohen_kappa_score(targets, predicted, labels=known, weights="quadratic"))
 
 

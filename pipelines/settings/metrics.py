@@ -1,7 +1,6 @@
 """The table of metrics: what each takes, its direction and Kaggle's names. `pipelines/core/scores.py` computes them."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,7 +33,7 @@ class MetricFacts:
 
 
 _ONE, _SETS, _BOTH, _NUMBERS = (ONE_CLASS,), (SEVERAL_LABELS,), (ONE_CLASS, SEVERAL_LABELS), (NUMBERS,)
-_LABELS, _COLUMNS, _LISTS = ("labels", "probabilities"), ("probabilities",), ("labels", "label_lists")
+_LABELS, _COLUMNS, _LISTS = ("labels",), ("probabilities",), ("labels", "label_lists")
 _MEAN_F = (
     "Kaggle says F-Score (Micro) or Mean F-Score for two metrics: of all labels together (fbeta_micro; f1_micro for "
     "one class), and per image, then the mean (fbeta_samples). Compare the formula on the competition's page."
@@ -320,24 +319,6 @@ def facts_of(name: str, task: str) -> MetricFacts:
     """Return the facts of a metric under `task`: of one class, what takes label sets takes the label."""
     facts = METRICS[name]
     return replace(facts, takes="label") if facts.takes == "label_sets" and task == ONE_CLASS else facts
-
-
-def misfits(name: str, task: str, submission: str) -> Iterator[str]:
-    """Yield what is wrong where a metric does not score the task, or what is sent; with the metrics that fit."""
-    facts = METRICS[name]
-    if task not in facts.tasks:
-        fitting = [other for other, each in METRICS.items() if task in each.tasks]
-        yield (
-            f"competition.metric is {name}, which scores {' or '.join(facts.tasks)}, but competition.task is {task}. "
-            f"Set competition.task, or a metric that fits: {', '.join(fitting)}."
-        )
-    elif submission not in facts.sends:
-        fitting = [other for other, each in METRICS.items() if task in each.tasks and submission in each.sends]
-        others = f", or a metric that fits: {', '.join(fitting)}" * bool(fitting)
-        yield (
-            f"competition.metric is {name}, for which {' or '.join(facts.sends)} are sent, but competition.submission "
-            f'is {submission}. Set competition.submission = "{facts.sends[0]}"{others}.'
-        )
 
 
 _K = re.compile(r"(?:@|\b(?:at|top))[\s_-]*\{?(k|\d+)\}?(?![a-z0-9])")
