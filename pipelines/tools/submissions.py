@@ -40,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except UserError as error:
             trouble = error
     metric = settings.competition.metric
-    higher = METRICS[metric].higher_is_better
-    rows = _table_rows(log, listed, -1 if higher else 1)
+    higher_is_better = METRICS[metric].higher_is_better
+    rows = _table_rows(log, listed, -1 if higher_is_better else 1)
     if rows:
-        print(f"By {metric}, {'highest' if higher else 'lowest'} first; by the private score where it is known:")
+        direction = "highest" if higher_is_better else "lowest"
+        print(f"By {metric}, {direction} first; by the private score where it is known:")
         print(command.table(("submission", "time (UTC)", "local", "public", "private", "status", "message"), rows))
     elif not trouble:
         print(f"Nothing was sent to {slug} yet. First: {words.repeat('submit')}")
