@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipelines.dataset.answer_forms import is_csv, sample_form
 from pipelines.dataset.class_folders import SPLIT_NAMES, unless
+from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.dataset.tables import find_column, read_table
 from pipelines.dataset.targets import labels_in
@@ -67,7 +68,7 @@ def _where(raw: Path, data: DataSettings) -> tuple[str, str]:
     if not data.labels:
         kind = "names of files" if data.label_pattern else "class folders"
         return f"{raw / data.train_images}, {kind}", ""
-    path = raw / data.labels
+    path = listing_file(raw / data.labels)
     if not is_csv(data.labels):
         return str(path), ""
     if data.label_columns:
