@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.image_paths import normal
+from pipelines.dataset.image_paths import files_of, normal
 from pipelines.dataset.tables import csv_text
 from pipelines.settings.metrics import ONE_CLASS
 from pipelines.system import files
@@ -100,7 +100,7 @@ def _links(rows: pd.DataFrame, of_class: dict[str, str]) -> list[tuple[str, str,
         parts = PARTS.get(split, (split,))
         folder = IMAGES if not of_class else UNKNOWN if split == "test" else of_class[label]
         used = taken.setdefault(f"test/{folder}" if split == "test" else folder, set())
-        for file in [path]:
+        for file in files_of(path):
             name = _unique(used, file.rpartition("/")[2], file.replace("/", "_"))
             links.extend((f"{part}/{folder}", name, file) for part in parts)
     return sorted(links, key=itemgetter(0))
