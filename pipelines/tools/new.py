@@ -142,12 +142,15 @@ def _try(text: str, layout: Layout) -> str:
 
 def _read(settings: Settings, layout: Layout) -> None:
     """Read the rows as `split` does. Raises `UserError` for what it would refuse."""
-    from pipelines.dataset import labels, meaning, submission
+    from pipelines.dataset import labels, meaning, splits, submission, test_set
+    from pipelines.dataset.raw_data import RawData
 
-    test, _ = labels.test_rows(layout.raw, settings.data)
-    labelled = labels.labelled_rows(layout.raw, settings.data, settings.split, test["path"])
-    meaning.check_labels(labelled, layout.raw, settings.data)
+    source = RawData(layout.raw, settings.data, settings.split, settings.competition)
+    test, _ = test_set.test_rows(source)
+    labelled = labels.labelled_rows(source, test["path"])
+    meaning.check_labels(labelled, layout.raw, settings)
     submission.class_list(labelled["label"].tolist(), settings, layout.raw)
+    splits.assign(labelled, settings.split, settings.competition.task)
 
 
 if __name__ == "__main__":

@@ -532,7 +532,7 @@ def long_columns() -> Layout:
     return Layout(
         "long-columns",
         files,
-        {**NUMBERS, "competition.long_form": "{id},{part}", "data.label_columns": ["leaf", "stem"]},
+        {**NUMBERS, "competition.long_form": "{id},{target}", "data.label_columns": ["leaf", "stem"]},
     )
 
 

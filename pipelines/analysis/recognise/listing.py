@@ -2,18 +2,17 @@
 
 import csv
 import fnmatch
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from pipelines.analysis.recognise.facts import Names
+from pipelines.dataset.annotations import read_json_table
 from pipelines.dataset.tables import index_columns, read_listing
 from pipelines.system.errors import UserError
 
@@ -79,11 +78,9 @@ def read_tables(raw: Path, tables: Sequence[str], lists: Sequence[str]) -> tuple
             problems.append(str(error))
     for name in lists:
         try:
-            content = json.loads((raw / name).read_bytes())
-        except ValueError:
+            found.append(Table(name, read_json_table([raw / name]).table, is_list=True))
+        except UserError:  # such as words for numbers, or settings of some program
             continue
-        if (frame := records(content)) is not None:
-            found.append(Table(name, frame, is_list=True))
     return found, problems
 
 
@@ -155,47 +152,3 @@ def _pixel_cell(frame: pd.DataFrame) -> tuple[str, int]:
         if digits and count >= FEWEST_PIXELS and shape(count):
             return str(column), count
     return "", 0
-
-
-def records(content: Any) -> pd.DataFrame | None:
-    """Return a JSON's records of images as a table of text; None if it holds none.
-
-    COCO-style: a row per annotation, or per image without annotations, with the fields of the image, of the annotation
-    and of its category. A list of objects: a row each.
-    """
-    if isinstance(content, list):
-        return _frame(content)
-    if not isinstance(content, Mapping) or not isinstance(images := content.get("images"), list):
-        return None
-    annotations = content.get("annotations")
-    if not isinstance(annotations, list) or not annotations:
-        return _frame([_image(each) for each in images if isinstance(each, Mapping)])
-    by_id = {str(_image(each).get("image_id")): _image(each) for each in images if isinstance(each, Mapping)}
-    kinds = {}
-    for each in content.get("categories") or []:
-        if isinstance(each, Mapping):
-            number = str(each.get("category_id", each.get("id")))
-            kinds[number] = {key: value for key, value in each.items() if key not in ("id", "category_id", "count")}
-    rows = []
-    for each in annotations:
-        if isinstance(each, Mapping):
-            own = {key: value for key, value in each.items() if key != "id"}
-            rows.append(
-                {**kinds.get(str(each.get("category_id")), {}), **by_id.get(str(each.get("image_id")), {}), **own}
-            )
-    return _frame(rows)
-
-
-def _image(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an image with its id as `image_id`."""
-    return {"image_id": fields.get("image_id", fields.get("id")), **{k: v for k, v in fields.items() if k != "id"}}
-
-
-def _frame(rows: Sequence[Any]) -> pd.DataFrame | None:
-    """Return rows of objects as text, without fields that are lists or objects; None unless all are objects."""
-    if not rows or not all(isinstance(row, Mapping) for row in rows):
-        return None
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    plain = [key for key in keys if not any(isinstance(row.get(key), list | Mapping) for row in rows)]
-    cells = {key: ["" if row.get(key) is None else str(row[key]) for row in rows] for key in plain}
-    return pd.DataFrame(cells, dtype=str) if plain else None

@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.analysis.recognise.answers import UNSUPPORTED, Answer
 from pipelines.analysis.recognise.targets import Target
 from pipelines.dataset.tables import NUMBER
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS, metric_of_kaggle_name
 from pipelines.system.errors import UserError, few
 
 MOST_GRADES = (
@@ -159,7 +159,9 @@ def metrics_named(text: str) -> list[str]:
     if name in METRICS:
         return [name]
     plain = " ".join(re.sub(r"[_{}()-]+", " ", name).split())
-    exact = [metric for metric, facts in METRICS.items() if name in facts.kaggle or plain in facts.kaggle]
+    exact = metric_of_kaggle_name(text)
+    if not re.search("micro|macro", plain):  # most competitions of label lists take the mean over the images
+        exact.sort(key=lambda metric: metric != "fbeta_samples")
     if "weighted" in plain and not re.search("kappa|auc|roc", plain):  # by weights that are not known
         return exact
     wide = next((metrics for pattern, metrics in FAMILIES if re.search(pattern, plain)), ())

@@ -98,7 +98,8 @@ def _find_sample(tables: Sequence[Table], names: Names) -> Sample | None:
             naming = best.naming(names)
             surest = max([0.0, *naming.values()])
             column = next((each for each in best.columns if naming.get(each, -1) >= ENOUGH * surest), best.columns[0])
-            return Sample(best, column, [each for each in best.columns if each != column])
+            place = best.columns.index(column)
+            return Sample(best, column, best.columns[place + 1 :] or best.columns[:place])
     return None
 
 
@@ -156,7 +157,7 @@ def _find_long_columns(roles: Roles, sample: Sample) -> None:
     target = sample.answers[0]
     targets = list(dict.fromkeys(sample.table.values(target)))
     if len(targets) * len(set(sample.ids)) == len(sample.table):
-        roles.long_form, roles.long_targets = f"{{{sample.id_column}}},{{{target}}}", targets
+        roles.long_form, roles.long_targets = "{id},{target}", targets
         sample.answers = sample.answers[1:]
 
 

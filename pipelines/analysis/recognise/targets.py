@@ -111,8 +111,8 @@ def _of_columns(table: Table, columns: Sequence[str], answer: Answer, why: str, 
     if is_long and whole and not answer.is_decimal:
         raise UserError(
             f"{table.name}: the columns {few(columns, 5)} are whole numbers, and so are the answers: a class each. "
-            "Several classes for one image, one of each column, are not supported yet. For numbers to estimate, write the "
-            'TOML yourself, with task = "numbers" (docs/competitions.md).'
+            "Several classes for one image, one of each column, are not supported yet. For numbers to estimate, write "
+            'the TOML yourself, with task = "numbers" (docs/competitions.md).'
         )
     return Target("columns", "numbers", list(columns), columns=list(columns), why=why)
 
@@ -286,7 +286,7 @@ def _of_names(images: Sequence[str], answer: Answer) -> Target | None:
             for each in ancestors(images[0])
             if all(image.startswith(f"{each}/" if each else "") for image in images)
         ]
-        full = rf"(?:.*/)?{pattern}\.[^./]+"
+        full = rf"^(?:.*/)?{pattern}\.[^./]+$"
         why = f"in the names of the images, such as {file_name(images[0])}"
         return Target(
             "names", "classes", sorted(counts), cells, why=why, folder=shared[-1], pattern=full, images=list(images)
