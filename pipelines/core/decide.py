@@ -62,6 +62,11 @@ class Judge:
         """Whether a score needs the whole predictions, so that `keep` changes nothing."""
         return self.open is not None or self.takes in ("probabilities", "columns", "numbers")
 
+    @property
+    def plain(self) -> Choice:
+        """What is chosen without predictions."""
+        return NO_CHOICE if self.open is None else choices.plain(self.open)
+
     def keep(self, predictions: Tensor) -> Tensor:
         """Return what a score needs of the predictions of a batch, on their device: all, (n, ·); or the numbers of the
         best classes, (n,) or (n, k); or the log-probability of the positive class, (n,)."""
@@ -81,15 +86,15 @@ class Judge:
 
     def fit(self, kept: Tensor, targets: Any) -> Choice:
         """Return what the metric leaves open, chosen for images that are not among these."""
-        if self.open is None:
-            return NO_CHOICE
-        return choices.fit(self.open, kept, np.asarray(targets)) if self.fits else choices.plain(self.open)
+        if self.open is None or not self.fits:
+            return self.plain
+        return choices.fit(self.open, kept, np.asarray(targets))
 
     def cross_fit(self, kept: Tensor, targets: Any) -> Choice:
         """Return what the metric leaves open, chosen for each of these images from others."""
-        if self.open is None:
-            return NO_CHOICE
-        return choices.cross_fit(self.open, kept, np.asarray(targets)) if self.fits else choices.plain(self.open)
+        if self.open is None or not self.fits:
+            return self.plain
+        return choices.cross_fit(self.open, kept, np.asarray(targets))
 
     def decide(self, choice: Choice, predictions: Tensor, first: int = 0) -> Tensor:
         """Return `predictions` as `choice` decides them: calibrated, as 0 or 1 for each label, or as grades.
@@ -98,10 +103,28 @@ class Judge:
         """
         return predictions if self.open is None else choices.decide(self.open, choice, predictions, first)
 
+    def numbers(self, decided: Tensor) -> Array:
+        """Return decided numbers within the bounds of answers, float64 (N, T)."""
+        values = decided.double().numpy()
+        return values if self.bounds is None else np.clip(values, *self.bounds)
+
     def score(self, choice: Choice, kept: Tensor, targets: Any) -> tuple[float, tuple[float, float]]:
         """Return what `judge` does, by a `choice` of `cross_fit`."""
         predicted, known = self._compared(choice, kept, np.asarray(targets))
         return self.metric.score(predicted, known), self.metric.interval(predicted, known)
+
+    def describe(self, choice: Choice, names: Sequence[str], count: int) -> str:
+        """Return a line on what `fit` chose for `count` images; empty if there was nothing to choose."""
+        return choices.describe(choice, names, count) if self.open and self.fits else ""
+
+    def facts(self, choice: Choice, names: Sequence[str]) -> dict[str, Any]:
+        """Return what predict.json records of a `choice` of `fit`.  names: the classes, labels or numbers."""
+        found = choices.facts(choice, names)
+        if isinstance(self.open, Cuts):
+            found["grades"] = list(self.open.grades)
+        if self.bounds is not None:
+            found["answer_range"] = dict(zip(names, self.bounds.T.tolist(), strict=True))
+        return found
 
     def answers(self, choice: Choice, predictions: Tensor) -> Array:
         """Return what is sent for `predictions`, on the processor, by a `choice` of `fit`.
@@ -120,7 +143,7 @@ class Judge:
             case "probabilities":
                 return (decided.exp() if self.task == ONE_CLASS else decided).numpy()
             case "numbers":
-                return self._within_bounds(decided)
+                return self.numbers(decided)
         return decided.numpy()
 
     def _compared(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
@@ -139,7 +162,7 @@ class Judge:
                 grades = np.array(self.grades, np.float64)
                 return grades[decided.numpy()], grades[targets]
             case "numbers":
-                return self._within_bounds(decided), targets
+                return self.numbers(decided), targets
             case "probabilities" | "columns":
                 return (decided.double().exp() if self.task == ONE_CLASS else decided.double()).numpy(), targets
         return decided.numpy(), targets
@@ -155,10 +178,6 @@ class Judge:
             shares.append((values.gather(1, mine) / values.sum(dim=1, keepdim=True))[:, 0])
         share = torch.cat(shares)
         return torch.stack([share, 1 - share], dim=1).numpy(), np.zeros(len(targets), np.int64)
-
-    def _within_bounds(self, numbers: Tensor) -> Array:
-        values = numbers.double().numpy()
-        return values if self.bounds is None else np.clip(values, *self.bounds)
 
 
 def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated: bool = False) -> Judge:
