@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-KAGGLE_CLIP = 1e-15
+from pipelines.core.scores import KAGGLE_CLIP
+
 LOWEST, HIGHEST = 0.05, 20.0
 STEPS = 100  # Newton's method needs about ten; bisection alone would also reach the tolerance
 TOLERANCE = 1e-7  # relative change of the temperature; the error after Newton's last step is about its square

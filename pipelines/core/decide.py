@@ -18,7 +18,7 @@ from pipelines.core import choices
 from pipelines.core.choices import Choice, ColumnTemperatures, Cuts, Open, Temperature, Thresholds
 from pipelines.core.metrics import Metric, make_metric
 from pipelines.core.thresholds import Average
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, did_you_mean, few, quoted
 
@@ -33,15 +33,14 @@ NO_CHOICE = Choice("", ((),))
 class Judge:
     """Scores predictions as the competition does, and turns them into answers.
 
-    metric: of the competition.  takes: what it compares, as `MetricFacts` says.  sends: competition.submission.  open:
-    what is left to choose, if anything.  fits: whether it is fitted to predictions, instead of its plain values.
-    positive: the number of the positive class, or -1.  guesses: labels of a ranking.  grades: of each class, where one
-    class is scored by grades.  bounds: the least and the greatest answer of each number, float64 (2, T).
+    metric: of the competition.  sends: competition.submission.  open: what is left to choose, if anything.  fits:
+    whether it is fitted to predictions, instead of its plain values.  positive: the number of the positive class, or
+    -1.  guesses: labels of a ranking.  grades: of each class, where one class is scored by grades.  bounds: the least
+    and the greatest answer of each number, float64 (2, T).
     """
 
     metric: Metric
     task: str
-    takes: str
     sends: str
     open: Open | None = None
     fits: bool = True
@@ -53,6 +52,11 @@ class Judge:
     @property
     def name(self) -> str:
         return self.metric.name
+
+    @property
+    def takes(self) -> str:
+        """What the metric compares with the targets, see `MetricFacts`."""
+        return self.metric.facts.takes
 
     @property
     def higher_is_better(self) -> bool:
@@ -186,29 +190,29 @@ def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated
 
     classes: the classes or labels, or the names of the numbers.  seen: targets, as `encode` returns them, that say
     which numbers occur; those of the training rows, for an honest score.  calibrated: fit a temperature too.
-    Raises `UserError` where the positive class, or a grade, is not what the settings need.
+    Raises `UserError` where the positive class is none of them, or classes are no grades.
     """
     competition, predict, several = settings.competition, settings.predict, settings.competition.task == SEVERAL_LABELS
-    takes, numbers = METRICS[competition.metric].takes, competition.task == NUMBERS
+    metric, numbers = make_metric(competition, classes), competition.task == NUMBERS
+    takes = metric.facts.takes
     left: Open | None = None
     if competition.metric in LOG_LOSSES and calibrated and predict.calibrate:
         left = ColumnTemperatures(len(classes)) if several else Temperature()
-    elif takes == "label_sets" and several:
+    elif takes == "label_sets":
         average, each = AVERAGES[competition.metric], predict.thresholds == "per_label"
         left = Thresholds(len(classes), average, competition.beta, each)
     elif takes == "grades" and numbers:
         left = Cuts(competition.grades or grades_in(np.asarray(seen)))
     needs_positive = takes == "positive" or competition.submission == "probability"
     return Judge(
-        make_metric(competition, classes),
+        metric,
         competition.task,
-        takes,
         competition.submission,
         left,
         fits=predict.choose or competition.metric in LOG_LOSSES,
         positive=_positive(competition.positive, classes) if needs_positive else -1,
         guesses=min(competition.guesses, len(classes)),
-        grades=_grades_of(classes) if takes == "grades" and not numbers else (),
+        grades=tuple(map(int, classes)) if takes == "grades" and not numbers else (),
         bounds=_bounds(predict.answer_range, np.asarray(seen, np.float64)) if numbers and not left else None,
     )
 
@@ -234,14 +238,3 @@ def _positive(label: str, classes: Sequence[str]) -> int:
         f"competition.positive is {quoted(label)}, which is no class.{hint} Set it to the class whose probability is "
         f"sent: {few(classes)}."
     )
-
-
-def _grades_of(classes: Sequence[str]) -> tuple[int, ...]:
-    """Return the grade of each class."""
-    try:
-        return tuple(int(label) for label in classes)
-    except ValueError:
-        raise UserError(
-            f"competition.metric is quadratic_kappa, whose classes must be whole numbers. These are {few(classes)}. "
-            "Set data.submitted_labels, or another competition.metric."
-        ) from None
