@@ -374,7 +374,7 @@ def test_submission_of_the_wrong_form_stops_before_the_split(colours: Path, caps
     toml.write_text(text, encoding="utf-8")
     assert run("download", "colours.toml", "--archive", "source") == 0
     assert run("split", "colours.toml") == 2
-    assert 'set competition.submission = "probabilities"' in capsys.readouterr().err
+    assert 'submission = "probabilities"' in capsys.readouterr().err
     assert not (colours / "data/colours/split.csv").exists()
 
 
