@@ -92,9 +92,11 @@ def _make_submission(
     from pipelines.core import calibration
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import predict
+    from pipelines.dataset.answer_summary import describe_answers
     from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
-    from pipelines.dataset.submission import check_submission, describe_answers, make_submission, write_submission
+    from pipelines.dataset.submission import write_submission
+    from pipelines.dataset.submission_check import check_submission
 
     images = read_images(settings, layout, split_command)
     test = images.part(test=True)
@@ -115,15 +117,17 @@ def _make_submission(
     tested = predict(checkpoint, settings, test, layout.weights, "predicting", command.progress)
     if temperature != 1:
         tested = calibration.apply_temperature(tested, temperature)
+    answers = tested.exp().numpy()
+    if settings.competition.submission == "labels":
+        answers = answers.argmax(axis=1)
     with atomic_file(submission) as partial:
-        content = make_submission(test.ids.tolist(), tested.exp().numpy(), images.classes, settings, layout.raw)
-        write_submission(partial, content)
+        write_submission(partial, test.ids.tolist(), answers, images.classes, settings, layout.raw)
         count = check_submission(partial, images.classes, settings, layout.raw)
     note |= {"sha256": file_sha256(submission), "rows": count, **facts, "made_on": _made_on(settings, layout, images)}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
-    print(*describe_answers(content, settings.competition.submission == "labels"), sep="\n")
+    print(*describe_answers(answers, images.classes, settings, layout.raw), sep="\n")
 
 
 def _calibrate(settings: Settings, labels: "Tensor", predicted: "Tensor") -> "tuple[Tensor, float]":
@@ -149,17 +153,20 @@ def _report(
     """Write and draw the predictions of the validation set; return its score and temperature, for the note."""
     import torch
 
-    from pipelines.analysis.pictures import Results, draw_results
-    from pipelines.analysis.suspects import write_valid_predictions
+    from pipelines.analysis.pictures import draw_results
+    from pipelines.analysis.results import Results, write_valid_predictions
     from pipelines.core.metrics import METRICS, interval
 
-    write_valid_predictions(run.valid_predictions, images, probabilities.numpy())
+    labels = torch.from_numpy(images.labels)
+    confidence, decided = (each.numpy() for each in probabilities.max(dim=1))
+    of_label = probabilities.gather(1, labels[:, None])[:, 0].numpy()
+    results = Results(images, confidence, decided, of_label)
+    write_valid_predictions(run.valid_predictions, results)
     metric = METRICS[settings.competition.metric]
-    judged = probabilities.double(), torch.from_numpy(images.labels)
+    judged = probabilities.double(), labels
     score, bounds = metric.score(*judged), interval(metric, *judged)
     title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(images):,} images"
-    confidence, decided = (each.numpy() for each in probabilities.max(dim=1))
-    drawn = draw_results(run, settings, Results(images, confidence, decided), title)
+    drawn = draw_results(run, settings, results, title)
     how = "" if temperature == 1 else ", each image with a temperature fitted on the others"
     print(f"best.pt, valid {metric.name} as predicted here{how}: {score:.4f}{command.uncertainty(bounds, len(images))}")
     print(f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}")

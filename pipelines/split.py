@@ -5,6 +5,7 @@ Reads   data/<competition>/raw: the labels CSV or class folders, the image names
 Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all later stages use it,
         data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools,
         data/<competition>/images: the images of data.pixel_columns, as files,
+        data/<competition>/dropped.csv: the rows that were left out, if data.flaws is drop,
         data/<competition>/split.json: what the split was made from; it is written last.
 
 A split depends only on ids, labels, groups and split.seed. A repeated split does nothing.
@@ -49,16 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import class_folders, labels, meaning, pixel_tables, splits, submission, understood
+    from pipelines.dataset import labels, meaning, pixel_tables, splits, submission, test_set, understood
+    from pipelines.dataset.raw_data import RawData, write_dropped
 
     read: list[tuple[str, str]] = []  # subject, text
     given = settings
     settings, pixels = pixel_tables.as_files(layout, given, command.progress)
-    test, unlisted = labels.test_rows(layout.raw, settings.data, lambda *line: read.append(line))
-    labelled = labels.labelled_rows(
-        layout.raw, settings.data, settings.split, test["path"], lambda *line: read.append(line)
-    )
-    meaning.check_labels(labelled, layout.raw, settings.data)
+    source = RawData(layout.raw, settings.data, settings.split, settings.competition, lambda *line: read.append(line))
+    test, unlisted = test_set.test_rows(source)
+    labelled = labels.labelled_rows(source, test["path"])
+    meaning.check_labels(labelled, layout.raw, settings)
     known = labelled["label"].tolist()
     classes = submission.class_list(known, settings, layout.raw)
     if settings.split.group_file:
@@ -66,6 +67,7 @@ def _split(settings: Settings, layout: Layout) -> None:
     labelled = splits.assign(labelled, settings.split, settings.competition.task)
     rows = splits.with_test(labelled, test)
     listing = list_images(layout.raw, given.data)
+    dropped = write_dropped(layout.dropped, source.dropped)
     links = _write(given, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
     for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read)):
@@ -74,10 +76,15 @@ def _split(settings: Settings, layout: Layout) -> None:
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
     notes = [pixels, *(text for subject, text in read if subject == "note")]
-    notes += understood.notes(labelled, submission.classes_without_images(known, classes), listing.empty)
-    notes.append(class_folders.inner_folders(labelled["id"].tolist(), settings.data))
+    task = settings.competition.task
+    notes += understood.notes(labelled, submission.classes_without_images(known, classes, task), listing.empty, task)
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
+    if dropped:
+        notes.append(
+            f"Left out, as data.flaws says, and listed in {layout.dropped.relative_to(layout.root)}: "
+            f"{len(source.dropped):,} rows: {dropped}."
+        )
     if unlisted:
         notes.append(f"Images in {settings.data.test_images} that are not listed, and so left out: {unlisted:,}.")
     for note in filter(None, notes):

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.dataset.image_paths import posix
 from pipelines.settings.data_sections import DataSettings
-from pipelines.system.errors import UserError, few, shown
+from pipelines.system.errors import UserError, few, refuse, shown
 
 TRAINING, TESTING = ("train", "training"), ("test", "testing", "holdout")
 UNLABELLED = (*TESTING, "unlabeled", "unlabelled")
@@ -18,11 +18,14 @@ Folders = Mapping[str, Sequence[tuple[str, ...]]]  # the folders below each firs
 
 
 def labels_of(ids: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
-    """Return the class of each image: the name of its folder on the level `data.class_level`.
+    """Return the class of each image: the name of its folder on the level `data.class_level`, or what
+    `in_class_folders` returns.
 
     ids: the paths below `data.train_images`. Raises `UserError` for images without a folder on that level, and for
     first folders that look like the parts of a split, or like a level above the classes.
     """
+    if data.class_folders:
+        return in_class_folders(ids, raw, data)
     folders = [PurePosixPath(name).parts[:-1] for name in ids]
     level = data.class_level - (data.class_level > 0)  # Python counts from 0
     inside = [-len(each) <= level < len(each) for each in folders]
@@ -38,6 +41,28 @@ def labels_of(ids: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
     return [each[level] for each in folders]
 
 
+def in_class_folders(names: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
+    """Return the class of each path below data.train_images by data.class_folders; an empty text if it is in none.
+
+    Of two folders that hold it, the inner one counts. Raises `UserError` for a folder without an image.
+    """
+    entries = {}
+    for entry in data.class_folders:
+        folder, _, label = entry.partition("=")
+        top = posix(folder.strip())
+        entries[f"{top}/"] = label.strip() or top.rpartition("/")[2]
+    inner_first = sorted(entries, key=len, reverse=True)
+    classes, found = [], set()
+    for name in names:
+        top = next((top for top in inner_first if name.startswith(top)), "")
+        found.add(top)
+        classes.append(entries.get(top, ""))
+    there = sorted({name.partition("/")[0] for name in names if "/" in name})
+    remedy = f"Correct data.class_folders. {raw / data.train_images} has the folders: {few(there, 20) or 'none'}."
+    refuse(f"{raw / data.train_images}: class folders without images", sorted(set(entries) - found), remedy)
+    return classes
+
+
 def unless(check: str, data: DataSettings) -> str:
     """Return how to overrule `check`; the end of its message."""
     return f"Or, if it is right as it is: data.accept = {json.dumps([*data.accept, check])}"
@@ -48,19 +73,6 @@ def without_tests(images: Sequence[str], data: DataSettings) -> list[str]:
     top, tests = posix(data.train_images), posix(data.test_images)
     inside = bool(tests) and tests != top and f"{tests}/".startswith(f"{top}/" if top else "")
     return [image for image in images if not (inside and image.startswith(f"{tests}/"))]
-
-
-def inner_folders(ids: Sequence[str], data: DataSettings) -> str:
-    """Return a note if all images are in folders inside the class folders; else an empty text."""
-    if data.labels or data.class_level != 1:
-        return ""
-    parts = [PurePosixPath(name).parts[:-1] for name in ids]
-    inner = sorted({each[1] for each in parts if len(each) > 1})
-    if min(map(len, parts)) < 2 or len(inner) < 2:
-        return ""
-    return (
-        f"The class folders hold {len(inner)} folders ({few(inner)}). If these are the classes: data.class_level = 2."
-    )
 
 
 def _loose(folder: Path, loose: Sequence[str], level: int) -> str:
@@ -127,20 +139,30 @@ def _test_beside(below: Folders, data: DataSettings) -> str:
     )
 
 
-def _repeated(below: Folders, data: DataSettings) -> str:
-    """Return what is wrong with folders that hold only folders whose names repeat, or an empty text.
+def _above_classes(below: Folders, data: DataSettings) -> str:
+    """Return what is wrong with folders that hold only folders, or an empty text.
 
-    A single name (`cat/images`, `dog/images`) tells no classes apart.
+    A single name inside (`cat/images`, `dog/images`) tells no classes apart.
     """
-    if len(below) < 2 or not all(each for folders in below.values() for each in folders):
+    above = {name: folders for name, folders in below.items() if all(folders)}
+    counts = Counter(name for folders in above.values() for name in {each[0] for each in folders})
+    if not above or len(counts) < 2:
         return ""
-    counts = Counter(name for folders in below.values() for name in {each[0] for each in folders})
+    if len(above) < len(below):
+        mixed = {name: folders for name, folders in above.items() if len({each[0] for each in folders}) > 1}
+        if not mixed:
+            return ""
+        inner = sorted({each[0] for folders in mixed.values() for each in folders})
+        return (
+            f"holds {few(sorted(mixed))}, where images are only in inner folders: {few(inner, 5)}. If the folder of an "
+            "image is its class: data.class_level = -1."
+        )
     repeated = sorted(name for name, count in counts.items() if count > 1)
-    if len(counts) < 2 or 2 * len(repeated) < len(counts):
-        return ""
+    same = 2 * len(repeated) >= len(counts)
+    names = f", whose names repeat: {few(repeated, 5)}" if same else f": {few(sorted(counts), 5)}"
     return (
-        f"holds the folders {few(sorted(below))}, and these hold only folders, whose names repeat: {few(repeated, 5)}. "
-        "If the inner folders are the classes: data.class_level = 2."
+        f"holds the folders {few(sorted(below))}, and these hold only folders{names}. If the inner folders are the "
+        "classes: data.class_level = 2."
     )
 
 
@@ -158,4 +180,4 @@ def _masks(below: Folders, data: DataSettings) -> str:
     )
 
 
-LOOKS = (_only_folders, _parts_of_a_split, _test_beside, _masks, _repeated)
+LOOKS = (_only_folders, _parts_of_a_split, _test_beside, _masks, _above_classes)

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from pipelines import split
-from pipelines.dataset import labels
+from pipelines.dataset import labels, test_set
 from pipelines.dataset.image_set import all_images
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.pixel_tables import as_files
+from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.split_record import require_split, split_is_made
 from pipelines.dataset.splits import read_split_csv
 from pipelines.settings.layout import Layout
@@ -82,10 +83,10 @@ def test_rows_of_many_columns_are_images_named_by_their_numbers(layout: Layout) 
         and (image(layout, "test/2.png") == DIGITS[5]).all()
     )
     assert (layout.images / "train.csv").read_text() == "id,label\n1,a\n2,b\n3,a\n4,b\n"
-    rows = labels.labelled_rows(layout.raw, found.data, found.split)
+    rows = labels.labelled_rows(RawData(layout.raw, found.data))
     assert rows["path"].tolist() == [f"../images/train/{number}.png" for number in range(1, 5)]
     assert rows["label"].tolist() == list("abab")
-    tests, unlisted = labels.test_rows(layout.raw, found.data)
+    tests, unlisted = test_set.test_rows(RawData(layout.raw, found.data))
     assert tests["id"].tolist() == ["1", "2"] and tests["path"].tolist()[1] == "../images/test/2.png" and not unlisted
 
 
@@ -110,8 +111,8 @@ def test_one_cell_holds_the_numbers(
     write(layout, train, pd.DataFrame({"pixels": cells[4:]}))
     found, _ = as_files(layout, settings(pixel_columns="pixels", pixel_shape=shape))
     assert (image(layout, "train/4.png") == DIGITS[3]).all() and (image(layout, "test/1.png") == DIGITS[4]).all(), name
-    assert labels.labelled_rows(layout.raw, found.data, found.split)["label"].tolist() == list("abab")
-    assert labels.test_rows(layout.raw, found.data)[0]["id"].tolist() == ["1", "2"]
+    assert labels.labelled_rows(RawData(layout.raw, found.data))["label"].tolist() == list("abab")
+    assert test_set.test_rows(RawData(layout.raw, found.data))[0]["id"].tolist() == ["1", "2"]
 
 
 def test_ids_are_those_of_a_column_where_there_is_one(layout: Layout) -> None:
@@ -147,7 +148,7 @@ def test_several_cells_are_channels_and_json_is_read(layout: Layout) -> None:
     written = np.load(layout.images / "train/s1.npy")
     assert np.abs(written.astype(float) - expected).max() <= 1  # float32 in between
     assert note == f"Pixels from {lowest:g} to {highest:g} become black to white."
-    rows = labels.labelled_rows(layout.raw, found.data, found.split)
+    rows = labels.labelled_rows(RawData(layout.raw, found.data))
     assert rows["label"].tolist() == ["0", "1", "0"] and rows["path"].tolist()[0] == "../images/train/s0.npy"
 
 
@@ -204,7 +205,7 @@ def test_semicolons_indexes_and_compression(layout: Layout) -> None:
     table.to_csv(layout.raw / "train.csv.gz", sep=";")
     found, _ = as_files(layout, settings(labels="train.csv.gz", test_table=""))
     assert (image(layout, "train/4.png") == DIGITS[3]).all()
-    assert labels.labelled_rows(layout.raw, found.data, found.split)["label"].tolist() == list("abab")
+    assert labels.labelled_rows(RawData(layout.raw, found.data))["label"].tolist() == list("abab")
 
 
 @pytest.mark.parametrize(
