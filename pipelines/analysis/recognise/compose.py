@@ -43,6 +43,17 @@ class Seen:
     target: Target
     look: Look | None
 
+    @property
+    def channels(self) -> int:
+        """The number of channels to use: 3 for what can be shown in colours, else that of the files."""
+        labels = self.roles.labels
+        if labels is not None and labels.pixels:
+            return (shape(labels.pixel_count) or (0, 0, 1))[2]
+        if self.roles.names.endings or self.look is None:
+            return len(self.roles.names.endings) or 3
+        plain = (1, 3) if self.look.formats[:1] == ["npy"] else (0, 1, 2, 3, 4)
+        return 3 if self.look.channels in plain else self.look.channels
+
 
 def recognise(name: str, raw: Path, known: Known) -> tuple[Draft, Seen]:
     """Return the draft of the TOML for the data in `raw`. Raises `UserError` for data that are not supported."""
@@ -236,7 +247,6 @@ def _data(draft: Draft, seen: Seen) -> None:
             roles.names.endings,
             "Each id has a file with each of these endings, one per channel, in this order.",
         )
-        draft.set("input.channels", len(roles.names.endings), "One per file of an image.")
     if labels is not None and labels.pixels:
         pixel_shape = shape(labels.pixel_count)
         draft.set(
@@ -245,7 +255,6 @@ def _data(draft: Draft, seen: Seen) -> None:
             f"{labels.pixel_count} numbers in each row are an image of {pixel_shape} pixels.",
         )
         draft.set("data.pixel_shape", list(pixel_shape or ()), "Height, width, channels.")
-        draft.set("input.channels", pixel_shape[2] if pixel_shape else 1, "One number per pixel: grey.")
 
 
 def _label_columns(draft: Draft, seen: Seen, labels: Table) -> None:
@@ -321,9 +330,8 @@ def _network(draft: Draft, seen: Seen) -> None:
         side = (shape(labels.pixel_count) or (32,))[0]
     else:
         side = seen.look.sides[1] if seen.look else 32
-    if seen.look and seen.look.channels > 4 and not seen.roles.names.endings:
-        draft.set("input.channels", seen.look.channels, "As the files have.")
-    if (channels := draft.get("input.channels", 3)) != 3:
+    if (channels := seen.channels) != 3:
+        draft.set("input.channels", channels, "As the images have; 3, the default, are colours.")
         draft.set("input.mean", [0.5] * channels)
         draft.set("input.std", [0.25] * channels)
     classes = len(target.labels) if target.kind in ("classes", "one_hot") else 1
