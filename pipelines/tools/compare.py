@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import pandas as pd
 
     from pipelines.analysis import plots
+    from pipelines.core.tasks import loss_unit
     from pipelines.dataset.tables import spreadsheet_safe, write_csv
 
     name = run_name("-".join(["compare", *recipes]), words.set)
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     write_csv(numbers, pd.DataFrame(rows))
     title = f"{layout.competition}: {', '.join(recipes)}"
-    plots.draw_comparison(curves, histories, metric, title, "cross-entropy (nats)")
+    units = {loss_unit(load_settings(words.competition, recipe, words.set)) for recipe in recipes}
+    plots.draw_comparison(curves, histories, metric, title, units.pop() if len(units) == 1 else "loss of the recipe")
     _print(runs, metric)
     print(f"Curves: {curves.relative_to(Path.cwd())}    Numbers: {numbers.relative_to(Path.cwd())}")
 
