@@ -92,9 +92,11 @@ def _make_submission(
     from pipelines.core import calibration
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import predict
+    from pipelines.dataset.answer_summary import describe_answers
     from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
-    from pipelines.dataset.submission import check_submission, describe_answers, make_submission, write_submission
+    from pipelines.dataset.submission import write_submission
+    from pipelines.dataset.submission_check import check_submission
 
     images = read_images(settings, layout, split_command)
     test = images.part(test=True)
@@ -115,15 +117,17 @@ def _make_submission(
     tested = predict(checkpoint, settings, test, layout.weights, "predicting", command.progress)
     if temperature != 1:
         tested = calibration.apply_temperature(tested, temperature)
+    answers = tested.exp().numpy()
+    if settings.competition.submission == "labels":
+        answers = answers.argmax(axis=1)
     with atomic_file(submission) as partial:
-        content = make_submission(test.ids.tolist(), tested.exp().numpy(), images.classes, settings, layout.raw)
-        write_submission(partial, content)
+        write_submission(partial, test.ids.tolist(), answers, images.classes, settings, layout.raw)
         count = check_submission(partial, images.classes, settings, layout.raw)
     note |= {"sha256": file_sha256(submission), "rows": count, **facts, "made_on": _made_on(settings, layout, images)}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
-    print(*describe_answers(content, settings.competition.submission == "labels"), sep="\n")
+    print(*describe_answers(answers, images.classes, settings, layout.raw), sep="\n")
 
 
 def _calibrate(settings: Settings, labels: "Tensor", predicted: "Tensor") -> "tuple[Tensor, float]":

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from pipelines.settings.choices import choice_problems
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import PLAIN_INPUT, SECTIONS, Settings
 from pipelines.system.errors import UserError
@@ -19,6 +20,7 @@ def check_together(settings: Settings, where: str) -> None:
     """Raise `UserError`, naming `where`, if values contradict each other, within a section or across sections."""
     within = (getattr(settings, section).problems() for section in SECTIONS)
     across = (
+        choice_problems(settings),
         _image_problems(settings),
         _finetuning_problems(settings),
         _fold_problems(settings),

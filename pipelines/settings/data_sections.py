@@ -69,11 +69,6 @@ class CompetitionSettings(Section):
         if self.metric not in METRICS:
             hint = did_you_mean(self.metric, METRICS)
             yield f"competition.metric is {quoted(self.metric)}.{hint} Valid: {', '.join(METRICS)}."
-        if self.metric == "log_loss" and self.submission == "labels":
-            yield (
-                "competition.metric is log_loss, which scores probabilities, but competition.submission is labels. Set "
-                'competition.submission = "probabilities", or another competition.metric.'
-            )
 
 
 @dataclasses.dataclass(frozen=True)
