@@ -4,6 +4,7 @@ Reads   data/<competition>/raw: the labels CSV or class folders, the image names
         the CSV that split.group_file names, if any.
 Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all later stages use it,
         data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools,
+        data/<competition>/dropped.csv: the rows that were left out, if data.flaws is drop,
         data/<competition>/split.json: what the split was made from; it is written last.
 
 A split depends only on ids, labels, groups and split.seed. A repeated split does nothing.
@@ -48,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import class_folders, labels, meaning, splits, submission, understood
+    from pipelines.dataset import class_folders, labels, meaning, splits, submission, test_set, understood
+    from pipelines.dataset.raw_data import RawData, write_dropped
 
     read: list[tuple[str, str]] = []  # subject, text
-    test, unlisted = labels.test_rows(layout.raw, settings.data, lambda *line: read.append(line))
-    labelled = labels.labelled_rows(
-        layout.raw, settings.data, settings.split, test["path"], lambda *line: read.append(line)
-    )
+    source = RawData(layout.raw, settings.data, settings.split, settings.competition, lambda *line: read.append(line))
+    test, unlisted = test_set.test_rows(source)
+    labelled = labels.labelled_rows(source, test["path"])
     meaning.check_labels(labelled, layout.raw, settings.data)
     known = labelled["label"].tolist()
     classes = submission.class_list(known, settings, layout.raw)
@@ -63,6 +64,7 @@ def _split(settings: Settings, layout: Layout) -> None:
     labelled = splits.assign(labelled, settings.split, settings.competition.task)
     rows = splits.with_test(labelled, test)
     listing = list_images(layout.raw, settings.data)
+    dropped = write_dropped(layout.dropped, source.dropped)
     links = _write(settings, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
     for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read)):
@@ -75,6 +77,11 @@ def _split(settings: Settings, layout: Layout) -> None:
     notes.append(class_folders.inner_folders(labelled["id"].tolist(), settings.data))
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
+    if dropped:
+        notes.append(
+            f"Left out, as data.flaws says, and listed in {layout.dropped.relative_to(layout.root)}: "
+            f"{len(source.dropped):,} rows: {dropped}."
+        )
     if unlisted:
         notes.append(f"Images in {settings.data.test_images} that are not listed, and so left out: {unlisted:,}.")
     for note in filter(None, notes):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import command
 from pipelines.settings.loading import load_settings, parse_overrides, recipe_names, run_name
+from pipelines.settings.metrics import METRICS
 from pipelines.settings.schema import DEFAULT_RECIPE
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
@@ -131,7 +132,6 @@ def _print(runs: "dict[str, list[RunLayout]]", metric: str) -> None:
     import numpy as np
 
     from pipelines.analysis.plots import CONFIDENCE, mean_interval
-    from pipelines.core.metrics import METRICS
 
     def cells(values: "Values") -> tuple[str, str]:
         mean, margin = mean_interval(values)

@@ -8,16 +8,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.dataset import labels
+from pipelines.dataset import labels, test_set
 from pipelines.dataset.channels import as_colours
 from pipelines.dataset.fingerprints import fingerprints, undecodable
 from pipelines.dataset.image_paths import common_name, files_at, files_of, image_files, images_by_id, join_channels
 from pipelines.dataset.images import crop, fit, open_image
 from pipelines.dataset.packed import PackedImages
+from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.reader import Reader
 from pipelines.dataset.split_record import list_images
 from pipelines.dataset.tree import build
-from pipelines.settings.data_sections import DataSettings, SplitSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -98,11 +99,11 @@ def test_ids_are_the_common_part_of_the_names(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("id,label\nb,x\na,y\n")
     (tmp_path / "sample.csv").write_text("id,label\nC.PNG,x\n")
     data = DataSettings(labels="labels.csv", sample_submission="sample.csv", channel_files=ENDINGS)
-    rows = labels.labelled_rows(tmp_path, data, SplitSettings())
+    rows = labels.labelled_rows(RawData(tmp_path, data))
     assert rows["path"].tolist() == [f"train/b{BRACES}.png", f"train/a{BRACES}.png"]
-    assert labels.test_rows(tmp_path, data)[0]["path"].tolist() == [f"test/c{BRACES}.png"]
+    assert test_set.test_rows(RawData(tmp_path, data))[0]["path"].tolist() == [f"test/c{BRACES}.png"]
     unlisted = DataSettings(labels="labels.csv", channel_files=ENDINGS)
-    assert labels.test_rows(tmp_path, unlisted)[0]["id"].tolist() == ["c"]
+    assert test_set.test_rows(RawData(tmp_path, unlisted))[0]["id"].tolist() == ["c"]
     assert len(list_images(tmp_path, data).labelled) == 8  # files, so that a missing one is a change
     assert images_by_id(["a"], rows["path"].tolist(), "train") == {"a": [f"train/a{BRACES}.png"]}
 
