@@ -73,7 +73,8 @@ def _split(settings: Settings, layout: Layout) -> None:
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
     notes = [text for subject, text in read if subject == "note"]
-    notes += understood.notes(labelled, submission.classes_without_images(known, classes), listing.empty)
+    task = settings.competition.task
+    notes += understood.notes(labelled, submission.classes_without_images(known, classes, task), listing.empty, task)
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
     if dropped:

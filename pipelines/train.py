@@ -76,7 +76,7 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.batches import check_images
     from pipelines.dataset.fingerprints import images_digest
-    from pipelines.dataset.understood import describe_targets
+    from pipelines.dataset.understood import summarise
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
     from pipelines.models.transfer import FineTuned, build_network
@@ -92,7 +92,7 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
         f"{len(images.classes)} {WORDS[images.task]}; {settings.model.name}, {parameters:,} parameters; "
         f"{hardware}{reason}"
     )
-    print(describe_targets(images.rows["label"].tolist(), images.task, images.classes))
+    print(summarise(images.rows["label"].tolist(), images.task, images.classes))
     command.print_parts(describe_phases(settings, network))
     if isinstance(network, FineTuned):
         print("".join(f"{note}\n" for note in network.notes()), end="")
