@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipelines.dataset import understood
+from pipelines.dataset.understood import summarise
 from pipelines.dataset.vocabulary import counted
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
