@@ -40,7 +40,7 @@ def describe(
     """
     data = settings.data
     lines = [
-        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else _level(data)),
+        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else columns.get("labels") or _level(data)),
         ("classes", f"{labelled['label'].nunique():,}: {counted(labelled['label'].tolist())}"),
         ("ids", _ids(columns.get("ids") or f"paths below {data.train_images}", labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
