@@ -153,17 +153,20 @@ def _report(
     """Write and draw the predictions of the validation set; return its score and temperature, for the note."""
     import torch
 
-    from pipelines.analysis.pictures import Results, draw_results
-    from pipelines.analysis.suspects import write_valid_predictions
+    from pipelines.analysis.pictures import draw_results
+    from pipelines.analysis.results import Results, write_valid_predictions
     from pipelines.core.metrics import METRICS, interval
 
-    write_valid_predictions(run.valid_predictions, images, probabilities.numpy())
+    labels = torch.from_numpy(images.labels)
+    confidence, decided = (each.numpy() for each in probabilities.max(dim=1))
+    of_label = probabilities.gather(1, labels[:, None])[:, 0].numpy()
+    results = Results(images, confidence, decided, of_label)
+    write_valid_predictions(run.valid_predictions, results)
     metric = METRICS[settings.competition.metric]
-    judged = probabilities.double(), torch.from_numpy(images.labels)
+    judged = probabilities.double(), labels
     score, bounds = metric.score(*judged), interval(metric, *judged)
     title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(images):,} images"
-    confidence, decided = (each.numpy() for each in probabilities.max(dim=1))
-    drawn = draw_results(run, settings, Results(images, confidence, decided), title)
+    drawn = draw_results(run, settings, results, title)
     how = "" if temperature == 1 else ", each image with a temperature fitted on the others"
     print(f"best.pt, valid {metric.name} as predicted here{how}: {score:.4f}{command.uncertainty(bounds, len(images))}")
     print(f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}")

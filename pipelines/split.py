@@ -49,14 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import class_folders, labels, meaning, splits, submission, test_set, understood
+    from pipelines.dataset import labels, meaning, splits, submission, test_set, understood
     from pipelines.dataset.raw_data import RawData, write_dropped
 
     read: list[tuple[str, str]] = []  # subject, text
     source = RawData(layout.raw, settings.data, settings.split, settings.competition, lambda *line: read.append(line))
     test, unlisted = test_set.test_rows(source)
     labelled = labels.labelled_rows(source, test["path"])
-    meaning.check_labels(labelled, layout.raw, settings.data)
+    meaning.check_labels(labelled, layout.raw, settings)
     known = labelled["label"].tolist()
     classes = submission.class_list(known, settings, layout.raw)
     if settings.split.group_file:
@@ -73,8 +73,8 @@ def _split(settings: Settings, layout: Layout) -> None:
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
     notes = [text for subject, text in read if subject == "note"]
-    notes += understood.notes(labelled, submission.classes_without_images(known, classes), listing.empty)
-    notes.append(class_folders.inner_folders(labelled["id"].tolist(), settings.data))
+    task = settings.competition.task
+    notes += understood.notes(labelled, submission.classes_without_images(known, classes, task), listing.empty, task)
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
     if dropped:

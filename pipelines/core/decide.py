@@ -14,9 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.core import choices, metrics
+from pipelines.core import choices
 from pipelines.core.choices import Choice, ColumnTemperatures, Cuts, Open, Temperature, Thresholds
+from pipelines.core.metrics import Metric, make_metric
 from pipelines.core.thresholds import Average
+from pipelines.dataset.vocabulary import positive_class
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, did_you_mean, few, quoted
@@ -38,7 +40,7 @@ class Judge:
     class is scored by grades.  bounds: the least and the greatest answer of each number, float64 (2, T).
     """
 
-    metric: Any
+    metric: Metric
     task: str
     takes: str
     sends: str
@@ -180,7 +182,7 @@ def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated
         left = Cuts(competition.grades or grades_in(np.asarray(seen)))
     needs_positive = takes == "positive" or competition.submission == "probability"
     return Judge(
-        _Metric(metrics.METRICS[competition.metric], len(classes)),
+        make_metric(competition, classes),
         competition.task,
         takes,
         competition.submission,
@@ -191,32 +193,6 @@ def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated
         grades=_grades_of(classes) if takes == "grades" and not numbers else (),
         bounds=_bounds(predict.answer_range, np.asarray(seen, np.float64)) if numbers and not left else None,
     )
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """Calls a metric of tensors with arrays."""
-
-    metric: metrics.Metric
-    classes: int
-
-    @property
-    def name(self) -> str:
-        return self.metric.name
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self.metric.higher_is_better
-
-    def score(self, predicted: Array, targets: Array) -> float:
-        return self.metric.score(self._probabilities(predicted), torch.from_numpy(targets))
-
-    def interval(self, predicted: Array, targets: Array) -> tuple[float, float]:
-        return metrics.interval(self.metric, self._probabilities(predicted), torch.from_numpy(targets))
-
-    def _probabilities(self, predicted: Array) -> Tensor:
-        values = torch.from_numpy(predicted)
-        return values if values.ndim > 1 else torch.nn.functional.one_hot(values, self.classes)
 
 
 def grades_in(targets: Array) -> tuple[int, ...]:
@@ -233,8 +209,8 @@ def _bounds(stated: Sequence[float], seen: Array) -> Array:
 
 
 def _positive(label: str, classes: Sequence[str]) -> int:
-    if label in classes:
-        return list(classes).index(label)
+    if (place := positive_class(classes, label)) >= 0:
+        return place
     hint = did_you_mean(label, classes)
     raise UserError(
         f"competition.positive is {quoted(label)}, which is no class.{hint} Set it to the class whose probability is "

@@ -122,7 +122,12 @@ def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str])
         refuse(problem, empty, "Fill it in, or remove these rows.")
     source.note("labels", targets.source)
     source.note("ids", listing.source)
-    return _one_row_each(source, path, rows, targets, listed), set(files)
+    rows = _one_row_each(source, path, rows, targets, listed)
+    if not rows["id"].is_unique:
+        text = f"Ids of {path.name} repeat, such as {few(rows['id'][rows['id'].duplicated()].tolist(), 1)}: "
+        source.note("note", f"{text}the ids of the split are paths below {data.train_images}.")
+        rows = rows.assign(id=[_below(file, data.train_images) for file in rows["path"]])
+    return rows, set(files)
 
 
 def _targets(source: RawData, listing: Listing, folder: ImageFolder, listed: JsonTable) -> Targets:

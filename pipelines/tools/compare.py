@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import command
 from pipelines.settings.loading import load_settings, parse_overrides, recipe_names, run_name
+from pipelines.settings.metrics import METRICS
 from pipelines.settings.schema import DEFAULT_RECIPE
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=_count, default=3, help="number of seeds, counted from 0; default: 3")
     words = parser.parse_args(arguments, namespace=command.Words())
     recipes = _recipes(words)
-    metric = load_settings(words.competition, recipes[0], words.set).competition.metric
+    settings = [load_settings(words.competition, recipe, words.set) for recipe in recipes]
+    metric = settings[0].competition.metric
     layout = words.layout()
     if not layout.split_csv.exists():
         raise UserError(f"{layout.split_csv.relative_to(Path.cwd())} is missing. First: {words.repeat('split')}")
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import pandas as pd
 
     from pipelines.analysis import plots
+    from pipelines.core.tasks import loss_unit
     from pipelines.dataset.tables import spreadsheet_safe, write_csv
 
     name = run_name("-".join(["compare", *recipes]), words.set)
@@ -62,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     write_csv(numbers, pd.DataFrame(rows))
     title = f"{layout.competition}: {', '.join(recipes)}"
-    plots.draw_comparison(curves, histories, metric, title, "cross-entropy (nats)")
+    losses = {loss_unit(each) for each in settings}
+    loss = losses.pop() if len(losses) == 1 else "loss, each recipe's own"
+    plots.draw_comparison(curves, histories, metric, title, loss)
     _print(runs, metric)
     print(f"Curves: {curves.relative_to(Path.cwd())}    Numbers: {numbers.relative_to(Path.cwd())}")
 
@@ -129,7 +134,6 @@ def _print(runs: "dict[str, list[RunLayout]]", metric: str) -> None:
     import numpy as np
 
     from pipelines.analysis.plots import CONFIDENCE, mean_interval
-    from pipelines.core.metrics import METRICS
 
     def cells(values: "Values") -> tuple[str, str]:
         mean, margin = mean_interval(values)

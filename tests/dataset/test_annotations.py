@@ -11,11 +11,14 @@ import pytest
 from tests.support.raw_files import touch, write
 from tests.support.rows import advised, read, refused
 
-IMAGES = [
+IMAGES: list[dict[str, Any]] = [
     {"id": 7, "file_name": "a.png", "location": 3, "size": [4, 4]},
     {"id": 8, "file_name": "b.png", "location": 5, "size": [4, 4]},
 ]
-MARKS = [{"id": 1, "image_id": 8, "category_id": 2, "bbox": [0, 0, 1, 1]}, {"id": 2, "image_id": 7, "category_id": 10}]
+MARKS: list[dict[str, Any]] = [
+    {"id": 1, "image_id": 8, "category_id": 2, "bbox": [0, 0, 1, 1]},
+    {"id": 2, "image_id": 7, "category_id": 10},
+]
 KINDS = [{"id": 2, "name": "red fox", "genus": "Vulpes"}, {"id": 10, "name": "lynx", "genus": "Lynx"}]
 A, B = "train/a.png", "train/b.png"
 
@@ -107,11 +110,12 @@ def test_several_files(raw: Path) -> None:
             raw,
             f"{name}.json",
             images=[{**IMAGES[image], "id": 1}],
-            annotations=[{**MARKS[mark], "image_id": 1}],
+            annotations=[dict(MARKS[mark], image_id=1)],
             categories=KINDS,
         )
     found = read(raw, labels="one.json+two.json")
-    assert (found.labels, found.ids) == (expected, ["1", "1"])
+    assert (found.labels, found.ids) == (expected, ["a.png", "b.png"])
+    assert found.notes["note"].startswith("Ids of one.json+two.json repeat, such as '1'")
     save(raw, "two.json", images=IMAGES[1:], annotations=MARKS[:1], categories=[{"id": 2, "name": "wolf"}])
     refused(raw, "category '2' is 'wolf', and before it was 'red fox'", labels="one.json+two.json")
 

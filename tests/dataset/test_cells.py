@@ -1,6 +1,7 @@
 """Targets from one column, several columns, and several labels in a cell, for each task."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def targets(raw: Path, csv: str, task: str, **data: object) -> list[str]:
+def targets(raw: Path, csv: str, task: str, **data: Any) -> list[str]:
     write(raw / "labels.csv", csv)
     return [read(raw, task, labels="labels.csv", **data).labels[path] for path in FILES]
 

@@ -82,7 +82,7 @@ def test_two_targets_of_an_image_are_always_an_error(raw: Path) -> None:
 
 def test_a_missing_number_of_several_is_no_flaw(raw: Path) -> None:
     write(raw / "labels.csv", "id,x,y\n1,1,\n2,,nan\n3,5,6\n")
-    several = {**LISTED, "label_columns": ("x", "y")}
+    several: dict[str, Any] = {**LISTED, "label_columns": ("x", "y")}
     refused(raw, "rows with an empty target, 1 in all: line 3: '2'", task="numbers", **several)
     found = read(raw, "numbers", **several, flaws="drop")
     assert found.labels == {"train/1.png": "1|", "train/3.png": "5|6"}
