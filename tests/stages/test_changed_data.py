@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.command import Words
 from pipelines.settings.loading import load_settings
-from pipelines.tools.doctor import next_command, _stages
+from pipelines.tools.doctor import _stages, next_command
 from tests.support.advice import follow
 from tests.support.pets import Pets, picture
 from tests.support.stages import run_stage_here
