@@ -67,13 +67,15 @@ def _split(settings: Settings, layout: Layout) -> None:
     dropped = write_dropped(layout.dropped, source.dropped)
     links = _write(settings, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
-    for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read)):
+    for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read), classes):
         print(f"{subject:<8}  {printable(text)}")
     print(command.table(*summarise(rows, settings.competition.task, classes)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
     notes = [text for subject, text in read if subject == "note"]
-    notes += understood.notes(labelled, submission.classes_without_images(known, classes), listing.empty)
+    task = settings.competition.task
+    unseen = submission.classes_without_images(known, classes, task)
+    notes += understood.notes(labelled, unseen, listing.empty, task)
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
     if dropped:

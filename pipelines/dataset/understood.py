@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipelines.dataset.answer_cells import number_digits
+from pipelines.dataset.answer_forms import Form, sample_form
 from pipelines.dataset.image_paths import files_at, without_extension
 from pipelines.dataset.images import Described, UnreadableImage, describe_image
-from pipelines.dataset.tables import read_table
-from pipelines.dataset.vocabulary import counted
+from pipelines.dataset.targets import encode, labels_in
+from pipelines.dataset.vocabulary import NAMED, answers_of, counted
 from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import few, quoted, shown
 
@@ -32,23 +35,98 @@ COLOURS = dict.fromkeys(("L", "I", "I;16", "I;16B", "I;16L", "I;16N"), "grey") |
 
 
 def describe(
-    settings: Settings, raw: Path, labelled: pd.DataFrame, test: pd.DataFrame, columns: Mapping[str, str]
+    settings: Settings,
+    raw: Path,
+    labelled: pd.DataFrame,
+    test: pd.DataFrame,
+    columns: Mapping[str, str],
+    classes: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """Return rows of a subject and what was understood of it, for the screen.
 
-    columns: where `labels`, `ids`, `tests` and `test ids` come from, if from a CSV.
+    columns: where `labels`, `ids`, `tests` and `test ids` come from, if it was said. classes: as `class_list` returns
+    them.
     """
-    data = settings.data
+    data, task, texts = settings.data, settings.competition.task, labelled["label"].tolist()
+    form = sample_form(settings, raw, answers_of(classes, settings, raw)) if data.sample_submission else None
+    source = columns.get("labels", "")
+    counts = ("numbers", _numbers(texts, classes)) if task == NUMBERS else ("classes", _classes(texts, task))
     lines = [
-        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else _level(data)),
-        ("classes", f"{labelled['label'].nunique():,}: {counted(labelled['label'].tolist())}"),
+        ("target", f"{_target(settings, texts, classes)}; sent: {_sent(settings, form)}; {_scored(settings)}"),
+        ("labels", f"{source}{_choice(data) if data.labels else ''}" if source else _level(data)),
+        counts,
         ("ids", _ids(columns.get("ids") or f"paths below {data.train_images}", labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
     ]
     if len(test):
         lines += [("tests", columns["tests"])] if "tests" in columns else []
         lines.append(("test ids", _ids(columns.get("test ids") or f"files in {data.test_images}", test)))
-    return [*lines, *([("sample", _sample(raw / data.sample_submission, settings))] if data.sample_submission else [])]
+    return [*lines, *([("sample", _sample(form, settings))] if form else [])]
+
+
+def _target(settings: Settings, texts: Sequence[str], classes: Sequence[str]) -> str:
+    """Return what the target of an image is: `one number, Pawpularity, 1 to 100`."""
+    task = settings.competition.task
+    if task == NUMBERS:
+        if len(classes) == 1:
+            return f"one number, {_range(texts, classes)[0]}"
+        return f"{len(classes)} numbers, {few(classes, 5)}"
+    number = len(classes) or len({label for text in texts for label in labels_in(text, task)})
+    return f"one of {number:,} classes" if task == ONE_CLASS else f"any of {number:,} labels"
+
+
+def _range(texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the name of each number with its least and greatest value."""
+    columns = encode(texts, NUMBERS, names).T
+    known = [column[~np.isnan(column)] for column in columns]
+    return [
+        f"{shown(name)}, {values.min():g} to {values.max():g}" if len(values) else f"{shown(name)}, all missing"
+        for name, values in zip(names, known, strict=True)
+    ]
+
+
+def _numbers(texts: Sequence[str], names: Sequence[str]) -> str:
+    missing = int(np.isnan(encode(texts, NUMBERS, names)).sum())
+    ranges = _range(texts, names)
+    return "; ".join(ranges[:NAMED]) + "; …" * (len(ranges) > NAMED) + f"; {missing:,} missing" * bool(missing)
+
+
+def _classes(texts: Sequence[str], task: str) -> str:
+    """Return the number of classes or labels, and the most frequent ones."""
+    counts = Counter(label for text in texts for label in labels_in(text, task))
+    none = sum(not text for text in texts) if task == SEVERAL_LABELS else 0
+    return f"{len(counts):,}: {counted(counts)}" + f"; none in {none:,} images" * bool(none)
+
+
+def _sent(settings: Settings, form: Form | None) -> str:
+    """Return what is sent for a test image."""
+    competition = settings.competition
+    several = competition.task == SEVERAL_LABELS
+    between = f"separated by {competition.answer_separator!r}"
+    match competition.submission:
+        case "labels":
+            what = "a label"
+        case "probabilities":
+            what = "a probability for each label" if several else "a probability for each class"
+        case "probability":
+            what = f"the probability of {quoted(competition.positive or '1')}"
+        case "best_labels":
+            what = f"the {competition.guesses} best labels, {between}"
+        case "label_lists":
+            none = f"; {quoted(competition.no_label)} for none" if competition.no_label else ""
+            what = f"its labels, {between}{none}"
+        case _:
+            digits = number_digits(form, settings)
+            if METRICS[competition.metric].takes == "grades" and digits < 1:
+                what = "a whole number"
+            else:
+                what = "a number with all digits" if digits < 0 else f"a number with {digits} decimals"
+    return f"{what}, in a row for each target" if competition.long_form else what
+
+
+def _scored(settings: Settings) -> str:
+    metric = settings.competition.metric
+    return f"scored by {metric}, {'higher' if METRICS[metric].higher_is_better else 'lower'} is better"
 
 
 def _level(data: DataSettings) -> str:
@@ -109,14 +187,22 @@ def _counted(values: Iterable[str]) -> str:
     return ", ".join(f"{value} ({count})" for value, count in counts) if len(counts) > 1 else counts[0][0]
 
 
-def _sample(path: Path, settings: Settings) -> str:
-    sample = read_table(path)
-    columns = [str(name) for name in sample.columns[1:]]
-    if settings.competition.submission == "labels":
-        examples = list(dict.fromkeys(value for value in sample.iloc[:, 1].tolist() if value))
-        what = f"such as {few(examples)}" if examples else "empty in the sample"
-        return f"a label for each of {len(sample):,} ids in column {columns[0]!r}, {what}"
-    return f"a probability for each of {len(columns):,} classes and {len(sample):,} ids"
+def _sample(form: Form, settings: Settings) -> str:
+    """Return what the sample submission has for each id."""
+    submission, count = settings.competition.submission, len(form.given)
+    if settings.competition.long_form:
+        return f"{count:,} rows, for each of {len(set(form.images)):,} ids and {len(form.columns):,} targets"
+    if submission == "probabilities":
+        return f"a probability for each of {len(form.values):,} classes and {count:,} ids"
+    what = {"labels": "a label", "probability": "a probability", "label_lists": "a list of labels"}.get(submission, "")
+    if submission == "best_labels":
+        what = f"{settings.competition.guesses} labels"
+    if not what and len(form.values) > 1:
+        return f"a number in each of {len(form.values):,} columns for each of {count:,} ids"
+    column = form.values[0]
+    examples = list(dict.fromkeys(value for value in form.cells[column].tolist() if value))
+    such = f"such as {few(examples)}" if examples else "empty in the sample"
+    return f"{what or 'a number'} for each of {count:,} ids in column {column!r}, {such}"
 
 
 def _copies(ids: Sequence[str]) -> list[str]:
@@ -126,25 +212,26 @@ def _copies(ids: Sequence[str]) -> list[str]:
     return [name for name, mark in marks if mark and mark[1] in stems]
 
 
-def notes(rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequence[str]) -> list[str]:
+def notes(
+    rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequence[str], task: str = ONE_CLASS
+) -> list[str]:
     """Return notes on what is allowed but rarely meant. rows: the labelled ones, with the column `split`."""
-    found = []
-    counts = Counter(rows["label"].tolist())
-    label, largest = counts.most_common(1)[0]
+    found, kind = [], "Classes" if task == ONE_CLASS else "Labels"
+    counts = Counter(label for text in rows["label"].tolist() for label in labels_in(text, task))
+    validated = {label for text in rows["label"][rows["split"] == "valid"].tolist() for label in labels_in(text, task)}
+    label, largest = next(iter(counts.most_common(1)), ("", 0))
     if largest > LARGE * len(rows):
         share = largest / len(rows)
-        found.append(
-            f"{share:.1%} of the labelled images are {quoted(label)}: this answer alone has accuracy {share:.4f}."
-        )
+        alone = f": this answer alone has accuracy {share:.4f}" if task == ONE_CLASS else ""
+        found.append(f"{share:.1%} of the labelled images are {quoted(label)}{alone}.")
     if (valid := int((rows["split"] == "valid").sum())) < SMALL:
         found.append(f"Only {valid} validation images: scores on them are coarse. To have more: split.valid_ratio.")
     if single := sorted(name for name, count in counts.items() if count == 1):
-        found.append(f"Classes with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
-    if unseen := counts.keys() - set(rows["label"][rows["split"] == "valid"].tolist()):
-        found.append(
-            f"Classes without a validation image: {len(unseen):,}. They have empty folders in valid: read these with "
-            "ImageFolder(…, allow_empty=True)."
-        )
+        found.append(f"{kind} with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
+    if unseen := counts.keys() - validated:
+        folders = " They have empty folders in valid: read these with ImageFolder(…, allow_empty=True)."
+        one_class = folders if task == ONE_CLASS else ""
+        found.append(f"{kind} without a validation image: {len(unseen):,}.{one_class}")
     if copies := _copies(rows["id"].tolist()):
         found.append(
             f"{len(copies):,} images are named like copies of others, such as {few(copies)}. Copies on both sides of "
@@ -153,7 +240,7 @@ def notes(rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequ
         )
     if without_images:
         names = few(without_images, 5)
-        found.append(f"Classes of the sample submission without any labelled image: {len(without_images)} ({names}).")
+        found.append(f"{kind} of the sample submission without any labelled image: {len(without_images)} ({names}).")
     if empty_folders:
         found.append(f"Folders without images, which are no classes: {few(empty_folders, 5)}.")
     return found

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from pipelines.dataset import understood
@@ -41,7 +42,8 @@ def test_a_table_is_described(tmp_path: Path) -> None:
         "tests": "a",
         "test ids": "b",
     }
-    assert understood.describe(settings, tmp_path, labelled, test, columns) == [
+    assert understood.describe(settings, tmp_path, labelled, test, columns, ["cat", "dog"]) == [
+        ("target", "one of 2 classes; sent: a probability for each class; scored by accuracy, higher is better"),
         ("labels", "column 'breed' of labels.csv (to choose others: data.id_column)"),
         ("classes", "2: cat (2), dog (2)"),
         ("ids", "column 'id' of labels.csv: '1' is train/1.png"),
@@ -76,8 +78,107 @@ def test_class_folders_without_tests_are_described(tmp_path: Path) -> None:
         (-1, "the folder of each image in train"),
     ):
         lines = understood.describe(settings_of("labels", class_level=level), tmp_path, labelled, labelled.head(0), {})
-        assert [subject for subject, _ in lines] == ["labels", "classes", "ids", "images"]
-        assert lines[0][1] == words
+        assert [subject for subject, _ in lines] == ["target", "labels", "classes", "ids", "images"]
+        assert lines[1][1] == words
+
+
+NUMBERS = {"task": "numbers", "submission": "numbers", "metric": "rmse"}
+TASKS: list[tuple[dict[str, object], list[str], list[str], list[str], dict[str, str]]] = [
+    (
+        NUMBERS,
+        ["1", "100", ""],
+        ["Pawpularity"],
+        ["Id,Pawpularity", "9,99.24", "8,5.11"],
+        {
+            "target": "one number, Pawpularity, 1 to 100; sent: a number with 2 decimals; "
+            "scored by rmse, lower is better",
+            "numbers": "Pawpularity, 1 to 100; 1 missing",
+            "sample": "a number for each of 2 ids in column 'Pawpularity', such as '99.24', '5.11'",
+        },
+    ),
+    (
+        NUMBERS,
+        ["1|2", "3|", "|"],
+        ["x", "y"],
+        ["id,y,x", "9,0,0"],
+        {
+            "target": "2 numbers, 'x', 'y'; sent: a number with all digits; scored by rmse, lower is better",
+            "numbers": "x, 1 to 3; y, 2 to 2; 3 missing",
+            "sample": "a number in each of 2 columns for each of 1 ids",
+        },
+    ),
+    (
+        {**NUMBERS, "metric": "quadratic_kappa"},
+        ["0", "4"],
+        ["grade"],
+        ["id,grade", "9,0"],
+        {"target": "one number, grade, 0 to 4; sent: a whole number; scored by quadratic_kappa, higher is better"},
+    ),
+    (
+        {"task": "several_labels", "submission": "label_lists", "metric": "fbeta_micro", "no_label": "none"},
+        ["rust|scab", "", "rust"],
+        ["rust", "scab"],
+        ["id,labels", "9,rust"],
+        {
+            "target": "any of 2 labels; sent: its labels, separated by ' '; 'none' for none; "
+            "scored by fbeta_micro, higher is better",
+            "classes": "2: rust (2), scab (1); none in 1 images",
+            "sample": "a list of labels for each of 1 ids in column 'labels', such as 'rust'",
+        },
+    ),
+    (
+        {"submission": "best_labels", "metric": "map_at_k", "guesses": 2},
+        ["a", "b"],
+        ["a", "b"],
+        ["id,labels", "9,a b"],
+        {
+            "target": "one of 2 classes; sent: the 2 best labels, separated by ' '; "
+            "scored by map_at_k, higher is better",
+            "sample": "2 labels for each of 1 ids in column 'labels', such as 'a b'",
+        },
+    ),
+    (
+        {"submission": "probability", "metric": "auc"},
+        ["0", "1"],
+        ["0", "1"],
+        ["id,label", "9,0.5"],
+        {"target": "one of 2 classes; sent: the probability of '1'; scored by auc, higher is better"},
+    ),
+    (
+        {"submission": "probabilities", "metric": "log_loss", "long_form": "{id}_{target}"},
+        ["a", "b"],
+        ["a", "b"],
+        ["id,p", "9_a,0.5", "9_b,0.5", "8_a,0.5", "8_b,0.5"],
+        {
+            "target": "one of 2 classes; sent: a probability for each class, in a row for each target; "
+            "scored by log_loss, lower is better",
+            "sample": "4 rows, for each of 2 ids and 2 targets",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(TASKS)))
+def test_what_an_image_has_and_what_is_sent_are_said(tmp_path: Path, number: int) -> None:
+    competition, texts, classes, lines, wanted = TASKS[number]
+    write(tmp_path / "sample.csv", "\n".join(lines) + "\n")
+    settings = merge(Settings("x"), {"competition": competition, "data": {"sample_submission": "sample.csv"}}, "here")
+    rows = pd.DataFrame({"id": ["a/1.png"] * len(texts), "path": "train/a/1.png", "label": texts})
+    found = dict(understood.describe(settings, tmp_path, rows, rows.head(1), {}, classes))
+    assert {subject: found[subject] for subject in wanted} == wanted
+
+
+def test_notes_on_labels_and_numbers() -> None:
+    rows = pd.DataFrame({"label": ["a|b", "a", ""] * 10, "split": ["valid"] * 29 + ["train"]})
+    rows["id"] = [str(number) for number in range(30)]
+    assert understood.notes(rows, [], [], "several_labels") == []
+    assert understood.notes(rows.assign(label="1.5"), [], [], "numbers") == []
+    rows.loc[29, "label"] = "c"
+    found = understood.notes(rows, [], [], "several_labels")
+    assert [note.partition(":")[0] for note in found] == [
+        "Labels with a single image, which stays in train",
+        "Labels without a validation image",
+    ]
 
 
 def test_an_empty_label_column_of_the_sample_is_said(tmp_path: Path) -> None:
