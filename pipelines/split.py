@@ -4,6 +4,7 @@ Reads   data/<competition>/raw: the labels CSV or class folders, the image names
         the CSV that split.group_file names, if any.
 Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all later stages use it,
         data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools,
+        data/<competition>/images: the images of data.pixel_columns, as files,
         data/<competition>/dropped.csv: the rows that were left out, if data.flaws is drop,
         data/<competition>/split.json: what the split was made from; it is written last.
 
@@ -49,10 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import labels, meaning, splits, submission, test_set, understood
+    from pipelines.dataset import labels, meaning, pixel_tables, splits, submission, test_set, understood
     from pipelines.dataset.raw_data import RawData, write_dropped
 
     read: list[tuple[str, str]] = []  # subject, text
+    given = settings
+    settings, pixels = pixel_tables.as_files(layout, given, command.progress)
     source = RawData(layout.raw, settings.data, settings.split, settings.competition, lambda *line: read.append(line))
     test, unlisted = test_set.test_rows(source)
     labelled = labels.labelled_rows(source, test["path"])
@@ -63,19 +66,18 @@ def _split(settings: Settings, layout: Layout) -> None:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split, settings.competition.task)
     rows = splits.with_test(labelled, test)
-    listing = list_images(layout.raw, settings.data)
+    listing = list_images(layout.raw, given.data)
     dropped = write_dropped(layout.dropped, source.dropped)
-    links = _write(settings, layout, rows, listing)
+    links = _write(given, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
     for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read), classes):
         print(f"{subject:<8}  {printable(text)}")
     print(command.table(*summarise(rows, settings.competition.task, classes)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
-    notes = [text for subject, text in read if subject == "note"]
+    notes = [pixels, *(text for subject, text in read if subject == "note")]
     task = settings.competition.task
-    unseen = submission.classes_without_images(known, classes, task)
-    notes += understood.notes(labelled, unseen, listing.empty, task)
+    notes += understood.notes(labelled, submission.classes_without_images(known, classes, task), listing.empty, task)
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
     if dropped:

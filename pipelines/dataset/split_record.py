@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
+from pipelines.dataset.name_patterns import LABEL, named_groups
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import differences, merge, to_dict
@@ -82,20 +83,30 @@ class _Images:
 
 
 def list_images(raw: Path, data: DataSettings) -> Listing:
-    """Return the present listing of the data folders, without a `stat` per file; a missing folder has no images."""
+    """Return the present listing of the data folders, without a `stat` per file; a missing folder has no images.
+
+    Images that are rows of a table have no files in the data folders; the table is among the inputs of a split.
+    """
+    if data.pixel_columns:
+        return Listing([], [], [])
     labelled = _images_in(raw, data.train_images, "data.train_images")
     apart = posix(data.test_images) != posix(data.train_images)
     test = _images_in(raw, data.test_images, "data.test_images") if apart and data.test_images else []
     if f"{posix(data.test_images)}/".startswith(f"{posix(data.train_images)}/".lstrip("/")):
         labelled = sorted({*labelled} - {*test})  # a test folder inside that of the labelled images
     empty: list[str] = []
-    if not data.labels and (raw / data.train_images).is_dir():
+    if _has_class_folders(data) and (raw / data.train_images).is_dir():
         images = _Images(posix(data.train_images), classes=True)
         full = {images.folder(path) for path in (*labelled, *test)}
         with os.scandir(raw / data.train_images) as entries:
             names = [entry.name for entry in entries if entry.name not in full and entry.is_dir()]
         empty = sorted(name for name in names if not name.startswith(".") and name not in JUNK)
     return Listing(labelled, test, empty)
+
+
+def _has_class_folders(data: DataSettings) -> bool:
+    """Return whether every folder in data.train_images is a class, or holds classes."""
+    return not (data.labels or data.class_folders or LABEL in named_groups(data.label_pattern))
 
 
 def _images_in(raw: Path, folder: str, key: str) -> list[str]:
@@ -175,13 +186,14 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
         raise UserError(f"{_short(layout, layout.split_csv)} was changed after it was made. Put it back, or {again}")
     if found := _changes(layout, settings, record):
         raise UserError(_since(layout, found, split_command))
-    return layout.tree.is_dir()
+    return layout.tree.is_dir() and (layout.images.is_dir() or not settings.data.pixel_columns)
 
 
 def require_split(layout: Layout, settings: Settings, split_command: str) -> None:
     """Raise `UserError`, with `split_command`, unless the split of `settings` exists and nothing has changed since."""
     if not split_is_made(layout, settings, split_command):
-        parts = (layout.split_csv, layout.split_record, layout.tree)
+        parts = [layout.split_csv, layout.split_record, layout.tree]
+        parts += [layout.images] if settings.data.pixel_columns else []
         absent = ", ".join(_short(layout, path) for path in parts if not path.exists())
         raise UserError(f"The split is not complete: {absent} is missing. First: {split_command}")
 
@@ -214,7 +226,11 @@ def split_again(layout: Layout, split_command: str) -> str:
 
 def split_removal(layout: Layout) -> str:
     """Return the command that removes what exists of the split."""
-    return removal(layout.split_record, layout.split_csv, layout.tree)
+    return removal(layout.split_record, layout.split_csv, layout.tree, *_written_images(layout))
+
+
+def _written_images(layout: Layout) -> list[Path]:
+    return [layout.images] if layout.images.exists() else []
 
 
 def is_split_by_audit(layout: Layout) -> bool:
@@ -275,7 +291,7 @@ def _changed_images(layout: Layout, settings: Settings, record: Mapping[str, Any
     new = [path for path in now.labelled if path not in ignored]
     gone = sorted(rows.keys() - present)
     kept = [path for path in rows if path in present]
-    images = _Images(posix(data.train_images), not data.labels and data.class_level == 1)
+    images = _Images(posix(data.train_images), _has_class_folders(data) and data.class_level == 1)
     lost = [path for path in gone if rows[path] != "test"]
     texts = _differences(images, lost, new, [path for path in kept if rows[path] != "test"], now.empty)
     then_empty = known.get("empty_class_folders", now.empty)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from pipelines.dataset.answer_cells import number_digits
@@ -50,18 +51,17 @@ def describe(
     data, task, texts = settings.data, settings.competition.task, labelled["label"].tolist()
     form = sample_form(settings, raw, answers_of(classes, settings, raw)) if data.sample_submission else None
     source = columns.get("labels", "")
-    counts = ("numbers", _numbers(texts, classes)) if task == NUMBERS else ("classes", _classes(texts, task))
     lines = [
         ("target", f"{_target(settings, texts, classes)}; sent: {_sent(settings, form)}; {_scored(settings)}"),
         ("labels", f"{source}{_choice(data) if data.labels else ''}" if source else _level(data)),
-        counts,
+        describe_targets(texts, task, classes),
         ("ids", _ids(columns.get("ids") or f"paths below {data.train_images}", labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
     ]
     if len(test):
         lines += [("tests", columns["tests"])] if "tests" in columns else []
         lines.append(("test ids", _ids(columns.get("test ids") or f"files in {data.test_images}", test)))
-    return [*lines, *([("sample", _sample(form, settings))] if form else [])]
+    return [*lines, *([("sample", describe_sample(form, settings))] if form else [])]
 
 
 def _target(settings: Settings, texts: Sequence[str], classes: Sequence[str]) -> str:
@@ -69,33 +69,11 @@ def _target(settings: Settings, texts: Sequence[str], classes: Sequence[str]) ->
     task = settings.competition.task
     if task == NUMBERS:
         if len(classes) == 1:
-            return f"one number, {_range(texts, classes)[0]}"
+            values = encode(texts, task, classes)
+            return f"one number, {shown(classes[0])}, {np.nanmin(values):g} to {np.nanmax(values):g}"
         return f"{len(classes)} numbers, {few(classes, 5)}"
     number = len(classes) or len({label for text in texts for label in labels_in(text, task)})
     return f"one of {number:,} classes" if task == ONE_CLASS else f"any of {number:,} labels"
-
-
-def _range(texts: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the name of each number with its least and greatest value."""
-    columns = encode(texts, NUMBERS, names).T
-    known = [column[~np.isnan(column)] for column in columns]
-    return [
-        f"{shown(name)}, {values.min():g} to {values.max():g}" if len(values) else f"{shown(name)}, all missing"
-        for name, values in zip(names, known, strict=True)
-    ]
-
-
-def _numbers(texts: Sequence[str], names: Sequence[str]) -> str:
-    missing = int(np.isnan(encode(texts, NUMBERS, names)).sum())
-    ranges = _range(texts, names)
-    return "; ".join(ranges[:NAMED]) + "; …" * (len(ranges) > NAMED) + f"; {missing:,} missing" * bool(missing)
-
-
-def _classes(texts: Sequence[str], task: str) -> str:
-    """Return the number of classes or labels, and the most frequent ones."""
-    counts = Counter(label for text in texts for label in labels_in(text, task))
-    none = sum(not text for text in texts) if task == SEVERAL_LABELS else 0
-    return f"{len(counts):,}: {counted(counts)}" + f"; none in {none:,} images" * bool(none)
 
 
 def _sent(settings: Settings, form: Form | None) -> str:
@@ -127,6 +105,39 @@ def _sent(settings: Settings, form: Form | None) -> str:
 def _scored(settings: Settings) -> str:
     metric = settings.competition.metric
     return f"scored by {metric}, {'higher' if METRICS[metric].higher_is_better else 'lower'} is better"
+
+
+def describe_targets(texts: Sequence[str], task: str, classes: Sequence[str]) -> tuple[str, str]:
+    """Return the subject and what the targets are; `texts` are those of split.csv."""
+    if task == NUMBERS:
+        return "targets", summarise(texts, task, classes).partition(": ")[2]
+    counts = Counter(label for text in texts for label in labels_in(text, task))
+    found = f"{len(counts):,}: {counted(counts)}"
+    if task == ONE_CLASS:
+        return "classes", found
+    most, without = max(len(labels_in(text, task)) for text in texts), sum(not text for text in texts)
+    return "targets", f"up to {most} labels per image of {found}; images without a label: {without:,}"
+
+
+def summarise(texts: Sequence[str], task: str, classes: Sequence[str]) -> str:
+    """Return a line about the targets of some images.  classes: the classes or labels, or the names of the numbers."""
+    if task == ONE_CLASS:
+        return f"Classes: {counted(texts)}"
+    if task == SEVERAL_LABELS:
+        labels = [label for text in texts for label in labels_in(text, task)]
+        return f"Labels: {counted(labels)}; images without a label: {sum(not text for text in texts):,}"
+    columns = encode(texts, task, classes).astype(np.float64).T
+    described = [f"{shown(name)} {_range(values)}" for name, values in zip(classes, columns[:NAMED], strict=False)]
+    return f"Numbers: {'; '.join(described)}{'; …' if len(classes) > NAMED else ''}"
+
+
+def _range(values: npt.NDArray[np.float64]) -> str:
+    """Return `0 to 4, mean 1.13` of the numbers, and how many of them are missing."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return "has no values"
+    missing = f" ({len(values) - len(known):,} missing)" if len(known) < len(values) else ""
+    return f"{known.min():g} to {known.max():g}, mean {known.mean():.4g}{missing}"
 
 
 def _level(data: DataSettings) -> str:
@@ -187,22 +198,25 @@ def _counted(values: Iterable[str]) -> str:
     return ", ".join(f"{value} ({count})" for value, count in counts) if len(counts) > 1 else counts[0][0]
 
 
-def _sample(form: Form, settings: Settings) -> str:
+def describe_sample(form: Form, settings: Settings) -> str:
     """Return what the sample submission has for each id."""
     submission, count = settings.competition.submission, len(form.given)
     if settings.competition.long_form:
         return f"{count:,} rows, for each of {len(set(form.images)):,} ids and {len(form.columns):,} targets"
     if submission == "probabilities":
         return f"a probability for each of {len(form.values):,} classes and {count:,} ids"
-    what = {"labels": "a label", "probability": "a probability", "label_lists": "a list of labels"}.get(submission, "")
-    if submission == "best_labels":
-        what = f"{settings.competition.guesses} labels"
-    if not what and len(form.values) > 1:
-        return f"a number in each of {len(form.values):,} columns for each of {count:,} ids"
+    if submission == "numbers" and len(form.values) > 1:
+        return f"{len(form.values):,} numbers for each of {count:,} ids in {few(form.values, 5)}"
+    what = {
+        "labels": "a label",
+        "probability": f"the probability of {quoted(settings.competition.positive or '1')}",
+        "best_labels": f"the {settings.competition.guesses} best labels",
+        "label_lists": "all labels",
+    }.get(submission, "a number")
     column = form.values[0]
     examples = list(dict.fromkeys(value for value in form.cells[column].tolist() if value))
     such = f"such as {few(examples)}" if examples else "empty in the sample"
-    return f"{what or 'a number'} for each of {count:,} ids in column {column!r}, {such}"
+    return f"{what} for each of {count:,} ids in column {column!r}, {such}"
 
 
 def _copies(ids: Sequence[str]) -> list[str]:
@@ -216,22 +230,11 @@ def notes(
     rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequence[str], task: str = ONE_CLASS
 ) -> list[str]:
     """Return notes on what is allowed but rarely meant. rows: the labelled ones, with the column `split`."""
-    found, kind = [], "Classes" if task == ONE_CLASS else "Labels"
-    counts = Counter(label for text in rows["label"].tolist() for label in labels_in(text, task))
-    validated = {label for text in rows["label"][rows["split"] == "valid"].tolist() for label in labels_in(text, task)}
-    label, largest = next(iter(counts.most_common(1)), ("", 0))
-    if largest > LARGE * len(rows):
-        share = largest / len(rows)
-        alone = f": this answer alone has accuracy {share:.4f}" if task == ONE_CLASS else ""
-        found.append(f"{share:.1%} of the labelled images are {quoted(label)}{alone}.")
+    found = []
     if (valid := int((rows["split"] == "valid").sum())) < SMALL:
         found.append(f"Only {valid} validation images: scores on them are coarse. To have more: split.valid_ratio.")
-    if single := sorted(name for name, count in counts.items() if count == 1):
-        found.append(f"{kind} with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
-    if unseen := counts.keys() - validated:
-        folders = " They have empty folders in valid: read these with ImageFolder(…, allow_empty=True)."
-        one_class = folders if task == ONE_CLASS else ""
-        found.append(f"{kind} without a validation image: {len(unseen):,}.{one_class}")
+    if task != NUMBERS:
+        found = _notes_on_labels(rows, task, found)
     if copies := _copies(rows["id"].tolist()):
         found.append(
             f"{len(copies):,} images are named like copies of others, such as {few(copies)}. Copies on both sides of "
@@ -239,8 +242,30 @@ def notes(
             "keeps them together."
         )
     if without_images:
-        names = few(without_images, 5)
-        found.append(f"{kind} of the sample submission without any labelled image: {len(without_images)} ({names}).")
+        what, names = ("Classes" if task == ONE_CLASS else "Labels"), few(without_images, 5)
+        found.append(f"{what} of the sample submission without any labelled image: {len(without_images)} ({names}).")
     if empty_folders:
         found.append(f"Folders without images, which are no classes: {few(empty_folders, 5)}.")
+    return found
+
+
+def _notes_on_labels(rows: pd.DataFrame, task: str, others: Sequence[str]) -> list[str]:
+    """Return notes on classes or labels, around `others`."""
+    what = "Classes" if task == ONE_CLASS else "Labels"
+    labels = [labels_in(text, task) for text in rows["label"].tolist()]
+    counts = Counter(label for several in labels for label in several)
+    found = []
+    label, largest = counts.most_common(1)[0] if counts else ("", 0)
+    if largest > LARGE * len(rows):
+        share = largest / len(rows)
+        alone = f": this answer alone has accuracy {share:.4f}" if task == ONE_CLASS else ""
+        found.append(f"{share:.1%} of the labelled images {'are' if alone else 'have'} {quoted(label)}{alone}.")
+    found += others
+    if single := sorted(name for name, count in counts.items() if count == 1):
+        found.append(f"{what} with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
+    valid = (rows["split"] == "valid").tolist()
+    seen = {label for several, is_valid in zip(labels, valid, strict=True) if is_valid for label in several}
+    if unseen := counts.keys() - seen:
+        folders = " They have empty folders in valid: read these with ImageFolder(…, allow_empty=True)."
+        found.append(f"{what} without a validation image: {len(unseen):,}.{folders * (task == ONE_CLASS)}")
     return found

@@ -91,10 +91,12 @@ class Layout:
     weights = Below("weights", "root")  # pretrained weights, shared by all competitions
     raw = Below("raw", "data")  # the unpacked data; never changed after the download
     held_back = Below("held_back/labels.csv", "data")  # true labels of test images, if known; only `score` reads them
+    examples = Below("new.png", "data")  # training images with their targets, as `new` understood them
     split_csv = Below("split.csv", "data")
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv
     split_lock = Below(".split.lock", "data")  # held while splitting; outside the tree, so `rm -r` leaves it
     tree = Below("train_valid_test", "data")
+    images = Below("images", "data")  # written from data.pixel_columns, with the tables without these; part of a split
     dropped = Below("dropped.csv", "data")  # rows of tables that the split leaves out; absent if there are none
     damaged = Below("damaged.csv", "data")  # images that cannot be decoded; absent if there are none
     cache = Below("cache", "data")

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from pipelines.dataset import understood
+from pipelines.dataset.answer_forms import sample_form
+from pipelines.dataset.understood import summarise
 from pipelines.dataset.vocabulary import counted
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
@@ -82,7 +84,7 @@ def test_class_folders_without_tests_are_described(tmp_path: Path) -> None:
         assert lines[1][1] == words
 
 
-NUMBERS = {"task": "numbers", "submission": "numbers", "metric": "rmse"}
+NUMBERS: dict[str, object] = {"task": "numbers", "submission": "numbers", "metric": "rmse"}
 TASKS: list[tuple[dict[str, object], list[str], list[str], list[str], dict[str, str]]] = [
     (
         NUMBERS,
@@ -92,7 +94,7 @@ TASKS: list[tuple[dict[str, object], list[str], list[str], list[str], dict[str, 
         {
             "target": "one number, Pawpularity, 1 to 100; sent: a number with 2 decimals; "
             "scored by rmse, lower is better",
-            "numbers": "Pawpularity, 1 to 100; 1 missing",
+            "targets": "Pawpularity 1 to 100, mean 50.5 (1 missing)",
             "sample": "a number for each of 2 ids in column 'Pawpularity', such as '99.24', '5.11'",
         },
     ),
@@ -103,8 +105,8 @@ TASKS: list[tuple[dict[str, object], list[str], list[str], list[str], dict[str, 
         ["id,y,x", "9,0,0"],
         {
             "target": "2 numbers, 'x', 'y'; sent: a number with all digits; scored by rmse, lower is better",
-            "numbers": "x, 1 to 3; y, 2 to 2; 3 missing",
-            "sample": "a number in each of 2 columns for each of 1 ids",
+            "targets": "x 1 to 3, mean 2 (1 missing); y 2 to 2, mean 2 (2 missing)",
+            "sample": "2 numbers for each of 1 ids in 'y', 'x'",
         },
     ),
     (
@@ -122,8 +124,8 @@ TASKS: list[tuple[dict[str, object], list[str], list[str], list[str], dict[str, 
         {
             "target": "any of 2 labels; sent: its labels, separated by ' '; 'none' for none; "
             "scored by fbeta_micro, higher is better",
-            "classes": "2: rust (2), scab (1); none in 1 images",
-            "sample": "a list of labels for each of 1 ids in column 'labels', such as 'rust'",
+            "targets": "up to 2 labels per image of 2: rust (2), scab (1); images without a label: 1",
+            "sample": "all labels for each of 1 ids in column 'labels', such as 'rust'",
         },
     ),
     (
@@ -134,7 +136,7 @@ TASKS: list[tuple[dict[str, object], list[str], list[str], list[str], dict[str, 
         {
             "target": "one of 2 classes; sent: the 2 best labels, separated by ' '; "
             "scored by map_at_k, higher is better",
-            "sample": "2 labels for each of 1 ids in column 'labels', such as 'a b'",
+            "sample": "the 2 best labels for each of 1 ids in column 'labels', such as 'a b'",
         },
     ),
     (
@@ -166,19 +168,6 @@ def test_what_an_image_has_and_what_is_sent_are_said(tmp_path: Path, number: int
     rows = pd.DataFrame({"id": ["a/1.png"] * len(texts), "path": "train/a/1.png", "label": texts})
     found = dict(understood.describe(settings, tmp_path, rows, rows.head(1), {}, classes))
     assert {subject: found[subject] for subject in wanted} == wanted
-
-
-def test_notes_on_labels_and_numbers() -> None:
-    rows = pd.DataFrame({"label": ["a|b", "a", ""] * 10, "split": ["valid"] * 29 + ["train"]})
-    rows["id"] = [str(number) for number in range(30)]
-    assert understood.notes(rows, [], [], "several_labels") == []
-    assert understood.notes(rows.assign(label="1.5"), [], [], "numbers") == []
-    rows.loc[29, "label"] = "c"
-    found = understood.notes(rows, [], [], "several_labels")
-    assert [note.partition(":")[0] for note in found] == [
-        "Labels with a single image, which stays in train",
-        "Labels without a validation image",
-    ]
 
 
 def test_an_empty_label_column_of_the_sample_is_said(tmp_path: Path) -> None:
@@ -213,3 +202,69 @@ def test_names_of_copies_are_noted() -> None:
     rows = pd.DataFrame({"id": ids, "label": ["cat", "dog"] * 3 + ["cat"], "split": ["valid"] * 7})
     found = [note for note in understood.notes(rows, [], []) if "copies" in note]
     assert [note.partition(" such")[0] for note in found] == ["4 images are named like copies of others,"]
+
+
+def test_targets_of_each_task_are_described() -> None:
+    assert understood.describe_targets(["a|b", "", "a"], "several_labels", ["a", "b"]) == (
+        "targets",
+        "up to 2 labels per image of 2: a (2), b (1); images without a label: 1",
+    )
+    assert understood.describe_targets(["1.5", "2"], "numbers", ["x"]) == ("targets", "x 1.5 to 2, mean 1.75")
+
+
+@pytest.mark.parametrize(
+    ("competition", "content", "expected"),
+    [
+        (
+            {"task": "one_class", "metric": "auc", "submission": "probability", "positive": "dog"},
+            "id,label\n1,0.5\n2,0.5\n",
+            "the probability of 'dog' for each of 2 ids in column 'label', such as '0.5'",
+        ),
+        (
+            {"task": "several_labels", "metric": "fbeta_micro", "submission": "label_lists"},
+            "image,labels\n1.jpg,scab rust\n",
+            "all labels for each of 1 ids in column 'labels', such as 'scab rust'",
+        ),
+        (
+            {"task": "one_class", "metric": "map_at_k", "submission": "best_labels", "guesses": 3},
+            "Image,Id\n1.jpg,\n",
+            "the 3 best labels for each of 1 ids in column 'Id', empty in the sample",
+        ),
+        (
+            {"task": "numbers", "metric": "rmse", "submission": "numbers"},
+            "id,x,y\n1,0.5,2\n",
+            "2 numbers for each of 1 ids in 'x', 'y'",
+        ),
+    ],
+)
+def test_the_sample_of_each_answer_is_described(
+    tmp_path: Path, competition: dict[str, object], content: str, expected: str
+) -> None:
+    write(tmp_path / "sample.csv", content)
+    settings = merge(Settings("x"), {"competition": competition, "data": {"sample_submission": "sample.csv"}}, "here")
+    assert understood.describe_sample(sample_form(settings, tmp_path), settings) == expected
+
+
+def test_notes_fit_the_task() -> None:
+    parts = ["train"] * 30 + ["valid"] * 25
+    ids = [str(number) for number in range(55)]
+    labels = pd.DataFrame({"id": ids, "label": ["a|b", *["a"] * 54], "split": parts})
+    assert understood.notes(labels, ["c"], [], "several_labels") == [
+        "100.0% of the labelled images have 'a'.",
+        "Labels with a single image, which stays in train: 1 ('b').",
+        "Labels without a validation image: 1.",
+        "Labels of the sample submission without any labelled image: 1 ('c').",
+    ]
+    assert understood.notes(labels.assign(label=""), [], [], "several_labels") == []
+    assert understood.notes(labels.assign(label="1.5"), [], [], "numbers") == []
+
+
+def test_what_training_says_of_the_targets() -> None:
+    assert summarise(["b", "a", "b"], "one_class", ["a", "b"]) == "Classes: b (2), a (1)"
+    several = summarise(["a|b", "", "b"], "several_labels", ["a", "b"])
+    assert several == "Labels: b (2), a (1); images without a label: 1"
+    numbers = summarise(["1|", "2.5|-0.001", "4|-0.002"], "numbers", ["age", "tilt"])
+    assert numbers == "Numbers: age 1 to 4, mean 2.5; tilt -0.002 to -0.001, mean -0.0015 (1 missing)"
+    names = [f"n{number}" for number in range(8)]
+    assert summarise(["|".join("12345678")], "numbers", names).endswith("n5 6 to 6, mean 6; …")
+    assert summarise(["", ""], "numbers", ["x"]) == "Numbers: x has no values"
