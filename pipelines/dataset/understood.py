@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from pipelines.dataset.image_paths import files_at, without_extension
 from pipelines.dataset.images import Described, UnreadableImage, describe_image
 from pipelines.dataset.tables import read_table
-from pipelines.dataset.targets import JOINT, labels_in
-from pipelines.dataset.vocabulary import counted
+from pipelines.dataset.targets import JOINT, encode, labels_in
+from pipelines.dataset.vocabulary import NAMED, counted
 from pipelines.settings.data_sections import DataSettings
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import few, quoted, shown
 
@@ -42,7 +43,7 @@ def describe(
     """
     data = settings.data
     lines = [
-        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else _level(data)),
+        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else columns.get("labels") or _level(data)),
         describe_targets(labelled["label"].tolist(), settings.competition.task),
         ("ids", _ids(columns.get("ids") or f"paths below {data.train_images}", labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
@@ -67,6 +68,27 @@ def describe_targets(texts: Sequence[str], task: str) -> tuple[str, str]:
         return "classes", found
     most, without = max(len(labels_in(text, task)) for text in texts), sum(not text for text in texts)
     return "targets", f"up to {most} labels per image of {found}; images without a label: {without:,}"
+
+
+def summarise(texts: Sequence[str], task: str, classes: Sequence[str]) -> str:
+    """Return a line about the targets of some images.  classes: the classes or labels, or the names of the numbers."""
+    if task == ONE_CLASS:
+        return f"Classes: {counted(texts)}"
+    if task == SEVERAL_LABELS:
+        labels = [label for text in texts for label in labels_in(text, task)]
+        return f"Labels: {counted(labels)}; images without a label: {sum(not text for text in texts):,}"
+    columns = encode(texts, task, classes).astype(np.float64).T
+    described = [f"{shown(name)} {_range(values)}" for name, values in zip(classes, columns[:NAMED], strict=False)]
+    return f"Numbers: {'; '.join(described)}{'; …' if len(classes) > NAMED else ''}"
+
+
+def _range(values: npt.NDArray[np.float64]) -> str:
+    """Return `0 to 4, mean 1.13` of the numbers, and how many of them are missing."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return "has no values"
+    missing = f" ({len(values) - len(known):,} missing)" if len(known) < len(values) else ""
+    return f"{known.min():g} to {known.max():g}, mean {known.mean():.4g}{missing}"
 
 
 def _level(data: DataSettings) -> str:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipelines.dataset import understood
+from pipelines.dataset.understood import summarise
 from pipelines.dataset.vocabulary import counted
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
@@ -169,3 +170,14 @@ def test_notes_fit_the_task() -> None:
     ]
     assert understood.notes(labels.assign(label=""), [], [], "several_labels") == []
     assert understood.notes(labels.assign(label="1.5"), [], [], "numbers") == []
+
+
+def test_what_training_says_of_the_targets() -> None:
+    assert summarise(["b", "a", "b"], "one_class", ["a", "b"]) == "Classes: b (2), a (1)"
+    several = summarise(["a|b", "", "b"], "several_labels", ["a", "b"])
+    assert several == "Labels: b (2), a (1); images without a label: 1"
+    numbers = summarise(["1|", "2.5|-0.001", "4|-0.002"], "numbers", ["age", "tilt"])
+    assert numbers == "Numbers: age 1 to 4, mean 2.5; tilt -0.002 to -0.001, mean -0.0015 (1 missing)"
+    names = [f"n{number}" for number in range(8)]
+    assert summarise(["|".join("12345678")], "numbers", names).endswith("n5 6 to 6, mean 6; …")
+    assert summarise(["", ""], "numbers", ["x"]) == "Numbers: x has no values"
