@@ -1,6 +1,7 @@
 """Where files of inner archives and of links in a folder go."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,7 @@ def test_tables_under_either_name_and_several_of_them(tmp_path: Path) -> None:
     """What the settings name may be zipped, or was; and several tables may be joined by a plus."""
     labels = inside(tmp_path / "1.zip", {"labels.csv": LABELS})
     several = inside(tmp_path / "2.zip", {"a.json": b"{}", "b.json": b"{}"})
-    names = {"sample_submission": "sample_submission.csv", "labels": "labels.csv.zip+a.json + b.json"}
+    names: dict[str, Any] = {"sample_submission": "sample_submission.csv", "labels": "labels.csv.zip+a.json + b.json"}
     data = DataSettings(**names, pixel_columns="pixel*")  # images are rows of a table: there are no folders of them
     files = {"labels.csv.zip": labels, "json.zip": several, "sample_submission.csv": SAMPLE}
     assert set(unpacked(tmp_path, files, data)) == {*TABLES, "a.json", "b.json"}

@@ -1,6 +1,7 @@
 """Tables with one row per image and target, for samples and for labels."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from pipelines.settings.data_sections import CompetitionSettings, DataSettings
 from tests.support.raw_files import touch, write
 from tests.support.rows import read, refused
 
-FILES = {"labels": "labels.csv", "sample_submission": "sample.csv"}
+FILES: dict[str, Any] = {"labels": "labels.csv", "sample_submission": "sample.csv"}
 A, B = "train/ID_a.png", "train/ID_b.png"
 
 
@@ -63,8 +64,8 @@ def test_the_target_has_a_column_of_its_own(raw: Path) -> None:
         ("id,x,y\n1,2,3\n", {"sample_submission": "sample.csv"}, ["y"]),
     ],
 )
-def test_the_names_of_numbers(tmp_path: Path, table: str, settings: dict[str, object], names: list[str]) -> None:
+def test_the_names_of_numbers(tmp_path: Path, table: str, settings: dict[str, Any], names: list[str]) -> None:
     write(tmp_path / "labels.csv", table)
     write(tmp_path / "sample.csv", "id,w,y\n1,0,0\n")
-    data = DataSettings(labels="labels.csv", **settings)  # type: ignore[arg-type]
+    data = DataSettings(labels="labels.csv", **settings)
     assert number_names(RawData(tmp_path, data)) == names
