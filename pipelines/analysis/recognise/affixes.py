@@ -38,19 +38,16 @@ def without(stem: str, known: Collection[Affix]) -> str:
 
 def template(files: Sequence[str], known: Collection[Affix]) -> str:
     """Return the template of the names `files`, as data.train_file has it; empty if they need none or have several."""
-    forms = set()
-    widths = set()
+    forms, ids = set(), []
     for file in files:
         stem, dot, extension = file.rpartition(".")
-        inner = without(stem, known)
-        before, _, after = stem.partition(inner)
+        ids.append(without(stem, known))
+        before, _, after = stem.partition(ids[-1])
         forms.add((before, after, dot + extension))
-        widths.add(len(inner) if inner.isdecimal() else 0)
     if len(forms) != 1:
         return ""
     before, after, extension = forms.pop()
-    padded = (
-        len(widths) == 1 and 0 not in widths and any(without(f.rpartition(".")[0], known)[:1] == "0" for f in files)
-    )
-    field = f"{{id:0{widths.pop()}}}" if padded else "{id}"
+    width = len(ids[0])
+    even = width > 1 and all(each.isdecimal() and len(each) == width for each in ids)
+    field = f"{{id:0{width}}}" if even and any(each[0] == "0" for each in ids) else "{id}"
     return f"{before}{field}{after}{extension}" if before or after else ""
