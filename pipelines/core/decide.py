@@ -18,6 +18,7 @@ from pipelines.core import choices
 from pipelines.core.choices import Choice, ColumnTemperatures, Cuts, Open, Temperature, Thresholds
 from pipelines.core.metrics import Metric, make_metric
 from pipelines.core.thresholds import Average
+from pipelines.dataset.vocabulary import positive_class
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, did_you_mean, few, quoted
@@ -208,8 +209,8 @@ def _bounds(stated: Sequence[float], seen: Array) -> Array:
 
 
 def _positive(label: str, classes: Sequence[str]) -> int:
-    if label in classes:
-        return list(classes).index(label)
+    if (place := positive_class(classes, label)) >= 0:
+        return place
     hint = did_you_mean(label, classes)
     raise UserError(
         f"competition.positive is {quoted(label)}, which is no class.{hint} Set it to the class whose probability is "
