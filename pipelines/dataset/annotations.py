@@ -72,7 +72,7 @@ def read_json_table(paths: Sequence[Path], label_column: str = "", note: Note = 
 
 
 def _is_coco(content: Mapping[str, Any]) -> bool:
-    return any(_is_records(content.get(key)) for key in ("images", "annotations"))
+    return any(_is_records(content.get(key)) for key in ("images", "annotations", "categories"))
 
 
 def _is_records(value: Any) -> bool:

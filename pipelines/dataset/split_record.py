@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
+from pipelines.dataset.name_patterns import LABEL, named_groups
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import differences, merge, to_dict
@@ -94,13 +95,18 @@ def list_images(raw: Path, data: DataSettings) -> Listing:
     if f"{posix(data.test_images)}/".startswith(f"{posix(data.train_images)}/".lstrip("/")):
         labelled = sorted({*labelled} - {*test})  # a test folder inside that of the labelled images
     empty: list[str] = []
-    if not data.labels and (raw / data.train_images).is_dir():
+    if _has_class_folders(data) and (raw / data.train_images).is_dir():
         images = _Images(posix(data.train_images), classes=True)
         full = {images.folder(path) for path in (*labelled, *test)}
         with os.scandir(raw / data.train_images) as entries:
             names = [entry.name for entry in entries if entry.name not in full and entry.is_dir()]
         empty = sorted(name for name in names if not name.startswith(".") and name not in JUNK)
     return Listing(labelled, test, empty)
+
+
+def _has_class_folders(data: DataSettings) -> bool:
+    """Return whether every folder in data.train_images is a class, or holds classes."""
+    return not (data.labels or data.class_folders or LABEL in named_groups(data.label_pattern))
 
 
 def _images_in(raw: Path, folder: str, key: str) -> list[str]:
@@ -285,7 +291,7 @@ def _changed_images(layout: Layout, settings: Settings, record: Mapping[str, Any
     new = [path for path in now.labelled if path not in ignored]
     gone = sorted(rows.keys() - present)
     kept = [path for path in rows if path in present]
-    images = _Images(posix(data.train_images), not data.labels and data.class_level == 1)
+    images = _Images(posix(data.train_images), _has_class_folders(data) and data.class_level == 1)
     lost = [path for path in gone if rows[path] != "test"]
     texts = _differences(images, lost, new, [path for path in kept if rows[path] != "test"], now.empty)
     then_empty = known.get("empty_class_folders", now.empty)

@@ -185,12 +185,9 @@ def _images_of_ids(
         if set(wanted) <= set(values) and len(set(values)) == len(values):
             by_value = dict(zip(values, files, strict=True))
             readings[column] = [by_value[name] for name in wanted]
-    named = [
-        column for column in (data.id_column, str(listing.ids.name)) if listing.names is not None or data.id_column
-    ]
-    for column in named:  # the settings say what an id is
-        if column in readings:
-            return readings[column], column if column != listing.ids.name else ""
+    stated = str(listing.ids.name) if listing.names is not None else data.id_column
+    if stated and stated in readings:  # the settings say what an id is
+        return readings[stated], stated if stated != listing.ids.name else ""
     first = next(iter(readings), "")
     if different := [column for column, images in readings.items() if images != readings[first]]:
         names = [column or "the names of the files" for column in (first, *different)]

@@ -42,7 +42,7 @@ def describe(
     """
     data = settings.data
     lines = [
-        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else _level(data)),
+        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else columns.get("labels") or _level(data)),
         describe_targets(labelled["label"].tolist(), settings.competition.task),
         ("ids", _ids(columns.get("ids") or f"paths below {data.train_images}", labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
