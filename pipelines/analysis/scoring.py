@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,18 @@ COPY = "copy"  # column of a solution: how many rows before it have the same id
 Array = npt.NDArray[Any]
 
 
+class Scored(NamedTuple):
+    """The score, NaN if it is not defined; the number of scored images; and notes on what the score leaves out."""
+
+    score: float
+    images: int
+    notes: list[str]
+
+
 def score_submission(
     path: Path, solution: Path, settings: Settings, truth: pd.DataFrame | None = None, known: Sequence[str] = ()
-) -> tuple[float, int]:
-    """Return the competition's metric of the submission at `path`, and the number of scored rows of the solution.
+) -> Scored:
+    """Return the competition's metric of the submission at `path`, and what it was scored on.
 
     solution: a CSV whose first two columns are id and target as text (see dataset/targets.py). Ids that are not in it
     are not scored, as Kaggle ignores the filler images of CIFAR-10. An id may occur several times, if it occurs as
@@ -53,7 +61,7 @@ def score_submission(
     answers = answers.loc[pd.MultiIndex.from_arrays([ids, copies])].droplevel(1)
     predicted, targets, classes = _Compared(path, solution, settings, known).arrays(answers, labels.tolist())
     metric = make_metric(settings.competition, classes)
-    return metric.score(predicted, targets), len(truth)
+    return Scored(metric.score(predicted, targets), len(truth), metric.notes(predicted, targets))
 
 
 def answer_rows(table: pd.DataFrame, path: Path, settings: Settings, known: Sequence[str] = ()) -> pd.DataFrame:
@@ -165,7 +173,9 @@ class _Compared:
     def _true_numbers(self, labels: list[str], count: int) -> Array:
         """Return targets as float64, (N, count), NaN for a missing one; `encode` would round them to float32."""
         cells = [text.split(JOINT) for text in labels]
-        if wrong := [text for text, each in zip(labels, cells, strict=True) if len(each) != count or not _are_numbers(each)]:
+        if wrong := [
+            text for text, each in zip(labels, cells, strict=True) if len(each) != count or not _are_numbers(each)
+        ]:
             raise UserError(
                 f"{self.solution}: {len(wrong)} of {len(labels)} targets are not {count} numbers, such as {few(wrong)}."
             )
@@ -183,9 +193,11 @@ class _Compared:
         """Return the labels in each cell of the submission."""
         found = [label_list(cell, self.competition) for cell in cells.tolist()]
         most = self.competition.guesses
-        if self.competition.submission == "best_labels" and (long := [n for n, each in enumerate(found) if len(each) > most]):
+        if self.competition.submission == "best_labels" and (
+            long := [n for n, each in enumerate(found) if len(each) > most]
+        ):
             raise UserError(
-                f"{self.path}: {len(long)} rows have more than {most} labels, such as id {quoted(cells.index[long[0]])}: "
+                f"{self.path}: {len(long)} rows have over {most} labels, such as id {quoted(cells.index[long[0]])}: "
                 f"{quoted(cells.iloc[long[0]])}. Correct competition.guesses, or predict again."
             )
         return found
@@ -223,5 +235,3 @@ def folder_labels(table: pd.DataFrame, folder: str) -> pd.DataFrame | None:
     if not labels or not known.issuperset(labels):
         return None
     return pd.DataFrame({"id": rows["id"].to_numpy(), "label": labels})
-
-

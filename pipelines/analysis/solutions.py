@@ -87,7 +87,9 @@ def _targets(
     if competition.task == NUMBERS:
         columns = [named[name.casefold()] for name in answers if name.casefold() in named]
         columns = columns if len(columns) == len(answers) else list(map(str, others.columns[: len(answers)]))
-        return others[columns].agg(JOINT.join, axis=1), f"columns {few(columns)}" if columns[1:] else f"column {columns[0]!r}"
+        return others[columns].agg(JOINT.join, axis=1), f"columns {few(columns)}" if columns[
+            1:
+        ] else f"column {columns[0]!r}"
     wanted = [settings.data.label_column]
     if competition.submission != "probabilities":
         wanted.insert(0, str(submitted.columns[1]))
@@ -99,22 +101,28 @@ def _targets(
     if competition.task != SEVERAL_LABELS:
         return cells, f"column {cells.name!r}"
     separator = settings.data.label_separator or competition.answer_separator
-    lists = [parts(cell, separator) if cell != competition.no_label else label_list(cell, competition) for cell in cells]
-    return pd.Series(list(map(join_labels, lists)), index=cells.index, dtype=str), f"the labels in column {cells.name!r}"
+    lists = [
+        parts(cell, separator) if cell != competition.no_label else label_list(cell, competition) for cell in cells
+    ]
+    return pd.Series(
+        list(map(join_labels, lists)), index=cells.index, dtype=str
+    ), f"the labels in column {cells.name!r}"
 
 
 def _of_flags(path: Path, flags: pd.DataFrame, task: str, wanted: str) -> "tuple[pd.Series[str], str]":
     """Return targets from a column of 0 and 1 for each class or label."""
     if task == SEVERAL_LABELS:
         texts = [join_labels(flags.columns[row]) for row in flags.to_numpy()]
-        return pd.Series(texts, index=flags.index, dtype=str), f"the 1s among the {len(flags.columns)} columns of labels"
+        return pd.Series(
+            texts, index=flags.index, dtype=str
+        ), f"the 1s among the {len(flags.columns)} columns of labels"
     if wrong := flags.index[flags.sum(axis=1) != 1].tolist():
         ones = f"{flags.loc[wrong[0]].sum():g} of the columns {few(list(map(str, flags.columns)))} are 1"
         raise UserError(
             f"{path}, line {wrong[0]}: {ones}, but a solution has one label per image ({len(wrong)} such rows). "
             f"Remove these rows, or name the column of labels {wanted!r}."
         )
-    return flags.idxmax(axis=1), f"the 1 among the {len(flags.columns)} columns of classes"
+    return flags.idxmax(axis=1).astype(str), f"the 1 among the {len(flags.columns)} columns of classes"
 
 
 def _joined_ids(ids: "pd.Series[str]", submitted: "pd.Series[str]") -> "tuple[pd.Series[str], list[str]]":
