@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.answer_forms import long_form_of, split_long
+from pipelines.dataset.answer_forms import long_form_of
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, id_columns, name_files
 from pipelines.dataset.image_paths import (
     common_name,
@@ -18,7 +18,8 @@ from pipelines.dataset.image_paths import (
     posix,
     without_extension,
 )
-from pipelines.dataset.listings import listed_paths, read_tests
+from pipelines.dataset.listings import known_targets, listed_paths, read_tests
+from pipelines.dataset.long_form import images_of
 from pipelines.dataset.matching import OF_SAMPLE, OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import find_column, index_columns, read_listing
@@ -117,16 +118,14 @@ def _sample(source: RawData, folder: ImageFolder) -> Listing:
         path, lambda _, text: note("note", f"{text} The submission will have commas, as Kaggle wants.")
     )
     ids = find_column(table, path, data.sample_id, index_columns(table), "data.sample_id")
-    if source.competition.long_form:
-        images, _ = split_long(ids.tolist(), source.competition.long_form)
-        table[ids.name] = images
-        table = table[~table[ids.name].duplicated()]
-        ids = table[ids.name]
+    if form := source.competition.long_form:
+        images = images_of(ids, form, known_targets(source))
+        table, ids = table.assign(**{str(ids.name): images}), images
     twice = ids.duplicated() & (ids != "")
-    if twice.any():
+    if twice.any() and not form:
         example = few(ids[twice].tolist(), 1)
         note("note", f"{path.name} repeats ids, such as {example}: {twice.sum():,} rows get the answer of their image.")
-        table = table[~twice]
+    table = table[~twice]
     listing = choose_ids(path, table, str(ids.name), folder, 2)
     _refuse_long_form(source, listing, folder)
     if not data.test_table:
