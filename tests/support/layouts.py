@@ -594,6 +594,19 @@ def long_ids() -> Layout:
     return Layout("long-ids", files, {**more, "competition.submission": "probabilities"})
 
 
+def long_labels() -> Layout:
+    """Return a competition whose labels, as its sample, have a row for each image and target."""
+    train, test, files = folders("train", "test")
+    rows, tests = ([f"ID_{name}_{what}" for name in names for what in ("any", "epidural")] for names in (train, test))
+    files = {name.replace("train/", "train/ID_").replace("test/", "test/ID_"): data for name, data in files.items()}
+    files |= {
+        "stage_1_train.csv": sheet("ID,Label", rows, cycle([1, 0, 0, 0, 1, 1], 2 * TRAIN)),
+        "stage_1_sample_submission.csv": sheet("ID,Label", tests, cycle([0.5], 2 * TEST)),
+    }
+    more = {"competition.long_form": "{id}_{target}", "data.labels": "stage_1_train.csv", "data.label_columns": None}
+    return Layout("rsna-hemorrhage", files, {**SEVERAL, **more})
+
+
 def bengali() -> Layout:
     train, test, files = folders("train", "test", "png")
     rows = [f"{name}_{what}" for name in test for what in ("vowel", "root")]
@@ -634,19 +647,8 @@ def restaurants() -> Layout:
 MAKERS: tuple[Callable[[], Layout], ...] = (
     *(melanoma, catheters, galaxies, attributes, proteins, dolphins, amazon, right_whales, retinas, scenes, cameras),
     *(fish, cervixes, faces, adverts, traps, hotels, ovaries, chests, emotions, signals, species, skins, bones, plants),
-    *(
-        flowers,
-        pets,
-        paths,
-        same_names,
-        padded,
-        numbered_classes,
-        rows_of_labels,
-        long_columns,
-        long_ids,
-        bengali,
-        restaurants,
-    ),
+    *(flowers, pets, paths, same_names, padded, numbered_classes, rows_of_labels, long_columns, long_ids, long_labels),
+    *(bengali, restaurants),
     lambda: binary("histopathologic-cancer", "train_labels.csv", "id,label", 0, "AUC", **PROBABILITY),
     lambda: binary("histopathologic-no-metric", "train_labels.csv", "id,label", 0, "", **LABEL),
     lambda: binary("invasive-species", "train_labels.csv", "name,invasive", 0.5, "", **PROBABILITY),

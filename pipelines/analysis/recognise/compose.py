@@ -230,8 +230,11 @@ def _joint(seen: Seen) -> str:
 def _data(draft: Draft, seen: Seen) -> None:
     roles, target, labels = seen.roles, seen.target, seen.roles.labels
     if labels is not None:
-        draft.set("data.labels", labels.name, f"{len(labels):,} rows, with the columns {few(labels.columns, 8)}.")
-        _label_columns(draft, seen, labels)
+        form = "in the long form of the sample, with the targets" if labels.is_long else "with the columns"
+        names = target.columns if labels.is_long else labels.columns
+        draft.set("data.labels", labels.name, f"{len(labels):,} rows, {form} {few(names, 8)}.")
+        if not labels.is_long:
+            _label_columns(draft, seen, labels)
     elif target.where == "names":
         draft.set("data.label_pattern", target.pattern, f"There is no table of labels. Classes are {target.why}.")
     if labels is None or not labels.pixels:

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from pipelines.analysis.recognise.affixes import Affix, affixes
 from pipelines.analysis.recognise.facts import TESTS, Home, Names, RawFolder, channel_endings
 from pipelines.analysis.recognise.listing import Table
 from pipelines.dataset.class_folders import TESTING
+from pipelines.dataset.long_form import widened
 from pipelines.system.errors import UserError, few
 
 # The name of a sample submission, from the surest to the vaguest.
@@ -103,8 +104,21 @@ def _roles(folder: RawFolder, tables: Sequence[Table], names: Names) -> Roles:
         _find_unlisted_tests(roles, folder, rest)
     if roles.test:
         roles.test_images = frozenset(roles.test.images)
+    rest = [_widened(table, roles) for table in rest]
     _find_labels(roles, folder, rest)
     return roles
+
+
+def _widened(table: Table, roles: Roles) -> Table:
+    """Return a table of labels with a row for each image and target, as the sample has, with a row for each image."""
+    sample = roles.sample
+    if not sample or not roles.long_form or table.columns != sample.table.columns:
+        return table
+    try:
+        frame, _ = widened(Path(table.name), table.frame, roles.long_form, sample.id_column)
+    except UserError:  # of a table that only looks so
+        return table
+    return replace(table, frame=frame, is_long=True)
 
 
 def stem(name: str) -> str:
