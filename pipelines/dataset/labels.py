@@ -168,8 +168,8 @@ def _are_no_tests(source: RawData, listing: Listing, targets: Targets, tests: Co
         if column:
             source.note(
                 "note",
-                f"Column {quoted(column)} of {listing.path.name} marks {marks.sum():,} rows as tests, which are labelled "
-                f"like the others here. If they are the test images: data.test_table = {toml(source.data.labels)}, and "
+                f"Column {quoted(column)} of {listing.path.name} marks {marks.sum():,} rows as tests; here they are "
+                f"labelled like the others. If they are the test images: data.test_table = {toml(source.data.labels)}, and "
                 "data.test_images names their folder.",
             )
         return [True] * len(files)

@@ -141,8 +141,8 @@ def only_tests(source: RawData, listed: JsonTable) -> JsonTable:
     if not tests.any() or tests.all():
         raise UserError(
             f"{source.raw / source.data.labels} is data.labels and data.test_table, but it has no column that says "
-            "which rows are test, and its targets are not empty in some rows only. Name another table in data.test_table, or "
-            'set data.test_table = "".'
+            "which rows are test, and its targets are not empty in some rows only. Name another table in "
+            'data.test_table, or set data.test_table = "".'
         )
     return listed._replace(table=listed.table[tests.to_numpy()])
 
