@@ -169,8 +169,8 @@ def _are_no_tests(source: RawData, listing: Listing, targets: Targets, tests: Co
             source.note(
                 "note",
                 f"Column {quoted(column)} of {listing.path.name} marks {marks.sum():,} rows as tests; here they are "
-                f"labelled like the others. If they are the test images: data.test_table = {toml(source.data.labels)}, and "
-                "data.test_images names their folder.",
+                f"labelled like the others. If they are the test images: data.test_table = {toml(source.data.labels)}, "
+                "and data.test_images names their folder.",
             )
         return [True] * len(files)
     unlabelled = tested & (pd.Series(targets.missing) | (pd.Series(targets.texts) == ""))
