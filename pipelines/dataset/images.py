@@ -87,7 +87,7 @@ class Described:
     frames: int
 
 
-def open_image(path: Path, place: str, white: int = 0, channels: int = 3) -> Picture:
+def open_image(path: Path | str, place: str, white: int = 0, channels: int = 3) -> Picture:
     """Return the image in `path`, upright, 8 bits. Raises `UserError` with `place`, the row that names it.
 
     white: `data.white`, the value of images of more than 8 bits that becomes white; 0: by each image's own rule.
@@ -97,23 +97,25 @@ def open_image(path: Path, place: str, white: int = 0, channels: int = 3) -> Pic
         return decode(path, place, white, channels)
 
 
-def decode(path: Path, place: str, white: int = 0, channels: int = 3) -> Picture:
-    """Return what `open_image` returns; for use inside `settled_warnings`."""
-    if path.name.lower().endswith(ARRAY):
-        with _problems_of(path, place) as content:
-            return as_picture(load_array(content, path), white, channels)
-    with _opened(path, place) as (image, depth):
-        return to_channels(_upright(to_8_bits(image, depth, white)), channels, depth.samples)
+def decode(path: Path | str, place: str, white: int = 0, channels: int = 3) -> Picture:
+    """Return what `open_image` returns; for use inside `settled_warnings`. A text as path saves time."""
+    with _problems_of(path, place) as content:
+        if str(path).lower().endswith(ARRAY):
+            return as_picture(load_array(content, Path(path)), white, channels)
+        with Image.open(content, formats=FORMATS) as image:
+            depth = _load(image, content)
+            return to_channels(_upright(to_8_bits(image, depth, white)), channels, depth.samples)
 
 
 def describe_image(path: Path, place: str, white: int = 0) -> Described:
     """Return facts about the image in `path`. Raises as `open_image` does."""
-    if path.name.lower().endswith(ARRAY):
+    if str(path).lower().endswith(ARRAY):
         with _problems_of(path, place) as content:
             size, channels, bits, span = array_facts(load_array(content, path), white)
             lowest, largest, top = (int(value) if value == int(value) else value for value in span)
             return Described("NumPy", *size, channels, bits, lowest, largest, top, 1)
-    with settled_warnings(), _opened(path, place) as (image, depth):
+    with settled_warnings(), _problems_of(path, place) as content, Image.open(content, formats=FORMATS) as image:
+        depth = _load(image, content)
         plain = image if image.mode.startswith(("I", "F")) or not depth.is_deep else image.convert("RGB")
         values = np.asarray(plain if plain.mode != "P" else plain.convert("RGB"))
         lowest, largest, used = values.min().item(), values.max().item(), 255.0
@@ -130,19 +132,17 @@ def describe_image(path: Path, place: str, white: int = 0) -> Described:
         return Described(image.format or "", *size, image.mode, depth.bits, lowest, largest, used, frames)
 
 
-@contextmanager
-def _opened(path: Path, place: str) -> Iterator[tuple[Image.Image, Depth]]:
-    """Yield the loaded image and its depth. Any error, also of the block, becomes an `UnreadableImage`."""
-    with _problems_of(path, place) as content, Image.open(content, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        depth = depth_of(image, content.getvalue())
-        image.load()
-        yield image, depth
+def _load(image: Image.Image, content: io.BytesIO) -> Depth:
+    """Load the opened `image` of the file `content`, and return its depth."""
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    depth = depth_of(image, content.getvalue())
+    image.load()
+    return depth
 
 
 @contextmanager
-def _problems_of(path: Path, place: str) -> Iterator[io.BytesIO]:
+def _problems_of(path: Path | str, place: str) -> Iterator[io.BytesIO]:
     """Yield the bytes of a file. Any error, also of the block, becomes an `UnreadableImage`."""
     head = b""
     try:
@@ -166,7 +166,7 @@ def _problems_of(path: Path, place: str) -> Iterator[io.BytesIO]:
     except Exception as error:  # for damage Pillow raises a dozen types, from SyntaxError to struct.error
         problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         problem = "the file is cut short" if "truncated" in problem.lower() else problem
-    raise UnreadableImage(path, place, problem)
+    raise UnreadableImage(Path(path), place, problem)
 
 
 def what_it_is(head: bytes) -> str:
@@ -184,7 +184,7 @@ def what_it_is(head: bytes) -> str:
 def holds_deep(path: Path) -> bool:
     """Return whether the image in `path` has more than 8 bits a value, by its header; False if it cannot be read."""
     try:
-        if path.name.lower().endswith(ARRAY):
+        if str(path).lower().endswith(ARRAY):
             with open(path, "rb") as file:
                 return is_deep(file.read(1 << 16))
         with settled_warnings(), open(path, "rb") as file:
@@ -192,13 +192,13 @@ def holds_deep(path: Path) -> bool:
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
                 return depth_of(image, head).is_deep
-    except Exception:  # see `_opened`; decoding reports it
+    except Exception:  # see `_problems_of`; decoding reports it
         return False
 
 
 def shorter_side(path: Path) -> int:
     """Return the shorter side, in pixels, of an image that was decoded before; only its header is read."""
-    if path.name.lower().endswith(ARRAY):
+    if str(path).lower().endswith(ARRAY):
         return min(array_facts(np.load(path, mmap_mode="r", allow_pickle=False), 0)[0])
     with settled_warnings(), Image.open(path, formats=FORMATS) as image:
         return min(image.size)
