@@ -90,7 +90,7 @@ def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str])
     raw, data = source.raw, source.data
     apart = posix(data.test_images) if posix(data.test_images) != posix(data.train_images) else ""
     folder = ImageFolder(raw, data.train_images, "data.train_images", images, apart)
-    listed, path = read_labels(raw, data.labels, data.label_column, source.note), Path(from_raw(raw, data.labels))
+    listed, path = read_labels(source), Path(from_raw(raw, data.labels))
     listing = choose_ids(path, listed.table, data.id_column or listed.id_column, folder, 2)
     listing = name_files(listing, folder, data, listed.file_column)
     targets = _targets(source, listing, folder, listed)
@@ -133,6 +133,9 @@ def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str])
 def _targets(source: RawData, listing: Listing, folder: ImageFolder, listed: JsonTable) -> Targets:
     """Return the targets of the rows of data.labels."""
     data = source.data
+    if listed.targets:
+        data = replace(data, label_columns=tuple(listed.targets), label_column="", label_separator="")
+        return choose_targets(listing, replace(source, data=data), folder, [])
     if listed.of_annotations and not (data.label_column or data.label_columns):
         if not listed.label_columns:
             raise UserError(f"{listing.path} has no annotations. Name the JSON that has them too, joined by a plus.")

@@ -14,7 +14,8 @@ from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
 from pipelines.dataset.name_patterns import LABEL, named_groups
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
-from pipelines.settings.loading import differences, merge, to_dict
+from pipelines.settings.loading import differences, overlay, to_dict
+from pipelines.settings.metrics import ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system import files
 from pipelines.system.errors import UserError, few, quoted, shown
@@ -130,6 +131,7 @@ def write_split_record(
     """Write the record of the split `rows`, whose tree has `links`; the tree and split.csv must be complete."""
     sections = to_dict(settings)
     record = {name: sections[name] for name in SPLIT_SECTIONS} | {
+        "task": settings.competition.task,
         "images": {name: int((rows["split"] == name).sum()) for name in ("train", "valid", "test")},
         "classes": rows["label"][rows["split"] != "test"].nunique(),
         "links": dict(links),
@@ -178,9 +180,11 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
     again = f"split again ({NOT_COMPARABLE}): {split_again(layout, split_command)}"
     record = _read_record(layout, split_command)
     recorded = {name: record[name] for name in SPLIT_SECTIONS}
-    then = merge(Settings(settings.name), recorded, str(layout.split_record))
+    then = overlay(Settings(settings.name), recorded, str(layout.split_record))
     outside = OUTSIDE_A_SPLIT if settings.data.pixel_columns else (*OUTSIDE_A_SPLIT, WHITE)
     changed = [line for line in differences(settings, then, SPLIT_SECTIONS) if not line.startswith(outside)]
+    task, former = settings.competition.task, record.get("task", ONE_CLASS)  # records of older versions lack it
+    changed += [f"competition.task: {task!r} now, {former!r} then"] if task != former else []
     if changed:
         problem = f"{settings.name} is already split, with other settings: {'; '.join(changed)}"
         raise UserError(f"{problem}. Undo these, or {again}")
