@@ -64,6 +64,7 @@ def to_channels(image: Image.Image, channels: int, samples: int = 0) -> Picture:
 
 def wrong_number(own: int, wanted: int) -> str:
     """Return the problem of an image with `own` channels where `wanted` are set."""
+    wanted = max(wanted, 1)
     text = f"it has {own} channel{'s' * (own != 1)}, and input.channels is {wanted}"
     return f"{text}; set input.channels = {own}, or save it with {wanted}"
 

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipelines.dataset.arrays import array_facts, as_picture, is_deep, load_array
-from pipelines.dataset.channels import Picture, Pixels, to_channels
+from pipelines.dataset.channels import PLANE, Picture, Pixels, to_channels, wrong_number
 from pipelines.dataset.depth import Depth, depth_of, range_of, to_8_bits, white_of
 from pipelines.dataset.image_paths import ARRAY
+from pipelines.dataset.tiff_arrays import STARTS, tiff_array
 from pipelines.system.errors import UserError
 
 Box = tuple[float, float, float, float]
@@ -25,6 +26,7 @@ _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSV
 TURNS = {value: Image.Transpose[turn] for value, turn in enumerate(_TURNS, start=2)}
 # Pillow reads more formats, but would start Ghostscript for a PostScript file named .jpg.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM")
+AS_COLOURS = (PLANE, 1, 3)  # numbers of channels that are made of each other
 MISSING, FOLDER, FORBIDDEN = "the file is missing", "it is a folder", "you may not read it (chmod u+r)"
 MAX_PIXELS = 89_478_485  # Pillow's own limit; decoding so many takes about a gigabyte (1.4 for WebP)
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
@@ -102,18 +104,27 @@ def decode(path: Path | str, place: str, white: int = 0, channels: int = 3) -> P
     with _problems_of(path, place) as content:
         if str(path).lower().endswith(ARRAY):
             return as_picture(load_array(content, Path(path)), white, channels)
-        with Image.open(content, formats=FORMATS) as image:
-            depth = _load(image, content)
-            return to_channels(_upright(to_8_bits(image, depth, white)), channels, depth.samples)
+        if channels not in AS_COLOURS and (values := tiff_array(content)) is not None:
+            return as_picture(values, white, channels)
+        try:
+            with Image.open(content, formats=FORMATS) as image:
+                depth = _load(image, content)
+                return to_channels(_upright(to_8_bits(image, depth, white)), channels, depth.samples)
+        except (UnidentifiedImageError, ValueError):
+            if (values := tiff_array(content)) is None:
+                raise
+            raise ValueError(wrong_number(values.shape[2], channels)) from None
 
 
 def describe_image(path: Path, place: str, white: int = 0) -> Described:
     """Return facts about the image in `path`. Raises as `open_image` does."""
-    if str(path).lower().endswith(ARRAY):
-        with _problems_of(path, place) as content:
-            size, channels, bits, span = array_facts(load_array(content, path), white)
+    with _problems_of(path, place) as content:
+        is_array = str(path).lower().endswith(ARRAY)
+        array = load_array(content, path) if is_array else tiff_array(content)
+        if array is not None:
+            size, channels, bits, span = array_facts(array, white)
             lowest, largest, top = (int(value) if value == int(value) else value for value in span)
-            return Described("NumPy", *size, channels, bits, lowest, largest, top, 1)
+            return Described("NumPy" if is_array else "TIFF", *size, channels, bits, lowest, largest, top, 1)
     with settled_warnings(), _problems_of(path, place) as content, Image.open(content, formats=FORMATS) as image:
         depth = _load(image, content)
         plain = image if image.mode.startswith(("I", "F")) or not depth.is_deep else image.convert("RGB")
@@ -189,6 +200,8 @@ def holds_deep(path: Path) -> bool:
                 return is_deep(file.read(1 << 16))
         with settled_warnings(), open(path, "rb") as file:
             head = file.read(32)
+            if head.startswith(STARTS) and (array := tiff_array(io.BytesIO(head + file.read()))) is not None:
+                return array.dtype != np.uint8
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
                 return depth_of(image, head).is_deep
@@ -200,8 +213,13 @@ def shorter_side(path: Path) -> int:
     """Return the shorter side, in pixels, of an image that was decoded before; only its header is read."""
     if str(path).lower().endswith(ARRAY):
         return min(array_facts(np.load(path, mmap_mode="r", allow_pickle=False), 0)[0])
-    with settled_warnings(), Image.open(path, formats=FORMATS) as image:
-        return min(image.size)
+    try:
+        with settled_warnings(), Image.open(path, formats=FORMATS) as image:
+            return min(image.size)
+    except UnidentifiedImageError:  # a TIFF of many channels
+        array = tiff_array(io.BytesIO(path.read_bytes()))
+        assert array is not None
+        return min(array.shape[:2])
 
 
 def _upright(image: Image.Image) -> Image.Image:
