@@ -161,6 +161,11 @@ def _fit(draft: Draft, possible: Sequence[Reading], known: Known) -> tuple[Readi
     names = metrics_named(known.metric)
     if fitting := choose(possible, names):
         reading, metric = fitting
+        if also := [each for each in names if each != metric and choose([reading], [each])]:
+            draft.notes.append(
+                f"{known.metric!r} may also mean {', '.join(also)}; competition.metric is {metric}. "
+                f"{METRICS[metric].doubt}"
+            )
         return reading, metric, f"{known.metric!r}, {known.source}. {_instead(reading)}"
     if not names:
         draft.doubts.append(
@@ -246,6 +251,7 @@ def _data(draft: Draft, seen: Seen) -> None:
             draft.set("data.class_level", target.level, "The folders on this level are the classes.")
     _tests(draft, seen)
     _templates(draft, seen)
+    _note_unused(draft, seen)
     if roles.names.endings:
         draft.set(
             "data.channel_files",
@@ -260,6 +266,17 @@ def _data(draft: Draft, seen: Seen) -> None:
             f"{labels.pixel_count} numbers in each row are an image of {pixel_shape} pixels.",
         )
         draft.set("data.pixel_shape", list(pixel_shape or ()), "Height, width, channels.")
+
+
+def _note_unused(draft: Draft, seen: Seen) -> None:
+    """Note images outside the folder of class folders, such as those of another part of a split."""
+    used = {*seen.target.images, *seen.roles.test_images}
+    unused = [image for image in seen.folder.images if image not in used]
+    if seen.target.where == "folders" and unused:
+        draft.notes.append(
+            f"{len(unused):,} images are neither in {folder_setting(seen.target.folder)} nor test images, and are not "
+            f"used: {few(unused)}."
+        )
 
 
 def _label_columns(draft: Draft, seen: Seen, labels: Table) -> None:
