@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.analysis.recognise.affixes import template
-from pipelines.analysis.recognise.answers import Answer, read_answer
+from pipelines.analysis.recognise.answers import Answer, read_answer, words_of
 from pipelines.analysis.recognise.draft import Draft
 from pipelines.analysis.recognise.facts import RawFolder, folder_setting, look
 from pipelines.analysis.recognise.groups import find_groups
@@ -15,8 +15,9 @@ from pipelines.analysis.recognise.readings import Reading, choose, metrics_named
 from pipelines.analysis.recognise.refusals import refuse_raw
 from pipelines.analysis.recognise.roles import Roles, find_roles
 from pipelines.analysis.recognise.targets import Target, find_target
+from pipelines.dataset.tables import csv_text
 from pipelines.dataset.vocabulary import counted, loose_form
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import METRICS, metric_of_kaggle_name
 from pipelines.system.errors import few, shown
 
 MOST_TABLES = 12  # in the printed table
@@ -161,7 +162,8 @@ def _fit(draft: Draft, possible: Sequence[Reading], known: Known) -> tuple[Readi
     names = metrics_named(known.metric)
     if fitting := choose(possible, names):
         reading, metric = fitting
-        if also := [each for each in names if each != metric and choose([reading], [each])]:
+        meant = metric_of_kaggle_name(known.metric) if METRICS[metric].doubt else []
+        if also := [each for each in meant if each != metric and choose([reading], [each])]:
             draft.notes.append(
                 f"{known.metric!r} may also mean {', '.join(also)}; competition.metric is {metric}. "
                 f"{METRICS[metric].doubt}"
@@ -252,6 +254,13 @@ def _data(draft: Draft, seen: Seen) -> None:
     _tests(draft, seen)
     _templates(draft, seen)
     _note_unused(draft, seen)
+    pairs = words_of(target.labels, seen.answer.columns) if target.kind in ("classes", "sets") else {}
+    if any(label != text for label, text in pairs.items()):
+        name = f"{draft.name}-labels.csv"
+        draft.files[name] = csv_text([("label", "answer"), *pairs.items()])
+        draft.set(
+            "data.submitted_labels", name, "The sample's columns name the classes in other words; this CSV has both."
+        )
     if roles.names.endings:
         draft.set(
             "data.channel_files",
@@ -369,6 +378,3 @@ def _network(draft: Draft, seen: Seen) -> None:
         draft.set("input.std", [0.25] * channels)
     classes = len(target.labels) if target.kind in ("classes", "one_hot") else 1
     choose_network(draft, side, images, classes)
-
-
-TASKS = {ONE_CLASS: "one class", SEVERAL_LABELS: "several labels", NUMBERS: "numbers"}
