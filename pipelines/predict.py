@@ -53,16 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made_from["answers"] = _answers(settings, layout)
         sample = layout.raw / settings.data.sample_submission
         made_from["sample"] = file_sha256(sample) if sample.is_file() else ""
-        note = notes.get(submission.name, {})
         known = submission.exists() and run.valid_predictions.exists()
-        if known and {"answers": {}, "sample": made_from["sample"]} | note == note | made_from | {
-            "sha256": file_sha256(submission)
-        }:
+        wanted = made_from | {"sha256": file_sha256(submission) if known else ""}
+        if known and _complete(notes.get(submission.name, {}), made_from["sample"]).items() >= wanted.items():
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return
         _make_submission(settings, layout, run, submission, words.repeat("split"), notes | {submission.name: made_from})
     print(f"Next: {words.repeat('submit' if settings.competition.source == 'kaggle' else 'score')}")
+
+
+def _complete(note: dict[str, Any], sample: str) -> dict[str, Any]:
+    """Return the `note` of an older version with the defaults of what it lacks."""
+    defaults = to_dict(Settings(name=""))["predict"]
+    return {"answers": {}, "sample": sample} | note | {"predict": defaults | note.get("predict", {})}
 
 
 def _with_answers_of(run: Settings, current: Settings) -> Settings:
