@@ -1,10 +1,12 @@
 """The metric of a competition: its facts, its score and the interval of this score."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from pipelines.core import scores
@@ -48,6 +50,52 @@ class Metric:
         if not len(targets):
             raise ValueError("no images, so their score has no interval")
         return self.interval_of(predicted, targets)
+
+    def notes(self, predicted: Array, targets: Array) -> list[str]:
+        """Return what a reader of the score must know: why it is not defined, or what was left out of it."""
+        found = list(_notes(self, predicted, targets)) if len(targets) else ["there are no images"]
+        return [f"{self.name}: {note}." for note in found]
+
+
+def _notes(metric: Metric, predicted: Array, targets: Array) -> Iterator[str]:
+    name, takes = metric.name, metric.facts.takes
+    if takes in ("positive", "grades") and len(seen := np.unique(targets[~np.isnan(targets.astype(float))])) < 2:
+        images = f"all {len(targets):,} targets are {seen[0]:g}" if len(seen) else "no target is known"
+        undefined = math.isnan(metric.score(predicted, targets))
+        yield images + (", so it is not defined" if undefined else "")
+    if takes == "columns" and not name.startswith("log_loss"):
+        left = [
+            column for column, pair in enumerate(scores.columns_of(predicted, targets)) if _has_no_score(name, pair[1])
+        ]
+        if left:
+            named = (
+                few([str(metric.classes[column]) for column in left]) if metric.classes else few(list(map(str, left)))
+            )
+            why = "no positive image" if name.startswith("average") else "a single class"
+            yield f"{len(left)} of {predicted.shape[1]} columns have {why} and are left out: {named}"
+    if takes == "numbers":
+        if missing := int(np.isnan(targets).sum()):
+            yield f"{missing:,} of {targets.size:,} targets are missing and are left out"
+        if name in ("r2", "pearson", "spearman") and any(
+            np.ptp(each) == 0 for _, each in scores.columns_of(predicted, targets) if len(each)
+        ):
+            yield "a column has equal targets only"
+        if name == "rmsle" and (below := int((predicted < 0).sum())):
+            yield f"{below:,} answers are below 0 and count as 0"
+        if name == "rmsle" and (targets <= -1).any():
+            yield "a target is at most -1, so it is not defined"
+    if (
+        name == "fbeta_macro"
+        and targets.ndim == 2
+        and (none := int((~((predicted == 1) | (targets == 1)).any(axis=0)).sum()))
+    ):
+        yield f"{none} of {targets.shape[1]} labels are neither true nor answered and count as 0"
+    if name == "map_at_k" and targets.ndim == 2 and (none := int((~targets.any(axis=1)).sum())):
+        yield f"{none} images have no label and count as 0"
+
+
+def _has_no_score(name: str, targets: Array) -> bool:
+    return not (targets == 1).any() or (name.startswith("auc") and (targets == 1).all())
 
 
 def make_metric(competition: CompetitionSettings, classes: Sequence[str]) -> Metric:

@@ -59,6 +59,7 @@ class Competition:
     deadline: str = "2099-12-31T23:59:00Z"
     disabled: bool = False
     code_only: bool = False
+    metric: str = ""
     daily: int = 5
     used_today: int = 0
     used_total: int = 0
@@ -124,7 +125,8 @@ class Competitions:
             rules = {"userHasEntered": competition.entered, "deadline": competition.deadline}
             limits = {"maxDailySubmissions": competition.daily, "submissionsDisabled": competition.disabled}
             limits["isKernelsSubmissionsOnly"] = competition.code_only
-            return reply({"ref": slug, "title": competition.title, **rules, **limits})
+            named = {"ref": slug, "title": competition.title, "evaluationMetric": competition.metric}
+            return reply({**named, **rules, **limits})
         if competition is None:
             raise Refusal(403, "Permission 'competitions.participate' was denied")
         if not competition.entered:
@@ -218,6 +220,7 @@ def score(content: bytes, archive: Path, settings: Settings, solution: Path | No
     `Competition`.  Raises `UserError` for a bad submission.
     """
     from pipelines.analysis.scoring import score_submission  # imports torch, which nothing else here needs
+    from pipelines.analysis.solutions import read_solution
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv"
@@ -226,7 +229,8 @@ def score(content: bytes, archive: Path, settings: Settings, solution: Path | No
             sample = _read_sample(archive, settings, Path(folder))
             if sample is not None:
                 _check(without_indexes(read_csv(path)), sample)
-            truth, source = (read_listing(solution), solution) if solution else (_labels(sample, settings), archive)
+            truth = read_solution(solution, path, {}, settings)[0] if solution else _labels(sample, settings)
+            source = solution or archive
             return [f"{score_submission(path, source, settings, part)[0]:.5f}" for part in _parts(truth)]
         except UserError as error:
             raise UserError(str(error).replace(str(path), "Submission")) from None
