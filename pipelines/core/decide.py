@@ -196,7 +196,8 @@ def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated
     """Return the judge of `settings`.
 
     classes: the classes or labels, or the names of the numbers.  seen: targets, as `encode` returns them, that say
-    which numbers occur; those of the training rows, for an honest score.  calibrated: as `predict` scores, with a temperature.
+    which numbers occur; those of the training rows, for an honest score.  calibrated: as `predict` scores, with a
+    temperature.
     Raises `UserError` where the positive class is none of them, or classes are no grades.
     """
     competition, predict, several = settings.competition, settings.predict, settings.competition.task == SEVERAL_LABELS
