@@ -11,7 +11,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +21,8 @@ from benchmarks.measuring import KIBIBYTE, Finding
 from pipelines.system.files import write_text
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipelines.dataset.loading import Batch, BatchSource
     from pipelines.settings.schema import Settings
 
@@ -65,7 +67,7 @@ def _source(rows: int, settings: "Settings", labels: Sequence[int] = ()) -> "Bat
     return Features(np.arange(rows), torch.tensor(labels, dtype=torch.int64), loading)
 
 
-def _head(classes: int) -> "torch.nn.Module":  # type: ignore[name-defined]  # noqa: F821
+def _head(classes: int) -> "nn.Module":
     import torch
 
     torch.manual_seed(0)
@@ -154,10 +156,10 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
 
 
-def alone(work: str, *words: object) -> Cost:
-    """Return the cost of `_now` or `_before` in a process of its own."""
+def alone(work: Callable[..., Cost], *words: object) -> Cost:
+    """Return the cost of `work` in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit({"now": _now, "before": _before}[work], *words).result()
+        return pool.submit(work, *words).result()
 
 
 def line(fewer: int, small: float, more: int, large: float, wanted: int) -> float:
@@ -167,12 +169,12 @@ def line(fewer: int, small: float, more: int, large: float, wanted: int) -> floa
 
 def measure(size: Size, wide: Size, old_rows: tuple[int, int]) -> list[Finding]:
     """Return the findings for labels and the best labels of `size`, and for probabilities of `wide`."""
-    old = [alone("before", Size(size.classes, 0, rows)) for rows in old_rows]
+    old = [alone(_before, Size(size.classes, 0, rows)) for rows in old_rows]
     (few, many), (small, large) = old_rows, (cost.peak for cost in old)
     findings = []
     for sends, metric in CASES.items():
         here = wide if sends == "probabilities" else size
-        cost = alone("now", sends, here)
+        cost = alone(_now, sends, here)
         then = line(few, small, many, large, here.test) / 1e6
         findings.append(
             Finding(
