@@ -50,12 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         notes = read_note(run.predicted) if run.predicted.exists() else {}
         made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
-        made_from["answers"] = _answers(settings, layout)
+        made_from |= {"answers": _answers(settings, layout), "form": _form(settings)}
         sample = layout.raw / settings.data.sample_submission
         made_from["sample"] = file_sha256(sample) if sample.is_file() else ""
         known = submission.exists() and run.valid_predictions.exists()
-        wanted = made_from | {"sha256": file_sha256(submission) if known else ""}
-        if known and _complete(notes.get(submission.name, {}), made_from["sample"]).items() >= wanted.items():
+        of_older = {"answers": {}, "form": _form(Settings("")), "sample": made_from["sample"]}
+        note = of_older | notes.get(submission.name, {})
+        note["predict"] = to_dict(Settings(""))["predict"] | note.get("predict", {})
+        if known and note == note | made_from | {"sha256": file_sha256(submission)}:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return
@@ -63,16 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Next: {words.repeat('submit' if settings.competition.source == 'kaggle' else 'score')}")
 
 
-def _complete(note: dict[str, Any], sample: str) -> dict[str, Any]:
-    """Return the `note` of an older version with the defaults of what it lacks."""
-    defaults = to_dict(Settings(name=""))["predict"]
-    return {"answers": {}, "sample": sample} | note | {"predict": defaults | note.get("predict", {})}
-
-
 def _with_answers_of(run: Settings, current: Settings) -> Settings:
     """Return the settings of `run` with the current ones that say how answers are written; no training uses these."""
     data = replace(run.data, submitted_labels=current.data.submitted_labels, accept=current.data.accept)
-    return replace(run, data=data)
+    return replace(run, data=data, competition=replace(run.competition, **_form(current)))
+
+
+def _form(settings: Settings) -> dict[str, Any]:
+    """Return the settings that say how the text of an answer is written."""
+    return {key: getattr(settings.competition, key) for key in ("answer_separator", "no_label", "decimals")}
 
 
 def _answers(settings: Settings, layout: Layout) -> dict[str, str]:
