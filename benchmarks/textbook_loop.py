@@ -32,9 +32,10 @@ def our_speed(settings: "Settings", images: "ImageSet", hardware: "Hardware", ba
     batches: the number of batches to measure; None for all.
     """
     from pipelines.core import engine
+    from pipelines.core.decide import make_judge
     from pipelines.core.job import to_device
-    from pipelines.core.metrics import METRICS
     from pipelines.core.phases import make_learner, phases
+    from pipelines.core.tasks import make_task
     from pipelines.dataset.batches import open_source
     from pipelines.dataset.loading import WatchedBatches
     from pipelines.models.networks import whitening_of
@@ -44,7 +45,8 @@ def our_speed(settings: "Settings", images: "ImageSet", hardware: "Hardware", ba
     if whitening := whitening_of(network):
         seen = open_source(settings, images, hardware.device)
         whitening.fit([next(seen.batches(0)).inputs])
-    learner = make_learner(settings, network, phases(settings)[0], hardware)
+    task, judge = make_task(settings, images.classes, {}), make_judge(settings, images.classes, images.labels)
+    learner = make_learner(settings, network, phases(settings)[0], hardware, task, judge)
     source = open_source(settings, images, hardware.device, training=True)
     stopwatch = Stopwatch(hardware.device, batches)
 
@@ -52,7 +54,7 @@ def our_speed(settings: "Settings", images: "ImageSet", hardware: "Hardware", ba
         return stopwatch.watch(items, lambda batch: len(batch.inputs))
 
     timed = WatchedBatches(source, "training", watch)
-    for _ in engine.fit(learner, timed, None, METRICS[settings.competition.metric], [1], settings.train.seed):
+    for _ in engine.fit(learner, timed, None, [1], settings.train.seed):
         pass
     return stopwatch.images_per_second
 

@@ -2,8 +2,9 @@
 
 Reads   runs/<c>/<run>/final.pt (best.pt with --set predict.checkpoint=best), data/<c>/split.csv and its images.
 Writes  submissions/<c>/<run>.csv;
-        runs/<c>/<run>/: predict.json; mistakes.png, confusion.png and valid_predictions.csv, by best.pt on the
-        validation set, since final.pt was trained on it too.
+        runs/<c>/<run>/: predict.json; by best.pt on the validation set, since final.pt was trained on it too:
+        valid_predictions.csv and mistakes.png; and a picture by class (confusion.png), label (labels.png) or number
+        (numbers.png), with the numbers in summary.csv; of many classes summary.csv lists the most confused ones.
 """
 
 import sys
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.dataset.image_set import ImageSet
-
-MISTAKES_SHOWN = 24
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,9 +92,11 @@ def _make_submission(
     from pipelines.core import calibration
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import predict
+    from pipelines.dataset.answer_summary import describe_answers
     from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
-    from pipelines.dataset.submission import check_submission, describe_answers, make_submission, write_submission
+    from pipelines.dataset.submission import write_submission
+    from pipelines.dataset.submission_check import check_submission
 
     images = read_images(settings, layout, split_command)
     test = images.part(test=True)
@@ -116,15 +117,17 @@ def _make_submission(
     tested = predict(checkpoint, settings, test, layout.weights, "predicting", command.progress)
     if temperature != 1:
         tested = calibration.apply_temperature(tested, temperature)
+    answers = tested.exp().numpy()
+    if settings.competition.submission == "labels":
+        answers = answers.argmax(axis=1)
     with atomic_file(submission) as partial:
-        content = make_submission(test.ids.tolist(), tested.exp().numpy(), images.classes, settings, layout.raw)
-        write_submission(partial, content)
+        write_submission(partial, test.ids.tolist(), answers, images.classes, settings, layout.raw)
         count = check_submission(partial, images.classes, settings, layout.raw)
     note |= {"sha256": file_sha256(submission), "rows": count, **facts, "made_on": _made_on(settings, layout, images)}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
-    print(*describe_answers(content, settings.competition.submission == "labels"), sep="\n")
+    print(*describe_answers(answers, images.classes, settings, layout.raw), sep="\n")
 
 
 def _calibrate(settings: Settings, labels: "Tensor", predicted: "Tensor") -> "tuple[Tensor, float]":
@@ -150,6 +153,7 @@ def _report(
     """Write and draw the predictions of the validation set; return its score and temperature, for the note."""
     import torch
 
+    from pipelines.analysis.pictures import Results, draw_results
     from pipelines.analysis.suspects import write_valid_predictions
     from pipelines.core.metrics import METRICS, interval
 
@@ -158,36 +162,15 @@ def _report(
     judged = probabilities.double(), torch.from_numpy(images.labels)
     score, bounds = metric.score(*judged), interval(metric, *judged)
     title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(images):,} images"
-    _draw(settings, run, images, probabilities, title)
+    confidence, decided = (each.numpy() for each in probabilities.max(dim=1))
+    drawn = draw_results(run, settings, Results(images, confidence, decided), title)
     how = "" if temperature == 1 else ", each image with a temperature fitted on the others"
     print(f"best.pt, valid {metric.name} as predicted here{how}: {score:.4f}{command.uncertainty(bounds, len(images))}")
-    shown = run.folder.relative_to(Path.cwd())
-    print(f"Mistakes: {shown / run.mistakes.name}, {shown / run.confusion.name}")
+    print(f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}")
+    if drawn.rows:
+        print(command.table(drawn.headings, drawn.rows))
     facts = {"valid_score": score, "valid_interval": list(bounds), "valid_images": len(images)}
     return facts | {"temperature": temperature}
-
-
-def _draw(settings: Settings, run: RunLayout, images: "ImageSet", probabilities: "Tensor", title: str) -> None:
-    """Draw the most confident mistakes and the confusion matrix of the validation set."""
-    import numpy as np
-
-    from pipelines.analysis import plots
-    from pipelines.dataset.images import fit, open_image, place_of
-    from pipelines.dataset.loading import evaluation_resize
-
-    values = probabilities.numpy()
-    labels, predicted, confidence = images.labels, values.argmax(axis=1), values.max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
-    mistakes = []
-    for index, row in zip(shown, images.rows.iloc[shown].itertuples(), strict=True):
-        picture = open_image(images.raw / str(row.path), place_of(row), images.data.white)
-        pixels = fit(picture, settings.input.size, evaluation_resize(settings))
-        mistakes.append((pixels, str(row.label), images.classes[predicted[index]], float(confidence[index])))
-    plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")
-    counts = np.zeros((len(images.classes),) * 2, dtype=np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    plots.draw_confusion(run.confusion, counts, images.classes, title)
 
 
 def _made_on(settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:

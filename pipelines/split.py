@@ -4,6 +4,7 @@ Reads   data/<competition>/raw: the labels CSV or class folders, the image names
         the CSV that split.group_file names, if any.
 Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all later stages use it,
         data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools,
+        data/<competition>/dropped.csv: the rows that were left out, if data.flaws is drop,
         data/<competition>/split.json: what the split was made from; it is written last.
 
 A split depends only on ids, labels, groups and split.seed. A repeated split does nothing.
@@ -24,6 +25,7 @@ from pipelines.dataset.split_record import (
     write_split_record,
 )
 from pipelines.settings.layout import Layout
+from pipelines.settings.metrics import NUMBERS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system import files
 from pipelines.system.errors import printable, shown
@@ -47,26 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import class_folders, labels, meaning, splits, submission, understood
+    from pipelines.dataset import class_folders, labels, meaning, splits, submission, test_set, understood
+    from pipelines.dataset.raw_data import RawData, write_dropped
 
     read: list[tuple[str, str]] = []  # subject, text
-    test, unlisted = labels.test_rows(layout.raw, settings.data, lambda *line: read.append(line))
-    labelled = labels.labelled_rows(
-        layout.raw, settings.data, settings.split, test["path"], lambda *line: read.append(line)
-    )
+    source = RawData(layout.raw, settings.data, settings.split, settings.competition, lambda *line: read.append(line))
+    test, unlisted = test_set.test_rows(source)
+    labelled = labels.labelled_rows(source, test["path"])
     meaning.check_labels(labelled, layout.raw, settings.data)
     known = labelled["label"].tolist()
     classes = submission.class_list(known, settings, layout.raw)
     if settings.split.group_file:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
-    labelled = splits.assign(labelled, settings.split)
+    labelled = splits.assign(labelled, settings.split, settings.competition.task)
     rows = splits.with_test(labelled, test)
     listing = list_images(layout.raw, settings.data)
+    dropped = write_dropped(layout.dropped, source.dropped)
     links = _write(settings, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
     for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read)):
         print(f"{subject:<8}  {printable(text)}")
-    print(command.table(("split", "images", "classes", "smallest class", "largest class"), _summary(rows)))
+    print(command.table(*summarise(rows, settings.competition.task, classes)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
     notes = [text for subject, text in read if subject == "note"]
@@ -74,6 +77,11 @@ def _split(settings: Settings, layout: Layout) -> None:
     notes.append(class_folders.inner_folders(labelled["id"].tolist(), settings.data))
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
+    if dropped:
+        notes.append(
+            f"Left out, as data.flaws says, and listed in {layout.dropped.relative_to(layout.root)}: "
+            f"{len(source.dropped):,} rows: {dropped}."
+        )
     if unlisted:
         notes.append(f"Images in {settings.data.test_images} that are not listed, and so left out: {unlisted:,}.")
     for note in filter(None, notes):
@@ -85,22 +93,41 @@ def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame", listing: Li
     from pipelines.dataset import splits, tree
 
     layout.split_record.unlink(missing_ok=True)  # it marks a complete split, and the old one is being replaced
-    links = tree.build(layout.tree, layout.raw, rows, command.progress)
+    links = tree.build(layout.tree, layout.raw, rows, settings.competition.task, command.progress)
     splits.write_split_csv(layout.split_csv, rows)
     write_split_record(layout, settings, rows, links, listing)
     plural = {kind: f"{kind}s" for kind in links} | {tree.COPY: f"{tree.COPY} (no link could be made)"}
     return ", ".join(f"{number:,} {plural[kind]}" for kind, number in links.items())
 
 
-def _summary(rows: "pd.DataFrame") -> list[tuple[str, str, str, str, str]]:
-    """Return for each split its images, its classes, and the name and size of the smallest and the largest class."""
-    lines = []
-    for name in ("train", "valid"):
-        labels = rows["label"][rows["split"] == name].tolist()
-        sizes = sorted((number, label) for label, number in Counter(labels).items())
-        smallest, largest = (f"{shown(label)} ({number:,})" for number, label in (sizes[0], sizes[-1]))
-        lines.append((name, f"{len(labels):,}", str(len(sizes)), smallest, largest))
-    return [*lines, ("test", f"{(rows['split'] == 'test').sum():,}", "-", "-", "-")]
+def summarise(rows: "pd.DataFrame", task: str, classes: Sequence[str]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return the headings and the lines of a table about the targets of train and valid.
+
+    For classes and labels: how many there are, the smallest and the largest; for numbers, a line for each of them.
+    """
+    from pipelines.dataset.targets import encode, labels_in
+
+    parts = {name: rows["label"][rows["split"] == name].tolist() for name in ("train", "valid")}
+    tests = f"{(rows['split'] == 'test').sum():,}"
+    lines: list[Sequence[str]] = []
+    if task == NUMBERS:
+        for name, texts in parts.items():
+            for number, column in zip(classes, encode(texts, task, classes).T, strict=True):
+                known = column[column == column]  # not NaN
+                values = (known.min(), known.mean(dtype=float), known.max()) if len(known) else ()
+                cells = [f"{value:,.6g}" for value in values] or ["-"] * 3
+                lines.append((name, f"{len(texts):,}", shown(number), *cells, f"{len(texts) - len(known):,}"))
+        return ("split", "images", "number", "least", "mean", "most", "missing"), [*lines, ("test", tests, *"-----")]
+    for name, texts in parts.items():
+        counts = Counter(label for text in texts for label in labels_in(text, task))
+        sizes = sorted((number, label) for label, number in counts.items()) or [(0, "-")]
+        ends = [f"{shown(label)} ({number:,})" for number, label in (sizes[0], sizes[-1])]
+        without = [f"{sum(not text for text in texts):,}"] if task == SEVERAL_LABELS else []
+        lines.append((name, f"{len(texts):,}", str(len(counts)), *ends, *without))
+    if task == SEVERAL_LABELS:
+        headings = ("split", "images", "labels", "smallest label", "largest label", "without a label")
+        return headings, [*lines, ("test", tests, *"----")]
+    return ("split", "images", "classes", "smallest class", "largest class"), [*lines, ("test", tests, *"---")]
 
 
 def _print_groups(settings: Settings, labelled: "pd.DataFrame") -> None:

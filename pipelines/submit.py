@@ -162,7 +162,8 @@ def _check(
 ) -> tuple[int, str]:
     """Return the number of rows of the `copy` of `submission`, and how it was checked."""
     from pipelines.dataset.splits import read_split_csv
-    from pipelines.dataset.submission import check_submission, class_list
+    from pipelines.dataset.submission import class_list
+    from pipelines.dataset.submission_check import check_submission
 
     shown, sample = submission.relative_to(layout.root), settings.data.sample_submission
     predict = f"Nothing was sent. To predict it again: {removal(submission)}; {words.repeat('predict')}"

@@ -81,7 +81,8 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
 
     train, valid = images.divide(settings)
     network = build_network(settings, images.classes, found)
-    parameters = check_model(network, settings.model.name, settings.input.size, settings.augment.sizes)
+    shape = settings.input.size, settings.augment.sizes, settings.input.channels
+    parameters = check_model(network, settings.model.name, *shape)
     settings, reason = settle_precision(settings, run.precision, network, len(train))
     hardware = choose_hardware(settings.hardware)
     print(
@@ -114,7 +115,8 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[
     assert job.valid is not None
     settings, metric = job.settings, job.settings.competition.metric
     best = best_row(rows, metric)
-    plots.draw_curves(run.curves, rows, metric, best["epoch"], f"{settings.name}, run {run.folder.name}")
+    title = f"{settings.name}, run {run.folder.name}"
+    plots.draw_curves(run.curves, rows, metric, best["epoch"], title, "cross-entropy (nats)")
     bounds = tuple(best.get(column) for column in interval_columns(metric))
     note = {
         "best_epoch": best["epoch"],

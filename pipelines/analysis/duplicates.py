@@ -20,9 +20,11 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipelines.dataset.channels import Pixels
 from pipelines.dataset.fingerprints import fingerprint_of, fingerprints
+from pipelines.dataset.image_paths import files_at
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.images import Pixels, open_image, place_of, shorter_side
+from pipelines.dataset.images import place_of, shorter_side
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.splits import SPLITS
 from pipelines.dataset.tables import spreadsheet_safe
@@ -103,13 +105,14 @@ def _full_keys(images: ImageSet, pixels: Pixels, rows: Places, watch: Watch) -> 
     shared = np.flatnonzero(counts[which] > 1)
     lines = list(images.table.iloc[rows[shared]].itertuples())
     for place, line in watch(zip(shared.tolist(), lines, strict=True), "comparing pixels", len(shared), "images"):
-        picture = open_image(images.raw / str(line.path), place_of(line), images.data.white)
+        picture = images.reader.open(str(line.path), place_of(line))
         keys[place] = fingerprint_of(str(picture.size).encode() + picture.tobytes())
     return keys
 
 
 def _luminance(pixels: Pixels) -> npt.NDArray[np.float32]:
-    return pixels.astype(np.float32) @ LUMINANCE
+    channels = pixels.shape[-1]
+    return pixels.astype(np.float32) @ (LUMINANCE if channels == 3 else np.full(channels, 1 / channels, np.float32))
 
 
 def _signs(pixels: Pixels, rows: Places, watch: Watch) -> tuple[Bools, Bools]:
@@ -149,7 +152,7 @@ class _Judge:
         asked[rows] = True
         new = np.flatnonzero(asked & ~self.known)
         for row, path in zip(new.tolist(), self.paths[new].tolist(), strict=True):
-            self.too_small[row] = shorter_side(self.raw / path) < SIDE
+            self.too_small[row] = shorter_side(Path(files_at(self.raw, path)[0])) < SIDE
         self.known[new] = True
         return ~self.too_small[rows]
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.dataset.images import Pixels
+from pipelines.dataset.channels import Pixels
 from pipelines.system.files import atomic_file
 
 NUMBERED_CLASSES = 20  # with more classes, the numbers in a confusion matrix would be too small to read
 CONFIDENCE = 0.95  # of intervals
+DENSE = 1000  # points; more are drawn fainter
 
 Values = npt.NDArray[np.float64]
 Runs = Sequence[Sequence[Mapping[Any, Any]]]  # the history rows of each of several runs
@@ -22,13 +24,15 @@ Mistake = tuple[Pixels, str, str, float]  # a misclassified image, its label, th
 Twins = tuple[Pixels, Pixels, Sequence[str]]  # two images side by side, and the lines of text above them
 
 
-def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_epoch: int, title: str) -> None:
-    """Draw the losses and the metric per epoch to the PNG `path`, and mark the best epoch."""
+def draw_curves(
+    path: Path, rows: Sequence[dict[str, Any]], metric: str, best_epoch: int, title: str, loss: str
+) -> None:
+    """Draw the losses and the metric per epoch to the PNG `path`, and mark the best epoch. loss: its name and unit."""
     figure, losses, scores = _two_axes()
     epochs = [row["epoch"] for row in rows]
     losses.plot(epochs, [row["train_loss"] for row in rows], marker=".", label="train (augmented, during the epoch)")
     losses.plot(epochs, [row["valid_loss"] for row in rows], marker=".", label="valid")
-    losses.set(xlabel="epoch", ylabel="cross-entropy (nats)")
+    losses.set(xlabel="epoch", ylabel=loss)
     scores.plot(epochs, [row[metric] for row in rows], marker=".", color="C1", label="valid")
     label = f"best: {rows[best_epoch - 1][metric]:.4f} in epoch {best_epoch}"
     scores.axvline(best_epoch, color="grey", linestyle=":", label=label)
@@ -38,15 +42,15 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]], metric: str, best_ep
     _save(figure, path, title)
 
 
-def draw_comparison(path: Path, histories: Mapping[str, Runs], metric: str, title: str) -> None:
+def draw_comparison(path: Path, histories: Mapping[str, Runs], metric: str, title: str, loss: str) -> None:
     """Draw the validation losses and the metric of several recipes per epoch to the PNG `path`.
 
     histories: the runs of each recipe, which differ by their seeds.  A thin line is a run.  A thick line is the mean
     over a recipe's runs, up to the last epoch of the shortest, with the band of its t-interval if there is more than
-    one.  The lines set the scale: the wide band of two runs would flatten them.
+    one.  The lines set the scale: the wide band of two runs would flatten them.  loss: its name and unit.
     """
     figure, losses, scores = _two_axes()
-    for axes, key, name in ((losses, "valid_loss", "valid cross-entropy (nats)"), (scores, metric, f"valid {metric}")):
+    for axes, key, name in ((losses, "valid_loss", f"valid {loss}"), (scores, metric, f"valid {metric}")):
         bands = []
         for number, (recipe, runs) in enumerate(histories.items()):
             colour = f"C{number}"
@@ -56,7 +60,7 @@ def draw_comparison(path: Path, histories: Mapping[str, Runs], metric: str, titl
             epochs = [row["epoch"] for row in runs[0][:shared]]
             mean, margin = mean_interval(np.array([[row[key] for row in rows[:shared]] for rows in runs]))
             count = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
-            axes.plot(epochs, mean, marker=".", color=colour, label=f"{count} of {_short(recipe)}")
+            axes.plot(epochs, mean, marker=".", color=colour, label=f"{count} of {short(recipe)}")
             if len(runs) > 1:
                 bands.append((epochs, mean - margin, mean + margin, colour))
         low, high = axes.get_ylim()
@@ -85,18 +89,25 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
     """Draw `mistakes` in a grid, in the given order, each with both labels, to the PNG `path`."""
     cells = [
-        (picture, f"is {_short(label)}\nseen as {_short(predicted)} {confidence:.0%}")
+        (picture, f"is {short(label)}\nseen as {short(predicted)} {confidence:.0%}")
         for picture, label, predicted, confidence in mistakes
     ]
-    _draw_grid(path, cells, title, 6, (2, 2.5))
+    draw_pictures(path, cells, title)
+
+
+def draw_pictures(path: Path, cells: Sequence[tuple[Pixels, str]], title: str) -> None:
+    """Draw pictures in a grid, in the given order, each below its text, to the PNG `path`."""
+    lines = max((text.count("\n") + 1 for _, text in cells), default=1)
+    _draw_grid(path, cells, title, 6, (2, 2.5 + 0.15 * max(lines - 2, 0)))
 
 
 def draw_twins(path: Path, twins: Sequence[Twins], title: str) -> None:
     """Draw `twins` in a grid, in the given order, to the PNG `path`."""
     cells = []
     for first, second, words in twins:
+        first, second = to_rgb(first), to_rgb(second)
         gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
-        text = "\n".join(_short(line, 36) for line in words)
+        text = "\n".join(short(line, 36) for line in words)
         cells.append((np.concatenate([first, gap, second], axis=1), text))
     _draw_grid(path, cells, title, 5, (2.6, 2))
 
@@ -111,7 +122,7 @@ def draw_confusion(path: Path, counts: npt.NDArray[np.int64], classes: Sequence[
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the true class", shrink=0.8)
     font = 9 if number <= NUMBERED_CLASSES else max(3, 400 // number)
-    labels = [_short(name) for name in classes]
+    labels = [short(name) for name in classes]
     axes.set_xticks(range(number), labels, rotation=90, fontsize=font, parse_math=False)
     axes.set_yticks(range(number), labels, fontsize=font, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
@@ -122,6 +133,57 @@ def draw_confusion(path: Path, counts: npt.NDArray[np.int64], classes: Sequence[
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     axes.set_title(title, parse_math=False)
     _save(figure, path)
+
+
+def draw_labels(path: Path, table: pd.DataFrame, title: str) -> None:
+    """Draw precision, recall and threshold of each label, most frequent first, to the PNG `path`.
+
+    table: `label`, `precision`, `recall`, `threshold` and `images`, as `label_table` in `pictures.py` returns it.
+    """
+    table = table.iloc[np.argsort(-table["images"], kind="stable")]
+    figure = Figure(figsize=(9, min(max(3.0, len(table) * 0.25 + 1.5), 18.0)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(table))
+    axes.barh(places - 0.2, table["precision"].fillna(0), 0.4, label="precision")
+    axes.barh(places + 0.2, table["recall"].fillna(0), 0.4, label="recall")
+    axes.scatter(table["threshold"], places, color="black", marker="|", s=60, label="threshold")
+    names = [f"{short(label)} ({images:,})" for label, images in zip(table["label"], table["images"], strict=True)]
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    axes.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6), xlabel="share; in brackets: images that have the label")
+    axes.grid(alpha=0.3, axis="x")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    _save(figure, path, title)
+
+
+def draw_numbers(path: Path, numbers: Sequence[tuple[str, Values, Values]], title: str) -> None:
+    """Draw predicted against true numbers with the line of equal ones, and the residuals, to the PNG `path`.
+
+    numbers: a name, the true numbers (N,), NaN where one is missing, and the predicted ones; a row of the picture each.
+    """
+    figure = Figure(figsize=(10, 4 * len(numbers) + 0.4), layout="constrained")
+    for (left, right), (name, actual, predicted) in zip(
+        figure.subplots(len(numbers), 2, squeeze=False), numbers, strict=True
+    ):
+        known = np.isfinite(actual)
+        actual, predicted = actual[known], predicted[known]
+        style: dict[str, Any] = {"s": 12, "alpha": 0.5 if len(actual) < DENSE else 0.15, "linewidths": 0}
+        left.scatter(actual, predicted, **style)
+        right.scatter(predicted, predicted - actual, **style)
+        if len(actual):
+            ends = [min(actual.min(), predicted.min()), max(actual.max(), predicted.max())]
+            left.plot(ends, ends, color="grey", linestyle=":", label="equal")
+            bias = float((predicted - actual).mean())
+            right.axhline(bias, color="C1", linestyle="--", label=f"mean residual {bias:.4g}")
+            left.legend(fontsize="small")
+        right.axhline(0, color="grey", linestyle=":")
+        right.legend(fontsize="small") if len(actual) else None
+        left.set_xlabel(f"true {short(name)}", parse_math=False)
+        left.set_ylabel(f"predicted {short(name)}", parse_math=False)
+        right.set_xlabel(f"predicted {short(name)}", parse_math=False)
+        right.set_ylabel("predicted − true")
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+    _save(figure, path, title)
 
 
 def _two_axes() -> tuple[Figure, Axes, Axes]:
@@ -144,12 +206,25 @@ def _draw_grid(
     for axes in grid.flat:
         axes.axis("off")
     for axes, (picture, text) in zip(grid.flat, cells, strict=False):
-        axes.imshow(picture, interpolation="nearest")
+        axes.imshow(to_rgb(picture), interpolation="nearest")
         axes.set_title(text, fontsize=8, parse_math=False)
     _save(figure, path, title)
 
 
-def _short(name: str, length: int = 24) -> str:
+def to_rgb(pixels: Pixels) -> Pixels:
+    """Return an image (height, width, channels) of any number of channels as one with 3.
+
+    One channel becomes grey; of two, the third is black; of more than three, the first three are shown.
+    """
+    channels = pixels.shape[2]
+    if channels == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if channels == 2:
+        return np.concatenate([pixels, np.zeros_like(pixels[:, :, :1])], axis=2)
+    return pixels[:, :, :3]
+
+
+def short(name: str, length: int = 24) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 

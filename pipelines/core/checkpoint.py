@@ -25,7 +25,8 @@ FORMAT = 2
 class Checkpoint:
     """The state after `epoch` epochs.  score: on the validation set, if any.  history: one plain dict per epoch.
 
-    training: optimiser and averaged weights, to resume; empty where training has ended.
+    training: optimiser and averaged weights, to resume; empty where training has ended.  scale: of numbers, see
+    `Task.scale`; a file without it has the other tasks.
     """
 
     settings: Settings
@@ -35,6 +36,7 @@ class Checkpoint:
     score: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
+    scale: dict[str, Any] = field(default_factory=dict)
 
     @property
     def head_only(self) -> bool:
@@ -72,6 +74,8 @@ def finished(checkpoint: Checkpoint) -> Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path` atomically, as tensors and plain values; the folder must exist."""
     content: dict[str, Any] = {"format": FORMAT} | vars(checkpoint) | {"settings": to_dict(checkpoint.settings)}
+    if not checkpoint.scale:
+        del content["scale"]
     # torch would turn an interrupt while it writes into a RuntimeError.
     with undisturbed(), atomic_file(path, make_folder=False) as partial, open(partial, "wb") as file:
         try:
@@ -98,10 +102,10 @@ def load(path: Path) -> Checkpoint:
         problem = f"it is cut short or damaged ({reason})"
         raise UserError(f"{path_word(path)} cannot be read as a checkpoint: {problem}. {_again(path)}") from None
     keys = {"format", *(field.name for field in fields(Checkpoint))}
-    if not isinstance(content, dict) or content.get("format") != FORMAT or content.keys() != keys:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.keys() | {"scale"} != keys:
         raise UserError(f"{path_word(path)} is not a checkpoint of this project (format {FORMAT}). {_again(path)}")
     settings = from_dict(content["settings"], str(path))
-    return Checkpoint(**{key: content[key] for key in keys - {"format"}} | {"settings": settings})
+    return Checkpoint(**{key: content[key] for key in content.keys() - {"format"}} | {"settings": settings})
 
 
 def _again(path: Path) -> str:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipelines.core.metrics import Metric, interval
+from pipelines.core.decide import Judge
 from pipelines.core.optim import Schedule
+from pipelines.core.tasks import Task
 from pipelines.dataset.loading import Batch, BatchSource
 from pipelines.models.device import Hardware
 from pipelines.system.errors import UserError
@@ -36,7 +37,7 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy in nats, and the metric's score with its 95 % interval, over all images of a source."""
+    """The task's mean loss, and the metric's score with its 95 % interval, over all images of a source."""
 
     loss: float
     score: float
@@ -45,7 +46,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The result of one epoch.  Losses are means over images in nats; `seconds` include validation."""
+    """The result of one epoch.  Losses are means over images; `seconds` include validation."""
 
     epoch: int
     train_loss: float
@@ -57,17 +58,19 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Learner:
-    """A network with its optimiser and schedule, and optionally its averaged weights.
+    """A network with its optimiser and schedule, its task and the judge of its validation scores.
 
-    The schedule's rate is multiplied by the `lr_share` of each parameter group.  views: averaged in validation.
+    The schedule's rate is multiplied by the `lr_share` of each parameter group.  averaged: the average of
+    the weights, if there is one.  views: averaged in validation.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     hardware: Hardware
+    task: Task
+    judge: Judge
     averaged: AveragedModel | None = None
-    label_smoothing: float = 0.0
     clip_norm: float = 0.0
     views: tuple[View, ...] = (unchanged,)
 
@@ -78,7 +81,7 @@ class Learner:
 
 
 def fit(
-    learner: Learner, train: BatchSource, valid: BatchSource | None, metric: Metric, epochs: Iterable[int], seed: int
+    learner: Learner, train: BatchSource, valid: BatchSource | None, epochs: Iterable[int], seed: int
 ) -> Iterator[EpochResult]:
     """Train for `epochs` (numbers from 1) and yield the result of each; without `valid`, nothing is scored.
 
@@ -95,7 +98,7 @@ def fit(
         images_per_second = len(train) / (time.perf_counter() - started)
         evaluation = None
         if valid is not None:
-            evaluation = evaluate(learner.result, valid, metric, learner.hardware, learner.views)
+            evaluation = evaluate(learner.result, valid, learner.task, learner.judge, learner.hardware, learner.views)
             _check_finite(evaluation.loss, "validation", epoch, train.steps, lr)
         yield EpochResult(epoch, loss, evaluation, lr, images_per_second, time.perf_counter() - started)
 
@@ -122,8 +125,8 @@ def _step(learner: Learner, batch: Batch, lr: float) -> Tensor:
     for group in learner.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_share", 1.0)
     with learner.hardware.autocast():
-        logits = learner.model(batch.inputs)
-    loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=learner.label_smoothing)
+        outputs = learner.model(batch.inputs)
+    loss = learner.task.loss(outputs, batch.labels)
     loss.backward()
     if learner.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
@@ -143,34 +146,49 @@ def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> 
         )
 
 
-@torch.inference_mode()
 def infer(
-    model: nn.Module, source: BatchSource, hardware: Hardware, views: tuple[View, ...] = (unchanged,)
+    model: nn.Module, source: BatchSource, task: Task, hardware: Hardware, views: tuple[View, ...] = (unchanged,)
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield each batch with its log-probabilities, float32 (N, K), for validation and prediction.
+    """Yield each batch with its predictions, float32 (N, ·), see `Task.predictions`.
 
-    views: transforms of a batch; their predicted probabilities are averaged (test-time augmentation).
+    views: transforms of a batch; the predictions for them are averaged (test-time augmentation).
     """
+    for batch, averaged in _averaged(model, source, task, hardware, views):
+        yield batch, task.predictions(averaged)
+
+
+@torch.inference_mode()
+def _averaged(
+    model: nn.Module, source: BatchSource, task: Task, hardware: Hardware, views: tuple[View, ...]
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield each batch with the average of the network's outputs for the views, float32 (N, ·)."""
     model.eval()
     size = source.batch_size
     with explained(f"predicting batches of {size:,} images", smaller_batch("predict.batch_size", size)):
         for batch in source.batches(0):
             with hardware.autocast():
-                logits = [model(view(batch.inputs)) for view in views]
-            log_probabilities = torch.stack([F.log_softmax(each.float(), dim=1) for each in logits])
-            yield batch, log_probabilities.logsumexp(dim=0) - math.log(len(views))
+                outputs = [model(view(batch.inputs)) for view in views]
+            yield batch, task.average(outputs)
 
 
 def evaluate(
-    model: nn.Module, source: BatchSource, metric: Metric, hardware: Hardware, views: tuple[View, ...] = (unchanged,)
+    model: nn.Module,
+    source: BatchSource,
+    task: Task,
+    judge: Judge,
+    hardware: Hardware,
+    views: tuple[View, ...] = (unchanged,),
 ) -> Evaluation:
     """Return loss and score of `model` over all images of `source`."""
-    judged = [(log_probabilities, batch.labels) for batch, log_probabilities in infer(model, source, hardware, views)]
+    parts = [
+        (task.losses(averaged, batch.labels), judge.keep(task.predictions(averaged)), batch.labels)
+        for batch, averaged in _averaged(model, source, task, hardware, views)
+    ]
     # Fetched once, because each fetch waits for the device; float64 only here, because not every device has it.
-    log_probabilities, labels = (torch.cat(parts).cpu() for parts in zip(*judged, strict=True))
-    loss = F.nll_loss(log_probabilities, labels, reduction="none").double().mean().item()
-    probabilities = log_probabilities.double().exp()
-    return Evaluation(loss, metric.score(probabilities, labels), interval(metric, probabilities, labels))
+    losses, kept, targets = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+    loss = losses[~targets.isnan()].double().mean().item()  # of the numbers that are not missing
+    score, bounds = judge.judge(kept, targets.numpy())
+    return Evaluation(loss, score, bounds)
 
 
 def feature_views(count: int) -> tuple[View, ...]:

@@ -3,6 +3,7 @@
 The state is written after every epoch, so a run that is killed at any moment continues from there.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +14,17 @@ import torch
 from torch import nn
 
 from pipelines.core import checkpoint, engine
-from pipelines.core.calibration import cross_fitted
 from pipelines.core.checkpoint import Checkpoint
-from pipelines.core.metrics import METRICS
+from pipelines.core.decide import Judge, make_judge
 from pipelines.core.phases import Phase, Sources, make_learner, phases
+from pipelines.core.tasks import Scale, Task, training_task
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import WatchedBatches, training_size
 from pipelines.models.device import Hardware
 from pipelines.models.networks import whitening_of
 from pipelines.models.transfer import FineTuned, learned_state, load_learned
 from pipelines.settings.layout import StateFiles
+from pipelines.settings.metrics import METRICS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file
@@ -51,6 +53,14 @@ class Job:
     def sources(self, network: nn.Module) -> Sources:
         return Sources(self.settings, network, self.hardware, self.watch)
 
+    def task(self, scale: Scale | None = None) -> Task:
+        """Return the task, with the `scale` of a checkpoint where the training resumes."""
+        return training_task(self.settings, self.train, self.valid, scale)
+
+    def judge(self, calibrated: bool = False) -> Judge:
+        """Return what scores the validation set; calibrated: with a temperature, where the metric is a log loss."""
+        return make_judge(self.settings, self.train.classes, self.train.labels, calibrated)
+
 
 def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
     """Train `network`, fresh from `build_network`; yield one row per epoch, from the first epoch that is not saved yet.
@@ -59,7 +69,6 @@ def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
     """
     settings = job.settings
     to_device(network, job.hardware)
-    metric = METRICS[settings.competition.metric]
     saved = checkpoint.load(job.files.last) if job.files.last.exists() else None
     rows: list[Row] = []
     job.files.last.parent.mkdir(parents=True, exist_ok=True)
@@ -70,11 +79,12 @@ def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
         write_history(job.files.history, rows)  # the process may have been killed between checkpoint and history
     else:
         _fit_whitening(job, network)
+    task, judge = job.task(saved.scale if saved else None), job.judge()
     for phase in phases(settings):
         remaining = range(max(phase.first, len(rows) + 1), min(phase.last, job.epochs) + 1)
         if not remaining or patience_spent(rows, settings):
             continue
-        learner = make_learner(settings, network, phase, job.hardware)
+        learner = make_learner(settings, network, phase, job.hardware, task, judge)
         if saved is not None and remaining.start > phase.first:
             _restore(learner, saved)
         sources = job.sources(network)
@@ -82,9 +92,9 @@ def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
         valid = None
         if job.valid is not None:
             valid = WatchedBatches(sources.open(job.valid, phase.cached), "validating", job.watch)
-        results = engine.fit(learner, train, valid, metric, remaining, settings.train.seed)
+        results = engine.fit(learner, train, valid, remaining, settings.train.seed)
         for result in _explained(results) if settings.hardware.compile_training else results:
-            rows.append(history_row(result, metric.name))
+            rows.append(history_row(result, judge.name))
             _save(job, learner, phase, rows)
             yield rows[-1]
             if patience_spent(rows, settings):
@@ -97,7 +107,7 @@ def _save(job: Job, learner: engine.Learner, phase: Phase, rows: list[Row]) -> N
     metric = job.settings.competition.metric
     score = rows[-1].get(metric)
     weights = learned_state(learner.result, phase.head_only)
-    saved = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows)
+    saved = Checkpoint(job.settings, job.train.classes, weights, len(rows), score, rows, scale=dict(learner.task.scale))
     if job.files.best is not None and score is not None and best_row(rows, metric) is rows[-1]:
         checkpoint.save(job.files.best, saved)
     training: dict[str, Any] = {"optimizer": learner.optimizer.state_dict()}
@@ -155,24 +165,23 @@ def read_history(job: Job) -> list[Row]:
 def try_out(job: Job, network: nn.Module) -> Row:
     """Train the head of `network` without saving anything; return epoch and score of its best epoch.
 
-    Log loss is scored as `predict` does: with a temperature, each row's fitted on other rows.
+    It is scored as `predict` does: log loss with a temperature, each row's fitted on other rows.
     """
     settings, (phase,) = job.settings, phases(job.settings)
     assert job.valid is not None
     to_device(network, job.hardware)
-    metric = METRICS[settings.competition.metric]
-    learner = make_learner(settings, network, phase, job.hardware)
+    judge = job.judge(calibrated=True)
+    learner = make_learner(settings, network, phase, job.hardware, job.task(), judge)
     sources = job.sources(network)
     train, valid = sources.open(job.train, phase.cached, training=True), sources.open(job.valid, phase.cached)
-    labels = torch.from_numpy(job.valid.labels)
+    targets = job.valid.labels
     trials: list[Row] = []
-    for result in engine.fit(learner, train, None, metric, range(1, job.epochs + 1), settings.train.seed):
-        outputs = engine.infer(learner.result, valid, learner.hardware, learner.views)
-        predicted = torch.cat([each.cpu() for _, each in outputs])
-        if metric.name == "log_loss" and settings.predict.calibrate:
-            predicted = cross_fitted(predicted, labels)
-        trials.append({"epoch": result.epoch, metric.name: metric.score(predicted.double().exp(), labels)})
-    return min(trials, key=lambda trial: badness(trial[metric.name], metric.name))
+    for result in engine.fit(learner, train, None, range(1, job.epochs + 1), settings.train.seed):
+        outputs = engine.infer(learner.result, valid, learner.task, learner.hardware, learner.views)
+        kept = torch.cat([judge.keep(each) for _, each in outputs]).cpu()
+        score, _ = judge.judge(kept, targets)
+        trials.append({"epoch": result.epoch, judge.name: score})
+    return min(trials, key=lambda trial: badness(trial[judge.name], judge.name))
 
 
 def to_device(model: nn.Module, hardware: Hardware) -> nn.Module:
@@ -200,7 +209,9 @@ def best_row(rows: Sequence[Row], metric: str) -> Row:
 
 
 def badness(score: float, metric: str) -> float:
-    """Return `score` with the sign for which lower is better."""
+    """Return `score` with the sign for which lower is better; infinity for a score that is not defined (NaN)."""
+    if math.isnan(score):
+        return math.inf
     return -score if METRICS[metric].higher_is_better else score
 
 

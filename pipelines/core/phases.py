@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipelines.core import engine
+from pipelines.core.decide import Judge
 from pipelines.core.optim import make_optimizer, make_schedule
+from pipelines.core.tasks import Task
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import BatchSource, Loading
@@ -65,7 +67,9 @@ def _freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:
     network.freeze(WHOLE if phase.head_only else settings.tuning.frozen_stages, settings.tuning.freeze_norms)
 
 
-def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware: Hardware) -> engine.Learner:
+def make_learner(
+    settings: Settings, network: nn.Module, phase: Phase, hardware: Hardware, task: Task, judge: Judge
+) -> engine.Learner:
     """Return the learner of `phase`: for `network`, or for its top alone on cached features."""
     train = replace(settings.train, lr=phase.lr, epochs=phase.last - phase.first + 1)
     schedule = make_schedule(train)
@@ -88,8 +92,9 @@ def make_learner(settings: Settings, network: nn.Module, phase: Phase, hardware:
         make_optimizer(model, train, pretrained, settings.tuning.backbone_lr),
         lambda progress: schedule(progress - (phase.first - 1)),
         hardware,
+        task,
+        judge,
         averaged,
-        label_smoothing=train.label_smoothing,
         clip_norm=train.clip_norm,
         views=views,
     )

@@ -71,7 +71,8 @@ def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware)
     count = max(2, min(settings.train.batch_size, PIXELS // size**2))
     network = copy.deepcopy(network).to(hardware.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(count, settings.input.channels, size, size, generator=generator)
+    images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(count, dtype=torch.int64)
 
     def step(tried: Hardware) -> float:

@@ -10,6 +10,7 @@ from pipelines.core import checkpoint, engine
 from pipelines.core.checkpoint import Checkpoint
 from pipelines.core.job import to_device
 from pipelines.core.phases import Sources, exact
+from pipelines.core.tasks import Task, make_task
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import BatchSource, WatchedBatches
 from pipelines.models.device import Hardware, choose_hardware
@@ -22,10 +23,11 @@ from pipelines.system.watch import Watch, unwatched
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network, the batches to predict, and the views to average over: the arguments of `engine.infer`."""
+    """A trained network, the batches to predict, its task, and the views: the arguments of `engine.infer`."""
 
     model: nn.Module
     source: BatchSource
+    task: Task
     hardware: Hardware
     views: tuple[engine.View, ...]
 
@@ -42,15 +44,16 @@ def open_predictor(
     network = to_device(saved.model(images.classes, weights), hardware)
     cached = saved.head_only and settings.features.cached
     source = Sources(settings, network, hardware, watch).open(images, cached)
+    task = make_task(saved.settings, saved.classes, saved.scale)
     if not cached:
         views = engine.make_views(settings.predict.mirror, settings.predict.shift)
-        return Predictor(network, source, hardware, views)
+        return Predictor(network, source, task, hardware, views)
     assert isinstance(network, FineTuned)
-    return Predictor(network.top, source, exact(hardware), engine.feature_views(len(views_of(settings))))
+    return Predictor(network.top, source, task, exact(hardware), engine.feature_views(len(views_of(settings))))
 
 
 def predict(path: Path, settings: Settings, images: ImageSet, weights: Path, what: str, watch: Watch) -> Tensor:
-    """Return the log-probabilities of `images` by the checkpoint at `path`, float32 (N, K), averaged over the views.
+    """Return the predictions of `images` by the checkpoint at `path`, float32 (N, ·), averaged over the views.
 
     what: the text of the progress bar.  Raises `UserError` where they are not finite.
     """
@@ -59,8 +62,9 @@ def predict(path: Path, settings: Settings, images: ImageSet, weights: Path, wha
     device = predictor.hardware.device
     # Kept on the device: fetching each batch would wait for it and leave a GPU idle until the next one.
     computed = torch.full((len(images), len(images.classes)), torch.nan, device=device)
-    for batch, log_probabilities in engine.infer(predictor.model, source, predictor.hardware, predictor.views):
-        computed[batch.positions.to(device, non_blocking=True)] = log_probabilities
+    model, task = predictor.model, predictor.task
+    for batch, predictions in engine.infer(model, source, task, predictor.hardware, predictor.views):
+        computed[batch.positions.to(device, non_blocking=True)] = predictions
     predicted = computed.cpu()
     if not predicted.amax(dim=1).isfinite().all():  # the maximum of numbers with a NaN is a NaN
         raise UserError(f"{path} predicts numbers that are not finite. Train another RUN= with a lower train.lr.")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError, few, shown
@@ -48,7 +49,14 @@ def check_layout(folder: Path, data: DataSettings, archive: Path) -> None:
 
 def missing_names(folder: Path, data: DataSettings) -> list[str]:
     """Return the keys of [data] that name a file or folder that `folder` lacks."""
-    return [key for key, kind in KINDS.items() if (name := getattr(data, key)) and not kind(folder / name)]
+    return [key for key, kind in KINDS.items() if (name := getattr(data, key)) and not _holds(folder, name, kind)]
+
+
+def _holds(folder: Path, name: str, kind: Callable[[Path], bool]) -> bool:
+    """Return whether `folder` has what a setting names, which may be several files, and files may be zipped."""
+    if kind is Path.is_dir:
+        return kind(folder / name)
+    return all(kind(listing_file(folder / part)) for part in listed_names(folder, name))
 
 
 def _levels(folder: Path) -> Iterator[list[Path]]:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.dataset.image_paths import posix
 from pipelines.settings.data_sections import DataSettings
-from pipelines.system.errors import UserError, few, shown
+from pipelines.system.errors import UserError, few, refuse, shown
 
 TRAINING, TESTING = ("train", "training"), ("test", "testing", "holdout")
 UNLABELLED = (*TESTING, "unlabeled", "unlabelled")
@@ -18,11 +18,14 @@ Folders = Mapping[str, Sequence[tuple[str, ...]]]  # the folders below each firs
 
 
 def labels_of(ids: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
-    """Return the class of each image: the name of its folder on the level `data.class_level`.
+    """Return the class of each image: the name of its folder on the level `data.class_level`, or what
+    `in_class_folders` returns.
 
     ids: the paths below `data.train_images`. Raises `UserError` for images without a folder on that level, and for
     first folders that look like the parts of a split, or like a level above the classes.
     """
+    if data.class_folders:
+        return in_class_folders(ids, raw, data)
     folders = [PurePosixPath(name).parts[:-1] for name in ids]
     level = data.class_level - (data.class_level > 0)  # Python counts from 0
     inside = [-len(each) <= level < len(each) for each in folders]
@@ -36,6 +39,28 @@ def labels_of(ids: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
         if problem := next(filter(None, (look(below, data) for look in LOOKS)), ""):
             raise UserError(f"{raw / data.train_images} {problem} {unless('class_folders', data)}")
     return [each[level] for each in folders]
+
+
+def in_class_folders(names: Sequence[str], raw: Path, data: DataSettings) -> list[str]:
+    """Return the class of each path below data.train_images by data.class_folders; an empty text if it is in none.
+
+    Of two folders that hold it, the inner one counts. Raises `UserError` for a folder without an image.
+    """
+    entries = {}
+    for entry in data.class_folders:
+        folder, _, label = entry.partition("=")
+        top = posix(folder.strip())
+        entries[f"{top}/"] = label.strip() or top.rpartition("/")[2]
+    inner_first = sorted(entries, key=len, reverse=True)
+    classes, found = [], set()
+    for name in names:
+        top = next((top for top in inner_first if name.startswith(top)), "")
+        found.add(top)
+        classes.append(entries.get(top, ""))
+    there = sorted({name.partition("/")[0] for name in names if "/" in name})
+    remedy = f"Correct data.class_folders. {raw / data.train_images} has the folders: {few(there, 20) or 'none'}."
+    refuse(f"{raw / data.train_images}: class folders without images", sorted(set(entries) - found), remedy)
+    return classes
 
 
 def unless(check: str, data: DataSettings) -> str:

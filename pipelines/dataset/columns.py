@@ -3,22 +3,26 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
 
 import pandas as pd
 
+from pipelines.dataset.annotations import is_json
+from pipelines.dataset.cells import FLAGS, Targets, chosen_columns, of_cells, of_columns, toml
+from pipelines.dataset.file_names import exact_matches, fill
 from pipelines.dataset.image_paths import images_by_id, normal, posix
 from pipelines.dataset.loose_ids import Matches, match_ids, simplest
+from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, separator_of
 from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS
 from pipelines.system.errors import UserError, few, quoted, shown
 
 LABEL_NAMES = re.compile(r"labels?|class(es)?|class_?(id|name)|target|category|category_?(id|name)", re.IGNORECASE)
 
-FLAGS = ("0", "1", "0.0", "1.0")
 ONE_HOT = "label"  # the name of labels that come from one column per class
 
 
@@ -55,12 +59,16 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table of images: the column of their ids, and the image that each id means."""
+    """A table of images: the column of their ids, and the image that each id means.
+
+    names: what names the image of each row, if not its id: a column of files, or paths made from a template.
+    """
 
     path: Path
     table: pd.DataFrame
     ids: "pd.Series[str]"
     matches: Matches
+    names: "pd.Series[str] | None" = None
 
     @property
     def source(self) -> str:
@@ -68,13 +76,27 @@ class Listing:
         skipped = self.ids.name != self.table.columns[0] and index_columns(self.table, 1)
         after = ", after an index that is not used" if skipped else ""
         compared = f", compared {self.matches.rule} with the names of files" if self.matches.rule else ""
-        return f"column {shown(str(self.ids.name))!r} of {self.path.name}{after}{compared}"
+        by = f", files by {shown(str(self.named.name))!r}" if self.named is not self.ids else ""
+        return f"column {shown(str(self.ids.name))!r} of {self.path.name}{after}{by}{compared}"
+
+    @property
+    def named(self) -> "pd.Series[str]":
+        """What names the image of each row."""
+        return self.ids if self.names is None else self.names
 
     @property
     def others(self) -> list[str]:
-        """The columns besides that of the ids and the indexes."""
+        """The columns besides those of the ids, the files and the indexes."""
         names = list(self.table.columns)
-        return [name for name in names[index_columns(self.table, 1) :] if name != self.ids.name]
+        return [name for name in names[index_columns(self.table, 1) :] if name not in (self.ids.name, self.named.name)]
+
+    def part(self, kept: Sequence[bool]) -> "Listing":
+        """Return the listing of some of the rows."""
+        if all(kept):
+            return self
+        rows = [row for row, keep in enumerate(kept) if keep]
+        names = self.names if self.names is None else self.names.iloc[rows]
+        return replace(self, table=self.table.iloc[rows], ids=self.ids.iloc[rows], names=names)
 
     def by(self, name: str, folder: ImageFolder) -> "Listing":
         """Return the same table with the column `name` as ids."""
@@ -83,16 +105,39 @@ class Listing:
     @property
     def files(self) -> list[str]:
         """The image of each row, or an empty text."""
-        return [self.matches.image(name) for name in self.ids.tolist()]
+        return [self.matches.image(name) for name in self.named.tolist()]
 
     @property
     def is_complete(self) -> bool:
         """Whether each row has an image of its own."""
-        return self.ids.is_unique and self.matches.are_complete(self.ids)
+        return self.named.is_unique and self.matches.are_complete(self.named)
+
+    def with_names(self, names: "pd.Series[str]", folder: ImageFolder, exact: bool) -> "Listing":
+        """Return the same listing with the image of each row named by `names`.  exact: by their whole path."""
+        if exact:
+            matches = Matches(exact_matches(names, folder.images, folder.folder))
+        else:
+            matches = match_ids(names, folder.images, folder.folder)
+        return replace(self, names=names, matches=matches)
 
 
 def _listing(path: Path, table: pd.DataFrame, ids: "pd.Series[str]", folder: ImageFolder) -> Listing:
     return Listing(path, table, ids, match_ids(ids, folder.images, folder.folder))
+
+
+def name_files(listing: Listing, folder: ImageFolder, data: DataSettings, file_column: str = "") -> Listing:
+    """Return the listing with its images named as the settings say: by a template, or by a column of files.
+
+    file_column: the column of files if data.file_column is empty or not in the table.
+    """
+    key = "data.train_file" if folder.key == "data.train_images" else "data.test_file"
+    if template := data.train_file if folder.key == "data.train_images" else data.test_file:
+        names = fill(template, key, listing.ids, listing.table).rename(key)
+        return listing.with_names(names, folder, exact=True)
+    column = data.file_column if data.file_column in listing.table else file_column
+    if not column or column == listing.ids.name:
+        return listing
+    return listing.with_names(listing.table[column], folder, exact=False)
 
 
 def choose_ids(path: Path, table: pd.DataFrame, wanted: str, folder: ImageFolder, least: int) -> Listing:
@@ -107,7 +152,8 @@ def choose_ids(path: Path, table: pd.DataFrame, wanted: str, folder: ImageFolder
     if not wanted and start and not listing.matches.found:  # the column without a name may hold the ids
         first = _listing(path, table, table.iloc[:, 0], folder)
         listing = first if first.is_complete else listing
-    _refuse_data_as_header(path, table, [str(listing.ids.name)], folder, set(listing.files))
+    if not is_json(path.name):
+        _refuse_data_as_header(path, table, [str(listing.ids.name)], folder, set(listing.files))
     return listing
 
 
@@ -129,7 +175,9 @@ def _refuse_data_as_header(
 
 def id_columns(listing: Listing, folder: ImageFolder, skip: Iterable[str] = ()) -> list[str]:
     """Return the other columns whose values name a different image in each row."""
-    found = []
+    found: list[str] = []
+    if listing.names is not None:  # the settings say which column names the files
+        return found
     for name in listing.others:
         values = listing.table[name]
         likely = name not in skip and folder.may_have(values.iloc[0]) and values.is_unique
@@ -138,7 +186,38 @@ def id_columns(listing: Listing, folder: ImageFolder, skip: Iterable[str] = ()) 
     return found
 
 
-def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder) -> "pd.Series[str]":
+def choose_targets(listing: Listing, source: RawData, folder: ImageFolder, answers: Sequence[str]) -> Targets:
+    """Return the targets of a listing. answers: the columns of the sample submission besides its ids.
+
+    The settings say which columns hold them. Else they are the columns of the sample that the table has; else the
+    column of `choose_labels`.
+    """
+    data, task, where = source.data, source.task, listing.path.name
+    if data.label_columns:
+        names = chosen_columns(listing.others, data.label_columns, str(listing.path))
+        return _of_columns(listing, names, source, folder)
+    same = [name for name in answers if name in listing.others] if not data.label_column else []
+    if task != ONE_CLASS and not data.label_separator:
+        flags = len(same) > 1 or (bool(same) and bool(listing.table[same[0]].isin(FLAGS).all()))
+        if same and (task == NUMBERS or flags):
+            return _of_columns(listing, same, source, folder)
+    if len(same) == 1:
+        data = replace(data, label_column=same[0])
+    labels = choose_labels(listing, data, folder, task)
+    targets = of_cells(labels, data.label_separator, task, where)
+    if labels.name not in listing.table:
+        kinds = few(sorted(set(labels)), 5)
+        return targets._replace(source=f"the one column of {where} that is 1 in each row ({kinds})")
+    return targets
+
+
+def _of_columns(listing: Listing, names: Sequence[str], source: RawData, folder: ImageFolder) -> Targets:
+    chosen = replace(source.data, label_column=names[0])  # the messages about ids need not ask for it
+    _refuse_wrong_ids(listing, id_columns(listing, folder, names), chosen, folder)
+    return of_columns(listing.table[names], source.task, listing.path.name)
+
+
+def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder, task: str = ONE_CLASS) -> "pd.Series[str]":
     """Return the column of labels: `data.label_column`, else the second one that is no index.
 
     Raises `UserError`, with the setting, if another column is likelier, or if another one names the images: either in
@@ -149,7 +228,8 @@ def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder) -> 
     _refuse_wrong_ids(listing, naming, data, folder)
     position = 1 if ids.name == table.columns[0] else index_columns(table) + 1
     labels = find_column(table, path, data.label_column, position, "data.label_column")
-    if not data.label_column and (classes := _flags(listing, [name for name in listing.others if name not in naming])):
+    free = [name for name in listing.others if name not in naming]
+    if task == ONE_CLASS and not data.label_column and (classes := _flags(listing, free)):
         return _one_hot(path, table[classes])
     if data.label_column:
         if labels.name == ids.name:
@@ -188,9 +268,9 @@ def _one_hot(path: Path, flags: pd.DataFrame) -> "pd.Series[str]":
         lines = ", ".join(map(str, flags.index[wrong][:5]))
         raise UserError(
             f"{path}: the columns {few(names, 10)} hold only 0 and 1, but {wrong.sum():,} of {len(flags):,} rows "
-            f"have several ones or none, such as line {lines}. Several labels for an image are not supported. If one "
-            "of these columns is the class, set data.label_column, such as data.label_column = "
-            f"{json.dumps(names[0], ensure_ascii=False)}"
+            f"have several ones or none, such as line {lines}. If an image may have several of these labels, or none: "
+            f'competition.task = "several_labels" and data.label_columns = {toml(names)}. If one of these columns is '
+            f"the class: data.label_column = {toml(names[0])}"
         )
     return pd.Series(flags.columns[ones.to_numpy().argmax(axis=1)], index=flags.index, name=ONE_HOT, dtype=str)
 

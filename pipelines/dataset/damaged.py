@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipelines.dataset.image_paths import files_of, from_raw
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.split_record import split_again
 from pipelines.settings.layout import Layout
@@ -39,7 +40,7 @@ def report(images: ImageSet, found: Sequence[Found]) -> DamagedImages:
     if layout := images.layout:
         from pipelines.dataset.tables import write_csv
 
-        rows = [vars(each) for each in _listed(images, found)]
+        rows = [vars(each) | {"path": file} for each in _listed(images, found) for file in files_of(each.path)]
         write_csv(layout.damaged, pd.DataFrame(rows, columns=["path", "id", "split", "problem"]))
     return DamagedImages(images, found)
 
@@ -47,7 +48,7 @@ def report(images: ImageSet, found: Sequence[Found]) -> DamagedImages:
 def _listed(images: ImageSet, found: Iterable[Found]) -> list[_Image]:
     problems, here = dict(found), Path.cwd()
     rows = images.table.loc[sorted(problems)]
-    paths = [images.raw / path for path in rows["path"]]
+    paths = [Path(from_raw(images.raw, path)) for path in rows["path"]]
     names = [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
     columns = (names, rows["id"].tolist(), rows["split"].tolist(), [problems[index] for index in rows.index])
     return [_Image(*values) for values in zip(*columns, strict=True)]
@@ -94,7 +95,7 @@ def _advice(images: ImageSet, bad: Sequence[_Image]) -> list[str]:
 def _removal(images: ImageSet, bad: Sequence[_Image], layout: Layout | None) -> str:
     """Return the commands that remove the files and split again; many files are read from the CSV."""
     if len(bad) <= NAMED or not layout:
-        command = removal(*(Path(each.path) for each in bad))
+        command = removal(*(Path(file) for each in bad for file in files_of(each.path)))
     else:
         splits = {each.split for each in bad}
         python = (

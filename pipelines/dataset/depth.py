@@ -2,18 +2,24 @@
 
 By each image itself, white is the smallest of `WHITES` that is not below the image's largest value: a picture of 12
 bits in a 16-bit file has the white 4095. What the file itself says comes first. `data.white` fixes one value for all.
+
+Floating-point numbers from 0 to 1 have the white 1, and whole ones are as integers. Of all other numbers, negative
+ones among them, the image's lowest is black and its highest is white.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 WHITES = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
 FULL = 65535
 # Pillow reads the upper 8 bits of a 16-bit colour image. If all values are below this, the upper bits are unused.
 LEAST_UPPER = 64
+SLACK = 1e-3  # by which numbers from 0 to 1 may leave that range, as resampling does
 STRIP_PIXELS = 1 << 20  # converted at once where a conversion makes several copies
 SAVE_AS = "save it with 8 or 16 bits a channel"
 
@@ -24,12 +30,14 @@ class Depth:
 
     white: of a grey image of more than 8 bits, the white that its file states; 0: none. maxval: of a PGM, the value
     that Pillow has scaled to 65535. colours: several channels of more than 8 bits; Pillow reads the upper 8 bits.
+    samples: the channels of a TIFF, some of which Pillow may leave out; 0: as Pillow has them.
     """
 
     bits: int = 8
     white: int = 0
     maxval: int = FULL
     colours: bool = False
+    samples: int = 0
 
     @property
     def is_deep(self) -> bool:
@@ -61,9 +69,9 @@ def _depth_of_tiff(image: Image.Image) -> Depth:
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits, signs = tags.get(258, (1,)), tags.get(339, (1,))
     if image.mode == "F":
-        raise ValueError(f"its greys are floating-point numbers; {SAVE_AS}")
+        return Depth(32)
     if not image.mode.startswith("I"):
-        return Depth(max(bits), colours=max(bits) > 8)
+        return Depth(max(bits), colours=max(bits) > 8, samples=tags.get(277, 1))
     if signs != (1,):
         raise ValueError(f"its greys are signed numbers, as in CT pictures; add an offset, and {SAVE_AS}, unsigned")
     if bits not in ((12,), (16,)):
@@ -112,6 +120,8 @@ def to_8_bits(image: Image.Image, depth: Depth, fixed: int) -> Image.Image:
     if depth.colours:
         _check_colours(image, depth, fixed)
         return image
+    if image.mode == "F":
+        return Image.fromarray(to_bytes(np.asarray(image), fixed))
     white, transparent = white_of(image, depth, fixed), image.info.get("transparency", -1)
     values = np.asarray(image)
     pixels = np.empty(values.shape, np.uint8)
@@ -121,6 +131,41 @@ def to_8_bits(image: Image.Image, depth: Depth, fixed: int) -> Image.Image:
         pixels[top:bottom] = (own / (white / 255)).clip(0, 255).round()
         pixels[top:bottom][greys == transparent] = 255
     return Image.fromarray(pixels)
+
+
+def to_bytes(values: npt.NDArray[Any], fixed: int) -> npt.NDArray[np.uint8]:
+    """Return an array of numbers as uint8, by the rule above; one of uint8 is returned as it is."""
+    if values.dtype == np.uint8:
+        return values
+    black, white = range_of(values, fixed)
+    scaled = (values.astype(np.float64) - black) * (255 / ((white - black) or 1))
+    return scaled.clip(0, 255).round().astype(np.uint8)
+
+
+def range_of(values: npt.NDArray[Any], fixed: int) -> tuple[float, float]:
+    """Return the values of an array that become black and white.
+
+    fixed: `data.white`; 0: by the rule above. Raises `ValueError` for values that are not finite, and with `fixed` for
+    values below 0 or above it.
+    """
+    lowest, highest = values.min().item(), values.max().item()
+    if not np.isfinite([lowest, highest]).all():  # the least and the largest of several are NaN if one is
+        raise ValueError("it holds values that are not finite numbers (NaN or infinite); replace them")
+    whole = values.dtype.kind in "ui" or bool((highest > 1 + SLACK) and (values == np.rint(values)).all())
+    return span(lowest, highest, whole, fixed)
+
+
+def span(lowest: float, highest: float, whole: bool, fixed: int) -> tuple[float, float]:
+    """Return what becomes black and white of values from `lowest` to `highest`; whole: all are whole numbers."""
+    if fixed and (lowest < -SLACK or highest > fixed * (1 + SLACK * (not whole))):
+        raise ValueError(f"its values are {lowest:,g} to {highest:,g}, outside of 0 to data.white, {fixed:,}")
+    if fixed:
+        return 0, fixed
+    if whole and lowest >= 0 and highest <= FULL:
+        return 0, _white_above(int(highest))
+    if not whole and lowest >= -SLACK and highest <= 1 + SLACK:
+        return 0, 1
+    return lowest, highest
 
 
 def white_of(image: Image.Image, depth: Depth, fixed: int) -> int:

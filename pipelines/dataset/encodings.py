@@ -4,14 +4,18 @@ import codecs
 import errno
 import gzip
 import io
+import json
 import zipfile
 import zlib
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from pipelines.system.errors import UserError, quoted
 
 LARGEST = 1 << 30  # bytes of text in a compressed file
+AND = "+"  # between the names of several files
+PACKED = (".zip", ".gz")  # of a table that is compressed by itself
 # By first bytes: what a file is that is no text.
 KINDS = (
     (b"PAR1", "a Parquet file"),
@@ -48,11 +52,7 @@ def read_text(path: Path, foreign: bool = False) -> str:
     Raises `UserError` for a file that is missing or no text: with its kind; or with the first byte that is not UTF-8,
     its line, and the command that converts the file.
     """
-    content = _read(path)
-    if foreign and content.startswith(b"\x1f\x8b"):
-        content = _decompressed(path, content)
-    if foreign and content.startswith(b"PK\x03\x04"):
-        content = _unzipped(path, content)
+    content = _unpacked(path, _read(path)) if foreign else _read(path)
     for start, kind in KINDS:
         if content.startswith(start):
             raise UserError(f"{path} is {kind}, not a CSV. {_conversion(path, kind)}")
@@ -71,9 +71,54 @@ def read_text(path: Path, foreign: bool = False) -> str:
     return text
 
 
+def listed_names(raw: Path, name: str) -> list[str]:
+    """Return the names of the files that the value of a setting names: one, or several joined by a plus."""
+    return [name] if AND not in name or (raw / name).exists() else [part.strip() for part in name.split(AND)]
+
+
+def listing_file(path: Path) -> Path:
+    """Return `path`; if no such file exists, the zip of it that lies beside it, or the file that such a zip held."""
+    if path.is_file():
+        return path
+    packed = path.suffix.lower() in PACKED
+    others = [path.with_suffix("")] if packed else [path.with_name(path.name + suffix) for suffix in PACKED]
+    return next((other for other in others if other.is_file()), path)
+
+
+def read_json(path: Path) -> tuple[Any, str]:
+    """Return the content of the JSON file at `path`, and its encoding if that is a guess; it may be zipped.
+
+    Text that is no UTF-8 is read as cp1252, or as latin-1 if it is not that either. Raises `UserError` for a file that
+    is missing or not JSON.
+    """
+    content, guess = _unpacked(path, _read(path)), ""
+    try:
+        try:
+            return json.loads(content), guess
+        except UnicodeDecodeError:
+            try:
+                text, guess = content.decode("cp1252"), "cp1252"
+            except UnicodeDecodeError:
+                text, guess = content.decode("latin-1"), "latin-1"
+            return json.loads(text), guess
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        problem = f"{path} is not valid JSON: {error.msg} in {where}."
+        raise UserError(f"{problem} Put the complete file there.") from None
+
+
+def _unpacked(path: Path, content: bytes) -> bytes:
+    """Return `content`, or what the gzip file or the zip of one file that it is holds."""
+    if content.startswith(b"\x1f\x8b"):
+        content = _decompressed(path, content)
+    if content.startswith(b"PK\x03\x04"):
+        content = _unzipped(path, content)
+    return content
+
+
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return listing_file(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
     except OSError as error:

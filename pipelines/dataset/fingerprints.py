@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.dataset.damaged import Found, report
+from pipelines.dataset.image_paths import files_at
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.images import FOLDER, FORBIDDEN, MISSING, UnreadableImage, open_image
+from pipelines.dataset.images import FOLDER, FORBIDDEN, MISSING, UnreadableImage
+from pipelines.dataset.reader import Reader
 from pipelines.system.files import CHUNK_BYTES, atomic_file, only_one
 from pipelines.system.processes import in_processes
 from pipelines.system.watch import Watch, unwatched
@@ -120,11 +122,14 @@ def _without_fingerprints(images: ImageSet) -> tuple[Entries, dict[int, str]]:
     for place, path in enumerate(images.rows["path"]):
         try:
             # Before the file is read: if it changes meanwhile, it differs from its entry and is read again next time.
-            status = os.stat(f"{images.raw}/{path}")  # noqa: PTH116 - pathlib takes twice as long for 300,000 files
+            # pathlib takes twice as long for 300,000 files
+            each = [os.stat(file) for file in files_at(images.raw, path)]  # noqa: PTH116
         except OSError as error:
             bad[place] = _problem(error)
             continue
-        paths[place], sizes[place], modified[place] = fingerprint_of(path.encode()), status.st_size, status.st_mtime_ns
+        times = [status.st_mtime_ns for status in each]
+        paths[place], sizes[place] = fingerprint_of(path.encode()), sum(status.st_size for status in each)
+        modified[place] = times[0] if len(times) == 1 else fingerprint_of(repr(times).encode()) >> 1
     return entries, bad
 
 
@@ -147,7 +152,7 @@ def _read(images: ImageSet, places: npt.NDArray[np.intp], pool: ThreadPoolExecut
         found: list[tuple[int, int | str]] = []
         for place, path in task:
             try:
-                found.append((place, _fingerprint_of_file(f"{images.raw}/{path}")))
+                found.append((place, _fingerprint_of_image(files_at(images.raw, path))))
             except OSError as error:
                 found.append((place, _problem(error)))
         return found
@@ -159,9 +164,12 @@ def _read(images: ImageSet, places: npt.NDArray[np.intp], pool: ThreadPoolExecut
         yield from chain.from_iterable(pool.map(read, tasks))
 
 
-def _fingerprint_of_file(path: str) -> int:
+def _fingerprint_of_image(paths: list[str]) -> int:
+    """Return the fingerprint of the bytes of a file; of several files, the fingerprint of theirs."""
+    if len(paths) > 1:
+        return fingerprint_of(repr([_fingerprint_of_image([path]) for path in paths]).encode())
     digest = hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
+    with open(paths[0], "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return int.from_bytes(digest.digest(), "little")
@@ -186,10 +194,12 @@ def _problem(error: OSError) -> str:
 def undecodable(images: ImageSet, watch: Watch = unwatched) -> list[Found]:
     """Return the images that cannot be decoded, each by its row and with the problem.
 
-    The fingerprints of decoded images are kept in `cache/<name>-decodable.npy`: the same bytes are not decoded again.
+    The fingerprints of decoded images are kept in `cache/<name>-decodable.npy`, for other channels than 3
+    in a file of their own: the same bytes are not decoded again.
     """
     marks, bad = readable_fingerprints(images, watch)
-    record = images.cache / f"{images.cache_name}-decodable.npy"
+    channels = f"-{images.channels}-channels" if images.channels != 3 else ""
+    record = images.cache / f"{images.cache_name}-decodable{channels}.npy"
     try:
         with open(record, "rb") as file:
             known = np.lib.format.read_array(file, allow_pickle=False)
@@ -200,10 +210,10 @@ def undecodable(images: ImageSet, watch: Watch = unwatched) -> list[Found]:
     untried = ~np.isin(marks, known) & ~np.isin(images.rows.index, [index for index, _ in bad])
     if not untried.any():
         return bad
-    paths = [f"{images.raw}/{path}" for path in images.rows["path"][untried]]
+    paths = images.rows["path"][untried].tolist()
     items = list(zip(images.rows.index[untried].tolist(), paths, strict=True))
     work = [items[start : start + CHUNK_IMAGES] for start in range(0, len(items), CHUNK_IMAGES)]
-    decode_all = partial(_decode, images.data.white)
+    decode_all = partial(_decode, images.reader)
     for problems in in_processes(decode_all, work, len(work), watch, "checking", f"x {CHUNK_IMAGES} photos"):
         bad += problems
     good = marks[~np.isin(images.rows.index, [index for index, _ in bad])]
@@ -231,11 +241,11 @@ def all_listed(images: ImageSet, watch: Watch = unwatched) -> Iterator[None]:
         raise report(images, bad) if bad else failure
 
 
-def _decode(white: int, items: list[tuple[int, str]]) -> list[Found]:
+def _decode(reader: Reader, items: list[tuple[int, str]]) -> list[Found]:
     bad = []
     for index, path in items:
         try:
-            open_image(Path(path), "", white)
+            reader.open(path, "")
         except UnreadableImage as error:
             bad.append((index, error.problem))
     return bad

@@ -14,13 +14,15 @@ IMAGE_EXTENSIONS = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 
+ARRAY = ".npy"  # an array of NumPy; see `image_files`
+SEVERAL = re.compile(r"(.*)\{([^{}]*,[^{}]*)\}([^{}/]*)", re.DOTALL)  # the path of an image in several files
 JUNK = ("__MACOSX", "@eaDir")  # folders of previews and the like, which macOS and Synology make
 _CONVERT = "This format is not read. Convert them to PNG with a tool of that format, each to a file of its own name."
 _UNPACK = "Unpack these archives there."
 OTHER_FORMATS = (  # which hold images, but are not read
     *(".dcm", ".dicom", ".nii", ".gz", ".mha", ".nrrd", ".heic", ".heif", ".svg", ".psd"),
     *(".jp2", ".j2k", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".tga", ".exr", ".hdr"),
-    *(".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".tfrec", ".tfrecord", ".parquet"),
+    *(".npz", ".mat", ".h5", ".hdf5", ".pkl", ".tfrec", ".tfrecord", ".parquet"),
 )
 KINDS_OF_FILES = {
     **dict.fromkeys(OTHER_FORMATS, _CONVERT),
@@ -43,7 +45,7 @@ def normal(text: str) -> str:
 def without_extension(name: str) -> str:
     """Return an id or path without its image extension; other dots are part of the name."""
     stem, dot, extension = name.rpartition(".")
-    return stem if dot + extension.lower() in IMAGE_EXTENSIONS else name
+    return stem if dot + extension.lower() in (*IMAGE_EXTENSIONS, ARRAY) else name
 
 
 def file_name(path: str) -> str:
@@ -57,21 +59,78 @@ def posix(folder: str) -> str:
     return "" if path == "." else path
 
 
-def image_files(raw: Path, folder: str, key: str) -> list[str]:
+def files_of(path: str) -> list[str]:
+    """Return the files of an image: several if its channels are in files of their own.
+
+    `train/a{_red,_green}.png` is the path of an image in the files `train/a_red.png` and `train/a_green.png`.
+    """
+    if "{" not in path or not (several := SEVERAL.fullmatch(path)):
+        return [path]
+    start, endings, extension = several.groups()
+    return [f"{start}{ending}{extension}" for ending in endings.split(",")]
+
+
+def common_name(path: str) -> str:
+    """Return the path that the files of an image have in common: `train/a.png` of `train/a{_red,_green}.png`."""
+    several = SEVERAL.fullmatch(path) if "{" in path else None
+    return several[1] + several[3] if several else path
+
+
+def from_raw(raw: Path | str, path: str) -> str:
+    """Return a path relative to the raw folder as one from the working folder.
+
+    `../images/1.png` is beside the raw folder, even where that is a link to another place.
+    """
+    return f"{Path(raw).parent}/{path[3:]}" if path.startswith("../") else f"{raw}/{path}"
+
+
+def files_at(raw: Path | str, path: str) -> list[str]:
+    """Return the files of an image, whose path is relative to `raw`, as paths from the working folder."""
+    return [from_raw(raw, name) for name in files_of(path)]
+
+
+def join_channels(images: Sequence[str], endings: Sequence[str], where: str) -> list[str]:
+    """Return one path for the files of each image, as `files_of` reads it; sorted as text.
+
+    endings: of the names of the files, one per channel, without extension (`data.channel_files`). Files with another
+    ending are left out. Raises `UserError`, with the folder `where`, if a file of an image is missing.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    longest_first = sorted(endings, key=len, reverse=True)
+    for image in images:
+        stem = without_extension(image)
+        if ending := next((each for each in longest_first if stem.endswith(each)), None):
+            found.setdefault((stem.removesuffix(ending), image[len(stem) :]), set()).add(ending)
+    names = f"data.channel_files ({', '.join(endings)})"
+    if images and not found:
+        raise UserError(f"{where}: no image has a name with an ending of {names}, such as {shown(images[0])}.")
+    lacking = [
+        f"{stem}: no {' or '.join(each + extension for each in endings if each not in have)}"
+        for (stem, extension), have in sorted(found.items())
+        if len(have) < len(endings)
+    ]
+    refuse(f"{where}: images without a file for each of {names}", lacking, "Add these files, or correct the setting.")
+    return sorted(f"{stem}{{{','.join(endings)}}}{extension}" for stem, extension in found)
+
+
+def image_files(raw: Path, folder: str, key: str, endings: Sequence[str] = ()) -> list[str]:
     """Return the images at any depth below `raw/folder`: POSIX paths relative to `raw`, sorted as text.
 
-    Hidden files and folders are skipped; symbolic links are followed. There is no `stat` per file. Raises `UserError`
-    for a missing folder, which the setting `key` names, a broken link, and a name not in UTF-8.
+    endings: `data.channel_files`, if the channels of an image are in files of their own. Hidden files and folders are
+    skipped; symbolic links are followed. `.npy` files are images where there are no others. There is no `stat` per
+    file. Raises `UserError` for a missing folder, which the setting `key` names, a broken link, and a name not in
+    UTF-8.
     """
     top = posix(folder)
-    if not (raw / top).is_dir():
+    if not Path(from_raw(raw, top)).is_dir():
         raise UserError(_no_folder(raw, top, key))
     images: list[str] = []
+    arrays: list[str] = []
     broken: list[str] = []
     pending = [top and f"{top}/"]
     while pending:
         prefix = pending.pop()
-        with os.scandir(f"{raw}/{prefix}") as entries:
+        with os.scandir(from_raw(raw, prefix)) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in JUNK:
                     continue
@@ -79,12 +138,20 @@ def image_files(raw: Path, folder: str, key: str) -> list[str]:
                     pending.append(f"{prefix}{entry.name}/")
                 elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
                     (images if entry.is_file() else broken).append(prefix + entry.name)
+                elif entry.name.lower().endswith(ARRAY):
+                    arrays.append(prefix + entry.name)
     refuse(f"{raw / top}: broken links", sorted(broken), "Correct or remove them.")
+    images = images or arrays
     try:
         "".join(images).encode()
     except UnicodeEncodeError:
         names = sorted(ascii(image) for image in images if re.search("[\ud800-\udfff]", image))
         raise UserError(f"{raw}: file names that are not UTF-8, {listed(names)}. Rename them.") from None
+    if endings:
+        return join_channels(images, endings, str(raw / top))
+    if "{" in "".join(images):
+        odd = sorted(image for image in images if len(files_of(image)) > 1)
+        refuse(f"{raw / top}: names with {{…,…}}, which would mean several files", odd, "Rename these files.")
     return sorted(images)
 
 
@@ -126,7 +193,7 @@ def images_by_id(ids: Iterable[str], images: Sequence[str], folder: str) -> dict
     for form in forms:
         matches: dict[str, list[str]] = {}
         for image in images:
-            if (name := normal(form(image))) in pending:
+            if (name := normal(form(common_name(image)))) in pending:
                 matches.setdefault(name, []).append(image)
         found |= matches
         pending -= matches.keys()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipelines.dataset.image_paths import files_at
 from pipelines.dataset.images import describe_image, holds_deep
+from pipelines.dataset.reader import Reader
 from pipelines.dataset.splits import read_split_csv
 from pipelines.dataset.submission import class_list
 from pipelines.dataset.targets import encode
@@ -22,6 +25,7 @@ from pipelines.system.errors import UserError
 
 TEST, LABELLED = "test", "labelled"  # the two sets of images that are cached
 SAMPLE = 16  # images whose headers tell whether a set has values of more than 8 bits
+WHITES_SHOWN = 5  # in a note
 DESCRIBED = 64  # images whose values are described
 
 
@@ -31,7 +35,8 @@ class ImageSet:
 
     raw: the folder that paths start from. cache: the folder of decoded images and features. classes: in the order of
     the network's outputs, or the names of the numbers; empty where no labels are needed. task: competition.task. data:
-    how values become pixels, and what messages advise together with `layout` and `split_command`.
+    how values become pixels, and what messages advise together with `layout` and `split_command`. channels:
+    input.channels.
     """
 
     table: pd.DataFrame
@@ -43,6 +48,7 @@ class ImageSet:
     layout: Layout | None = None
     split_command: str = "make split"
     task: str = ONE_CLASS
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,31 +79,39 @@ class ImageSet:
         return self.cached_together.rows.index.get_indexer(self.rows.index).astype(np.int64)
 
     @property
+    def reader(self) -> Reader:
+        """What opens an image by its path."""
+        return Reader(self.raw, self.data.white, self.channels)
+
+    @property
     def value_rule(self) -> str:
-        """A text that is part of the key of what is computed from pixels; empty for a set of plain 8-bit images."""
+        """A text that is part of the key of what is computed from pixels; empty for a set of plain 8-bit colours."""
         deep = self.data.white or any(map(holds_deep, self.cached_together.sample(SAMPLE)))
-        return f"values-2 {self.data.white}" if deep else ""
+        channels = f" channels {self.channels}" if self.channels != 3 else ""
+        return f"{f'values-2 {self.data.white}' if deep else ''}{channels}".lstrip()
 
     def sample(self, most: int) -> list[Path]:
         """Return the files of at most `most` of the images, spread over the rows."""
         paths = self.rows["path"]
-        return [
-            self.raw / path for path in paths.iloc[np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)]
-        ]
+        places = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)
+        return [Path(file) for path in paths.iloc[places] for file in files_at(self.raw, path)]
 
     def note_whites(self) -> str:
         """Return a note if images of more than 8 bits have different whites by their own rule; else an empty text."""
-        if self.data.white or not self.value_rule:
+        files = self.sample(DESCRIBED)
+        if self.data.white or not any(map(holds_deep, files)):
             return ""
-        described = [describe_image(path, path.name) for path in self.sample(DESCRIBED)]
+        described = [describe_image(path, path.name) for path in files]
         counts = sorted(Counter(each.white for each in described if each.bits > 8).items())
         if len(counts) < 2:
             return ""
-        whites = ", ".join(f"{white:,} in {count:,}" for white, count in counts)
-        return (
-            f"Note: of {len(described):,} images, the value of white is {whites}: each image is scaled by its own "
-            f"values. If all share one scale, name it: SET=data.white={counts[-1][0]}"
-        )
+        whites = ", ".join(f"{white:,} in {count:,}" for white, count in counts[:WHITES_SHOWN])
+        more = f" and {len(counts) - WHITES_SHOWN} others" if len(counts) > WHITES_SHOWN else ""
+        note = f"Note: of {len(described):,} images, the value of white is {whites}{more}: each image is scaled by its "
+        note += "own values."
+        if min(each.minimum for each in described) < 0:
+            return f"{note} Some have negative values; if all share one scale, add a number to them that leaves none."
+        return f"{note} If all share one scale, name it: SET=data.white={ceil(counts[-1][0])}"
 
     @property
     def is_test(self) -> bool:
@@ -142,6 +156,7 @@ def all_images(
         layout,
         split_command,
         settings.competition.task,
+        settings.input.channels,
     )
 
 

@@ -1,4 +1,4 @@
-"""Decode image files to upright RGB and resize them; without torch, because decoding processes import it."""
+"""Decode image files to upright images of 8 bits, and resize them; without torch: decoding processes import it."""
 
 import io
 import os
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from pipelines.dataset.depth import Depth, depth_of, strips, to_8_bits, white_of
+from pipelines.dataset.arrays import array_facts, as_picture, is_deep, load_array
+from pipelines.dataset.channels import Picture, Pixels, to_channels
+from pipelines.dataset.depth import Depth, depth_of, range_of, to_8_bits, white_of
+from pipelines.dataset.image_paths import ARRAY
 from pipelines.system.errors import UserError
 
-Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
 # By the value of the EXIF tag Orientation, from 2; 1 is upright.
@@ -36,7 +37,7 @@ OTHERS = (
     (b"ftyphei", 4, "it is a HEIC photo; convert it to JPEG"),
     (b"ftypmif1", 4, "it is a HEIC photo; convert it to JPEG"),
     (b"\x00\x00\x00\x0cjP  ", 0, "it is a JPEG 2000; convert it to PNG"),
-    (b"\x93NUMPY", 0, "it is a NumPy array; convert it to PNG"),
+    (b"\x93NUMPY", 0, "it is a NumPy array; give its name the extension .npy"),
     (b"version https://git-lfs", 0, "it is only a pointer of Git LFS; get the files with: git lfs pull"),
     (b"%!PS", 0, "it is a PostScript file; convert it to PNG"),
 )
@@ -71,6 +72,7 @@ class Described:
     """Facts about one image file: as stored, not as converted.
 
     bits: of a value. minimum, maximum: of all values; of colours of 16 bits, about. white: the value that becomes 255.
+    Numbers with a fraction are those of floating-point images.
     frames: more than 1 for an animation, whose first picture is used.
     """
 
@@ -79,35 +81,45 @@ class Described:
     height: int
     mode: str
     bits: int
-    minimum: int
-    maximum: int
-    white: int
+    minimum: float
+    maximum: float
+    white: float
     frames: int
 
 
-def open_image(path: Path, place: str, white: int = 0) -> Image.Image:
-    """Return the image in `path`, upright, RGB, 8 bits. Raises `UserError` with `place`, the row that names it.
+def open_image(path: Path, place: str, white: int = 0, channels: int = 3) -> Picture:
+    """Return the image in `path`, upright, 8 bits. Raises `UserError` with `place`, the row that names it.
 
     white: `data.white`, the value of images of more than 8 bits that becomes white; 0: by each image's own rule.
+    channels: `input.channels`, which `to_channels` makes; 3: RGB.
     """
     with settled_warnings():
-        return decode(path, place, white)
+        return decode(path, place, white, channels)
 
 
-def decode(path: Path, place: str, white: int = 0) -> Image.Image:
+def decode(path: Path, place: str, white: int = 0, channels: int = 3) -> Picture:
     """Return what `open_image` returns; for use inside `settled_warnings`."""
+    if path.name.lower().endswith(ARRAY):
+        with _problems_of(path, place) as content:
+            return as_picture(load_array(content, path), white, channels)
     with _opened(path, place) as (image, depth):
-        return _to_rgb(_upright(to_8_bits(image, depth, white)))
+        return to_channels(_upright(to_8_bits(image, depth, white)), channels, depth.samples)
 
 
 def describe_image(path: Path, place: str, white: int = 0) -> Described:
     """Return facts about the image in `path`. Raises as `open_image` does."""
+    if path.name.lower().endswith(ARRAY):
+        with _problems_of(path, place) as content:
+            size, channels, bits, span = array_facts(load_array(content, path), white)
+            lowest, largest, top = (int(value) if value == int(value) else value for value in span)
+            return Described("NumPy", *size, channels, bits, lowest, largest, top, 1)
     with settled_warnings(), _opened(path, place) as (image, depth):
-        plain = image if image.mode.startswith("I") or not depth.is_deep else image.convert("RGB")
+        plain = image if image.mode.startswith(("I", "F")) or not depth.is_deep else image.convert("RGB")
         values = np.asarray(plain if plain.mode != "P" else plain.convert("RGB"))
-        lowest, largest = int(values.min()), int(values.max())
-        used = 255
-        if depth.is_deep and depth.colours:
+        lowest, largest, used = values.min().item(), values.max().item(), 255.0
+        if image.mode == "F":
+            used = range_of(values, white)[1]
+        elif depth.is_deep and depth.colours:
             to_8_bits(image, depth, white)
             lowest, largest, used = lowest * 257, largest * 257, 65535
         elif depth.is_deep:
@@ -121,6 +133,17 @@ def describe_image(path: Path, place: str, white: int = 0) -> Described:
 @contextmanager
 def _opened(path: Path, place: str) -> Iterator[tuple[Image.Image, Depth]]:
     """Yield the loaded image and its depth. Any error, also of the block, becomes an `UnreadableImage`."""
+    with _problems_of(path, place) as content, Image.open(content, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        depth = depth_of(image, content.getvalue())
+        image.load()
+        yield image, depth
+
+
+@contextmanager
+def _problems_of(path: Path, place: str) -> Iterator[io.BytesIO]:
+    """Yield the bytes of a file. Any error, also of the block, becomes an `UnreadableImage`."""
     head = b""
     try:
         with open(path, "rb", buffering=0) as file:  # one read: Pillow's small reads take a tenth of the time
@@ -128,13 +151,8 @@ def _opened(path: Path, place: str) -> Iterator[tuple[Image.Image, Depth]]:
                 raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes, the limit")
             content = io.BytesIO(file.read())
         head = content.getvalue()
-        with Image.open(content, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            depth = depth_of(image, head)
-            image.load()
-            yield image, depth
-            return
+        yield content
+        return
     except FileNotFoundError:
         problem = MISSING
     except IsADirectoryError:
@@ -166,6 +184,9 @@ def what_it_is(head: bytes) -> str:
 def holds_deep(path: Path) -> bool:
     """Return whether the image in `path` has more than 8 bits a value, by its header; False if it cannot be read."""
     try:
+        if path.name.lower().endswith(ARRAY):
+            with open(path, "rb") as file:
+                return is_deep(file.read(1 << 16))
         with settled_warnings(), open(path, "rb") as file:
             head = file.read(32)
             file.seek(0)
@@ -177,6 +198,8 @@ def holds_deep(path: Path) -> bool:
 
 def shorter_side(path: Path) -> int:
     """Return the shorter side, in pixels, of an image that was decoded before; only its header is read."""
+    if path.name.lower().endswith(ARRAY):
+        return min(array_facts(np.load(path, mmap_mode="r", allow_pickle=False), 0)[0])
     with settled_warnings(), Image.open(path, formats=FORMATS) as image:
         return min(image.size)
 
@@ -190,48 +213,14 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if "transparency" in image.info and image.mode in ("1", "L", "RGB", "P"):
-        image = image.convert("RGBA")
-    if image.mode in ("RGBA", "LA", "PA"):  # transparent pixels have arbitrary colours: show what is behind them
-        background = _background(image)
-        opaque = Image.new("RGB", image.size)
-        for top, bottom in strips(image):
-            strip = _strip(image, top, bottom)
-            if background:
-                strip = Image.alpha_composite(Image.new("RGBA", strip.size, background), strip)
-            opaque.paste(strip.convert("RGB"), (0, top))
-        return opaque
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _background(image: Image.Image) -> str:
-    """Return the colour behind a transparent image: white, or black if all that is visible is white.
-
-    Empty if nothing is visible: some programs write an alpha of 0 everywhere, and the picture is in the colours.
-    """
-    background = ""
-    for top, bottom in strips(image):
-        pixels = np.asarray(_strip(image, top, bottom)).reshape(-1, 4)
-        visible = pixels[pixels[:, 3] > 0]
-        if (visible[:, :3] < 255).any():
-            return "white"
-        background = "black" if len(visible) else background
-    return background
-
-
-def _strip(image: Image.Image, top: int, bottom: int) -> Image.Image:
-    return image.crop((0, top, image.width, bottom)).convert("RGBA")
-
-
-def fit(image: Image.Image, size: int, resize: int) -> Pixels:
-    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, 3)."""
+def fit(image: Picture, size: int, resize: int) -> Pixels:
+    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, C)."""
     if image.size != (size, size) or resize != size:
         width, height = image.size
         side = min(width, height) * size / resize  # of the square in `image` that becomes size x size
         left, top = (width - side) / 2, (height - side) / 2
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)  # one copy less than np.array makes
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, -1)  # one copy less than np.array makes
 
 
 def random_crop_box(
@@ -254,9 +243,9 @@ def random_crop_box(
     return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
 
 
-def crop(image: Image.Image, box: Box, size: int) -> Pixels:
-    """Return `box` of `image` resized to `size` x `size`; uint8 (H, W, 3)."""
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+def crop(image: Picture, box: Box, size: int) -> Pixels:
+    """Return `box` of `image` resized to `size` x `size`; uint8 (H, W, C)."""
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box)).reshape(size, size, -1)
 
 
 def place_of(row: Any) -> str:

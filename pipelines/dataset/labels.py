@@ -1,291 +1,279 @@
-"""The labelled rows and the test rows of a competition: each image with its id."""
+"""The labelled rows of a competition: each image with its id and target."""
 
-import json
-import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.class_folders import labels_of, without_tests
-from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_labels, id_columns
+from pipelines.dataset.annotations import JsonTable
+from pipelines.dataset.cells import Targets, of_cells, toml
+from pipelines.dataset.class_folders import in_class_folders, labels_of, without_tests
+from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files
+from pipelines.dataset.encodings import listed_names
 from pipelines.dataset.image_paths import (
+    common_name,
+    from_raw,
     image_files,
     images_by_id,
     natural_key,
     no_images,
     normal,
     posix,
-    without_extension,
 )
-from pipelines.dataset.tables import Note, find_column, index_columns, read_listing, silent
-from pipelines.settings.data_sections import DataSettings, SplitSettings
-from pipelines.system.errors import UserError, did_you_mean, few, quoted, refuse, shown
+from pipelines.dataset.listings import read_labels, sample_answers, sample_columns
+from pipelines.dataset.matching import OF_TABLE, by_line, one_image_each, repeated
+from pipelines.dataset.name_patterns import GROUP, LABEL, described, match_names, named_groups
+from pipelines.dataset.raw_data import Flaw, RawData
+from pipelines.dataset.tables import find_column
+from pipelines.dataset.targets import join_labels
+from pipelines.dataset.vocabulary import is_number
+from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.system.errors import UserError, few, quoted, refuse, shown
 
-OF_SAMPLE = (
-    "A submission needs a row for each: put these images there. If a CSV lists each id with its image, name it in "
-    "data.test_table."
-)
-
-MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
-CHANGED = re.compile(rf"[0-9]+([.,][0-9]+)?E\+[0-9]+|[0-9]+-({MONTHS})|({MONTHS})-[0-9]+")  # by a spreadsheet
+# Values of a column that marks rows of test images.
+OF_TESTS = {"test", "testing", "tests", "private", "public", "holdout", "submission", "predict"}
 
 
-def labelled_rows(
-    raw: Path, data: DataSettings, split: SplitSettings, test_paths: Iterable[str] = (), note: Note = silent
-) -> pd.DataFrame:
-    """Return the labelled images: `id`, `path` (POSIX, relative to `raw`), `label`, and `group` (empty without groups).
+def labelled_rows(source: RawData, test_paths: Iterable[str] = ()) -> pd.DataFrame:
+    """Return the labelled images: `id`, `path` (POSIX, relative to the raw folder), `label` and `group` (maybe empty).
 
-    With a labels CSV, rows and ids are those of the CSV. Without one, each folder in `train_images` is a class, an id
-    is the path below `train_images`, and the rows are in natural order. `test_paths`, the images of the test set, may
-    be in the same folder, but must not be labelled. `note` receives the columns taken and how ids were compared.
+    `label` is the target as text, as `targets.py` describes it. With data.labels, rows and ids are those of that table.
+    Without it, each folder in data.train_images is a class, or data.label_pattern finds the label in the name; an id is
+    the path below data.train_images, and the rows are in natural order. `test_paths`, the images of the test set, may
+    be in the same folder, but must not be labelled. `source.dropped` receives the rows that data.flaws drops.
     Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
-    images = image_files(raw, data.train_images, "data.train_images")
-    images = without_tests(images, data)
+    raw, data, tests = source.raw, source.data, set(test_paths)
+    images = without_tests(image_files(raw, data.train_images, "data.train_images", data.channel_files), data)
     if not images:
         raise UserError(no_images(raw, data.train_images, "data.train_images"))
-    images_of = _listed_rows if data.labels else _class_folder_rows
-    rows = images_of(raw, data, split, images, note)
-    labelled, tested = set(rows["path"].tolist()), set(test_paths)
-    both = sorted(labelled & tested, key=natural_key)
-    source = data.labels or f"the class folders of {data.train_images}"
+    rows, known = (_listed_rows if data.labels else _rows_by_name)(source, images, tests)
+    if rows.empty:
+        raise UserError(f'{raw}: no row has both an image and a target, so data.flaws = "drop" leaves out all.')
+    both = sorted(set(rows["path"].tolist()) & tests, key=natural_key)
+    refuse(f"{raw}: images both labelled and in the test set", both, _both(data))
+    _leave_out_unlabelled(source, [image for image in images if image not in known and image not in tests])
+    return rows[["id", "path", "label", "group"]].reset_index(drop=True)
+
+
+def _both(data: DataSettings) -> str:
+    origin = data.labels or f"the class folders of {data.train_images}"
     listed = data.test_table or data.sample_submission or f"the folder {data.test_images}"
     keys = f"data.{'labels' if data.labels else 'train_images'} and data."
     keys += "test_table" if data.test_table else "sample_submission" if data.sample_submission else "test_images"
-    remedy = f"They are in {source} and in {listed}: remove them from one of the two, or correct {keys}."
-    refuse(f"{raw}: images both labelled and in the test set", both, remedy)
-    unlabelled = [image for image in images if image not in labelled and image not in tested]
-    listed = (
-        f"list them in {data.test_table} (data.test_table)"
-        if data.test_table
-        else "name the CSV that lists them in data.test_table"
+    return f"They are in {origin} and in {listed}: remove them from one of the two, or correct {keys}."
+
+
+def _leave_out_unlabelled(source: RawData, images: Sequence[str]) -> None:
+    """Refuse or leave out `images` of data.train_images that no row of data.labels names."""
+    raw, data = source.raw, source.data
+    flaws = [Flaw("", "", image, f"no row of {data.labels} names it") for image in images]
+    if data.flaws == "drop":
+        source.dropped.extend(flaws)
+        return
+    tests = f"list them in {data.test_table}" if data.test_table else "name the CSV that lists them in"
+    tests += " (data.test_table)" if data.test_table else " data.test_table"
+    remedy = f"Add them to that CSV, or remove them. If they are test images, {tests}."
+    others = {path.name for path in raw.glob("*.csv")} - {*listed_names(raw, data.labels), data.sample_submission}
+    if others:
+        labels = few(sorted(others))
+        remedy += f" If {labels} labels them, write all labels into one CSV, and name it in data.labels; if it has the "
+        remedy += f"same columns, data.labels can name both, as in {toml(f'{data.labels}+{min(others)}')}."
+    remedy += ' Or leave them out: data.flaws = "drop".'
+    refuse(f"{raw / data.train_images}: images without a label in {data.labels}", list(images), remedy)
+
+
+def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str]) -> tuple[pd.DataFrame, set[str]]:
+    """Return the rows of data.labels, and all images that it names."""
+    raw, data = source.raw, source.data
+    apart = posix(data.test_images) if posix(data.test_images) != posix(data.train_images) else ""
+    folder = ImageFolder(raw, data.train_images, "data.train_images", images, apart)
+    listed, path = read_labels(raw, data.labels, data.label_column, source.note), Path(from_raw(raw, data.labels))
+    listing = choose_ids(path, listed.table, data.id_column or listed.id_column, folder, 2)
+    listing = name_files(listing, folder, data, listed.file_column)
+    targets = _targets(source, listing, folder, listed)
+    orphans = [Flaw(path.name, place, name, "its image is not listed") for place, name in listed.orphans]
+    remedy = "Add these images, or name the file that has them too, joined by a plus."
+    source.leave_out(f"{path}: annotations of images that it does not list", orphans, remedy)
+    kept = _are_no_tests(source, listing, targets, tests)
+    listing = listing.part(kept)
+    if listing.ids.empty:
+        raise UserError(f"{path}: all its rows are test images. Name the table of the training images in data.labels.")
+    files = one_image_each(listing, folder, OF_TABLE, source)
+    columns = {"line": [line for line, _ in by_line(listing.ids)], "id": listing.ids.tolist(), "path": files}
+    rows = pd.DataFrame(columns, dtype=str)
+    rows["label"] = [text for text, keep in zip(targets.texts, kept, strict=True) if keep]
+    rows["group"] = _groups(source, listing, rows["path"].tolist())
+    missing = pd.Series([none for none, keep in zip(targets.missing, kept, strict=True) if keep], dtype=bool)
+    what = "label" if source.task != NUMBERS else "target"
+    without = rows[missing & (rows["path"] != "")]
+    flaws = [
+        Flaw(path.name, line, name, f"empty {what}") for line, name in zip(without["line"], without["id"], strict=True)
+    ]
+    source.leave_out(f"{path}: rows with an empty {what}", flaws, "Fill it in, or remove these rows.")
+    rows = rows[~missing & (rows["path"] != "")]
+    if source.split.group_column:
+        empty = rows["line"][rows["group"] == ""].tolist()
+        problem = f"{path}: rows with an empty group (column {source.split.group_column!r})"
+        refuse(problem, empty, "Fill it in, or remove these rows.")
+    source.note("labels", targets.source)
+    source.note("ids", listing.source)
+    return _one_row_each(source, path, rows, targets, listed), set(files)
+
+
+def _targets(source: RawData, listing: Listing, folder: ImageFolder, listed: JsonTable) -> Targets:
+    """Return the targets of the rows of data.labels."""
+    data = source.data
+    if listed.of_annotations and not (data.label_column or data.label_columns):
+        if not listed.label_columns:
+            raise UserError(f"{listing.path} has no annotations. Name the JSON that has them too, joined by a plus.")
+        data = replace(data, label_column=_label_column(source, listing, listed.label_columns))
+        return choose_targets(listing, replace(source, data=data), folder, [])
+    return choose_targets(listing, source, folder, sample_columns(source))
+
+
+def _label_column(source: RawData, listing: Listing, columns: Sequence[str]) -> str:
+    """Return which of `columns`, ids and names of categories, has the words of the sample submission; else the last."""
+    answers = sample_answers(source)
+    common = {name: len(answers & set(listing.table[name].tolist())) for name in columns}
+    best = max(common, key=lambda name: common[name])
+    if common[best]:
+        return best
+    numbers = bool(answers) and all(map(is_number, answers))
+    return columns[0] if numbers and all(map(is_number, set(listing.table[columns[0]]) - {""})) else columns[-1]
+
+
+def _are_no_tests(source: RawData, listing: Listing, targets: Targets, tests: Collection[str]) -> list[bool]:
+    """Return which rows are not of test images: those have no target, or a column that says so of them alone.
+
+    The other rows of test images stay, and are refused as labelled and in the test set, or as ids without an image.
+    """
+    files, names = listing.files, listing.named.tolist()
+    pending = [name for name, file in zip(names, files, strict=True) if not file]
+    found = images_by_id(pending, sorted(tests), source.data.test_images) if tests and pending else {}
+    tested = pd.Series(
+        [file in tests or (not file and normal(name) in found) for file, name in zip(files, names, strict=True)]
     )
-    remedy = f"Add them to that CSV, or remove them. If they are test images, {listed}."
-    if others := sorted({path.name for path in raw.glob("*.csv")} - {data.labels, data.sample_submission}):
-        remedy += f" If {few(others)} labels them, write all labels into one CSV, and name it in data.labels."
-    refuse(f"{raw / data.train_images}: images without a label in {data.labels}", unlabelled, remedy)
-    return rows
+    if not tested.any():
+        return [True] * len(files)
+    unlabelled = tested & (pd.Series(targets.missing) | (pd.Series(targets.texts) == ""))
+    reason = "an empty target"
+    if (rest := tested & ~unlabelled).any():
+        for column in listing.others:
+            values = listing.table[column].reset_index(drop=True)
+            kinds = set(values[rest])
+            if len(kinds) == 1 and min(kinds).casefold() in OF_TESTS and not values[~tested].isin(kinds).any():
+                unlabelled, reason = tested, f"{quoted(min(kinds))} in column {quoted(column)}"
+    if count := int(unlabelled.sum()):
+        source.note(
+            "note", f"Rows of {listing.path.name} that are test images, with {reason}: {count:,}. Not used here."
+        )
+    return (~unlabelled).tolist()
 
 
-def _listed_rows(
-    raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
-) -> pd.DataFrame:
-    path = _listing(raw, data.labels, "data.labels")
-    tests = posix(data.test_images)
-    folder = ImageFolder(
-        raw, data.train_images, "data.train_images", images, tests if tests != posix(data.train_images) else ""
-    )
-    table = read_listing(path, note)
-    listing = choose_ids(path, table, data.id_column, folder, 2)
-    labels = choose_labels(listing, data, folder)
-    _refuse_empty(path, "label", labels)
-    files = _one_image_each(listing, folder, "Put these images there, or remove these rows.")
-    _refuse_repeated(path, listing.ids, labels, files)
-    rows = pd.DataFrame({"id": listing.ids, "path": files, "label": labels, "group": ""})
-    if split.group_column:
-        rows["group"] = find_column(table, path, split.group_column, 0, "split.group_column")
-        _refuse_empty(path, f"group (column {split.group_column!r})", rows["group"])
-    source = f"column {shown(str(labels.name))!r} of {path.name}"
-    if labels.name not in table:
-        source = f"the one column of {path.name} that is 1 in each row ({few(sorted(set(labels)), 5)})"
-    note("labels", source)
-    note("ids", listing.source)
-    return rows.reset_index(drop=True)
+def _groups(source: RawData, listing: Listing, files: Sequence[str]) -> list[str]:
+    """Return the group of each row: of split.group_column, or of the names of the files; empty without groups."""
+    data, column = source.data, source.split.group_column
+    names = [group for group in named_groups(data.label_pattern) if group == (column or GROUP)]
+    if names:
+        matches = _matched(source, [_below(file, data.train_images) if file else "" for file in files], files)
+        return matches[names[0]].tolist()
+    if not column:
+        return [""] * len(files)
+    return find_column(listing.table, listing.path, column, 0, "split.group_column").tolist()
 
 
-def _class_folder_rows(
-    raw: Path, data: DataSettings, split: SplitSettings, images: Sequence[str], note: Note
-) -> pd.DataFrame:
-    if split.group_column:
+def _one_row_each(source: RawData, path: Path, rows: pd.DataFrame, targets: Targets, listed: JsonTable) -> pd.DataFrame:
+    """Return one row per image: labels in rows of their own are joined, and repeated rows are left out."""
+    if source.task == SEVERAL_LABELS and targets.is_list:
+        if not listed.of_annotations and rows["path"].is_unique:
+            raise UserError(
+                f'{path}: competition.task is "several_labels", but each image has one row with one label. If a cell '
+                'has several labels, set data.label_separator, such as data.label_separator = " "; if there is a '
+                "column for each label, data.label_columns; if an image has one class, "
+                'competition.task = "one_class".'
+            )
+        return _joined(path, rows)
+    same, other = repeated(path.name, rows)
+    remedy = 'If an image may have several labels: competition.task = "several_labels". Else remove the wrong rows.'
+    if source.task != ONE_CLASS:
+        remedy = "Remove the wrong rows."
+    refuse(f"{path}: images with two different labels", other, remedy)
+    if not listed.of_annotations:  # of two marks in one image the second says nothing new
+        source.leave_out(f"{path}: images listed twice", same, "Remove the second rows.")
+    return rows[~rows["path"].duplicated()]
+
+
+def _joined(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per image with all its labels. Raises `UserError` for rows of one image in different groups."""
+    labels: dict[str, set[str]] = {}
+    groups: dict[str, str] = {}
+    mixed = []
+    for line, file, label, group in zip(rows["line"], rows["path"], rows["label"], rows["group"], strict=True):
+        labels.setdefault(file, set()).update({label} - {""})
+        if groups.setdefault(file, group) != group:
+            mixed.append(f"{line}: {quoted(group)}, before {quoted(groups[file])}")
+    refuse(f"{path}: images with rows in different groups", mixed, "Correct these rows, or split.group_column.")
+    first = rows[~rows["path"].duplicated()]
+    return first.assign(label=[join_labels(labels[file]) for file in first["path"]])
+
+
+def _rows_by_name(source: RawData, images: Sequence[str], tests: Collection[str]) -> tuple[pd.DataFrame, set[str]]:
+    """Return a row for each image, with its label from its name or its folder, and all `images`."""
+    raw, data, column = source.raw, source.data, source.split.group_column
+    groups = named_groups(data.label_pattern)
+    if column and column not in groups:
         raise UserError(
-            f"split.group_column is {split.group_column!r}, but data.labels names no CSV with such a column. Empty "
+            f"split.group_column is {column!r}, but data.labels names no CSV with such a column. Empty "
             "split.group_column, or name a CSV of id,group in split.group_file."
         )
-    ids = _paths_below(images, data.train_images)
-    rows = pd.DataFrame({"id": list(ids), "path": list(ids.values())}, dtype=str)
-    return rows.assign(label=labels_of(list(ids), raw, data), group="")
-
-
-def test_rows(raw: Path, data: DataSettings, note: Note = silent) -> tuple[pd.DataFrame, int]:
-    """Return the test images, `id` and `path`, and the number of images in their folder that are not listed.
-
-    The images are those of `test_table`, else of `sample_submission`, in the order of that file; the ids are those of
-    the sample, if there is one. Without both they are all images of `test_images` in natural order; an id is the name
-    without extension, or the path below `test_images` for an image in a subfolder. Without a list and the folder there
-    are no rows. Takes `note`, and raises, as `labelled_rows` does.
-    """
-    listed = bool(data.test_table or data.sample_submission)
-    if not listed and not (data.test_images and (raw / data.test_images).is_dir()):
-        return pd.DataFrame({"id": [], "path": []}, dtype=str), 0
-    images = image_files(raw, data.test_images, "data.test_images")
-    if not listed:
-        return _folder_rows(raw, data, images), 0
-    if not images:
-        raise UserError(no_images(raw, data.test_images, "data.test_images"))
-    folder = ImageFolder(raw, data.test_images, "data.test_images", images)
-    listing = (_test_table if data.test_table else _sample)(raw, data, folder, note)
-    remedy = "Put these images there, or remove these rows." if data.test_table else OF_SAMPLE
-    files = _one_image_each(listing, folder, remedy)
-    _refuse_repeated(listing.path, listing.ids, pd.Series("", index=listing.ids.index), files)
-    ids = listing.ids.tolist()
-    if data.test_table and data.sample_submission:
-        sample = _sample(raw, data, replace(folder, images=files), note)
-        ids = _sample_ids(listing, files, sample, note)
-    unlisted = 0 if posix(data.test_images) == posix(data.train_images) else len(images) - len(files)
-    return pd.DataFrame({"id": ids, "path": files}, dtype=str), unlisted
-
-
-def _folder_rows(raw: Path, data: DataSettings, images: Sequence[str]) -> pd.DataFrame:
-    found = _paths_below(images, data.test_images)
-    ids = pd.Series([name if "/" in name else without_extension(name) for name in found], dtype=str)
-    twice, remedy = sorted(set(ids[ids.duplicated()])), "Rename or remove one, or list the ids in data.test_table."
-    refuse(f"{raw / data.test_images}: two images for one id", twice, remedy)
-    return pd.DataFrame({"id": ids, "path": list(found.values())}, dtype=str)
-
-
-def _test_table(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) -> Listing:
-    path = _listing(raw, data.test_table, "data.test_table")
-    table = read_listing(path, note)
-    listing = choose_ids(path, table, data.id_column if data.id_column in table.columns else "", folder, 1)
-    if not listing.is_complete:
-        naming = [listing.by(name, folder) for name in id_columns(listing, folder)]
-        if naming and all(each.files == naming[0].files for each in naming):
-            listing = naming[0]
-    note("tests" if data.sample_submission else "test ids", listing.source)
-    return listing
-
-
-def _sample(raw: Path, data: DataSettings, folder: ImageFolder, note: Note) -> Listing:
-    path = _listing(raw, data.sample_submission, "data.sample_submission")
-    table = read_listing(
-        path, lambda _, text: note("note", f"{text} The submission will have commas, as Kaggle wants.")
+    paths = {_below(image, data.train_images): image for image in sorted(images, key=natural_key)}
+    if LABEL in groups:  # test images may be in the same folder, without a label in their names
+        paths = {name: path for name, path in paths.items() if path not in tests}
+    if data.class_folders:  # other images are left out
+        classes = in_class_folders(list(paths), raw, data)
+        paths = {name: path for (name, path), label in zip(paths.items(), classes, strict=True) if label}
+    names, files = list(paths), list(paths.values())
+    found = _matched(source, names, files) if groups else pd.DataFrame()
+    labels = found[LABEL].tolist() if LABEL in groups else labels_of(names, raw, data)
+    where = described(data.label_pattern) if LABEL in groups else f"the class folders of {data.train_images}"
+    targets = of_cells(
+        pd.Series(labels, index=files, name="label", dtype=str), data.label_separator, source.task, where
     )
-    listing = choose_ids(path, table, table.columns[index_columns(table)], folder, 2)
-    _refuse_empty(path, "id", listing.ids)
-    note("test ids", listing.source)
-    return listing
+    if targets.is_list:
+        raise UserError(
+            f'{raw / data.train_images}: competition.task is "several_labels", but each image has one label, from '
+            f"{where}. If a name has several labels, set data.label_separator; else name the table of labels in "
+            'data.labels, or set competition.task = "one_class".'
+        )
+    if LABEL in groups:
+        source.note("labels", where)
+    group = next((name for name in groups if name == (column or GROUP)), "")
+    rows = pd.DataFrame({"id": names, "path": files, "label": targets.texts}, dtype=str)
+    rows["group"] = found[group].tolist() if group else ""
+    missing = pd.Series(targets.missing, dtype=bool)
+    if len(found):
+        missing |= ~found["matches"]
+    return rows[~missing], set(images)
 
 
-def _sample_ids(listing: Listing, files: Sequence[str], sample: Listing, note: Note) -> list[str]:
-    """Return for each row of the test table the id that the sample submission has for its image, or its own.
-
-    The sample may name the images in another form, or by another column of the test table. Raises `UserError` if the
-    sample wants an image that the table lacks.
-    """
-    wanted = sample.ids.tolist()
-    images = sample.files
-    if not any(images):
-        column = next((name for name in listing.others if set(wanted) <= set(listing.table[name].tolist())), "")
-        if column:
-            by_value = dict(zip(listing.table[column].tolist(), files, strict=True))
-            images = [by_value[name] for name in wanted]
-            note("note", f"The ids of {sample.path.name} are those in column {shown(column)!r} of {listing.path.name}.")
-    id_of = dict(zip(images, wanted, strict=True))
-    known = set(files)
-    absent = [
-        f"line {line}: {quoted(name)}"
-        for (line, name), image in zip(_by_line(sample.ids), images, strict=True)
-        if image not in known
+def _matched(source: RawData, names: Sequence[str], files: Sequence[str]) -> pd.DataFrame:
+    """Return what data.label_pattern finds in `names`; refuse or leave out names without a match."""
+    data = source.data
+    found = match_names(names, data.label_pattern)
+    wrong = ~found["matches"] | (found[found.columns.intersection([LABEL, GROUP])] == "").any(axis=1)
+    flaws = [
+        Flaw("", shown(file), name, "data.label_pattern does not match it")
+        for file, name, bad in zip(files, names, wrong, strict=True)
+        if bad and file
     ]
-    remedy = (
-        "A submission needs a row for each. Set data.test_table to the CSV that lists their images; or set "
-        'data.test_table = "", which finds them in data.test_images by these ids.'
-    )
-    refuse(f"{sample.path}: ids that {listing.path.name} has no image for", absent, remedy)
-    _refuse_repeated(sample.path, sample.ids, pd.Series("", index=sample.ids.index), images)
-    result = [id_of.get(file, name) for file, name in zip(files, listing.ids.tolist(), strict=True)]
-    if extra := len(known - set(images)):
-        note(
-            "note",
-            f"Images of {listing.path.name} that are not in {sample.path.name}, and so not submitted: {extra:,}.",
-        )
-    twice = sorted({name for name, count in Counter(result).items() if count > 1})
-    refuse(
-        f"{listing.path} and {sample.path}: ids that mean different images in the two", twice, "Correct one of them."
-    )
-    return result
+    problem = f"{source.raw / data.train_images}: names that {described(data.label_pattern)}, does not match"
+    source.leave_out(problem, flaws, f"Correct data.label_pattern; a name is a path such as {quoted(names[0])}.")
+    return found.assign(matches=~wrong)
 
 
-def _paths_below(images: Iterable[str], folder: str) -> dict[str, str]:
-    """Return {path below `folder`: path} in natural order."""
-    top = posix(folder)
-    return {image.removeprefix(f"{top}/"): image for image in sorted(images, key=natural_key)}
-
-
-def _listing(raw: Path, name: str, key: str) -> Path:
-    if not (raw / name).is_file():
-        names = sorted(
-            path.relative_to(raw).as_posix() for path in (*raw.glob("*.*"), *raw.glob("*/*.csv")) if path.is_file()
-        )
-        there = f"Correct {key}. {raw} has the files: {', '.join(map(shown, names[:30])) or 'none'}."
-        raise UserError(f"There is no file {raw / name}, which {key} names.{did_you_mean(name, names)} {there}")
-    return raw / name
-
-
-def _one_image_each(listing: Listing, folder: ImageFolder, remedy: str) -> list[str]:
-    """Return the image of each row of a listing; raise `UserError` unless each id matches exactly one."""
-    path, ids, matches = listing.path, listing.ids, listing.matches
-    _refuse_empty(path, "id", ids)
-    found = [(line, name, matches.found.get(normal(name), [])) for line, name in _by_line(ids)]
-    none = [f"line {line}: {quoted(name)}" for line, name, files in found if not files]
-    if 2 * len(none) > len(ids):
-        held = f"{folder.path} holds {len(folder.images):,} images, such as {shown(folder.images[0])}."
-        if len(none) == len(ids) and remedy != OF_SAMPLE:
-            remedy = f"No id names one. Set {folder.key} to their folder, or correct column {shown(str(ids.name))}."
-        remedy = f"{held} {_elsewhere(listing, folder) or remedy}"
-    elif none:
-        remedy = _elsewhere(listing, folder) or remedy
-    if changed := [name for _, name, files in found if not files and CHANGED.fullmatch(name)]:
-        remedy = (
-            f"{few(changed)} look as a spreadsheet rewrites ids that it takes for numbers or dates. Put back the "
-            "original CSV, and save it with no spreadsheet."
-        )
-    refuse(f"{path}: ids without an image in {folder.folder}", none, remedy)
-    several = [f"line {line}: {quoted(name)} may be {' or '.join(files)}" for line, name, files in found if files[1:]]
-    refuse(f"{path}: ids that match several images", several, "Write the id as a path, or remove the other images.")
-    return [file for _, _, (file,) in found]
-
-
-def _elsewhere(listing: Listing, folder: ImageFolder) -> str:
-    """Return which column, or which other folder, has what the ids of a listing should name; else an empty text."""
-    if columns := id_columns(listing, folder):
-        names = ", ".join(map(shown, columns))
-        first = shown(str(listing.ids.name))
-        return f"These are the names in {names}, but the ids come from {first}. Put {names} first in this file."
-    others = folder.others and f"{folder.others}/"
-    everywhere = [each for each in image_files(folder.raw, "", folder.key) if not others or not each.startswith(others)]
-    found = images_by_id(listing.ids, everywhere, "")
-    if len(found) < listing.ids.nunique() or any(len(images) > 1 for images in found.values()):
-        return ""
-    place = os.path.commonpath([PurePosixPath(image).parent for images in found.values() for image in images])
-    setting = f"{folder.key} = {json.dumps(place or '.', ensure_ascii=False)}"
-    return f"The images of these ids are elsewhere. Set {setting}."
-
-
-def _by_line(values: "pd.Series[str]") -> Iterable[tuple[int, str]]:
-    """Return pairs of line and value; `Series.items` takes ten times as long."""
-    return zip(values.index.tolist(), values.tolist(), strict=True)
-
-
-def _refuse_repeated(path: Path, ids: "pd.Series[str]", labels: "pd.Series[str]", files: Sequence[str]) -> None:
-    """Raise `UserError` if two rows have the same image, under one id or two."""
-    first: dict[str, tuple[int, str]] = {}
-    same, other = [], []
-    for (line, name), label, file in zip(_by_line(ids), labels.tolist(), files, strict=True):
-        earlier, known = first.setdefault(file, (line, label))
-        if label != known:
-            other.append(f"line {line}: {quoted(name)} is {quoted(label)}, on line {earlier} it is {quoted(known)}")
-        elif line != earlier:
-            same.append(f"line {line}: {quoted(name)}, first on line {earlier}")
-    remedy = "Remove the rows with the wrong label. Several labels or boxes for one image are not supported."
-    refuse(f"{path}: images with two different labels", other, remedy)
-    refuse(f"{path}: images listed twice", same, "Remove the second rows.")
-
-
-def _refuse_empty(path: Path, what: str, values: "pd.Series[str]") -> None:
-    cases = [f"line {line}" for line in values.index[values == ""]]
-    refuse(f"{path}: rows with an empty {what}", cases, "Fill it in, or remove these rows.")
+def _below(image: str, folder: str) -> str:
+    """Return the path below `folder` that all files of an image have."""
+    return common_name(image).removeprefix(f"{posix(folder)}/")

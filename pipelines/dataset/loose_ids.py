@@ -6,7 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from pipelines.dataset.image_paths import OTHER_FORMATS, file_name, images_by_id, normal, posix, without_extension
+from pipelines.dataset.image_paths import (
+    OTHER_FORMATS,
+    common_name,
+    file_name,
+    images_by_id,
+    normal,
+    posix,
+    without_extension,
+)
 
 # Ids may name the original files where the images are converted copies.
 OTHER_EXTENSION = re.compile(rf"(\.nii)?({'|'.join(map(re.escape, OTHER_FORMATS))})$", re.IGNORECASE)
@@ -71,7 +79,7 @@ def _match(
     cuts: tuple[Callable[[str], str], ...] = (str, lambda image: image.removeprefix(top), file_name)
     tables: list[dict[str, list[str]]] = [{} for _ in cuts]
     for image in images:
-        stem = without_extension(normal(image))
+        stem = without_extension(normal(common_name(image)))
         for cut, table in zip(cuts, tables, strict=True):
             if (key := simplify(cut(stem))) in wanted:
                 table.setdefault(key, []).append(image)

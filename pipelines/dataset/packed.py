@@ -1,8 +1,9 @@
 """Decode small images once into one file that every stage uses.
 
-The file is a NumPy array, uint8 (N, size, size, 3), the layout of decoded images and of convolutions with channels
-last, so nothing is ever transposed. While images are being decoded, the file has a partial name and a journal beside
-it: one byte per image, set to 1 when the image is on the disk. A killed process loses only the images of its chunks.
+The file is a NumPy array, uint8 (N, size, size, channels), the layout of decoded images and of convolutions with
+channels last, so nothing is ever transposed. While images are being decoded, the file has a partial name and a journal
+beside it: one byte per image, set to 1 when the image is on the disk. A killed process loses only the images of its
+chunks.
 """
 
 import hashlib
@@ -14,13 +15,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dataset.images import Pixels, UnreadableImage, decode, fit, place_of, settled_warnings
+from pipelines.dataset.channels import Pixels
+from pipelines.dataset.image_paths import files_at
+from pipelines.dataset.images import UnreadableImage, fit, place_of, settled_warnings
+from pipelines.dataset.reader import Reader
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one, partial_name
 from pipelines.system.processes import in_processes
@@ -42,9 +47,9 @@ class PackedImages:
     """The file of all images that are `cached_together` with some images; they are decoded on first use.
 
     Its path is `cache/<name>-<size>px-<key>.npy`. The key covers the rule for values of more than 8 bits, if the images
-    have such, every path and, for `by` "time", the size and modification time of its image or, for "bytes", the
-    fingerprint. So a changed image is decoded again; files with another key are removed. One process at a time decodes
-    a name and size; the others raise `UserError`.
+    have such, another number of channels than 3, every path and, for `by` "time", the size and modification time of its
+    image or, for "bytes", the fingerprint. So a changed image is decoded again; files with another key are removed. One
+    process at a time decodes a name and size; the others raise `UserError`.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class PackedImages:
         self.places = images.places  # of `images` in the file, int64 (N,)
         self.rows = together.rows[["id", "path"]]
         self.raw, self.size, self.watch, self.together = images.raw, size, watch, together
+        self.shape = (size, size, images.channels)  # of an image
         if by == "time":
             marks = _times(self.rows["path"], self.raw)
         else:
@@ -68,10 +74,10 @@ class PackedImages:
         self.partial = partial_name(self.path)
         self.journal = self.partial.with_suffix(".journal")
         header = io.BytesIO()
-        about = {"descr": "|u1", "fortran_order": False, "shape": (len(self.rows), size, size, 3)}
+        about = {"descr": "|u1", "fortran_order": False, "shape": (len(self.rows), *self.shape)}
         np.lib.format.write_array_header_1_0(header, about)
         self.header = header.getvalue()
-        self.length = len(self.header) + len(self.rows) * size * size * 3
+        self.length = len(self.header) + len(self.rows) * prod(self.shape)
         self.file: io.FileIO | None = None
 
     def decode(self) -> io.FileIO:
@@ -83,19 +89,19 @@ class PackedImages:
         return self.file
 
     def whole(self) -> Pixels:
-        """Return all images as one array, uint8 (N, size, size, 3), memory-mapped above MOST_READ_BYTES."""
+        """Return all images as one array, uint8 (N, size, size, channels), memory-mapped above MOST_READ_BYTES."""
         file = self.decode()
         if os.fstat(file.fileno()).st_size != self.length:
             raise self._cut_short()
         if self.length <= MOST_READ_BYTES:
             return self._taken(file, np.arange(len(self.rows)))
         # Copy-on-write, not read-only: torch warns about arrays that it cannot write to.  Nothing writes.
-        shape = (len(self.rows), self.size, self.size, 3)
+        shape = (len(self.rows), *self.shape)
         return np.memmap(self.path, np.uint8, "c", len(self.header), shape)
 
     @contextmanager
     def reading(self) -> Iterator[Take]:
-        """Yield a function that returns the images at places, int64 (n,), from the file: uint8 (n, size, size, 3).
+        """Yield a function that returns the images at places, int64 (n,), from the file: uint8 (n, size, size, C).
 
         Images that are not decoded yet are decoded by other processes, in order; the function waits for the last one
         requested. When the block ends, all images are decoded. Unlike a memory map, reading does not fill this
@@ -120,7 +126,7 @@ class PackedImages:
                     pass
 
     def _taken(self, file: io.FileIO, places: npt.NDArray[np.int64]) -> Pixels:
-        pixels = np.empty((len(places), self.size, self.size, 3), np.uint8)
+        pixels = np.empty((len(places), *self.shape), np.uint8)
         runs = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
         for first, end in pairwise(runs):
             file.seek(len(self.header) + int(places[first]) * pixels[0].nbytes)
@@ -158,7 +164,8 @@ class PackedImages:
                 chunks = (self._chunk(first, end) for first, end in pending)
                 unit = f"x {self._chunk_images()} images"
                 bad: list[tuple[int, str]] = []
-                work = partial(_decode_chunk, self.partial, len(self.header), self.size, self.raw, self.white)
+                reader = self.together.reader
+                work = partial(_decode_chunk, self.partial, len(self.header), self.shape, reader)
                 with closing(in_processes(work, chunks, len(pending), watch, "decoding", unit)) as finished:
                     for end, problems in zip(ends[1:], finished, strict=True):
                         bad += problems
@@ -178,10 +185,6 @@ class PackedImages:
     @property
     def _removal(self) -> str:
         return f"rm {shlex.quote(str(self.path))}"
-
-    @property
-    def white(self) -> int:
-        return self.together.data.white
 
     def _damaged(self, bad: list[tuple[int, str]]) -> UserError:
         """Return the error about images, given by their places in the file."""
@@ -214,7 +217,7 @@ class PackedImages:
         return [(first, end) for first, end in chunks if not done[first:end].all()]
 
     def _chunk_images(self) -> int:
-        return max(min(CHUNK_IMAGES, CHUNK_BYTES // (self.size * self.size * 3)), 1)
+        return max(min(CHUNK_IMAGES, CHUNK_BYTES // prod(self.shape)), 1)
 
     def _chunk(self, first: int, end: int) -> Chunk:
         return first, [(str(row.path), place_of(row)) for row in self.rows.iloc[first:end].itertuples()]
@@ -224,23 +227,24 @@ def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
     """Yield the size and modification time of each file, as text."""
     for path in paths:
         try:
-            status = os.stat(f"{raw}/{path}")  # noqa: PTH116 - pathlib takes twice as long for 300,000 files
-            yield f"{status.st_size}\0{status.st_mtime_ns}"
+            # pathlib takes twice as long for 300,000 files
+            each = [os.stat(file) for file in files_at(raw, path)]  # noqa: PTH116
+            yield "\0".join(f"{status.st_size}\0{status.st_mtime_ns}" for status in each)
         except OSError:
             yield "missing"  # decoding reports it, with its row
 
 
 def _decode_chunk(
-    unfinished: Path, offset: int, size: int, raw: Path, white: int, chunk: Chunk
+    unfinished: Path, offset: int, shape: tuple[int, int, int], reader: Reader, chunk: Chunk
 ) -> list[tuple[int, str]]:
     """Decode `chunk` into the file `unfinished`; return number and problem of each image that cannot be decoded."""
     first, items = chunk
     bad = []
-    pixels = np.empty((len(items), size, size, 3), np.uint8)
+    pixels = np.empty((len(items), *shape), np.uint8)
     with settled_warnings():
         for number, (path, place) in enumerate(items):
             try:
-                pixels[number] = fit(decode(raw / path, place, white), size, resize=size)
+                pixels[number] = fit(reader.decode(path, place), shape[0], resize=shape[0])
             except UnreadableImage as error:
                 bad.append((first + number, error.problem))
     if bad:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pipelines.dataset.channels import Picture, Pixels
 from pipelines.dataset.fingerprints import all_listed
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.images import Pixels, crop, fit, open_image, place_of, random_crop_box
+from pipelines.dataset.images import crop, fit, place_of, random_crop_box
 from pipelines.dataset.loading import Batch, BatchSource, Loading, evaluation_resize, pinned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -22,7 +22,7 @@ from pipelines.system.memory import check_room_for_processes
 from pipelines.system.processes import cores
 from pipelines.system.seeds import derive_seed
 
-Cut = Callable[[Image, int, int], Pixels]  # takes a decoded photo, its position and the epoch, in a worker process
+Cut = Callable[[Picture, int, int], Pixels]  # takes a decoded photo, its position and the epoch, in a worker process
 
 
 class PhotoBatches(BatchSource):
@@ -59,11 +59,11 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
             yield [(position, self.epoch) for position in positions.tolist()]
 
 
-def centre(settings: Settings, photo: Image, position: int, epoch: int) -> Pixels:
+def centre(settings: Settings, photo: Picture, position: int, epoch: int) -> Pixels:
     return fit(photo, settings.input.size, evaluation_resize(settings))
 
 
-def random_box(settings: Settings, photo: Image, position: int, epoch: int) -> Pixels:
+def random_box(settings: Settings, photo: Picture, position: int, epoch: int) -> Pixels:
     """Return a random box of `photo`, another one in each epoch."""
     random = np.random.default_rng(derive_seed(settings.train.seed, "crop", epoch, position))
     box = random_crop_box(*photo.size, settings.augment.crop_scale, settings.augment.crop_ratio, random)
@@ -77,13 +77,12 @@ class Photos(Dataset[Any]):
         # Arrays of bytes, not Python lists: reference counts would copy those into every worker, page by page.
         self.paths = np.array([path.encode() for path in images.rows["path"]])
         self.places = np.array([place_of(row).encode() for row in images.rows.itertuples()])
-        self.raw, self.cut, self.white = images.raw, cut, images.data.white
+        self.reader, self.cut = images.reader, cut
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, int] | UserError:
         position, epoch = item
         try:
-            path, place = self.raw / self.paths[position].decode(), self.places[position].decode()
-            photo = open_image(path, place, self.white)
+            photo = self.reader.open(self.paths[position].decode(), self.places[position].decode())
         except UserError as error:  # returned: torch would bury a raised one in a worker's traceback
             return error
         return self.cut(photo, position, epoch), position

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.dataset.image_paths import JUNK, image_files, posix
+from pipelines.dataset.encodings import listed_names, listing_file
+from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import differences, merge, to_dict
@@ -104,8 +105,9 @@ def _images_in(raw: Path, folder: str, key: str) -> list[str]:
 def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
     """Return the SHA-256 of each input of a split: the CSVs, the download record and split.group_file, if present."""
     data = settings.data
-    names = (data.labels, data.test_table, data.sample_submission, DOWNLOAD_RECORD)
-    paths = {name: layout.raw / name for name in names if name}
+    named = (data.labels, data.test_table, data.sample_submission)
+    names = [each for name in named if name for each in listed_names(layout.raw, name)]
+    paths = {name: listing_file(layout.raw / name) for name in (*names, DOWNLOAD_RECORD)}
     paths[GROUP_FILE] = layout.root / settings.split.group_file  # the root folder if not set
     return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
 
@@ -139,7 +141,7 @@ def _listing_record(listing: Listing, used: Iterable[str]) -> dict[str, Any]:
     return {
         "train_images": len(listing.labelled),
         "test_images": len(listing.test),
-        "unused": sorted({*listing.labelled} - {*used}),
+        "unused": sorted({*listing.labelled} - {file for path in used for file in files_of(path)}),
         "empty_class_folders": listing.empty,
         "sha256": listing.digest,
     }
@@ -249,12 +251,14 @@ def _changed_inputs(layout: Layout, settings: Settings, record: Mapping[str, Any
     for name in dict.fromkeys((*then, *now)):
         if then.get(name) == now.get(name):
             continue
-        kind: Kind = "sample" if name == data.sample_submission and name != data.labels else "labelled"
+        labels = listed_names(layout.raw, data.labels)
+        kind: Kind = "sample" if name == data.sample_submission and name not in labels else "labelled"
         state = "is missing" if name not in now else "has changed" if name in then else "is new"
         if name == GROUP_FILE:
             yield Change(kind, f"{shown(settings.split.group_file)} (split.group_file) {state}")
         elif name != DOWNLOAD_RECORD:
-            yield Change("test" if name == data.test_table else kind, f"{shown(name)} {state}")
+            tests = listed_names(layout.raw, data.test_table)
+            yield Change("test" if name in tests else kind, f"{shown(name)} {state}")
         elif name in then and name in now and _download(layout) != record.get("download"):
             yield Change(kind, "they were unpacked from another archive")
 
@@ -313,9 +317,9 @@ def _differences(
 
 
 def _split_rows(layout: Layout) -> dict[str, str]:
-    """Return {path: split} of split.csv, without pandas."""
+    """Return {file: split} of split.csv, without pandas."""
     with open(layout.split_csv, encoding="utf-8", newline="") as file:
-        return {row["path"]: row["split"] for row in csv.DictReader(file)}
+        return {image: row["split"] for row in csv.DictReader(file) for image in files_of(row["path"])}
 
 
 def _short(layout: Layout, path: Path) -> str:

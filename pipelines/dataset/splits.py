@@ -1,7 +1,8 @@
 """Divide the labelled rows into train and valid, and write and read split.csv.
 
 A split depends only on ids, labels, groups and seed: within a class, rows are ordered by a hash of seed and id. It is
-the same for any order of rows or files, on any platform, with any version of any library.
+the same for any order of rows or files, on any platform, with any version of any library. Images with several labels or
+with numbers are divided by strata: `pipelines/dataset/strata.py`.
 """
 
 import hashlib
@@ -14,8 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.dataset.image_paths import normal, without_extension
+from pipelines.dataset.strata import EVERY, Strata, divide, strata_of
 from pipelines.dataset.tables import read_csv, read_listing, write_csv
 from pipelines.settings.data_sections import SplitSettings
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS
 from pipelines.system.errors import UserError, did_you_mean, quoted, refuse
 
 COLUMNS = ("id", "path", "label", "split", "fold")
@@ -26,19 +29,26 @@ NAMED = 10  # ids with a hint in a message
 MANY = 10_000  # ids; searching more of them for similar ones takes seconds
 
 
-def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
+def assign(rows: pd.DataFrame, settings: SplitSettings, task: str = ONE_CLASS) -> pd.DataFrame:
     """Return the labelled `rows` (`id`, `label`, `group`) with the columns `split` and `fold`.
 
     `split` is `train` or `valid`; with folds, valid is fold 0. `fold` is -1 for a row that is always in train, and for
-    all rows without folds. Every class keeps a row in train, whichever fold validates. Raises `UserError` if train,
-    valid or a fold would be empty, and for settings that exclude each other.
+    all rows without folds. Every class or label keeps a row in train, whichever fold validates. Raises `UserError` if
+    train, valid or a fold would be empty, and for settings that exclude each other.
     """
     grouped = "group_column" if settings.group_column else "group_file" if settings.group_file else ""
     if settings.method == "equal-per-class" and (grouped or settings.folds):
         other = f"split.{grouped or 'folds'}"
         raise UserError(f"split.method 'equal-per-class' and {other} exclude each other: set split.method=stratified.")
+    if settings.method == "equal-per-class" and task != ONE_CLASS:
+        raise UserError(
+            f"split.method 'equal-per-class' needs one class per image, but competition.task is {task}: set "
+            "split.method=stratified."
+        )
     if grouped:
-        folds = _place_groups(rows, settings)
+        folds = _place_groups(rows, settings, _group_strata(rows, task))
+    elif task != ONE_CLASS:
+        folds = _divide(rows, settings, task)
     else:
         classes = _classes_in_hash_order(rows, settings.seed)
         folds = _deal(classes, settings.folds) if settings.folds else _cut(classes, settings)
@@ -47,19 +57,21 @@ def assign(rows: pd.DataFrame, settings: SplitSettings) -> pd.DataFrame:
     if empty is not None:
         raise UserError(f"Fold {empty} of {settings.folds} would be empty with {len(rows)} rows: lower split.folds.")
     if valid in (0, len(rows)):
-        raise UserError(_one_part(rows, settings, valid, grouped))
+        raise UserError(_one_part(rows, settings, valid, grouped, task))
     names = ["train" if fold else "valid" for fold in folds]
     return rows.assign(split=names, fold=folds if settings.folds else NO_FOLD)
 
 
-def _one_part(rows: pd.DataFrame, settings: SplitSettings, valid: int, grouped: str) -> str:
+def _one_part(rows: pd.DataFrame, settings: SplitSettings, valid: int, grouped: str, task: str) -> str:
     """Return the message that train or valid would be empty, with a change that helps."""
     problem = f"{valid} of {len(rows)} labelled rows would be valid, which leaves nothing to "
     problem += "train on" if valid else "validate on"
     if grouped:
         return f"{problem}: the groups are too few or too large to be on both sides. Empty split.{grouped}."
-    if rows["label"].is_unique:
-        return f"{problem}: each class has a single image, which stays in train. Label more images of each class."
+    sizes = Counter(name for names in strata_of(rows["label"].tolist(), task) for name in names)
+    if task != NUMBERS and max(sizes.values()) == 1:
+        what = "class" if task == ONE_CLASS else "label"
+        return f"{problem}: each {what} has a single image, which stays in train. Label more images of each {what}."
     better = f"lower split.valid_ratio, now {settings.valid_ratio:g}"
     if not valid:
         better = f"raise split.valid_ratio, now {settings.valid_ratio:g}, for example to {1 / len(rows):.2g}"
@@ -72,12 +84,17 @@ def _hash(seed: int, text: str) -> str:
 
 def _classes_in_hash_order(rows: pd.DataFrame, seed: int) -> dict[str, list[int]]:
     """Return {class: positions of its rows}, classes sorted by name, positions by hash."""
-    keys = [(_hash(seed, without_extension(name)), name) for name in rows["id"].tolist()]
     labels = rows["label"].tolist()
     classes: dict[str, list[int]] = {label: [] for label in sorted(set(labels))}
-    for position in sorted(range(len(keys)), key=keys.__getitem__):
+    for position in _hash_order(rows, seed):
         classes[labels[position]].append(position)
     return classes
+
+
+def _hash_order(rows: pd.DataFrame, seed: int) -> list[int]:
+    """Return the positions of `rows` in the order of a hash of seed and id."""
+    keys = [(_hash(seed, without_extension(name)), name) for name in rows["id"].tolist()]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _deal(classes: Mapping[str, Sequence[int]], folds: int) -> list[int]:
@@ -120,16 +137,33 @@ def _proportional(sizes: Mapping[str, int], ratio: Fraction, seed: int) -> dict[
     return counts
 
 
-def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
+def _divide(rows: pd.DataFrame, settings: SplitSettings, task: str) -> list[int]:
+    """Return the fold of each row with several labels or with numbers, or without folds 0 (valid) or -1 (train)."""
+    ratio = Fraction(str(settings.valid_ratio))
+    shares = {0: ratio.numerator, NO_FOLD: ratio.denominator - ratio.numerator}
+    if settings.folds:
+        shares = dict.fromkeys(range(min(settings.folds, len(rows))), 1)
+    return divide(strata_of(rows["label"].tolist(), task), _hash_order(rows, settings.seed), shares, NO_FOLD)
+
+
+def _group_strata(rows: pd.DataFrame, task: str) -> Strata:
+    """Return the strata of each row that groups are placed by; several per row keep the sizes in proportion too."""
+    strata = strata_of(rows["label"].tolist(), task)
+    return strata if task == ONE_CLASS else [[*names, EVERY] for names in strata]
+
+
+def _place_groups(rows: pd.DataFrame, settings: SplitSettings, strata: Strata) -> list[int]:
     """Return the fold of each row, or without folds 0 (valid) or -1 (train), such that no group is divided.
 
     Groups are placed one by one, the largest first and equal ones by hash, each where it most lowers the squared
-    distance of the class counts from their shares: the greedy method of scikit-learn's `StratifiedGroupKFold`, for
+    distance of the strata's counts from their shares: the greedy method of scikit-learn's `StratifiedGroupKFold`, for
     shares of any size. The last group of a class goes to train (-1) if its other groups are all in one place.
+    strata: of each row, its class alone or its labels.
     """
     groups: dict[str, Counter[str]] = {}
-    for group, label in zip(rows["group"], rows["label"], strict=True):
-        groups.setdefault(group, Counter())[label] += 1
+    for group, names in zip(rows["group"], strata, strict=True):
+        groups.setdefault(group, Counter()).update(names)
+    sizes = Counter(rows["group"])
     parts = settings.folds or 2
     if len(groups) < parts:
         key = "group_file" if settings.group_file else "group_column"
@@ -139,7 +173,7 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
     shares = {0: settings.valid_ratio, NO_FOLD: 1 - settings.valid_ratio}
     if settings.folds:
         shares = dict.fromkeys(range(settings.folds), 1 / settings.folds)
-    totals = Counter(rows["label"])
+    totals = Counter(name for names in strata for name in names)
     pending = Counter(label for labels in groups.values() for label in labels)
     placed: dict[int, Counter[str]] = {home: Counter() for home in (*shares, NO_FOLD)}
     home_of: dict[str, int] = {}
@@ -154,7 +188,7 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings) -> list[int]:
         """Whether other places have rows of each class in `lasts`."""
         return all(any(placed[other][label] for other in placed if other != home) for label in lasts)
 
-    for group in sorted(groups, key=lambda name: (-groups[name].total(), _hash(settings.seed, name))):
+    for group in sorted(groups, key=lambda name: (-sizes[name], _hash(settings.seed, name))):
         labels = groups[group]
         lasts = [label for label in labels if pending[label] == 1]
         allowed = [home for home in shares if home == NO_FOLD or leaves_all(home, lasts)]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.schema import Settings
 
 JOINT = "|"
 
@@ -43,3 +44,8 @@ def encode(texts: Sequence[str], task: str, classes: Sequence[str]) -> npt.NDArr
     for row, text in enumerate(texts):
         flags[row, [number[label] for label in labels_in(text, task)]] = 1
     return flags
+
+
+def network_outputs(settings: Settings, classes: Sequence[str]) -> int:
+    """Return the number of outputs of a network: one per class, label or number; ordinal: per step between grades."""
+    return len(settings.competition.grades) - 1 if settings.train.loss == "ordinal" else len(classes)

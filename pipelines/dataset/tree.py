@@ -1,4 +1,8 @@
-"""The folder tree that `torchvision.datasets.ImageFolder` and other tools read: links to the raw images, no copies."""
+"""The folder tree that `torchvision.datasets.ImageFolder` and other tools read: links to the raw images, no copies.
+
+Only one class per image gives class folders. Where an image has several labels or numbers, each part of the split has
+one folder, `images`, and split.csv holds the targets.
+"""
 
 import errno
 import os
@@ -13,15 +17,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.image_paths import normal
+from pipelines.dataset.image_paths import files_of, normal
 from pipelines.dataset.tables import csv_text
+from pipelines.settings.metrics import ONE_CLASS
 from pipelines.system import files
 from pipelines.system.watch import Watch, unwatched
 
 HARD_LINK, SYMBOLIC_LINK, COPY = "hard link", "symbolic link", "copy"
 CLASSES_CSV = "classes.csv"
 PARTS = {"train": ("train", "train_valid"), "valid": ("valid", "train_valid")}  # by split
-UNKNOWN = "test/unknown"  # as in the textbook: ImageFolder needs one folder per class
+UNKNOWN = "unknown"  # folder of the test images, as in the textbook: ImageFolder needs one folder per class
+IMAGES = "images"  # the only folder of a part where there are no classes
 LONGEST_STEM = 200  # bytes, which leaves room for a number and an extension
 
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
@@ -30,32 +36,37 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?"
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-def build(tree: Path, raw: Path, rows: pd.DataFrame, watch: Watch = unwatched) -> Counter[str]:
+def build(tree: Path, raw: Path, rows: pd.DataFrame, task: str = ONE_CLASS, watch: Watch = unwatched) -> Counter[str]:
     """Write `tree` for the whole split `rows`; return the number of entries by `HARD_LINK`, `SYMBOLIC_LINK` and `COPY`.
 
     The tree holds `train`, `valid` and `train_valid` with a folder for every class (`folder_names`, listed in
     `classes.csv`), and `test/unknown`. A class without validation images has an empty folder in `valid`, so that
-    ImageFolder numbers the classes of `valid` like those of `train`. An entry is a hard link if the file system allows
-    it, else a symbolic link, else a copy. The tree appears only when it is complete.
+    ImageFolder numbers the classes of `valid` like those of `train`. Without one class per image, each of the four has
+    one folder, `images`. An entry is a hard link if the file system allows it, else a symbolic link, else a copy. The
+    tree appears only when it is complete.
     """
-    names = folder_names(rows["label"][rows["split"] != "test"].unique())
-    source = os.path.realpath(raw)
+    of_class = folder_names(rows["label"][rows["split"] != "test"].unique()) if task == ONE_CLASS else {}
+    source, beside = os.path.realpath(raw), os.path.realpath(raw.parent)  # raw may be a link to another place
     kinds: Counter[str] = Counter()
     with files.atomic_folder(tree) as unfinished:
-        of_classes = [f"{part}/{name}" for part in ("train", "valid", "train_valid") for name in names.values()]
-        for folder in (*of_classes, UNKNOWN):
+        names = list(of_class.values()) or [IMAGES]
+        folders = [f"{part}/{name}" for part in ("train", "valid", "train_valid") for name in names]
+        for folder in (*folders, f"test/{UNKNOWN if of_class else IMAGES}"):
             (unfinished / folder).mkdir(parents=True)
-        classes = csv_text([("folder", "label"), *((name, label) for label, name in names.items())])
-        (unfinished / CLASSES_CSV).write_text(classes, encoding="utf-8", newline="")
-        links = _links(rows, names)
+        if of_class:
+            classes = csv_text([("folder", "label"), *((name, label) for label, name in of_class.items())])
+            (unfinished / CLASSES_CSV).write_text(classes, encoding="utf-8", newline="")
+        links = _links(rows, of_class)
         for folder, group in groupby(watch(links, "linking", len(links)), key=itemgetter(0)):
             # relative to the final place of the tree, where a symbolic link must lead to the image
-            upwards = os.path.relpath(source, os.path.realpath(tree / folder))
+            here = os.path.realpath(tree / folder)
+            upwards = {base: os.path.relpath(base, here) for base in (source, beside)}
             place = unfinished / folder
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path per link
             try:
                 for _, name, path in group:
-                    kinds[_link(f"{source}/{path}", f"{upwards}/{path}", place, descriptor, name)] += 1
+                    base, path = (beside, path[3:]) if path.startswith("../") else (source, path)
+                    kinds[_link(f"{base}/{path}", f"{upwards[base]}/{path}", place, descriptor, name)] += 1
             finally:
                 os.close(descriptor)
     return kinds
@@ -77,19 +88,21 @@ def _link(source: str, relative: str, folder: Path, descriptor: int, name: str) 
     return COPY
 
 
-def _links(rows: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, str, str]]:
+def _links(rows: pd.DataFrame, of_class: dict[str, str]) -> list[tuple[str, str, str]]:
     """Return folder, name and image path of each entry of the tree, sorted by folder.
 
-    No two names in a folder differ only by case.
+    of_class: the folder of each class; empty if there are none. No two names in a folder differ only by case.
     """
     links: list[tuple[str, str, str]] = []
     taken: dict[str, set[str]] = {}
     columns = (rows[name].tolist() for name in ("path", "label", "split"))
     for path, label, split in sorted(zip(*columns, strict=True)):  # names must not depend on the order of rows
-        folder = UNKNOWN if split == "test" else names[label]
-        name = _unique(taken.setdefault(folder, set()), path.rpartition("/")[2], path.replace("/", "_"))
-        folders = [folder] if split == "test" else [f"{part}/{folder}" for part in PARTS[split]]
-        links.extend((folder, name, path) for folder in folders)
+        parts = PARTS.get(split, (split,))
+        folder = IMAGES if not of_class else UNKNOWN if split == "test" else of_class[label]
+        used = taken.setdefault(f"test/{folder}" if split == "test" else folder, set())
+        for file in files_of(path):
+            name = _unique(used, file.rpartition("/")[2], file.replace("/", "_"))
+            links.extend((f"{part}/{folder}", name, file) for part in parts)
     return sorted(links, key=itemgetter(0))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.dataset.image_paths import without_extension
+from pipelines.dataset.image_paths import files_at, without_extension
 from pipelines.dataset.images import Described, UnreadableImage, describe_image
 from pipelines.dataset.tables import read_table
 from pipelines.dataset.vocabulary import counted
@@ -72,19 +72,27 @@ def _ids(source: str, rows: pd.DataFrame) -> str:
 def _images(raw: Path, paths: Sequence[str], white: int) -> str:
     """Return formats, sizes, channels and values of a sample of the images, spread over the rows."""
     places = np.unique(np.linspace(0, len(paths) - 1, SAMPLED).round().astype(int))
-    found = [facts for place in places if (facts := _facts(raw / paths[place], white))]
+    files = [Path(file) for place in places for file in files_at(raw, paths[place])]
+    found = [facts for file in files if (facts := _facts(file, white))]
     if not found:
-        return f"none of {len(places)} that were tried can be read"
+        return f"none of {len(files)} that were tried can be read"
     sizes = sorted({(each.width, each.height) for each in found})
     sides = " to ".join(f"{width} x {height}" for width, height in (sizes if len(sizes) < 3 else (sizes[0], sizes[-1])))
     kinds = _counted(f"{each.bits}-bit {COLOURS.get(each.mode, each.mode)}" for each in found)
     text = f"{_counted(each.format for each in found)}; {sides} pixels; {kinds}; values "
-    text += f"{min(each.minimum for each in found):,} to {max(each.maximum for each in found):,}"
-    if deep := [f"{each.white:,}" for each in found if each.bits > 8]:
+    lowest, highest = min(each.minimum for each in found), max(each.maximum for each in found)
+    text += f"{_number(lowest)} to {_number(highest)}"
+    if deep := [_number(each.white) for each in found if each.bits > 8]:
         own = "" if white or len(set(deep)) == 1 else " by each image's own values (data.white sets one for all)"
         text += f", white is {_counted(deep)}{own}"
-    unread = f"; {len(places) - len(found)} cannot be read" if len(found) < len(places) else ""
+    unread = f"; {len(files) - len(found)} cannot be read" if len(found) < len(files) else ""
+    if len(files) > len(places):
+        text += f"; {len(files) // len(places)} files per image, one per channel"
     return f"{text} ({len(places)} of {len(paths):,} looked at{unread})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if value == int(value) else f"{value:.3g}"
 
 
 def _facts(path: Path, white: int) -> Described | None:

@@ -1,17 +1,14 @@
 """Compare labels with the values of a sample submission or of a solution, which may name the classes in other words."""
 
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import read_table
 from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted, shown
 
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
@@ -20,8 +17,8 @@ NAMED = 6  # classes in a line
 JOINTS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 
 
-def counted(labels: Sequence[str]) -> str:
-    """Return the most frequent of `labels` with their counts: `cat (300), dog (200), …`."""
+def counted(labels: Sequence[str] | Mapping[str, int]) -> str:
+    """Return the most frequent of `labels`, or of their counts, with these: `cat (300), dog (200), …`."""
     counts = sorted(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))
     named = ", ".join(f"{shown(label)} ({count:,})" for label, count in counts[:NAMED])
     return named + (", …" if counts[NAMED:] else "")
@@ -48,76 +45,11 @@ def loose_form(text: str) -> str:
     return text if len(text) == 1 else text.casefold()
 
 
-def parts_of(label: str) -> list[str]:
-    """Return the parts of a label that is several labels in one cell; one part if no separator is in it."""
-    separator = next((each for each in SEPARATORS if each in label), None)
-    return [part for part in map(str.strip, label.split(separator)) if part] if separator else [label]
-
-
 def other_forms(values: Collection[str], classes: Collection[str]) -> dict[str, str]:
     """Return {class: value} if each of `values` is a class in another form; else an empty dictionary."""
     known = {loose_form(label): label for label in classes}
     pairs = {known.get(loose_form(value), ""): value for value in values}
     return {} if "" in pairs or len(pairs) != len(values) else pairs
-
-
-def check_sample_labels(
-    sample: Path, column: "pd.Series[str]", classes: Sequence[str], data: DataSettings, labels: Path | None
-) -> None:
-    """Raise `UserError` if the label column of the sample submission has values that are no classes.
-
-    classes: as they would be submitted. labels: the labels CSV, which may have a column in the sample's words.
-    """
-    values = list(dict.fromkeys(value for value in column.tolist() if value))
-    unknown = [value for value in values if value not in set(classes)]
-    if not unknown or "sample_labels" in data.accept:
-        return
-    some = "" if len(unknown) == len(values) else f" ({len(unknown)} of its {len(values)} different values)"
-    problem = (
-        f"{sample}: column {str(column.name)!r} has {few(unknown, 5)}{some}, but the classes are {few(classes, 5)}. "
-    )
-    remedy = _remedy(unknown, values, classes, data, labels)
-    raise UserError(f"{problem}{remedy} {unless('sample_labels', data)}")
-
-
-def _remedy(
-    unknown: Sequence[str], values: Sequence[str], classes: Sequence[str], data: DataSettings, labels: Path | None
-) -> str:
-    """Return what the sample's values seem to be, and the setting that mends it."""
-    if labels and (name := _column_in_words_of(values, labels, classes)):
-        return f"Column {name!r} of {labels.name} has these values: set data.label_column = {json.dumps(name)}."
-    several = max(len(parts_of(value)) for value in unknown)
-    if several > 1 and all(part in set(classes) for value in unknown for part in parts_of(value)):
-        return f"The sample has {several} labels in one cell; this pipeline submits one label per image."
-    fractions = [value for value in unknown if is_number(value) and number(value) % 1]
-    if fractions and all(is_number(value) and 0 <= number(value) <= 1 for value in values):
-        return "A probability per image seems to be wanted; this pipeline submits labels, or a probability per class."
-    texts = other_forms(values, classes)
-    if not texts and len(unknown) < len(values):
-        return "No image has such a label. Check that the sample and the labels belong together, and data.label_column."
-    rows = "; ".join(f"{label},{texts.get(label, '…')}" for label in classes[:3])
-    more = "; …" if len(classes) > 3 else ""
-    same = "These are the same in another form. " if texts else ""
-    if texts and len(values) == 1 and len(classes) == 2 and is_number(values[0]):
-        same += "(Or the sample wants a probability per image, which is not supported.) "
-    placeholder = " A single value may also be a placeholder." if len(values) == 1 and not texts else ""
-    return (
-        f'{same}To submit the words of the sample, set data.submitted_labels = "answers.csv" and write that CSV: the '
-        f"header label,answer and a row per class ({rows}{more}).{placeholder}"
-    )
-
-
-def _column_in_words_of(values: Sequence[str], labels: Path, classes: Sequence[str]) -> str:
-    """Return the column of the labels CSV that has all `values`, and one value for each class; or an empty text."""
-    table = read_table(labels)
-    known, wanted = set(classes), set(values)
-    ours = next((name for name in table if set(table[name]) == known), None)
-    for name in table.columns if ours is not None else ():
-        pairs = set(zip(table[ours], table[name], strict=True))
-        texts = {text for _, text in pairs}
-        if name != ours and wanted <= texts and len(pairs) == len(texts) == len(known):
-            return str(name)
-    return ""
 
 
 def submitted_labels(data: DataSettings, raw: Path, classes: Collection[str] = ()) -> dict[str, str]:
@@ -150,6 +82,12 @@ def submitted_labels(data: DataSettings, raw: Path, classes: Collection[str] = (
             "row for each."
         )
     return texts
+
+
+def answers_of(classes: Sequence[str], settings: Settings, raw: Path) -> list[str]:
+    """Return the text to submit for each class: the class itself, or what data.submitted_labels says."""
+    texts = submitted_labels(settings.data, raw)
+    return [texts.get(label, label) for label in classes]
 
 
 def difference(values: Collection[str], classes: Collection[str]) -> str:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from pipelines.dataset.channels import Picture, Pixels
 from pipelines.dataset.fingerprints import all_listed, fingerprints
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.images import Pixels, crop, fit, random_crop_box
+from pipelines.dataset.images import crop, fit, random_crop_box
 from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize
 from pipelines.dataset.photos import Photos, collate, decoded, decoding_processes, make_loader
 from pipelines.models.backbones import Backbone
@@ -209,10 +209,10 @@ class ViewCuts:
     crops: list[int]
     marks: Keys
 
-    def __call__(self, photo: Image, position: int, epoch: int) -> Pixels:
+    def __call__(self, photo: Picture, position: int, epoch: int) -> Pixels:
         return np.stack([self._cut(photo, number, int(self.marks[position])) for number in self.crops])
 
-    def _cut(self, photo: Image, number: int, mark: int) -> Pixels:
+    def _cut(self, photo: Picture, number: int, mark: int) -> Pixels:
         size, augment = self.settings.input.size, self.settings.augment
         if number < 0:
             return fit(photo, size, evaluation_resize(self.settings))

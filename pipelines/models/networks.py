@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.models.first_layer import take_channels
 from pipelines.models.published import AUXILIARY_HEADS, classifiers
 from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
@@ -15,12 +16,12 @@ WHITENING_EPSILON = 5e-4  # added to the variances: avoids amplifying directions
 OWN_MODELS = ("convnet", "resnet18-small")
 
 
-def build_model(settings: ModelSettings, classes: int) -> nn.Module:
-    """Return a random network, images (N, 3, H, W) to logits (N, classes).  Raises `UserError` for an unknown name."""
+def build_model(settings: ModelSettings, classes: int, channels: int = 3) -> nn.Module:
+    """Return a random network, images (N, C, H, W) to logits (N, classes).  Raises `UserError` for an unknown name."""
     if settings.name == "convnet":
-        return ConvNet(settings, classes)
+        return ConvNet(settings, classes, channels)
     if settings.name == "resnet18-small":
-        return _resnet18_small(classes)
+        return _resnet18_small(classes, channels)
     from torchvision import models  # takes a second to import, and the ConvNet does not need it
 
     if settings.name not in classifiers():
@@ -30,15 +31,15 @@ def build_model(settings: ModelSettings, classes: int) -> nn.Module:
     # With auxiliary heads, the output in training mode would be a tuple instead of logits.
     options = {"aux_logits": False, "init_weights": True} if settings.name in AUXILIARY_HEADS else {}
     model: nn.Module = models.get_model(settings.name, weights=None, num_classes=classes, **options)
-    return model
+    return take_channels(model, settings.name, channels, pretrained=False)
 
 
-def _resnet18_small(classes: int) -> nn.Module:
+def _resnet18_small(classes: int, channels: int) -> nn.Module:
     """Return ResNet-18 with a 3x3 stem of stride 1 and no max-pooling, for small images (d2l.ai, chapter 14.13)."""
     from torchvision.models import resnet18
 
     model: nn.Module = resnet18(weights=None, num_classes=classes)
-    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    model.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -54,19 +55,19 @@ class ConvNet(nn.Module):
     not pool images of one pixel.
     """
 
-    def __init__(self, settings: ModelSettings, classes: int) -> None:
+    def __init__(self, settings: ModelSettings, classes: int, channels: int = 3) -> None:
         super().__init__()
         widths = settings.widths
         self.stem: nn.Module
         if settings.whitening:
-            self.stem = Whitening(settings.whitening)
+            self.stem = Whitening(settings.whitening, channels)
             stem = self.stem.convolution.out_channels
         else:
             stem = max(widths[0] // 2, 8)
-            self.stem = _conv_norm_gelu(3, stem, settings)
+            self.stem = _conv_norm_gelu(channels, stem, settings)
         depths = settings.depth * len(widths) if len(settings.depth) == 1 else settings.depth
-        channels = [stem, *widths]
-        self.blocks = nn.Sequential(*(Block(channels[i], channels[i + 1], d, settings) for i, d in enumerate(depths)))
+        ends = [stem, *widths]
+        self.blocks = nn.Sequential(*(Block(ends[i], ends[i + 1], d, settings) for i, d in enumerate(depths)))
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(settings.dropout), nn.Linear(widths[-1], classes))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -87,13 +88,13 @@ class Whitening(nn.Module):
 
     Its filters are the principal components of square patches, each divided by the square root of its variance, and
     their negatives, because GELU suppresses negative values (arXiv 2404.00498, section 3.1).  The filters are frozen;
-    the biases learn, which gained half a percentage point on CIFAR-10.  Maps (N, 3, H, W) to
-    (N, 6 * side**2, H - side + 1, W - side + 1).
+    the biases learn, which gained half a percentage point on CIFAR-10.  Maps (N, C, H, W) to
+    (N, 2 * C * side**2, H - side + 1, W - side + 1).
     """
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, channels: int = 3) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(3, 6 * side**2, kernel_size=side)
+        self.convolution = nn.Conv2d(channels, 2 * channels * side**2, kernel_size=side)
         self.convolution.weight.requires_grad_(False)
         nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]
 
@@ -102,18 +103,18 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Compute the filters, in float64 on the CPU, from all patches of `batches`, float (N, 3, H, W)."""
-        side = self.convolution.kernel_size[0]
-        products, count = torch.zeros(3 * side**2, 3 * side**2, dtype=torch.float64), 0
+        """Compute the filters, in float64 on the CPU, from all patches of `batches`, float (N, C, H, W)."""
+        side, channels = self.convolution.kernel_size[0], self.convolution.in_channels
+        products, count = torch.zeros(channels * side**2, channels * side**2, dtype=torch.float64), 0
         for images in batches:
-            patches = nn.functional.unfold(images.detach().cpu().double(), side)  # (N, 3 * side**2, positions)
+            patches = nn.functional.unfold(images.detach().cpu().double(), side)  # (N, C * side**2, positions)
             products += torch.einsum("nip,njp->ij", patches, patches)
             count += len(patches) * patches.shape[2]
         variances, components = torch.linalg.eigh(products / count)
         filters = (components / (variances + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
         # An eigenvector's sign is arbitrary: make its largest entry positive, so that every library gives the same.
         filters = filters * filters.gather(1, filters.abs().argmax(dim=1, keepdim=True)).sign()
-        filters = filters.reshape(-1, 3, side, side)
+        filters = filters.reshape(-1, channels, side, side)
         self.convolution.weight.copy_(torch.cat([filters, -filters]))
 
 
@@ -162,7 +163,7 @@ def whitening_of(model: nn.Module) -> Whitening | None:
     return next((module for module in model.modules() if isinstance(module, Whitening)), None)
 
 
-def check_model(model: nn.Module, name: str, size: int, smaller: Sequence[int] = ()) -> int:
+def check_model(model: nn.Module, name: str, size: int, smaller: Sequence[int] = (), channels: int = 3) -> int:
     """Return the number of parameters of `model`, after a forward pass of one blank image of each size in pixels.
 
     smaller: the sizes of `augment.sizes`.  Raises `UserError`, with `name`, for a size that the network cannot take.
@@ -171,7 +172,7 @@ def check_model(model: nn.Module, name: str, size: int, smaller: Sequence[int] =
     for tried, key in ((size, "input.size"), *((each, "augment.sizes") for each in smaller)):
         try:
             with torch.inference_mode():
-                model(torch.zeros(1, 3, tried, tried))
+                model(torch.zeros(1, channels, tried, tried))
         except Exception as error:  # some networks assert, others raise a convolution's RuntimeError
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(

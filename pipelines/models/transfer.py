@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pipelines.dataset.targets import network_outputs
 from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_norms, stages
+from pipelines.models.first_layer import spread, take_channels
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
 from pipelines.models.weights import Origin
@@ -40,7 +42,7 @@ def build_network(settings: Settings, classes: Sequence[str], found: Sequence[Or
     """Return the network of `settings`, with weights from `found` and random ones seeded by `train.seed`."""
     torch.manual_seed(derive_seed(settings.train.seed, "weights"))
     if not found:
-        return build_model(settings.model, len(classes))
+        return build_model(settings.model, network_outputs(settings, classes), settings.input.channels)
     return build_fine_tuned(settings, classes, found)
 
 
@@ -181,13 +183,16 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
         facts = origin.facts
         size, needs_head = facts.size if facts else None, _use_of_last_layer(settings.model)
         backbone, classifier = build_backbone(origin.name, origin.path, size, needs_head)
+        channels = settings.input.channels
+        take_channels(backbone.body, origin.name, channels, pretrained=bool(origin.path))
         if settings.tuning.freeze_norms:
             backbone = fold_norms(backbone)
         if backbones and facts:  # images are normalised for the first
-            backbone.renormalise(settings.input.mean, settings.input.std, facts.mean, facts.std)
+            own_mean, own_std = spread(facts.mean, channels), spread(facts.std, channels)
+            backbone.renormalise(settings.input.mean, settings.input.std, own_mean, own_std)
         backbones.append(backbone)
         classifiers.append(classifier)
-    top = Top(classifiers, len(classes), settings.model)
+    top = Top(classifiers, network_outputs(settings, classes), settings.model)
     notes: list[str] = []
     if settings.model.label_map and all(origin.path for origin in found):
         label_map = label_map_file(with_label_map(settings).model.label_map)

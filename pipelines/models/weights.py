@@ -13,6 +13,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener, ge
 
 import torch
 
+from pipelines.models.first_layer import spread
 from pipelines.models.published import (
     AUXILIARY_HEADS,
     Published,
@@ -24,7 +25,7 @@ from pipelines.models.published import (
 from pipelines.models.weight_files import EXTENSIONS
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.records import with_label_map
-from pipelines.settings.schema import PLAIN_INPUT, Settings
+from pipelines.settings.schema import Settings, plain_input
 from pipelines.settings.training_sections import InputSettings, ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 from pipelines.system.files import CHUNK_BYTES, atomic_file, file_sha256, plain_sha256
@@ -234,9 +235,10 @@ def resolve(settings: Settings, found: Sequence[Origin]) -> Settings:
     _check_images(found, image)
     if facts := first.facts:
         resize = facts.resize if image.size in (0, facts.size) else 0
-        return with_input(settings, size=facts.size, mean=facts.mean, std=facts.std, resize=resize)
+        mean, std = (spread(values, image.channels) for values in (facts.mean, facts.std))
+        return with_input(settings, size=facts.size, mean=mean, std=std, resize=resize)
     # random weights: any normalisation will do
-    return with_input(settings, **PLAIN_INPUT) if first.path is None else settings
+    return with_input(settings, **plain_input(image.channels)) if first.path is None else settings
 
 
 def _check_images(found: Sequence[Origin], image: InputSettings) -> None:
@@ -260,7 +262,8 @@ def _check_images(found: Sequence[Origin], image: InputSettings) -> None:
             "choose their size with input.size."
         )
     first = found[0]
-    if first.facts and unknown and (image.mean, image.std) != (first.facts.mean, first.facts.std):
+    own = [spread(values, image.channels) for values in (first.facts.mean, first.facts.std)] if first.facts else []
+    if first.facts and unknown and [image.mean, image.std] != own:
         names = [origin.name for origin in (*unknown, *(each for each in found if each not in unknown))]
         raise UserError(
             f"{first.name} is published with mean {list(first.facts.mean)} and std {list(first.facts.std)}, but "

@@ -3,16 +3,29 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from pipelines.settings.choices import choice_problems
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import PLAIN_INPUT, SECTIONS, Settings
 from pipelines.system.errors import UserError
 
 MOST_PROBLEMS = 8  # in one message
+LOSSES = {  # the values of train.loss besides auto, for each value of competition.task
+    ONE_CLASS: ("cross_entropy", "focal"),
+    SEVERAL_LABELS: ("binary", "focal", "asymmetric"),
+    NUMBERS: ("squared", "absolute", "huber", "ordinal"),
+}
 
 
 def check_together(settings: Settings, where: str) -> None:
     """Raise `UserError`, naming `where`, if values contradict each other, within a section or across sections."""
     within = (getattr(settings, section).problems() for section in SECTIONS)
-    across = (_image_problems(settings), _finetuning_problems(settings), _fold_problems(settings))
+    across = (
+        choice_problems(settings),
+        _image_problems(settings),
+        _finetuning_problems(settings),
+        _fold_problems(settings),
+        _loss_problems(settings),
+    )
     if problems := list(chain(*within, *across)):
         raise mistakes(where, problems)
 
@@ -54,6 +67,14 @@ def no_effect(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _image_problems(settings: Settings) -> Iterator[str]:
+    channels, files = settings.input.channels, settings.data.channel_files
+    if files and len(files) != channels:
+        yield (
+            f"data.channel_files has {len(files)} endings, one per channel, but input.channels is {channels}; set "
+            f"input.channels = {len(files)}."
+        )
+    if settings.augment.colour_jitter and channels != 3:
+        yield f"augment.colour_jitter changes colours, but input.channels is {channels}; set it to 0."
     size = settings.input.size or PLAIN_INPUT["size"]
     if not settings.input.size and settings.model.weights:  # the size is known once the weights are
         return
@@ -86,3 +107,29 @@ def _fold_problems(settings: Settings) -> Iterator[str]:
     if fold >= max(1, folds):
         known = f"folds 0 to {folds - 1}" if folds else "no folds (split.folds is 0)"
         yield f"train.fold is {fold}, but the split has {known}."
+
+
+def _loss_problems(settings: Settings) -> Iterator[str]:
+    task, train, grades = settings.competition.task, settings.train, settings.competition.grades
+    if train.loss not in ("auto", *LOSSES[task]):
+        yield (
+            f"train.loss is {train.loss}, but competition.task is {task}, which takes auto, {', '.join(LOSSES[task])}. "
+            'Set train.loss = "auto", or correct competition.task.'
+        )
+    if train.loss == "ordinal" and (len(grades) < 2 or len(set(grades)) < len(grades)):
+        have = f"{list(grades)}" if grades else "empty"
+        yield f"train.loss is ordinal, but competition.grades is {have}; list all grades, as [0, 1, 2, 3, 4]."
+    if task != NUMBERS:
+        return
+    if train.class_weights:
+        yield "train.class_weights are for classes and labels, but competition.task is numbers: set it to []."
+    if train.label_smoothing and train.loss != "ordinal":
+        yield (
+            f"train.label_smoothing is {train.label_smoothing:g}, but competition.task is numbers, which only "
+            'train.loss = "ordinal" smooths: set train.label_smoothing = 0.'
+        )
+    if settings.model.label_map:
+        yield (
+            f"model.label_map is {settings.model.label_map!r}, but competition.task is numbers, which have no category "
+            'of the same name: set model.label_map = "".'
+        )

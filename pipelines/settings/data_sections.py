@@ -1,6 +1,7 @@
 """The sections of settings that say what a competition is: its task, its data and its split."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -69,11 +70,6 @@ class CompetitionSettings(Section):
         if self.metric not in METRICS:
             hint = did_you_mean(self.metric, METRICS)
             yield f"competition.metric is {quoted(self.metric)}.{hint} Valid: {', '.join(METRICS)}."
-        if self.metric == "log_loss" and self.submission == "labels":
-            yield (
-                "competition.metric is log_loss, which scores probabilities, but competition.submission is labels. Set "
-                'competition.submission = "probabilities", or another competition.metric.'
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +123,7 @@ class DataSettings(Section):
     )
     accept: tuple[str, ...] = option((), f"checks of meaning to overrule, if the data is right: {', '.join(CHECKS)}")
     white: int = option(
-        0, "greys of more than 8 bits: the value of white; 0: each image's own, 255 to 65535", minimum=0
+        0, "values of more than 8 bits: the value of white, to 65535; 0: by each image's own rule", minimum=0
     )
 
     def problems(self) -> Iterator[str]:
@@ -142,14 +138,52 @@ class DataSettings(Section):
         if unknown := [word for word in self.accept if word not in CHECKS]:
             hint = did_you_mean(unknown[0], CHECKS)
             yield f"data.accept has {', '.join(map(repr, unknown))}.{hint} Valid: {', '.join(CHECKS)}."
-        if self.white and not 255 <= self.white <= 65535:
-            yield f"data.white is {self.white}; it must be 0 (each image's own) or 255 to 65535."
+        if self.white > 65535:
+            yield f"data.white is {self.white}; it must be 0 (each image's own) or 1 to 65535."
         for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):
             place = getattr(self, key)
-            if problem := path_problem(place):
+            parts = place.split("+") if key in ("labels", "test_table") else [place]
+            if problem := next(filter(None, map(path_problem, (place, *parts))), ""):
                 yield f"data.{key} cannot be a path: {problem}."
-            elif Path(place).is_absolute() or ".." in Path(place).parts:
+            elif any(Path(part.strip()).is_absolute() or ".." in Path(part).parts for part in parts):
                 yield f"data.{key} is {place!r}; it must be a path inside the raw folder."
+        yield from self._source_problems()
+
+    def _source_problems(self) -> Iterator[str]:
+        """Yield what is wrong with the settings about the source of targets and files."""
+        groups: list[str] = []
+        if self.label_pattern:
+            try:
+                groups = list(re.compile(self.label_pattern).groupindex)
+            except re.error as error:
+                yield f"data.label_pattern is {self.label_pattern!r}, which is no regular expression: {error}."
+            else:
+                if not groups:
+                    form = "(?P<label>cat|dog)[.]"
+                    yield f"data.label_pattern is {self.label_pattern!r}; it needs a named group, as in {form!r}."
+        folders = ("data.class_folders", self.class_folders)
+        pattern = ("data.label_pattern with a group label", "label" in groups)
+        exclusive = (
+            ("data.labels", folders, self.labels),
+            ("data.labels", pattern, self.labels),
+            ("data.class_folders", pattern, self.class_folders),
+            ("data.class_folders", ("data.class_level", self.class_level != 1), self.class_folders),
+            ("data.label_columns", ("data.label_column", self.label_column), self.label_columns),
+            ("data.label_columns", ("data.label_separator", self.label_separator), self.label_columns),
+        )
+        for one, (other, is_set), value in exclusive:
+            if value and is_set:
+                yield f"{one} and {other} are both set; unset one."
+        tables = (("label_columns", "labels"), ("train_file", "labels"))
+        for key, needed in tables:
+            if getattr(self, key) and not getattr(self, needed):
+                yield f"data.{key} is set, but data.{needed} names no table. Set data.{needed}, or unset data.{key}."
+        if self.file_column and not (self.labels or self.test_table):
+            yield "data.file_column is set, but neither data.labels nor data.test_table names a table. Unset it."
+        if self.test_file and not (self.test_table or self.sample_submission):
+            yield "data.test_file is set, but neither data.test_table nor data.sample_submission lists ids. Unset it."
+        if self.sample_id and not self.sample_submission:
+            yield "data.sample_id is set, but data.sample_submission is not. Set it, or unset data.sample_id."
 
 
 def _is_encoding(name: str) -> bool:

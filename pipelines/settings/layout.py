@@ -60,6 +60,9 @@ class RunLayout:
     curves = Below("curves.png")
     mistakes = Below("mistakes.png")
     confusion = Below("confusion.png")
+    by_label = Below("labels.png")  # several labels: precision and recall of each
+    by_number = Below("numbers.png")  # numbers: predicted against true
+    summary = Below("summary.csv")  # the most confused of many classes; or a row for each label or number
 
     @property
     def training(self) -> StateFiles:
@@ -92,6 +95,7 @@ class Layout:
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv
     split_lock = Below(".split.lock", "data")  # held while splitting; outside the tree, so `rm -r` leaves it
     tree = Below("train_valid_test", "data")
+    dropped = Below("dropped.csv", "data")  # rows of tables that the split leaves out; absent if there are none
     damaged = Below("damaged.csv", "data")  # images that cannot be decoded; absent if there are none
     cache = Below("cache", "data")
     submission_log = Below("log.csv", "submissions")  # one row per submission to Kaggle, with its scores

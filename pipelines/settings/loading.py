@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pipelines.settings.checks import check_together, mistakes, no_effect
 from pipelines.settings.competitions import COMPETITIONS, find_competition, read_toml, toml_problem
 from pipelines.settings.overrides import split_settings
-from pipelines.settings.schema import DEFAULT_RECIPE, OUTSIDE_A_RUN, PLAIN_INPUT, SECTIONS, SHARED_BY_RECIPES, Settings
+from pipelines.settings.schema import DEFAULT_RECIPE, OUTSIDE_A_RUN, SECTIONS, SHARED_BY_RECIPES, Settings, plain_input
 from pipelines.system.errors import UserError, did_you_mean, quoted, shown
 from pipelines.system.files import CONTROL_CHARACTERS, is_plain_name
 
@@ -54,7 +54,7 @@ def load_settings(
     _effective(chosen, "SET", given)
     if not chosen.competition.slug:
         chosen = merge(chosen, {"competition": {"slug": path.stem}}, str(path))
-    return chosen if chosen.model.weights else with_input(chosen, **PLAIN_INPUT)
+    return chosen if chosen.model.weights else with_input(chosen, **plain_input(chosen.input.channels))
 
 
 def recipe_names(competition: str) -> list[str]:

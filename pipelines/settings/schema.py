@@ -54,5 +54,11 @@ SECTIONS: dict[str, type] = {
 }
 SHARED_BY_RECIPES = ("competition", "data", "split")
 OUTSIDE_A_RUN = ("predict", "hardware", "kaggle", "audit")
-# [input] where no pretrained weights give values
-PLAIN_INPUT: dict[str, Any] = {"size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+def plain_input(channels: int) -> dict[str, Any]:
+    """Return the values of [input] where no pretrained weights give them."""
+    return {"size": 32, "mean": (0.5,) * channels, "std": (0.25,) * channels}
+
+
+PLAIN_INPUT = plain_input(3)

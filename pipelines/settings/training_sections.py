@@ -1,11 +1,15 @@
 """The sections of settings that a recipe may change: input, network and training."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Literal
 
 from pipelines.settings.section import Section, option
+from pipelines.system.errors import few
 from pipelines.system.files import path_problem
+
+BALANCED = "balanced"  # a value of train.class_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +191,31 @@ class TrainSettings(Section):
     fold: int = option(0, "fold used for validation, if split.folds is set", minimum=0)
     seed: int = option(0, "random seed of weights, batch order and augmentation", minimum=0)
 
+    @property
+    def weights_by_class(self) -> dict[str, float]:
+        """The weights that class_weights gives, without those that are written wrong."""
+        return dict(pair for pair in map(_class_weight, self.class_weights) if pair)
+
     def problems(self) -> Iterator[str]:
+        if self.class_weights != (BALANCED,) and len(self.weights_by_class) < len(self.class_weights):
+            wrong = [text for text in self.class_weights if not _class_weight(text)]
+            yield (
+                f"train.class_weights holds {few(wrong)}; each must be class=2.5, with a weight above 0, or "
+                f"{BALANCED} alone."
+                if wrong
+                else "train.class_weights names a class twice; give each class one weight."
+            )
         if self.schedule == "multistep" and not self.milestones:
             yield "train.schedule is multistep, but train.milestones is empty."
         if self.optimizer == "sgd" and self.nesterov and not self.momentum:
             yield "train.nesterov needs a train.momentum above 0; it is 0."
+
+
+def _class_weight(text: str) -> tuple[str, float] | None:
+    """Return class and weight of `class=2.5`; None if `text` is written in another way."""
+    name, _, value = text.rpartition("=")
+    try:
+        weight = float(value)
+    except ValueError:
+        return None
+    return (name, weight) if name and 0 < weight < math.inf else None

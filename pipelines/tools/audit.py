@@ -26,8 +26,8 @@ from pipelines.system.shell import path_word
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipelines.dataset.channels import Pixels
     from pipelines.dataset.image_set import ImageSet
-    from pipelines.dataset.images import Pixels
 
 PAIRS_SHOWN = 60
 SUSPECTS_SHOWN = 48
@@ -179,12 +179,13 @@ def _audit_labels(words: command.Words, settings: Settings, layout: Layout, imag
 
 def _picture(images: "ImageSet", row: Any) -> "Pixels":
     """Return the image of a split row, enlarged by a whole factor if it is small."""
-    from pipelines.dataset.images import fit, open_image, place_of
+    from pipelines.dataset.channels import as_colours
+    from pipelines.dataset.images import fit, place_of
 
-    photo = open_image(images.raw / str(row.path), place_of(row), images.data.white)
+    photo = images.reader.open(str(row.path), place_of(row))
     size = min(PICTURE_SIZE, *photo.size)
     factor = PICTURE_SIZE // size
-    return fit(photo, size, size).repeat(factor, axis=0).repeat(factor, axis=1)
+    return as_colours(fit(photo, size, size)).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 if __name__ == "__main__":

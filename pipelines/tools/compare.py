@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import command
 from pipelines.settings.loading import load_settings, parse_overrides, recipe_names, run_name
+from pipelines.settings.metrics import METRICS
 from pipelines.settings.schema import DEFAULT_RECIPE
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in histories[recipe][seed]
     ]
     write_csv(numbers, pd.DataFrame(rows))
-    plots.draw_comparison(curves, histories, metric, f"{layout.competition}: {', '.join(recipes)}")
+    title = f"{layout.competition}: {', '.join(recipes)}"
+    plots.draw_comparison(curves, histories, metric, title, "cross-entropy (nats)")
     _print(runs, metric)
     print(f"Curves: {curves.relative_to(Path.cwd())}    Numbers: {numbers.relative_to(Path.cwd())}")
 
@@ -128,7 +130,6 @@ def _print(runs: "dict[str, list[RunLayout]]", metric: str) -> None:
     import numpy as np
 
     from pipelines.analysis.plots import CONFIDENCE, mean_interval
-    from pipelines.core.metrics import METRICS
 
     def cells(values: "Values") -> tuple[str, str]:
         mean, margin = mean_interval(values)

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     solution, truth, kind = words.solution or layout.held_back, None, "held-back labels"
     from pipelines.analysis.scoring import folder_labels, read_solution, score_submission
     from pipelines.dataset.splits import read_split_csv
-    from pipelines.dataset.submission import answers_of
+    from pipelines.dataset.vocabulary import answers_of
 
     table = read_split_csv(layout.split_csv) if layout.split_csv.exists() else None
     if not (solution.exists() or words.solution) and table is not None:

@@ -15,6 +15,7 @@ from pipelines import command
 from pipelines.kaggle import submission_log
 from pipelines.kaggle.service import Kaggle, Submission, is_standin
 from pipelines.kaggle.submission_log import SubmissionLog, look_for, may_be_unlisted, plain_score
+from pipelines.settings.metrics import METRICS
 from pipelines.system.errors import UserError, one_line
 from pipelines.system.files import only_one
 
@@ -38,13 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 listed = _read_back(kaggle, log)
         except UserError as error:
             trouble = error
-    from pipelines.core.metrics import METRICS  # imports torch
-
-    metric = METRICS[settings.competition.metric]
-    rows = _table_rows(log, listed, -1 if metric.higher_is_better else 1)
+    metric = settings.competition.metric
+    higher_is_better = METRICS[metric].higher_is_better
+    rows = _table_rows(log, listed, -1 if higher_is_better else 1)
     if rows:
-        direction = "highest" if metric.higher_is_better else "lowest"
-        print(f"By {metric.name}, {direction} first; by the private score where it is known:")
+        direction = "highest" if higher_is_better else "lowest"
+        print(f"By {metric}, {direction} first; by the private score where it is known:")
         print(command.table(("submission", "time (UTC)", "local", "public", "private", "status", "message"), rows))
     elif not trouble:
         print(f"Nothing was sent to {slug} yet. First: {words.repeat('submit')}")

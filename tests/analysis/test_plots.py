@@ -40,7 +40,7 @@ def is_blank(path: Path) -> bool:
 @pytest.mark.parametrize("epochs", [1, 30])
 def test_curves_of_any_length(tmp_path: Path, epochs: int) -> None:
     path = tmp_path / "run" / "curves.png"
-    draw_curves(path, rows(epochs), "accuracy", epochs, "a title")
+    draw_curves(path, rows(epochs), "accuracy", epochs, "a title", "loss (nats)")
     assert png_size(path) == (1000, 400)
     assert not is_blank(path)
     assert [entry.name for entry in path.parent.iterdir()] == ["curves.png"]
@@ -48,7 +48,7 @@ def test_curves_of_any_length(tmp_path: Path, epochs: int) -> None:
 
 @pytest.mark.parametrize("title", ["costs $5 or $6", "\n".join(["größer 猫", *ODD])], ids=["dollars", "odd"])
 def test_curves_of_a_run_with_an_odd_name(tmp_path: Path, title: str) -> None:
-    draw_curves(tmp_path / "curves.png", rows(3), "accuracy", 2, title)
+    draw_curves(tmp_path / "curves.png", rows(3), "accuracy", 2, title, "loss (nats)")
     assert png_size(tmp_path / "curves.png") == (1000, 400)
 
 
@@ -72,16 +72,16 @@ def runs(*epochs: int) -> list[list[dict[str, Any]]]:
 )
 def test_comparison_of_any_runs(tmp_path: Path, histories: Any) -> None:
     path = tmp_path / "runs" / "compare.png"
-    draw_comparison(path, histories, "accuracy", "costs $5 or $6")
+    draw_comparison(path, histories, "accuracy", "costs $5 or $6", "loss (nats)")
     assert png_size(path) == (1000, 400)
     assert not is_blank(path)
     assert [entry.name for entry in path.parent.iterdir()] == ["compare.png"]
 
 
 def test_comparison_shows_every_run(tmp_path: Path) -> None:
-    draw_comparison(tmp_path / "a.png", {"default": runs(3, 3, 3)}, "accuracy", "a title")
-    draw_comparison(tmp_path / "b.png", {"default": runs(3, 3, 4)}, "accuracy", "a title")
-    draw_comparison(tmp_path / "c.png", {"default": runs(3, 3, 3)}, "accuracy", "a title")
+    draw_comparison(tmp_path / "a.png", {"default": runs(3, 3, 3)}, "accuracy", "a title", "loss (nats)")
+    draw_comparison(tmp_path / "b.png", {"default": runs(3, 3, 4)}, "accuracy", "a title", "loss (nats)")
+    draw_comparison(tmp_path / "c.png", {"default": runs(3, 3, 3)}, "accuracy", "a title", "loss (nats)")
     first, second, again = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert first != second
     assert first == again
@@ -127,7 +127,7 @@ def test_confusion_with_odd_labels(tmp_path: Path) -> None:
 
 def test_the_same_numbers_draw_the_same_bytes_and_others_do_not(tmp_path: Path) -> None:
     def curves(best: int) -> bytes:
-        draw_curves(tmp_path / "curves.png", rows(3), "accuracy", best, "a title")
+        draw_curves(tmp_path / "curves.png", rows(3), "accuracy", best, "a title", "loss (nats)")
         return (tmp_path / "curves.png").read_bytes()
 
     def mistakes(number: int) -> bytes:

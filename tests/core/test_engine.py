@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.core.decide import Judge, make_judge
 from pipelines.core.engine import EpochResult, Learner, evaluate, feature_views, fit, infer, make_views
-from pipelines.core.metrics import METRICS
 from pipelines.core.optim import make_optimizer
 from pipelines.core.phases import make_learner, phases
+from pipelines.core.tasks import make_task
 from pipelines.dataset.batches import PackedBatches
 from pipelines.dataset.loading import Loading
 from pipelines.models.device import Hardware
@@ -25,7 +26,8 @@ from pipelines.system.errors import UserError
 from tests.support.pictures import noise
 
 CPU = Hardware(torch.device("cpu"), torch.float32)
-ACCURACY = METRICS["accuracy"]
+CLASSES = ["a", "b", "c"]
+METRICS = ("accuracy", "log_loss", "f1_macro", "f1_micro")
 
 
 def settings_of(**train: Any) -> Settings:
@@ -34,10 +36,20 @@ def settings_of(**train: Any) -> Settings:
     return with_input(merge(Settings("x"), changes, "here"), **PLAIN_INPUT)
 
 
+def judge_of(metric: str) -> Judge:
+    """What scores 3 classes by `metric`."""
+    sent = {"submission": "probabilities"} if metric == "log_loss" else {}
+    return make_judge(merge(settings_of(), {"competition": {"metric": metric} | sent}, "here"), CLASSES, np.arange(3))
+
+
+TASK, ACCURACY = make_task(settings_of(), CLASSES, {}), judge_of("accuracy")
+
+
 def learner_of(settings: Settings) -> Learner:
     """What learns 3 classes by `settings`, from fresh weights."""
     (phase,) = phases(settings)
-    return make_learner(settings, build_network(settings, ["a", "b", "c"], []), phase, CPU)
+    task = make_task(settings, CLASSES, {})
+    return make_learner(settings, build_network(settings, CLASSES, []), phase, CPU, task, ACCURACY)
 
 
 def source(count: int, training: bool, settings: Settings, batch_size: int = 0, seed: int = 0) -> PackedBatches:
@@ -55,7 +67,7 @@ def fitted(
 ) -> tuple[Learner, list[EpochResult]]:
     learner = learner_of(settings)
     validation = source(valid, False, settings, seed=1) if valid else None
-    results = fit(learner, source(count, True, settings), validation, ACCURACY, epochs, settings.train.seed)
+    results = fit(learner, source(count, True, settings), validation, epochs, settings.train.seed)
     return learner, list(results)
 
 
@@ -74,7 +86,7 @@ def test_one_batch_is_learned_by_heart(optimizer: str) -> None:
     learner, results = fitted(settings, epochs=range(1, 61))
     assert results[0].train_loss > 0.9
     assert results[-1].train_loss < 0.02
-    assert evaluate(learner.result, source(8, False, settings), ACCURACY, CPU).score == 1
+    assert evaluate(learner.result, source(8, False, settings), TASK, ACCURACY, CPU).score == 1
 
 
 def test_a_result_says_what_happened() -> None:
@@ -124,7 +136,7 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(epoch: int) -> None:
     learner = learner_of(settings)
     results = []
     with pytest.raises(UserError, match=r"training loss is not a finite number in epoch \d, by step 2.*Lower"):
-        for result in fit(learner, source(16, True, settings), None, ACCURACY, range(epoch, 9), 0):
+        for result in fit(learner, source(16, True, settings), None, range(epoch, 9), 0):
             results.append(result)
     assert all(math.isfinite(result.train_loss) for result in results)
 
@@ -133,7 +145,7 @@ def test_a_loss_that_is_no_number_speaks_of_kept_epochs_only_where_there_are_som
     settings = settings_of(lr=1e30)
     for epoch, kept in ((1, False), (2, True)):
         with pytest.raises(UserError) as caught:
-            list(fit(learner_of(settings), source(16, True, settings), None, ACCURACY, [epoch], 0))
+            list(fit(learner_of(settings), source(16, True, settings), None, [epoch], 0))
         assert ("epochs before are kept" in str(caught.value)) == kept
 
 
@@ -143,14 +155,14 @@ def test_validation_that_is_no_number_stops_too() -> None:
     # Statistics that overflowed once: batches are still normalised by their own in training, but not in validation.
     learner.model.stem[1].running_mean.fill_(math.inf)  # type: ignore[index, union-attr]
     with pytest.raises(UserError, match="validation loss is not a finite number in epoch 1"):
-        list(fit(learner, source(8, True, settings), source(8, False, settings, seed=1), ACCURACY, [1, 2], 0))
+        list(fit(learner, source(8, True, settings), source(8, False, settings, seed=1), [1, 2], 0))
 
 
 def test_an_image_that_is_trained_on_is_never_validated_on() -> None:
     settings = settings_of()
     train, valid = source(8, True, settings), source(3, False, settings)
     with pytest.raises(ValueError, match="3 images are in both training and validation set, such as id 0"):
-        next(fit(learner_of(settings), train, valid, ACCURACY, [1], 0))
+        next(fit(learner_of(settings), train, valid, [1], 0))
 
 
 def test_clipping_bounds_the_step_and_only_where_it_is_longer() -> None:
@@ -174,7 +186,7 @@ def test_each_group_takes_its_share_of_the_schedules_rate() -> None:
         stem = plain.model.get_submodule("stem").parameters()
         learner = dataclasses.replace(plain, optimizer=make_optimizer(plain.model, settings.train, stem, share))
         before = weights_of(learner.model)
-        (result,) = fit(learner, source(8, True, settings), None, ACCURACY, [1], 0)  # one step
+        (result,) = fit(learner, source(8, True, settings), None, [1], 0)  # one step
         after = weights_of(learner.model)
         return {name: after[name] - before[name] for name, _ in learner.model.named_parameters()}, result
 
@@ -194,7 +206,7 @@ def test_a_group_that_names_no_share_takes_the_whole_rate() -> None:
     groups: list[dict[str, Any]] = [{"params": stem, "lr_share": 0.5}, {"params": rest}]
     optimizer = torch.optim.SGD(groups, lr=9.0)
     learner = dataclasses.replace(plain, optimizer=optimizer)
-    for result in fit(learner, source(8, True, settings), None, ACCURACY, [1, 2], 0):
+    for result in fit(learner, source(8, True, settings), None, [1, 2], 0):
         assert [group["lr"] for group in optimizer.param_groups] == [result.lr * 0.5, result.lr]
 
 
@@ -209,7 +221,7 @@ def test_averaged_weights_follow_their_formula_and_are_what_is_validated() -> No
     learner = learner_of(settings)
     valid = source(12, False, settings, seed=1)
     expected: dict[str, Tensor] = {}
-    results = fit(learner, source(8, True, settings), valid, ACCURACY, range(1, 6), 0)  # one step an epoch
+    results = fit(learner, source(8, True, settings), valid, range(1, 6), 0)  # one step an epoch
     for result in results:
         now = weights_of(learner.model)
         expected = (
@@ -221,9 +233,9 @@ def test_averaged_weights_follow_their_formula_and_are_what_is_validated() -> No
         for name in now:
             if now[name].is_floating_point():
                 assert torch.allclose(averaged[name], expected[name], atol=1e-6), name
-        assert result.valid == evaluate(learner.result, valid, ACCURACY, CPU)
+        assert result.valid == evaluate(learner.result, valid, TASK, ACCURACY, CPU)
     assert distance(weights_of(learner.model), weights_of(learner.result), learner.model) > 1e-3
-    assert result.valid != evaluate(learner.model, valid, ACCURACY, CPU)
+    assert result.valid != evaluate(learner.model, valid, TASK, ACCURACY, CPU)
 
 
 def test_without_averaging_the_network_itself_is_the_result() -> None:
@@ -235,7 +247,7 @@ def test_training_goes_on_in_train_mode_after_a_validation() -> None:
     learner, _ = fitted(settings_of(dropout=0.5), epochs=[1], valid=4)
     assert not learner.model.training
     train = source(8, True, settings_of())
-    next(fit(learner, train, None, ACCURACY, [2], 0))
+    next(fit(learner, train, None, [2], 0))
     assert learner.model.training
 
 
@@ -243,7 +255,7 @@ def test_training_depends_on_seed_and_epoch_alone() -> None:
     def trained(seed: int, disturbed: bool = False) -> dict[str, Tensor]:
         settings = settings_of(dropout=0.5, seed=seed)
         learner = learner_of(settings)
-        for _ in fit(learner, source(20, True, settings), None, ACCURACY, [1, 2], seed):
+        for _ in fit(learner, source(20, True, settings), None, [1, 2], seed):
             if disturbed:
                 torch.rand(7)  # whoever iterates may draw random numbers of its own
         return weights_of(learner.model)
@@ -258,7 +270,7 @@ def test_a_validation_score_does_not_depend_on_the_batch_size(metric: str) -> No
     settings = settings_of()
     learner, _ = fitted(settings, count=30, epochs=range(1, 4))
     evaluations = [
-        evaluate(learner.result, source(23, False, settings, size, seed=1), METRICS[metric], CPU)
+        evaluate(learner.result, source(23, False, settings, size, seed=1), TASK, judge_of(metric), CPU)
         for size in (23, 1, 5, 22, 1000)
     ]
     for evaluation in evaluations:
@@ -275,7 +287,7 @@ def test_evaluation_is_mean_cross_entropy_and_the_metric_over_all_images() -> No
     images = torch.cat([batch.inputs for batch in valid.batches(0)])
     with torch.no_grad():
         logits = learner.model.eval()(images)
-    evaluation = evaluate(learner.model, valid, ACCURACY, CPU)
+    evaluation = evaluate(learner.model, valid, TASK, ACCURACY, CPU)
     assert evaluation.loss == pytest.approx(F.cross_entropy(logits, valid.labels).item(), rel=1e-6)
     assert evaluation.score == (logits.argmax(1) == valid.labels).double().mean().item()
 
@@ -283,7 +295,7 @@ def test_evaluation_is_mean_cross_entropy_and_the_metric_over_all_images() -> No
 def test_log_loss_is_the_validation_loss() -> None:
     settings = settings_of()
     learner, _ = fitted(settings, count=30)
-    evaluation = evaluate(learner.result, source(11, False, settings, 4, seed=1), METRICS["log_loss"], CPU)
+    evaluation = evaluate(learner.result, source(11, False, settings, 4, seed=1), TASK, judge_of("log_loss"), CPU)
     assert evaluation.score == pytest.approx(evaluation.loss, rel=1e-6)
 
 
@@ -292,7 +304,7 @@ def test_a_prediction_does_not_depend_on_its_batch_mates() -> None:
     learner, _ = fitted(settings, count=30)
 
     def predictions(size: int) -> Tensor:
-        return torch.cat([logs for _, logs in infer(learner.model, source(13, False, settings, size), CPU)])
+        return torch.cat([logs for _, logs in infer(learner.model, source(13, False, settings, size), TASK, CPU)])
 
     together = predictions(13)
     assert torch.allclose(together, predictions(1), atol=1e-6)
@@ -305,7 +317,7 @@ def test_evaluation_changes_nothing_in_the_network() -> None:
     learner, _ = fitted(settings, count=30)
     before = weights_of(learner.model)
     learner.model.train()
-    evaluate(learner.model, source(13, False, settings), ACCURACY, CPU)
+    evaluate(learner.model, source(13, False, settings), TASK, ACCURACY, CPU)
     after = weights_of(learner.model)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -327,11 +339,11 @@ def test_precision_is_respected() -> None:
     for dtype in (torch.bfloat16, torch.float32):
         model, hardware = Spy(), Hardware(torch.device("cpu"), dtype)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        learner = Learner(model, optimizer, lambda progress: 0.1, hardware)
-        (result,) = fit(learner, source(8, True, settings), source(8, False, settings, seed=1), ACCURACY, [1], 0)
+        learner = Learner(model, optimizer, lambda progress: 0.1, hardware, TASK, ACCURACY)
+        (result,) = fit(learner, source(8, True, settings), source(8, False, settings, seed=1), [1], 0)
         assert seen == [dtype, dtype]
         assert model.linear.weight.dtype == torch.float32
-        ((_, logs),) = infer(model, source(8, False, settings, seed=1), hardware)
+        ((_, logs),) = infer(model, source(8, False, settings, seed=1), TASK, hardware)
         assert logs.dtype == torch.float32
         assert math.isfinite(result.train_loss)
         seen.clear()
@@ -366,9 +378,9 @@ def test_validation_averages_over_the_learners_views() -> None:
     settings, views = settings_of(lr=1e-30), make_views(True, 1)
     learner = dataclasses.replace(learner_of(settings), views=views)
     valid = source(12, False, settings, seed=1)
-    (result,) = fit(learner, source(8, True, settings), valid, ACCURACY, [1], 0)
-    assert result.valid == evaluate(learner.result, valid, ACCURACY, CPU, views)
-    assert result.valid != evaluate(learner.result, valid, ACCURACY, CPU)
+    (result,) = fit(learner, source(8, True, settings), valid, [1], 0)
+    assert result.valid == evaluate(learner.result, valid, TASK, ACCURACY, CPU, views)
+    assert result.valid != evaluate(learner.result, valid, TASK, ACCURACY, CPU)
 
 
 def test_the_views_of_features_are_their_second_dimension() -> None:
@@ -392,7 +404,7 @@ def test_the_probabilities_of_views_are_averaged() -> None:
     each = torch.stack([model(view(batch.inputs)) for view in views])
     expected = each.softmax(dim=2).mean(dim=0)
     assert not torch.allclose(expected, each.mean(dim=0).softmax(dim=1), atol=0.1)  # logits averaged would be others
-    ((_, logs),) = infer(model, source(5, False, settings), CPU, views)
+    ((_, logs),) = infer(model, source(5, False, settings), TASK, CPU, views)
     assert torch.allclose(logs.exp(), expected, atol=1e-6)
-    score = evaluate(model, source(5, False, settings), METRICS["log_loss"], CPU, views).score
+    score = evaluate(model, source(5, False, settings), TASK, judge_of("log_loss"), CPU, views).score
     assert score == pytest.approx(F.nll_loss(expected.log(), torch.arange(5) % 3).item(), rel=1e-5)

@@ -12,7 +12,6 @@ import torch
 from pipelines.core import checkpoint
 from pipelines.core.engine import evaluate
 from pipelines.core.job import Job, Row, best_row, patience_spent, read_history, run_job, to_device
-from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, make_learner, phases
 from pipelines.core.prediction import open_predictor
 from pipelines.models.device import Hardware
@@ -99,7 +98,8 @@ def test_a_fine_tuned_network_scores_when_reloaded_what_training_reported(
     best = checkpoint.load(job.files.best)
     settings = tiny.settings(*options)
     predictor = open_predictor(best, settings, job.valid, tiny.layout.weights)
-    evaluation = evaluate(predictor.model, predictor.source, METRICS["log_loss"], predictor.hardware, predictor.views)
+    judge, views = job.judge(), predictor.views
+    evaluation = evaluate(predictor.model, predictor.source, predictor.task, judge, predictor.hardware, views)
     assert evaluation.score == pytest.approx(best_row(rows, "log_loss")["log_loss"], rel=1e-6)
     (phase,) = [each for each in phases(settings) if each.first <= best.epoch <= each.last]
     assert best.head_only is phase.head_only
@@ -146,10 +146,10 @@ def test_each_phase_has_a_schedule_of_its_own(tiny: Tiny, small_weights: Path) -
 
 
 def test_the_pretrained_part_learns_at_its_own_rate(tiny: Tiny, small_weights: Path) -> None:
-    settings = tiny.settings(*pretrained(small_weights), "finetune.backbone_lr=0.2")
-    network = tiny.network(settings)
-    (phase,) = phases(settings)
-    learner = make_learner(settings, network, phase, Hardware(torch.device("cpu"), torch.float32))
+    job = tiny.job(*pretrained(small_weights), "finetune.backbone_lr=0.2")
+    network = tiny.network(job.settings)
+    (phase,) = phases(job.settings)
+    learner = make_learner(job.settings, network, phase, job.hardware, job.task(), job.judge())
     head = {id(parameter) for parameter in network.get_submodule("top.head").parameters()}
     groups = learner.optimizer.param_groups
     assert sorted(group["lr_share"] for group in groups) == [0.2, 1.0]
@@ -226,7 +226,7 @@ def test_a_reloaded_checkpoint_scores_what_training_reported(tiny: Tiny, case: s
     hardware = Hardware(torch.device("cpu"), torch.float32)
     model = to_device(best.model(tiny.classes, tiny.layout.weights), hardware)
     valid = tiny.source("valid", *CASES[case])
-    evaluation = evaluate(model, valid, METRICS[metric], hardware)
+    evaluation = evaluate(model, valid, job.task(), job.judge(), hardware)
     assert evaluation.score == row[metric] == best.score
     assert evaluation.loss == row["valid_loss"]
     assert best.training == {}

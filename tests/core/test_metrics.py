@@ -1,4 +1,4 @@
-"""Metrics: equal to scikit-learn's, as sums that are additive over batches."""
+"""Accuracy, log loss and F1 of probabilities, as the training loop scores them: equal to scikit-learn's."""
 
 import math
 
@@ -14,7 +14,7 @@ from pipelines.core.metrics import METRICS, interval
 
 
 def score(name: str, probabilities: Tensor, labels: Tensor) -> float:
-    return METRICS[name].value(METRICS[name].sums(probabilities, labels))
+    return METRICS[name].score(probabilities, labels)
 
 
 def random_predictions(count: int = 200, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -71,20 +71,6 @@ def test_no_probability_for_the_truth_costs_what_kaggle_charges(dtype: torch.dty
     assert math.copysign(1, right) == 1
     two_thirds_wrong = score("log_loss", probabilities, torch.tensor([0, 2, 1]))
     assert two_thirds_wrong == pytest.approx(34.538776 * 2 / 3, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_sums_add_up_over_batches_of_any_size(name: str) -> None:
-    probabilities, labels = random_predictions(count=101)
-    metric = METRICS[name]
-    whole = metric.sums(probabilities, labels)
-    assert whole.dtype == torch.float64
-    for size in (1, 7, 100):
-        parts = [
-            metric.sums(some, other) for some, other in zip(probabilities.split(size), labels.split(size), strict=True)
-        ]
-        assert torch.allclose(torch.stack(parts).sum(dim=0), whole, rtol=1e-12)
-        assert metric.value(torch.stack(parts).sum(dim=0)) == pytest.approx(metric.value(whole), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", METRICS)

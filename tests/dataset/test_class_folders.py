@@ -6,8 +6,9 @@ import pytest
 
 from pipelines.dataset.class_folders import inner_folders
 from pipelines.dataset.labels import labelled_rows
+from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.split_record import list_images
-from pipelines.settings.data_sections import DataSettings, SplitSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.loading import merge, parse_overrides
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -17,7 +18,7 @@ from tests.support.raw_files import touch
 def labels(raw: Path, *overrides: str) -> dict[str, str]:
     """Return {path: label} of the class folders below `raw`, with settings as a message writes them."""
     data = merge(Settings("x"), parse_overrides([line.replace(" = ", "=") for line in overrides]), "here").data
-    rows = labelled_rows(raw, data, SplitSettings())
+    rows = labelled_rows(RawData(raw, data))
     return dict(zip(rows["path"], rows["label"], strict=True))
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.dataset import labels  # pytest would collect test_rows if it were imported by name
+from pipelines.dataset import test_set  # pytest would collect test_rows if it were imported by name
 from pipelines.dataset.labels import labelled_rows
+from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import Note
-from pipelines.settings.data_sections import DataSettings, SplitSettings
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError
 from tests.support.raw_files import touch, write
 
@@ -24,7 +25,7 @@ def teller(notes: list[str]) -> Note:
 def read(raw: Path, **data: Any) -> tuple[list[list[str]], list[str]]:
     """Return id, path and label of the labelled rows, and the notes."""
     notes: list[str] = []
-    rows = labelled_rows(raw, DataSettings(labels="labels.csv", **data), SplitSettings(), note=teller(notes))
+    rows = labelled_rows(RawData(raw, DataSettings(labels="labels.csv", **data), note=teller(notes)))
     return rows[["id", "path", "label"]].to_numpy().tolist(), notes
 
 
@@ -182,7 +183,7 @@ def test_images_of_another_format_are_named(tmp_path: Path) -> None:
 def of_test(raw: Path, **data: Any) -> tuple[list[list[str]], list[str]]:
     notes: list[str] = []
     settings = DataSettings(**{"sample_submission": "sample.csv", "test_table": "test.csv"} | data)
-    return labels.test_rows(raw, settings, teller(notes))[0].to_numpy().tolist(), notes
+    return test_set.test_rows(RawData(raw, settings, note=teller(notes)))[0].to_numpy().tolist(), notes
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_an_image_with_several_rows_may_have_several_labels(raw: Path) -> None:
     write(raw / "labels.csv", "id,label\n1,a\n1,b\n2,a\n3,a\n")
     message = refusal(raw)
     assert "images with two different labels, 1 in all: line 3: '1' is 'b', on line 2 it is 'a'" in message
-    assert "Several labels or boxes for one image are not supported." in message
+    assert 'If an image may have several labels: competition.task = "several_labels".' in message
 
 
 def test_a_column_of_flags_for_each_class_gives_the_labels(raw: Path) -> None:

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.dataset import fingerprints
+from pipelines.dataset.channels import Picture
 from pipelines.dataset.fingerprints import CHUNK_IMAGES, check_decodable
+from pipelines.dataset.reader import Reader
 from pipelines.system.errors import UserError
 from tests.support.image_sets import image_set
 from tests.support.pictures import noise
@@ -44,13 +45,13 @@ def check(tmp_path: Path, rows: pd.DataFrame, together: pd.DataFrame | None = No
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the photos that have been opened, so far."""
     names = []
-    open_image = fingerprints.open_image
+    open_image = Reader.open
 
-    def counting(path: Path, place: str, white: int) -> Image.Image:
-        names.append(path.name)
-        return open_image(path, place, white)
+    def counting(reader: Reader, path: str, place: str) -> Picture:
+        names.append(Path(path).name)
+        return open_image(reader, path, place)
 
-    monkeypatch.setattr(fingerprints, "open_image", counting)
+    monkeypatch.setattr(Reader, "open", counting)
     return names
 
 

@@ -143,7 +143,6 @@ def test_colours_of_16_bits_are_refused_if_their_upper_bits_are_unused(tmp_path:
 @pytest.mark.parametrize(
     ("mode", "options", "text"),
     [
-        ("F", {}, "floating-point"),
         ("I", {}, "signed numbers"),
         ("I;16", {262: 0}, "inverted (0 is white)"),
         ("I;16", {339: 2}, "signed numbers, as in CT pictures; add an offset"),

@@ -23,7 +23,7 @@ WHITE = (255, 255, 255)
 
 def opened(path: Path) -> Image.Image:
     image = open_image(path, "id '7', line 9 of split.csv")
-    assert image.mode == "RGB"
+    assert isinstance(image, Image.Image) and image.mode == "RGB"
     return image
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dataset import labels  # pytest would collect test_rows if it were imported by name
+from pipelines.dataset import test_set  # pytest would collect test_rows if it were imported by name
 from pipelines.dataset.labels import labelled_rows
+from pipelines.dataset.raw_data import RawData
 from pipelines.settings.data_sections import DataSettings, SplitSettings
 from pipelines.system.errors import UserError
 from tests.support.raw_files import touch, write
@@ -17,7 +18,8 @@ NO_GROUPS = SplitSettings()
 def refusal(raw: Path, data: DataSettings = LISTED, split: SplitSettings = NO_GROUPS) -> str:
     """Return the message of the error that reading test and labelled rows raises."""
     with pytest.raises(UserError) as caught:
-        labelled_rows(raw, data, split, labels.test_rows(raw, data)[0]["path"])
+        source = RawData(raw, data, split)
+        labelled_rows(source, test_set.test_rows(source)[0]["path"])
     return str(caught.value)
 
 
@@ -28,7 +30,7 @@ def test_rows_keep_the_order_of_the_csv(tmp_path: Path) -> None:
     touch(tmp_path / "train", *(f"{number}.png" for number in range(1, 13)))
     order = [10, 2, 1, 12, 3, 4, 5, 6, 7, 8, 9, 11]
     write(tmp_path / "labels.csv", "id,label\n" + "".join(f"{number},c\n" for number in order))
-    rows = labelled_rows(tmp_path, LISTED, SplitSettings())
+    rows = labelled_rows(RawData(tmp_path, LISTED))
     assert list(rows.columns) == ["id", "path", "label", "group"]
     assert list(rows["id"]) == [str(number) for number in order]
     assert list(rows["path"]) == [f"train/{number}.png" for number in order]
@@ -39,13 +41,13 @@ def test_columns_by_name_and_groups(tmp_path: Path) -> None:
     touch(tmp_path / "train", "1.png", "2.png")
     write(tmp_path / "labels.csv", "patient,label,image\np,a,1\nq,b,2\n")
     data = DataSettings(labels="labels.csv", id_column="image", label_column="label")
-    rows = labelled_rows(tmp_path, data, SplitSettings(group_column="patient"))
+    rows = labelled_rows(RawData(tmp_path, data, SplitSettings(group_column="patient")))
     assert rows.to_numpy().tolist() == [["1", "train/1.png", "a", "p"], ["2", "train/2.png", "b", "q"]]
 
 
 def test_class_folders(tmp_path: Path) -> None:
     touch(tmp_path / "train", "b c/10.png", "b c/9.png", "a/deep/1.jpg", "a/1.jpg")
-    rows = labelled_rows(tmp_path, DataSettings(), SplitSettings())
+    rows = labelled_rows(RawData(tmp_path, DataSettings()))
     assert list(rows["id"]) == ["a/1.jpg", "a/deep/1.jpg", "b c/9.png", "b c/10.png"]
     assert list(rows["label"]) == ["a", "a", "b c", "b c"]
     assert rows["path"][2] == "train/b c/9.png"
@@ -56,8 +58,9 @@ def test_classify_leaves_keeps_all_images_in_one_folder(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", "image,label\nimages/0.jpg,maple\nimages/1.jpg,oak\n")
     write(tmp_path / "test.csv", "image\nimages/10.jpg\nimages/2.jpg\n")
     data = DataSettings(labels="train.csv", test_table="test.csv", train_images="images", test_images="images")
-    test, unlisted = labels.test_rows(tmp_path, data)
-    rows = labelled_rows(tmp_path, data, SplitSettings(), test["path"])
+    source = RawData(tmp_path, data)
+    test, unlisted = test_set.test_rows(source)
+    rows = labelled_rows(source, test["path"])
     assert list(rows["id"]) == ["images/0.jpg", "images/1.jpg"]
     assert (list(test["id"]), unlisted) == (["images/10.jpg", "images/2.jpg"], 0)
     touch(tmp_path / "images", "3.jpg")
@@ -142,17 +145,18 @@ def test_test_ids_come_from_the_table_else_the_sample_else_the_folder(tmp_path: 
     touch(tmp_path / "test", "1.png", "2.png", "10.png", "sub/4.png")
     write(tmp_path / "test.csv", "id\n10\n2\n")
     write(tmp_path / "sample.csv", "id,label\n2,x\n10,x\n")
-    rows, unlisted = labels.test_rows(tmp_path, DataSettings(test_table="test.csv", sample_submission="sample.csv"))
+    both = DataSettings(test_table="test.csv", sample_submission="sample.csv")
+    rows, unlisted = test_set.test_rows(RawData(tmp_path, both))
     assert (list(rows["id"]), list(rows["path"]), unlisted) == (["10", "2"], ["test/10.png", "test/2.png"], 2)
     write(tmp_path / "sample.csv", "id,label\n2,x\n1,x\n10,x\n")
-    rows, unlisted = labels.test_rows(tmp_path, DataSettings(sample_submission="sample.csv"))
+    rows, unlisted = test_set.test_rows(RawData(tmp_path, DataSettings(sample_submission="sample.csv")))
     assert (list(rows["id"]), unlisted) == (["2", "1", "10"], 1)
-    rows, unlisted = labels.test_rows(tmp_path, DataSettings())
+    rows, unlisted = test_set.test_rows(RawData(tmp_path, DataSettings()))
     assert (list(rows["id"]), unlisted) == (["1", "2", "10", "sub/4.png"], 0)
 
 
 def test_no_test_images(tmp_path: Path) -> None:
-    rows, unlisted = labels.test_rows(tmp_path, DataSettings())
+    rows, unlisted = test_set.test_rows(RawData(tmp_path, DataSettings()))
     assert (list(rows.columns), len(rows), unlisted) == (["id", "path"], 0, 0)
 
 
@@ -160,8 +164,8 @@ def test_labelled_images_at_the_top_without_test_images(tmp_path: Path) -> None:
     write(tmp_path / "labels.csv", "id,label\n1,cat\n2,dog\n")
     touch(tmp_path, "1.png", "2.png")
     data = DataSettings(labels="labels.csv", train_images=".", test_images="")
-    assert labels.test_rows(tmp_path, data)[0].empty
-    assert labelled_rows(tmp_path, data, NO_GROUPS)["path"].tolist() == ["1.png", "2.png"]
+    assert test_set.test_rows(RawData(tmp_path, data))[0].empty
+    assert labelled_rows(RawData(tmp_path, data))["path"].tolist() == ["1.png", "2.png"]
 
 
 def test_mistakes_in_the_test_listing(tmp_path: Path) -> None:

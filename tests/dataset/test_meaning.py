@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.dataset.labels import labelled_rows
 from pipelines.dataset.meaning import check_labels, ungarbled
-from pipelines.settings.data_sections import DataSettings, SplitSettings
+from pipelines.dataset.raw_data import RawData
+from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError
 from tests.support.raw_files import touch, write
 
@@ -18,7 +19,7 @@ CSV = DataSettings(labels="labels.csv")
 
 def check(raw: Path, data: DataSettings = CSV) -> list[str]:
     """Check the labels below `raw` as `split` does, and return the classes."""
-    rows = labelled_rows(raw, data, SplitSettings())
+    rows = labelled_rows(RawData(raw, data))
     check_labels(rows, raw, data)
     return sorted(set(rows["label"]))
 

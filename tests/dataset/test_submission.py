@@ -9,17 +9,14 @@ import pandas as pd
 import pytest
 
 from pipelines.analysis.scoring import folder_labels, score_submission
-from pipelines.dataset.submission import (
-    check_submission,
-    class_list,
-    describe_answers,
-    make_submission,
-    write_submission,
-)
+from pipelines.dataset.answer_summary import describe_answers
+from pipelines.dataset.submission import class_list
+from pipelines.dataset.submission_check import check_submission
 from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from tests.support.answers import advised, answers_for, made
 
 CLASSES = ["cat", "dog", "emu"]
 TEXT_ORDER = ["1", "10", "11", "12", "2", "3", "4", "5", "6", "7", "8", "9"]
@@ -53,7 +50,7 @@ def test_labels_are_joined_by_id_in_the_samples_order_and_with_its_header(tmp_pa
     ids = [str(number) for number in range(12, 0, -1)]  # another order than the sample's
     truth = {identifier: int(identifier) % 3 for identifier in ids}
     write(tmp_path / "sample.csv", "image,species", *(f"{identifier},cat" for identifier in TEXT_ORDER))
-    table = make_submission(ids, sure_of([truth[each] for each in ids]), CLASSES, LABELS, tmp_path)
+    table = made(ids, sure_of([truth[each] for each in ids]), CLASSES, LABELS, tmp_path)
     assert list(table.columns) == ["image", "species"]
     assert list(table["image"]) == TEXT_ORDER
     assert list(table["species"]) == [CLASSES[truth[each]] for each in TEXT_ORDER]
@@ -64,9 +61,7 @@ def test_labels_are_joined_by_id_in_the_samples_order_and_with_its_header(tmp_pa
 
 def test_probabilities_go_to_the_column_of_their_class_in_the_samples_order(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,emu,cat,dog", "b,0.3,0.3,0.3", "a,0.3,0.3,0.3")
-    table = make_submission(
-        ["a", "b"], np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], "f4"), CLASSES, PROBABILITIES, tmp_path
-    )
+    table = made(["a", "b"], np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], "f4"), CLASSES, PROBABILITIES, tmp_path)
     assert list(table.columns) == ["id", "emu", "cat", "dog"]
     values = table.set_index("id").astype(float)
     assert list(values.index) == ["b", "a"]
@@ -82,10 +77,10 @@ def test_a_submission_repeats_the_index_that_pandas_wrote_into_the_sample(tmp_pa
     filler = "cat" if kind == "labels" else "0.2,0.3,0.5"
     write(tmp_path / "sample.csv", columns, f"1,b,{filler}", f"2,a,{filler}")
     assert class_list(CLASSES, settings, tmp_path) == CLASSES
-    path = tmp_path / "s.csv"
-    table = make_submission(["a", "b"], sure_of([0, 1]), CLASSES, settings, tmp_path)
-    assert describe_answers(table, kind == "labels")[0].endswith(": cat (1), dog (1)")
-    write_submission(path, table)
+    path = tmp_path / "made.csv"
+    made(["a", "b"], sure_of([0, 1]), CLASSES, settings, tmp_path)
+    answers = answers_for(sure_of([0, 1]), settings)
+    assert describe_answers(answers, CLASSES, settings, tmp_path)[0].endswith(": cat (1), dog (1)")
     lines = path.read_text().splitlines()
     assert lines[0] == columns
     assert [line.split(",")[:2] for line in lines[1:]] == [["1", "b"], ["2", "a"]]
@@ -98,8 +93,8 @@ def test_a_submission_repeats_the_index_that_pandas_wrote_into_the_sample(tmp_pa
 
 def test_a_submission_has_commas_even_if_the_sample_has_semicolons(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id;label", "b;cat", "a;cat")
-    path = tmp_path / "s.csv"
-    write_submission(path, make_submission(["a", "b"], sure_of([0, 1]), CLASSES, LABELS, tmp_path))
+    path = tmp_path / "made.csv"
+    made(["a", "b"], sure_of([0, 1]), CLASSES, LABELS, tmp_path)
     assert path.read_text() == "id,label\nb,dog\na,cat\n"
     assert check_submission(path, CLASSES, LABELS, tmp_path) == 2
 
@@ -113,7 +108,7 @@ def test_a_solution_may_have_semicolons_and_an_index(tmp_path: Path) -> None:
 def test_ids_are_text_to_the_last_zero(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,label", "007,cat", "7,cat", "1e5,cat", "images/0.jpg,cat", "NA,cat")
     ids = ["7", "NA", "images/0.jpg", "007", "1e5"]
-    table = make_submission(ids, sure_of([0, 1, 2, 1, 0]), CLASSES, LABELS, tmp_path)
+    table = made(ids, sure_of([0, 1, 2, 1, 0]), CLASSES, LABELS, tmp_path)
     path = saved(table, tmp_path / "s.csv")
     lines = path.read_text().splitlines()[1:]
     assert lines == ["007,dog", "7,cat", "1e5,cat", "images/0.jpg,emu", "NA,dog"]
@@ -129,7 +124,7 @@ def test_odd_labels_and_ids_survive(tmp_path: Path, kind: str) -> None:
     saved(pd.DataFrame([[name, *filler] for name in ids], columns=columns), tmp_path / "sample.csv")
     assert class_list(ODD, settings, tmp_path) == classes
     truth = [classes.index(name) for name in ODD]
-    path = saved(make_submission(ids, sure_of(truth, len(ODD)), classes, settings, tmp_path), tmp_path / "s.csv")
+    path = saved(made(ids, sure_of(truth, len(ODD)), classes, settings, tmp_path), tmp_path / "s.csv")
     assert check_submission(path, classes, settings, tmp_path) == len(ODD)
     back = pd.read_csv(path, keep_default_na=False)
     assert list(back.columns) == columns
@@ -144,7 +139,7 @@ def test_probabilities_of_float32_sum_to_one_as_written(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(0, 8, (50, 120)).astype(np.float32)
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True) * np.float32(1.00002)
-    table = make_submission([str(n) for n in range(50)], probabilities, classes, PROBABILITIES, tmp_path)
+    table = made([str(n) for n in range(50)], probabilities, classes, PROBABILITIES, tmp_path)
     values = table.iloc[:, 1:].to_numpy().astype(np.float64)
     assert np.abs(values.sum(axis=1) - 1).max() < 1e-7
     assert values == pytest.approx(probabilities * 1.00002, rel=1e-5)
@@ -154,7 +149,7 @@ def test_probabilities_of_float32_sum_to_one_as_written(tmp_path: Path) -> None:
 def test_without_a_sample_the_header_is_that_of_the_labels_and_the_order_that_of_the_ids(tmp_path: Path) -> None:
     write(tmp_path / "labels.csv", "picture,note,breed", "x,,cat")
     settings = settings_of("labels", sample="", labels="labels.csv", label_column="breed")
-    table = make_submission(["9", "10", "1"], sure_of([0, 1, 2]), CLASSES, settings, tmp_path)
+    table = made(["9", "10", "1"], sure_of([0, 1, 2]), CLASSES, settings, tmp_path)
     assert table.to_csv(index=False).splitlines() == ["picture,breed", "9,cat", "10,dog", "1,emu"]
     assert check_submission(saved(table, tmp_path / "s.csv"), CLASSES, settings, tmp_path) == 3
 
@@ -162,27 +157,29 @@ def test_without_a_sample_the_header_is_that_of_the_labels_and_the_order_that_of
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
 def test_without_sample_and_labels_the_header_is_plain(tmp_path: Path, kind: str) -> None:
     settings = settings_of(kind, sample="")
-    table = make_submission(["9", "10"], sure_of([0, 1]), CLASSES, settings, tmp_path)
+    table = made(["9", "10"], sure_of([0, 1]), CLASSES, settings, tmp_path)
     assert list(table.columns) == (["id", "label"] if kind == "labels" else ["id", *CLASSES])
     assert check_submission(saved(table, tmp_path / "s.csv"), CLASSES, settings, tmp_path) == 2
 
 
 def test_predictions_that_the_sample_does_not_ask_for_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,label", "2,cat")
-    table = make_submission(["1", "2"], sure_of([0, 1]), CLASSES, LABELS, tmp_path)
+    table = made(["1", "2"], sure_of([0, 1]), CLASSES, LABELS, tmp_path)
     assert table.to_numpy().tolist() == [["2", "dog"]]
 
 
 def test_ids_that_were_not_predicted_are_named(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,label", "2,cat", "7,cat", "8,cat")
     with pytest.raises(UserError, match=r"sample\.csv has 2 ids that were not predicted, for example '7', '8'"):
-        make_submission(["1", "2"], sure_of([0, 1]), CLASSES, LABELS, tmp_path)
+        made(["1", "2"], sure_of([0, 1]), CLASSES, LABELS, tmp_path)
 
 
 def test_a_sample_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "sample.csv", "id,cat,dog,emu", "1,0.3,0.3,0.4")
-    with pytest.raises(UserError, match=r'not have 2 columns.* but 4: .*set competition.submission = "probabilities"'):
+    with pytest.raises(UserError, match=r"not have 2 columns.* but 4: 'id'") as caught:
         class_list(["cat", "dog"], LABELS, tmp_path)
+    wanted = {"competition": {"metric": "log_loss", "submission": "probabilities"}}
+    assert advised(str(caught.value)) == [wanted]
 
 
 def test_an_endless_column_name_is_not_repeated_whole(tmp_path: Path) -> None:
@@ -192,7 +189,7 @@ def test_an_endless_column_name_is_not_repeated_whole(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 1_500
     write(tmp_path / "sample.csv", "id,label", "1,cat")
     with pytest.raises(UserError, match="columns are not the classes"):
-        make_submission(["1"], sure_of([0]), CLASSES, PROBABILITIES, tmp_path)
+        made(["1"], sure_of([0]), CLASSES, PROBABILITIES, tmp_path)
 
 
 def test_classes_are_the_labels_or_the_samples_columns_sorted(tmp_path: Path) -> None:
@@ -348,17 +345,17 @@ def test_test_images_in_class_folders_are_labelled_by_these(
         assert truth.to_dict("list") == {"id": test, "label": labels}
 
 
-def test_answers_are_counted_and_equal_ones_are_said() -> None:
-    labels = pd.DataFrame({"id": list("abcd"), "label": ["cat", "dog", "cat", "cat"]})
-    assert describe_answers(labels, of_labels=True) == ["Answers: cat (3), dog (1)"]
-    lines = describe_answers(labels.assign(label="cat"), of_labels=True)
-    assert lines[0] == "Answers: cat (4)"
-    assert lines[1].startswith("Note: all 4 answers are 'cat'.")
-    values = pd.DataFrame({"id": ["a", "b"], "cat": ["0.3", "0.8"], "dog": ["0.7", "0.2"]})
-    assert describe_answers(values, of_labels=False) == ["Most probable: cat (1), dog (1)"]
-    assert "all 2 answers are 'dog'" in describe_answers(values.assign(dog="0.9"), of_labels=False)[1]
-    assert "all 2 rows of probabilities are equal" in describe_answers(values.assign(cat="0.5", dog="0.5"), False)[1]
-    assert describe_answers(labels.head(1), of_labels=True) == ["Answers: cat (1)"]
+def test_answers_are_counted_and_equal_ones_are_said(tmp_path: Path) -> None:
+    def lines(answers: list[Any], settings: Settings = LABELS) -> list[str]:
+        return describe_answers(np.array(answers), ["cat", "dog"], settings, tmp_path)
+
+    assert lines([0, 1, 0, 0]) == ["Answers: cat (3), dog (1)"]
+    assert lines([0] * 4)[0] == "Answers: cat (4)"
+    assert lines([0] * 4)[1].startswith("Note: all 4 answers are 'cat'.")
+    assert lines([[0.3, 0.7], [0.8, 0.2]], PROBABILITIES) == ["Most probable: cat (1), dog (1)"]
+    assert "all 2 answers are 'dog'" in lines([[0.3, 0.9], [0.8, 0.9]], PROBABILITIES)[1]
+    assert "all 2 rows of probabilities are equal" in lines([[0.5, 0.5]] * 2, PROBABILITIES)[1]
+    assert lines([0]) == ["Answers: cat (1)"]
 
 
 def test_labels_in_another_form_are_named_as_such(tmp_path: Path) -> None:
@@ -380,13 +377,12 @@ def test_a_submission_of_one_column_is_none(tmp_path: Path) -> None:
 def test_a_carriage_return_in_a_label_survives_the_file(tmp_path: Path) -> None:
     """Python 3.11 writes it without quotes, and then reads it as a line end."""
     write(tmp_path / "sample.csv", "id,label", "1,?")
-    table = make_submission(["1"], sure_of([1], 2), ["cat", "do\rg"], LABELS, tmp_path)
-    write_submission(tmp_path / "submission.csv", table)
-    assert check_submission(tmp_path / "submission.csv", ["cat", "do\rg"], LABELS, tmp_path) == 1
+    made(["1"], sure_of([1], 2), ["cat", "do\rg"], LABELS, tmp_path)
+    assert check_submission(tmp_path / "made.csv", ["cat", "do\rg"], LABELS, tmp_path) == 1
 
 
 def test_without_a_sample_labels_of_one_column_per_class_are_headed_label(tmp_path: Path) -> None:
     write(tmp_path / "labels.csv", "image,cat,dog,emu", "1,1,0,0", "2,0,0,1")
     settings = settings_of("labels", sample="", labels="labels.csv")
-    table = make_submission(["3"], sure_of([2]), CLASSES, settings, tmp_path)
+    table = made(["3"], sure_of([2]), CLASSES, settings, tmp_path)
     assert table.to_dict("list") == {"image": ["3"], "label": ["emu"]}

@@ -48,6 +48,32 @@ def test_hard_links_as_the_textbook_lays_them_out(tmp_path: Path) -> None:
     assert (tmp_path / "tree/classes.csv").read_text() == "folder,label\ncat,cat\ndog,dog\n"
 
 
+@pytest.mark.parametrize("task", ["several_labels", "numbers"])
+def test_without_classes_each_part_has_one_folder(tmp_path: Path, task: str) -> None:
+    rows = make(tmp_path / "raw", ("a/1.png", "cat|dog", "train"), ("b/1.png", "", "valid"), ("test/1.png", "", "test"))
+    assert tree.build(tmp_path / "tree", tmp_path / "raw", rows, task) == {HARD_LINK: 5}
+    assert entries(tmp_path / "tree") == {
+        "train/images/1.png": "a/1.png",
+        "valid/images/b_1.png": "b/1.png",
+        "train_valid/images/1.png": "a/1.png",
+        "train_valid/images/b_1.png": "b/1.png",
+        "test/images/1.png": "test/1.png",
+    }
+    assert not (tmp_path / "tree/classes.csv").exists()
+
+
+def test_images_beside_the_raw_folder_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make(tmp_path / "data/c/raw", ("../images/train/1.png", "cat", "train"), ("2.png", "cat", "valid"))
+    expected = {"train/cat/1.png": "../images/train/1.png", "valid/cat/2.png": "2.png"}
+    (tmp_path / "data/c/raw").rename(tmp_path / "elsewhere")
+    (tmp_path / "data/c/raw").symlink_to(tmp_path / "elsewhere")
+    for kind in (HARD_LINK, SYMBOLIC_LINK):
+        assert set(tree.build(tmp_path / "data/c/tree", tmp_path / "data/c/raw", rows)) == {kind}
+        found = entries(tmp_path / "data/c/tree")
+        assert {name: text for name, text in found.items() if not name.startswith("train_valid/")} == expected
+        monkeypatch.setattr(os, "link", refuse(errno.EXDEV))
+
+
 def test_a_second_tree_replaces_the_first(tmp_path: Path) -> None:
     rows = make(tmp_path / "raw", *ROWS)
     tree.build(tmp_path / "tree", tmp_path / "raw", rows[:1])

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.dataset.submission import check_submission, class_list, classes_without_images, make_submission
+from pipelines.dataset.submission import class_list, classes_without_images
+from pipelines.dataset.submission_check import check_submission
 from pipelines.dataset.tables import write_csv
 from pipelines.dataset.vocabulary import loose_form
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from tests.support.answers import made
 from tests.support.raw_files import write
 
 LABELS = "id,label,number\n1,cat,0\n2,dog,1\n3,cat,0\n"
@@ -36,10 +38,10 @@ def sample(raw: Path, *values: str, header: str = "id,label") -> Path:
     [
         (["cat", "dog"], ["0", "1"], ["has '0', '1', but the classes are 'cat', 'dog'", "(cat,…; dog,…)"]),
         (["0", "1"], ["1.0", "0.0"], ["the same in another form", "(0,0.0; 1,1.0)"]),
-        (["0", "1"], ["0.0"], ["(0,0.0; 1,…)", "Or the sample wants a probability per image"]),
+        (["0", "1"], ["0.0"], ["(0,0.0; 1,…)", "If the sample wants the probability of one class:"]),
         (["cat", "dog"], ["Cat", "Dog"], ["the same in another form", "(cat,Cat; dog,Dog)"]),
-        (["0", "1"], ["0.5"], ["A probability per image seems to be wanted"]),
-        (["a", "b", "c"], ["a b c", "c b a"], ["3 labels in one cell; this pipeline submits one label per image"]),
+        (["0", "1"], ["0.5"], ["The sample has a probability for each id."]),
+        (["a", "b", "c"], ["a b c", "c b a"], ["The sample has 3 labels in one cell."]),
         (["cat", "dog"], ["unknown"], ["may also be a placeholder"]),
         (
             ["cat", "dog"],
@@ -84,7 +86,7 @@ def test_a_table_of_answers_is_used_for_the_submission_and_its_check(tmp_path: P
     write(tmp_path / "answers.csv", "label,answer\ncat,0\ndog,1\n")
     settings = settings_of(submitted_labels="answers.csv")
     assert class_list(["cat", "dog"], settings, tmp_path) == ["cat", "dog"]
-    table = make_submission(["0", "1"], np.array([[0.9, 0.1], [0.2, 0.8]], "f4"), ["cat", "dog"], settings, tmp_path)
+    table = made(["0", "1"], np.array([[0.9, 0.1], [0.2, 0.8]], "f4"), ["cat", "dog"], settings, tmp_path)
     assert table["label"].tolist() == ["0", "1"]
     write_csv(tmp_path / "submission.csv", table)
     assert check_submission(tmp_path / "submission.csv", ["cat", "dog"], settings, tmp_path) == 2
@@ -101,7 +103,7 @@ def test_a_table_of_answers_also_names_the_columns_of_probabilities(tmp_path: Pa
     write(tmp_path / "answers.csv", "label,answer\ncat,c0\ndog,c1\n")
     settings = settings_of("probabilities", submitted_labels="answers.csv")
     assert class_list(["cat", "dog"], settings, tmp_path) == ["cat", "dog"]
-    table = make_submission(["0"], np.array([[0.75, 0.25]], "f4"), ["cat", "dog"], settings, tmp_path)
+    table = made(["0"], np.array([[0.75, 0.25]], "f4"), ["cat", "dog"], settings, tmp_path)
     assert table.iloc[0].to_dict() == {"id": "0", "c1": "0.25", "c0": "0.75"}
 
 
@@ -139,13 +141,6 @@ def test_columns_of_probabilities_in_another_form_are_named_as_such(tmp_path: Pa
     message = refusal(tmp_path, ["0", "1"], settings_of("probabilities", labels="labels.csv"))
     assert "These are the same in another form: '0.0' for '0'." in message
     assert "data.label_column" in message
-
-
-def test_one_probability_per_image_is_not_supported(tmp_path: Path) -> None:
-    sample(tmp_path, "0.5", header="id,has_cactus")
-    message = refusal(tmp_path, ["0", "1"], settings_of("probabilities"))
-    assert "one column of values, 'has_cactus'" in message
-    assert 'competition.submission = "labels"' in message
 
 
 def test_columns_without_images_are_found() -> None:

@@ -15,7 +15,6 @@ from torchvision.models import ResNet34_Weights
 
 from pipelines.core import checkpoint, engine
 from pipelines.core.job import Job, Row, best_row, prepare_features, run_job
-from pipelines.core.metrics import METRICS
 from pipelines.core.phases import Phase, describe_phases, phases
 from pipelines.core.prediction import open_predictor
 from pipelines.models import backbones, extractor, features
@@ -509,10 +508,10 @@ def check_best(tiny: Tiny, job: Job, rows: list[Row]) -> checkpoint.Checkpoint:
     saved = checkpoint.load(job.files.best)
     row = best_row(rows, job.settings.competition.metric)
     predictor = open_predictor(saved, saved.settings, job.valid, tiny.layout.weights)
-    metric = METRICS[job.settings.competition.metric]
-    found = engine.evaluate(predictor.model, predictor.source, metric, predictor.hardware, predictor.views)
+    judge, views = job.judge(), predictor.views
+    found = engine.evaluate(predictor.model, predictor.source, predictor.task, judge, predictor.hardware, views)
     assert saved.epoch == row["epoch"]
-    assert found.score == pytest.approx(row[metric.name], rel=1e-5)
+    assert found.score == pytest.approx(row[judge.name], rel=1e-5)
     assert found.loss == pytest.approx(row["valid_loss"], rel=1e-5)
     return saved
 

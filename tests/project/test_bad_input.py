@@ -263,7 +263,10 @@ def labels_case(draw: Draw, sandbox: Sandbox, raw: Path) -> None:
 def submission_case(draw: Draw, sandbox: Sandbox, raw: Path) -> None:
     import numpy as np
 
-    from pipelines.dataset.submission import check_submission, class_list, make_submission, write_submission
+    from pipelines.dataset.submission import class_list, write_submission
+    from pipelines.dataset.submission_check import check_submission
+    from pipelines.dataset.tables import read_csv
+    from tests.support.answers import answers_for
 
     form = draw(st.sampled_from(("labels", "probabilities")))
     header = names(draw, draw(st.integers(3, 5)))
@@ -284,8 +287,9 @@ def submission_case(draw: Draw, sandbox: Sandbox, raw: Path) -> None:
 
     def act() -> Any:
         known = class_list(classes, settings, raw)
-        table = make_submission([str(n) for n in range(1, TEST + 1)], probabilities, known, settings, raw)
-        write_submission(written, table)
+        answers = answers_for(probabilities, settings)
+        write_submission(written, [str(n) for n in range(1, TEST + 1)], answers, known, settings, raw)
+        table = read_csv(written, strip=False)
         if harmed:
             written.write_bytes(damaged(draw, written.read_bytes(), CSV_TOKENS))
         return table, check_submission(written, known, settings, raw)

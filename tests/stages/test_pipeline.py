@@ -159,7 +159,7 @@ def test_probabilities_for_a_log_loss_are_calibrated_on_the_valid_rows(
     saved = checkpoint.load(layout.run("sure").best)
     _, valid = read_images(saved.settings, layout, "split").divide(saved.settings)
     predictor = open_predictor(saved, saved.settings, valid, layout.weights)
-    ((_, logs),) = infer(predictor.model, predictor.source, predictor.hardware, predictor.views)
+    ((_, logs),) = infer(predictor.model, predictor.source, predictor.task, predictor.hardware, predictor.views)
     truth = torch.from_numpy(valid.labels)
     assert ours["temperature"] == pytest.approx(fit_temperature(logs, truth), rel=1e-4)
     assert 0.06 < ours["temperature"] < 19 and abs(ours["temperature"] - 1) > 0.1  # else this shows little

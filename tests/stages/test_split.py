@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipelines import command, split
@@ -38,6 +39,30 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def call(*words: str) -> int:
     return command.run(split.main, ["tiny.toml", *words])
+
+
+def test_the_table_of_several_labels_and_of_numbers() -> None:
+    parts = ["train", "train", "valid", "test"]
+    labels = pd.DataFrame({"label": ["a|b", "a", "", ""], "split": parts})
+    assert split.summarise(labels, "several_labels", ["a", "b"]) == (
+        ("split", "images", "labels", "smallest label", "largest label", "without a label"),
+        [
+            ("train", "2", "2", "b (1)", "a (2)", "0"),
+            ("valid", "1", "0", "- (0)", "- (0)", "1"),
+            ("test", "1", "-", "-", "-", "-"),
+        ],
+    )
+    numbers = pd.DataFrame({"label": ["1|2000", "2.5|", "|30", ""], "split": parts})
+    assert split.summarise(numbers, "numbers", ["x", "y"]) == (
+        ("split", "images", "number", "least", "mean", "most", "missing"),
+        [
+            ("train", "2", "x", "1", "1.75", "2.5", "0"),
+            ("train", "2", "y", "2,000", "2,000", "2,000", "1"),
+            ("valid", "1", "x", "-", "-", "-", "1"),
+            ("valid", "1", "y", "30", "30", "30", "0"),
+            ("test", "1", "-", "-", "-", "-", "-"),
+        ],
+    )
 
 
 def stamps(folder: Path) -> dict[str, int]:

@@ -22,6 +22,7 @@ from pipelines import command
 from pipelines import split as split_stage
 from pipelines.core import engine
 from pipelines.core.checkpoint import load
+from pipelines.core.tasks import make_task
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Loading
@@ -276,7 +277,7 @@ def test_a_full_gpu_in_prediction_names_a_smaller_batch(tiny: Tiny, small_gpu: N
     source = open_source(settings, tiny.part("test"), hardware.device)
     network = tiny.network(settings).to(hardware.device)
     with pytest.raises(UserError, match=r"batches of 12 images \(CUDA out of memory.*Set predict\.batch_size=6"):
-        list(engine.infer(network, source, hardware))
+        list(engine.infer(network, source, make_task(settings, tiny.classes, {}), hardware))
 
 
 def private_memory(process: int) -> int:

@@ -1,0 +1,227 @@
+"""Pictures and tables of the predictions of a run: its mistakes, and how it does by class, label or number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pipelines.analysis import plots
+from pipelines.dataset.channels import Pixels, as_colours
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.images import fit, place_of
+from pipelines.dataset.loading import evaluation_resize
+from pipelines.dataset.tables import spreadsheet_safe, write_csv
+from pipelines.settings.layout import RunLayout
+from pipelines.settings.metrics import ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.schema import Settings
+
+MISTAKES_SHOWN = 24
+DRAWN = 60  # classes or labels; more could not be read in a picture, and would need too much memory
+ROWS_SHOWN = 10  # of a table that takes the place of a picture
+PAIRS_LISTED = 10_000  # of confused classes
+LABELS_SHOWN = 3  # of each kind in the text above a mistake
+PANELS = 6  # numbers in a picture
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Cell = tuple[Pixels, str]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The files that were written, and a table for the screen where a picture would be too large: headings, rows."""
+
+    files: list[Path]
+    headings: Sequence[str] = ()
+    rows: Sequence[Sequence[object]] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    """The predictions of `images`, which have targets.
+
+    one_class: decided: class numbers (N,); predicted: the probability of each of them, (N,).
+    several_labels: decided: 0 or 1, (N, K); predicted: probabilities (N, K); thresholds: one, or one per label.
+    numbers: predicted: (N, T), as they are submitted; decided is not used.
+    """
+
+    images: ImageSet
+    predicted: Array
+    decided: Array
+    thresholds: Sequence[float] = ()
+
+
+def draw_results(run: RunLayout, settings: Settings, results: Results, title: str) -> Drawn:
+    """Draw the worst predictions and a summary by class, label or number, and write its numbers as a CSV.
+
+    title: what was scored; it stands above each picture.
+    """
+    if results.images.task == ONE_CLASS:
+        return _draw_classes(run, settings, results, title)
+    if results.images.task == SEVERAL_LABELS:
+        return _draw_labels(run, settings, results, title)
+    return _draw_numbers(run, settings, results, title)
+
+
+def _draw_classes(run: RunLayout, settings: Settings, results: Results, title: str) -> Drawn:
+    """Draw the most confident mistakes, and the confusion matrix; list the most confused pairs of many classes."""
+    images, decided, confidence = results.images, results.decided, results.predicted
+    labels, classes = images.labels, images.classes
+    wrong = np.flatnonzero(decided != labels)
+    shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
+    mistakes: list[plots.Mistake] = [
+        (pixels, classes[labels[place]], classes[decided[place]], float(confidence[place]))
+        for place, pixels in zip(shown, _pixels(settings, images, shown), strict=True)
+    ]
+    plots.draw_mistakes(run.mistakes, mistakes, f"{title}\n{len(wrong):,} wrong, most confident first")
+    if len(classes) <= DRAWN:
+        counts = np.zeros((len(classes),) * 2, dtype=np.int64)
+        np.add.at(counts, (labels, decided), 1)
+        plots.draw_confusion(run.confusion, counts, classes, title)
+        return Drawn([run.mistakes, run.confusion])
+    pairs = confused_pairs(labels, decided, classes)
+    _write(run.summary, pairs)
+    first: Any = pairs.head(ROWS_SHOWN).itertuples()
+    rows = [(each.label, each.predicted, each.images, f"{each.images / each.of:.0%} of {each.of:,}") for each in first]
+    return Drawn([run.mistakes, run.summary], ("true class", "predicted", "images", "share"), rows)
+
+
+def confused_pairs(labels: Array, decided: Array, classes: Sequence[str]) -> pd.DataFrame:
+    """Return `label`, `predicted`, `images` and `of`, the images of the label; the most frequent mistakes first.
+
+    labels, decided: class numbers (N,). At most `PAIRS_LISTED` pairs are returned.
+    """
+    wrong = decided != labels
+    pairs, counts = np.unique(labels[wrong] * len(classes) + decided[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:PAIRS_LISTED]
+    true, predicted = np.divmod(pairs[order], len(classes))
+    names, of = np.array(classes, object), np.bincount(labels, minlength=len(classes))
+    return pd.DataFrame({"label": names[true], "predicted": names[predicted], "images": counts[order], "of": of[true]})
+
+
+def _draw_labels(run: RunLayout, settings: Settings, results: Results, title: str) -> Drawn:
+    """Draw the images with the surest wrong labels, and precision and recall of each label; list these as a CSV."""
+    images, decided = results.images, results.decided.astype(bool)
+    actual, classes = images.labels.astype(bool), images.classes
+    missed, added = actual & ~decided, decided & ~actual
+    surprise = np.where(missed, 1 - results.predicted, np.where(added, results.predicted, 0)).sum(axis=1)
+    wrong = np.flatnonzero((missed | added).any(axis=1))
+    shown = wrong[np.argsort(-surprise[wrong], kind="stable")][:MISTAKES_SHOWN]
+    cells = [
+        (pixels, wrong_labels(classes, missed[place], added[place], results.predicted[place]))
+        for place, pixels in zip(shown, _pixels(settings, images, shown), strict=True)
+    ]
+    how = f"{len(wrong):,} with wrong labels, surest first: − missed, + wrongly given, with their probabilities"
+    plots.draw_pictures(run.mistakes, cells, f"{title}\n{how}")
+    table = label_table(actual, decided, classes, results.thresholds)
+    _write(run.summary, table)
+    if len(classes) <= DRAWN:
+        plots.draw_labels(run.by_label, table, title)
+        return Drawn([run.mistakes, run.by_label, run.summary])
+    order = np.argsort(-(table["missed"] + table["wrongly_given"]).to_numpy(), kind="stable")
+    worst: Any = table.iloc[order[:ROWS_SHOWN]].itertuples()
+    rows = [
+        (each.label, f"{each.precision:.3f}", f"{each.recall:.3f}", each.images, each.missed, each.wrongly_given)
+        for each in worst
+    ]
+    headings = ("labels with most mistakes", "precision", "recall", "images", "missed", "wrongly given")
+    return Drawn([run.mistakes, run.summary], headings, rows)
+
+
+def label_table(actual: Array, decided: Array, classes: Sequence[str], thresholds: Sequence[float]) -> pd.DataFrame:
+    """Return `label`, `threshold`, `precision`, `recall`, `images` that have it, `missed` and `wrongly_given` ones.
+
+    actual, decided: bool (N, K). A precision or recall without any image is NaN.
+    """
+    right, given, images = (each.sum(axis=0) for each in (actual & decided, decided, actual))
+    with np.errstate(invalid="ignore"):
+        precision, recall = right / given, right / images
+    cuts = np.broadcast_to(np.array(thresholds or [np.nan], np.float64), len(classes))
+    columns = {"label": classes, "threshold": cuts, "precision": precision, "recall": recall, "images": images}
+    return pd.DataFrame(columns | {"missed": images - right, "wrongly_given": given - right})
+
+
+def wrong_labels(classes: Sequence[str], missed: Array, added: Array, probabilities: Array) -> str:
+    """Return the text above an image: the labels it lacks and those it has too many, the surest mistakes first."""
+    lines = []
+    for sign, flags, order in (("−", missed, probabilities), ("+", added, -probabilities)):
+        places = sorted(np.flatnonzero(flags).tolist(), key=lambda place: float(order[place]))
+        lines += [f"{sign} {plots.short(classes[place])} {probabilities[place]:.0%}" for place in places[:LABELS_SHOWN]]
+        lines += [f"{sign} {len(places) - LABELS_SHOWN} more"] if len(places) > LABELS_SHOWN else []
+    return "\n".join(lines)
+
+
+def _draw_numbers(run: RunLayout, settings: Settings, results: Results, title: str) -> Drawn:
+    """Draw the images with the largest errors, and predicted against true numbers with the residuals."""
+    images, predicted = results.images, results.predicted.astype(np.float64)
+    actual, names = images.labels.astype(np.float64), images.classes
+    errors = predicted - actual
+    sizes = np.nan_to_num(np.abs(errors) / deviations(actual))  # 0: not known
+    largest = sizes.argmax(axis=1)
+    known = np.flatnonzero(np.isfinite(errors).any(axis=1))
+    shown = known[np.argsort(-sizes[known].max(axis=1), kind="stable")][:MISTAKES_SHOWN]
+    cells = []
+    for place, pixels in zip(shown, _pixels(settings, images, shown), strict=True):
+        number = largest[place]
+        name = f"{plots.short(names[number])}\n" if len(names) > 1 else ""
+        cells.append((pixels, f"{name}is {actual[place, number]:.6g}\nseen as {predicted[place, number]:.5g}"))
+    plots.draw_pictures(run.mistakes, cells, f"{title}\n{len(known):,} images with a target, largest errors first")
+    table = number_table(actual, predicted, names)
+    _write(run.summary, table)
+    chosen = np.sort(np.argsort(-(table["rmse"] / deviations(actual)).fillna(-1), kind="stable")[:PANELS])
+    if len(names) > PANELS:
+        title += f"\nthe {PANELS} of {len(names)} numbers with the largest errors"
+    panels = [(names[number], actual[:, number], predicted[:, number]) for number in chosen]
+    plots.draw_numbers(run.by_number, panels, title)
+    return Drawn([run.mistakes, run.by_number, run.summary])
+
+
+def number_table(actual: Floats, predicted: Floats, names: Sequence[str]) -> pd.DataFrame:
+    """Return `number`, `images` that have it, `rmse`, `mae`, `bias` (the mean error) and `r2`. actual: NaN if missing.
+
+    Values without an image, and r2 of equal numbers, are NaN.
+    """
+    errors = predicted - actual
+    columns: dict[str, list[float]] = {name: [] for name in ("images", "rmse", "mae", "bias", "r2")}
+    for number in range(len(names)):
+        error = errors[:, number][np.isfinite(errors[:, number])]
+        true = actual[:, number][np.isfinite(errors[:, number])]
+        spread = np.square(true - true.mean()).sum() if len(true) else 0.0
+        columns["images"].append(len(error))
+        columns["rmse"].append(float(np.sqrt(np.square(error).mean())) if len(error) else np.nan)
+        columns["mae"].append(float(np.abs(error).mean()) if len(error) else np.nan)
+        columns["bias"].append(float(error.mean()) if len(error) else np.nan)
+        columns["r2"].append(float(1 - np.square(error).sum() / spread) if spread else np.nan)
+    return pd.DataFrame({"number": list(names), **columns})
+
+
+def deviations(actual: Floats) -> Floats:
+    """Return the standard deviation of the known numbers of each column of `actual`, (T,); 1 for equal ones or none."""
+    found = []
+    for column in actual.T:
+        known = column[np.isfinite(column)]
+        found.append(known.std() if len(known) and np.ptp(known) else 1.0)
+    return np.array(found)
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of results, safe to open in a spreadsheet; numbers have six digits."""
+    texts = table.map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else _number(value))
+    write_csv(path, texts)
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6g}"
+
+
+def _pixels(settings: Settings, images: ImageSet, places: Array) -> list[Pixels]:
+    """Return the images at `places` as evaluation crops them, in colours."""
+    size, resize = settings.input.size, evaluation_resize(settings)
+    return [
+        as_colours(fit(images.reader.open(str(row.path), place_of(row)), size, resize))
+        for row in images.rows.iloc[places].itertuples()
+    ]

@@ -1,0 +1,228 @@
+"""From predictions to answers: what a score needs of them, what is chosen for it, and what is sent.
+
+Predictions are those of `pipelines/core/tasks.py`, float32: log-probabilities (N, K) of one class; probabilities (N, K)
+of several labels; numbers (N, T).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipelines.core import choices
+from pipelines.core.choices import Choice, ColumnTemperatures, Cuts, Open, Temperature, Thresholds
+from pipelines.core.metrics import Metric, make_metric
+from pipelines.core.thresholds import Average
+from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError, did_you_mean, few, quoted
+
+Array = npt.NDArray[Any]
+AVERAGES: dict[str, Average] = {"fbeta_macro": "macro", "fbeta_micro": "micro", "fbeta_samples": "samples"}
+LOG_LOSSES = ("log_loss", "log_loss_binary", "log_loss_columns")
+MOST_ITEMS = 1 << 23  # probabilities that are computed together in float64
+NO_CHOICE = Choice("", ((),))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores predictions as the competition does, and turns them into answers.
+
+    metric: of the competition.  takes: what it compares, as `MetricFacts` says.  sends: competition.submission.  open:
+    what is left to choose, if anything.  fits: whether it is fitted to predictions, instead of its plain values.
+    positive: the number of the positive class, or -1.  guesses: labels of a ranking.  grades: of each class, where one
+    class is scored by grades.  bounds: the least and the greatest answer of each number, float64 (2, T).
+    """
+
+    metric: Metric
+    task: str
+    takes: str
+    sends: str
+    open: Open | None = None
+    fits: bool = True
+    positive: int = -1
+    guesses: int = 1
+    grades: tuple[int, ...] = ()
+    bounds: Array | None = None
+
+    @property
+    def name(self) -> str:
+        return self.metric.name
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric.higher_is_better
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether a score needs the whole predictions, so that `keep` changes nothing."""
+        return self.open is not None or self.takes in ("probabilities", "columns", "numbers")
+
+    def keep(self, predictions: Tensor) -> Tensor:
+        """Return what a score needs of the predictions of a batch, on their device: all, (n, ·); or the numbers of the
+        best classes, (n,) or (n, k); or the log-probability of the positive class, (n,)."""
+        if self.keeps_all:
+            return predictions
+        if self.takes == "ranking":
+            return predictions.topk(self.guesses, dim=1).indices
+        return predictions[:, self.positive] if self.takes == "positive" else predictions.argmax(dim=1)
+
+    def judge(self, kept: Tensor, targets: Any) -> tuple[float, tuple[float, float]]:
+        """Return the score of all images and its 95 % interval.
+
+        kept: what `keep` returned for all of them, on the processor.  targets: as `encode` returns them.  What the
+        metric leaves open is chosen for each image from others.
+        """
+        return self.score(self.cross_fit(kept, targets), kept, targets)
+
+    def fit(self, kept: Tensor, targets: Any) -> Choice:
+        """Return what the metric leaves open, chosen for images that are not among these."""
+        if self.open is None:
+            return NO_CHOICE
+        return choices.fit(self.open, kept, np.asarray(targets)) if self.fits else choices.plain(self.open)
+
+    def cross_fit(self, kept: Tensor, targets: Any) -> Choice:
+        """Return what the metric leaves open, chosen for each of these images from others."""
+        if self.open is None:
+            return NO_CHOICE
+        return choices.cross_fit(self.open, kept, np.asarray(targets)) if self.fits else choices.plain(self.open)
+
+    def decide(self, choice: Choice, predictions: Tensor, first: int = 0) -> Tensor:
+        """Return `predictions` as `choice` decides them: calibrated, as 0 or 1 for each label, or as grades.
+
+        first: the number of the first row, for a choice that `cross_fit` made.
+        """
+        return predictions if self.open is None else choices.decide(self.open, choice, predictions, first)
+
+    def score(self, choice: Choice, kept: Tensor, targets: Any) -> tuple[float, tuple[float, float]]:
+        """Return what `judge` does, by a `choice` of `cross_fit`."""
+        predicted, known = self._compared(choice, kept, np.asarray(targets))
+        return self.metric.score(predicted, known), self.metric.interval(predicted, known)
+
+    def answers(self, choice: Choice, predictions: Tensor) -> Array:
+        """Return what is sent for `predictions`, on the processor, by a `choice` of `fit`.
+
+        labels: class numbers (N,).  best_labels: class numbers (N, k), best first.  probabilities: float32 (N, K).
+        probability: float64 (N,).  label_lists: 0 or 1, uint8 (N, K).  numbers: float64 (N, T).
+        """
+        decided = self.decide(choice, predictions)
+        match self.sends:
+            case "labels":
+                return np.asarray(decided.exp().numpy().argmax(axis=1))
+            case "best_labels":
+                return decided.topk(self.guesses, dim=1).indices.numpy()
+            case "probability":
+                return decided[:, self.positive].double().exp().numpy()
+            case "probabilities":
+                return (decided.exp() if self.task == ONE_CLASS else decided).numpy()
+            case "numbers":
+                return self._within_bounds(decided)
+        return decided.numpy()
+
+    def _compared(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
+        """Return predictions and targets in the form that the metric takes."""
+        if self.takes == "probabilities" and kept.numel() > MOST_ITEMS:
+            return self._shares(choice, kept, targets)
+        decided = self.decide(choice, kept)
+        match self.takes:
+            case "positive":
+                positive = decided[:, self.positive] if self.keeps_all else decided
+                return positive.double().exp().numpy(), (targets == self.positive).astype(np.int64)
+            case "grades" if self.task == NUMBERS:
+                known = ~np.isnan(targets[:, 0])
+                return decided[:, 0].numpy()[known], targets[known, 0]
+            case "grades":
+                grades = np.array(self.grades, np.float64)
+                return grades[decided.numpy()], grades[targets]
+            case "numbers":
+                return self._within_bounds(decided), targets
+            case "probabilities" | "columns":
+                return (decided.double().exp() if self.task == ONE_CLASS else decided.double()).numpy(), targets
+        return decided.numpy(), targets
+
+    def _shares(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
+        """Return the shares (N, 2) of an image's class and of all others, and zeros as targets: all that a log loss
+        needs of many classes."""
+        shares = []
+        size = max(1, MOST_ITEMS // kept.shape[1])
+        for first in range(0, len(kept), size):
+            values = self.decide(choice, kept[first : first + size], first).double().exp()
+            mine = torch.from_numpy(targets[first : first + size])[:, None]
+            shares.append((values.gather(1, mine) / values.sum(dim=1, keepdim=True))[:, 0])
+        share = torch.cat(shares)
+        return torch.stack([share, 1 - share], dim=1).numpy(), np.zeros(len(targets), np.int64)
+
+    def _within_bounds(self, numbers: Tensor) -> Array:
+        values = numbers.double().numpy()
+        return values if self.bounds is None else np.clip(values, *self.bounds)
+
+
+def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated: bool = False) -> Judge:
+    """Return the judge of `settings`.
+
+    classes: the classes or labels, or the names of the numbers.  seen: targets, as `encode` returns them, that say
+    which numbers occur; those of the training rows, for an honest score.  calibrated: fit a temperature too.
+    Raises `UserError` where the positive class, or a grade, is not what the settings need.
+    """
+    competition, predict, several = settings.competition, settings.predict, settings.competition.task == SEVERAL_LABELS
+    takes, numbers = METRICS[competition.metric].takes, competition.task == NUMBERS
+    left: Open | None = None
+    if competition.metric in LOG_LOSSES and calibrated and predict.calibrate:
+        left = ColumnTemperatures(len(classes)) if several else Temperature()
+    elif takes == "label_sets" and several:
+        average, each = AVERAGES[competition.metric], predict.thresholds == "per_label"
+        left = Thresholds(len(classes), average, competition.beta, each)
+    elif takes == "grades" and numbers:
+        left = Cuts(competition.grades or grades_in(np.asarray(seen)))
+    needs_positive = takes == "positive" or competition.submission == "probability"
+    return Judge(
+        make_metric(competition, classes),
+        competition.task,
+        takes,
+        competition.submission,
+        left,
+        fits=predict.choose or competition.metric in LOG_LOSSES,
+        positive=_positive(competition.positive, classes) if needs_positive else -1,
+        guesses=min(competition.guesses, len(classes)),
+        grades=_grades_of(classes) if takes == "grades" and not numbers else (),
+        bounds=_bounds(predict.answer_range, np.asarray(seen, np.float64)) if numbers and not left else None,
+    )
+
+
+def grades_in(targets: Array) -> tuple[int, ...]:
+    """Return the whole numbers from the lowest to the highest of `targets` (N, 1); NaN is left out."""
+    return tuple(range(math.floor(np.nanmin(targets)), math.ceil(np.nanmax(targets)) + 1))
+
+
+def _bounds(stated: Sequence[float], seen: Array) -> Array:
+    """Return the least and the greatest answer of each number, (2, T): as `stated`, or those `seen`, (N, T)."""
+    if stated:
+        return np.tile(np.array(stated, np.float64)[:, None], seen.shape[1])
+    known = ~np.isnan(seen)
+    return np.stack([seen.min(axis=0, initial=np.inf, where=known), seen.max(axis=0, initial=-np.inf, where=known)])
+
+
+def _positive(label: str, classes: Sequence[str]) -> int:
+    if label in classes:
+        return list(classes).index(label)
+    hint = did_you_mean(label, classes)
+    raise UserError(
+        f"competition.positive is {quoted(label)}, which is no class.{hint} Set it to the class whose probability is "
+        f"sent: {few(classes)}."
+    )
+
+
+def _grades_of(classes: Sequence[str]) -> tuple[int, ...]:
+    """Return the grade of each class."""
+    try:
+        return tuple(int(label) for label in classes)
+    except ValueError:
+        raise UserError(
+            f"competition.metric is quadratic_kappa, whose classes must be whole numbers. These are {few(classes)}. "
+            "Set data.submitted_labels, or another competition.metric."
+        ) from None

@@ -1,0 +1,190 @@
+"""The form of a submission: its header, its rows and the text of an answer, as the sample submission shows them."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.dataset.columns import ONE_HOT
+from pipelines.dataset.tables import find_column, index_columns, read_listing, read_table
+from pipelines.dataset.vocabulary import is_number, number
+from pipelines.settings.choices import ID, TARGET
+from pipelines.settings.schema import Settings
+
+
+@dataclass(frozen=True)
+class Form:
+    """The rows and columns of a submission.
+
+    path: of the sample submission, if there is one. header: all columns. given: the columns that are no answers, as
+    text: ids, indexes, and the targets of a long form in two columns. keys: those of them that say which row it is.
+    values: the names of the other columns, which follow each other. images: the id of the image of each row. targets:
+    the target of each row of a long form; else none. cells: the sample's own values.
+    """
+
+    path: Path | None
+    header: list[str]
+    given: pd.DataFrame
+    keys: list[str]
+    values: list[str]
+    images: list[str]
+    targets: list[str]
+    cells: pd.DataFrame
+
+    @property
+    def columns(self) -> list[str]:
+        """The names that answers have: those of the value columns, or the different targets of a long form."""
+        return list(dict.fromkeys(self.targets)) if self.targets else self.values
+
+
+def sample_form(settings: Settings, raw: Path, known: Sequence[str] = ()) -> Form:
+    """Return the form of the sample submission. known: targets, as the sample writes them.
+
+    The ids are in the column `data.sample_id`, else in the first one that is no index. Columns before it are repeated,
+    those after it are answers; if none is after it, those before it are.
+    """
+    data, path = settings.data, raw / settings.data.sample_submission
+    table = read_listing(path)
+    indexes = index_columns(table)
+    name = str(find_column(table, path, data.sample_id, indexes, "data.sample_id").name)
+    header = list(map(str, table.columns))
+    place = header.index(name)
+    values = header[place + 1 :] or header[indexes:place]
+    form = settings.competition.long_form
+    images, targets, keys = table[name].tolist(), [], [name]
+    if form in (f"{ID},{TARGET}", f"{TARGET},{ID}"):
+        target = values.pop(0) if form.startswith(ID) or not place else header[place - 1]
+        targets, keys = table[target].tolist(), [name, target]
+    elif form:
+        images, targets = split_long(images, form, known)
+    given = [each for each in header if each not in set(values)]
+    return Form(path, header, table[given], keys, values, images, targets, table[values])
+
+
+def plain_form(settings: Settings, raw: Path, ids: Sequence[str], texts: Sequence[str]) -> Form:
+    """Return the form of a submission without a sample: the header of the labels CSV, the rows in the order of `ids`.
+
+    texts: the classes, as they are submitted, or the names of the numbers.
+    """
+    submission, long = settings.competition.submission, settings.competition.long_form
+    id_name, label_name = _header_of_labels(settings, raw, texts)
+    images, given, targets = list(ids), pd.DataFrame({id_name: list(ids)}, dtype=str), []
+    values = list(texts) if submission in ("probabilities", "numbers") else [label_name]
+    if long:
+        images, targets = [each for each in ids for _ in texts], list(texts) * len(ids)
+        values = [label_name if label_name not in texts else "value"]
+        if long in (f"{ID},{TARGET}", f"{TARGET},{ID}"):
+            both = {id_name: images, "target": targets}
+            given = pd.DataFrame(both if long.startswith(ID) else dict(reversed(both.items())), dtype=str)
+        else:
+            rows = [long.replace(ID, image).replace(TARGET, each) for image, each in zip(images, targets, strict=True)]
+            given = pd.DataFrame({id_name: rows}, dtype=str)
+    return Form(None, [*given.columns, *values], given, list(given.columns), values, images, targets, pd.DataFrame())
+
+
+def is_csv(labels: str) -> bool:
+    """Return whether `labels`, the value of data.labels, is one CSV."""
+    return bool(labels) and "+" not in labels and ".json" not in labels.lower()
+
+
+def _header_of_labels(settings: Settings, raw: Path, texts: Sequence[str]) -> tuple[str, str]:
+    """Return the names of the id and the label column of the labels CSV; `id` and `label` without that CSV.
+
+    The label column is `label` if the CSV has a column for each of the classes, `texts`.
+    """
+    data, path = settings.data, raw / settings.data.labels
+    if not is_csv(data.labels):
+        return "id", "label"
+    table = read_table(path)
+    ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
+    one_each = labels.name in texts or data.label_columns
+    return str(ids.name), ONE_HOT if one_each else str(labels.name)
+
+
+def split_long(texts: Sequence[str], form: str, known: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Return the image and the target of each row id of the `form`, such as {id}_{target}.
+
+    The targets are those that are `known`, if every image then has the same ones; else others that every image has;
+    else what follows the last text between image and target. A text of no such form is an image without a target.
+    """
+    for targets in (known, _targets_of_all(texts, form)):
+        if found := _all_pairs(texts, form, targets):
+            break
+    else:
+        matches = [_pattern(form, ".+", ".+?").fullmatch(text) for text in texts]
+        found = [
+            (each["id"], each["target"]) if each else (text, "") for each, text in zip(matches, texts, strict=True)
+        ]
+    return [image for image, _ in found], [target for _, target in found]
+
+
+def _all_pairs(texts: Sequence[str], form: str, targets: Collection[str]) -> list[tuple[str, str]]:
+    """Return the image and the target of each of `texts`, if these are all pairs of images and `targets`; else none."""
+    longest_first = sorted(set(targets), key=lambda each: (-len(each), each))
+    pattern = _pattern(form, ".+?", "|".join(map(re.escape, longest_first)))
+    matches = [match for text in texts if (match := pattern.fullmatch(text))] if targets else []
+    found = [(each["id"], each["target"]) for each in matches]
+    images, used = (set(each) for each in zip(*found, strict=True)) if found else (set(), set())
+    return found if len(found) == len(texts) and len(images) * len(used) == len(set(texts)) else []
+
+
+def _pattern(form: str, image: str, target: str) -> re.Pattern[str]:
+    """Return the expression of a row id, of the expressions of an image and of a target."""
+    text = (
+        re.escape(form).replace(re.escape(ID), f"(?P<id>{image})").replace(re.escape(TARGET), f"(?P<target>{target})")
+    )
+    return re.compile(text, re.DOTALL)
+
+
+def _targets_of_all(texts: Sequence[str], form: str) -> list[str]:
+    """Return the targets that each image has, if the row ids are all pairs of images and targets; else none."""
+    before, between, after = re.split(r"\{id\}|\{target\}", form)
+    first = texts[0][len(before) : len(texts[0]) - len(after)]
+    id_first = form.index(ID) < form.index(TARGET)
+    breaks = [each.start() for each in re.finditer(f"(?={re.escape(between)})", first)]
+    for place in reversed(breaks) if id_first else breaks:  # the longest image first
+        image = first[:place] if id_first else first[place + len(between) :]
+        start, end = (f"{before}{image}{between}", after) if id_first else (before, f"{between}{image}{after}")
+        same = [text for text in texts if text.startswith(start) and text.endswith(end)]
+        targets = {text[len(start) : len(text) - len(end)] for text in same} - {""}
+        if image and len({each for each, _ in _all_pairs(texts, form, targets)}) > 1:
+            return sorted(targets)
+    return []
+
+
+def label_order(cells: Sequence[str], separator: str, texts: Sequence[str]) -> list[int]:
+    """Return the places of `texts` in an order that agrees with that of the parts of `cells`.
+
+    It is the order of `texts` if this agrees, and also where the cells contradict each other; else that of their
+    numbers, if they are numbers, or any other.
+    """
+    place = {text: number for number, text in enumerate(texts)}
+    lists = [[place[part] for part in cell.split(separator) if part in place] for cell in dict.fromkeys(cells)]
+    pairs = {pair for each in lists for pair in pairwise(each)}
+    own = list(range(len(texts)))
+    if all(one < other for one, other in pairs):
+        return own
+    if all(map(is_number, texts)):
+        own.sort(key=lambda each: number(texts[each]))
+        ranks = {each: rank for rank, each in enumerate(own)}
+        if all(ranks[one] < ranks[other] for one, other in pairs):
+            return own
+    sorter = TopologicalSorter({each: [one for one, other in pairs if other == each] for each in own})
+    try:
+        return list(sorter.static_order())
+    except CycleError:
+        return own
+
+
+def sample_decimals(cells: pd.DataFrame) -> int:
+    """Return how many digits after the point the sample's numbers have; 0 if it shows none.
+
+    One number in all rows with one digit, such as 0.0 or 0.5, is how programs write any number: it shows none.
+    """
+    values = {value for name in cells for value in set(cells[name].tolist())}
+    digits = max((len(value.partition(".")[2]) for value in values if is_number(value)), default=0)
+    return 0 if digits == 1 and len(values) == 1 else digits

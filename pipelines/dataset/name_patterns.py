@@ -1,0 +1,30 @@
+"""Take labels and groups from the names of files, by the named groups of data.label_pattern."""
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pipelines.system.errors import quoted
+
+LABEL, GROUP = "label", "group"  # names of groups with a meaning
+
+
+def named_groups(pattern: str) -> list[str]:
+    """Return the names of the groups of a valid regular expression."""
+    return list(re.compile(pattern).groupindex) if pattern else []
+
+
+def match_names(names: Sequence[str], pattern: str) -> pd.DataFrame:
+    """Return a column of text per named group, and the column `matches`; a group without a match is an empty text.
+
+    names: paths below the folder of the images. The pattern may match any part of a name.
+    """
+    expression = re.compile(pattern)
+    found = [expression.search(name) for name in names]
+    columns = {group: [(match[group] or "") if match else "" for match in found] for group in expression.groupindex}
+    return pd.DataFrame({**columns, "matches": [match is not None for match in found]})
+
+
+def described(pattern: str) -> str:
+    return f"data.label_pattern, {quoted(pattern)}"
