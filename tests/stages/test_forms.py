@@ -23,7 +23,8 @@ from tests.support.stages import run_stage_here
 QUICK = [
     *("input.source=packed", "input.size=16", "input.resize=0", "model.name=convnet", "model.widths=[8,8]"),
     *("train.epochs=2", "train.batch_size=16", "train.warmup_epochs=0", "split.valid_ratio=0.3"),
-    *("hardware.precision=float32", "hardware.threads=1"),
+    *('model.weights=""', 'model.label_map=""', "finetune.frozen_stages=0", "input.channels=3"),
+    *("input.mean=[0.5,0.5,0.5]", "input.std=[0.25,0.25,0.25]", "hardware.precision=float32", "hardware.threads=1"),
 ]
 BY_NAME = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 
@@ -66,7 +67,8 @@ def read(path: Path) -> pd.DataFrame:
 @BY_NAME
 def test_from_archive_to_a_scored_submission(form: Form, tmp_path: Path) -> None:
     archive, solution = form.archive(tmp_path)
-    (tmp_path / f"{form.name}.toml").write_text(toml(form.settings))
+    bundled = COMPETITIONS / f"{form.name}.toml"
+    (tmp_path / f"{form.name}.toml").write_text(bundled.read_text() if bundled.exists() else toml(form.settings))
     submission = run_stages(tmp_path, archive, form.name)
     sample = read(Layout(tmp_path, form.name).raw / "sample_submission.csv")
     sent = read(submission)
