@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import signal
 import sys
@@ -363,8 +364,9 @@ def print_epochs(
         left = duration((epochs - row["epoch"]) * sum(alike) / len(alike))
         cells |= {"lr": f"{row['lr']:.2g}", "images/s": f"{row['images_per_second']:,.0f}"}
         cells |= {"left": "-" if row["epoch"] <= head_epochs < epochs else left}
-        widths = [max(len(name), LEFT_CELL if name == "left" else EPOCH_CELL) for name in cells]
         if len(rows) == 1:
+            least = {"left": LEFT_CELL, metric: len(cells.get(metric, ""))}
+            widths = [max(len(name), least.get(name, EPOCH_CELL)) for name in cells]
             print(_aligned(cells.keys(), widths))
         if earlier and len(rows) == len(earlier) + 1:
             print(f"Continuing after epoch {len(earlier)}.")
@@ -385,7 +387,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def uncertainty(bounds: tuple[float | None, ...], images: int) -> str:
     """Return the text after a score, ` (0.9723 to 0.9979, n = 259)`; `bounds` are those of its 95 % interval."""
-    known = [bound for bound in bounds if bound is not None]
+    known = [bound for bound in bounds if bound is not None and not math.isnan(bound)]
     return f" ({' to '.join(f'{bound:.4f}' for bound in known)}, n = {images:,})" if known else f" (n = {images:,})"
 
 

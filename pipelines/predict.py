@@ -24,8 +24,8 @@ from pipelines.system.files import atomic_file, file_sha256, read_note, write_js
 from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from pipelines.core.decide import Judge
+    from pipelines.core.validation import Validation
     from pipelines.dataset.image_set import ImageSet
 
 
@@ -87,11 +87,10 @@ def _make_submission(
 
     notes: those of all submissions of the run; this one's says so far what it is made from.
     """
-    import torch
-
-    from pipelines.core import calibration
+    from pipelines.core.decide import make_judge
     from pipelines.core.precision import settle_precision
-    from pipelines.core.prediction import predict
+    from pipelines.core.prediction import Rows, predict
+    from pipelines.core.validation import validate
     from pipelines.dataset.answer_summary import describe_answers
     from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
@@ -107,70 +106,52 @@ def _make_submission(
         )
     if changed := note_changed_pixels(read_note(run.trained), images, run.folder.name, command.progress):
         print(changed)
-    _, valid = images.divide(settings)
+    train, valid = images.divide(settings)
     settings, _ = settle_precision(settings, run.precision)
-    predicted = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
-    predicted, temperature = _calibrate(settings, torch.from_numpy(valid.labels), predicted)
-    facts = _report(settings, run, valid, predicted.exp(), temperature)
+    judge, final = (make_judge(settings, images.classes, part.labels, calibrated=True) for part in (train, images))
+    blocks = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
+    found = validate(judge, final, valid.labels, blocks, run.folder)
+    facts = _report(settings, run, valid, final, found)
     note = notes[submission.name]
     checkpoint = run.folder / note["checkpoint"]
-    tested = predict(checkpoint, settings, test, layout.weights, "predicting", command.progress)
-    if temperature != 1:
-        tested = calibration.apply_temperature(tested, temperature)
-    answers = tested.exp().numpy()
-    if settings.competition.submission == "labels":
-        answers = answers.argmax(axis=1)
+    answers = Rows(len(test), submission.parent)
+    for places, block in predict(checkpoint, settings, test, layout.weights, "predicting", command.progress):
+        answers.fill(places, final.answers(found.choice, block))
     with atomic_file(submission) as partial:
-        write_submission(partial, test.ids.tolist(), answers, images.classes, settings, layout.raw)
+        write_submission(partial, test.ids.tolist(), answers.array, images.classes, settings, layout.raw)
         count = check_submission(partial, images.classes, settings, layout.raw)
     note |= {"sha256": file_sha256(submission), "rows": count, **facts, "made_on": _made_on(settings, layout, images)}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
-    print(*describe_answers(answers, images.classes, settings, layout.raw), sep="\n")
-
-
-def _calibrate(settings: Settings, labels: "Tensor", predicted: "Tensor") -> "tuple[Tensor, float]":
-    """Return the log-probabilities (N, K) of the validation set and the temperature, 1 for none.
-
-    For log loss, each row is divided by a temperature that was fitted on other rows.
-    """
-    from pipelines.core import calibration
-
-    if settings.competition.metric != "log_loss" or not settings.predict.calibrate:
-        return predicted, 1.0
-    temperature = calibration.fit_temperature(predicted, labels)
-    if len(labels) < calibration.PARTS or not calibration.LOWEST < temperature < calibration.HIGHEST:
-        print(f"No temperature: {len(labels):,} validation images are too few, or all are right or all wrong.")
-        return predicted, 1.0
-    print(f"Temperature {temperature:.3f}, fitted on {len(labels):,} validation images.")
-    return calibration.cross_fitted(predicted, labels), temperature
+    print(*describe_answers(answers.array, images.classes, settings, layout.raw), sep="\n")
 
 
 def _report(
-    settings: Settings, run: RunLayout, images: "ImageSet", probabilities: "Tensor", temperature: float
+    settings: Settings, run: RunLayout, images: "ImageSet", judge: "Judge", found: "Validation"
 ) -> dict[str, Any]:
-    """Write and draw the predictions of the validation set; return its score and temperature, for the note."""
-    import torch
+    """Print the score of the validation set and what was chosen on it; write and draw its predictions.
 
-    from pipelines.analysis.pictures import Results, draw_results
-    from pipelines.analysis.suspects import write_valid_predictions
-    from pipelines.core.metrics import METRICS, interval
+    Return the score and the choice, for the note.
+    """
+    from pipelines.analysis.pictures import draw_results
+    from pipelines.analysis.results import Results, write_valid_predictions
+    from pipelines.core.choices import how_fitted
 
-    write_valid_predictions(run.valid_predictions, images, probabilities.numpy())
-    metric = METRICS[settings.competition.metric]
-    judged = probabilities.double(), torch.from_numpy(images.labels)
-    score, bounds = metric.score(*judged), interval(metric, *judged)
-    title = f"{settings.name}, run {run.folder.name}: valid {metric.name} {score:.4f} on {len(images):,} images"
-    confidence, decided = (each.numpy() for each in probabilities.max(dim=1))
-    drawn = draw_results(run, settings, Results(images, confidence, decided), title)
-    how = "" if temperature == 1 else ", each image with a temperature fitted on the others"
-    print(f"best.pt, valid {metric.name} as predicted here{how}: {score:.4f}{command.uncertainty(bounds, len(images))}")
+    if chosen := judge.describe(found.choice, images.classes, len(images)):
+        print(chosen)
+    results = Results(images, found.predicted, found.decided, found.of_label, found.thresholds)
+    write_valid_predictions(run.valid_predictions, results)
+    title = f"{settings.name}, run {run.folder.name}: valid {judge.name} {found.score:.4f} on {len(images):,} images"
+    drawn = draw_results(run, settings, results, title)
+    how = how_fitted(found.choice)
+    uncertainty = command.uncertainty(found.bounds, len(images))
+    print(f"best.pt, valid {judge.name} as predicted here{how}: {found.score:.4f}{uncertainty}")
     print(f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}")
     if drawn.rows:
         print(command.table(drawn.headings, drawn.rows))
-    facts = {"valid_score": score, "valid_interval": list(bounds), "valid_images": len(images)}
-    return facts | {"temperature": temperature}
+    facts = {"valid_score": found.score, "valid_interval": list(found.bounds), "valid_images": len(images)}
+    return facts | judge.facts(found.choice, images.classes)
 
 
 def _made_on(settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:

@@ -4,6 +4,7 @@ Reads   data/<competition>/raw: the labels CSV or class folders, the image names
         the CSV that split.group_file names, if any.
 Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all later stages use it,
         data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools,
+        data/<competition>/images: the images of data.pixel_columns, as files,
         data/<competition>/dropped.csv: the rows that were left out, if data.flaws is drop,
         data/<competition>/split.json: what the split was made from; it is written last.
 
@@ -49,32 +50,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import class_folders, labels, meaning, splits, submission, test_set, understood
+    from pipelines.dataset import labels, meaning, pixel_tables, splits, submission, test_set, understood
     from pipelines.dataset.raw_data import RawData, write_dropped
 
     read: list[tuple[str, str]] = []  # subject, text
+    given = settings
+    settings, pixels = pixel_tables.as_files(layout, given, command.progress)
     source = RawData(layout.raw, settings.data, settings.split, settings.competition, lambda *line: read.append(line))
     test, unlisted = test_set.test_rows(source)
     labelled = labels.labelled_rows(source, test["path"])
-    meaning.check_labels(labelled, layout.raw, settings.data)
+    meaning.check_labels(labelled, layout.raw, settings)
     known = labelled["label"].tolist()
     classes = submission.class_list(known, settings, layout.raw)
     if settings.split.group_file:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split, settings.competition.task)
     rows = splits.with_test(labelled, test)
-    listing = list_images(layout.raw, settings.data)
+    listing = list_images(layout.raw, given.data)
     dropped = write_dropped(layout.dropped, source.dropped)
-    links = _write(settings, layout, rows, listing)
+    links = _write(given, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
     for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read)):
         print(f"{subject:<8}  {printable(text)}")
     print(command.table(*summarise(rows, settings.competition.task, classes)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
-    notes = [text for subject, text in read if subject == "note"]
-    notes += understood.notes(labelled, submission.classes_without_images(known, classes), listing.empty)
-    notes.append(class_folders.inner_folders(labelled["id"].tolist(), settings.data))
+    notes = [pixels, *(text for subject, text in read if subject == "note")]
+    task = settings.competition.task
+    notes += understood.notes(labelled, submission.classes_without_images(known, classes, task), listing.empty, task)
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
     if dropped:

@@ -111,12 +111,13 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[
     """Draw the curves, write train.json with `facts`, and print the best epoch."""
     from pipelines.analysis import plots
     from pipelines.core.job import best_row, interval_columns
+    from pipelines.core.tasks import loss_unit
 
     assert job.valid is not None
     settings, metric = job.settings, job.settings.competition.metric
     best = best_row(rows, metric)
     title = f"{settings.name}, run {run.folder.name}"
-    plots.draw_curves(run.curves, rows, metric, best["epoch"], title, "cross-entropy (nats)")
+    plots.draw_curves(run.curves, rows, metric, best["epoch"], title, loss_unit(settings))
     bounds = tuple(best.get(column) for column in interval_columns(metric))
     note = {
         "best_epoch": best["epoch"],

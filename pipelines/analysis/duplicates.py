@@ -28,7 +28,9 @@ from pipelines.dataset.images import place_of, shorter_side
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.splits import SPLITS
 from pipelines.dataset.tables import spreadsheet_safe
+from pipelines.dataset.targets import JOINT, encode
 from pipelines.models.device import Hardware
+from pipelines.settings.metrics import NUMBERS
 from pipelines.settings.running_sections import AuditSettings
 from pipelines.system.errors import UserError
 from pipelines.system.watch import Watch, unwatched
@@ -41,6 +43,7 @@ BETWEEN = ("train-valid", "train-test", "valid-test", "train-train", "valid-vali
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 LEAST_CONTRAST = 4.0  # standard deviation, of 255: below it the signs are noise
 COLOUR_BOUND = 24.0  # largest mean absolute difference, of 255, between the colours of two pictures minus luminance
+TOLERANCE = 0.1  # of a number's standard deviation, between the targets of two images of one thing
 BLOCK = 4096  # images in a step
 JUDGED_AT_ONCE = 1 << 18  # pairs; after each the number found is checked
 MOST_PAIRS = 2_000_000  # a longer list would fill the memory
@@ -64,7 +67,7 @@ def find_pairs(
     pixels, marks: of `small_copies`.  Near images have hashes that differ in at most `distance` signs, a luminance with
     at least `correlation`, and similar colours.  first, second: row numbers of the table, train before valid before
     test.  Of n equal images (or images of one hash) n - 1 pairs are listed, each with the first one, which alone is
-    compared with other images.  conflict: both are labelled, with different labels.
+    compared with other images.  conflict: both are labelled, with different targets (see `_differ`).
     """
     table, raw = images.table, images.raw
     parts = table["split"].map({name: number for number, name in enumerate(SPLITS)}).to_numpy()
@@ -79,10 +82,27 @@ def find_pairs(
     ends = np.sort(parts[pairs[["first", "second"]].to_numpy(np.int64)], axis=1)
     names = np.array(SPLITS)
     pairs["between"] = [f"{names[one]}-{names[two]}" for one, two in ends.tolist()]
-    labels = table["label"].to_numpy()
-    one, two = labels[pairs["first"]], labels[pairs["second"]]
-    pairs["conflict"] = (ends[:, 1] < SPLITS.index("test")) & (one != two)
+    labelled = ends[:, 1] < SPLITS.index("test")
+    pairs["conflict"] = labelled
+    pairs.loc[labelled, "conflict"] = _differ(images, *(pairs.loc[labelled, end] for end in ("first", "second")))
     return pairs, int(judge.too_small.sum())
+
+
+def _differ(images: ImageSet, first: "pd.Series[int]", second: "pd.Series[int]") -> Bools:
+    """Return which pairs of labelled rows have different targets.
+
+    Numbers differ if they are more than `TOLERANCE` of their standard deviation apart; a missing one never does.
+    """
+    texts = images.table["label"].to_numpy()
+    if images.task != NUMBERS:
+        different: Bools = texts[first] != texts[second]
+        return different
+    known = texts[images.table["split"] != "test"].tolist()
+    names = [""] * (known[0].count(JOINT) + 1) if known else []
+    deviations = np.nan_to_num(np.nanstd(encode(known, NUMBERS, names), axis=0))
+    one, two = (encode(texts[rows].tolist(), NUMBERS, names) for rows in (first, second))
+    apart: Bools = (np.abs(one - two) > TOLERANCE * deviations).any(axis=1)
+    return apart
 
 
 def _pairs(kind: str, distances: Places, first: Places, second: Places) -> pd.DataFrame:

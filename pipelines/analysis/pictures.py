@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.analysis import plots
+from pipelines.analysis.results import Array, Results
 from pipelines.dataset.channels import Pixels, as_colours
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import fit, place_of
@@ -26,7 +27,6 @@ PAIRS_LISTED = 10_000  # of confused classes
 LABELS_SHOWN = 3  # of each kind in the text above a mistake
 PANELS = 6  # numbers in a picture
 
-Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Cell = tuple[Pixels, str]
 
@@ -38,21 +38,6 @@ class Drawn:
     files: list[Path]
     headings: Sequence[str] = ()
     rows: Sequence[Sequence[object]] = ()
-
-
-@dataclass(frozen=True)
-class Results:
-    """The predictions of `images`, which have targets.
-
-    one_class: decided: class numbers (N,); predicted: the probability of each of them, (N,).
-    several_labels: decided: 0 or 1, (N, K); predicted: probabilities (N, K); thresholds: one, or one per label.
-    numbers: predicted: (N, T), as they are submitted; decided is not used.
-    """
-
-    images: ImageSet
-    predicted: Array
-    decided: Array
-    thresholds: Sequence[float] = ()
 
 
 def draw_results(run: RunLayout, settings: Settings, results: Results, title: str) -> Drawn:

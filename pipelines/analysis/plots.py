@@ -20,7 +20,7 @@ DENSE = 1000  # points; more are drawn fainter
 
 Values = npt.NDArray[np.float64]
 Runs = Sequence[Sequence[Mapping[Any, Any]]]  # the history rows of each of several runs
-Mistake = tuple[Pixels, str, str, float]  # a misclassified image, its label, the predicted one and its probability
+Mistake = tuple[Pixels, str, str, float | str]  # an image, its target, the predicted one, and its probability or error
 Twins = tuple[Pixels, Pixels, Sequence[str]]  # two images side by side, and the lines of text above them
 
 
@@ -89,8 +89,8 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
     """Draw `mistakes` in a grid, in the given order, each with both labels, to the PNG `path`."""
     cells = [
-        (picture, f"is {short(label)}\nseen as {short(predicted)} {confidence:.0%}")
-        for picture, label, predicted, confidence in mistakes
+        (picture, f"is {short(label)}\nseen as {short(predicted)} {sure if isinstance(sure, str) else f'{sure:.0%}'}")
+        for picture, label, predicted, sure in mistakes
     ]
     draw_pictures(path, cells, title)
 
@@ -105,7 +105,6 @@ def draw_twins(path: Path, twins: Sequence[Twins], title: str) -> None:
     """Draw `twins` in a grid, in the given order, to the PNG `path`."""
     cells = []
     for first, second, words in twins:
-        first, second = to_rgb(first), to_rgb(second)
         gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
         text = "\n".join(short(line, 36) for line in words)
         cells.append((np.concatenate([first, gap, second], axis=1), text))
@@ -206,22 +205,9 @@ def _draw_grid(
     for axes in grid.flat:
         axes.axis("off")
     for axes, (picture, text) in zip(grid.flat, cells, strict=False):
-        axes.imshow(to_rgb(picture), interpolation="nearest")
+        axes.imshow(picture, interpolation="nearest")
         axes.set_title(text, fontsize=8, parse_math=False)
     _save(figure, path, title)
-
-
-def to_rgb(pixels: Pixels) -> Pixels:
-    """Return an image (height, width, channels) of any number of channels as one with 3.
-
-    One channel becomes grey; of two, the third is black; of more than three, the first three are shown.
-    """
-    channels = pixels.shape[2]
-    if channels == 1:
-        return np.repeat(pixels, 3, axis=2)
-    if channels == 2:
-        return np.concatenate([pixels, np.zeros_like(pixels[:, :, :1])], axis=2)
-    return pixels[:, :, :3]
 
 
 def short(name: str, length: int = 24) -> str:

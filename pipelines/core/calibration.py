@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-KAGGLE_CLIP = 1e-15
+from pipelines.core.scores import KAGGLE_CLIP
+
 LOWEST, HIGHEST = 0.05, 20.0
-PARTS = 5
 STEPS = 100  # Newton's method needs about ten; bisection alone would also reach the tolerance
 TOLERANCE = 1e-7  # relative change of the temperature; the error after Newton's last step is about its square
 LEAST_CURVATURE = 1e-300  # avoids a division by zero for rows that are certain and wrong; T is then a bound
@@ -20,28 +20,27 @@ FLAT = 1e-12  # a smaller slope is a rounding error: no temperature lowers the l
 MOST_ITEMS = 1 << 23  # scores that are computed together in float64
 
 
-def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
+def fit_temperature(log_probabilities: Tensor, labels: Tensor, rows: Tensor | None = None) -> float:
     """Return the temperature T in [0.05, 20] that minimises the mean cross-entropy of softmax(log p / T).
 
     log_probabilities: (N, K), natural logarithms, clipped to at least log 1e-15, as Kaggle does.  labels: (N,) int64.
+    rows: the numbers of the rows that count; None: all.
 
     If all rows are right, T is 0.05, unless all are certain; if all are wrong, 20.  If no temperature helps (no rows,
     one class, uniform rows), T is 1.
     """
-    if not len(labels):
+    rows = torch.arange(len(labels)) if rows is None else rows
+    if not len(rows):
         return 1.0
-    count = len(labels)
-    rows = max(1, MOST_ITEMS // log_probabilities.shape[1])
-    first = _clipped(log_probabilities[:rows])  # converted once where all rows fit
+    blocks = rows.split(max(1, MOST_ITEMS // log_probabilities.shape[1]))
+    only = _clipped(log_probabilities[rows]) if len(blocks) == 1 else None  # converted once
 
     def derivatives(inverse: Tensor) -> tuple[Tensor, Tensor]:
-        slope, curvature = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        for start in range(0, count, rows):
-            scores = _clipped(log_probabilities[start : start + rows]) if start else first
-            share = len(scores) / count
-            of_block = _derivatives(scores, labels[start : start + rows], inverse)
-            slope, curvature = slope + of_block[0] * share, curvature + of_block[1] * share
-        return slope[None], curvature[None]
+        totals = torch.zeros(2, 1, dtype=torch.float64)
+        for block in blocks:
+            scores = _clipped(log_probabilities[block]) if only is None else only
+            totals += torch.stack(_derivatives(scores, labels[block], inverse))[:, None] * (len(block) / len(rows))
+        return totals[0], totals[1]
 
     return 1 / float(_minimum(derivatives, 1))
 
@@ -81,23 +80,6 @@ def apply_column_temperatures(probabilities: Tensor, temperatures: list[float]) 
     `probabilities`."""
     scales = torch.tensor(temperatures, dtype=torch.float64)
     return torch.sigmoid(_logits(probabilities) / scales).to(probabilities.dtype)
-
-
-def cross_fitted(log_probabilities: Tensor, labels: Tensor, parts: int = PARTS) -> Tensor:
-    """Return calibrated log-probabilities (N, K), each row with a temperature fitted on the rows of the other parts.
-
-    No row influences its own temperature, so the score is unbiased.  Row i is in part i modulo `parts`.  With fewer
-    rows than parts, T is 1.
-    """
-    calibrated = apply_temperature(log_probabilities, 1.0)
-    if len(labels) < parts:
-        return calibrated
-    part_of = torch.arange(len(labels), device=labels.device) % parts
-    for part in range(parts):
-        inside = part_of == part
-        temperature = fit_temperature(log_probabilities[~inside], labels[~inside])
-        calibrated[inside] = apply_temperature(log_probabilities[inside], temperature)
-    return calibrated
 
 
 def _clipped(log_probabilities: Tensor) -> Tensor:

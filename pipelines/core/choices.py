@@ -16,6 +16,7 @@ from torch import Tensor
 from pipelines.core import calibration
 from pipelines.core.cut_points import apply_cuts, best_cuts, midpoints
 from pipelines.core.thresholds import PLAIN, Average, best_thresholds
+from pipelines.system.errors import shown
 
 PARTS = 5
 MOST_ITEMS = 1 << 23  # predictions that are decided together, in float64
@@ -26,15 +27,15 @@ Values = tuple[float, ...]
 class Open(Protocol):
     """A kind of choice.  key: its name in predict.json.
 
-    fit: returns the values of the choice for predictions (N, ·) and targets, on the processor.  apply: returns the
-    predictions as decided by these values.  plain: the values where nothing is fitted.
+    fit: returns the values of the choice for the `rows` of predictions (N, ·) and targets, on the processor.  apply:
+    returns the predictions as decided by these values.  plain: the values where nothing is fitted.
     """
 
     @property
     def key(self) -> str: ...
     @property
     def plain(self) -> Values: ...
-    def fit(self, predictions: Tensor, targets: Array) -> Values: ...
+    def fit(self, predictions: Tensor, targets: Array, rows: Array) -> Values: ...
     def apply(self, predictions: Tensor, values: Values) -> Tensor: ...
 
 
@@ -59,7 +60,7 @@ class Choice:
 def fit(kind: Open, predictions: Tensor, targets: Array) -> Choice:
     """Return the choice for all rows; the plain one for fewer rows than `PARTS`, or where no temperature is best."""
     if len(targets) >= PARTS:
-        values = kind.fit(predictions, targets)
+        values = kind.fit(predictions, targets, np.arange(len(targets)))
         if kind.key != "temperature" or calibration.LOWEST < values[0] < calibration.HIGHEST:
             return Choice(kind.key, (values,), len(targets))
     return plain(kind)
@@ -71,7 +72,7 @@ def cross_fit(kind: Open, predictions: Tensor, targets: Array) -> Choice:
         return plain(kind)
     part_of = np.arange(len(targets)) % PARTS
     others = [np.flatnonzero(part_of != part) for part in range(PARTS)]
-    fitted = tuple(kind.fit(predictions[torch.from_numpy(rows)], targets[rows]) for rows in others)
+    fitted = tuple(kind.fit(predictions, targets, rows) for rows in others)
     return Choice(kind.key, fitted, len(targets))
 
 
@@ -107,8 +108,8 @@ class Temperature:
     key = "temperature"
     plain: Values = (1.0,)
 
-    def fit(self, predictions: Tensor, targets: Array) -> Values:
-        return (calibration.fit_temperature(predictions, torch.from_numpy(targets)),)
+    def fit(self, predictions: Tensor, targets: Array, rows: Array) -> Values:
+        return (calibration.fit_temperature(predictions, torch.from_numpy(targets), torch.from_numpy(rows)),)
 
     def apply(self, predictions: Tensor, values: Values) -> Tensor:
         return predictions if values == self.plain else calibration.apply_temperature(predictions, *values)
@@ -125,8 +126,8 @@ class ColumnTemperatures:
     def plain(self) -> Values:
         return (1.0,) * self.labels
 
-    def fit(self, predictions: Tensor, targets: Array) -> Values:
-        return tuple(calibration.fit_column_temperatures(predictions, torch.from_numpy(targets)))
+    def fit(self, predictions: Tensor, targets: Array, rows: Array) -> Values:
+        return tuple(calibration.fit_column_temperatures(predictions[rows], torch.from_numpy(targets[rows])))
 
     def apply(self, predictions: Tensor, values: Values) -> Tensor:
         if values == self.plain:
@@ -148,8 +149,9 @@ class Thresholds:
     def plain(self) -> Values:
         return (PLAIN,) * self.labels
 
-    def fit(self, predictions: Tensor, targets: Array) -> Values:
-        return tuple(best_thresholds(predictions.numpy(), targets, self.average, self.beta, self.per_label))
+    def fit(self, predictions: Tensor, targets: Array, rows: Array) -> Values:
+        some = predictions.numpy()[rows], targets[rows]
+        return tuple(best_thresholds(*some, self.average, self.beta, self.per_label))
 
     def apply(self, predictions: Tensor, values: Values) -> Tensor:
         return (predictions.double() > torch.tensor(values, dtype=torch.float64)).to(torch.uint8)
@@ -166,27 +168,55 @@ class Cuts:
     def plain(self) -> Values:
         return tuple(midpoints(self.grades))
 
-    def fit(self, predictions: Tensor, targets: Array) -> Values:
-        known = ~np.isnan(targets[:, 0])
-        return tuple(best_cuts(predictions[:, 0].numpy()[known], targets[known, 0], self.grades))
+    def fit(self, predictions: Tensor, targets: Array, rows: Array) -> Values:
+        rows = rows[~np.isnan(targets[rows, 0])]
+        return tuple(best_cuts(predictions[:, 0].numpy()[rows], targets[rows, 0], self.grades))
 
     def apply(self, predictions: Tensor, values: Values) -> Tensor:
         return torch.from_numpy(apply_cuts(predictions.numpy(), self.grades, values))
 
 
-WORDS = {"temperature": "Temperature", "temperatures": "Temperatures", "thresholds": "Threshold", "cuts": "Cut points"}
+WORDS = {
+    "temperature": "a temperature",
+    "temperatures": "temperatures",
+    "thresholds": "thresholds",
+    "cuts": "cut points",
+}
+PLAINLY = {
+    "temperatures": "Probabilities stay as they are.",
+    "thresholds": f"Labels are given above {PLAIN}.",
+    "cuts": "Numbers are rounded to the nearest grade.",
+}
 MOST_SHOWN = 20  # values
 
 
-def describe(choice: Choice, names: Sequence[str]) -> str:
-    """Return a line on what was fitted, or an empty text.  names: the labels of temperatures and thresholds."""
+def describe(choice: Choice, names: Sequence[str], count: int) -> str:
+    """Return a line on what was fitted to `count` images, or why nothing was.  names: the classes or labels."""
+    word = WORDS[choice.key]
+    if not choice.fitted and choice.key == "temperature":
+        return f"No temperature: {count:,} validation images are too few, or all are right or all wrong."
     if not choice.fitted:
-        return ""
-    values, word = [f"{value:.3f}" for value in choice.values], WORDS[choice.key]
-    if choice.key == "thresholds" and len(set(choice.values)) == 1:
-        values = values[:1]
+        return f"No {word}: {count:,} validation images are too few. {PLAINLY[choice.key]}"
+    values = [f"{value:.3f}" for value in choice.values]
+    if choice.key == "thresholds" and len(set(values)) == 1:
+        values, word = values[:1], "threshold"
     elif choice.key in ("temperatures", "thresholds"):
-        word = word.removesuffix("s") + "s"
-        values = [f"{value} ({name})" for value, name in zip(values, names, strict=True)]
+        values = [f"{value} ({shown(name)})" for value, name in zip(values, names, strict=True)]
     more = f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else ""
-    return f"{word} {', '.join(values[:MOST_SHOWN])}{more}, fitted on {choice.fitted:,} validation images."
+    listed = f"{word.removeprefix('a ').capitalize()} {', '.join(values[:MOST_SHOWN])}{more}"
+    return f"{listed}, fitted on {choice.fitted:,} validation images."
+
+
+def how_fitted(choice: Choice) -> str:
+    """Return how a score with the `choice` was made, to stand behind its name."""
+    return f", each image with {WORDS[choice.key]} fitted on the others" if choice.fitted else ""
+
+
+def facts(choice: Choice, names: Sequence[str]) -> dict[str, Any]:
+    """Return what predict.json records of `choice`: the temperature, 1 for none, and the other values by label."""
+    found: dict[str, Any] = {"temperature": choice.values[0] if choice.key == "temperature" else 1.0}
+    if choice.key in ("thresholds", "temperatures"):
+        found[choice.key] = dict(zip(names, choice.values, strict=True))
+    elif choice.key == "cuts":
+        found["cuts"] = list(choice.values)
+    return found

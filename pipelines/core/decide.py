@@ -18,7 +18,8 @@ from pipelines.core import choices
 from pipelines.core.choices import Choice, ColumnTemperatures, Cuts, Open, Temperature, Thresholds
 from pipelines.core.metrics import Metric, make_metric
 from pipelines.core.thresholds import Average
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.dataset.vocabulary import positive_class
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, did_you_mean, few, quoted
 
@@ -33,15 +34,14 @@ NO_CHOICE = Choice("", ((),))
 class Judge:
     """Scores predictions as the competition does, and turns them into answers.
 
-    metric: of the competition.  takes: what it compares, as `MetricFacts` says.  sends: competition.submission.  open:
-    what is left to choose, if anything.  fits: whether it is fitted to predictions, instead of its plain values.
-    positive: the number of the positive class, or -1.  guesses: labels of a ranking.  grades: of each class, where one
-    class is scored by grades.  bounds: the least and the greatest answer of each number, float64 (2, T).
+    metric: of the competition.  sends: competition.submission.  open: what is left to choose, if anything.  fits:
+    whether it is fitted to predictions, instead of its plain values.  positive: the number of the positive class, or
+    -1.  guesses: labels of a ranking.  grades: of each class, where one class is scored by grades.  bounds: the least
+    and the greatest answer of each number, float64 (2, T).
     """
 
     metric: Metric
     task: str
-    takes: str
     sends: str
     open: Open | None = None
     fits: bool = True
@@ -55,6 +55,11 @@ class Judge:
         return self.metric.name
 
     @property
+    def takes(self) -> str:
+        """What the metric compares with the targets, see `MetricFacts`."""
+        return self.metric.facts.takes
+
+    @property
     def higher_is_better(self) -> bool:
         return self.metric.higher_is_better
 
@@ -62,6 +67,11 @@ class Judge:
     def keeps_all(self) -> bool:
         """Whether a score needs the whole predictions, so that `keep` changes nothing."""
         return self.open is not None or self.takes in ("probabilities", "columns", "numbers")
+
+    @property
+    def plain(self) -> Choice:
+        """What is chosen without predictions."""
+        return NO_CHOICE if self.open is None else choices.plain(self.open)
 
     def keep(self, predictions: Tensor) -> Tensor:
         """Return what a score needs of the predictions of a batch, on their device: all, (n, ·); or the numbers of the
@@ -82,15 +92,15 @@ class Judge:
 
     def fit(self, kept: Tensor, targets: Any) -> Choice:
         """Return what the metric leaves open, chosen for images that are not among these."""
-        if self.open is None:
-            return NO_CHOICE
-        return choices.fit(self.open, kept, np.asarray(targets)) if self.fits else choices.plain(self.open)
+        if self.open is None or not self.fits:
+            return self.plain
+        return choices.fit(self.open, kept, np.asarray(targets))
 
     def cross_fit(self, kept: Tensor, targets: Any) -> Choice:
         """Return what the metric leaves open, chosen for each of these images from others."""
-        if self.open is None:
-            return NO_CHOICE
-        return choices.cross_fit(self.open, kept, np.asarray(targets)) if self.fits else choices.plain(self.open)
+        if self.open is None or not self.fits:
+            return self.plain
+        return choices.cross_fit(self.open, kept, np.asarray(targets))
 
     def decide(self, choice: Choice, predictions: Tensor, first: int = 0) -> Tensor:
         """Return `predictions` as `choice` decides them: calibrated, as 0 or 1 for each label, or as grades.
@@ -99,10 +109,28 @@ class Judge:
         """
         return predictions if self.open is None else choices.decide(self.open, choice, predictions, first)
 
+    def numbers(self, decided: Tensor) -> Array:
+        """Return decided numbers within the bounds of answers, float64 (N, T)."""
+        values = decided.double().numpy()
+        return values if self.bounds is None else np.clip(values, *self.bounds)
+
     def score(self, choice: Choice, kept: Tensor, targets: Any) -> tuple[float, tuple[float, float]]:
         """Return what `judge` does, by a `choice` of `cross_fit`."""
         predicted, known = self._compared(choice, kept, np.asarray(targets))
         return self.metric.score(predicted, known), self.metric.interval(predicted, known)
+
+    def describe(self, choice: Choice, names: Sequence[str], count: int) -> str:
+        """Return a line on what `fit` chose for `count` images; empty if there was nothing to choose."""
+        return choices.describe(choice, names, count) if self.open and self.fits else ""
+
+    def facts(self, choice: Choice, names: Sequence[str]) -> dict[str, Any]:
+        """Return what predict.json records of a `choice` of `fit`.  names: the classes, labels or numbers."""
+        found = choices.facts(choice, names)
+        if isinstance(self.open, Cuts):
+            found["grades"] = list(self.open.grades)
+        if self.bounds is not None:
+            found["answer_range"] = dict(zip(names, self.bounds.T.tolist(), strict=True))
+        return found
 
     def answers(self, choice: Choice, predictions: Tensor) -> Array:
         """Return what is sent for `predictions`, on the processor, by a `choice` of `fit`.
@@ -121,7 +149,7 @@ class Judge:
             case "probabilities":
                 return (decided.exp() if self.task == ONE_CLASS else decided).numpy()
             case "numbers":
-                return self._within_bounds(decided)
+                return self.numbers(decided)
         return decided.numpy()
 
     def _compared(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
@@ -140,7 +168,7 @@ class Judge:
                 grades = np.array(self.grades, np.float64)
                 return grades[decided.numpy()], grades[targets]
             case "numbers":
-                return self._within_bounds(decided), targets
+                return self.numbers(decided), targets
             case "probabilities" | "columns":
                 return (decided.double().exp() if self.task == ONE_CLASS else decided.double()).numpy(), targets
         return decided.numpy(), targets
@@ -157,39 +185,35 @@ class Judge:
         share = torch.cat(shares)
         return torch.stack([share, 1 - share], dim=1).numpy(), np.zeros(len(targets), np.int64)
 
-    def _within_bounds(self, numbers: Tensor) -> Array:
-        values = numbers.double().numpy()
-        return values if self.bounds is None else np.clip(values, *self.bounds)
-
 
 def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated: bool = False) -> Judge:
     """Return the judge of `settings`.
 
     classes: the classes or labels, or the names of the numbers.  seen: targets, as `encode` returns them, that say
     which numbers occur; those of the training rows, for an honest score.  calibrated: fit a temperature too.
-    Raises `UserError` where the positive class, or a grade, is not what the settings need.
+    Raises `UserError` where the positive class is none of them, or classes are no grades.
     """
     competition, predict, several = settings.competition, settings.predict, settings.competition.task == SEVERAL_LABELS
-    takes, numbers = METRICS[competition.metric].takes, competition.task == NUMBERS
+    metric, numbers = make_metric(competition, classes), competition.task == NUMBERS
+    takes = metric.facts.takes
     left: Open | None = None
     if competition.metric in LOG_LOSSES and calibrated and predict.calibrate:
         left = ColumnTemperatures(len(classes)) if several else Temperature()
-    elif takes == "label_sets" and several:
+    elif takes == "label_sets":
         average, each = AVERAGES[competition.metric], predict.thresholds == "per_label"
         left = Thresholds(len(classes), average, competition.beta, each)
     elif takes == "grades" and numbers:
         left = Cuts(competition.grades or grades_in(np.asarray(seen)))
     needs_positive = takes == "positive" or competition.submission == "probability"
     return Judge(
-        make_metric(competition, classes),
+        metric,
         competition.task,
-        takes,
         competition.submission,
         left,
         fits=predict.choose or competition.metric in LOG_LOSSES,
         positive=_positive(competition.positive, classes) if needs_positive else -1,
         guesses=min(competition.guesses, len(classes)),
-        grades=_grades_of(classes) if takes == "grades" and not numbers else (),
+        grades=tuple(map(int, classes)) if takes == "grades" and not numbers else (),
         bounds=_bounds(predict.answer_range, np.asarray(seen, np.float64)) if numbers and not left else None,
     )
 
@@ -208,21 +232,10 @@ def _bounds(stated: Sequence[float], seen: Array) -> Array:
 
 
 def _positive(label: str, classes: Sequence[str]) -> int:
-    if label in classes:
-        return list(classes).index(label)
+    if (place := positive_class(classes, label)) >= 0:
+        return place
     hint = did_you_mean(label, classes)
     raise UserError(
         f"competition.positive is {quoted(label)}, which is no class.{hint} Set it to the class whose probability is "
         f"sent: {few(classes)}."
     )
-
-
-def _grades_of(classes: Sequence[str]) -> tuple[int, ...]:
-    """Return the grade of each class."""
-    try:
-        return tuple(int(label) for label in classes)
-    except ValueError:
-        raise UserError(
-            f"competition.metric is quadratic_kappa, whose classes must be whole numbers. These are {few(classes)}. "
-            "Set data.submitted_labels, or another competition.metric."
-        ) from None

@@ -18,6 +18,7 @@ from pipelines.core.scores import (
     Array,
     accuracy,
     columns_of,
+    found_in,
     losses_of_cells,
     losses_of_rows,
     precisions_at_k,
@@ -42,12 +43,12 @@ def _of_fbeta_micro(predicted: Array, targets: Array, beta: float) -> Bounds:
     return _of_accuracy(predicted, targets) if targets.ndim == 1 else bootstrap.fbeta_micro(predicted, targets, beta)
 
 
-def _of_top_k_error(predicted: Array, targets: Array) -> Bounds:
-    return _of_shares(~(predicted == targets[:, None]).any(axis=1))
+def _of_top_k_error(predicted: Array, targets: Array, guesses: int) -> Bounds:
+    return _of_shares(~found_in(predicted, targets, guesses))
 
 
-def _of_map_at_k(predicted: Array, targets: Array) -> Bounds:
-    return _of_shares(precisions_at_k(predicted, targets))
+def _of_map_at_k(predicted: Array, targets: Array, guesses: int) -> Bounds:
+    return _of_shares(precisions_at_k(predicted, targets, guesses))
 
 
 def _of_fbeta_samples(predicted: Array, targets: Array, beta: float) -> Bounds:

@@ -1,8 +1,16 @@
 """Predict images with a trained network."""
 
+import math
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +27,10 @@ from pipelines.models.transfer import FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.watch import Watch, unwatched
+
+Positions = npt.NDArray[np.int64]
+MOST_ITEMS = 1 << 23  # predictions that wait on the device
+MOST_BYTES = 1 << 28  # of an array in memory
 
 
 @dataclass(frozen=True)
@@ -52,20 +64,70 @@ def open_predictor(
     return Predictor(network.top, source, task, exact(hardware), engine.feature_views(len(views_of(settings))))
 
 
-def predict(path: Path, settings: Settings, images: ImageSet, weights: Path, what: str, watch: Watch) -> Tensor:
-    """Return the predictions of `images` by the checkpoint at `path`, float32 (N, ·), averaged over the views.
+def predict(
+    path: Path, settings: Settings, images: ImageSet, weights: Path, what: str, watch: Watch
+) -> Iterator[tuple[Positions, Tensor]]:
+    """Yield the predictions of `images` by the checkpoint at `path`, averaged over the views, some rows at a time.
 
-    what: the text of the progress bar.  Raises `UserError` where they are not finite.
+    Each item is the places of some images among `images`, and their predictions on the processor, float32 (n, ·).
+    what: the text of the progress bar.  Raises `UserError` where predictions are not finite.
     """
     predictor = open_predictor(checkpoint.load(path), settings, images, weights, watch)
-    source = WatchedBatches(predictor.source, what, watch)
-    device = predictor.hardware.device
-    # Kept on the device: fetching each batch would wait for it and leave a GPU idle until the next one.
-    computed = torch.full((len(images), len(images.classes)), torch.nan, device=device)
-    model, task = predictor.model, predictor.task
-    for batch, predictions in engine.infer(model, source, task, predictor.hardware, predictor.views):
-        computed[batch.positions.to(device, non_blocking=True)] = predictions
-    predicted = computed.cpu()
-    if not predicted.amax(dim=1).isfinite().all():  # the maximum of numbers with a NaN is a NaN
+    source, task = WatchedBatches(predictor.source, what, watch), predictor.task
+    waiting: list[tuple[Tensor, Tensor]] = []
+    items = 0
+    for batch, predictions in engine.infer(predictor.model, source, task, predictor.hardware, predictor.views):
+        # Kept on the device for a while: fetching each batch would leave a GPU idle until the next one.
+        waiting.append((batch.positions, predictions))
+        items += predictions.numel()
+        if items >= MOST_ITEMS:
+            yield _fetched(path, waiting)
+            waiting, items = [], 0
+    if waiting:
+        yield _fetched(path, waiting)
+
+
+def _fetched(path: Path, waiting: list[tuple[Tensor, Tensor]]) -> tuple[Positions, Tensor]:
+    positions, predictions = (torch.cat(each).cpu() for each in zip(*waiting, strict=True))
+    if not predictions.amax(dim=1).isfinite().all():  # the maximum of numbers with a NaN is a NaN
         raise UserError(f"{path} predicts numbers that are not finite. Train another RUN= with a lower train.lr.")
-    return predicted
+    return positions.numpy(), predictions
+
+
+class Rows:
+    """An array of `count` rows that are filled in any order.
+
+    Large ones are in a memory-mapped file in `folder` that has no name, so that nothing is left of it, not even after a
+    kill; its pages need no memory once they are written.
+    """
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self.array: npt.NDArray[Any] = np.empty(0)
+        self._count, self._folder = count, folder
+        self._mapped: mmap.mmap | None = None
+        self._filled = 0
+
+    def fill(self, positions: Positions, rows: npt.NDArray[Any]) -> None:
+        """Set the rows at `positions`; the first call decides the shape of a row and the type."""
+        if not self._filled:
+            self._create((self._count, *rows.shape[1:]), rows.dtype)
+        self.array[positions] = rows
+        self._filled += len(rows)
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
+    def _create(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        size = math.prod(shape) * dtype.itemsize
+        if size <= MOST_BYTES:
+            self.array = np.empty(shape, dtype)
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # a full disk is an error now, instead of a signal when pages are written
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            self._mapped = mmap.mmap(file.fileno(), size)
+        self.array = np.frombuffer(self._mapped, dtype).reshape(shape)

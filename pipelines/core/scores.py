@@ -60,14 +60,14 @@ def log_loss_columns(predicted: Array, targets: Array) -> float:
     return _over_columns(log_loss_binary, predicted, targets)
 
 
-def top_k_error(predicted: Array, targets: Array) -> float:
+def top_k_error(predicted: Array, targets: Array, guesses: int) -> float:
     """Class numbers (N, k), best first, and (N,)."""
-    return _mean(~(predicted == targets[:, None]).any(axis=1))
+    return _mean(~found_in(predicted, targets, guesses))
 
 
-def map_at_k(predicted: Array, targets: Array) -> float:
+def map_at_k(predicted: Array, targets: Array, guesses: int) -> float:
     """Class numbers (N, k), best first; class numbers (N,), or 0 or 1 (N, K)."""
-    return _mean(precisions_at_k(predicted, targets))
+    return _mean(precisions_at_k(predicted, targets, guesses))
 
 
 def auc(predicted: Array, targets: Array) -> float:
@@ -128,11 +128,11 @@ def quadratic_kappa(predicted: Array, targets: Array, grades: Sequence[int]) -> 
     from sklearn.metrics import cohen_kappa_score
 
     predicted, targets = whole(predicted, targets)
-    if not len(targets):
+    occurring = sorted({*predicted.tolist(), *targets.tolist()})
+    if len(occurring) < 2:
         return np.nan
-    ends = min(predicted.min(), targets.min()), max(predicted.max(), targets.max())
-    known = list(grades or range(ends[0], ends[1] + 1))
-    if unknown := sorted({*predicted.tolist(), *targets.tolist()} - set(known)):
+    known = list(grades or range(occurring[0], occurring[-1] + 1))
+    if unknown := [grade for grade in occurring if grade not in known]:
         raise UserError(
             f"competition.grades is {known}, but there are the grades {few(list(map(str, unknown)))} too. List all."
         )
@@ -215,8 +215,14 @@ def losses_of_cells(predicted: Array, targets: Array) -> Array:
     return -np.log(np.where(targets == 1, clipped, 1 - clipped))
 
 
-def precisions_at_k(predicted: Array, targets: Array) -> Array:
-    """Return the average precision of the k guesses for each image, (N,); 0 for an image without a true label."""
+def found_in(predicted: Array, targets: Array, guesses: int) -> Array:
+    """Return whether each class (N,) is among the first `guesses` of (N, k)."""
+    return np.asarray((predicted[:, :guesses] == targets[:, None]).any(axis=1))
+
+
+def precisions_at_k(predicted: Array, targets: Array, guesses: int) -> Array:
+    """Return the average precision of the first `guesses` of each image, (N,); 0 for an image without a true label."""
+    predicted = predicted[:, :guesses]
     places = np.arange(predicted.shape[1])
     if targets.ndim == 1:
         right, true = predicted == targets[:, None], np.ones(len(targets))
@@ -226,7 +232,7 @@ def precisions_at_k(predicted: Array, targets: Array) -> Array:
     for place in places[1:]:  # a repeated guess counts once
         right[:, place] &= (predicted[:, :place] != predicted[:, place, None]).all(axis=1)
     found = (right * right.cumsum(axis=1) / (places + 1)).sum(axis=1)
-    return np.asarray(found / np.clip(true, 1, len(places)))
+    return np.asarray(found / np.clip(true, 1, guesses))
 
 
 def area_above(predicted: Array, targets: Array, rate: float) -> float:

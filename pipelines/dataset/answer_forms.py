@@ -10,10 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.dataset.columns import ONE_HOT
+from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.tables import find_column, index_columns, read_listing, read_table
 from pipelines.dataset.vocabulary import is_number, number
 from pipelines.settings.choices import ID, TARGET
 from pipelines.settings.schema import Settings
+
+PAIRS = (f"{ID},{TARGET}", f"{TARGET},{ID}")  # long forms in two columns
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def sample_form(settings: Settings, raw: Path, known: Sequence[str] = ()) -> For
     The ids are in the column `data.sample_id`, else in the first one that is no index. Columns before it are repeated,
     those after it are answers; if none is after it, those before it are.
     """
-    data, path = settings.data, raw / settings.data.sample_submission
+    data, path = settings.data, listing_file(raw / settings.data.sample_submission)
     table = read_listing(path)
     indexes = index_columns(table)
     name = str(find_column(table, path, data.sample_id, indexes, "data.sample_id").name)
@@ -56,7 +59,7 @@ def sample_form(settings: Settings, raw: Path, known: Sequence[str] = ()) -> For
     values = header[place + 1 :] or header[indexes:place]
     form = settings.competition.long_form
     images, targets, keys = table[name].tolist(), [], [name]
-    if form in (f"{ID},{TARGET}", f"{TARGET},{ID}"):
+    if form in PAIRS:
         target = values.pop(0) if form.startswith(ID) or not place else header[place - 1]
         targets, keys = table[target].tolist(), [name, target]
     elif form:
@@ -77,7 +80,7 @@ def plain_form(settings: Settings, raw: Path, ids: Sequence[str], texts: Sequenc
     if long:
         images, targets = [each for each in ids for _ in texts], list(texts) * len(ids)
         values = [label_name if label_name not in texts else "value"]
-        if long in (f"{ID},{TARGET}", f"{TARGET},{ID}"):
+        if long in PAIRS:
             both = {id_name: images, "target": targets}
             given = pd.DataFrame(both if long.startswith(ID) else dict(reversed(both.items())), dtype=str)
         else:
@@ -96,7 +99,7 @@ def _header_of_labels(settings: Settings, raw: Path, texts: Sequence[str]) -> tu
 
     The label column is `label` if the CSV has a column for each of the classes, `texts`.
     """
-    data, path = settings.data, raw / settings.data.labels
+    data, path = settings.data, listing_file(raw / settings.data.labels)
     if not is_csv(data.labels):
         return "id", "label"
     table = read_table(path)
@@ -111,6 +114,8 @@ def split_long(texts: Sequence[str], form: str, known: Sequence[str] = ()) -> tu
     The targets are those that are `known`, if every image then has the same ones; else others that every image has;
     else what follows the last text between image and target. A text of no such form is an image without a target.
     """
+    if form in PAIRS:
+        return list(texts), []
     for targets in (known, _targets_of_all(texts, form)):
         if found := _all_pairs(texts, form, targets):
             break

@@ -75,19 +75,6 @@ def without_tests(images: Sequence[str], data: DataSettings) -> list[str]:
     return [image for image in images if not (inside and image.startswith(f"{tests}/"))]
 
 
-def inner_folders(ids: Sequence[str], data: DataSettings) -> str:
-    """Return a note if all images are in folders inside the class folders; else an empty text."""
-    if data.labels or data.class_level != 1:
-        return ""
-    parts = [PurePosixPath(name).parts[:-1] for name in ids]
-    inner = sorted({each[1] for each in parts if len(each) > 1})
-    if min(map(len, parts)) < 2 or len(inner) < 2:
-        return ""
-    return (
-        f"The class folders hold {len(inner)} folders ({few(inner)}). If these are the classes: data.class_level = 2."
-    )
-
-
 def _loose(folder: Path, loose: Sequence[str], level: int) -> str:
     names = f"{len(loose)} in all: {', '.join(map(shown, loose[:3]))}{', …' if loose[3:] else ''}"
     if level == 1:
@@ -152,20 +139,30 @@ def _test_beside(below: Folders, data: DataSettings) -> str:
     )
 
 
-def _repeated(below: Folders, data: DataSettings) -> str:
-    """Return what is wrong with folders that hold only folders whose names repeat, or an empty text.
+def _above_classes(below: Folders, data: DataSettings) -> str:
+    """Return what is wrong with folders that hold only folders, or an empty text.
 
-    A single name (`cat/images`, `dog/images`) tells no classes apart.
+    A single name inside (`cat/images`, `dog/images`) tells no classes apart.
     """
-    if len(below) < 2 or not all(each for folders in below.values() for each in folders):
+    above = {name: folders for name, folders in below.items() if all(folders)}
+    counts = Counter(name for folders in above.values() for name in {each[0] for each in folders})
+    if not above or len(counts) < 2:
         return ""
-    counts = Counter(name for folders in below.values() for name in {each[0] for each in folders})
+    if len(above) < len(below):
+        mixed = {name: folders for name, folders in above.items() if len({each[0] for each in folders}) > 1}
+        if not mixed:
+            return ""
+        inner = sorted({each[0] for folders in mixed.values() for each in folders})
+        return (
+            f"holds {few(sorted(mixed))}, where images are only in inner folders: {few(inner, 5)}. If the folder of an "
+            "image is its class: data.class_level = -1."
+        )
     repeated = sorted(name for name, count in counts.items() if count > 1)
-    if len(counts) < 2 or 2 * len(repeated) < len(counts):
-        return ""
+    same = 2 * len(repeated) >= len(counts)
+    names = f", whose names repeat: {few(repeated, 5)}" if same else f": {few(sorted(counts), 5)}"
     return (
-        f"holds the folders {few(sorted(below))}, and these hold only folders, whose names repeat: {few(repeated, 5)}. "
-        "If the inner folders are the classes: data.class_level = 2."
+        f"holds the folders {few(sorted(below))}, and these hold only folders{names}. If the inner folders are the "
+        "classes: data.class_level = 2."
     )
 
 
@@ -183,4 +180,4 @@ def _masks(below: Folders, data: DataSettings) -> str:
     )
 
 
-LOOKS = (_only_folders, _parts_of_a_split, _test_beside, _masks, _repeated)
+LOOKS = (_only_folders, _parts_of_a_split, _test_beside, _masks, _above_classes)

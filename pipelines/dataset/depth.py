@@ -137,9 +137,13 @@ def to_bytes(values: npt.NDArray[Any], fixed: int) -> npt.NDArray[np.uint8]:
     """Return an array of numbers as uint8, by the rule above; one of uint8 is returned as it is."""
     if values.dtype == np.uint8:
         return values
-    black, white = range_of(values, fixed)
-    scaled = (values.astype(np.float64) - black) * (255 / ((white - black) or 1))
-    return scaled.clip(0, 255).round().astype(np.uint8)
+    return scaled(values, *range_of(values, fixed))
+
+
+def scaled(values: npt.NDArray[Any], black: float, white: float) -> npt.NDArray[np.uint8]:
+    """Return values as uint8: 0 for `black` and below, 255 for `white` and above."""
+    pixels = (values.astype(np.float64) - black) * (255 / ((white - black) or 1))
+    return pixels.clip(0, 255).round().astype(np.uint8)
 
 
 def range_of(values: npt.NDArray[Any], fixed: int) -> tuple[float, float]:

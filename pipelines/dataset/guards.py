@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.dataset.answer_forms import Form
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import NUMBER, read_table
-from pipelines.dataset.vocabulary import SEPARATORS, difference, other_forms
+from pipelines.dataset.vocabulary import SEPARATORS, difference, other_forms, positive_class
 from pipelines.settings.choices import advice
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
@@ -69,13 +69,6 @@ def check_separator(texts: Sequence[str], settings: Settings) -> None:
             f"competition.answer_separator is {separator!r}, which is part of labels: {few(clash, 10)}. Set the "
             f"separator that {EVALUATION} shows, or data.submitted_labels to a CSV of label,answer with other texts."
         )
-
-
-def positive_class(classes: Sequence[str], positive: str) -> int:
-    """Return the place of the positive class: of `positive`, or, where that is empty, of 1 beside 0; -1 if none is."""
-    if not positive and set(classes) == {"0", "1"}:
-        positive = "1"
-    return list(classes).index(positive) if positive in classes else -1
 
 
 def check_columns(form: Form, known: Known) -> None:

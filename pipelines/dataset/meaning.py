@@ -1,21 +1,29 @@
-"""Refuse labels that do not mean one class per image: each check has a word in `data.accept` that overrules it."""
+"""Refuse targets that mean something else than the task: each check has a word in `data.accept` that overrules it."""
 
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from pipelines.dataset.answer_forms import is_csv, sample_form
 from pipelines.dataset.class_folders import SPLIT_NAMES, unless
+from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.dataset.tables import find_column, read_table
+from pipelines.dataset.targets import labels_in
 from pipelines.dataset.vocabulary import SEPARATORS, is_number, loose_form, number
+from pipelines.settings.choices import SENT, advice
 from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
 
 # What programs write for a missing value. A class may be named NA: names of countries and diseases are shortened so.
 GAPS = {"nan", "NaN", "NAN", "None", "NULL", "Null", "null", "<NA>", "N/A", "n/a", "#N/A", "#NA", "?", "-", "--"}
+MANY = 50  # whole numbers; more are quantities, unless data.accept says that they are classes
 SEVERAL = 20  # rows or classes; fewer are too few to call labels unique or a scale of numbers
 # May be mended by data.label_column.
 OTHER_COLUMN = {"one_class", "split_names", "numeric_labels", "unique_labels", "combined_labels"}
@@ -23,35 +31,48 @@ MOST = 10  # offenders in a message
 Count = Mapping[str, int]
 
 
-def check_labels(rows: pd.DataFrame, raw: Path, data: DataSettings) -> None:
-    """Raise `UserError` if the labels of `rows` (`id`, `path`, `label`) are not one class per image.
+def check_labels(rows: pd.DataFrame, raw: Path, settings: Settings) -> None:
+    """Raise `UserError` if the targets of `rows` (`id`, `path`, `label`) are not what competition.task says.
 
     Checks named in `data.accept` are left out. The message names the setting or the change that mends it.
     """
-    counts = Counter(rows["label"].tolist())
+    data, task = settings.data, settings.competition.task
     table = raw / data.labels if data.labels else None
-    checks: dict[str, Callable[[], str]] = {"one_class": lambda: _one_class(counts, table)}
-    if table:
+    listed, written = bool(table), is_csv(data.labels) or bool(data.label_pattern)
+    counts = Counter(label for text in rows["label"].tolist() for label in labels_in(text, task))
+    checks: dict[str, Callable[[], str]] = {"one_class": lambda: _one_class(rows, counts, table, task)}
+    if task == NUMBERS:
+        counts = Counter(rows["label"].tolist())
+    elif listed:
         checks["split_names"] = lambda: _parts_of_a_split(counts)
         checks["missing_labels"] = lambda: _missing(rows, counts)
-    checks["unique_labels"] = lambda: _unique(rows, counts, table)
-    if table:
-        checks["combined_labels"] = lambda: _combined(counts)
-        checks["numeric_labels"] = lambda: _numeric(counts)
-    checks["similar_labels"] = lambda: _similar(counts, table)
-    checks["garbled_labels"] = lambda: _garbled(counts, table)
+    if task == ONE_CLASS:
+        checks["unique_labels"] = lambda: _unique(rows, counts, table)
+    if task != NUMBERS and written:
+        checks["combined_labels"] = lambda: _combined(counts, settings, raw)
+    if task == ONE_CLASS and written:
+        checks["numeric_labels"] = lambda: _numeric(counts, settings)
+    if task != NUMBERS:
+        checks["similar_labels"] = lambda: _similar(counts, table)
+        checks["garbled_labels"] = lambda: _garbled(counts, table)
     for name, check in checks.items():
         if name not in data.accept and (problem := check()):
             where, others = _where(raw, data)
-            columns = f" {others}" if name in OTHER_COLUMN and others else ""
-            raise UserError(f"{where}: {problem}{columns} {unless(name, data)}")
+            columns = f"{others} " if name in OTHER_COLUMN and others else ""
+            end = "" if problem.endswith("\n") else " "
+            raise UserError(f"{where}: {problem}{end}{columns}{unless(name, data)}")
 
 
 def _where(raw: Path, data: DataSettings) -> tuple[str, str]:
     """Return where the labels come from, and the other columns of the labels CSV that may hold the classes."""
     if not data.labels:
-        return f"{raw / data.train_images}, class folders", ""
-    path = raw / data.labels
+        kind = "names of files" if data.label_pattern else "class folders"
+        return f"{raw / data.train_images}, {kind}", ""
+    path = listing_file(raw / data.labels)
+    if not is_csv(data.labels):
+        return str(path), ""
+    if data.label_columns:
+        return f"{path}, columns of data.label_columns", ""
     table = read_table(path)
     taken = {find_column(table, path, data.id_column, 0).name, find_column(table, path, data.label_column, 1).name}
     different = {name: table[name].nunique() for name in table if name not in taken}
@@ -66,9 +87,15 @@ def _counted(labels: Sequence[str], counts: Count) -> str:
     return shown + (", …" if labels[MOST:] else "")
 
 
-def _one_class(counts: Count, table: Path | None) -> str:
-    if len(counts) > 1:
+def _one_class(rows: pd.DataFrame, counts: Count, table: Path | None, task: str) -> str:
+    """Return what is wrong with targets that are all the same, or an empty text."""
+    texts = rows["label"].tolist()
+    if len(set(texts)) > 1:
         return ""
+    if task == NUMBERS:
+        return f"all {len(texts):,} targets are {quoted(texts[0])}. Training needs different ones."
+    if task == SEVERAL_LABELS:
+        return f"all {len(texts):,} images have the same labels, {_counted(list(counts), counts) or 'none'}."
     problem = f"all {sum(counts.values()):,} labels are {_counted(list(counts), counts)}. Training needs two classes."
     return problem if table else f"{problem} Set data.train_images to the folder of all class folders."
 
@@ -88,15 +115,21 @@ def _missing(rows: pd.DataFrame, counts: Count) -> str:
     return f"{problem}. Fill them in, or remove these rows and their images."
 
 
-def _numeric(counts: Count) -> str:
+def _numeric(counts: Count, settings: Settings) -> str:
+    """Return what is wrong with labels that look like quantities, or an empty text.
+
+    Whole numbers are classes if there are few of them, or some with many images each.
+    """
     if not all(map(is_number, counts)):
         return ""
-    values = sorted(map(number, counts))
+    values, total = sorted(map(number, counts)), sum(counts.values())
     fractions = sum(value % 1 != 0 for value in values)
-    if not fractions and (len(counts) <= SEVERAL or 5 * len(counts) <= sum(counts.values())):
+    classes = len(counts) <= SEVERAL or (5 * len(counts) <= total and len(counts) <= MANY)
+    if not fractions and classes:
         return ""
-    what = f"{len(counts):,} different numbers, {values[0]:g} to {values[-1]:g}, in {sum(counts.values()):,} rows"
-    return f"{what}. They look like quantities to estimate; this pipeline predicts one class per image."
+    what = f"{len(counts):,} different numbers, {values[0]:g} to {values[-1]:g}, in {total:,} rows"
+    lines = advice(settings, {"competition.task": NUMBERS, "competition.submission": "numbers"})
+    return f"{what}. They look like quantities to estimate, and each would be a class of its own. For numbers:{lines}\n"
 
 
 def _unique(rows: pd.DataFrame, counts: Count, table: Path | None) -> str:
@@ -113,7 +146,7 @@ def _unique(rows: pd.DataFrame, counts: Count, table: Path | None) -> str:
     )
 
 
-def _combined(counts: Count) -> str:
+def _combined(counts: Count, settings: Settings, raw: Path) -> str:
     """Return what is wrong with labels whose parts are labels of their own, or repeat in other combinations.
 
     Labels that all have the same number of parts, such as `red circle`, are the names of one class each.
@@ -127,11 +160,28 @@ def _combined(counts: Count) -> str:
         few_parts = 2 * len(repeats) <= len(counts) or min(repeats.values()) > 1
         if (made and 2 * len(made) >= len(joined)) or (varied and few_parts):
             examples = _counted(made or joined, counts)
-            return (
-                f"several labels in one cell, separated by {separator!r}: {examples}. This pipeline predicts one class "
-                "per image; it would take each combination for a class."
-            )
+            lines = advice(settings, _lists(separator, settings, raw))
+            problem = f"several labels in one cell, separated by {separator!r}: {examples}"
+            return f"{problem}. Each combination would be a class of its own. For several labels per image:{lines}\n"
     return ""
+
+
+def _lists(separator: str, settings: Settings, raw: Path) -> dict[str, Any]:
+    """Return the settings of labels with `separator` in one cell, with a submission that the sample shows."""
+    changes: dict[str, Any] = {"competition.task": SEVERAL_LABELS, "data.label_separator": separator}
+    competition, data = settings.competition, settings.data
+    if competition.submission not in SENT[SEVERAL_LABELS]:
+        changes["competition.submission"] = "label_lists"
+        if data.sample_submission:
+            form = sample_form(settings, raw)
+            if len(form.values) > 1:
+                return changes | {"competition.submission": "probabilities"}
+            cells = [cell for cell in form.cells[form.values[0]].tolist() if cell] if form.values else []
+            separator = next(
+                (each for each in (separator, *SEPARATORS) if any(each in cell for cell in cells)), separator
+            )
+        changes["competition.answer_separator"] = separator
+    return changes
 
 
 def _similar(counts: Count, table: Path | None) -> str:

@@ -82,7 +82,12 @@ class _Images:
 
 
 def list_images(raw: Path, data: DataSettings) -> Listing:
-    """Return the present listing of the data folders, without a `stat` per file; a missing folder has no images."""
+    """Return the present listing of the data folders, without a `stat` per file; a missing folder has no images.
+
+    Images that are rows of a table have no files in the data folders; the table is among the inputs of a split.
+    """
+    if data.pixel_columns:
+        return Listing([], [], [])
     labelled = _images_in(raw, data.train_images, "data.train_images")
     apart = posix(data.test_images) != posix(data.train_images)
     test = _images_in(raw, data.test_images, "data.test_images") if apart and data.test_images else []
@@ -175,13 +180,14 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
         raise UserError(f"{_short(layout, layout.split_csv)} was changed after it was made. Put it back, or {again}")
     if found := _changes(layout, settings, record):
         raise UserError(_since(layout, found, split_command))
-    return layout.tree.is_dir()
+    return layout.tree.is_dir() and (layout.images.is_dir() or not settings.data.pixel_columns)
 
 
 def require_split(layout: Layout, settings: Settings, split_command: str) -> None:
     """Raise `UserError`, with `split_command`, unless the split of `settings` exists and nothing has changed since."""
     if not split_is_made(layout, settings, split_command):
-        parts = (layout.split_csv, layout.split_record, layout.tree)
+        parts = [layout.split_csv, layout.split_record, layout.tree]
+        parts += [layout.images] if settings.data.pixel_columns else []
         absent = ", ".join(_short(layout, path) for path in parts if not path.exists())
         raise UserError(f"The split is not complete: {absent} is missing. First: {split_command}")
 
@@ -214,7 +220,11 @@ def split_again(layout: Layout, split_command: str) -> str:
 
 def split_removal(layout: Layout) -> str:
     """Return the command that removes what exists of the split."""
-    return removal(layout.split_record, layout.split_csv, layout.tree)
+    return removal(layout.split_record, layout.split_csv, layout.tree, *_written_images(layout))
+
+
+def _written_images(layout: Layout) -> list[Path]:
+    return [layout.images] if layout.images.exists() else []
 
 
 def is_split_by_audit(layout: Layout) -> bool:

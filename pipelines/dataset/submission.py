@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,8 @@ import numpy as np
 
 from pipelines.dataset.answer_cells import Answers, answer_cells
 from pipelines.dataset.answer_forms import Form, is_csv, plain_form, sample_form
+from pipelines.dataset.cells import chosen_columns
+from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.guards import Known, check_columns, check_positive, check_sample, check_separator
 from pipelines.dataset.tables import find_column, read_table
 from pipelines.dataset.targets import labels_in
@@ -39,7 +40,7 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     if not data.sample_submission:
         return occurring
     form = sample_form(settings, raw, sent)
-    table = raw / data.labels if is_csv(data.labels) else None
+    table = listing_file(raw / data.labels) if is_csv(data.labels) else None
     known = Known(sent, settings, table if table and table.is_file() else None)
     check_columns(form, known)
     check_sample(form, known)
@@ -55,11 +56,10 @@ def number_names(settings: Settings, raw: Path) -> list[str]:
     data = settings.data
     if not is_csv(data.labels):
         return [data.label_column or "label"]
-    path = raw / data.labels
+    path = listing_file(raw / data.labels)
     table = read_table(path)
     if data.label_columns:
-        found = [str(name) for wanted in data.label_columns for name in table.columns if fnmatchcase(name, wanted)]
-        return list(dict.fromkeys(found))
+        return chosen_columns(list(map(str, table.columns)), data.label_columns, str(path))
     if data.sample_submission and not data.label_column:
         sample = sample_form(settings, raw)
         if same := [name for name in sample.columns if name in table.columns]:

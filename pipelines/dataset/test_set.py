@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipelines.dataset.answer_forms import split_long
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, id_columns, name_files
 from pipelines.dataset.image_paths import (
     common_name,
@@ -113,6 +114,11 @@ def _sample(source: RawData, folder: ImageFolder) -> Listing:
         path, lambda _, text: note("note", f"{text} The submission will have commas, as Kaggle wants.")
     )
     ids = find_column(table, path, data.sample_id, index_columns(table), "data.sample_id")
+    if source.competition.long_form:
+        images, _ = split_long(ids.tolist(), source.competition.long_form)
+        table[ids.name] = images
+        table = table[~table[ids.name].duplicated()]
+        ids = table[ids.name]
     twice = ids.duplicated() & (ids != "")
     if twice.any():
         example = few(ids[twice].tolist(), 1)

@@ -11,8 +11,10 @@ import pandas as pd
 from pipelines.dataset.image_paths import files_at, without_extension
 from pipelines.dataset.images import Described, UnreadableImage, describe_image
 from pipelines.dataset.tables import read_table
+from pipelines.dataset.targets import JOINT, labels_in
 from pipelines.dataset.vocabulary import counted
 from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import few, quoted, shown
 
@@ -41,14 +43,30 @@ def describe(
     data = settings.data
     lines = [
         ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else _level(data)),
-        ("classes", f"{labelled['label'].nunique():,}: {counted(labelled['label'].tolist())}"),
+        describe_targets(labelled["label"].tolist(), settings.competition.task),
         ("ids", _ids(columns.get("ids") or f"paths below {data.train_images}", labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
     ]
     if len(test):
         lines += [("tests", columns["tests"])] if "tests" in columns else []
         lines.append(("test ids", _ids(columns.get("test ids") or f"files in {data.test_images}", test)))
-    return [*lines, *([("sample", _sample(raw / data.sample_submission, settings))] if data.sample_submission else [])]
+    return [
+        *lines,
+        *([("sample", describe_sample(raw / data.sample_submission, settings))] if data.sample_submission else []),
+    ]
+
+
+def describe_targets(texts: Sequence[str], task: str) -> tuple[str, str]:
+    """Return the subject and what the targets are; `texts` are those of split.csv."""
+    if task == NUMBERS:
+        width = texts[0].count(JOINT) + 1
+        return "targets", f"{width} number{'s' * (width > 1)} per image"
+    counts = Counter(label for text in texts for label in labels_in(text, task))
+    found = f"{len(counts):,}: {counted(counts)}"
+    if task == ONE_CLASS:
+        return "classes", found
+    most, without = max(len(labels_in(text, task)) for text in texts), sum(not text for text in texts)
+    return "targets", f"up to {most} labels per image of {found}; images without a label: {without:,}"
 
 
 def _level(data: DataSettings) -> str:
@@ -109,14 +127,26 @@ def _counted(values: Iterable[str]) -> str:
     return ", ".join(f"{value} ({count})" for value, count in counts) if len(counts) > 1 else counts[0][0]
 
 
-def _sample(path: Path, settings: Settings) -> str:
+def describe_sample(path: Path, settings: Settings) -> str:
     sample = read_table(path)
-    columns = [str(name) for name in sample.columns[1:]]
-    if settings.competition.submission == "labels":
-        examples = list(dict.fromkeys(value for value in sample.iloc[:, 1].tolist() if value))
-        what = f"such as {few(examples)}" if examples else "empty in the sample"
-        return f"a label for each of {len(sample):,} ids in column {columns[0]!r}, {what}"
-    return f"a probability for each of {len(columns):,} classes and {len(sample):,} ids"
+    columns, competition = [str(name) for name in sample.columns[1:]], settings.competition
+    rows = f"{len(sample):,} ids"
+    if competition.long_form:
+        return f"{len(sample):,} rows, each for an id and a target (competition.long_form)"
+    if competition.submission == "probabilities":
+        return f"a probability for each of {len(columns):,} classes and {rows}"
+    if competition.submission == "numbers":
+        named = few(columns, 5)
+        return f"{len(columns):,} number{'s' * (len(columns) > 1)} for each of {rows} in {named}"
+    what = {
+        "labels": "a label",
+        "probability": f"the probability of {competition.positive or '1'!r}",
+        "best_labels": f"the {competition.guesses} best labels",
+        "label_lists": "all labels",
+    }[competition.submission]
+    examples = list(dict.fromkeys(value for value in sample.iloc[:, 1].tolist() if value))
+    such = f"such as {few(examples)}" if examples else "empty in the sample"
+    return f"{what} for each of {rows} in column {columns[0]!r}, {such}"
 
 
 def _copies(ids: Sequence[str]) -> list[str]:
@@ -126,25 +156,15 @@ def _copies(ids: Sequence[str]) -> list[str]:
     return [name for name, mark in marks if mark and mark[1] in stems]
 
 
-def notes(rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequence[str]) -> list[str]:
+def notes(
+    rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequence[str], task: str = ONE_CLASS
+) -> list[str]:
     """Return notes on what is allowed but rarely meant. rows: the labelled ones, with the column `split`."""
     found = []
-    counts = Counter(rows["label"].tolist())
-    label, largest = counts.most_common(1)[0]
-    if largest > LARGE * len(rows):
-        share = largest / len(rows)
-        found.append(
-            f"{share:.1%} of the labelled images are {quoted(label)}: this answer alone has accuracy {share:.4f}."
-        )
     if (valid := int((rows["split"] == "valid").sum())) < SMALL:
         found.append(f"Only {valid} validation images: scores on them are coarse. To have more: split.valid_ratio.")
-    if single := sorted(name for name, count in counts.items() if count == 1):
-        found.append(f"Classes with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
-    if unseen := counts.keys() - set(rows["label"][rows["split"] == "valid"].tolist()):
-        found.append(
-            f"Classes without a validation image: {len(unseen):,}. They have empty folders in valid: read these with "
-            "ImageFolder(…, allow_empty=True)."
-        )
+    if task != NUMBERS:
+        found = _notes_on_labels(rows, task, found)
     if copies := _copies(rows["id"].tolist()):
         found.append(
             f"{len(copies):,} images are named like copies of others, such as {few(copies)}. Copies on both sides of "
@@ -152,8 +172,30 @@ def notes(rows: pd.DataFrame, without_images: Sequence[str], empty_folders: Sequ
             "keeps them together."
         )
     if without_images:
-        names = few(without_images, 5)
-        found.append(f"Classes of the sample submission without any labelled image: {len(without_images)} ({names}).")
+        what, names = ("Classes" if task == ONE_CLASS else "Labels"), few(without_images, 5)
+        found.append(f"{what} of the sample submission without any labelled image: {len(without_images)} ({names}).")
     if empty_folders:
         found.append(f"Folders without images, which are no classes: {few(empty_folders, 5)}.")
+    return found
+
+
+def _notes_on_labels(rows: pd.DataFrame, task: str, others: Sequence[str]) -> list[str]:
+    """Return notes on classes or labels, around `others`."""
+    what = "Classes" if task == ONE_CLASS else "Labels"
+    labels = [labels_in(text, task) for text in rows["label"].tolist()]
+    counts = Counter(label for several in labels for label in several)
+    found = []
+    label, largest = counts.most_common(1)[0] if counts else ("", 0)
+    if largest > LARGE * len(rows):
+        share = largest / len(rows)
+        alone = f": this answer alone has accuracy {share:.4f}" if task == ONE_CLASS else ""
+        found.append(f"{share:.1%} of the labelled images {'are' if alone else 'have'} {quoted(label)}{alone}.")
+    found += others
+    if single := sorted(name for name, count in counts.items() if count == 1):
+        found.append(f"{what} with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
+    valid = (rows["split"] == "valid").tolist()
+    seen = {label for several, is_valid in zip(labels, valid, strict=True) if is_valid for label in several}
+    if unseen := counts.keys() - seen:
+        folders = " They have empty folders in valid: read these with ImageFolder(…, allow_empty=True)."
+        found.append(f"{what} without a validation image: {len(unseen):,}.{folders * (task == ONE_CLASS)}")
     return found

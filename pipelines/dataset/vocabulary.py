@@ -84,6 +84,13 @@ def submitted_labels(data: DataSettings, raw: Path, classes: Collection[str] = (
     return texts
 
 
+def positive_class(classes: Sequence[str], positive: str) -> int:
+    """Return the place of the positive class: of `positive`, or, where that is empty, of 1 beside 0; -1 if none is."""
+    if not positive and set(classes) == {"0", "1"}:
+        positive = "1"
+    return list(classes).index(positive) if positive in classes else -1
+
+
 def answers_of(classes: Sequence[str], settings: Settings, raw: Path) -> list[str]:
     """Return the text to submit for each class: the class itself, or what data.submitted_labels says."""
     texts = submitted_labels(settings.data, raw)

@@ -95,6 +95,7 @@ class Layout:
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv
     split_lock = Below(".split.lock", "data")  # held while splitting; outside the tree, so `rm -r` leaves it
     tree = Below("train_valid_test", "data")
+    images = Below("images", "data")  # written from data.pixel_columns, with the tables without these; part of a split
     dropped = Below("dropped.csv", "data")  # rows of tables that the split leaves out; absent if there are none
     damaged = Below("damaged.csv", "data")  # images that cannot be decoded; absent if there are none
     cache = Below("cache", "data")

@@ -4,7 +4,7 @@ Reads   data/<c>/split.csv and its images; runs/<c>/*/valid_predictions.csv of f
 Writes  data/<c>/audit/pairs.csv and pairs.png: duplicates by bytes, by pixels, near ones and mirror images,
         data/<c>/audit/groups.csv: labelled rows that belong together, for the setting split.group_file; or
         groups-new.csv, where the split was made with groups.csv and the groups have changed,
-        data/<c>/audit/suspects.csv and suspects.png: rows whose predictions most confidently contradict their label,
+        data/<c>/audit/suspects.csv and suspects.png: rows whose predictions most confidently contradict their target,
         data/<c>/audit/audit.json: the findings in numbers; it is written last.
 
 No data are changed or removed.  The settings in [audit] define a near duplicate.
@@ -18,6 +18,7 @@ from pipelines import command
 from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, split_removal
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
+from pipelines.settings.metrics import NUMBERS
 from pipelines.settings.overrides import setting
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, write_json
@@ -68,7 +69,7 @@ def _audit_pairs(words: command.Words, settings: Settings, layout: Layout, image
     for kind, distance, first, second, between, _ in duplicates.most_telling(pairs, PAIRS_SHOWN).to_numpy().tolist():
         rows: list[Any] = list(table.iloc[[first, second]].itertuples())
         what = f"{between}, {kind} {distance}" if kind in ("near", "mirrored") else f"{between}, {kind}"
-        labels = dict.fromkeys(row.label or "unknown" for row in rows)
+        labels = dict.fromkeys("unknown" if row.split == "test" else row.label or "no label" for row in rows)
         twins.append((_picture(images, rows[0]), _picture(images, rows[1]), (what, *labels)))
     title = f"{settings.name}: {len(twins):,} of {len(pairs):,} pairs of duplicates"
     plots.draw_twins(layout.audit.pairs_picture, twins, title)
@@ -141,7 +142,7 @@ def _write_groups(words: command.Words, settings: Settings, layout: Layout, grou
 
 
 def _audit_labels(words: command.Words, settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:
-    """List the rows whose predictions confidently contradict their label; return their numbers."""
+    """List the rows whose predictions confidently contradict their target; return their numbers."""
     from pipelines.analysis import plots, suspects
     from pipelines.dataset.tables import write_csv
 
@@ -156,18 +157,22 @@ def _audit_labels(words: command.Words, settings: Settings, layout: Layout, imag
         print(f"Wrong labels: no run of this split has predicted yet. First: {words.repeat('train retrain predict')}")
         return {"runs": names, "covered": 0, "rows": 0}
     table = images.table
-    found, covered = suspects.find_suspects(runs, table)
+    found, covered = suspects.find_suspects(runs, table, images.task)
     write_csv(files[0], suspects.listing(found, table))
     first = found.head(SUSPECTS_SHOWN)
     rows: Any = table.loc[first.index].itertuples()
+    sure = [f"{error:.1f} σ" for error in first["deviations"]] if images.task == NUMBERS else first["p_predicted"]
     mistakes = [
-        (_picture(images, row), str(row.label), predicted, probability)
-        for row, predicted, probability in zip(rows, first["predicted"], first["p_predicted"], strict=True)
+        (_picture(images, row), str(row.label) or "no label", predicted or "no label", how_sure)
+        for row, predicted, how_sure in zip(rows, first["predicted"], sure, strict=True)
     ]
-    title = f"{settings.name}: {len(found):,} of {covered:,} labels confidently contradicted"
-    plots.draw_mistakes(files[1], mistakes, title)
+    what = "numbers with large errors" if images.task == NUMBERS else "labels confidently contradicted"
+    plots.draw_mistakes(files[1], mistakes, f"{settings.name}: {len(found):,} of {covered:,} {what}")
     shown = ", ".join(str(path.relative_to(layout.root)) for path in files)
-    print(f"Labels that predictions confidently contradict: {len(found):,} of {covered:,} rows. {shown}")
+    what = "Labels that predictions confidently contradict"
+    if images.task == NUMBERS:
+        what = f"Numbers with an error of more than {suspects.LARGE:g} standard deviations"
+    print(f"{what}: {len(found):,} of {covered:,} rows. {shown}")
     labelled, folds = int((table["split"] != "test").sum()), settings.split.folds
     if covered < labelled:
         how = "split with split.folds=5, then train and predict with train.fold=0 to 4"

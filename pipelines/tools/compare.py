@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=_count, default=3, help="number of seeds, counted from 0; default: 3")
     words = parser.parse_args(arguments, namespace=command.Words())
     recipes = _recipes(words)
-    metric = load_settings(words.competition, recipes[0], words.set).competition.metric
+    settings = [load_settings(words.competition, recipe, words.set) for recipe in recipes]
+    metric = settings[0].competition.metric
     layout = words.layout()
     if not layout.split_csv.exists():
         raise UserError(f"{layout.split_csv.relative_to(Path.cwd())} is missing. First: {words.repeat('split')}")
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import pandas as pd
 
     from pipelines.analysis import plots
+    from pipelines.core.tasks import loss_unit
     from pipelines.dataset.tables import spreadsheet_safe, write_csv
 
     name = run_name("-".join(["compare", *recipes]), words.set)
@@ -63,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     write_csv(numbers, pd.DataFrame(rows))
     title = f"{layout.competition}: {', '.join(recipes)}"
-    plots.draw_comparison(curves, histories, metric, title, "cross-entropy (nats)")
+    losses = {loss_unit(each) for each in settings}
+    loss = losses.pop() if len(losses) == 1 else "loss, each recipe's own"
+    plots.draw_comparison(curves, histories, metric, title, loss)
     _print(runs, metric)
     print(f"Curves: {curves.relative_to(Path.cwd())}    Numbers: {numbers.relative_to(Path.cwd())}")
 

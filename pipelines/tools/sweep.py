@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import command
 from pipelines.dataset.split_record import require_split
 from pipelines.settings.loading import load_settings, recipe_names
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS
 from pipelines.settings.overrides import setting
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 LR_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's own rate, where no values are given
 DROPOUTS = (0.0, 0.5)
 NOT_TRIED = ("limit", "fold", "patience")  # these choose the rows, or are for long runs
-REGULARISATION = 0.01  # C of the logistic regression on standardised features
+REGULARISATION = 0.01  # C of the logistic regression on standardised features, and 1 / alpha of the ridge regression
+MOST_CLASSES = 1000  # of these regressions; more would take too long
+LEAST = 1e-15  # probability of a class without training images
 MODEL_KEYS = ("dropout", "hidden", "features", "label_map")  # keys that do not change the features
 
 Row = dict[str, Any]
@@ -124,18 +127,18 @@ def _try_all(job: "Job", found: "list[Origin]", trials: list[tuple[Row, Settings
 
 
 def _print(job: "Job", found: "list[Origin]", rows: list[Row], diverged: list[Row], tried: list[str]) -> None:
-    """Print the trials as a table, with a logistic regression as the last row."""
+    """Print the trials as a table, with a regression by scikit-learn as the last row."""
     metric = job.settings.competition.metric
     started = time.perf_counter()
-    check = _logistic_regression(job, found)
+    name, check = _regression(job, found)
     seconds = time.perf_counter() - started
     cells: list[tuple[object, ...]] = [
         (*(_shown(key, row) for key in tried), f"{row[metric]:.4f}", row["epoch"], f"{row['seconds']:.1f}")
         for row in rows
     ]
     cells += [(*(_shown(key, changes) for key in tried), "diverged", "-", "-") for changes in diverged]
-    blanks = ["logistic regression, scikit-learn (centre view)", *[""] * (len(tried) - 1)]
-    cells.append((*blanks, f"{check:.4f}", "-", f"{seconds:.1f}"))
+    blanks = [f"{name}, scikit-learn (centre view)", *[""] * (len(tried) - 1)]
+    cells.append((*blanks, "too many classes" if check is None else f"{check:.4f}", "-", f"{seconds:.1f}"))
     print(command.table((*tried, f"valid {metric}", "epoch", "seconds"), cells))
 
 
@@ -173,33 +176,58 @@ def _settings(words: command.Words, changes: dict[str, Any]) -> Settings:
     return load_settings(words.competition, words.recipe, [*words.set, *overrides])
 
 
-def _logistic_regression(job: "Job", found: "list[Origin]") -> float:
-    """Return the score of scikit-learn's multinomial logistic regression on the features of the centre view.
+def _regression(job: "Job", found: "list[Origin]") -> tuple[str, float | None]:
+    """Return the name and the score of a linear model of scikit-learn on the features of the centre view.
 
-    A linear head should come close to it.
+    A linear head should come close to it.  None: too many classes for it.  One class: multinomial logistic regression;
+    several labels: one for each label; numbers: ridge regression, for each number on the rows that have it.
     """
     import numpy as np
     import torch
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from pipelines.core.metrics import METRICS
     from pipelines.models.transfer import build_network
 
     assert job.valid is not None
+    name = "ridge regression" if job.train.task == NUMBERS else "logistic regression"
+    if len(job.train.classes) > MOST_CLASSES:
+        return name, None
     sources = job.sources(build_network(job.settings, job.train.classes, found))
 
     def centre(images: "ImageSet") -> Any:
         count = len(images)
         return sources.features(images).take(np.arange(count), np.zeros(count, dtype=np.int64)).numpy()
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=300, tol=1e-3))
-    model.fit(centre(job.train), job.train.labels)
-    probabilities = np.full((len(job.valid), len(job.valid.classes)), 1e-15)
-    probabilities[:, model.classes_] = model.predict_proba(centre(job.valid))
-    metric = METRICS[job.settings.competition.metric]
-    return metric.score(torch.from_numpy(probabilities), torch.from_numpy(job.valid.labels))
+    scaler = StandardScaler().fit(centre(job.train))
+    features, inputs = (scaler.transform(centre(images)) for images in (job.train, job.valid))
+    predictions = torch.from_numpy(fit_linear(job.train, features, inputs))
+    judge = job.judge()
+    return name, judge.judge(judge.keep(predictions), job.valid.labels)[0]
+
+
+def fit_linear(train: "ImageSet", features: Any, inputs: Any) -> Any:
+    """Return the predictions for `inputs` of a linear model of the targets of `train`, as `Task.merge` returns them."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    targets, classes = train.labels, len(train.classes)
+    logistic = LogisticRegression(C=REGULARISATION, max_iter=300, tol=1e-3)
+    if train.task == ONE_CLASS:
+        logistic.fit(features, targets)
+        probabilities = np.full((len(inputs), classes), LEAST)
+        probabilities[:, logistic.classes_] = logistic.predict_proba(inputs)
+        return np.log(probabilities)
+    columns = []
+    for column in targets.T:
+        known = np.isfinite(column)
+        if train.task == NUMBERS:
+            model = Ridge(1 / REGULARISATION).fit(features[known], column[known])
+            columns.append(model.predict(inputs))
+        elif column.min() == column.max():  # a label that all training images have, or none
+            columns.append(np.full(len(inputs), column[0]))
+        else:
+            columns.append(logistic.fit(features, column).predict_proba(inputs)[:, 1])
+    return np.stack(columns, axis=1)
 
 
 def _write(path: Path, rows: list[Row], tried: list[str]) -> None:

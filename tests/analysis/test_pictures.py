@@ -10,7 +10,6 @@ import pytest
 from sklearn.metrics import mean_absolute_error, precision_recall_fscore_support, r2_score, root_mean_squared_error
 
 from pipelines.analysis.pictures import (
-    Results,
     confused_pairs,
     deviations,
     draw_results,
@@ -18,12 +17,13 @@ from pipelines.analysis.pictures import (
     number_table,
     wrong_labels,
 )
-from pipelines.analysis.plots import draw_labels, draw_numbers, draw_pictures, to_rgb
+from pipelines.analysis.plots import draw_labels, draw_numbers, draw_pictures
+from pipelines.analysis.results import Results
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.tables import read_csv
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.metrics import NUMBERS, SEVERAL_LABELS
-from tests.support.pictures import png_size
+from tests.support.pictures import noise, png_size
 from tests.support.tiny import Tiny
 
 ODD = ["$x$", r"$\frac{$", "größer", "猫", "x" * 100, "=1+1"]
@@ -90,7 +90,9 @@ def test_labels_get_precision_recall_and_their_worst_images(tiny: Tiny, tmp_path
     images = targets(tiny, SEVERAL_LABELS, ["a", "b", "c"], ["a|b", "", "a", "b", "a"])
     decided = flags("100", "001", "100", "010", "100")
     predicted = np.where(decided, 0.8, 0.1)
-    drawn = draw_results(run, tiny.settings(), Results(images, predicted, decided, [0.5, 0.4, 0.3]), "a title")
+    drawn = draw_results(
+        run, tiny.settings(), Results(images, predicted, decided, thresholds=[0.5, 0.4, 0.3]), "a title"
+    )
     assert drawn.files == [run.mistakes, run.by_label, run.summary]
     assert not drawn.rows
     table = read_csv(run.summary)
@@ -174,11 +176,8 @@ def test_pictures_of_numbers_with_odd_names_and_of_none(tmp_path: Path) -> None:
     assert png_size(tmp_path / "numbers.png") == (1000, 1640)
 
 
-@pytest.mark.parametrize(("channels", "shown"), [(1, (5, 5, 5)), (2, (5, 6, 0)), (3, (5, 6, 7)), (5, (5, 6, 7))])
-def test_images_of_any_number_of_channels(tmp_path: Path, channels: int, shown: tuple[int, ...]) -> None:
-    pixels = np.broadcast_to(np.arange(5, 5 + channels, dtype=np.uint8), (4, 4, channels))
-    assert tuple(to_rgb(pixels)[0, 0]) == shown
-    draw_pictures(tmp_path / "some.png", [(pixels, "one\ntwo\nthree")], "a title")
+def test_pictures_leave_room_for_the_longest_text(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "some.png", [(noise(4, 4, 3), "one\ntwo\nthree"), (noise(4, 4, 3), "one")], "a title")
     assert png_size(tmp_path / "some.png") == (1200, 325)
 
 

@@ -7,7 +7,20 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from pipelines.core.calibration import HIGHEST, LOWEST, apply_temperature, cross_fitted, fit_temperature
+from pipelines.core import calibration
+from pipelines.core.calibration import (
+    HIGHEST,
+    LOWEST,
+    apply_column_temperatures,
+    apply_temperature,
+    fit_column_temperatures,
+    fit_temperature,
+)
+from pipelines.core.choices import PARTS, Temperature, cross_fit, decide
+
+
+def cross_fitted(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    return decide(Temperature(), cross_fit(Temperature(), log_probabilities, labels.numpy()), log_probabilities)
 
 
 def loss(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -74,24 +87,17 @@ def test_a_temperature_keeps_the_order_and_the_type_and_gives_probabilities() ->
 
 def test_cross_fitted_rows_have_the_temperature_of_the_other_parts() -> None:
     log_probabilities, labels = planted(2.0, count=101)
-    calibrated = cross_fitted(log_probabilities, labels, parts=3)
-    for part in range(3):
-        inside = torch.arange(101) % 3 == part
+    calibrated = cross_fitted(log_probabilities, labels)
+    for part in range(PARTS):
+        inside = torch.arange(101) % PARTS == part
         temperature = fit_temperature(log_probabilities[~inside], labels[~inside])
-        assert torch.allclose(calibrated[inside], apply_temperature(log_probabilities[inside], temperature))
-    relabelled = labels.clone()
-    relabelled[4] = (labels[4] + 1) % 10
-    own_part = torch.arange(101) % 3 == 4 % 3
-    changed = (cross_fitted(log_probabilities, relabelled, parts=3) != calibrated).any(dim=1)
-    assert not changed[own_part].any()
-    assert changed[~own_part].all()
+        assert torch.equal(calibrated[inside], apply_temperature(log_probabilities[inside], temperature))
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5])
-def test_cross_fitted_scores_are_no_better_than_those_on_the_rows_fitted_on(parts: int) -> None:
+def test_cross_fitted_scores_are_no_better_than_those_on_the_rows_fitted_on() -> None:
     for log_probabilities, labels in random_cases():
         fitted = loss_at(log_probabilities, labels, fit_temperature(log_probabilities, labels))
-        assert loss(cross_fitted(log_probabilities.double(), labels, parts), labels) >= fitted - 1e-12
+        assert loss(cross_fitted(log_probabilities.double(), labels), labels) >= fitted - 1e-12
 
 
 def test_rows_that_are_all_right_or_all_wrong_give_a_bound() -> None:
@@ -103,10 +109,10 @@ def test_rows_that_are_all_right_or_all_wrong_give_a_bound() -> None:
 
 
 def test_rows_that_are_right_and_certain_keep_their_temperature() -> None:
-    labels = torch.tensor([2, 0, 1])
+    labels = torch.tensor([2, 0, 1, 1, 0, 2, 1])
     log_probabilities = torch.eye(3)[labels].log()
     assert fit_temperature(log_probabilities, labels) == 1.0
-    assert loss(cross_fitted(log_probabilities, labels, parts=3), labels) == pytest.approx(0, abs=1e-14)
+    assert loss(cross_fitted(log_probabilities, labels), labels) == pytest.approx(0, abs=1e-14)
 
 
 def test_without_information_the_temperature_is_one() -> None:
@@ -118,12 +124,6 @@ def test_without_information_the_temperature_is_one() -> None:
     assert torch.equal(cross_fitted(one_class, torch.zeros(7, dtype=torch.int64)), one_class)
     uniform = torch.full((7, 3), -math.log(3))
     assert fit_temperature(uniform, torch.arange(7) % 3) == 1.0
-
-
-@pytest.mark.parametrize("count", [1, 4])
-def test_fewer_rows_than_parts_are_left_alone(count: int) -> None:
-    log_probabilities, labels = planted(3.0, count=count)
-    assert torch.allclose(cross_fitted(log_probabilities, labels, parts=5), apply_temperature(log_probabilities, 1.0))
 
 
 def test_no_probability_at_all_counts_as_kaggles_least() -> None:
@@ -141,3 +141,45 @@ def test_no_probability_at_all_counts_as_kaggles_least() -> None:
     assert apply_temperature(impossible, 1.0)[0].min().item() == pytest.approx(math.log(1e-15), rel=1e-6)
     nowhere = torch.full((1, 4), -math.inf)
     assert torch.allclose(apply_temperature(nowhere, 2.0), torch.full((1, 4), -math.log(4)))
+
+
+def test_many_scores_are_fitted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    log_probabilities, labels = planted(1.7, count=100)
+    whole = fit_temperature(log_probabilities, labels)
+    monkeypatch.setattr(calibration, "MOST_ITEMS", 300)
+    assert fit_temperature(log_probabilities, labels) == pytest.approx(whole, rel=1e-6)
+
+
+def columns(temperatures: list[float], count: int) -> tuple[Tensor, Tensor]:
+    """Return probabilities whose logits are multiplied by `temperatures`, and flags drawn from the unscaled ones."""
+    generator = torch.Generator().manual_seed(4)
+    logits = 2 * torch.randn(count, len(temperatures), generator=generator)
+    flags = torch.bernoulli(logits.sigmoid(), generator=generator)
+    return (logits * torch.tensor(temperatures)).sigmoid(), flags
+
+
+def test_each_column_gets_its_own_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted_ones = [0.5, 1.0, 2.5]
+    probabilities, flags = columns(planted_ones, 20_000)
+    found = fit_column_temperatures(probabilities, flags)
+    assert found == pytest.approx(planted_ones, rel=0.05)
+    monkeypatch.setattr(calibration, "MOST_ITEMS", 20_000)  # column by column
+    assert fit_column_temperatures(probabilities, flags) == found
+
+
+def test_a_column_of_two_classes_is_fitted_as_two_classes_are() -> None:
+    probabilities, flags = columns([1.8], 400)
+    both = torch.cat([1 - probabilities, probabilities], dim=1).double().log()
+    assert fit_column_temperatures(probabilities, flags) == pytest.approx(
+        [fit_temperature(both, flags[:, 0].long())], rel=1e-4
+    )
+
+
+def test_columns_without_a_best_temperature_keep_theirs() -> None:
+    probabilities = torch.tensor([[0.9, 0.2, 0.6, 0.5], [0.8, 0.9, 0.4, 0.5], [0.6, 0.4, 0.9, 0.5]])
+    flags = torch.tensor([[1.0, 0, 1, 1], [1, 0, 0, 0], [1, 0, 1, 1]])  # all, none, always right, no information
+    assert fit_column_temperatures(probabilities, flags) == [1.0, 1.0, 1.0, 1.0]
+    assert fit_column_temperatures(probabilities[:0], flags[:0]) == [1.0, 1.0, 1.0, 1.0]
+    assert torch.allclose(apply_column_temperatures(probabilities, [1.0] * 4), probabilities, atol=1e-6)
+    certain = apply_column_temperatures(torch.tensor([[0.0, 1.0]]), [2.0, 2.0])
+    assert certain.isfinite().all() and 0 < certain[0, 0] < 1e-6

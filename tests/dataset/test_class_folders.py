@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dataset.class_folders import inner_folders
 from pipelines.dataset.labels import labelled_rows
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.split_record import list_images
@@ -97,10 +96,8 @@ def test_images_above_the_chosen_level_are_named(tmp_path: Path) -> None:
     [
         ("cat/1.png", "cat/extra/1.png", "dog/1.png", "dog/extra/1.png"),  # deeper folders in class folders
         ("n01443537/images/1.png", "n01629819/images/1.png"),  # Tiny ImageNet
-        ("animals/cat/1.png", "animals/dog/1.png", "things/bus/1.png"),  # no name repeats: said, not refused
         ("bus/1.png", "train/1.png"),
         ("test-tube/1.png", "unknown/1.png"),
-        ("155/04/1.png", "155/05/1.png", "156/06/1.png"),
         (".ipynb_checkpoints/x/1.png", "cat/1.png", "dog/1.png"),
     ],
 )
@@ -110,13 +107,27 @@ def test_these_first_folders_are_classes(tmp_path: Path, names: tuple[str, ...])
     assert found == {f"train/{name}": name.partition("/")[0] for name in names if not name.startswith(".")}
 
 
-def test_empty_and_inner_folders_are_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "level"),
+    [
+        (("animals/cat/1.png", "animals/dog/1.png", "things/bus/1.png"), 2),
+        (("155/04/1.png", "155/05/1.png", "156/06/1.png"), 2),
+        (("cat/1.png", "dog/beagle/1.png", "dog/pug/1.png"), -1),
+    ],
+)
+def test_a_class_folder_that_holds_only_folders_is_refused_and_the_level_works(
+    tmp_path: Path, names: tuple[str, ...], level: int
+) -> None:
+    touch(tmp_path / "train", *names)
+    assert f"data.class_level = {level}." in refusal(tmp_path)
+    found = labels(tmp_path, f"data.class_level = {level}")
+    assert found == {f"train/{name}": name.split("/")[-2] for name in names}
+    assert len(labels(tmp_path, 'data.accept = ["class_folders"]')) == len(names)
+
+
+def test_empty_folders_are_said(tmp_path: Path) -> None:
     touch(tmp_path / "train", "cat/1.png", "dog/2.png", ".git/3.png", "fox/notes.txt", "__MACOSX/cat/._1.png")
     assert list_images(tmp_path, DataSettings()).empty == ["fox"]
-    assert inner_folders(["cat/1.png", "dog/a/1.png"], DataSettings()) == ""
-    assert "hold 3 folders ('a', 'b', 'c'). If" in inner_folders(
-        ["x/a/1.png", "x/b/1.png", "y/c/1.png"], DataSettings()
-    )
 
 
 @pytest.mark.parametrize("names", ["images masks", "images labels", "train_images train_masks", "imgs annotations"])

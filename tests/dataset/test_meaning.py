@@ -11,6 +11,7 @@ from pipelines.dataset.labels import labelled_rows
 from pipelines.dataset.meaning import check_labels, ungarbled
 from pipelines.dataset.raw_data import RawData
 from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from tests.support.raw_files import touch, write
 
@@ -20,7 +21,7 @@ CSV = DataSettings(labels="labels.csv")
 def check(raw: Path, data: DataSettings = CSV) -> list[str]:
     """Check the labels below `raw` as `split` does, and return the classes."""
     rows = labelled_rows(RawData(raw, data))
-    check_labels(rows, raw, data)
+    check_labels(rows, raw, Settings("x", data=data))
     return sorted(set(rows["label"]))
 
 
@@ -49,13 +50,18 @@ REFUSED: dict[str, tuple[str, list[str], list[str]]] = {
     "fractions": ("numeric_labels", ["0.5", "1.5", "2.0", "1.5"], ["3 different numbers, 0.5 to 2", "quantities"]),
     "decimal commas": ("numeric_labels", ["0,5", "1,5"], ["2 different numbers, 0.5 to 1.5"]),
     "a scale": ("numeric_labels", [str(n % 30) for n in range(60)], ["30 different numbers, 0 to 29, in 60 rows"]),
+    "hundreds of whole numbers": (
+        "numeric_labels",
+        [str(n % 60 + 1) for n in range(600)],
+        ["60 different numbers, 1 to 60, in 600 rows", 'task = "numbers"'],
+    ),
     "addresses": ("unique_labels", [f"https://x/photo{n}" for n in range(4)], ["4 different labels for 4 images"]),
     "texts": ("unique_labels", [f"text {n}" for n in range(30)], ["30 different labels for 30 images"]),
     "boxes": ("unique_labels", [f"[{n}, 2, 3, 4]" for n in range(30)], ["They look like names, texts or coordinates"]),
     "several labels that are classes": (
         "combined_labels",
         ["rust", "scab", "rust scab", "rust", "scab"],
-        ["separated by ' ': 'rust scab' (1)", "each combination for a class"],
+        ["separated by ' ': 'rust scab' (1)", "Each combination would be a class of its own"],
     ),
     "several labels that repeat": (
         "combined_labels",

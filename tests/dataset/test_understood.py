@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from pipelines.dataset import understood
@@ -112,3 +113,59 @@ def test_names_of_copies_are_noted() -> None:
     rows = pd.DataFrame({"id": ids, "label": ["cat", "dog"] * 3 + ["cat"], "split": ["valid"] * 7})
     found = [note for note in understood.notes(rows, [], []) if "copies" in note]
     assert [note.partition(" such")[0] for note in found] == ["4 images are named like copies of others,"]
+
+
+def test_targets_of_each_task_are_described() -> None:
+    assert understood.describe_targets(["a|b", "", "a"], "several_labels") == (
+        "targets",
+        "up to 2 labels per image of 2: a (2), b (1); images without a label: 1",
+    )
+    assert understood.describe_targets(["1.5", "2"], "numbers") == ("targets", "1 number per image")
+    assert understood.describe_targets(["1|", "2|3"], "numbers") == ("targets", "2 numbers per image")
+
+
+@pytest.mark.parametrize(
+    ("competition", "content", "expected"),
+    [
+        (
+            {"task": "one_class", "metric": "auc", "submission": "probability", "positive": "dog"},
+            "id,label\n1,0.5\n2,0.5\n",
+            "the probability of 'dog' for each of 2 ids in column 'label', such as '0.5'",
+        ),
+        (
+            {"task": "several_labels", "metric": "fbeta_micro", "submission": "label_lists"},
+            "image,labels\n1.jpg,scab rust\n",
+            "all labels for each of 1 ids in column 'labels', such as 'scab rust'",
+        ),
+        (
+            {"task": "one_class", "metric": "map_at_k", "submission": "best_labels", "guesses": 3},
+            "Image,Id\n1.jpg,\n",
+            "the 3 best labels for each of 1 ids in column 'Id', empty in the sample",
+        ),
+        (
+            {"task": "numbers", "metric": "rmse", "submission": "numbers"},
+            "id,x,y\n1,0.5,2\n",
+            "2 numbers for each of 1 ids in 'x', 'y'",
+        ),
+    ],
+)
+def test_the_sample_of_each_answer_is_described(
+    tmp_path: Path, competition: dict[str, object], content: str, expected: str
+) -> None:
+    write(tmp_path / "sample.csv", content)
+    settings = merge(Settings("x"), {"competition": competition}, "here")
+    assert understood.describe_sample(tmp_path / "sample.csv", settings) == expected
+
+
+def test_notes_fit_the_task() -> None:
+    parts = ["train"] * 30 + ["valid"] * 25
+    ids = [str(number) for number in range(55)]
+    labels = pd.DataFrame({"id": ids, "label": ["a|b", *["a"] * 54], "split": parts})
+    assert understood.notes(labels, ["c"], [], "several_labels") == [
+        "100.0% of the labelled images have 'a'.",
+        "Labels with a single image, which stays in train: 1 ('b').",
+        "Labels without a validation image: 1.",
+        "Labels of the sample submission without any labelled image: 1 ('c').",
+    ]
+    assert understood.notes(labels.assign(label=""), [], [], "several_labels") == []
+    assert understood.notes(labels.assign(label="1.5"), [], [], "numbers") == []

@@ -19,7 +19,8 @@ from PIL import Image
 
 from pipelines import command, download, predict, retrain, split, train
 from pipelines.core import checkpoint
-from pipelines.core.calibration import cross_fitted, fit_temperature
+from pipelines.core.calibration import fit_temperature
+from pipelines.core.choices import Temperature, cross_fit, decide
 from pipelines.core.engine import infer
 from pipelines.core.prediction import open_predictor
 from pipelines.dataset.image_set import read_images
@@ -163,7 +164,8 @@ def test_probabilities_for_a_log_loss_are_calibrated_on_the_valid_rows(
     truth = torch.from_numpy(valid.labels)
     assert ours["temperature"] == pytest.approx(fit_temperature(logs, truth), rel=1e-4)
     assert 0.06 < ours["temperature"] < 19 and abs(ours["temperature"] - 1) > 0.1  # else this shows little
-    for note, expected in ((ours, cross_fitted(logs, truth)), (plain, logs)):
+    cross_fitted = decide(Temperature(), cross_fit(Temperature(), logs, valid.labels), logs)
+    for note, expected in ((ours, cross_fitted), (plain, logs)):
         assert note["valid_score"] == pytest.approx(F.nll_loss(expected, truth).item(), rel=1e-4)
 
     calibrated, as_they_came = submitted(folder / "sure.csv"), submitted(folder / plain_name)
@@ -372,7 +374,7 @@ def test_submission_of_the_wrong_form_stops_before_the_split(colours: Path, caps
     toml.write_text(text, encoding="utf-8")
     assert run("download", "colours.toml", "--archive", "source") == 0
     assert run("split", "colours.toml") == 2
-    assert 'set competition.submission = "probabilities"' in capsys.readouterr().err
+    assert 'submission = "probabilities"' in capsys.readouterr().err
     assert not (colours / "data/colours/split.csv").exists()
 
 

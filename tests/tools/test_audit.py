@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 from PIL import Image
 
 from pipelines import command, predict, split, train
-from pipelines.analysis.suspects import find_suspects, listing, write_valid_predictions
+from pipelines.analysis.results import Results, write_valid_predictions
+from pipelines.analysis.suspects import find_suspects, listing
+from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.split_record import split_is_made
 from pipelines.dataset.splits import read_groups, read_split_csv
 from pipelines.dataset.tables import read_csv
@@ -42,6 +45,13 @@ def work(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         shutil.copyfile(raw / first["path"], raw / path)
     capsys.readouterr()
     return tiny
+
+
+def write(path: Path, images: ImageSet, probabilities: npt.NDArray[np.float32]) -> None:
+    """Write predictions of one class per image; probabilities: (N, K)."""
+    everyone, decided = np.arange(len(images)), probabilities.argmax(axis=1)
+    results = Results(images, probabilities.max(axis=1), decided, probabilities[everyone, images.labels])
+    write_valid_predictions(path, results)
 
 
 def call(work: Tiny, *overrides: str) -> int:
@@ -272,12 +282,12 @@ def test_to_be_sure_of_a_class_is_to_give_it_what_its_own_rows_get(tiny: Tiny) -
     of_blue = [0.64, 0.7, 0.9, 0.9, 0.6, 0.1]  # 0.625 of those that are blue on average
     numbers = np.array([[each, 1 - each] for each in of_blue], np.float32)
     images = replace(tiny.images, rows=valid, classes=["blue", "red"])
-    write_valid_predictions(run.valid_predictions, images, numbers)
+    write(run.valid_predictions, images, numbers)
     found, _ = find_suspects([run], tiny.table)
     assert found.index.tolist() == [valid.index[place] for place in (5, 1, 0)]
     assert found["predicted"].tolist() == ["red", "blue", "blue"]
     numbers[0] = 0.62, 0.38
-    write_valid_predictions(run.valid_predictions, images, numbers)
+    write(run.valid_predictions, images, numbers)
     found, _ = find_suspects([run], tiny.table)
     assert found.index.tolist() == [valid.index[place] for place in (5, 1)]
 
@@ -291,7 +301,7 @@ def test_several_runs_of_a_row_are_averaged(tiny: Tiny) -> None:
     of_two = [[0.1, 0.6, 0.3], [0.6, 0.1, 0.3]]
     for run, rows, numbers in zip(runs, (valid, valid.iloc[:2]), (of_one, of_two), strict=True):
         images = replace(tiny.images, rows=rows, classes=classes)
-        write_valid_predictions(run.valid_predictions, images, np.array(numbers, np.float32))
+        write(run.valid_predictions, images, np.array(numbers, np.float32))
     found, covered = find_suspects(runs, tiny.table)
     assert covered == 3
     assert found.index.tolist() == valid.index.tolist()[:1]  # of the second row the label has more votes: 0.4 to 0.35

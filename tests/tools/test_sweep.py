@@ -1,8 +1,11 @@
 """The sweep over heads: real features of a tiny competition, real trials, and what it writes down."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
@@ -82,6 +85,31 @@ def test_without_values_it_tries_rates_and_dropouts(home: Path) -> None:
     rows = swept(home)
     assert sorted(set(rows["train.lr"])) == [0.0033, 0.01, 0.03]
     assert sorted(set(rows["model.dropout"])) == [0.0, 0.5]
+
+
+def test_the_linear_model_fits_each_task(tiny: Tiny) -> None:
+    generator = np.random.default_rng(0)
+    features = 20 * generator.normal(size=(18, 4))  # large: the regularisation has little effect
+    signs = features[:, :2] > 0
+    train = tiny.part("train")
+
+    def fitted(task: str, classes: list[str], texts: list[str]) -> npt.NDArray[np.float64]:
+        images = replace(train.select(train.rows.assign(label=texts)), task=task, classes=classes)
+        predicted: npt.NDArray[np.float64] = sweep.fit_linear(images, features, features)
+        assert predicted.shape == (18, len(classes))
+        return predicted
+
+    logs = fitted("one_class", ["minus", "never", "plus"], np.where(signs[:, 0], "plus", "minus").tolist())
+    assert np.exp(logs).sum(axis=1) == pytest.approx(np.ones(18))
+    assert ((logs.argmax(axis=1) == 2) == signs[:, 0]).all()
+    texts = ["|".join(["all", *(name for name, has in zip("xy", row, strict=True) if has)]) for row in signs]
+    chances = fitted("several_labels", ["all", "never", "x", "y"], texts)
+    assert (chances[:, 0] == 1).all() and (chances[:, 1] == 0).all()
+    assert ((chances[:, 2:] > 0.5) == signs).mean() > 0.9
+    values = features[:, :2] + 100
+    numbers = fitted("numbers", ["x", "y"], [f"{x}|{y if row % 5 else ''}" for row, (x, y) in enumerate(values)])
+    for column in range(2):
+        assert np.corrcoef(numbers[:, column], values[:, column])[0, 1] > 0.9
 
 
 def test_log_loss_is_scored_with_a_temperature(home: Path, tiny: Tiny) -> None:

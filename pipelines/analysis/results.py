@@ -1,0 +1,113 @@
+"""The predictions of labelled images: as arrays, and as a CSV beside the run, which `audit` reads."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.tables import read_csv, write_csv
+from pipelines.dataset.targets import JOINT, join_labels
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.system.errors import UserError
+from pipelines.system.shell import path_word, removal
+
+Array = npt.NDArray[Any]
+
+NAMES = ("id", "label", "predicted")
+OF_CLASSES = ("p_predicted", "p_label")
+PREFIX = "p_"  # of the columns of several labels
+
+
+@dataclass(frozen=True)
+class Results:
+    """The predictions of `images`, which have targets.
+
+    one_class: decided: class numbers (N,); predicted: the probability of each of them, (N,); of_label: that of each
+    image's true class, (N,).
+    several_labels: decided: 0 or 1, (N, K); predicted: probabilities (N, K); thresholds: one, or one per label.
+    numbers: predicted: (N, T), in the units of the targets; decided is not used.
+    """
+
+    images: ImageSet
+    predicted: Array
+    decided: Array
+    of_label: Array | None = None
+    thresholds: Sequence[float] = ()
+
+
+def write_valid_predictions(path: Path, results: Results) -> None:
+    """Write `id`, `label` and `predicted`, as in split.csv, of each image, and by task:
+
+    one_class: `p_predicted` and `p_label`. several_labels: `p_<label>` of each label.
+    """
+    images, decided, predicted = results.images, results.decided, results.predicted
+    table = images.rows[["id", "label"]].reset_index(drop=True)
+    classes = np.array(images.classes, object)
+    columns: dict[str, Sequence[str]] = {}
+    if images.task == NUMBERS:
+        columns["predicted"] = [JOINT.join(f"{value:.7g}" for value in row) for row in predicted.tolist()]
+    elif images.task == SEVERAL_LABELS:
+        columns["predicted"] = [join_labels(classes[row]) for row in decided.astype(bool)]
+        columns |= {f"{PREFIX}{name}": _shares(column) for name, column in zip(classes, predicted.T, strict=True)}
+    else:
+        assert results.of_label is not None
+        columns["predicted"] = classes[decided].tolist()
+        columns |= dict(zip(OF_CLASSES, map(_shares, (predicted, results.of_label)), strict=True))
+    write_csv(path, pd.concat([table, pd.DataFrame(columns, dtype=str)], axis=1))
+
+
+def _shares(values: Array) -> list[str]:
+    return [f"{value:.6f}" for value in values.tolist()]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `write_valid_predictions` has written: places of the rows in the split table, and by task
+
+    one_class: `names`, the predicted classes, and `values` (N, 2): the probabilities of these and of the labels.
+    several_labels: `names`, all labels, and `values` (N, K), their probabilities.
+    numbers: `values` (N, T), without names.
+    """
+
+    places: list[int]
+    names: list[str]
+    values: npt.NDArray[np.float64]
+
+
+def read_predictions(path: Path, table: pd.DataFrame, task: str) -> Predictions:
+    """Return the predictions at `path`. Raises `UserError` if they are damaged, or not of the split `table`."""
+    read = read_csv(path, strip=False)
+    labelled = table[table["split"] != "test"]
+    place_of = dict(zip(labelled["id"].tolist(), labelled.index.tolist(), strict=True))
+    labels = table["label"].tolist()
+    others = [str(name) for name in read if name not in NAMES]
+    try:
+        rows, names = list(zip(*(read[name].tolist() for name in NAMES[:2]), strict=True)), read[NAMES[2]].tolist()
+        if task == NUMBERS:
+            cells, names = [text.split(JOINT) for text in names], []
+            width = rows[0][1].count(JOINT) + 1
+        else:
+            columns = [*OF_CLASSES] if task == ONE_CLASS else others
+            cells, width = read[columns].to_numpy().tolist(), len(columns)
+            names = names if task == ONE_CLASS else [name.removeprefix(PREFIX) for name in columns]
+        values = np.array([[float(cell) for cell in row] for row in cells]).reshape(len(rows), width)
+    except (KeyError, ValueError) as error:
+        raise unusable(path, f"is damaged ({error})") from None
+    for name, label in rows:
+        if name not in place_of or labels[place_of[name]] != label:
+            raise unusable(path, f"does not match split.csv: {name!r} with the label {label!r} is not in it")
+    if not others and task == SEVERAL_LABELS:
+        raise unusable(path, "has no probabilities")
+    return Predictions([place_of[name] for name, _ in rows], names, values)
+
+
+def unusable(path: Path, reason: str) -> UserError:
+    """Return the error that the predictions at `path` cannot be used, with the command that removes them."""
+    again = f"Remove it, then predict that run again (RUN={shlex.quote(path.parent.name)}) or go on without it"
+    return UserError(f"{path_word(path)} {reason}. {again}: {removal(path)}")
