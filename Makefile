@@ -5,6 +5,7 @@ RECIPE ?=
 RUN ?=
 SET ?=
 ARCHIVE ?=
+METRIC ?=
 SOLUTION ?=
 MSG ?=
 AGAIN ?=
@@ -19,7 +20,7 @@ QUICK ?=
 PYTHON ?= python3
 
 # The user's values reach the stages as they were typed. Without this, make would expand a $ in them.
-TYPED := COMP RECIPE RUN SET ARCHIVE SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
+TYPED := COMP RECIPE RUN SET ARCHIVE METRIC SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
 $(foreach each,$(TYPED),$(eval override $(each) := $$(value $(each))))
 
 # A misspelt variable would be ignored: the stages would use the defaults.
@@ -51,7 +52,7 @@ WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-TARGETS := help install demo doctor download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
+TARGETS := help install demo doctor new download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
 .PHONY: $(TARGETS)
 
 # make itself would notice such a word only after the targets before it: make train cifar-10 would train digits.
@@ -67,7 +68,8 @@ help:  ## list the targets and their variables
 	@echo '  RECIPE=default     a recipe in the competition'\''s TOML'
 	@echo '  RUN=               name of the run; default: the name of the recipe'
 	@echo '  SET="train.epochs=5 input.mean=[0.5, 0.5, 0.5]"   override settings (docs/settings.md lists them)'
-	@echo '  ARCHIVE=           download: an archive or folder to use instead of Kaggle; bench: cifar-10.zip'
+	@echo '  ARCHIVE=           download, new: an archive or folder to use instead of Kaggle; bench: cifar-10.zip'
+	@echo '  METRIC="…"         new: the metric, in Kaggle'\''s words; default: from Kaggle, else a guess'
 	@echo '  DOGS= PHOTOS= WEIGHTS=   bench: dog-breed-identification.zip, a zip of full-size photos, weights of MobileNetV2'
 	@echo '  MSG="…" AGAIN=1    submit: your own message; send a file again that was already sent'
 	@echo '  SOLUTION=          score, kaggle-standin: CSV of true labels'
@@ -92,6 +94,9 @@ demo: all score  ## run all stages on the bundled digits, in a minute: submissio
 
 doctor: $(INSTALLED)  ## check the machine, the credentials and the competition; print what to do
 	$(RUNNER) -m pipelines.tools.doctor $(WORDS)
+
+new: $(INSTALLED)  ## write the TOML of a new competition from its data
+	$(RUNNER) -m pipelines.tools.new $(call text,COMP)$(call option,ARCHIVE,--archive)$(call option,METRIC,--metric)
 
 download: $(INSTALLED)  ## download the competition's data to data/<c>/raw
 	$(RUNNER) -m pipelines.download $(WORDS)$(call option,ARCHIVE,--archive)

@@ -70,7 +70,7 @@ def _split(settings: Settings, layout: Layout) -> None:
     dropped = write_dropped(layout.dropped, source.dropped)
     links = _write(given, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
-    for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read)):
+    for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read), classes):
         print(f"{subject:<8}  {printable(text)}")
     print(command.table(*summarise(rows, settings.competition.task, classes)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")

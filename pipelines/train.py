@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipelines.dataset.image_set import ImageSet
     from pipelines.models.weights import Origin
 
+WORDS = {"one_class": "classes", "several_labels": "labels", "numbers": "numbers"}  # what classes of a task are called
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
@@ -74,7 +76,7 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.batches import check_images
     from pipelines.dataset.fingerprints import images_digest
-    from pipelines.dataset.vocabulary import counted
+    from pipelines.dataset.understood import summarise
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
     from pipelines.models.transfer import FineTuned, build_network
@@ -87,13 +89,15 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     hardware = choose_hardware(settings.hardware)
     print(
         f"{settings.name}, run {run.folder.name}: {len(train):,} training images, {len(valid):,} validation images, "
-        f"{len(images.classes)} classes; {settings.model.name}, {parameters:,} parameters; {hardware}{reason}"
+        f"{len(images.classes)} {WORDS[images.task]}; {settings.model.name}, {parameters:,} parameters; "
+        f"{hardware}{reason}"
     )
-    print(f"Classes: {counted(images.rows['label'].tolist())}")
+    print(summarise(images.rows["label"].tolist(), images.task, images.classes))
     command.print_parts(describe_phases(settings, network))
     if isinstance(network, FineTuned):
         print("".join(f"{note}\n" for note in network.notes()), end="")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
+    job.task(), job.judge()  # mistakes in their settings show before images are decoded
     check_images(settings, images, command.progress)  # now, not after all the training
     if note := images.note_whites():
         print(note)

@@ -101,6 +101,12 @@ def draw_pictures(path: Path, cells: Sequence[tuple[Pixels, str]], title: str) -
     _draw_grid(path, cells, title, 6, (2, 2.5 + 0.15 * max(lines - 2, 0)))
 
 
+def draw_examples(path: Path, examples: Sequence[tuple[Pixels, str]], title: str) -> None:
+    """Draw images, each with its target, in a grid to the PNG `path`."""
+    cells = [(picture, "\n".join(map(short, text.split("\n")))) for picture, text in examples]
+    _draw_grid(path, cells, title, 4, (2.2, 2.5))
+
+
 def draw_twins(path: Path, twins: Sequence[Twins], title: str) -> None:
     """Draw `twins` in a grid, in the given order, to the PNG `path`."""
     cells = []

@@ -27,7 +27,8 @@ class JsonTable(NamedTuple):
     """A table of text, one row per image and label, indexed by where each is in the file.
 
     id_column, file_column: those of the ids and of the names of files; files may be without. label_columns: the columns
-    that may hold the labels, ids of categories first. of_annotations: whether the form is that of COCO.
+    that may hold the labels, ids of categories first. of_annotations: whether the form is that of COCO. targets: the
+    columns of a CSV in long form. orphans: the places of annotations whose image is not listed, and its id.
     """
 
     table: pd.DataFrame
@@ -35,6 +36,7 @@ class JsonTable(NamedTuple):
     file_column: str = ""
     label_columns: Sequence[str] = ()
     of_annotations: bool = False
+    targets: Sequence[str] = ()
     orphans: Sequence[tuple[str, str]] = ()
 
 
@@ -72,7 +74,7 @@ def read_json_table(paths: Sequence[Path], label_column: str = "", note: Note = 
 
 
 def _is_coco(content: Mapping[str, Any]) -> bool:
-    return any(_is_records(content.get(key)) for key in ("images", "annotations"))
+    return any(_is_records(content.get(key)) for key in ("images", "annotations", "categories"))
 
 
 def _is_records(value: Any) -> bool:
@@ -213,7 +215,7 @@ def _one_coco(
     for name in dict.fromkeys(name for fields in categories.values() for name in fields):
         values = {key: fields.get(name, "") for key, fields in categories.items()}
         joined[name if name not in joined else f"category_{name}"] = joined[label].map(values).fillna("")
-    return JsonTable(joined, identity, file, [label, *([NAME] if NAME in joined else ())], True, orphans)
+    return JsonTable(joined, identity, file, [label, *([NAME] if NAME in joined else ())], True, orphans=orphans)
 
 
 def _images_of(path: Path, annotations: Records) -> Records:

@@ -84,14 +84,18 @@ def _number_format(form: Form, answers: Answers, settings: Settings) -> Callable
     competition = settings.competition
     if competition.submission == "probabilities":
         return lambda value: PROBABILITY_FORMAT % value
-    digits = competition.decimals
-    if digits < 0 and form.path:
-        digits = sample_decimals(form.cells) or -1
+    digits = number_digits(form, settings)
     if digits < 0 and METRICS[competition.metric].takes == "grades" and _are_whole(answers):
         digits = 0
     if digits < 0:
         return lambda value: PROBABILITY_FORMAT % value
     return lambda value: f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.00
+
+
+def number_digits(form: Form | None, settings: Settings) -> int:
+    """Return how many digits after the point numbers are sent with: those stated, else the sample's; -1 for all."""
+    stated = settings.competition.decimals
+    return sample_decimals(form.cells) or -1 if stated < 0 and form and form.path else stated
 
 
 def _are_whole(answers: Answers) -> bool:

@@ -1,7 +1,7 @@
 """The form of a submission: its header, its rows and the text of an answer, as the sample submission shows them."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -159,6 +159,17 @@ def _targets_of_all(texts: Sequence[str], form: str) -> list[str]:
         if image and len({each for each, _ in _all_pairs(texts, form, targets)}) > 1:
             return sorted(targets)
     return []
+
+
+def long_form_of(texts: Sequence[str], is_image: Callable[[str], bool]) -> str:
+    """Return the long form of row ids that are pairs of images and targets; an empty text if they are none."""
+    for between in ("_", "-", ":", "/", "|", ".", " "):
+        for form in (f"{ID}{between}{TARGET}", f"{TARGET}{between}{ID}"):
+            if not all(between in text for text in texts) or not _targets_of_all(texts, form):
+                continue
+            if all(map(is_image, set(split_long(texts, form)[0]))):
+                return form
+    return ""
 
 
 def label_order(cells: Sequence[str], separator: str, texts: Sequence[str]) -> list[int]:

@@ -48,8 +48,9 @@ def check_layout(folder: Path, data: DataSettings, archive: Path) -> None:
 
 
 def missing_names(folder: Path, data: DataSettings) -> list[str]:
-    """Return the keys of [data] that name a file or folder that `folder` lacks."""
-    return [key for key, kind in KINDS.items() if (name := getattr(data, key)) and not _holds(folder, name, kind)]
+    """Return the keys of [data] that name a file or folder that `folder` lacks; images in tables need no folder."""
+    kinds = {key: kind for key, kind in KINDS.items() if kind is not Path.is_dir or not data.pixel_columns}
+    return [key for key, kind in kinds.items() if (name := getattr(data, key)) and not _holds(folder, name, kind)]
 
 
 def _holds(folder: Path, name: str, kind: Callable[[Path], bool]) -> bool:

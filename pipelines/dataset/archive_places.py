@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from pipelines.dataset.archive_pieces import ANY_EXTENSION
-from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
+from pipelines.dataset.image_paths import ARRAY, IMAGE_EXTENSIONS
 from pipelines.settings.data_sections import DataSettings
 from pipelines.system.errors import UserError
 
@@ -76,7 +76,7 @@ def _wants_folder(inner: Inner, data: DataSettings) -> bool:
             if part == inner.stem and (below in tops or (not below and inner.stem not in tops and len(tops) > 1)):
                 return True
     named = {PurePosixPath(getattr(data, key)).name.lower() for key in FILE_KEYS}
-    return not tops and not flat & named and any(file.endswith(IMAGE_EXTENSIONS) for file in flat)
+    return not tops and not flat & named and any(file.endswith((*IMAGE_EXTENSIONS, ARRAY)) for file in flat)
 
 
 def _colliding(inner: Sequence[Inner]) -> set[str]:

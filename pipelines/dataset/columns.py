@@ -227,7 +227,8 @@ def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder, tas
     naming = id_columns(listing, folder, [data.label_column])
     _refuse_wrong_ids(listing, naming, data, folder)
     position = 1 if ids.name == table.columns[0] else index_columns(table) + 1
-    labels = find_column(table, path, data.label_column, position, "data.label_column")
+    second = listing.others[0] if listing.names is not None and listing.others else ""
+    labels = find_column(table, path, data.label_column or second, position, "data.label_column")
     free = [name for name in listing.others if name not in naming]
     if task == ONE_CLASS and not data.label_column and (classes := _flags(listing, free)):
         return _one_hot(path, table[classes])

@@ -10,7 +10,7 @@ from pipelines.dataset.answer_forms import Form
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import NUMBER, read_table
 from pipelines.dataset.vocabulary import SEPARATORS, difference, other_forms, positive_class
-from pipelines.settings.choices import advice
+from pipelines.settings.choices import ID, TARGET, advice
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
@@ -278,6 +278,9 @@ def of_columns(form: Form, known: Known) -> Changes:
     columns, settings = form.columns, known.settings
     if settings.competition.task != NUMBERS and set(known.texts) <= set(columns) and len(columns) > 1:
         return {"competition.submission": "probabilities"}
+    if len(form.values) == 2 and set(form.cells[form.values[0]]) == set(known.texts):
+        sent = "numbers" if settings.competition.task == NUMBERS else "probabilities"
+        return {"competition.long_form": f"{ID},{TARGET}", "competition.submission": sent}
     if not known.table or len(columns) < 2:
         return {}
     table = read_table(known.table)

@@ -30,7 +30,7 @@ from pipelines.dataset.targets import join_labels
 from pipelines.dataset.vocabulary import is_number
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
-from pipelines.system.errors import UserError, few, quoted, refuse, shown
+from pipelines.system.errors import UserError, few, quoted, refuse
 
 # Values of a column that marks rows of test images.
 OF_TESTS = {"test", "testing", "tests", "private", "public", "holdout", "submission", "predict"}
@@ -90,7 +90,7 @@ def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str])
     raw, data = source.raw, source.data
     apart = posix(data.test_images) if posix(data.test_images) != posix(data.train_images) else ""
     folder = ImageFolder(raw, data.train_images, "data.train_images", images, apart)
-    listed, path = read_labels(raw, data.labels, data.label_column, source.note), Path(from_raw(raw, data.labels))
+    listed, path = read_labels(source), Path(from_raw(raw, data.labels))
     listing = choose_ids(path, listed.table, data.id_column or listed.id_column, folder, 2)
     listing = name_files(listing, folder, data, listed.file_column)
     targets = _targets(source, listing, folder, listed)
@@ -114,18 +114,28 @@ def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str])
     ]
     source.leave_out(f"{path}: rows with an empty {what}", flaws, "Fill it in, or remove these rows.")
     rows = rows[~missing & (rows["path"] != "")]
-    if source.split.group_column:
+    if _group_of_names(source):
+        rows = rows[rows["group"] != ""]  # others are left out already
+    elif source.split.group_column:
         empty = rows["line"][rows["group"] == ""].tolist()
         problem = f"{path}: rows with an empty group (column {source.split.group_column!r})"
         refuse(problem, empty, "Fill it in, or remove these rows.")
     source.note("labels", targets.source)
     source.note("ids", listing.source)
-    return _one_row_each(source, path, rows, targets, listed), set(files)
+    rows = _one_row_each(source, path, rows, targets, listed)
+    if not rows["id"].is_unique:
+        text = f"Ids of {path.name} repeat, such as {few(rows['id'][rows['id'].duplicated()].tolist(), 1)}: "
+        source.note("note", f"{text}the ids of the split are paths below {data.train_images}.")
+        rows = rows.assign(id=[_below(file, data.train_images) for file in rows["path"]])
+    return rows, set(files)
 
 
 def _targets(source: RawData, listing: Listing, folder: ImageFolder, listed: JsonTable) -> Targets:
     """Return the targets of the rows of data.labels."""
     data = source.data
+    if listed.targets:
+        data = replace(data, label_columns=tuple(listed.targets), label_column="", label_separator="")
+        return choose_targets(listing, replace(source, data=data), folder, [])
     if listed.of_annotations and not (data.label_column or data.label_columns):
         if not listed.label_columns:
             raise UserError(f"{listing.path} has no annotations. Name the JSON that has them too, joined by a plus.")
@@ -175,14 +185,17 @@ def _are_no_tests(source: RawData, listing: Listing, targets: Targets, tests: Co
 
 def _groups(source: RawData, listing: Listing, files: Sequence[str]) -> list[str]:
     """Return the group of each row: of split.group_column, or of the names of the files; empty without groups."""
-    data, column = source.data, source.split.group_column
-    names = [group for group in named_groups(data.label_pattern) if group == (column or GROUP)]
-    if names:
-        matches = _matched(source, [_below(file, data.train_images) if file else "" for file in files], files)
-        return matches[names[0]].tolist()
-    if not column:
+    if name := _group_of_names(source):
+        return _matched(source, [_below(file, source.data.train_images) for file in files], files)[name]
+    if not source.split.group_column:
         return [""] * len(files)
-    return find_column(listing.table, listing.path, column, 0, "split.group_column").tolist()
+    return find_column(listing.table, listing.path, source.split.group_column, 0, "split.group_column").tolist()
+
+
+def _group_of_names(source: RawData) -> str:
+    """Return the named group of data.label_pattern that holds the group of an image; empty without one."""
+    wanted = source.split.group_column or GROUP
+    return wanted if wanted in named_groups(source.data.label_pattern) else ""
 
 
 def _one_row_each(source: RawData, path: Path, rows: pd.DataFrame, targets: Targets, listed: JsonTable) -> pd.DataFrame:
@@ -230,18 +243,17 @@ def _rows_by_name(source: RawData, images: Sequence[str], tests: Collection[str]
             "split.group_column, or name a CSV of id,group in split.group_file."
         )
     paths = {_below(image, data.train_images): image for image in sorted(images, key=natural_key)}
-    if LABEL in groups:  # test images may be in the same folder, without a label in their names
+    if LABEL in groups and (data.test_table or data.sample_submission):  # test images may be in the same folder
         paths = {name: path for name, path in paths.items() if path not in tests}
     if data.class_folders:  # other images are left out
         classes = in_class_folders(list(paths), raw, data)
         paths = {name: path for (name, path), label in zip(paths.items(), classes, strict=True) if label}
     names, files = list(paths), list(paths.values())
-    found = _matched(source, names, files) if groups else pd.DataFrame()
-    labels = found[LABEL].tolist() if LABEL in groups else labels_of(names, raw, data)
+    found = _matched(source, names, files) if groups else {}
+    labels = found[LABEL] if LABEL in groups else labels_of(names, raw, data)
     where = described(data.label_pattern) if LABEL in groups else f"the class folders of {data.train_images}"
-    targets = of_cells(
-        pd.Series(labels, index=files, name="label", dtype=str), data.label_separator, source.task, where
-    )
+    cells = pd.Series(labels, index=files, name="label", dtype=str)
+    targets = of_cells(cells, data.label_separator, source.task, where)
     if targets.is_list:
         raise UserError(
             f'{raw / data.train_images}: competition.task is "several_labels", but each image has one label, from '
@@ -250,28 +262,31 @@ def _rows_by_name(source: RawData, images: Sequence[str], tests: Collection[str]
         )
     if LABEL in groups:
         source.note("labels", where)
-    group = next((name for name in groups if name == (column or GROUP)), "")
+    group = _group_of_names(source)
     rows = pd.DataFrame({"id": names, "path": files, "label": targets.texts}, dtype=str)
-    rows["group"] = found[group].tolist() if group else ""
-    missing = pd.Series(targets.missing, dtype=bool)
-    if len(found):
-        missing |= ~found["matches"]
-    return rows[~missing], set(images)
+    rows["group"] = found[group] if group else ""
+    used = [found[name] for name in (LABEL, group) if name in found]
+    kept = [not none and all(texts) for none, *texts in zip(targets.missing, *used, strict=True)]
+    return rows[kept], set(images)
 
 
-def _matched(source: RawData, names: Sequence[str], files: Sequence[str]) -> pd.DataFrame:
-    """Return what data.label_pattern finds in `names`; refuse or leave out names without a match."""
-    data = source.data
-    found = match_names(names, data.label_pattern)
-    wrong = ~found["matches"] | (found[found.columns.intersection([LABEL, GROUP])] == "").any(axis=1)
+def _matched(source: RawData, names: Sequence[str], files: Sequence[str]) -> dict[str, list[str]]:
+    """Return what the groups of data.label_pattern match in `names`; refuse or leave out names without a match."""
+    found = match_names(names, source.data.label_pattern)
+    wanted = [found[group] for group in found if group in (LABEL, GROUP, source.split.group_column)]
+    rows = zip(files, names, *wanted, strict=True)
     flaws = [
-        Flaw("", shown(file), name, "data.label_pattern does not match it")
-        for file, name, bad in zip(files, names, wrong, strict=True)
-        if bad and file
+        Flaw("", "", file, "data.label_pattern does not match it")
+        for file, name, *texts in rows
+        if not all(texts) and file
     ]
-    problem = f"{source.raw / data.train_images}: names that {described(data.label_pattern)}, does not match"
-    source.leave_out(problem, flaws, f"Correct data.label_pattern; a name is a path such as {quoted(names[0])}.")
-    return found.assign(matches=~wrong)
+    problem = (
+        f"{source.raw / source.data.train_images}: names that {described(source.data.label_pattern)}, does not match"
+    )
+    source.leave_out(
+        problem, flaws, f"Correct data.label_pattern; it is compared with paths such as {quoted(names[0])}."
+    )
+    return found
 
 
 def _below(image: str, folder: str) -> str:

@@ -1,15 +1,20 @@
 """Read the tables that the settings name: CSVs, also zipped, or JSON; one file or several joined by a plus."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from pipelines.dataset.annotations import JsonTable, is_json, read_json_table
+from pipelines.dataset.cells import chosen_columns, parts
 from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import from_raw
+from pipelines.dataset.long_form import widened
+from pipelines.dataset.name_patterns import LABEL
 from pipelines.dataset.raw_data import RawData, line_of
-from pipelines.dataset.tables import Note, index_columns, read_listing, silent
+from pipelines.dataset.tables import Note, index_columns, read_listing, silent, without_indexes
+from pipelines.dataset.targets import JOINT
 from pipelines.system.errors import UserError, did_you_mean, few, shown
 
 
@@ -29,9 +34,21 @@ def _existing(raw: Path, name: str, key: str) -> Path:
     return path
 
 
-def read_labels(raw: Path, name: str, label_column: str = "", note: Note = silent) -> JsonTable:
-    """Return the table of the labels, the value `name` of data.labels; of a CSV all is empty but the table."""
-    return _read(listed_paths(raw, name, "data.labels"), label_column, note)
+def read_labels(source: RawData) -> JsonTable:
+    """Return the table of the labels; of a CSV all is empty but the table, and the targets if it is in long form.
+
+    It is in long form if competition.long_form is set, and its header is that of the sample submission.
+    """
+    data, form = source.data, source.competition.long_form
+    listed = _read(listed_paths(source.raw, data.labels, "data.labels"), data.label_column, source.note)
+    if not form or is_json(data.labels) or not data.sample_submission:
+        return listed
+    table, sample = without_indexes(listed.table), without_indexes(_sample(source))
+    if list(table.columns) != list(sample.columns):
+        return listed
+    column = data.sample_id or str(table.columns[0])
+    wide, targets = widened(source.raw / data.labels, table, form, column)
+    return JsonTable(wide, column, targets=targets)
 
 
 def read_tests(raw: Path, name: str, note: Note = silent) -> JsonTable:
@@ -55,14 +72,16 @@ def _read(paths: Sequence[Path], label_column: str, note: Note) -> JsonTable:
     return JsonTable(pd.concat([table.iloc[:, index_columns(table) :] for table in tables]), "")
 
 
+def _sample(source: RawData) -> pd.DataFrame:
+    return read_listing(_existing(source.raw, source.data.sample_submission, "data.sample_submission"))
+
+
 def sample_columns(source: RawData) -> list[str]:
     """Return the columns of the sample submission besides indexes and ids; none without a sample."""
-    data = source.data
-    if not data.sample_submission:
+    if not source.data.sample_submission:
         return []
-    table = read_listing(_existing(source.raw, data.sample_submission, "data.sample_submission"))
-    names = list(map(str, table.columns[index_columns(table) :]))
-    return [name for name in names if name != (data.sample_id or names[0])]
+    names = list(map(str, without_indexes(_sample(source))))
+    return [name for name in names if name != (source.data.sample_id or names[0])]
 
 
 def sample_answers(source: RawData) -> set[str]:
@@ -70,5 +89,36 @@ def sample_answers(source: RawData) -> set[str]:
     names = sample_columns(source)
     if len(names) != 1:
         return set(names)
-    table = read_listing(_existing(source.raw, source.data.sample_submission, "data.sample_submission"))
-    return {value for cell in set(table[names[0]]) for value in cell.split()} - {""}
+    return {value for cell in set(_sample(source)[names[0]]) for value in (cell, *cell.split())} - {""}
+
+
+def number_names(source: RawData) -> list[str]:
+    """Return the names of an image's numbers, in order: those of data.label_columns, else data.label_column, else the
+    columns of the sample that the table of labels has, else its second column; `label` without a table.
+    """
+    data = source.data
+    if not data.labels:
+        return [data.label_column or LABEL]
+    listed = read_labels(source)
+    if listed.targets:
+        return list(listed.targets)
+    table = without_indexes(listed.table)
+    ids = data.id_column or listed.id_column or str(table.columns[0])
+    names = [str(name) for name in table if name not in (ids, data.file_column or listed.file_column)]
+    if data.label_columns:
+        return chosen_columns(names, data.label_columns, data.labels)
+    if data.label_column:
+        return [data.label_column]
+    return [name for name in sample_columns(source) if name in names] or list(listed.label_columns[-1:]) or names[:1]
+
+
+def known_targets(source: RawData) -> list[str]:
+    """Return names that may be targets in the ids of a sample in long form: columns and values of the labels' table."""
+    data = source.data
+    if not data.labels:
+        return []
+    table = read_labels(replace(source, note=silent)).table
+    columns = [data.label_column] if data.label_column in table else list(map(str, table.columns[:4]))
+    cells = {cell for name in columns for cell in set(table[name])}
+    values = {part for cell in cells for part in parts(cell, data.label_separator or JOINT)}
+    return [*map(str, table.columns), *sorted(values)]

@@ -54,18 +54,17 @@ def one_image_each(listing: Listing, folder: ImageFolder, remedy: str, source: R
 
 def _remedy(listing: Listing, folder: ImageFolder, none: Sequence[str], remedy: str) -> str:
     """Return what mends that the ids `none` have no image."""
-    count = len(listing.ids)
-    elsewhere = _elsewhere(listing, folder, "data.sample_id" if remedy == OF_SAMPLE else "data.id_column")
+    count, of_sample = len(listing.ids), remedy == OF_SAMPLE
+    template = str(listing.named.name) if str(listing.named.name).startswith("data.") else ""
+    if template:
+        remedy = f"Correct {template} or {folder.key}."
+    elif len(none) == count and not of_sample:
+        column = shown(str(listing.named.name))
+        remedy = f"No id names one. Set {folder.key} to their folder, or correct column {column}."
+    remedy = _elsewhere(listing, folder, "data.sample_id" if of_sample else "data.id_column") or remedy
     if 2 * len(none) > count:
         held = f"{folder.path} holds {len(folder.images):,} images, such as {shown(folder.images[0])}."
-        if len(none) == count and remedy != OF_SAMPLE:
-            column = shown(str(listing.named.name))
-            remedy = f"No id names one. Set {folder.key} to their folder, or correct column {column}."
-            if column.startswith("data."):
-                remedy = f"No path names one. Set {folder.key} to their folder, or correct {column}."
-        remedy = f"{held} {elsewhere or remedy}"
-    else:
-        remedy = elsewhere or remedy
+        remedy = f"{held} {remedy}"
     if changed := [name for name in none if CHANGED.fullmatch(name)]:
         remedy = (
             f"{few(changed)} look as a spreadsheet rewrites ids that it takes for numbers or dates. Put back the "

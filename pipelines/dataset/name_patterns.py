@@ -3,8 +3,6 @@
 import re
 from collections.abc import Sequence
 
-import pandas as pd
-
 from pipelines.system.errors import quoted
 
 LABEL, GROUP = "label", "group"  # names of groups with a meaning
@@ -15,15 +13,14 @@ def named_groups(pattern: str) -> list[str]:
     return list(re.compile(pattern).groupindex) if pattern else []
 
 
-def match_names(names: Sequence[str], pattern: str) -> pd.DataFrame:
-    """Return a column of text per named group, and the column `matches`; a group without a match is an empty text.
+def match_names(names: Sequence[str], pattern: str) -> dict[str, list[str]]:
+    """Return for each named group what it matches in each of `names`; an empty text where nothing does.
 
     names: paths below the folder of the images. The pattern may match any part of a name.
     """
     expression = re.compile(pattern)
     found = [expression.search(name) for name in names]
-    columns = {group: [(match[group] or "") if match else "" for match in found] for group in expression.groupindex}
-    return pd.DataFrame({**columns, "matches": [match is not None for match in found]})
+    return {group: [(match[group] or "") if match else "" for match in found] for group in expression.groupindex}
 
 
 def described(pattern: str) -> str:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
+from pipelines.dataset.name_patterns import LABEL, named_groups
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
-from pipelines.settings.loading import differences, merge, to_dict
+from pipelines.settings.loading import differences, overlay, to_dict
+from pipelines.settings.metrics import ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system import files
 from pipelines.system.errors import UserError, few, quoted, shown
@@ -94,13 +96,18 @@ def list_images(raw: Path, data: DataSettings) -> Listing:
     if f"{posix(data.test_images)}/".startswith(f"{posix(data.train_images)}/".lstrip("/")):
         labelled = sorted({*labelled} - {*test})  # a test folder inside that of the labelled images
     empty: list[str] = []
-    if not data.labels and (raw / data.train_images).is_dir():
+    if _has_class_folders(data) and (raw / data.train_images).is_dir():
         images = _Images(posix(data.train_images), classes=True)
         full = {images.folder(path) for path in (*labelled, *test)}
         with os.scandir(raw / data.train_images) as entries:
             names = [entry.name for entry in entries if entry.name not in full and entry.is_dir()]
         empty = sorted(name for name in names if not name.startswith(".") and name not in JUNK)
     return Listing(labelled, test, empty)
+
+
+def _has_class_folders(data: DataSettings) -> bool:
+    """Return whether every folder in data.train_images is a class, or holds classes."""
+    return not (data.labels or data.class_folders or LABEL in named_groups(data.label_pattern))
 
 
 def _images_in(raw: Path, folder: str, key: str) -> list[str]:
@@ -123,6 +130,7 @@ def write_split_record(
     """Write the record of the split `rows`, whose tree has `links`; the tree and split.csv must be complete."""
     sections = to_dict(settings)
     record = {name: sections[name] for name in SPLIT_SECTIONS} | {
+        "task": settings.competition.task,
         "images": {name: int((rows["split"] == name).sum()) for name in ("train", "valid", "test")},
         "classes": rows["label"][rows["split"] != "test"].nunique(),
         "links": dict(links),
@@ -171,8 +179,10 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
     again = f"split again ({NOT_COMPARABLE}): {split_again(layout, split_command)}"
     record = _read_record(layout, split_command)
     recorded = {name: record[name] for name in SPLIT_SECTIONS}
-    then = merge(Settings(settings.name), recorded, str(layout.split_record))
+    then = overlay(Settings(settings.name), recorded, str(layout.split_record))
     changed = [line for line in differences(settings, then, SPLIT_SECTIONS) if not line.startswith(OUTSIDE_A_SPLIT)]
+    task, former = settings.competition.task, record.get("task", ONE_CLASS)  # records of older versions lack it
+    changed += [f"competition.task: {task!r} now, {former!r} then"] if task != former else []
     if changed:
         problem = f"{settings.name} is already split, with other settings: {'; '.join(changed)}"
         raise UserError(f"{problem}. Undo these, or {again}")
@@ -285,7 +295,7 @@ def _changed_images(layout: Layout, settings: Settings, record: Mapping[str, Any
     new = [path for path in now.labelled if path not in ignored]
     gone = sorted(rows.keys() - present)
     kept = [path for path in rows if path in present]
-    images = _Images(posix(data.train_images), not data.labels and data.class_level == 1)
+    images = _Images(posix(data.train_images), _has_class_folders(data) and data.class_level == 1)
     lost = [path for path in gone if rows[path] != "test"]
     texts = _differences(images, lost, new, [path for path in kept if rows[path] != "test"], now.empty)
     then_empty = known.get("empty_class_folders", now.empty)

@@ -36,9 +36,9 @@ def assign(rows: pd.DataFrame, settings: SplitSettings, task: str = ONE_CLASS) -
     all rows without folds. Every class or label keeps a row in train, whichever fold validates. Raises `UserError` if
     train, valid or a fold would be empty, and for settings that exclude each other.
     """
-    grouped = "group_column" if settings.group_column else "group_file" if settings.group_file else ""
+    grouped = _grouped(rows, settings)
     if settings.method == "equal-per-class" and (grouped or settings.folds):
-        other = f"split.{grouped or 'folds'}"
+        other = grouped or "split.folds"
         raise UserError(f"split.method 'equal-per-class' and {other} exclude each other: set split.method=stratified.")
     if settings.method == "equal-per-class" and task != ONE_CLASS:
         raise UserError(
@@ -62,12 +62,19 @@ def assign(rows: pd.DataFrame, settings: SplitSettings, task: str = ONE_CLASS) -
     return rows.assign(split=names, fold=folds if settings.folds else NO_FOLD)
 
 
+def _grouped(rows: pd.DataFrame, settings: SplitSettings) -> str:
+    """Return the setting that the groups of `rows` come from; an empty text without groups."""
+    if settings.group_column or settings.group_file:
+        return "split.group_column" if settings.group_column else "split.group_file"
+    return "the group of data.label_pattern" if rows["group"].any() else ""
+
+
 def _one_part(rows: pd.DataFrame, settings: SplitSettings, valid: int, grouped: str, task: str) -> str:
     """Return the message that train or valid would be empty, with a change that helps."""
     problem = f"{valid} of {len(rows)} labelled rows would be valid, which leaves nothing to "
     problem += "train on" if valid else "validate on"
     if grouped:
-        return f"{problem}: the groups are too few or too large to be on both sides. Empty split.{grouped}."
+        return f"{problem}: the groups are too few or too large to be on both sides. Empty {grouped}."
     sizes = Counter(name for names in strata_of(rows["label"].tolist(), task) for name in names)
     if task != NUMBERS and max(sizes.values()) == 1:
         what = "class" if task == ONE_CLASS else "label"
@@ -166,10 +173,10 @@ def _place_groups(rows: pd.DataFrame, settings: SplitSettings, strata: Strata) -
     sizes = Counter(rows["group"])
     parts = settings.folds or 2
     if len(groups) < parts:
-        key = "group_file" if settings.group_file else "group_column"
-        where = settings.group_file or f"column {settings.group_column!r}"
+        key = _grouped(rows, settings)
+        where = settings.group_file or (f"column {settings.group_column!r}" if settings.group_column else key)
         problem = f"{len(groups)} groups in {where} cannot fill {parts} parts"
-        raise UserError(f"{problem}: lower split.folds, or empty split.{key}.")
+        raise UserError(f"{problem}: lower split.folds, or empty {key}.")
     shares = {0: settings.valid_ratio, NO_FOLD: 1 - settings.valid_ratio}
     if settings.folds:
         shares = dict.fromkeys(range(settings.folds), 1 / settings.folds)

@@ -9,10 +9,10 @@ import numpy as np
 
 from pipelines.dataset.answer_cells import Answers, answer_cells
 from pipelines.dataset.answer_forms import Form, is_csv, plain_form, sample_form
-from pipelines.dataset.cells import chosen_columns
 from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.guards import Known, check_columns, check_positive, check_sample, check_separator
-from pipelines.dataset.tables import find_column, read_table
+from pipelines.dataset.listings import number_names
+from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.targets import labels_in
 from pipelines.dataset.vocabulary import answers_of, submitted_labels
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS
@@ -29,7 +29,7 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     """
     data, competition = settings.data, settings.competition
     if competition.task == NUMBERS:
-        occurring = number_names(settings, raw)
+        occurring = number_names(RawData(raw, data, settings.split, competition))
     else:
         occurring = sorted({label for text in labels for label in labels_in(text, competition.task)})
     texts = submitted_labels(data, raw, occurring)
@@ -48,23 +48,6 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
         return occurring
     labels_of = {text: label for label, text in texts.items()}
     return sorted(labels_of.get(column, column) for column in form.columns)
-
-
-def number_names(settings: Settings, raw: Path) -> list[str]:
-    """Return the names of an image's numbers, in order: data.label_columns, else data.label_column, else the columns of
-    the sample that the labels CSV has, else its second column."""
-    data = settings.data
-    if not is_csv(data.labels):
-        return [data.label_column or "label"]
-    path = listing_file(raw / data.labels)
-    table = read_table(path)
-    if data.label_columns:
-        return chosen_columns(list(map(str, table.columns)), data.label_columns, str(path))
-    if data.sample_submission and not data.label_column:
-        sample = sample_form(settings, raw)
-        if same := [name for name in sample.columns if name in table.columns]:
-            return same
-    return [str(find_column(table, path, data.label_column, 1, "data.label_column").name)]
 
 
 def classes_without_images(labels: Sequence[str], classes: Sequence[str], task: str = ONE_CLASS) -> list[str]:

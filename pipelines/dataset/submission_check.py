@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.dataset.answer_forms import Form, sample_decimals, sample_form, split_long
+from pipelines.dataset.answer_cells import number_digits
+from pipelines.dataset.answer_forms import Form, sample_form, split_long
 from pipelines.dataset.tables import index_columns, read_csv
 from pipelines.dataset.vocabulary import answers_of, difference
 from pipelines.settings.metrics import METRICS, ONE_CLASS
@@ -234,9 +235,7 @@ def _look_at_numbers(answers: Answers, values: pd.DataFrame, keys: pd.DataFrame)
     competition, (low, high) = answers.settings.competition, answers.settings.predict.answer_range or (-np.inf, np.inf)
     numbers = _numbers(values)
     finite = np.isfinite(numbers)
-    digits = competition.decimals
-    if digits < 0 and answers.form:
-        digits = sample_decimals(answers.form.cells) or -1
+    digits = number_digits(answers.form, answers.settings)
     checks: list[tuple[str, npt.NDArray[Any], str]] = [
         ("finite", finite, "is not a number"),
         ("range", ~finite | ((numbers >= low) & (numbers <= high)), f"is not in the range {low:g} to {high:g}"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.answer_forms import split_long
+from pipelines.dataset.answer_forms import long_form_of
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, id_columns, name_files
 from pipelines.dataset.image_paths import (
     common_name,
@@ -18,11 +18,15 @@ from pipelines.dataset.image_paths import (
     posix,
     without_extension,
 )
-from pipelines.dataset.listings import listed_paths, read_tests
+from pipelines.dataset.listings import known_targets, listed_paths, read_tests
+from pipelines.dataset.long_form import images_of
 from pipelines.dataset.matching import OF_SAMPLE, OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import find_column, index_columns, read_listing
+from pipelines.settings.choices import advice
 from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.metrics import NUMBERS
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted, refuse, shown
 
 
@@ -114,21 +118,34 @@ def _sample(source: RawData, folder: ImageFolder) -> Listing:
         path, lambda _, text: note("note", f"{text} The submission will have commas, as Kaggle wants.")
     )
     ids = find_column(table, path, data.sample_id, index_columns(table), "data.sample_id")
-    if source.competition.long_form:
-        images, _ = split_long(ids.tolist(), source.competition.long_form)
-        table[ids.name] = images
-        table = table[~table[ids.name].duplicated()]
-        ids = table[ids.name]
+    if form := source.competition.long_form:
+        images = images_of(ids, form, known_targets(source))
+        table, ids = table.assign(**{str(ids.name): images}), images
     twice = ids.duplicated() & (ids != "")
-    if twice.any():
+    if twice.any() and not form:
         example = few(ids[twice].tolist(), 1)
         note("note", f"{path.name} repeats ids, such as {example}: {twice.sum():,} rows get the answer of their image.")
-        table = table[~twice]
+    table = table[~twice]
     listing = choose_ids(path, table, str(ids.name), folder, 2)
+    _refuse_long_form(source, listing, folder)
     if not data.test_table:
         listing = name_files(listing, folder, replace(data, file_column=""))
     note("test ids", listing.source)
     return listing
+
+
+def _refuse_long_form(source: RawData, listing: Listing, folder: ImageFolder) -> None:
+    """Raise `UserError`, with the settings, if the ids of the sample are an image and a target each."""
+    if any(listing.files) or source.competition.long_form:
+        return
+    if form := long_form_of(listing.ids.tolist(), folder.may_have):
+        settings = Settings("", competition=source.competition, data=source.data)
+        sent = "numbers" if source.task == NUMBERS else "probabilities"
+        lines = advice(settings, {"competition.long_form": form, "competition.submission": sent})
+        raise UserError(
+            f"{listing.path}: its ids, such as {quoted(listing.ids.iloc[0])}, are an image and a target each. For a "
+            f"row per image and target:{lines}"
+        )
 
 
 def _sample_ids(source: RawData, listing: Listing, files: Sequence[str], sample: Listing) -> list[str]:
@@ -185,12 +202,9 @@ def _images_of_ids(
         if set(wanted) <= set(values) and len(set(values)) == len(values):
             by_value = dict(zip(values, files, strict=True))
             readings[column] = [by_value[name] for name in wanted]
-    named = [
-        column for column in (data.id_column, str(listing.ids.name)) if listing.names is not None or data.id_column
-    ]
-    for column in named:  # the settings say what an id is
-        if column in readings:
-            return readings[column], column if column != listing.ids.name else ""
+    stated = str(listing.ids.name) if listing.names is not None else data.id_column
+    if stated and stated in readings:  # the settings say what an id is
+        return readings[stated], stated if stated != listing.ids.name else ""
     first = next(iter(readings), "")
     if different := [column for column, images in readings.items() if images != readings[first]]:
         names = [column or "the names of the files" for column in (first, *different)]

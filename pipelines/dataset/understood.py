@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from pipelines.dataset.answer_cells import number_digits
+from pipelines.dataset.answer_forms import Form, sample_form
 from pipelines.dataset.image_paths import files_at, without_extension
 from pipelines.dataset.images import Described, UnreadableImage, describe_image
-from pipelines.dataset.tables import read_table
-from pipelines.dataset.targets import JOINT, labels_in
-from pipelines.dataset.vocabulary import counted
+from pipelines.dataset.targets import encode, labels_in
+from pipelines.dataset.vocabulary import NAMED, answers_of, counted
 from pipelines.settings.data_sections import DataSettings
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import few, quoted, shown
 
@@ -34,39 +36,108 @@ COLOURS = dict.fromkeys(("L", "I", "I;16", "I;16B", "I;16L", "I;16N"), "grey") |
 
 
 def describe(
-    settings: Settings, raw: Path, labelled: pd.DataFrame, test: pd.DataFrame, columns: Mapping[str, str]
+    settings: Settings,
+    raw: Path,
+    labelled: pd.DataFrame,
+    test: pd.DataFrame,
+    columns: Mapping[str, str],
+    classes: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """Return rows of a subject and what was understood of it, for the screen.
 
-    columns: where `labels`, `ids`, `tests` and `test ids` come from, if from a CSV.
+    columns: where `labels`, `ids`, `tests` and `test ids` come from, if it was said. classes: as `class_list` returns
+    them.
     """
-    data = settings.data
+    data, task, texts = settings.data, settings.competition.task, labelled["label"].tolist()
+    form = sample_form(settings, raw, answers_of(classes, settings, raw)) if data.sample_submission else None
+    source = columns.get("labels", "")
     lines = [
-        ("labels", f"{columns['labels']}{_choice(data)}" if data.labels else _level(data)),
-        describe_targets(labelled["label"].tolist(), settings.competition.task),
+        ("target", f"{_target(settings, texts, classes)}; sent: {_sent(settings, form)}; {_scored(settings)}"),
+        ("labels", f"{source}{_choice(data) if data.labels else ''}" if source else _level(data)),
+        describe_targets(texts, task, classes),
         ("ids", _ids(columns.get("ids") or f"paths below {data.train_images}", labelled)),
         ("images", _images(raw, pd.concat([labelled["path"], test["path"]]).tolist(), data.white)),
     ]
     if len(test):
         lines += [("tests", columns["tests"])] if "tests" in columns else []
         lines.append(("test ids", _ids(columns.get("test ids") or f"files in {data.test_images}", test)))
-    return [
-        *lines,
-        *([("sample", describe_sample(raw / data.sample_submission, settings))] if data.sample_submission else []),
-    ]
+    return [*lines, *([("sample", describe_sample(form, settings))] if form else [])]
 
 
-def describe_targets(texts: Sequence[str], task: str) -> tuple[str, str]:
+def _target(settings: Settings, texts: Sequence[str], classes: Sequence[str]) -> str:
+    """Return what the target of an image is: `one number, Pawpularity, 1 to 100`."""
+    task = settings.competition.task
+    if task == NUMBERS:
+        if len(classes) == 1:
+            values = encode(texts, task, classes)
+            return f"one number, {shown(classes[0])}, {np.nanmin(values):g} to {np.nanmax(values):g}"
+        return f"{len(classes)} numbers, {few(classes, 5)}"
+    number = len(classes) or len({label for text in texts for label in labels_in(text, task)})
+    return f"one of {number:,} classes" if task == ONE_CLASS else f"any of {number:,} labels"
+
+
+def _sent(settings: Settings, form: Form | None) -> str:
+    """Return what is sent for a test image."""
+    competition = settings.competition
+    several = competition.task == SEVERAL_LABELS
+    between = f"separated by {competition.answer_separator!r}"
+    match competition.submission:
+        case "labels":
+            what = "a label"
+        case "probabilities":
+            what = "a probability for each label" if several else "a probability for each class"
+        case "probability":
+            what = f"the probability of {quoted(competition.positive or '1')}"
+        case "best_labels":
+            what = f"the {competition.guesses} best labels, {between}"
+        case "label_lists":
+            none = f"; {quoted(competition.no_label)} for none" if competition.no_label else ""
+            what = f"its labels, {between}{none}"
+        case _:
+            digits = number_digits(form, settings)
+            if METRICS[competition.metric].takes == "grades" and digits < 1:
+                what = "a whole number"
+            else:
+                what = "a number with all digits" if digits < 0 else f"a number with {digits} decimals"
+    return f"{what}, in a row for each target" if competition.long_form else what
+
+
+def _scored(settings: Settings) -> str:
+    metric = settings.competition.metric
+    return f"scored by {metric}, {'higher' if METRICS[metric].higher_is_better else 'lower'} is better"
+
+
+def describe_targets(texts: Sequence[str], task: str, classes: Sequence[str]) -> tuple[str, str]:
     """Return the subject and what the targets are; `texts` are those of split.csv."""
     if task == NUMBERS:
-        width = texts[0].count(JOINT) + 1
-        return "targets", f"{width} number{'s' * (width > 1)} per image"
+        return "targets", summarise(texts, task, classes).partition(": ")[2]
     counts = Counter(label for text in texts for label in labels_in(text, task))
     found = f"{len(counts):,}: {counted(counts)}"
     if task == ONE_CLASS:
         return "classes", found
     most, without = max(len(labels_in(text, task)) for text in texts), sum(not text for text in texts)
     return "targets", f"up to {most} labels per image of {found}; images without a label: {without:,}"
+
+
+def summarise(texts: Sequence[str], task: str, classes: Sequence[str]) -> str:
+    """Return a line about the targets of some images.  classes: the classes or labels, or the names of the numbers."""
+    if task == ONE_CLASS:
+        return f"Classes: {counted(texts)}"
+    if task == SEVERAL_LABELS:
+        labels = [label for text in texts for label in labels_in(text, task)]
+        return f"Labels: {counted(labels)}; images without a label: {sum(not text for text in texts):,}"
+    columns = encode(texts, task, classes).astype(np.float64).T
+    described = [f"{shown(name)} {_range(values)}" for name, values in zip(classes, columns[:NAMED], strict=False)]
+    return f"Numbers: {'; '.join(described)}{'; …' if len(classes) > NAMED else ''}"
+
+
+def _range(values: npt.NDArray[np.float64]) -> str:
+    """Return `0 to 4, mean 1.13` of the numbers, and how many of them are missing."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return "has no values"
+    missing = f" ({len(values) - len(known):,} missing)" if len(known) < len(values) else ""
+    return f"{known.min():g} to {known.max():g}, mean {known.mean():.4g}{missing}"
 
 
 def _level(data: DataSettings) -> str:
@@ -127,26 +198,25 @@ def _counted(values: Iterable[str]) -> str:
     return ", ".join(f"{value} ({count})" for value, count in counts) if len(counts) > 1 else counts[0][0]
 
 
-def describe_sample(path: Path, settings: Settings) -> str:
-    sample = read_table(path)
-    columns, competition = [str(name) for name in sample.columns[1:]], settings.competition
-    rows = f"{len(sample):,} ids"
-    if competition.long_form:
-        return f"{len(sample):,} rows, each for an id and a target (competition.long_form)"
-    if competition.submission == "probabilities":
-        return f"a probability for each of {len(columns):,} classes and {rows}"
-    if competition.submission == "numbers":
-        named = few(columns, 5)
-        return f"{len(columns):,} number{'s' * (len(columns) > 1)} for each of {rows} in {named}"
+def describe_sample(form: Form, settings: Settings) -> str:
+    """Return what the sample submission has for each id."""
+    submission, count = settings.competition.submission, len(form.given)
+    if settings.competition.long_form:
+        return f"{count:,} rows, for each of {len(set(form.images)):,} ids and {len(form.columns):,} targets"
+    if submission == "probabilities":
+        return f"a probability for each of {len(form.values):,} classes and {count:,} ids"
+    if submission == "numbers" and len(form.values) > 1:
+        return f"{len(form.values):,} numbers for each of {count:,} ids in {few(form.values, 5)}"
     what = {
         "labels": "a label",
-        "probability": f"the probability of {competition.positive or '1'!r}",
-        "best_labels": f"the {competition.guesses} best labels",
+        "probability": f"the probability of {quoted(settings.competition.positive or '1')}",
+        "best_labels": f"the {settings.competition.guesses} best labels",
         "label_lists": "all labels",
-    }[competition.submission]
-    examples = list(dict.fromkeys(value for value in sample.iloc[:, 1].tolist() if value))
+    }.get(submission, "a number")
+    column = form.values[0]
+    examples = list(dict.fromkeys(value for value in form.cells[column].tolist() if value))
     such = f"such as {few(examples)}" if examples else "empty in the sample"
-    return f"{what} for each of {rows} in column {columns[0]!r}, {such}"
+    return f"{what} for each of {count:,} ids in column {column!r}, {such}"
 
 
 def _copies(ids: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ STANDIN = "LOCALHOST"
 class Competition:
     """A competition and the account's state in it.  deadline: ISO 8601 in UTC, or empty.
 
-    code_only: it takes no files, only kernels that Kaggle runs again.
+    code_only: it takes no files, only kernels that Kaggle runs again.  metric: in Kaggle's words, or empty.
     """
 
     title: str
@@ -30,6 +30,7 @@ class Competition:
     submissions_disabled: bool
     code_only: bool
     daily_submissions: int
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Kaggle:
 
     def competition(self) -> Competition:
         answer = self._ask("competition", slug=self.slug)
-        return Competition(**answer | {"title": shortened(answer["title"])})
+        return Competition(**answer | {"title": shortened(answer["title"]), "metric": shortened(answer["metric"])})
 
     def limits(self) -> Limits:
         return Limits(**self._ask("limits", slug=self.slug))

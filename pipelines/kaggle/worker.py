@@ -120,6 +120,7 @@ def competition(slug: str) -> dict[str, Any]:
         "submissions_disabled": bool(answer.submissions_disabled),
         "code_only": bool(answer.is_kernels_submissions_only),
         "daily_submissions": answer.max_daily_submissions or 0,
+        "metric": answer.evaluation_metric or "",
     }
 
 

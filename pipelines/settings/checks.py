@@ -24,6 +24,7 @@ def check_together(settings: Settings, where: str) -> None:
         _image_problems(settings),
         _finetuning_problems(settings),
         _fold_problems(settings),
+        _group_problems(settings),
         _loss_problems(settings),
     )
     if problems := list(chain(*within, *across)):
@@ -100,6 +101,11 @@ def _finetuning_problems(settings: Settings) -> Iterator[str]:
         yield "augment.mixup and augment.cutmix cannot mix cached features: set both to 0, or features.cached = false."
     if finetune.head_epochs and finetune.head_epochs >= epochs:
         yield f"finetune.head_epochs is {finetune.head_epochs}; it must be less than train.epochs, {epochs}."
+
+
+def _group_problems(settings: Settings) -> Iterator[str]:
+    if settings.split.group_file and "(?P<group>" in settings.data.label_pattern:
+        yield "split.group_file is set, and data.label_pattern has a group named group; choose one of the two."
 
 
 def _fold_problems(settings: Settings) -> Iterator[str]:

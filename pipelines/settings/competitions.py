@@ -31,7 +31,10 @@ DECIMAL_COMMA = re.compile(r"=\s*[+-]?\d+,\d+\s*(#.*)?$")
 
 
 def find_competition(competition: str, folder: Path = COMPETITIONS) -> Path:
-    """Return the TOML of a competition given by name or path. Raises `UserError` if there is none."""
+    """Return the TOML of a competition given by name or path. Raises `UserError` if there is none.
+
+    A name is that of a TOML in the working folder, where `new` writes it, else of one in `folder`.
+    """
     if not competition.strip():
         raise UserError("No competition is given. Give its name or the path of its TOML: COMP=digits")
     if path_problem(competition):
@@ -40,10 +43,10 @@ def find_competition(competition: str, folder: Path = COMPETITIONS) -> Path:
     named = folder / f"{competition}{ENDING}"
     if path.suffix.lower() == ENDING and path.is_file():
         return path
+    if not competition.endswith("/") and (added := Path(f"{path}{ENDING}")).is_file():
+        return added
     if "/" not in competition and named.is_file():
         return named
-    if "/" in competition and not competition.endswith("/") and (added := Path(f"{path}{ENDING}")).is_file():
-        return added
     raise _unknown(competition, folder)
 
 
@@ -67,19 +70,13 @@ def _unknown(competition: str, folder: Path) -> UserError:
             return UserError(f"{quoted(str(named))} does not end in {ENDING}: editors add .txt. Rename it: {rename}")
     if path.is_file():
         return UserError(f"{quoted(competition)} is no TOML. Give the name of a competition or the path of a TOML.")
-    here = Path(f"{path}{ENDING}")
-    if here.is_file():
-        return UserError(f"{problem} There is the file {here}: COMP={here}")
     name = re.sub(r"[\s_]+", "-", path.name.removesuffix("/").lower()).removesuffix(ENDING)
     hint = did_you_mean(name, known) if "/" not in competition.rstrip("/") else ""
     if path.suffix.lower() == ENDING:
         return UserError(
             f"There is no file {shown(competition)}.{hint} Give the name of a competition or the path of a TOML."
         )
-    return UserError(
-        f"{problem}{hint} Valid: {', '.join(known)}. To add one, write {folder / shown(path.name)}{ENDING} "
-        "(docs/competitions.md)."
-    )
+    return UserError(f"{problem}{hint} Valid: {', '.join(known)}. To add one: make new COMP={path_word(path)}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class Layout:
     weights = Below("weights", "root")  # pretrained weights, shared by all competitions
     raw = Below("raw", "data")  # the unpacked data; never changed after the download
     held_back = Below("held_back/labels.csv", "data")  # true labels of test images, if known; only `score` reads them
+    examples = Below("new.png", "data")  # training images with their targets, as `new` understood them
     split_csv = Below("split.csv", "data")
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv
     split_lock = Below(".split.lock", "data")  # held while splitting; outside the tree, so `rm -r` leaves it

@@ -136,6 +136,13 @@ def _value(text: str, expected: Any, key: str) -> Any:
 
 def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Settings:
     """Return `settings` with `changes`, {section: {key: value}}, checked; errors name their origin `where`."""
+    merged = overlay(settings, changes, where)
+    check_together(merged, where)
+    return merged
+
+
+def overlay(settings: Settings, changes: Mapping[str, Any], where: str) -> Settings:
+    """Return `settings` with `changes`, each of which is checked by itself."""
     sections: dict[str, Any] = {}
     problems = []
     for name, values in changes.items():
@@ -154,9 +161,7 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
         sections[name] = dataclasses.replace(getattr(settings, name), **checked)
     if problems:
         raise mistakes(where, problems)
-    merged = dataclasses.replace(settings, **sections)
-    check_together(merged, where)
-    return merged
+    return dataclasses.replace(settings, **sections)
 
 
 def _section_problem(name: str, values: Any) -> str:

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if failed:
         kind = TryAgainLater if all(check.later for check in failed) else UserError
         raise kind(f"{len(failed)} of {len(checks)} checks failed; see above.")
-    print(f"\nNext: {_next(settings, layout, words)}")
+    print(f"\nNext: {next_command(settings, layout, words)}")
 
 
 def _checks(settings: Settings, layout: Layout, words: command.Words) -> Iterator[Check]:
@@ -88,25 +88,30 @@ def _state(run: RunLayout, settings: Settings) -> str:
     if not run.trained.exists():
         return "not finished"
     try:
-        state = f"valid {settings.competition.metric} {read_json(run.trained)['score']:.4f}"
-    except (OSError, ValueError, KeyError, TypeError):
+        note = read_json(run.trained)
+        state = f"valid {note.get('metric', settings.competition.metric)} {note['score']:.4f}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         state = "train.json is damaged"
     return state + (", retrained" if run.retrained.exists() else "")
 
 
-def _next(settings: Settings, layout: Layout, words: command.Words) -> str:
+def next_command(settings: Settings, layout: Layout, words: command.Words) -> str:
     """Return the make command of the first stage whose output is absent."""
     source, run, submission = settings.competition.source, layout.run(words.run_name()), words.submission()
     if not layout.raw.is_dir():
         return words.repeat("download", **({"ARCHIVE": "<its archive>"} if source == "address" else {}))
+    sent = SubmissionLog(layout.submission_log).rows
     outputs = {
         "split": split_is_made(layout, settings, words.repeat("split")),
         "train": run.trained.exists(),
         "retrain": settings.predict.checkpoint != "final" or run.retrained.exists(),
         "predict": submission.exists(),
         "score": source == "kaggle",  # the last stage of the others
-        "submit": any(row.file == submission.name and row.ref for row in SubmissionLog(layout.submission_log).rows),
+        "submit": any(row.file == submission.name and row.ref for row in sent),
     }
+    if settings.competition.takes == "code":  # the kernel runs all stages; the log names its version, not the file
+        run_name = run.folder.name
+        outputs = {"kernel": submission.exists(), "submit": any(row.run == run_name and row.ref for row in sent)}
     return words.repeat(next((stage for stage, done in outputs.items() if not done), "submissions"))
 
 

@@ -1,9 +1,14 @@
 """Where files of inner archives and of links in a folder go."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from pipelines.dataset.archive_layout import check_layout
 from pipelines.dataset.archives import Unpacked, unpack
 from pipelines.settings.data_sections import DataSettings
+from pipelines.system.errors import UserError
 from tests.support.archives import below, contents, inside, make_tar, make_zip, refused
 
 LABELS = b"id,label\n" + b"".join(b"%d,%s\n" % (number, (b"cat", b"dog")[number % 2]) for number in range(1, 9))
@@ -99,3 +104,25 @@ def test_all_broken_links_are_listed(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / "source" / f"{number:02}.png").symlink_to(f"/nowhere/{number}.png")
     refused(tmp_path / "source", "00.png (a link to /nowhere/0.png) is a broken link; 01.png", "; and 2 more.")
+
+
+def test_tables_under_either_name_and_several_of_them(tmp_path: Path) -> None:
+    """What the settings name may be zipped, or was; and several tables may be joined by a plus."""
+    labels = inside(tmp_path / "1.zip", {"labels.csv": LABELS})
+    several = inside(tmp_path / "2.zip", {"a.json": b"{}", "b.json": b"{}"})
+    names: dict[str, Any] = {"sample_submission": "sample_submission.csv", "labels": "labels.csv.zip+a.json + b.json"}
+    data = DataSettings(**names, pixel_columns="pixel*")  # images are rows of a table: there are no folders of them
+    files = {"labels.csv.zip": labels, "json.zip": several, "sample_submission.csv": SAMPLE}
+    assert set(unpacked(tmp_path, files, data)) == {*TABLES, "a.json", "b.json"}
+    check_layout(tmp_path / "target", data, tmp_path / "a.zip")
+    (tmp_path / "target/b.json").unlink()
+    with pytest.raises(UserError, match=r"data\.labels = 'labels\.csv\.zip\+a\.json \+ b\.json'"):
+        check_layout(tmp_path / "target", data, tmp_path / "a.zip")
+
+
+def test_flat_pieces_of_zips_get_a_folder_each(tmp_path: Path) -> None:
+    """Split zips whose images share names: `train.zip.001`, and `test.z01` with `test.zip`."""
+    train, test = inside(tmp_path / "1.zip", TRAIN), inside(tmp_path / "2.zip", {"1.png": b"test"})
+    half = len(train) // 2
+    files = {"train.zip.001": train[:half], "train.zip.002": train[half:], "test.zip": test, **TABLES}
+    assert unpacked(tmp_path, files) == {**TABLES, **below("train", TRAIN), "test/1.png": b"test"}

@@ -456,3 +456,37 @@ def test_images_known_by_their_bytes_are_not_decoded_again_when_they_were_only_c
     assert [path.stat().st_mtime_ns for path in tiny.layout.cache.glob("*.npy")] == [made]
     tiny.source("train")
     assert made not in [path.stat().st_mtime_ns for path in tiny.layout.cache.glob("*.npy")]
+
+
+TARGETS = {
+    "several_labels": (
+        ["a", "b"],
+        {"red": "a|b", "green": "b", "blue": ""},
+        ("competition.metric=auc_columns", "competition.submission=probabilities"),
+    ),
+    "numbers": (
+        ["x", "y"],
+        {"red": "-100|3", "green": "250.5|", "blue": "0|7"},
+        ("competition.metric=rmse", "competition.submission=numbers"),
+    ),
+}
+
+
+@pytest.mark.parametrize("source", [PACKED, PHOTOS])
+@pytest.mark.parametrize("mix", ["augment.mixup=0.8", "augment.cutmix=1.0"])
+@pytest.mark.parametrize("task", TARGETS)
+def test_labels_and_numbers_are_mixed_by_the_share_of_the_images(tiny: Tiny, source: str, mix: str, task: str) -> None:
+    names, targets, more = TARGETS[task]
+    tiny = tiny.with_targets(task, names, targets)
+    options = (source, f"competition.task={task}", *more)
+    plain = batches(tiny.source("train", *options, training=True), 1)
+    mixed = batches(tiny.source("train", *options, mix, training=True), 1)
+    for one, other in zip(plain, mixed, strict=True):
+        partner = one.inputs.roll(1, 0)
+        if "cutmix" in mix:
+            share = 1 - (other.inputs != one.inputs).any(dim=1).any(dim=0).double().mean()
+        else:
+            share = ((other.inputs - partner) * (one.inputs - partner)).sum() / (one.inputs - partner).square().sum()
+        expected = share * one.labels + (1 - share) * one.labels.roll(1, 0)  # missing where one of both is
+        assert torch.allclose(other.labels, expected.float(), atol=1e-3, equal_nan=True)
+    assert any((other.labels != one.labels).any() for one, other in zip(plain, mixed, strict=True))

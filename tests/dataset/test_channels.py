@@ -1,14 +1,17 @@
 """Images of one, two, three and more channels, in one file or in several, from the file to the packed array."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from pipelines.dataset import labels, test_set
+from pipelines.dataset.batches import open_source
 from pipelines.dataset.channels import as_colours
 from pipelines.dataset.fingerprints import fingerprints, undecodable
 from pipelines.dataset.image_paths import common_name, files_at, files_of, image_files, images_by_id, join_channels
@@ -24,6 +27,7 @@ from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from tests.support.image_sets import image_set
 from tests.support.pictures import noise
+from tests.support.tiny import Tiny
 
 ENDINGS = ("_red", "_green", "_blue", "_yellow")
 BRACES = "{_red,_green,_blue,_yellow}"
@@ -206,6 +210,19 @@ def test_pictures_show_one_channel_as_grey_and_the_first_three_of_more() -> None
     assert (as_colours(pixels[..., :2])[..., :2] == pixels[..., :2]).all() and not as_colours(pixels[..., :2])[
         ..., 2
     ].any()
+
+
+@pytest.mark.parametrize("source", ["packed", "photos"])
+def test_batches_have_the_channels_that_are_set(tiny: Tiny, source: str) -> None:
+    varied = "augment.flip=true augment.translate=1 augment.cutout=2 augment.crop_scale=[0.5, 1.0] input.resize=8"
+    settings = tiny.settings(f"input.source={source}", "input.channels=1", varied)
+    images = replace(tiny.part("valid"), channels=1)
+    for training in (True, False):
+        batches = list(open_source(settings, images, torch.device("cpu"), training).batches(1))
+        assert {tuple(batch.inputs.shape[1:]) for batch in batches} == {(1, 8, 8)}
+    greys = [images.reader.open(path, "row") for path in images.rows["path"]]
+    expected = (torch.from_numpy(np.stack([np.asarray(grey) for grey in greys]))[:, None].float() / 255 - 0.5) / 0.25
+    torch.testing.assert_close(torch.cat([batch.inputs for batch in batches]), expected)
 
 
 @pytest.mark.parametrize(

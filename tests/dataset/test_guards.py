@@ -98,6 +98,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str], str, dict[str, Any]
         *(SEVERAL, ["rust", "scab|rust"], ["image,labels", "a,nothing"], "If 'nothing' means no label:"),
         {"competition": {"no_label": "nothing"}},
     ),
+    "a row for each image and class": (
+        *({}, ["cat", "dog"], ["id,what,p", "a,cat,0.5", "a,dog,0.5"], "does not have 2 columns"),
+        {"competition": {"submission": "probabilities", "metric": "log_loss", "long_form": "{id},{target}"}},
+    ),
     "no probabilities but numbers": (
         *(EACH, ["1", "2"], ["id,1,2", "a,25.5,1.5"], "values that are no probabilities, '25.5', '1.5'"),
         {"competition": {"task": "numbers", "submission": "numbers", "metric": "rmse"}},

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines import split
 from pipelines.dataset import labels, test_set
+from pipelines.dataset.archive_layout import missing_names
 from pipelines.dataset.image_set import all_images
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.pixel_tables import as_files
@@ -236,6 +237,12 @@ def test_semicolons_indexes_and_compression(layout: Layout) -> None:
 def test_tables_that_hold_no_images_are_refused(layout: Layout, text: str, data: dict[str, Any], expected: str) -> None:
     (layout.raw / "train.csv").write_text(text)
     assert expected in problem(layout, test_table="", **data)
+
+
+def test_an_archive_of_tables_needs_no_folders_of_images(layout: Layout) -> None:
+    digits(layout)
+    assert not missing_names(layout.raw, settings().data)
+    assert missing_names(layout.raw, settings(pixel_columns="").data) == ["train_images", "test_images"]
 
 
 def test_the_stages_use_the_files(

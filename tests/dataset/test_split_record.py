@@ -249,3 +249,20 @@ def test_a_test_folder_inside_the_folder_of_labelled_images_is_apart(tmp_path: P
     listing = list_images(tmp_path, DataSettings(train_images="."))
     assert listing.labelled == ["cat/1.png", "dog/1.png"]
     assert (listing.test, listing.empty) == (["test/1.png", "test/2.png"], ["fox"])
+
+
+def test_another_task_needs_another_split(listed: Pets) -> None:
+    for name, text in (("labels", "id,label\n"), ("sample", "id,label\n")):
+        rows = (listed.raw / f"{name}.csv").read_text().removeprefix(text)
+        write_text(listed.raw / f"{name}.csv", text + rows.replace(",cat", ",1").replace(",dog", ",2"))
+    follow(listed.refusal())
+    assert listed.is_made()
+    numbers = '[competition]\ntask = "numbers"\nmetric = "rmse"\nsubmission = "numbers"\n'
+    listed.toml.write_text(listed.toml.read_text().replace("[competition]\n", numbers))
+    message = listed.refusal()
+    assert "competition.task: 'numbers' now, 'one_class' then" in message
+    follow(message)
+    assert listed.is_made()
+    record = read_json(listed.layout.split_record)
+    write_json(listed.layout.split_record, {name: value for name, value in record.items() if name != "task"})
+    assert "'one_class' then" in listed.refusal()  # a record of an older version is of one class

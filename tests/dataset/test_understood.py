@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from pipelines.dataset import understood
+from pipelines.dataset.answer_forms import sample_form
+from pipelines.dataset.understood import summarise
 from pipelines.dataset.vocabulary import counted
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
@@ -42,7 +44,8 @@ def test_a_table_is_described(tmp_path: Path) -> None:
         "tests": "a",
         "test ids": "b",
     }
-    assert understood.describe(settings, tmp_path, labelled, test, columns) == [
+    assert understood.describe(settings, tmp_path, labelled, test, columns, ["cat", "dog"]) == [
+        ("target", "one of 2 classes; sent: a probability for each class; scored by accuracy, higher is better"),
         ("labels", "column 'breed' of labels.csv (to choose others: data.id_column)"),
         ("classes", "2: cat (2), dog (2)"),
         ("ids", "column 'id' of labels.csv: '1' is train/1.png"),
@@ -77,8 +80,94 @@ def test_class_folders_without_tests_are_described(tmp_path: Path) -> None:
         (-1, "the folder of each image in train"),
     ):
         lines = understood.describe(settings_of("labels", class_level=level), tmp_path, labelled, labelled.head(0), {})
-        assert [subject for subject, _ in lines] == ["labels", "classes", "ids", "images"]
-        assert lines[0][1] == words
+        assert [subject for subject, _ in lines] == ["target", "labels", "classes", "ids", "images"]
+        assert lines[1][1] == words
+
+
+NUMBERS: dict[str, object] = {"task": "numbers", "submission": "numbers", "metric": "rmse"}
+TASKS: list[tuple[dict[str, object], list[str], list[str], list[str], dict[str, str]]] = [
+    (
+        NUMBERS,
+        ["1", "100", ""],
+        ["Pawpularity"],
+        ["Id,Pawpularity", "9,99.24", "8,5.11"],
+        {
+            "target": "one number, Pawpularity, 1 to 100; sent: a number with 2 decimals; "
+            "scored by rmse, lower is better",
+            "targets": "Pawpularity 1 to 100, mean 50.5 (1 missing)",
+            "sample": "a number for each of 2 ids in column 'Pawpularity', such as '99.24', '5.11'",
+        },
+    ),
+    (
+        NUMBERS,
+        ["1|2", "3|", "|"],
+        ["x", "y"],
+        ["id,y,x", "9,0,0"],
+        {
+            "target": "2 numbers, 'x', 'y'; sent: a number with all digits; scored by rmse, lower is better",
+            "targets": "x 1 to 3, mean 2 (1 missing); y 2 to 2, mean 2 (2 missing)",
+            "sample": "2 numbers for each of 1 ids in 'y', 'x'",
+        },
+    ),
+    (
+        {**NUMBERS, "metric": "quadratic_kappa"},
+        ["0", "4"],
+        ["grade"],
+        ["id,grade", "9,0"],
+        {"target": "one number, grade, 0 to 4; sent: a whole number; scored by quadratic_kappa, higher is better"},
+    ),
+    (
+        {"task": "several_labels", "submission": "label_lists", "metric": "fbeta_micro", "no_label": "none"},
+        ["rust|scab", "", "rust"],
+        ["rust", "scab"],
+        ["id,labels", "9,rust"],
+        {
+            "target": "any of 2 labels; sent: its labels, separated by ' '; 'none' for none; "
+            "scored by fbeta_micro, higher is better",
+            "targets": "up to 2 labels per image of 2: rust (2), scab (1); images without a label: 1",
+            "sample": "all labels for each of 1 ids in column 'labels', such as 'rust'",
+        },
+    ),
+    (
+        {"submission": "best_labels", "metric": "map_at_k", "guesses": 2},
+        ["a", "b"],
+        ["a", "b"],
+        ["id,labels", "9,a b"],
+        {
+            "target": "one of 2 classes; sent: the 2 best labels, separated by ' '; "
+            "scored by map_at_k, higher is better",
+            "sample": "the 2 best labels for each of 1 ids in column 'labels', such as 'a b'",
+        },
+    ),
+    (
+        {"submission": "probability", "metric": "auc"},
+        ["0", "1"],
+        ["0", "1"],
+        ["id,label", "9,0.5"],
+        {"target": "one of 2 classes; sent: the probability of '1'; scored by auc, higher is better"},
+    ),
+    (
+        {"submission": "probabilities", "metric": "log_loss", "long_form": "{id}_{target}"},
+        ["a", "b"],
+        ["a", "b"],
+        ["id,p", "9_a,0.5", "9_b,0.5", "8_a,0.5", "8_b,0.5"],
+        {
+            "target": "one of 2 classes; sent: a probability for each class, in a row for each target; "
+            "scored by log_loss, lower is better",
+            "sample": "4 rows, for each of 2 ids and 2 targets",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(TASKS)))
+def test_what_an_image_has_and_what_is_sent_are_said(tmp_path: Path, number: int) -> None:
+    competition, texts, classes, lines, wanted = TASKS[number]
+    write(tmp_path / "sample.csv", "\n".join(lines) + "\n")
+    settings = merge(Settings("x"), {"competition": competition, "data": {"sample_submission": "sample.csv"}}, "here")
+    rows = pd.DataFrame({"id": ["a/1.png"] * len(texts), "path": "train/a/1.png", "label": texts})
+    found = dict(understood.describe(settings, tmp_path, rows, rows.head(1), {}, classes))
+    assert {subject: found[subject] for subject in wanted} == wanted
 
 
 def test_an_empty_label_column_of_the_sample_is_said(tmp_path: Path) -> None:
@@ -116,12 +205,11 @@ def test_names_of_copies_are_noted() -> None:
 
 
 def test_targets_of_each_task_are_described() -> None:
-    assert understood.describe_targets(["a|b", "", "a"], "several_labels") == (
+    assert understood.describe_targets(["a|b", "", "a"], "several_labels", ["a", "b"]) == (
         "targets",
         "up to 2 labels per image of 2: a (2), b (1); images without a label: 1",
     )
-    assert understood.describe_targets(["1.5", "2"], "numbers") == ("targets", "1 number per image")
-    assert understood.describe_targets(["1|", "2|3"], "numbers") == ("targets", "2 numbers per image")
+    assert understood.describe_targets(["1.5", "2"], "numbers", ["x"]) == ("targets", "x 1.5 to 2, mean 1.75")
 
 
 @pytest.mark.parametrize(
@@ -153,8 +241,8 @@ def test_the_sample_of_each_answer_is_described(
     tmp_path: Path, competition: dict[str, object], content: str, expected: str
 ) -> None:
     write(tmp_path / "sample.csv", content)
-    settings = merge(Settings("x"), {"competition": competition}, "here")
-    assert understood.describe_sample(tmp_path / "sample.csv", settings) == expected
+    settings = merge(Settings("x"), {"competition": competition, "data": {"sample_submission": "sample.csv"}}, "here")
+    assert understood.describe_sample(sample_form(settings, tmp_path), settings) == expected
 
 
 def test_notes_fit_the_task() -> None:
@@ -169,3 +257,14 @@ def test_notes_fit_the_task() -> None:
     ]
     assert understood.notes(labels.assign(label=""), [], [], "several_labels") == []
     assert understood.notes(labels.assign(label="1.5"), [], [], "numbers") == []
+
+
+def test_what_training_says_of_the_targets() -> None:
+    assert summarise(["b", "a", "b"], "one_class", ["a", "b"]) == "Classes: b (2), a (1)"
+    several = summarise(["a|b", "", "b"], "several_labels", ["a", "b"])
+    assert several == "Labels: b (2), a (1); images without a label: 1"
+    numbers = summarise(["1|", "2.5|-0.001", "4|-0.002"], "numbers", ["age", "tilt"])
+    assert numbers == "Numbers: age 1 to 4, mean 2.5; tilt -0.002 to -0.001, mean -0.0015 (1 missing)"
+    names = [f"n{number}" for number in range(8)]
+    assert summarise(["|".join("12345678")], "numbers", names).endswith("n5 6 to 6, mean 6; …")
+    assert summarise(["", ""], "numbers", ["x"]) == "Numbers: x has no values"

@@ -1,5 +1,6 @@
 """Networks for colour images take one, two, four and more channels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from torch import nn
 
 from pipelines.models.backbones import build_backbone
+from pipelines.models.device import choose_hardware
+from pipelines.models.features import compute_features
 from pipelines.models.first_layer import spread, take_channels
 from pipelines.models.networks import build_model, check_model, whitening_of
-from pipelines.models.transfer import build_fine_tuned
+from pipelines.models.transfer import FineTuned, build_fine_tuned, build_network
 from pipelines.models.weights import find_origins, resolve
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
@@ -90,6 +93,20 @@ def test_a_fine_tuned_network_of_two_channels(tiny: Tiny, small_weights: Path) -
     found = find_origins(settings.model, tiny.layout.weights)
     network = build_fine_tuned(resolve(settings, found), tiny.classes, found).eval()
     assert network(torch.zeros(1, 2, 32, 32)).shape == (1, 3)
+
+
+def test_features_of_one_channel_are_stored_apart_from_those_of_colours(tiny: Tiny, small_weights: Path) -> None:
+    counts = []
+    for channels, values in ((3, "[0.5, 0.5, 0.5]"), (1, "[0.5]"), (1, "[0.5]")):
+        image = (f"input.channels={channels}", f"input.mean={values}", f"input.std={values}")
+        settings = tiny.settings(*pretrained(small_weights)[:3], *image, "finetune.frozen_stages=-1")
+        network = build_network(settings, tiny.classes, find_origins(settings.model, tiny.layout.weights))
+        assert isinstance(network, FineTuned)
+        images = replace(tiny.part("valid"), channels=channels)
+        found = compute_features(settings, images, network, choose_hardware(settings.hardware))
+        assert found.values[0].shape[1] == 1024
+        counts.append(found.computed)
+    assert counts == [12, 12, 0]  # six images, each with its mirror image
 
 
 def test_published_weights_give_the_normalisation_of_one_channel(tmp_path: Path) -> None:

@@ -448,8 +448,14 @@ def known(*names: str) -> list[int]:
     return [CATEGORIES.index(name) for name in names]
 
 
-def test_known_labels_start_from_their_rows_and_others_from_xavier(tiny: Tiny, weights: Path) -> None:
-    settings = tiny.settings(*on(weights, "model.label_map=names"))
+SEVERAL = ("competition.task=several_labels", "competition.metric=auc_columns", "competition.submission=probabilities")
+
+
+@pytest.mark.parametrize("task", [(), SEVERAL])
+def test_known_labels_start_from_their_rows_and_others_from_xavier(
+    tiny: Tiny, weights: Path, task: tuple[str, ...]
+) -> None:
+    settings = tiny.settings(*on(weights, "model.label_map=names", *task))
     network = build_fine_tuned(settings, DOGS, find_origins(settings.model, tiny.layout.weights))
     assert network.notes() == [
         "Label map: 2 of 3 outputs start from the pretrained network's own.",

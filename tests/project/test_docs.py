@@ -86,7 +86,7 @@ def check_call(call: Call, folder: Path) -> None:
     if call.arguments == ["--help"]:
         return
     words = parsed.value.args[0]
-    if hasattr(words, "competition") and hasattr(words, "set"):
+    if hasattr(words, "competition") and hasattr(words, "set") and call.module != "pipelines.tools.new":
         competition = str(folder / f"{OWN_TOML}.toml") if words.competition in OWN_TOMLS else words.competition
         load_settings(competition, words.recipe, words.set)
 

@@ -49,7 +49,7 @@ def test_nothing_a_folder_and_another_file_are_named(tmp_path: Path, monkeypatch
     (tmp_path / "notes.txt").touch()
     assert "'notes.txt' is no TOML" in refused("notes.txt")
     (tmp_path / "flowers.toml").touch()
-    assert load_settings(advised(refused("flowers"))).name == "flowers"
+    assert load_settings("flowers").name == "flowers"
 
 
 def test_a_path_needs_no_ending_and_may_begin_with_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

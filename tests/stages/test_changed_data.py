@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.command import Words
 from pipelines.settings.loading import load_settings
-from pipelines.tools.doctor import _next, _stages
+from pipelines.tools.doctor import _stages, next_command
 from tests.support.advice import follow
 from tests.support.pets import Pets, picture
 from tests.support.stages import run_stage_here
@@ -97,7 +97,7 @@ def test_a_missing_raw_folder_is_named_by_all_stages(place: Place) -> None:
 def test_doctor_leads_to_the_stage_that_mends_a_removed_tree(place: Place) -> None:
     shutil.rmtree(place.words.layout().tree)
     assert "split        -        not complete: train_valid_test is missing" in place.doctor()
-    assert "split" in _next(load_settings("odd pets.toml"), place.words.layout(), place.words).split()[:4]
+    assert "split" in next_command(load_settings("odd pets.toml"), place.words.layout(), place.words).split()[:4]
     follow(place.say("train")[1], "First: ")
     assert place.say("train")[0] == 0
 

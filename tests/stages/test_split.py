@@ -83,6 +83,7 @@ def test_what_it_writes_and_prints(work: Path, capsys: pytest.CaptureFixture[str
     assert record["split_csv_sha256"] == file_sha256(data / "split.csv")
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
+        "target    one of 2 classes; sent: a label; scored by accuracy, higher is better",
         "labels    column 'label' of labels.csv (to choose others: data.label_column, data.id_column)",
         "classes   2: cat (6), dog (6)",
         "ids       column 'id' of labels.csv: '1' is train/1.png",

@@ -1,7 +1,7 @@
 """A whole competition of 36 images, 8 pixels wide, and the smallest network."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pipelines.models.transfer import build_network
 from pipelines.models.weights import find_origins
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
+from pipelines.settings.metrics import ONE_CLASS
 from pipelines.settings.schema import Settings
 
 TOML = """
@@ -61,6 +62,7 @@ class Tiny:
     layout: Layout
     table: pd.DataFrame
     classes: list[str]
+    task: str = ONE_CLASS
 
     def settings(self, *overrides: str) -> Settings:
         return load_settings(str(self.toml), overrides=overrides)
@@ -71,7 +73,13 @@ class Tiny:
     @property
     def images(self) -> ImageSet:
         """All labelled images."""
-        return ImageSet(self.table, self.table, self.layout.raw, self.layout.cache, self.classes).part(test=False)
+        images = ImageSet(self.table, self.table, self.layout.raw, self.layout.cache, self.classes, task=self.task)
+        return images.part(test=False)
+
+    def with_targets(self, task: str, classes: list[str], targets: Mapping[str, str]) -> "Tiny":
+        """Return the same images with other targets: the one that `targets` gives for the colour of an image."""
+        texts = self.table["label"].map(targets).fillna("")
+        return dataclasses.replace(self, table=self.table.assign(label=texts), classes=classes, task=task)
 
     def part(self, name: str) -> ImageSet:
         return self.images.select(self.rows(name))

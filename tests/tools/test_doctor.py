@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import command, predict, retrain, split, train
+from pipelines.kaggle.submission_log import Row, SubmissionLog
 from pipelines.settings.loading import load_settings
 from pipelines.tools import doctor
 from pipelines.tools.doctor_checks import NAME_WIDTH, VERDICT_WIDTH, Check, machine
@@ -398,6 +399,23 @@ def test_which_stage_is_next(examine: Doctor, tiny: Tiny) -> None:
     assert said.checks["predictions"] == ("ok", "1 file in submissions/tiny")
     other = examine("tiny.toml", "--set", "split.seed=1")
     assert (other.status, other.failed()) == (FAIL, ["split"])
+
+
+def test_where_code_is_taken_the_kernel_is_next(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    words = command.parser("", "doctor").parse_args(["tiny.toml", "--run", "mine"], namespace=command.Words())
+    settings = tiny.settings("competition.takes=code")
+
+    def ends(stage: str) -> bool:
+        return doctor.next_command(settings, tiny.layout, words).startswith(f"make {stage} ")
+
+    assert ends("kernel")
+    tiny.layout.submission("mine").parent.mkdir(parents=True)
+    tiny.layout.submission("mine").write_text("id,label\n")
+    assert ends("submit")
+    log = SubmissionLog(tiny.layout.submission_log)
+    log.add(Row("2026-01-01T00:00:00Z", "mine", "someone/mine version 3", "0" * 64, "a message", ref=7))
+    assert ends("submissions")
 
 
 def test_an_unknown_competition_is_an_error_as_everywhere(capsys: pytest.CaptureFixture[str]) -> None:

@@ -714,7 +714,7 @@ def test_a_persons_own_token_is_not_asked_for(
         ("cifar-10 --archive text.zip", "text.zip is not a complete zip"),
         ("digits --solution none.csv", "no file none.csv"),
         ("cats.toml --archive given/archive.zip --port PORT", "Port PORT is in use"),
-        ("cats", "no competition 'cats'"),
+        ("cows", "no competition 'cows'"),
     ],
 )
 def test_mistakes_are_one_line(

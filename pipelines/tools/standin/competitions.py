@@ -59,6 +59,7 @@ class Competition:
     deadline: str = "2099-12-31T23:59:00Z"
     disabled: bool = False
     code_only: bool = False
+    metric: str = ""
     daily: int = 5
     used_today: int = 0
     used_total: int = 0
@@ -124,7 +125,8 @@ class Competitions:
             rules = {"userHasEntered": competition.entered, "deadline": competition.deadline}
             limits = {"maxDailySubmissions": competition.daily, "submissionsDisabled": competition.disabled}
             limits["isKernelsSubmissionsOnly"] = competition.code_only
-            return reply({"ref": slug, "title": competition.title, **rules, **limits})
+            named = {"ref": slug, "title": competition.title, "evaluationMetric": competition.metric}
+            return reply({**named, **rules, **limits})
         if competition is None:
             raise Refusal(403, "Permission 'competitions.participate' was denied")
         if not competition.entered:

@@ -1,0 +1,341 @@
+"""Recognise a competition from its raw folder: the draft of its TOML."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.analysis.recognise.answers import Answer, read_answer
+from pipelines.analysis.recognise.draft import Draft
+from pipelines.analysis.recognise.facts import RawFolder, folder_setting, look
+from pipelines.analysis.recognise.groups import find_groups
+from pipelines.analysis.recognise.listing import Table, read_tables, shape
+from pipelines.analysis.recognise.network import Look, choose_network, look_at
+from pipelines.analysis.recognise.readings import Reading, choose, metrics_named, options_in, positive_of, readings
+from pipelines.analysis.recognise.refusals import refuse_raw
+from pipelines.analysis.recognise.roles import Roles, find_roles
+from pipelines.analysis.recognise.targets import Target, find_target
+from pipelines.dataset.vocabulary import counted, loose_form
+from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.system.errors import few, shown
+
+MOST_TABLES = 12  # in the printed table
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known besides the data. metric: our name or Kaggle's words; source: who gave it. takes_code: whether
+    Kaggle takes code instead of a file."""
+
+    metric: str = ""
+    source: str = ""
+    title: str = ""
+    takes_code: bool = False
+
+
+@dataclass
+class Seen:
+    """Everything that was recognised."""
+
+    folder: RawFolder
+    tables: list[Table]
+    roles: Roles
+    answer: Answer
+    target: Target
+    look: Look | None
+
+    @property
+    def channels(self) -> int:
+        """The number of channels to use: 3 for what can be shown in colours, else that of the files."""
+        labels = self.roles.labels
+        if labels is not None and labels.pixels:
+            return (shape(labels.pixel_count) or (0, 0, 1))[2]
+        if self.roles.names.endings or self.look is None:
+            return len(self.roles.names.endings) or 3
+        plain = (1, 3) if self.look.formats[:1] == ["npy"] else (0, 1, 2, 3, 4)
+        return 3 if self.look.channels in plain else self.look.channels
+
+
+def recognise(name: str, raw: Path, known: Known) -> tuple[Draft, Seen]:
+    """Return the draft of the TOML for the data in `raw`. Raises `UserError` for data that are not supported."""
+    folder = look(raw)
+    tables, problems = read_tables(raw, folder.tables, folder.lists)
+    refuse_raw(folder, tables)
+    roles = find_roles(folder, tables)
+    answer = read_answer(roles)
+    target = find_target(folder, roles, answer)
+    images = roles.train.images if roles.train else target.images or folder.images
+    seen = Seen(folder, tables, roles, answer, target, look_at(raw, images) if images and folder.images else None)
+    draft = Draft(name)
+    draft.notes += problems
+    draft.found += _files(seen)
+    _competition(draft, seen, known)
+    _data(draft, seen)
+    _groups(draft, seen)
+    _network(draft, seen)
+    return draft, seen
+
+
+def _files(seen: Seen) -> list[tuple[str, str]]:
+    """Return what to print about images and tables."""
+    folder, lines = seen.folder, []
+    if seen.look:
+        places = [f"{count:,} in {where or 'the raw folder'}" for where, count in folder.folders.most_common(3)]
+        more = f" and {len(folder.folders) - 3} other folders" if len(folder.folders) > 3 else ""
+        kinds = ", ".join(kind.upper() for kind in seen.look.formats[:3])
+        lines.append(("images", f"{len(folder.images):,} {kinds}: {', '.join(places)}{more}"))
+        lines.append(("sizes", f"{seen.look.sizes}; {seen.look.channels} channels (of some of them)"))
+    for table in seen.tables[:MOST_TABLES]:
+        names = few(table.columns, 6) or "no columns besides pixels"
+        pixels = f", and {table.pixel_count} numbers per image in {table.pixels}" if table.pixels else ""
+        lines.append(("table", f"{table.name}: {len(table):,} rows, {names}{pixels}"))
+    return lines
+
+
+def _competition(draft: Draft, seen: Seen, known: Known) -> None:
+    target, answer, sample = seen.target, seen.answer, seen.roles.sample
+    draft.set("competition.title", known.title or draft.name)
+    if known.takes_code:
+        draft.set(
+            "competition.takes",
+            "code",
+            "Kaggle's record: it takes notebooks, not files. make kernel, then make submit.",
+        )
+    possible = readings(target, answer)
+    reading, metric, of_metric = _fit(draft, possible, known)
+    others = [f'"{each.submission}" ({each.metric})' for each in possible if each.submission != reading.submission]
+    also = f" The data would also allow {', '.join(dict.fromkeys(others))}." if others else ""
+    draft.set("competition.task", reading.task, f"{_source(seen)}: {reading.why}. {_examples(target)}")
+    draft.set("competition.metric", metric, of_metric)
+    options = {**reading.more, **options_in(known.metric)}
+    if "guesses" in options and reading.submission == "best_labels":
+        draft.set(
+            "competition.guesses",
+            options["guesses"],
+            "Labels in a cell of the sample submission, or as the metric says.",
+        )
+    if "beta" in options and metric.startswith("fbeta"):
+        draft.set("competition.beta", options["beta"], "As the metric's name says.")
+    form = _form(seen)
+    draft.set("competition.submission", reading.submission, f"{form}.{also}")
+    if reading.submission == "probability":
+        positive, why = positive_of(target, answer)
+        draft.set("competition.positive", positive, f"The class whose probability is sent; {why}.")
+        if "guess" in why:
+            draft.notes.append(f"competition.positive = {positive!r} is {why}. Read Kaggle's page, and correct it.")
+    if metric == "quadratic_kappa" and all(label.isdigit() for label in target.labels):
+        grades = sorted(map(int, target.labels))
+        draft.set(
+            "competition.grades",
+            list(range(grades[0], grades[-1] + 1)),
+            "All grades from the lowest to the highest label.",
+        )
+    if answer.columns and reading.submission in ("best_labels", "label_lists"):
+        joint = _joint(seen)
+        if joint != " ":
+            draft.set("competition.answer_separator", joint, "The text between two labels in a cell of the sample.")
+    if seen.roles.long_form:
+        draft.set(
+            "competition.long_form",
+            seen.roles.long_form,
+            f"{sample.table.name if sample else ''} has a row per image and target.",
+        )
+    if reading.submission == "labels" and len(target.labels) == 2 and not known.metric:
+        draft.notes.append(
+            "The labels have two values, and neither decimals in the sample nor a metric ask for a probability: one "
+            'label per image is sent. For AUC or log loss set metric, positive and submission = "probability".'
+        )
+    draft.found += [("targets", f"{_source(seen)}: {reading.why}"), ("classes", _examples(target))]
+    draft.found += [("sample", form), ("metric", f"{metric}: {of_metric}")]
+
+
+def _fit(draft: Draft, possible: Sequence[Reading], known: Known) -> tuple[Reading, str, str]:
+    """Return the reading, the metric, and where it comes from."""
+    first = possible[0]
+    if not known.metric:
+        text = f"A GUESS, the usual one of this form: nothing named the metric. {_instead(first)}"
+        draft.notes.append(
+            f'The metric {first.metric} is a guess. Give the one of Kaggle\'s page: METRIC="…", or correct it here.'
+        )
+        return first, first.metric, text
+    names = metrics_named(known.metric)
+    if fitting := choose(possible, names):
+        reading, metric = fitting
+        return reading, metric, f"{known.metric!r}, {known.source}. {_instead(reading)}"
+    if not names:
+        draft.doubts.append(
+            f"The metric {known.metric!r} ({known.source}) is none that this pipeline computes; competition.metric is "
+            f"the usual one of this form, {first.metric}. The submission may have to be of another form. Valid: "
+            f"{', '.join(METRICS)}."
+        )
+        return first, first.metric, f"A GUESS: {known.metric!r}, {known.source}, is not known. {_instead(first)}"
+    draft.doubts.append(
+        f"The metric {known.metric!r} ({known.source}) is {names[0]}, which does not score what the data seem to want, "
+        f"{first.task} and submission {first.submission}. competition.metric is the usual one of this form, "
+        f"{first.metric}."
+    )
+    return first, first.metric, f"A GUESS: {known.metric!r}, {known.source}, does not fit the data. {_instead(first)}"
+
+
+def _instead(reading: Reading) -> str:
+    others = [
+        name for name, facts in METRICS.items() if reading.task in facts.tasks and reading.submission in facts.sends
+    ]
+    return f"Others that score this submission: {', '.join(others)}."
+
+
+def _source(seen: Seen) -> str:
+    """Return where the targets come from."""
+    target, labels = seen.target, seen.roles.labels
+    if target.where in ("folders", "names"):
+        return f"Class {target.why}" if target.where == "folders" else f"Classes {target.why}"
+    name = labels.name if labels is not None else ""
+    if target.where == "columns":
+        return f"{len(target.columns)} columns of {name} ({few(target.columns, 4)}; {target.why})"
+    return f"Column {target.columns[0]!r} of {name} ({target.why})"
+
+
+def _examples(target: Target) -> str:
+    if target.kind in ("classes", "sets") and target.cells:
+        return f"{len(target.labels):,}: {counted(target.cells)}"
+    return f"{len(target.labels):,}: {few(target.labels, 6)}"
+
+
+def _form(seen: Seen) -> str:
+    sample, answer = seen.roles.sample, seen.answer
+    if sample is None:
+        return "There is no sample submission"
+    name, rows = sample.table.name, len(sample.table)
+    start = f"{name} has {rows:,} rows, ids in {sample.id_column!r}"
+    if seen.roles.long_form:
+        return f"{start}, a row for each of {len(seen.roles.long_targets)} targets ({few(seen.roles.long_targets)})"
+    if len(answer.columns) > 1:
+        return f"{start}, and {len(answer.columns)} columns to fill ({few(answer.columns, 4)})"
+    if not answer.columns:
+        return f"{start}, and nothing to fill"
+    cells = "empty cells" if answer.is_empty else f"cells such as {few(answer.filled)}"
+    return f"{start}, and the column {answer.columns[0]!r} with {cells}"
+
+
+def _joint(seen: Seen) -> str:
+    """Return the text between two labels of the sample's cells."""
+    known = {loose_form(label) for label in seen.target.labels}
+    for separator in (" ", ",", "|", ";"):
+        cells = [value.split(separator) for value in seen.answer.filled]
+        if any(len(cell) > 1 and all(loose_form(part) in known for part in cell) for cell in cells):
+            return separator
+    return seen.target.separator or " "
+
+
+def _data(draft: Draft, seen: Seen) -> None:
+    roles, target, labels = seen.roles, seen.target, seen.roles.labels
+    if labels is not None:
+        draft.set("data.labels", labels.name, f"{len(labels):,} rows, with the columns {few(labels.columns, 8)}.")
+        _label_columns(draft, seen, labels)
+    elif target.where == "names":
+        draft.set("data.label_pattern", target.pattern, f"There is no table of labels. Classes are {target.why}.")
+    if labels is None or not labels.pixels:
+        folder = folder_setting(roles.train.folder if roles.train else target.folder)
+        rivals = roles.train.rivals if roles.train else []
+        also = f" The same names are in {few(rivals)}." if rivals else ""
+        draft.set("data.train_images", folder, f"Here each labelled id has an image of its own.{also}")
+        if target.level != 1:
+            draft.set("data.class_level", target.level, "The folders on this level are the classes.")
+    _tests(draft, seen)
+    if roles.names.endings:
+        draft.set(
+            "data.channel_files",
+            roles.names.endings,
+            "Each id has a file with each of these endings, one per channel, in this order.",
+        )
+    if labels is not None and labels.pixels:
+        pixel_shape = shape(labels.pixel_count)
+        draft.set(
+            "data.pixel_columns",
+            labels.pixels,
+            f"{labels.pixel_count} numbers in each row are an image of {pixel_shape} pixels.",
+        )
+        draft.set("data.pixel_shape", list(pixel_shape or ()), "Height, width, channels.")
+
+
+def _label_columns(draft: Draft, seen: Seen, labels: Table) -> None:
+    roles, target = seen.roles, seen.target
+    if roles.id_column and roles.id_column != labels.columns[0]:
+        draft.set("data.id_column", roles.id_column, "Its values name the images.")
+    if roles.file_column:
+        draft.set("data.file_column", roles.file_column, "Its values name the images; the ids are those of the sample.")
+    if target.where == "columns":
+        draft.set("data.label_columns", target.columns, f"Chosen because {target.why}.")
+    else:
+        others = f" Others: {few(target.others, 8)}." if target.others else ""
+        draft.set("data.label_column", target.columns[0], f"Chosen because {target.why}.{others}")
+    if target.separator:
+        draft.set("data.label_separator", target.separator, f"{_examples(target)}.")
+
+
+def _tests(draft: Draft, seen: Seen) -> None:
+    roles, sample = seen.roles, seen.roles.sample
+    if roles.test_table is not None:
+        table = roles.test_table
+        draft.set("data.test_table", table.name, f"{len(table):,} rows: it lists the test images.")
+        if (
+            roles.test_file_column
+            and not table.is_list
+            and roles.test_file_column not in (table.columns[0], draft.get("data.file_column"))
+        ):
+            draft.set("data.file_column", roles.test_file_column, "Its values name the images.")
+    if roles.test:
+        also = f" The same names are in {few(roles.test.rivals)}." if roles.test.rivals else ""
+        draft.set("data.test_images", folder_setting(roles.test.folder), f"{roles.test.found:,} test images.{also}")
+    elif not (roles.test_table is not None and roles.test_table.pixels):
+        draft.set("data.test_images", "", "No test images were found, so there is nothing to predict.")
+    if sample is None:
+        draft.set(
+            "data.sample_submission", "", "No table looks like a sample submission: all test images are answered."
+        )
+        return
+    draft.set("data.sample_submission", sample.table.name, f"{_form(seen)}.")
+    if sample.id_column != sample.table.columns[0]:
+        draft.set("data.sample_id", sample.id_column, "Its values name the test images.")
+    if roles.test is None and roles.test_table is None:
+        draft.doubts.append(
+            f"The ids of {sample.table.name}, such as {few(sample.ids)}, name no images, and no table says which they "
+            "mean."
+        )
+
+
+def _groups(draft: Draft, seen: Seen) -> None:
+    labels = seen.roles.labels
+    if labels is None:
+        return
+    skip = [seen.roles.id_column, seen.roles.file_column]
+    groups = find_groups(labels, seen.target, skip)
+    if not groups:
+        draft.found.append(("groups", "no column looks like one (patient, location, driver, …)"))
+        return
+    column, what = groups[0]
+    others = "".join(f"; also {shown(name)} ({text})" for name, text in groups[1:])
+    draft.set(
+        "split.group_column",
+        column,
+        f"{what}{others}. Rows of one group stay on one side of the split: else the validation score is too good. "
+        "Remove this line if the test images come from the same groups.",
+    )
+    draft.found.append(("groups", f"{shown(column)}: {what}{others}"))
+
+
+def _network(draft: Draft, seen: Seen) -> None:
+    labels, target = seen.roles.labels, seen.target
+    images = len(labels) if labels is not None else len(target.images)
+    if labels is not None and labels.pixels:
+        side = (shape(labels.pixel_count) or (32,))[0]
+    else:
+        side = seen.look.sides[1] if seen.look else 32
+    if (channels := seen.channels) != 3:
+        draft.set("input.channels", channels, "As the images have; 3, the default, are colours.")
+        draft.set("input.mean", [0.5] * channels)
+        draft.set("input.std", [0.25] * channels)
+    classes = len(target.labels) if target.kind in ("classes", "one_hot") else 1
+    choose_network(draft, side, images, classes)
+
+
+TASKS = {ONE_CLASS: "one class", SEVERAL_LABELS: "several labels", NUMBERS: "numbers"}

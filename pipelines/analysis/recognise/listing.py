@@ -1,0 +1,154 @@
+"""The tables of a raw folder as text: CSV, COCO-style JSON, lists of records, images as numbers."""
+
+import csv
+import fnmatch
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.analysis.recognise.facts import Names
+from pipelines.dataset.annotations import read_json_table
+from pipelines.dataset.tables import index_columns, read_listing
+from pipelines.system.errors import UserError
+
+FEWEST_PIXELS = 49  # columns of numbers that are images: 7 x 7
+NUMBERED = re.compile(r"(.*?)\d+")
+LARGE = 30_000_000  # bytes; larger tables of pixels are read by their other columns only
+NAMING = 0.5  # least share of a column's values that name images
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the raw folder.
+
+    name: its path below raw. frame: its columns as text, without indexes and pixels. is_list: whether it is JSON.
+    pixels: the columns that are an image in each row, as `data.pixel_columns` names them; pixel_names: all of them;
+    pixel_count: the numbers of an image.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    is_list: bool = False
+    pixels: str = ""
+    pixel_count: int = 0
+    pixel_names: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        return list(map(str, self.frame.columns))
+
+    def values(self, column: str) -> list[str]:
+        return list(map(str, self.frame[column].tolist()))
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def naming(self, names: Names) -> dict[str, float]:
+        """Return the columns whose values name images, with the share that does, the best first."""
+        if names not in self._naming:
+            shares = {column: names.share(self._probe(column)) for column in self.columns}
+            good = {column: share for column, share in shares.items() if share >= NAMING}
+            unique = {column: self.frame[column].nunique() / max(1, len(self.frame)) for column in good}
+            order = sorted(good, key=lambda column: (-round(good[column], 2), -round(unique[column], 2)))
+            self._naming[names] = {column: good[column] for column in order}
+        return self._naming[names]
+
+    def _probe(self, column: str) -> list[str]:
+        values = self.frame[column]
+        first = str(values.iloc[0]) if len(values) else ""
+        return list(map(str, values.tolist())) if len(first) < 300 else []
+
+    @cached_property
+    def _naming(self) -> dict[Names, dict[str, float]]:
+        return {}
+
+
+def read_tables(raw: Path, tables: Sequence[str], lists: Sequence[str]) -> tuple[list[Table], list[str]]:
+    """Return the tables that can be read, and why others cannot."""
+    found, problems = [], []
+    for name in tables:
+        try:
+            found.append(_read_csv(raw, name))
+        except UserError as error:
+            problems.append(str(error))
+    for name in lists:
+        try:
+            found.append(Table(name, read_json_table([raw / name]).table, is_list=True))
+        except UserError:  # such as words for numbers, or settings of some program
+            continue
+    return found, problems
+
+
+def _read_csv(raw: Path, name: str) -> Table:
+    path = raw / name
+    header = _header(path)
+    pattern = pixel_columns(header)
+    if not pattern:
+        frame = read_listing(path, may_lack_rows=True)
+        frame = frame.iloc[:, index_columns(frame) :]
+        cell, count = _pixel_cell(frame)
+        return Table(
+            name,
+            frame.drop(columns=cell) if cell else frame,
+            pixels=cell,
+            pixel_count=count,
+            pixel_names=[cell] * bool(cell),
+        )
+    pixels = [column for column in header if fnmatch.fnmatchcase(column, pattern)]
+    others = [column for column in header if column not in set(pixels)]
+    if path.stat().st_size > LARGE:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=others or pixels[:1])
+    else:
+        frame = read_listing(path)
+    return Table(name, frame[others], pixels=pattern, pixel_count=len(pixels), pixel_names=pixels)
+
+
+def _header(path: Path) -> list[str]:
+    """Return the columns of a table separated by commas; a single one for any other."""
+    if path.suffix == ".gz":
+        return []
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        line = file.readline(1 << 20)
+    return [cell.strip() for cell in next(csv.reader([line]), [])]
+
+
+def pixel_columns(header: Sequence[str]) -> str:
+    """Return the pattern of columns that are the pixels of an image: many, numbered, as many as fill one."""
+    groups: dict[str, list[str]] = {}
+    for column in header:
+        if found := NUMBERED.fullmatch(column):
+            groups.setdefault(found[1], []).append(column)
+        elif re.fullmatch(r"\d+x\d+", column):
+            groups.setdefault("*x", []).append(column)
+    for start, columns in groups.items():
+        if len(columns) >= FEWEST_PIXELS and shape(len(columns)):
+            pattern = "*x*" if start == "*x" else f"{start}*" if start else "[0-9]*"
+            if sum(fnmatch.fnmatchcase(column, pattern) for column in header) == len(columns):
+                return pattern
+    return ""
+
+
+def shape(count: int) -> tuple[int, int, int] | None:
+    """Return height, width and channels of a square image of `count` numbers; None if there is none."""
+    for channels in (1, 3):
+        side = math.isqrt(count // channels)
+        if side * side * channels == count:
+            return side, side, channels
+    return None
+
+
+def _pixel_cell(frame: pd.DataFrame) -> tuple[str, int]:
+    """Return the column whose cells are images, as numbers with spaces between, and their count; else an empty text."""
+    head = frame.head(20)
+    for column in head.columns if len(head) else ():
+        counts = {len(str(cell).split()) for cell in head[column]}
+        count = min(counts)
+        digits = len(counts) == 1 and all(part.isdigit() for cell in head[column] for part in str(cell).split())
+        if digits and count >= FEWEST_PIXELS and shape(count):
+            return str(column), count
+    return "", 0

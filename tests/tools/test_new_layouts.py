@@ -1,0 +1,30 @@
+"""Raw folders of many kinds are recognised, or refused by name, without anything that names their competition."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.analysis.recognise.compose import Known, recognise
+from pipelines.system.errors import UserError
+from tests.support.layouts import MAKERS, Layout
+
+LAYOUTS = [make() for make in MAKERS]
+
+
+@pytest.mark.parametrize("layout", [each for each in LAYOUTS if not each.refused], ids=lambda each: each.name)
+def test_a_layout_is_recognised(layout: Layout, tmp_path: Path) -> None:
+    layout.write(tmp_path)
+    draft, _ = recognise(layout.name, tmp_path, Known(layout.metric, "given"))
+    found = {key: draft.get(key) for key in layout.settings}
+    assert found == layout.settings
+    assert bool(draft.doubts) == layout.doubt, draft.doubts
+    if not layout.metric:
+        assert any("is a guess" in note for note in draft.notes)
+
+
+@pytest.mark.parametrize("layout", [each for each in LAYOUTS if each.refused], ids=lambda each: each.name)
+def test_what_is_not_supported_is_refused_by_name(layout: Layout, tmp_path: Path) -> None:
+    layout.write(tmp_path)
+    with pytest.raises(UserError) as error:
+        recognise(layout.name, tmp_path, Known(layout.metric, "given"))
+    assert layout.refused in str(error.value)
