@@ -4,7 +4,6 @@ The local score is compared with that of a scorer that shares no code with the p
 """
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from pipelines.dataset.submission import answers_of, class_list
 from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
-from tests.support.forms import FORMS, Form
+from pipelines.settings.schema import Settings
+from tests.support.forms import FORMS, LABELLED, Form
 from tests.support.stages import run_stage_here
 
 QUICK = [
@@ -27,13 +27,6 @@ QUICK = [
     *("input.mean=[0.5,0.5,0.5]", "input.std=[0.25,0.25,0.25]", "hardware.precision=float32", "hardware.threads=1"),
 ]
 BY_NAME = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-
-
-def toml(settings: dict[str, dict[str, Any]]) -> str:
-    lines = []
-    for section, values in settings.items():
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-    return "\n".join(lines) + "\n"
 
 
 def run_stages(folder: Path, archive: Path, name: str) -> Path:
@@ -65,10 +58,12 @@ def read(path: Path) -> pd.DataFrame:
 
 
 @BY_NAME
-def test_from_archive_to_a_scored_submission(form: Form, tmp_path: Path) -> None:
+def test_from_archive_to_a_scored_submission_by_the_toml_that_make_new_writes(form: Form, tmp_path: Path) -> None:
     archive, solution = form.archive(tmp_path)
-    bundled = COMPETITIONS / f"{form.name}.toml"
-    (tmp_path / f"{form.name}.toml").write_text(bundled.read_text() if bundled.exists() else toml(form.settings))
+    words = [form.name, "--archive", str(archive), "--metric", form.metric]
+    assert run_stage_here("tools.new", words, tmp_path) == 0, (tmp_path / "tools.new.log").read_text()
+    written = load_settings(str(tmp_path / f"{form.name}.toml"))
+    assert said_by(written, form) == wanted_by(form)
     submission = run_stages(tmp_path, archive, form.name)
     sample = read(Layout(tmp_path, form.name).raw / "sample_submission.csv")
     sent = read(submission)
@@ -77,9 +72,35 @@ def test_from_archive_to_a_scored_submission(form: Form, tmp_path: Path) -> None
     assert own_score(tmp_path, submission, solution, form.name) == pytest.approx(independent, abs=1e-9)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if (COMPETITIONS / f"{form.name}.toml").exists()])
-def test_the_bundled_competition_says_the_same(form: Form) -> None:
-    settings = load_settings(form.name)
-    for section, values in form.settings.items():
-        ours = {key: getattr(getattr(settings, section), key) for key in values}
-        assert ours == {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+def wanted_by(form: Form) -> dict[str, Any]:
+    """Return what the TOML of `form` must say, as {section.key: value}."""
+    return {
+        f"{section}.{key}": tuple(value) if isinstance(value, list) else value
+        for section, values in form.settings.items()
+        for key, value in values.items()
+    }
+
+
+def said_by(settings: Settings, form: Form) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": getattr(getattr(settings, section), key)
+        for section, values in form.settings.items()
+        for key in values
+    }
+
+
+BUNDLED = [form for form in FORMS if (COMPETITIONS / f"{form.name}.toml").exists()]
+
+
+@pytest.mark.parametrize("form", BUNDLED, ids=lambda form: form.name)
+def test_the_bundled_competition_reads_the_same_targets(form: Form, tmp_path: Path) -> None:
+    assert said_by(load_settings(form.name), form) == wanted_by(form)
+    archive, solution = form.archive(tmp_path)
+    assert run_stage_here("download", [form.name, "--archive", str(archive)], tmp_path) == 0
+    assert run_stage_here("split", [form.name], tmp_path) == 0, (tmp_path / "split.log").read_text()
+    rows = read_split_csv(Layout(tmp_path, form.name).split_csv)
+    tests = rows["split"] == "test"
+    assert rows.loc[tests, "id"].tolist() == solution.iloc[:, 0].tolist()
+    assert (
+        (~tests).sum() == LABELLED and not (rows["label"] == "")[~tests].any() and not rows["path"].duplicated().any()
+    )
