@@ -17,10 +17,11 @@ from pipelines.system.files import atomic_file
 NUMBERED_CLASSES = 20  # with more classes, the numbers in a confusion matrix would be too small to read
 CONFIDENCE = 0.95  # of intervals
 DENSE = 1000  # points; more are drawn fainter
+DOT, MOST_AREA = 12, 600  # area of the point of one image, and of the largest one, in square points
 
 Values = npt.NDArray[np.float64]
 Runs = Sequence[Sequence[Mapping[Any, Any]]]  # the history rows of each of several runs
-Mistake = tuple[Pixels, str, str, float | str]  # an image, its target, the predicted one, and its probability or error
+Mistake = tuple[Pixels, str, str, float]  # a misclassified image, its label, the predicted one and its probability
 Twins = tuple[Pixels, Pixels, Sequence[str]]  # two images side by side, and the lines of text above them
 
 
@@ -89,8 +90,8 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
     """Draw `mistakes` in a grid, in the given order, each with both labels, to the PNG `path`."""
     cells = [
-        (picture, f"is {short(label)}\nseen as {short(predicted)} {sure if isinstance(sure, str) else f'{sure:.0%}'}")
-        for picture, label, predicted, sure in mistakes
+        (picture, f"is {short(label)}\nseen as {short(predicted)} {confidence:.0%}")
+        for picture, label, predicted, confidence in mistakes
     ]
     draw_pictures(path, cells, title)
 
@@ -164,6 +165,7 @@ def draw_numbers(path: Path, numbers: Sequence[tuple[str, Values, Values]], titl
     """Draw predicted against true numbers with the line of equal ones, and the residuals, to the PNG `path`.
 
     numbers: a name, the true numbers (N,), NaN where one is missing, and the predicted ones; a row of the picture each.
+    The area of a point grows with the number of its images.
     """
     figure = Figure(figsize=(10, 4 * len(numbers) + 0.4), layout="constrained")
     for (left, right), (name, actual, predicted) in zip(
@@ -171,9 +173,11 @@ def draw_numbers(path: Path, numbers: Sequence[tuple[str, Values, Values]], titl
     ):
         known = np.isfinite(actual)
         actual, predicted = actual[known], predicted[known]
-        style: dict[str, Any] = {"s": 12, "alpha": 0.5 if len(actual) < DENSE else 0.15, "linewidths": 0}
-        left.scatter(actual, predicted, **style)
-        right.scatter(predicted, predicted - actual, **style)
+        (true, seen), counts = np.unique(np.stack([actual, predicted]), axis=1, return_counts=True)
+        style: dict[str, Any] = {"s": DOT * counts * min(1, MOST_AREA / DOT / counts.max(initial=1))}
+        style |= {"alpha": 0.5 if len(actual) < DENSE else 0.15, "linewidths": 0}
+        left.scatter(true, seen, **style)
+        right.scatter(seen, seen - true, **style)
         if len(actual):
             ends = [min(actual.min(), predicted.min()), max(actual.max(), predicted.max())]
             left.plot(ends, ends, color="grey", linestyle=":", label="equal")

@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipelines.analysis.plots import short
 from pipelines.analysis.results import Predictions, read_predictions, unusable
 from pipelines.dataset.tables import spreadsheet_safe
-from pipelines.dataset.targets import JOINT, encode, join_labels
+from pipelines.dataset.targets import JOINT, encode, join_labels, labels_in
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.records import read_record
 from pipelines.system.files import file_sha256
 
+LABELS_SHOWN = 4  # changed ones, above a picture
 LARGE = 3.0  # standard deviations; larger errors of a number are suspect
 NORMAL_MEDIAN = 0.6744897501960817  # median absolute value of normal numbers with standard deviation 1
 
@@ -144,6 +146,24 @@ def _means(read: Sequence[tuple[RunLayout, Predictions]]) -> Means:
 
 def _table(rows: Sequence[tuple[object, ...]], *columns: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["place", *columns]).set_index("place")
+
+
+def texts(suspects: pd.DataFrame, labels: Sequence[str], task: str) -> list[str]:
+    """Return the text above the picture of each of `suspects`, whose targets are `labels`."""
+    found = []
+    for label, (_, row) in zip(labels, suspects.iterrows(), strict=True):
+        if task == ONE_CLASS:
+            found.append(f"is {short(label)}\nseen as {short(row['predicted'])} {row['p_predicted']:.0%}")
+        elif task == NUMBERS:
+            found.append(f"is {short(label)}\nseen as {short(row['predicted'])}\nerror {row['deviations']:.1f} σ")
+        else:
+            own, seen = (set(labels_in(text, task)) for text in (label, row["predicted"]))
+            changed = [f"− {short(name)}" for name in sorted(own - seen)] + [
+                f"+ {short(name)}" for name in sorted(seen - own)
+            ]
+            more = [f"and {len(changed) - LABELS_SHOWN} more"] if len(changed) > LABELS_SHOWN else []
+            found.append("\n".join([short(label, 30) or "no label", *changed[:LABELS_SHOWN], *more]))
+    return found
 
 
 def listing(suspects: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def of_calls(score: Callable[..., float]) -> Callable[..., Bounds]:
             drawn = (np.repeat(np.arange(len(targets)), row.astype(np.int64)) for row in weights)
             return np.array([score(predicted[rows], targets[rows], **options) for rows in drawn])
 
-        return of_weights(of_each, len(targets), 20 * max(1, predicted[0].size) + 20_000 / len(targets))
+        return of_weights(of_each, len(targets), 20 * max(1, predicted[0].size) + 100_000 / len(targets))
 
     return interval
 
@@ -177,7 +177,7 @@ def _set_sums(predicted: Array, targets: Array) -> Array:
 
 
 def _fbeta_of_labels(sums: Array, beta: float) -> Array:
-    return np.asarray(np.nan_to_num(fbeta(np.stack(_parts(sums, 3)), beta)).mean(axis=1))
+    return np.asarray(np.nan_to_num(fbeta(np.stack(_parts(sums, 3), dtype=np.float64), beta)).mean(axis=1))
 
 
 def _fbeta_of_all(sums: Array, beta: float) -> Array:

@@ -1,22 +1,20 @@
 """The metric of a competition: its facts, its score and the interval of this score."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from pipelines.core import scores
 from pipelines.core.bootstrap import Bounds, of_calls
 from pipelines.core.intervals import INTERVALS
-from pipelines.core.scores import KAGGLE_CLIP, Array
+from pipelines.core.scores import Array
 from pipelines.settings import metrics as table
 from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.metrics import ONE_CLASS, MetricFacts
 from pipelines.system.errors import UserError, few
-
-__all__ = ["KAGGLE_CLIP", "METRICS", "Metric", "interval", "make_metric"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,60 @@ class Metric:
 
         Raises `ValueError` for no images.
         """
-        if not len(targets):
-            raise ValueError("no images, so their score has no interval")
-        return self.interval_of(predicted, targets)
+        return interval(self, predicted, targets)
+
+    def notes(self, predicted: Array, targets: Array) -> list[str]:
+        """Return what a reader of the score must know: why it is not defined, or what was left out of it."""
+        found = list(_notes(self, predicted, targets)) if len(targets) else ["there are no images"]
+        return [f"{self.name}: {note}." for note in found]
+
+
+def interval(metric: Metric, predicted: Array, targets: Array) -> Bounds:
+    """Return `metric.interval`. A function of the module, because benchmarks/safety.py measures its time."""
+    if not len(targets):
+        raise ValueError("no images, so their score has no interval")
+    return metric.interval_of(predicted, targets)
+
+
+def _notes(metric: Metric, predicted: Array, targets: Array) -> Iterator[str]:
+    name, takes = metric.name, metric.facts.takes
+    if takes in ("positive", "grades") and len(seen := np.unique(targets[~np.isnan(targets.astype(float))])) < 2:
+        images = f"all {len(targets):,} targets are {seen[0]:g}" if len(seen) else "no target is known"
+        undefined = math.isnan(metric.score(predicted, targets))
+        yield images + (", so it is not defined" if undefined else "")
+    if takes == "columns" and not name.startswith("log_loss"):
+        left = [
+            column for column, pair in enumerate(scores.columns_of(predicted, targets)) if _has_no_score(name, pair[1])
+        ]
+        if left:
+            named = (
+                few([str(metric.classes[column]) for column in left]) if metric.classes else few(list(map(str, left)))
+            )
+            why = "no positive image" if name.startswith("average") else "a single class"
+            yield f"{len(left)} of {predicted.shape[1]} columns have {why} and are left out: {named}"
+    if takes == "numbers":
+        if missing := int(np.isnan(targets).sum()):
+            yield f"{missing:,} of {targets.size:,} targets are missing and are left out"
+        if name in ("r2", "pearson", "spearman") and any(
+            np.ptp(each) == 0 for _, each in scores.columns_of(predicted, targets) if len(each)
+        ):
+            yield "a column has equal targets only"
+        if name == "rmsle" and (below := int((predicted < 0).sum())):
+            yield f"{below:,} answers are below 0 and count as 0"
+        if name == "rmsle" and (targets <= -1).any():
+            yield "a target is at most -1, so it is not defined"
+    if (
+        name == "fbeta_macro"
+        and targets.ndim == 2
+        and (none := int((~((predicted == 1) | (targets == 1)).any(axis=0)).sum()))
+    ):
+        yield f"{none} of {targets.shape[1]} labels are neither true nor answered and count as 0"
+    if name == "map_at_k" and targets.ndim == 2 and (none := int((~targets.any(axis=1)).sum())):
+        yield f"{none} images have no label and count as 0"
+
+
+def _has_no_score(name: str, targets: Array) -> bool:
+    return not (targets == 1).any() or (name.startswith("auc") and (targets == 1).all())
 
 
 def make_metric(competition: CompetitionSettings, classes: Sequence[str]) -> Metric:
@@ -77,31 +126,3 @@ def grades_of(competition: CompetitionSettings, classes: Sequence[str]) -> tuple
         )
     numbers = [int(label) for label in classes]
     return tuple(range(min(numbers), max(numbers) + 1)) if numbers else ()
-
-
-@dataclass(frozen=True)
-class OfProbabilities:
-    """A metric of probabilities (N, K) and class numbers (N,), for callers that keep all probabilities."""
-
-    name: str
-    higher_is_better: bool
-
-    def score(self, probabilities: Tensor, labels: Tensor) -> float:
-        return self._call("score", probabilities, labels)
-
-    def _call(self, what: str, probabilities: Tensor, labels: Tensor) -> Any:
-        metric = make_metric(CompetitionSettings(metric=self.name), [""] * probabilities.shape[1])
-        predicted = probabilities.argmax(dim=1) if metric.facts.takes == "label" else probabilities
-        return getattr(metric, what)(predicted.cpu().numpy(), labels.cpu().numpy())
-
-
-def interval(metric: OfProbabilities, probabilities: Tensor, labels: Tensor) -> Bounds:
-    """Return the interval of `metric`; see `Metric`."""
-    return metric._call("interval", probabilities, labels)
-
-
-METRICS = {
-    name: OfProbabilities(name, facts.higher_is_better)
-    for name, facts in table.METRICS.items()
-    if facts.takes in ("label", "probabilities")
-}

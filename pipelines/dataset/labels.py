@@ -21,7 +21,7 @@ from pipelines.dataset.image_paths import (
     normal,
     posix,
 )
-from pipelines.dataset.listings import read_labels, sample_answers, sample_columns
+from pipelines.dataset.listings import OF_TESTS, marked_tests, read_labels, sample_answers, sample_columns
 from pipelines.dataset.matching import OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.name_patterns import GROUP, LABEL, described, match_names, named_groups
 from pipelines.dataset.raw_data import Flaw, RawData
@@ -31,9 +31,6 @@ from pipelines.dataset.vocabulary import is_number
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.system.errors import UserError, few, quoted, refuse
-
-# Values of a column that marks rows of test images.
-OF_TESTS = {"test", "testing", "tests", "private", "public", "holdout", "submission", "predict"}
 
 
 def labelled_rows(source: RawData, test_paths: Iterable[str] = ()) -> pd.DataFrame:
@@ -167,6 +164,14 @@ def _are_no_tests(source: RawData, listing: Listing, targets: Targets, tests: Co
         [file in tests or (not file and normal(name) in found) for file, name in zip(files, names, strict=True)]
     )
     if not tested.any():
+        column, marks = marked_tests(listing.table[listing.others])
+        if column:
+            source.note(
+                "note",
+                f"Column {quoted(column)} of {listing.path.name} marks {marks.sum():,} rows as tests; here they are "
+                f"labelled like the others. If they are the test images: data.test_table = {toml(source.data.labels)}, "
+                "and data.test_images names their folder.",
+            )
         return [True] * len(files)
     unlabelled = tested & (pd.Series(targets.missing) | (pd.Series(targets.texts) == ""))
     reason = "an empty target"
@@ -247,6 +252,11 @@ def _rows_by_name(source: RawData, images: Sequence[str], tests: Collection[str]
         paths = {name: path for name, path in paths.items() if path not in tests}
     if data.class_folders:  # other images are left out
         classes = in_class_folders(list(paths), raw, data)
+        source.note(
+            "labels", f"{len(data.class_folders)} folders in {data.train_images}, which data.class_folders names"
+        )
+        if others := classes.count(""):
+            source.note("note", f"Images in {data.train_images} that are in none of data.class_folders: {others:,}.")
         paths = {name: path for (name, path), label in zip(paths.items(), classes, strict=True) if label}
     names, files = list(paths), list(paths.values())
     found = _matched(source, names, files) if groups else {}

@@ -17,6 +17,10 @@ from pipelines.dataset.tables import Note, index_columns, read_listing, silent, 
 from pipelines.dataset.targets import JOINT
 from pipelines.system.errors import UserError, did_you_mean, few, shown
 
+# Values of a column that says which part of a split a row belongs to.
+OF_TESTS = {"test", "testing", "tests", "private", "public", "holdout", "submission", "predict"}
+OF_OTHERS = {"train", "training", "val", "valid", "validation", "dev", ""}
+
 
 def listed_paths(raw: Path, name: str, key: str) -> list[Path]:
     """Return the files that `name`, the value of the setting `key`, names. Raises `UserError` if one is missing."""
@@ -110,6 +114,37 @@ def number_names(source: RawData) -> list[str]:
     if data.label_column:
         return [data.label_column]
     return [name for name in sample_columns(source) if name in names] or list(listed.label_columns[-1:]) or names[:1]
+
+
+def marked_tests(table: pd.DataFrame) -> "tuple[str, pd.Series[bool]]":
+    """Return the column that says of each row whether it is of a test image, and what it says; an empty name without.
+
+    Its values are names of the parts of a split, of tests and of others.
+    """
+    for name in map(str, table.columns):
+        values = table[name].str.casefold()
+        kinds = set(values)
+        if kinds <= OF_TESTS | OF_OTHERS and kinds & OF_TESTS and kinds & OF_OTHERS:
+            return name, values.isin(OF_TESTS)
+    return "", pd.Series(False, index=table.index)
+
+
+def only_tests(source: RawData, listed: JsonTable) -> JsonTable:
+    """Return the rows of test images of a table that lists the labelled images too: marked ones, else without target.
+
+    Raises `UserError` if there are none.
+    """
+    column, tests = marked_tests(listed.table)
+    if not column:
+        names = [name for name in number_names(source) if name in listed.table]
+        tests = (listed.table[names] == "").all(axis=1)
+    if not tests.any() or tests.all():
+        raise UserError(
+            f"{source.raw / source.data.labels} is data.labels and data.test_table, but it has no column that says "
+            "which rows are test, and its targets are not empty in some rows only. Name another table in "
+            'data.test_table, or set data.test_table = "".'
+        )
+    return listed._replace(table=listed.table[tests.to_numpy()])
 
 
 def known_targets(source: RawData) -> list[str]:

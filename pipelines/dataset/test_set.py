@@ -18,7 +18,7 @@ from pipelines.dataset.image_paths import (
     posix,
     without_extension,
 )
-from pipelines.dataset.listings import known_targets, listed_paths, read_tests
+from pipelines.dataset.listings import known_targets, listed_paths, only_tests, read_tests
 from pipelines.dataset.long_form import images_of
 from pipelines.dataset.matching import OF_SAMPLE, OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.raw_data import RawData
@@ -99,6 +99,8 @@ def _sample_rows(source: RawData, folder: ImageFolder) -> pd.DataFrame:
 def _test_table(source: RawData, folder: ImageFolder) -> Listing:
     data = source.data
     listed, path = read_tests(source.raw, data.test_table, source.note), Path(from_raw(source.raw, data.test_table))
+    if data.test_table == data.labels:
+        listed = only_tests(source, listed)
     wanted = data.id_column if data.id_column in listed.table.columns else listed.id_column
     listing = choose_ids(path, listed.table, wanted, folder, 1)
     listing = name_files(listing, folder, data, listed.file_column)

@@ -150,7 +150,8 @@ def _level(data: DataSettings) -> str:
 
 def _choice(data: DataSettings) -> str:
     """Return which settings choose other columns of the labels CSV, unless they are set."""
-    free = [f"data.{key}" for key in ("label_column", "id_column") if not getattr(data, key)]
+    chosen = {"label_column": data.label_column or data.label_columns, "id_column": data.id_column}
+    free = [f"data.{key}" for key, value in chosen.items() if not value]
     return f" (to choose others: {', '.join(free)})" if free else ""
 
 

@@ -39,7 +39,9 @@ _MEAN_F = (
     "one class), and per image, then the mean (fbeta_samples). Compare the formula on the competition's page."
 )
 _WHICH_F = "An F-score without a further word may be macro, micro or per image. Compare the competition's page."
-_MEAN_AP = "It may also mean map_at_k, or the mean average precision of boxes. Compare the competition's page."
+_MEAN_AP = (
+    "Mean average precision may be that of guesses (map_at_k), of columns, or of boxes. Compare the competition's page."
+)
 _LOG_LOSS = "With a column per class it is log_loss, with one probability per image log_loss_binary."
 
 METRICS: dict[str, MetricFacts] = {
@@ -102,7 +104,8 @@ METRICS: dict[str, MetricFacts] = {
         "mean over the images of the average precision of the k best: the sum of the precision at each right place, "
         "divided by k or by the number of true labels, if that is less; a repeated guess counts once",
         ("guesses",),
-        ("map@{k}", "mean average precision@{k}", "average precision@{k}"),
+        ("map@{k}", "mean average precision@{k}", "average precision@{k}", "mean average precision"),
+        _MEAN_AP,
     ),
     "auc": MetricFacts(
         "positive",
@@ -190,7 +193,14 @@ METRICS: dict[str, MetricFacts] = {
         _ONE,
         _LABELS,
         "F1 of all images together; with one class per image it is the accuracy",
-        kaggle=("f score (micro)", "micro f score", "micro f{beta}", "f{beta} micro", "mean f score"),
+        kaggle=(
+            "f score (micro)",
+            "micro f score",
+            "micro f{beta}",
+            "f{beta} micro",
+            "mean f score",
+            "mean f score (micro)",
+        ),
         doubt=_MEAN_F,
     ),
     "fbeta_macro": MetricFacts(
@@ -211,7 +221,7 @@ METRICS: dict[str, MetricFacts] = {
         _LISTS,
         "F-beta of all labels of all images together",
         ("beta",),
-        ("f score (micro)", "micro f score", "micro f{beta}", "f{beta} micro", "mean f score"),
+        ("f score (micro)", "micro f score", "micro f{beta}", "f{beta} micro", "mean f score", "mean f score (micro)"),
         _MEAN_F,
     ),
     "fbeta_samples": MetricFacts(

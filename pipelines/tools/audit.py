@@ -18,7 +18,7 @@ from pipelines import command
 from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, split_removal
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
-from pipelines.settings.metrics import NUMBERS
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.overrides import setting
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, write_json
@@ -160,14 +160,15 @@ def _audit_labels(words: command.Words, settings: Settings, layout: Layout, imag
     found, covered = suspects.find_suspects(runs, table, images.task)
     write_csv(files[0], suspects.listing(found, table))
     first = found.head(SUSPECTS_SHOWN)
-    rows: Any = table.loc[first.index].itertuples()
-    sure = [f"{error:.1f} σ" for error in first["deviations"]] if images.task == NUMBERS else first["p_predicted"]
-    mistakes = [
-        (_picture(images, row), str(row.label) or "no label", predicted or "no label", how_sure)
-        for row, predicted, how_sure in zip(rows, first["predicted"], sure, strict=True)
-    ]
-    what = "numbers with large errors" if images.task == NUMBERS else "labels confidently contradicted"
-    plots.draw_mistakes(files[1], mistakes, f"{settings.name}: {len(found):,} of {covered:,} {what}")
+    rows: Any = list(table.loc[first.index].itertuples())
+    texts = suspects.texts(first, [str(row.label) for row in rows], images.task)
+    what = {
+        ONE_CLASS: "labels confidently contradicted",
+        SEVERAL_LABELS: "images with labels that are contradicted: − surely absent, + surely present",
+        NUMBERS: "numbers with large errors, in standard deviations",
+    }[images.task]
+    cells = [(_picture(images, row), text) for row, text in zip(rows, texts, strict=True)]
+    plots.draw_pictures(files[1], cells, f"{settings.name}: {len(found):,} of {covered:,} {what}")
     shown = ", ".join(str(path.relative_to(layout.root)) for path in files)
     what = "Labels that predictions confidently contradict"
     if images.task == NUMBERS:

@@ -23,14 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not submission.exists():
         raise UserError(f"{submission.relative_to(Path.cwd())} is missing. First: {words.repeat('predict')}")
     solution, truth, kind = words.solution or layout.held_back, None, "held-back labels"
-    from pipelines.analysis.scoring import folder_labels, read_solution, score_submission
+    from pipelines.analysis.scoring import folder_labels, score_submission
+    from pipelines.analysis.solutions import read_solution
     from pipelines.dataset.splits import read_split_csv
+    from pipelines.dataset.targets import labels_in
     from pipelines.dataset.vocabulary import answers_of
 
     table = read_split_csv(layout.split_csv) if layout.split_csv.exists() else None
     if not (solution.exists() or words.solution) and table is not None:
         truth = folder_labels(table, settings.data.test_images)
-    known = [] if table is None else sorted(set(table.loc[table["split"] != "test", "label"]))
+    labelled: list[str] = [] if table is None else table.loc[table["split"] != "test", "label"].unique().tolist()
+    known = sorted({label for text in labelled for label in labels_in(text, settings.competition.task)})
     answers = dict(zip(known, answers_of(known, settings, layout.raw), strict=True))
     notes: list[str] = []
     if truth is not None:
@@ -47,11 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         truth, notes = read_solution(solution, submission, answers, settings)
         if not words.solution:
             notes = notes[1:]  # which columns were taken: the held-back labels are in our own form
-    score, count = score_submission(submission, solution, settings, truth)
-    print(*notes, f"{settings.competition.metric} on {count:,} {kind}: {score:.4f}", sep="\n")
+    words_sent = list(answers.values()) or list(settings.data.label_columns)
+    score, count, remarks = score_submission(submission, solution, settings, truth, words_sent)
+    print(*notes, *remarks, f"{settings.competition.metric} on {count:,} {kind}: {score:.4f}", sep="\n")
     uses = sorted(set(truth["usage"])) if "usage" in truth else []
     for use in uses if len(uses) > 1 else ():
-        part, size = score_submission(submission, solution, settings, truth[truth["usage"] == use])
+        part, size, _ = score_submission(submission, solution, settings, truth[truth["usage"] == use], words_sent)
         print(f"  {use or 'without usage'}: {part:.4f} (n = {size:,})")
     files = {"submission": submission, "mistakes": run.mistakes, "confusion": run.confusion, "curves": run.curves}
     for what, path in files.items():

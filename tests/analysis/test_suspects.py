@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.analysis.duplicates import find_pairs
 from pipelines.analysis.results import Results, read_predictions, write_valid_predictions
-from pipelines.analysis.suspects import find_suspects, listing
+from pipelines.analysis.suspects import find_suspects, listing, texts
 from pipelines.dataset.image_set import ImageSet
 from pipelines.models.device import choose_hardware
 from pipelines.settings.layout import RunLayout
@@ -135,3 +135,16 @@ def test_twins_of_other_targets_are_conflicts(tiny: Tiny, task: str, texts: list
     assert len(pairs) == 3
     assert int(pairs["conflict"].sum()) == conflicts
     assert pairs["conflict"].dtype == pd.Series([True]).dtype
+
+
+def test_the_text_above_a_suspect_says_what_is_contradicted() -> None:
+    classes = pd.DataFrame({"predicted": ["dog"], "p_predicted": [0.987]})
+    assert texts(classes, ["cat"], "one_class") == ["is cat\nseen as dog 99%"]
+    labels = pd.DataFrame({"predicted": ["b|c", "a|b|c|d|e", ""]})
+    assert texts(labels, ["a|b", "", "x"], SEVERAL_LABELS) == [
+        "a|b\n− a\n+ c",
+        "no label\n+ a\n+ b\n+ c\n+ d\nand 1 more",
+        "x\n− x",
+    ]
+    numbers = pd.DataFrame({"predicted": ["30.5"], "deviations": [4.21]})
+    assert texts(numbers, ["12"], NUMBERS) == ["is 12\nseen as 30.5\nerror 4.2 σ"]

@@ -24,7 +24,7 @@ from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABE
 from pipelines.system.errors import UserError
 
 LABELS = [str(number) for number in range(5)]  # so that they may be grades
-EXACT = {"abs": 1e-9, "rel": 1e-9}
+EXACT: dict[str, Any] = {"abs": 1e-9, "rel": 1e-9}
 
 
 def metric_of(name: str, task: str = "", classes: Sequence[str] = LABELS, **options: Any) -> Metric:
@@ -139,7 +139,9 @@ def fbeta(right: float, given: float, true: float, beta: float) -> float:
 def fbeta_of_lines(axis: int | None, beta: float = 2.0) -> Callable[[Array, Array], float]:
     def score(predicted: Array, targets: Array) -> float:
         sums = [np.atleast_1d(each.sum(axis)) for each in ((predicted == 1) & (targets == 1), predicted, targets)]
-        return mean([fbeta(*(float(each) for each in line), beta) for line in zip(*sums, strict=True)])
+        return mean(
+            [fbeta(float(right), float(given), float(true), beta) for right, given, true in zip(*sums, strict=True)]
+        )
 
     return score
 
@@ -415,7 +417,7 @@ def test_better_predictions_go_in_the_direction_of_the_table(name: str) -> None:
     predicted, targets = random_input(facts.takes, 100, seed=8, task=facts.tasks[0])
     match facts.takes:
         case "probabilities":
-            best = np.eye(5)[targets]
+            best: Array = np.eye(5)[targets]
         case "ranking":
             best = (targets[:, None] + np.arange(3)) % 5
         case _:

@@ -160,3 +160,33 @@ def test_rows_of_test_images_with_a_target_and_no_mark(raw: Path) -> None:
 def test_a_flaw_in_a_message() -> None:
     assert str(Flaw("a.csv", "line 3", "x", "why", ", more")) == "line 3: 'x', more"
     assert str(Flaw("", "", "train/x.png", "why")) == "train/x.png"
+
+
+@pytest.mark.parametrize(
+    ("csv", "data"),
+    [
+        ("id,label,split\n1,a,train\n2,b,valid\n3,a,Train\n7,a,test\n8,a,test\n", {}),
+        ("id,label\n1,a\n2,b\n3,a\n7,\n8,\n", {}),
+        ("id,n,x,y\n1,0,5,6\n2,0,,6\n3,0,5,6\n7,0,,\n8,0,,\n", {"label_columns": ("x", "y")}),
+    ],
+)
+def test_one_table_of_labelled_and_test_images(raw: Path, csv: str, data: dict[str, Any]) -> None:
+    touch(raw / "train", "7.png", "8.png")
+    write(raw / "labels.csv", csv)
+    task = "numbers" if data else "one_class"
+    together: dict[str, Any] = {**LISTED, "test_table": "labels.csv", "test_images": "train", **data}
+    found = read(raw, task, **together)
+    assert list(found.labels) == [f"train/{n}.png" for n in (1, 2, 3)]
+    assert found.tests == {"7": "train/7.png", "8": "train/8.png"}
+
+
+def test_marks_of_tests_are_noted_if_they_are_not_used(raw: Path) -> None:
+    write(raw / "labels.csv", "id,label,split\n1,a,train\n2,b,train\n3,a,test\n")
+    found = read(raw, **LISTED)
+    advice = advised(found.notes["note"])
+    assert (len(found.labels), advice) == (3, {"test_table": "labels.csv"})
+    assert read(raw, **LISTED, **advice, test_images="train").tests == {"3": "train/3.png"}
+    write(raw / "labels.csv", "id,label\n1,a\n2,b\n3,a\n")
+    words = "has no column that says which rows are test"
+    message = refused(raw, words, **LISTED, test_table="labels.csv", test_images="train")
+    assert len(read(raw, **LISTED, **advised(message)).labels) == 3

@@ -102,7 +102,7 @@ def test_a_submission_has_commas_even_if_the_sample_has_semicolons(tmp_path: Pat
 def test_a_solution_may_have_semicolons_and_an_index(tmp_path: Path) -> None:
     path = write(tmp_path / "s.csv", "id,label", "a,cat", "b,dog")
     solution = write(tmp_path / "solution.csv", ";id;label", "0;a;cat", "1;b;cat")
-    assert score_submission(path, solution, LABELS) == (0.5, 2)
+    assert score_submission(path, solution, LABELS) == (0.5, 2, [])
 
 
 def test_ids_are_text_to_the_last_zero(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_submission_is_scored_by_the_metric_on_the_ids_of_the_solution(
     header = "id,label" if kind == "labels" else "id,cat,dog,emu"
     submission = write(tmp_path / "submission.csv", header, *lines)
     solution = write(tmp_path / "solution.csv", "id,label", *truth)
-    score, count = score_submission(submission, solution, settings_of(kind, metric=metric))
+    score, count, _ = score_submission(submission, solution, settings_of(kind, metric=metric))
     assert score == pytest.approx(expected)
     assert count == len(truth)
 

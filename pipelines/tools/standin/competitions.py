@@ -220,6 +220,7 @@ def score(content: bytes, archive: Path, settings: Settings, solution: Path | No
     `Competition`.  Raises `UserError` for a bad submission.
     """
     from pipelines.analysis.scoring import score_submission  # imports torch, which nothing else here needs
+    from pipelines.analysis.solutions import read_solution
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv"
@@ -228,7 +229,8 @@ def score(content: bytes, archive: Path, settings: Settings, solution: Path | No
             sample = _read_sample(archive, settings, Path(folder))
             if sample is not None:
                 _check(without_indexes(read_csv(path)), sample)
-            truth, source = (read_listing(solution), solution) if solution else (_labels(sample, settings), archive)
+            truth = read_solution(solution, path, {}, settings)[0] if solution else _labels(sample, settings)
+            source = solution or archive
             return [f"{score_submission(path, source, settings, part)[0]:.5f}" for part in _parts(truth)]
         except UserError as error:
             raise UserError(str(error).replace(str(path), "Submission")) from None
