@@ -132,19 +132,22 @@ def _try(text: str, layout: Layout) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{layout.competition}{ENDING}"
         path.write_text(text, encoding="utf-8")
+        trial = Layout(Path(folder), layout.competition)  # images that are rows of a table are written there
+        trial.data.mkdir(parents=True)
+        trial.raw.symlink_to(layout.raw.absolute())
         try:
-            settings = load_settings(str(path))
-            _read(settings, layout)
+            _read(load_settings(str(path)), trial)
         except UserError as error:
-            return str(error).replace(str(path), path.name).replace(f"{layout.root}/", "")
+            return str(error).replace(f"{folder}/", "")
     return ""
 
 
 def _read(settings: Settings, layout: Layout) -> None:
     """Read the rows as `split` does. Raises `UserError` for what it would refuse."""
-    from pipelines.dataset import labels, meaning, splits, submission, test_set
+    from pipelines.dataset import labels, meaning, pixel_tables, splits, submission, test_set
     from pipelines.dataset.raw_data import RawData
 
+    settings, _ = pixel_tables.as_files(layout, settings)
     source = RawData(layout.raw, settings.data, settings.split, settings.competition)
     test, _ = test_set.test_rows(source)
     labelled = labels.labelled_rows(source, test["path"])

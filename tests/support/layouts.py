@@ -150,10 +150,8 @@ def galaxies() -> Layout:
 def attributes() -> Layout:
     train, test, files = folders("train", "test", "png")
     files |= {
-        "train.csv": sheet(
-            "id,attribute_ids", train, cycle(["147 616", "51 147", "616", "51 147 616", "813 51", "813"])
-        ),
-        "labels.csv": sheet("attribute_id,attribute_name", [51, 147, 616, 813], ["a::b", "c::d", "e::f", "g::h"]),
+        "train.csv": sheet("id,attribute_ids", train, cycle(["1 616", "51 1", "616", "51 1 616", "0 51", "2", "2 0"])),
+        "labels.csv": sheet("attribute_id,attribute_name", [0, 1, 2, 51], ["a::b", "c::d", "e::f", "g::h"]),
         "sample_submission.csv": sheet("id,attribute_ids", test, cycle(["0 1 2"], TEST)),
     }
     more = {"competition.metric": "fbeta_samples", "competition.beta": 2.0, "data.label_separator": " "}
@@ -522,6 +520,51 @@ def paths() -> Layout:
     )
 
 
+def same_names() -> Layout:
+    """Return a competition whose training and test images have the same names."""
+    train, test = [f"{n}.jpg" for n in range(TRAIN)], [f"{n}.jpg" for n in range(TEST)]
+    files = pictures(*(f"training/{name}" for name in train), *(f"testing/{name}" for name in test)) | {
+        "labels.csv": sheet("image,label", train, cycle(["a", "b"])),
+        "sample_submission.csv": sheet("image,label", test, cycle(["a"], TEST)),
+    }
+    return Layout("same-names", files, {**LABEL, "data.train_images": "training", "data.test_images": "testing"})
+
+
+def padded() -> Layout:
+    """Return a competition whose ids are the numbers in the names of files."""
+    files = pictures(
+        *(f"train/img_{n:05d}.png" for n in range(TRAIN)), *(f"test/test_{n}.png" for n in range(TEST))
+    ) | {
+        "train.csv": sheet("id,species", range(TRAIN), cycle(["a", "b", "c"])),
+        "sample_submission.csv": sheet("id,species", range(TEST), cycle(["a"], TEST)),
+        "species.csv": sheet("number,name", range(3), ["a", "b", "c"]),
+    }
+    more = {"data.train_file": "img_{id:05}.png", "data.test_file": "test_{id}.png", "data.labels": "train.csv"}
+    return Layout("padded-names", files, {**LABEL, **more})
+
+
+def numbered_classes() -> Layout:
+    """Return class folders beside a list of the classes, whose numbers are names of images too."""
+    files = pictures(
+        *(f"train/{kind}/{n}.jpg" for n, kind in enumerate(cycle(["cat", "dog"]))),
+        *(f"test/{n + 90}.jpg" for n in range(TEST)),
+    ) | {
+        "classes.csv": sheet("id,name", range(2), ["cat", "dog"]),
+        "sample_submission.csv": sheet("id,label", range(90, 90 + TEST), cycle(["cat"], TEST)),
+    }
+    return Layout("numbered-classes", files, {**LABEL, "data.labels": None, "data.train_images": "train"})
+
+
+def rows_of_labels() -> Layout:
+    """Return a data set with a row for each label of an image."""
+    train, test, files = folders("train", "test")
+    files |= {
+        "train.csv": sheet("image_id,label", [*train, *train[:8]], [*cycle(["a", "b"]), *["c"] * 8]),
+        "sample_submission.csv": sheet("image_id,a,b,c", test, *[cycle([0.5], TEST)] * 3),
+    }
+    return Layout("rows-of-labels", files, {**SEVERAL, "data.label_column": "label", "data.label_separator": None})
+
+
 def long_columns() -> Layout:
     train, test, files = folders("train", "test")
     answers = [(name, what) for name in test for what in ("leaf", "stem")]
@@ -549,6 +592,19 @@ def long_ids() -> Layout:
         "competition.task": "several_labels",
     }
     return Layout("long-ids", files, {**more, "competition.submission": "probabilities"})
+
+
+def long_labels() -> Layout:
+    """Return a competition whose labels, as its sample, have a row for each image and target."""
+    train, test, files = folders("train", "test")
+    rows, tests = ([f"ID_{name}_{what}" for name in names for what in ("any", "epidural")] for names in (train, test))
+    files = {name.replace("train/", "train/ID_").replace("test/", "test/ID_"): data for name, data in files.items()}
+    files |= {
+        "stage_1_train.csv": sheet("ID,Label", rows, cycle([1, 0, 0, 0, 1, 1], 2 * TRAIN)),
+        "stage_1_sample_submission.csv": sheet("ID,Label", tests, cycle([0.5], 2 * TEST)),
+    }
+    more = {"competition.long_form": "{id}_{target}", "data.labels": "stage_1_train.csv", "data.label_columns": None}
+    return Layout("rsna-hemorrhage", files, {**SEVERAL, **more})
 
 
 def bengali() -> Layout:
@@ -591,7 +647,8 @@ def restaurants() -> Layout:
 MAKERS: tuple[Callable[[], Layout], ...] = (
     *(melanoma, catheters, galaxies, attributes, proteins, dolphins, amazon, right_whales, retinas, scenes, cameras),
     *(fish, cervixes, faces, adverts, traps, hotels, ovaries, chests, emotions, signals, species, skins, bones, plants),
-    *(flowers, pets, paths, long_columns, long_ids, bengali, restaurants),
+    *(flowers, pets, paths, same_names, padded, numbered_classes, rows_of_labels, long_columns, long_ids, long_labels),
+    *(bengali, restaurants),
     lambda: binary("histopathologic-cancer", "train_labels.csv", "id,label", 0, "AUC", **PROBABILITY),
     lambda: binary("histopathologic-no-metric", "train_labels.csv", "id,label", 0, "", **LABEL),
     lambda: binary("invasive-species", "train_labels.csv", "name,invasive", 0.5, "", **PROBABILITY),

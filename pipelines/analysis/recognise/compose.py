@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.analysis.recognise.affixes import template
 from pipelines.analysis.recognise.answers import Answer, read_answer
 from pipelines.analysis.recognise.draft import Draft
 from pipelines.analysis.recognise.facts import RawFolder, folder_setting, look
@@ -129,7 +130,7 @@ def _competition(draft: Draft, seen: Seen, known: Known) -> None:
             list(range(grades[0], grades[-1] + 1)),
             "All grades from the lowest to the highest label.",
         )
-    if answer.columns and reading.submission in ("best_labels", "label_lists"):
+    if reading.submission in ("best_labels", "label_lists"):
         joint = _joint(seen)
         if joint != " ":
             draft.set("competition.answer_separator", joint, "The text between two labels in a cell of the sample.")
@@ -229,8 +230,11 @@ def _joint(seen: Seen) -> str:
 def _data(draft: Draft, seen: Seen) -> None:
     roles, target, labels = seen.roles, seen.target, seen.roles.labels
     if labels is not None:
-        draft.set("data.labels", labels.name, f"{len(labels):,} rows, with the columns {few(labels.columns, 8)}.")
-        _label_columns(draft, seen, labels)
+        form = "in the long form of the sample, with the targets" if labels.is_long else "with the columns"
+        names = target.columns if labels.is_long else labels.columns
+        draft.set("data.labels", labels.name, f"{len(labels):,} rows, {form} {few(names, 8)}.")
+        if not labels.is_long:
+            _label_columns(draft, seen, labels)
     elif target.where == "names":
         draft.set("data.label_pattern", target.pattern, f"There is no table of labels. Classes are {target.why}.")
     if labels is None or not labels.pixels:
@@ -241,6 +245,7 @@ def _data(draft: Draft, seen: Seen) -> None:
         if target.level != 1:
             draft.set("data.class_level", target.level, "The folders on this level are the classes.")
     _tests(draft, seen)
+    _templates(draft, seen)
     if roles.names.endings:
         draft.set(
             "data.channel_files",
@@ -301,6 +306,17 @@ def _tests(draft: Draft, seen: Seen) -> None:
             f"The ids of {sample.table.name}, such as {few(sample.ids)}, name no images, and no table says which they "
             "mean."
         )
+
+
+def _templates(draft: Draft, seen: Seen) -> None:
+    """Set how the names of files are made of ids, where ids alone do not name them."""
+    for key, home in (("data.train_file", seen.roles.train), ("data.test_file", seen.roles.test)):
+        if not home or not seen.roles.names.around:
+            continue
+        top = f"{home.folder}/" if home.folder else ""
+        names = [image.removeprefix(top) for image in home.images]
+        if form := template(names, seen.roles.names.around):
+            draft.set(key, form, f"An id names its image so: {names[0]}.")
 
 
 def _groups(draft: Draft, seen: Seen) -> None:

@@ -35,9 +35,9 @@ def examples(seen: Seen) -> list[tuple[Pixels, str]]:
         ]
     column = seen.roles.file_column or seen.roles.id_column or next(iter(labels.naming(seen.roles.names)))
     home = f"{seen.roles.train.folder}/" if seen.roles.train and seen.roles.train.folder else ""
-    endings, found = seen.roles.names.endings, []
+    endings, names, found = seen.roles.names.endings, labels.values(column), []
     for row in chosen:
-        files = [each for each in seen.roles.names.find(labels.values(column)[row]) if each.startswith(home)]
+        files = [each for each in seen.roles.names.find(names[row]) if each.startswith(home)]
         if files:
             path = join_channels(files, endings, home)[0] if endings else files[0]
             found.append((_pixels(seen, path), _text(seen, row)))

@@ -1,12 +1,14 @@
 """What a raw folder holds: its images, tables and other files, and the images that a text may name."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from pipelines.analysis.recognise.affixes import Affix, without
 from pipelines.dataset.image_paths import (
     IMAGE_EXTENSIONS,
     JUNK,
@@ -20,6 +22,7 @@ ARRAY = ".npy"
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LISTS = (".json",)
 MOST_TABLES = 60  # read; some data sets have a table for each image
+TESTS = re.compile(r"(^|[^a-z])(test|eval|holdout)|^(test|private|public)", re.IGNORECASE)
 PREFERRED = (".jpg", ".jpeg", ".png")  # among copies of the same images
 PROBED = 400  # ids of a column that are compared with names
 
@@ -110,18 +113,23 @@ class Home:
 class Names:
     """The images that an id may mean, by their file names.
 
-    endings: of images in several files, one per channel; an id names all of them.
+    endings: of images in several files, one per channel; an id names all of them. around: texts around ids in names.
     """
 
-    def __init__(self, images: Sequence[str], endings: Sequence[str] = ()) -> None:
-        self.images, self.endings = images, list(endings)
+    def __init__(self, images: Sequence[str], endings: Sequence[str] = (), around: Sequence[Affix] = ()) -> None:
+        self.images, self.endings, self.around = images, list(endings), list(around)
         self._by_stem: dict[str, list[str]] = {}
         for image in images:
             self._by_stem.setdefault(self._stem(image), []).append(image)
 
     def _stem(self, image: str) -> str:
         stem = normal(bare(file_name(image)))
-        return next((stem.removesuffix(each) for each in self.endings if stem.endswith(each)), stem)
+        stem = next((stem.removesuffix(each) for each in self.endings if stem.endswith(each)), stem)
+        return without(stem, self.around)
+
+    @property
+    def stems(self) -> list[str]:
+        return list(self._by_stem)
 
     @cached_property
     def _loose(self) -> dict[str, list[str]]:
@@ -150,17 +158,20 @@ class Names:
         probed = different[::step]
         return sum(bool(self.find(value)) for value in probed) / len(probed) if probed else 0.0
 
-    def home(self, values: Sequence[str]) -> Home | None:
-        """Return the deepest folder that holds exactly one image for most of the `values`; None if none does."""
+    def home(self, values: Sequence[str], tests: bool = False, avoid: Collection[str] = ()) -> Home | None:
+        """Return the deepest folder that holds exactly one image for most of the `values`; None if none does.
+
+        tests: of several, take one named for test images, else one that is not. avoid: images that do not count.
+        """
         count = max(1, len(self.endings))
         totals: Counter[str] = Counter()
-        found = [self.find(value) for value in values]
+        found = [[image for image in self.find(value) if image not in avoid] for value in values]
         for images in found:
             within = Counter(folder for image in images for folder in ancestors(image))
             totals.update(folder for folder, number in within.items() if number == count)
-        if not totals:
+        most = max(totals.values(), default=0)
+        if 2 * most < sum(map(bool, found)) or not most:
             return None
-        most = max(totals.values())
         full = [folder for folder, total in totals.items() if total == most]
         deepest = [
             one
@@ -168,7 +179,8 @@ class Names:
             if not any(other.startswith(f"{one}/" if one else "") and other != one for other in full)
         ]
         kinds = {folder: self._kind(folder, found) for folder in deepest}
-        deepest.sort(key=lambda folder: (kinds[folder] not in PREFERRED, natural_key(folder)))
+        named = {folder: bool(TESTS.search(folder)) == tests for folder in deepest}
+        deepest.sort(key=lambda folder: (not named[folder], kinds[folder] not in PREFERRED, natural_key(folder)))
         best = self._widened(deepest[0])
         prefix = f"{best}/" if best else ""
         images = [image for each in found for image in each if image.startswith(prefix)]

@@ -27,6 +27,7 @@ class Table:
     """A table of the raw folder.
 
     name: its path below raw. frame: its columns as text, without indexes and pixels. is_list: whether it is JSON.
+    is_long: whether it had a row for each image and target; the frame has a row for each image.
     pixels: the columns that are an image in each row, as `data.pixel_columns` names them; pixel_names: all of them;
     pixel_count: the numbers of an image.
     """
@@ -34,6 +35,7 @@ class Table:
     name: str
     frame: pd.DataFrame
     is_list: bool = False
+    is_long: bool = False
     pixels: str = ""
     pixel_count: int = 0
     pixel_names: list[str] = field(default_factory=list)

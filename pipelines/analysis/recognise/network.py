@@ -76,7 +76,7 @@ def choose_network(draft: Draft, side: int, images: int, classes: int) -> None:
         "input.size",
         size,
         f"The images' shorter side is {side} pixels (median). With {size} pixels {images:,} images train on any "
-        'machine; more show finer things. input.source = "packed", the default, decodes each image once.',
+        'machine; more show finer detail. input.source = "packed", the default, decodes each image once.',
     )
     if flips:
         draft.set(

@@ -53,6 +53,8 @@ def readings(target: Target, answer: Answer) -> list[Reading]:
 
 def _of_sets(target: Target, answer: Answer) -> list[Reading]:
     what = f"cells hold several labels, separated by {target.separator!r}"
+    if not target.separator:
+        what = "images have several rows with a label each"
     if target.kind == "flags":
         what = f"{len(target.labels)} columns of 0 and 1, with several ones or none in some rows"
     columns = Reading(SEVERAL_LABELS, "probabilities", "auc_columns", what)

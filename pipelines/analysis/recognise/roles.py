@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
-from pipelines.analysis.recognise.facts import Home, Names, RawFolder, channel_endings
+from pipelines.analysis.recognise.affixes import Affix, affixes
+from pipelines.analysis.recognise.facts import TESTS, Home, Names, RawFolder, channel_endings
 from pipelines.analysis.recognise.listing import Table
 from pipelines.dataset.class_folders import TESTING
+from pipelines.dataset.long_form import widened
 from pipelines.system.errors import UserError, few
 
 # The name of a sample submission, from the surest to the vaguest.
@@ -16,8 +18,10 @@ SAMPLES = tuple(
     for pattern in (r"sample.?_?sub|sub\w*.?sample|submission.?_?format", "submission", r"sample|benchmark|example")
 )
 LABELS = re.compile(r"train|label|annot|solution|list|data_entry", re.IGNORECASE)
-TESTS = re.compile(r"(^|[^a-z])(test|eval|holdout)|^(test|private|public)", re.IGNORECASE)
 OTHERS = re.compile(r"test|valid|holdout|sub(?!ject)", re.IGNORECASE)
+FEWEST = 5  # a table of labels names at least one of so many images
+MOST_COLUMNS = 8  # that may be ids
+MOST_TARGETS = 500  # of one image, in a sample with a row for each
 ENOUGH = 0.9  # share of ids that must be found
 
 
@@ -36,9 +40,10 @@ class Sample:
 
 @dataclass
 class Roles:
-    """What each table and folder is for. `*_column` and `template`: how rows become files; empty: by the id's name.
+    """What each table and folder is for.  file_column, test_file_column: they name the images; empty: the ids do.
 
-    test_images: all images that are tested, which have no label.
+    test_images: all images that are tested, which have no label. long_form, long_targets: of a sample with a row per
+    image and target. is_weak: the labels name few of the images.
     """
 
     names: Names
@@ -53,18 +58,39 @@ class Roles:
     test_images: frozenset[str] = frozenset()
     long_targets: list[str] = field(default_factory=list)
     long_form: str = ""
-    notes: list[str] = field(default_factory=list)
+    is_weak: bool = False
+
+    @property
+    def matched(self) -> int:
+        """How many of the labels and the tests were found."""
+        pixels = self.labels is not None and bool(self.labels.pixels)
+        return bool(self.train or pixels) + bool(self.test or self.test_table or not self.sample)
 
 
 def find_roles(folder: RawFolder, tables: Sequence[Table]) -> Roles:
     """Return the roles of the tables and folders."""
     roles = _roles(folder, tables, folder.names)
-    unmatched = not roles.train and not roles.test
-    if unmatched and (endings := channel_endings(folder.images)):
+    if not roles.train and not roles.test and (endings := channel_endings(folder.images)):
         other = _roles(folder, tables, Names(folder.images, endings))
         if other.train or other.test:
             return other
+    if folder.images and roles.matched < 2 and (around := _around_ids(tables, roles)):
+        other = _roles(folder, tables, Names(folder.images, (), around))
+        if other.matched > roles.matched:
+            return other
     return roles
+
+
+def _around_ids(tables: Sequence[Table], roles: Roles) -> list[Affix]:
+    """Return the texts around ids in names of images, of all columns that may be ids."""
+    found: dict[Affix, None] = {}
+    for table in tables:
+        if len(table) * FEWEST < len(roles.names.images) and table.frame is not getattr(roles.sample, "table", None):
+            continue
+        for column in table.columns[:MOST_COLUMNS]:
+            if table.frame[column].is_unique:
+                found |= dict.fromkeys(affixes(table.values(column), roles.names.stems))
+    return list(found)
 
 
 def _roles(folder: RawFolder, tables: Sequence[Table], names: Names) -> Roles:
@@ -78,8 +104,21 @@ def _roles(folder: RawFolder, tables: Sequence[Table], names: Names) -> Roles:
         _find_unlisted_tests(roles, folder, rest)
     if roles.test:
         roles.test_images = frozenset(roles.test.images)
+    rest = [_widened(table, roles) for table in rest]
     _find_labels(roles, folder, rest)
     return roles
+
+
+def _widened(table: Table, roles: Roles) -> Table:
+    """Return a table of labels with a row for each image and target, as the sample has, with a row for each image."""
+    sample = roles.sample
+    if not sample or not roles.long_form or table.columns != sample.table.columns:
+        return table
+    try:
+        frame, _ = widened(Path(table.name), table.frame, roles.long_form, sample.id_column)
+    except UserError:  # of a table that only looks so
+        return table
+    return replace(table, frame=frame, is_long=True)
 
 
 def stem(name: str) -> str:
@@ -107,7 +146,7 @@ def _find_tests(roles: Roles, sample: Sample, tables: Sequence[Table]) -> None:
     """Find the images of the sample's ids: by name, by a table that lists both, or as rows of numbers."""
     ids, names = sample.ids, roles.names
     if names.share(ids) >= ENOUGH / 2:
-        roles.test = names.home(ids)
+        roles.test = names.home(ids, tests=True)
         _find_long_columns(roles, sample)
         return
     if _find_long_ids(roles, sample):
@@ -125,7 +164,7 @@ def _find_tests(roles: Roles, sample: Sample, tables: Sequence[Table]) -> None:
                     )
                 if file_column:
                     roles.test_table, roles.test_file_column = table, file_column
-                    roles.test = names.home(table.values(file_column))
+                    roles.test = names.home(table.values(file_column), tests=True)
                     return
     _refuse_lookup(sample, wanted, tables)
     numbers = [table for table in tables if table.pixels and not re.search("train", stem(table.name), re.IGNORECASE)]
@@ -171,11 +210,12 @@ def _find_long_ids(roles: Roles, sample: Sample) -> bool:
         joint = first[place]
         own = [each for each in ids if each.startswith(first[: place + 1])]
         targets = [each[place + 1 :] for each in own]
-        bases = [
-            each.removesuffix(joint + target) for each in ids for target in targets if each.endswith(joint + target)
-        ]
-        if len(targets) > 1 and len(bases) == len(ids) and roles.names.share(bases) >= ENOUGH:
-            roles.test = roles.names.home(list(dict.fromkeys(bases)))
+        if not 1 < len(targets) <= MOST_TARGETS:
+            continue
+        ends = [joint + target for target in targets]
+        bases = [each.removesuffix(end) for each in ids for end in ends if each.endswith(end)]
+        if len(bases) == len(ids) and roles.names.share(bases) >= ENOUGH:
+            roles.test = roles.names.home(list(dict.fromkeys(bases)), tests=True)
             roles.long_form, roles.long_targets = f"{{id}}{joint}{{target}}", targets
             return True
     return False
@@ -190,7 +230,7 @@ def _find_unlisted_tests(roles: Roles, folder: RawFolder, tables: Sequence[Table
                 return
             if naming := list(table.naming(roles.names)):
                 roles.test_table = table
-                roles.test = roles.names.home(table.values(naming[0]))
+                roles.test = roles.names.home(table.values(naming[0]), tests=True)
                 return
     named = [each for each in folder.folders if any(part.lower() in TEST_FOLDERS for part in _words(each))]
     flat = [each for each in named if not any(other.startswith(f"{each}/") for other in folder.folders)]
@@ -217,25 +257,26 @@ def _test_top(path: str) -> str:
 
 def _find_labels(roles: Roles, folder: RawFolder, tables: Sequence[Table]) -> None:
     """Find the table that has targets of images which are not tested."""
-    best = 0.0
+    best = -20.0
     others = max(1, len(folder.images) - len(roles.test_images))
     for table in tables:
         if table is roles.test_table:
             continue
         if table.pixels and table.columns:
             if (points := 2 + _points(table, roles.sample)) > best:
-                best, roles.labels, roles.id_column, roles.train = points, table, "", None
+                best, roles.labels, roles.id_column, roles.train, roles.is_weak = points, table, "", None, False
             continue
         naming = list(table.naming(roles.names))
         if not naming or len(table.columns) < 2:
             continue
         column = naming[0]
-        home = roles.names.home(table.values(column))
-        if home is None or len(roles.test_images.intersection(home.images)) > len(home.images) / 2:
+        home = roles.names.home(table.values(column), avoid=roles.test_images)
+        if home is None:
             continue
-        points = 2 * min(1.0, len(home.images) / others) + _points(table, roles.sample)
-        if points > best:
-            best, roles.labels, roles.train = points, table, home
+        share = len(home.images) / others
+        points = 2 * min(1.0, share) + _points(table, roles.sample) - 10 * (share * FEWEST < 1)
+        if points > best and (points > 0 or share * FEWEST < 1):
+            best, roles.labels, roles.train, roles.is_weak = points, table, home, share * FEWEST < 1
             roles.id_column, roles.file_column = _id_and_file(table, column, roles)
 
 

@@ -21,6 +21,8 @@ from pipelines.system.errors import UserError, few
 
 SEPARATORS = (";", "|", ",", " ")  # of several labels in a cell, from the surest
 LIKELY = re.compile(r"label|class|target|categor|species|breed|diagnos|type|disease|level|grade|tags?$", re.IGNORECASE)
+REPEATED = 0.05  # share of images with different labels in several rows, from which an image has several labels
+LEAST_SHARE = 0.25  # of the images below the folder of class folders
 DEEPEST = 3  # levels of class folders
 # How classes are in the names of files; each takes one group for the number of an image.
 PATTERNS = (
@@ -62,12 +64,15 @@ class Target:
 
 def find_target(folder: RawFolder, roles: Roles, answer: Answer) -> Target:
     """Return the targets. Raises `UserError` if there are none."""
-    if roles.labels is not None:
+    if roles.labels is not None and not roles.is_weak:
         return _of_table(roles.labels, roles, answer)
     images = [image for image in folder.images if image not in roles.test_images]
     for find in (_of_folders, _of_names):
         if target := find(images, answer):
+            roles.labels = roles.train = None
             return target
+    if roles.labels is not None:
+        return _of_table(roles.labels, roles, answer)
     tables = f" Its tables: {few(folder.tables + folder.lists, 8)}." if folder.tables or folder.lists else ""
     raise UserError(
         f"{folder.raw}: no labels were found: no table names the images, they are in no class folders, and their names "
@@ -86,12 +91,12 @@ def _of_table(table: Table, roles: Roles, answer: Answer) -> Target:
     if wanted and (own := [column for column in wanted if column in table.columns]) == list(wanted):
         return _of_columns(table, own, answer, "the sample submission has the same columns", bool(roles.long_form))
     if wanted:
-        return _of_class_columns(table, columns, wanted)
+        return _of_class_columns(table, columns, wanted, roles.id_column)
     if not answer.columns and (flags := _flags(table, columns)):
         return _of_columns(table, flags, answer, "they are 0 or 1 in each row")
     column, why = _choose(table, columns, answer)
     others = [each for each in columns if each != column]
-    return _of_column(table, column, why, others, answer)
+    return _of_column(table, column, why, others, roles.id_column, answer)
 
 
 def _of_columns(table: Table, columns: Sequence[str], answer: Answer, why: str, is_long: bool = False) -> Target:
@@ -117,13 +122,14 @@ def _of_columns(table: Table, columns: Sequence[str], answer: Answer, why: str, 
     return Target("columns", "numbers", list(columns), columns=list(columns), why=why)
 
 
-def _of_class_columns(table: Table, columns: Sequence[str], wanted: Sequence[str]) -> Target:
+def _of_class_columns(table: Table, columns: Sequence[str], wanted: Sequence[str], id_column: str) -> Target:
     """Return the target whose classes or labels are the columns of the sample submission."""
     forms = {loose_form(name) for name in wanted}
     best, most = "", 0.0
     for column in columns:
         different = set(table.values(column)) - {""}
-        parts = {part for cell in different for part in split_cell(cell, cell_separator(different))}
+        separator = cell_separator(different)
+        parts = {part for cell in different for part in split_cell(cell, separator)}
         share = max(
             sum(loose_form(each) in forms for each in group) / max(1, len(group)) for group in (different, parts)
         )
@@ -132,18 +138,30 @@ def _of_class_columns(table: Table, columns: Sequence[str], wanted: Sequence[str
             best, most = column, points
     if most < 0.5:
         column, why = _choose(table, columns, NO_ANSWER)
-        return _of_column(table, column, f"{why}; its values are not the columns of the sample submission", columns)
+        why = f"{why}; its values are not the columns of the sample submission"
+        return _of_column(table, column, why, columns, id_column)
     others = [each for each in columns if each != best]
-    return _of_column(table, best, "its values are the columns of the sample submission", others)
+    return _of_column(table, best, "its values are the columns of the sample submission", others, id_column)
 
 
-def _of_column(table: Table, column: str, why: str, others: Sequence[str], answer: Answer = NO_ANSWER) -> Target:
+def _of_column(
+    table: Table, column: str, why: str, others: Sequence[str], id_column: str, answer: Answer = NO_ANSWER
+) -> Target:
     cells = table.values(column)
     different = set(cells) - {""}
     separator = cell_separator(different) or _separator_of(answer, different)
     labels = sorted({part for cell in different for part in split_cell(cell, separator)})
-    kind: Kind = "sets" if separator else "classes"
+    kind: Kind = "sets" if separator or _repeats(table, id_column, column) else "classes"
     return Target("column", kind, labels, cells, [column], separator, list(others), why)
+
+
+def _repeats(table: Table, id_column: str, column: str) -> bool:
+    """Return whether many images have several rows with different labels: a row for each label of an image."""
+    if not id_column or table.frame[id_column].is_unique:
+        return False
+    labels = table.frame.groupby(id_column, sort=False)[column].nunique()
+    numbers = all(NUMBER.fullmatch(cell) and float(cell) % 1 for cell in set(table.values(column)) if cell)
+    return not numbers and float((labels > 1).mean()) >= REPEATED
 
 
 def _flags(table: Table, columns: Sequence[str]) -> list[str]:
@@ -222,7 +240,8 @@ def _of_folders(images: Sequence[str], answer: Answer) -> Target | None:
     """Return the target that class folders give: the level whose names are the sample's classes, else the first one."""
     forms = {loose_form(name) for name in (answer.columns if len(answer.columns) > 1 else answer.words)}
     best: tuple[float, Target] | None = None
-    for root in sorted({each for image in images for each in ancestors(image)}):
+    held = Counter(each for image in images for each in ancestors(image))
+    for root in sorted(folder for folder, count in held.items() if count >= LEAST_SHARE * len(images)):
         prefix = f"{root}/" if root else ""
         inside = [image for image in images if image.startswith(prefix)]
         folders = [image.removeprefix(prefix).split("/")[:-1] for image in inside]
