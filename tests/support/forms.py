@@ -639,7 +639,14 @@ FORMS = (
     _form(
         *("state-farm-distracted-driver-detection", _drivers, "Multi Class Log Loss", of_numbers(multiclass_log_loss)),
         competition={**EACH_CLASS, "metric": "log_loss"},
-        data={**SAMPLE, "train_images": "imgs/train", "test_images": "imgs/test", "labels": "driver_imgs_list.csv"},
+        data={
+            "labels": "driver_imgs_list.csv",
+            "id_column": "img",
+            "label_column": "classname",
+            **SAMPLE,
+            "train_images": "imgs/train",
+            "test_images": "imgs/test",
+        },
         split={"group_column": "subject"},
     ),
     _form(
