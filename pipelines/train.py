@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from pipelines.dataset.image_set import ImageSet
     from pipelines.models.weights import Origin
 
-WORDS = {"one_class": "classes", "several_labels": "labels", "numbers": "numbers"}  # what classes of a task are called
+WORDS = {  # what the classes of a task are called, one and several
+    "one_class": ("class", "classes"),
+    "several_labels": ("label", "labels"),
+    "numbers": ("number", "numbers"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,9 +91,10 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     parameters = check_model(network, settings.model.name, *shape)
     settings, reason = settle_precision(settings, run.precision, network, len(train))
     hardware = choose_hardware(settings.hardware)
+    count = len(images.classes)
     print(
         f"{settings.name}, run {run.folder.name}: {len(train):,} training images, {len(valid):,} validation images, "
-        f"{len(images.classes)} {WORDS[images.task]}; {settings.model.name}, {parameters:,} parameters; "
+        f"{count} {WORDS[images.task][count != 1]}; {settings.model.name}, {parameters:,} parameters; "
         f"{hardware}{reason}"
     )
     print(summarise(images.rows["label"].tolist(), images.task, images.classes))

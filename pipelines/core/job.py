@@ -179,8 +179,7 @@ def try_out(job: Job, network: nn.Module) -> Row:
     for result in engine.fit(learner, train, None, range(1, job.epochs + 1), settings.train.seed):
         outputs = engine.infer(learner.result, valid, learner.task, learner.hardware, learner.views)
         kept = torch.cat([judge.keep(each) for _, each in outputs]).cpu()
-        score, _ = judge.judge(kept, targets)
-        trials.append({"epoch": result.epoch, judge.name: score})
+        trials.append({"epoch": result.epoch, judge.name: judge.score_alone(kept, targets)})
     return min(trials, key=lambda trial: badness(trial[judge.name], judge.name))
 
 

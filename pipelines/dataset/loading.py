@@ -26,7 +26,8 @@ class Batch:
     """Inputs of the network for some images.
 
     inputs: float32 on the device: normalised images (N, 3, H, W), or features: (N, D) in training, else (N, views, D).
-    labels: on the device, int64 (N,), or float (N, K) for mixed images; empty for test images.
+    labels: the targets on the device, as `encode` returns them: int64 (N,), or float (N, K) for mixed images, several
+    labels and numbers; empty for test images.
     positions: int64 (N,), the places of the images in the source.
     """
 
@@ -120,7 +121,7 @@ class BatchSource:
     """A source of batches, as the engine sees it; `batches` is left to each kind."""
 
     def __init__(self, ids: Ids, labels: Tensor, loading: Loading) -> None:
-        """ids: the id of each image, (N,). labels: int64 (N,), or (0,) for test images."""
+        """ids: the id of each image, (N,). labels: the targets, see `Batch`; (0,) for test images."""
         self.ids, self.labels, self.loading = ids, labels, loading
 
     def __len__(self) -> int:

@@ -105,7 +105,7 @@ class FeatureBatches(BatchSource):
     """Batches of features: in training one random view of each image, otherwise all views."""
 
     def __init__(self, ids: Ids, features: Features, labels: Tensor, loading: Loading) -> None:
-        """features: of the images `ids`.  labels: int64 (N,), or (0,) for test images."""
+        """features: of the images `ids`.  labels: the targets, see `Batch`; (0,) for test images."""
         super().__init__(ids, labels, loading)
         self.features = features
 

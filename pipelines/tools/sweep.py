@@ -202,7 +202,7 @@ def _regression(job: "Job", found: "list[Origin]") -> tuple[str, float | None]:
     features, inputs = (scaler.transform(centre(images)) for images in (job.train, job.valid))
     predictions = torch.from_numpy(fit_linear(job.train, features, inputs))
     judge = job.judge()
-    return name, judge.judge(judge.keep(predictions), job.valid.labels)[0]
+    return name, judge.score_alone(judge.keep(predictions), job.valid.labels)
 
 
 def fit_linear(train: "ImageSet", features: Any, inputs: Any) -> Any:

@@ -280,6 +280,14 @@ def test_a_validation_score_does_not_depend_on_the_batch_size(metric: str) -> No
     assert evaluations[0].score != 1
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_score_alone_is_that_with_an_interval(metric: str) -> None:
+    judge = judge_of(metric)
+    kept = judge.keep(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1))
+    targets = np.arange(20) % 3
+    assert judge.score_alone(kept, targets) == judge.judge(kept, targets)[0]
+
+
 def test_evaluation_is_mean_cross_entropy_and_the_metric_over_all_images() -> None:
     settings = settings_of()
     learner, _ = fitted(settings, count=30)

@@ -236,6 +236,8 @@ def test_targets_that_are_no_grades_are_listed(graded: Tiny) -> None:
     job = graded.job(*KAPPA, "competition.grades=[0,1,2]", "train.loss=ordinal")
     with pytest.raises(UserError, match=r"not in competition\.grades, \[0, 1, 2\]: '3 \(id \d+\)'\. Add them"):
         job.task()
+    for advised in (("competition.grades=[0,1,2,3]", "train.loss=ordinal"), ("train.loss=squared",)):
+        graded.job(*KAPPA, *advised).task()
     with pytest.raises(UserError, match=r"takes one number per image; there are 2: 'x', 'y'\. Set train\.loss"):
         make_task(job.settings, ["x", "y"], {})
 
