@@ -50,14 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         notes = read_note(run.predicted) if run.predicted.exists() else {}
         made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
-        made_from["answers"] = _answers(settings, layout)
+        made_from |= {"answers": _answers(settings, layout), "form": _form(settings)}
         sample = layout.raw / settings.data.sample_submission
         made_from["sample"] = file_sha256(sample) if sample.is_file() else ""
         note = notes.get(submission.name, {})
         known = submission.exists() and run.valid_predictions.exists()
-        if known and {"answers": {}, "sample": made_from["sample"]} | note == note | made_from | {
-            "sha256": file_sha256(submission)
-        }:
+        of_older = {"answers": {}, "form": _form(Settings("")), "sample": made_from["sample"]}
+        if known and of_older | note == note | made_from | {"sha256": file_sha256(submission)}:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return
@@ -68,7 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _with_answers_of(run: Settings, current: Settings) -> Settings:
     """Return the settings of `run` with the current ones that say how answers are written; no training uses these."""
     data = replace(run.data, submitted_labels=current.data.submitted_labels, accept=current.data.accept)
-    return replace(run, data=data)
+    return replace(run, data=data, competition=replace(run.competition, **_form(current)))
+
+
+def _form(settings: Settings) -> dict[str, Any]:
+    """Return the settings that say how the text of an answer is written."""
+    return {key: getattr(settings.competition, key) for key in ("answer_separator", "no_label", "decimals")}
 
 
 def _answers(settings: Settings, layout: Layout) -> dict[str, str]:

@@ -320,9 +320,9 @@ def listing(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def small_copies(images: ImageSet, by: Literal["time", "bytes"], watch: Watch = unwatched) -> tuple[Pixels, Marks]:
-    """Return all images of the split table, uint8 (N, 32, 32, 3), cached as for input.size 32; and fingerprints."""
+    """Return all images of the split table, uint8 (N, 32, 32, C), cached as for input.size 32; and fingerprints."""
     count = len(images.table)
-    pixels, marks = np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty(count, np.uint64)
+    pixels, marks = np.empty((count, SIZE, SIZE, images.channels), np.uint8), np.empty(count, np.uint64)
     for part in (images.part(test=False), images.part(test=True)):
         if len(part):
             places = part.rows.index.to_numpy()

@@ -4,21 +4,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from pipelines.core import scores
 from pipelines.core.bootstrap import Bounds, of_calls
 from pipelines.core.intervals import INTERVALS
-from pipelines.core.scores import KAGGLE_CLIP, Array
+from pipelines.core.scores import Array
 from pipelines.settings import metrics as table
 from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.metrics import ONE_CLASS, MetricFacts
 from pipelines.system.errors import UserError, few
-
-__all__ = ["KAGGLE_CLIP", "METRICS", "Metric", "interval", "make_metric"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +43,19 @@ class Metric:
 
         Raises `ValueError` for no images.
         """
-        if not len(targets):
-            raise ValueError("no images, so their score has no interval")
-        return self.interval_of(predicted, targets)
+        return interval(self, predicted, targets)
 
     def notes(self, predicted: Array, targets: Array) -> list[str]:
         """Return what a reader of the score must know: why it is not defined, or what was left out of it."""
         found = list(_notes(self, predicted, targets)) if len(targets) else ["there are no images"]
         return [f"{self.name}: {note}." for note in found]
+
+
+def interval(metric: Metric, predicted: Array, targets: Array) -> Bounds:
+    """Return `metric.interval`. A function of the module, because benchmarks/safety.py measures its time."""
+    if not len(targets):
+        raise ValueError("no images, so their score has no interval")
+    return metric.interval_of(predicted, targets)
 
 
 def _notes(metric: Metric, predicted: Array, targets: Array) -> Iterator[str]:
@@ -125,31 +126,3 @@ def grades_of(competition: CompetitionSettings, classes: Sequence[str]) -> tuple
         )
     numbers = [int(label) for label in classes]
     return tuple(range(min(numbers), max(numbers) + 1)) if numbers else ()
-
-
-@dataclass(frozen=True)
-class OfProbabilities:
-    """A metric of probabilities (N, K) and class numbers (N,), for callers that keep all probabilities."""
-
-    name: str
-    higher_is_better: bool
-
-    def score(self, probabilities: Tensor, labels: Tensor) -> float:
-        return self._call("score", probabilities, labels)
-
-    def _call(self, what: str, probabilities: Tensor, labels: Tensor) -> Any:
-        metric = make_metric(CompetitionSettings(metric=self.name), [""] * probabilities.shape[1])
-        predicted = probabilities.argmax(dim=1) if metric.facts.takes == "label" else probabilities
-        return getattr(metric, what)(predicted.cpu().numpy(), labels.cpu().numpy())
-
-
-def interval(metric: OfProbabilities, probabilities: Tensor, labels: Tensor) -> Bounds:
-    """Return the interval of `metric`; see `Metric`."""
-    return metric._call("interval", probabilities, labels)
-
-
-METRICS = {
-    name: OfProbabilities(name, facts.higher_is_better)
-    for name, facts in table.METRICS.items()
-    if facts.takes in ("label", "probabilities")
-}

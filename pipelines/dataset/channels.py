@@ -45,6 +45,8 @@ def to_channels(image: Image.Image, channels: int, samples: int = 0) -> Picture:
     colour the largest of the three values. Others: the channels that the image has, transparency among them. samples:
     the channels in the file, if these may be more. Raises `ValueError` if they are, and for another number of channels.
     """
+    if channels == 3 and not samples:
+        return to_rgb(image)
     own = len(image.getbands())
     if samples > own:
         raise ValueError(f"it has {samples} channels, of which only {own} can be read; save it as an array (.npy)")
@@ -62,6 +64,7 @@ def to_channels(image: Image.Image, channels: int, samples: int = 0) -> Picture:
 
 def wrong_number(own: int, wanted: int) -> str:
     """Return the problem of an image with `own` channels where `wanted` are set."""
+    wanted = max(wanted, 1)
     text = f"it has {own} channel{'s' * (own != 1)}, and input.channels is {wanted}"
     return f"{text}; set input.channels = {own}, or save it with {wanted}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import pandas as pd
 
@@ -17,8 +18,10 @@ from pipelines.dataset.image_paths import images_by_id, normal, posix
 from pipelines.dataset.loose_ids import Matches, match_ids, simplest
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, separator_of
+from pipelines.settings.choices import SENT, advice
 from pipelines.settings.data_sections import DataSettings
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted, shown
 
 LABEL_NAMES = re.compile(r"labels?|class(es)?|class_?(id|name)|target|category|category_?(id|name)", re.IGNORECASE)
@@ -203,7 +206,7 @@ def choose_targets(listing: Listing, source: RawData, folder: ImageFolder, answe
             return _of_columns(listing, same, source, folder)
     if len(same) == 1:
         data = replace(data, label_column=same[0])
-    labels = choose_labels(listing, data, folder, task)
+    labels = choose_labels(listing, replace(source, data=data), folder, answers)
     targets = of_cells(labels, data.label_separator, task, where)
     if labels.name not in listing.table:
         kinds = few(sorted(set(labels)), 5)
@@ -217,13 +220,16 @@ def _of_columns(listing: Listing, names: Sequence[str], source: RawData, folder:
     return of_columns(listing.table[names], source.task, listing.path.name)
 
 
-def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder, task: str = ONE_CLASS) -> "pd.Series[str]":
+def choose_labels(
+    listing: Listing, source: RawData, folder: ImageFolder, answers: Sequence[str] = ()
+) -> "pd.Series[str]":
     """Return the column of labels: `data.label_column`, else the second one that is no index.
 
     Raises `UserError`, with the setting, if another column is likelier, or if another one names the images: either in
     place of the ids, or other images than the ids do.
     """
     path, table, ids = listing.path, listing.table, listing.ids
+    data, task = source.data, source.task
     naming = id_columns(listing, folder, [data.label_column])
     _refuse_wrong_ids(listing, naming, data, folder)
     position = 1 if ids.name == table.columns[0] else index_columns(table) + 1
@@ -231,7 +237,7 @@ def choose_labels(listing: Listing, data: DataSettings, folder: ImageFolder, tas
     labels = find_column(table, path, data.label_column or second, position, "data.label_column")
     free = [name for name in listing.others if name not in naming]
     if task == ONE_CLASS and not data.label_column and (classes := _flags(listing, free)):
-        return _one_hot(path, table[classes])
+        return _one_hot(path, table[classes], several_advice(source, classes, answers))
     if data.label_column:
         if labels.name == ids.name:
             raise UserError(
@@ -260,8 +266,23 @@ def _flags(listing: Listing, names: Sequence[str]) -> list[str]:
     return flags if len(flags) > 1 and names[0] in flags and not named else []
 
 
-def _one_hot(path: Path, flags: pd.DataFrame) -> "pd.Series[str]":
-    """Return the column that is 1 in each row. Raises `UserError` unless that is one column in every row."""
+def several_advice(source: RawData, columns: Sequence[str], answers: Sequence[str]) -> str:
+    """Return the lines of a TOML for several labels per image: those of `columns`, or rows of their own without any.
+
+    answers: the columns of the sample submission besides its ids.
+    """
+    settings = Settings("", competition=source.competition, data=source.data, split=source.split)
+    changes: dict[str, Any] = {"competition.task": SEVERAL_LABELS, "data.label_columns": tuple(columns)}
+    if source.competition.submission not in SENT[SEVERAL_LABELS]:
+        changes["competition.submission"] = "probabilities" if len(answers) > 1 else "label_lists"
+    return advice(settings, changes)
+
+
+def _one_hot(path: Path, flags: pd.DataFrame, several: str) -> "pd.Series[str]":
+    """Return the column that is 1 in each row. Raises `UserError` unless that is one column in every row.
+
+    several: the settings for several labels per image.
+    """
     ones = flags.isin(FLAGS[1::2])
     wrong = ones.sum(axis=1) != 1
     if wrong.any():
@@ -269,9 +290,8 @@ def _one_hot(path: Path, flags: pd.DataFrame) -> "pd.Series[str]":
         lines = ", ".join(map(str, flags.index[wrong][:5]))
         raise UserError(
             f"{path}: the columns {few(names, 10)} hold only 0 and 1, but {wrong.sum():,} of {len(flags):,} rows "
-            f"have several ones or none, such as line {lines}. If an image may have several of these labels, or none: "
-            f'competition.task = "several_labels" and data.label_columns = {toml(names)}. If one of these columns is '
-            f"the class: data.label_column = {toml(names[0])}"
+            f"have several ones or none, such as line {lines}. If an image may have several of these labels, or "
+            f"none:{several}\nIf one of these columns is the class: data.label_column = {toml(names[0])}"
         )
     return pd.Series(flags.columns[ones.to_numpy().argmax(axis=1)], index=flags.index, name=ONE_HOT, dtype=str)
 

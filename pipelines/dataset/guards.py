@@ -240,6 +240,8 @@ def of_cells(form: Form, known: Known) -> tuple[str, Changes]:
             guesses = {"competition.submission": "best_labels", "competition.guesses": max(sizes)}
             return f"The sample has {max(sizes)} labels in one cell.", changes | guesses
         lists = {"competition.task": SEVERAL_LABELS, "competition.submission": "label_lists"}
+        if not (several or settings.data.label_columns or any(separator in text for text in texts)):
+            lists["data.label_separator"] = separator
         return f"The sample has up to {max(sizes)} labels in one cell.", changes | lists
     if not all(map(NUMBER.fullmatch, cells)):
         return "", {}

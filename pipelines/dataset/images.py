@@ -13,9 +13,10 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipelines.dataset.arrays import array_facts, as_picture, is_deep, load_array
-from pipelines.dataset.channels import Picture, Pixels, to_channels
+from pipelines.dataset.channels import PLANE, Picture, Pixels, to_channels, wrong_number
 from pipelines.dataset.depth import Depth, depth_of, range_of, to_8_bits, white_of
 from pipelines.dataset.image_paths import ARRAY
+from pipelines.dataset.tiff_arrays import STARTS, tiff_array
 from pipelines.system.errors import UserError
 
 Box = tuple[float, float, float, float]
@@ -25,6 +26,7 @@ _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSV
 TURNS = {value: Image.Transpose[turn] for value, turn in enumerate(_TURNS, start=2)}
 # Pillow reads more formats, but would start Ghostscript for a PostScript file named .jpg.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM")
+AS_COLOURS = (PLANE, 1, 3)  # numbers of channels that are made of each other
 MISSING, FOLDER, FORBIDDEN = "the file is missing", "it is a folder", "you may not read it (chmod u+r)"
 MAX_PIXELS = 89_478_485  # Pillow's own limit; decoding so many takes about a gigabyte (1.4 for WebP)
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
@@ -87,7 +89,7 @@ class Described:
     frames: int
 
 
-def open_image(path: Path, place: str, white: int = 0, channels: int = 3) -> Picture:
+def open_image(path: Path | str, place: str, white: int = 0, channels: int = 3) -> Picture:
     """Return the image in `path`, upright, 8 bits. Raises `UserError` with `place`, the row that names it.
 
     white: `data.white`, the value of images of more than 8 bits that becomes white; 0: by each image's own rule.
@@ -97,23 +99,34 @@ def open_image(path: Path, place: str, white: int = 0, channels: int = 3) -> Pic
         return decode(path, place, white, channels)
 
 
-def decode(path: Path, place: str, white: int = 0, channels: int = 3) -> Picture:
-    """Return what `open_image` returns; for use inside `settled_warnings`."""
-    if path.name.lower().endswith(ARRAY):
-        with _problems_of(path, place) as content:
-            return as_picture(load_array(content, path), white, channels)
-    with _opened(path, place) as (image, depth):
-        return to_channels(_upright(to_8_bits(image, depth, white)), channels, depth.samples)
+def decode(path: Path | str, place: str, white: int = 0, channels: int = 3) -> Picture:
+    """Return what `open_image` returns; for use inside `settled_warnings`. A text as path saves time."""
+    with _problems_of(path, place) as content:
+        if str(path).lower().endswith(ARRAY):
+            return as_picture(load_array(content, Path(path)), white, channels)
+        if channels not in AS_COLOURS and (values := tiff_array(content)) is not None:
+            return as_picture(values, white, channels)
+        try:
+            with Image.open(content, formats=FORMATS) as image:
+                depth = _load(image, content)
+                return to_channels(_upright(to_8_bits(image, depth, white)), channels, depth.samples)
+        except (UnidentifiedImageError, ValueError):
+            if (values := tiff_array(content)) is None:
+                raise
+            raise ValueError(wrong_number(values.shape[2], channels)) from None
 
 
 def describe_image(path: Path, place: str, white: int = 0) -> Described:
     """Return facts about the image in `path`. Raises as `open_image` does."""
-    if path.name.lower().endswith(ARRAY):
-        with _problems_of(path, place) as content:
-            size, channels, bits, span = array_facts(load_array(content, path), white)
+    with _problems_of(path, place) as content:
+        is_array = str(path).lower().endswith(ARRAY)
+        array = load_array(content, path) if is_array else tiff_array(content)
+        if array is not None:
+            size, channels, bits, span = array_facts(array, white)
             lowest, largest, top = (int(value) if value == int(value) else value for value in span)
-            return Described("NumPy", *size, channels, bits, lowest, largest, top, 1)
-    with settled_warnings(), _opened(path, place) as (image, depth):
+            return Described("NumPy" if is_array else "TIFF", *size, channels, bits, lowest, largest, top, 1)
+    with settled_warnings(), _problems_of(path, place) as content, Image.open(content, formats=FORMATS) as image:
+        depth = _load(image, content)
         plain = image if image.mode.startswith(("I", "F")) or not depth.is_deep else image.convert("RGB")
         values = np.asarray(plain if plain.mode != "P" else plain.convert("RGB"))
         lowest, largest, used = values.min().item(), values.max().item(), 255.0
@@ -130,19 +143,17 @@ def describe_image(path: Path, place: str, white: int = 0) -> Described:
         return Described(image.format or "", *size, image.mode, depth.bits, lowest, largest, used, frames)
 
 
-@contextmanager
-def _opened(path: Path, place: str) -> Iterator[tuple[Image.Image, Depth]]:
-    """Yield the loaded image and its depth. Any error, also of the block, becomes an `UnreadableImage`."""
-    with _problems_of(path, place) as content, Image.open(content, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        depth = depth_of(image, content.getvalue())
-        image.load()
-        yield image, depth
+def _load(image: Image.Image, content: io.BytesIO) -> Depth:
+    """Load the opened `image` of the file `content`, and return its depth."""
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    depth = depth_of(image, content.getvalue())
+    image.load()
+    return depth
 
 
 @contextmanager
-def _problems_of(path: Path, place: str) -> Iterator[io.BytesIO]:
+def _problems_of(path: Path | str, place: str) -> Iterator[io.BytesIO]:
     """Yield the bytes of a file. Any error, also of the block, becomes an `UnreadableImage`."""
     head = b""
     try:
@@ -166,7 +177,7 @@ def _problems_of(path: Path, place: str) -> Iterator[io.BytesIO]:
     except Exception as error:  # for damage Pillow raises a dozen types, from SyntaxError to struct.error
         problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         problem = "the file is cut short" if "truncated" in problem.lower() else problem
-    raise UnreadableImage(path, place, problem)
+    raise UnreadableImage(Path(path), place, problem)
 
 
 def what_it_is(head: bytes) -> str:
@@ -184,24 +195,31 @@ def what_it_is(head: bytes) -> str:
 def holds_deep(path: Path) -> bool:
     """Return whether the image in `path` has more than 8 bits a value, by its header; False if it cannot be read."""
     try:
-        if path.name.lower().endswith(ARRAY):
+        if str(path).lower().endswith(ARRAY):
             with open(path, "rb") as file:
                 return is_deep(file.read(1 << 16))
         with settled_warnings(), open(path, "rb") as file:
             head = file.read(32)
+            if head.startswith(STARTS) and (array := tiff_array(io.BytesIO(head + file.read()))) is not None:
+                return array.dtype != np.uint8
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
                 return depth_of(image, head).is_deep
-    except Exception:  # see `_opened`; decoding reports it
+    except Exception:  # see `_problems_of`; decoding reports it
         return False
 
 
 def shorter_side(path: Path) -> int:
     """Return the shorter side, in pixels, of an image that was decoded before; only its header is read."""
-    if path.name.lower().endswith(ARRAY):
+    if str(path).lower().endswith(ARRAY):
         return min(array_facts(np.load(path, mmap_mode="r", allow_pickle=False), 0)[0])
-    with settled_warnings(), Image.open(path, formats=FORMATS) as image:
-        return min(image.size)
+    try:
+        with settled_warnings(), Image.open(path, formats=FORMATS) as image:
+            return min(image.size)
+    except UnidentifiedImageError:  # a TIFF of many channels
+        array = tiff_array(io.BytesIO(path.read_bytes()))
+        assert array is not None
+        return min(array.shape[:2])
 
 
 def _upright(image: Image.Image) -> Image.Image:

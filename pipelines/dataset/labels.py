@@ -9,7 +9,7 @@ import pandas as pd
 from pipelines.dataset.annotations import JsonTable
 from pipelines.dataset.cells import Targets, of_cells, toml
 from pipelines.dataset.class_folders import in_class_folders, labels_of, without_tests
-from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files
+from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files, several_advice
 from pipelines.dataset.encodings import listed_names
 from pipelines.dataset.image_paths import (
     common_name,
@@ -215,9 +215,10 @@ def _one_row_each(source: RawData, path: Path, rows: pd.DataFrame, targets: Targ
             )
         return _joined(path, rows)
     same, other = repeated(path.name, rows)
-    remedy = 'If an image may have several labels: competition.task = "several_labels". Else remove the wrong rows.'
-    if source.task != ONE_CLASS:
-        remedy = "Remove the wrong rows."
+    remedy = "Remove the wrong rows."
+    if source.task == ONE_CLASS:
+        lines = several_advice(source, (), sample_columns(source))
+        remedy += f" Or, if an image may have several labels:{lines}"
     refuse(f"{path}: images with two different labels", other, remedy)
     if not listed.of_annotations:  # of two marks in one image the second says nothing new
         source.leave_out(f"{path}: images listed twice", same, "Remove the second rows.")

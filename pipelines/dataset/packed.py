@@ -227,9 +227,11 @@ def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
     """Yield the size and modification time of each file, as text."""
     for path in paths:
         try:
-            # pathlib takes twice as long for 300,000 files
-            each = [os.stat(file) for file in files_at(raw, path)]  # noqa: PTH116
-            yield "\0".join(f"{status.st_size}\0{status.st_mtime_ns}" for status in each)
+            mark = ""
+            for file in files_at(raw, path):
+                status = os.stat(file)  # noqa: PTH116 - pathlib takes twice as long for 300,000 files
+                mark += f"\0{status.st_size}\0{status.st_mtime_ns}"
+            yield mark[1:]
         except OSError:
             yield "missing"  # decoding reports it, with its row
 

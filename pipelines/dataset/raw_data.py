@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.dataset.tables import Note, csv_text, silent
+from pipelines.dataset.tables import Note, csv_text, silent, spreadsheet_safe
 from pipelines.settings.data_sections import CompetitionSettings, DataSettings, SplitSettings
 from pipelines.system.errors import quoted, refuse
 from pipelines.system.files import write_text
@@ -69,7 +69,7 @@ def write_dropped(path: Path, dropped: Sequence[Flaw]) -> str:
     if not dropped:
         path.unlink(missing_ok=True)
         return ""
-    rows = [(flaw.file, flaw.line.removeprefix("line "), flaw.id, flaw.reason) for flaw in dropped]
+    rows = [(flaw.file, flaw.line.removeprefix("line "), spreadsheet_safe(flaw.id), flaw.reason) for flaw in dropped]
     write_text(path, csv_text([("file", "line", "id", "reason"), *rows]))
     counts = Counter(flaw.reason.partition(",")[0] for flaw in dropped)
     return ", ".join(f"{reason} ({count:,})" for reason, count in counts.most_common())

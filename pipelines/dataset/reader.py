@@ -30,7 +30,7 @@ class Reader:
         """Return what `open` returns; for use inside `settled_warnings`."""
         first, *others = files_at(self.raw, path)
         if not others:
-            return decode(Path(first), place, self.white, self.channels)
+            return decode(first, place, self.white, self.channels)
         planes: list[Image.Image] = []
         for file in map(Path, (first, *others)):
             try:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
-OUTSIDE_A_SPLIT = ("data.white:", "data.accept:", "data.submitted_labels:")  # the keys among them that change no row
+OUTSIDE_A_SPLIT = ("data.accept:", "data.submitted_labels:")  # the keys among them that change no row
+WHITE = "data.white:"  # changes no row either, unless images of tables are written as files
 GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
 DOWNLOADED = ("sha256", "files", "bytes")  # of the download record: the same data may come from a renamed archive
@@ -180,7 +181,8 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
     record = _read_record(layout, split_command)
     recorded = {name: record[name] for name in SPLIT_SECTIONS}
     then = overlay(Settings(settings.name), recorded, str(layout.split_record))
-    changed = [line for line in differences(settings, then, SPLIT_SECTIONS) if not line.startswith(OUTSIDE_A_SPLIT)]
+    outside = OUTSIDE_A_SPLIT if settings.data.pixel_columns else (*OUTSIDE_A_SPLIT, WHITE)
+    changed = [line for line in differences(settings, then, SPLIT_SECTIONS) if not line.startswith(outside)]
     task, former = settings.competition.task, record.get("task", ONE_CLASS)  # records of older versions lack it
     changed += [f"competition.task: {task!r} now, {former!r} then"] if task != former else []
     if changed:

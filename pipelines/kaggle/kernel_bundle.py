@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.dataset.encodings import AND, PACKED
 from pipelines.kaggle.kernel_script import STAGES, Task
 from pipelines.settings.addresses import dataset_name, model_name
 from pipelines.settings.loading import label_map_file, missing_label_map
@@ -91,8 +92,12 @@ if __name__ == "__main__":
 def make_task(competition: str, settings: Settings, run: str, overrides: Iterable[str], run_id: str) -> Task:
     """Return the task of the kernel.  competition: name of the TOML; run: name of the run."""
     data = settings.data
-    files = [name for name in (data.labels, data.sample_submission, data.test_table) if name]
-    folders = [name for name in dict.fromkeys((data.train_images, data.test_images)) if name]
+    tables = [
+        part.strip() for name in (data.labels, data.sample_submission, data.test_table) for part in name.split(AND)
+    ]
+    files = [str(PurePosixPath(name).with_suffix("")) if name.endswith(PACKED) else name for name in tables if name]
+    images = () if data.pixel_columns else (data.train_images, data.test_images)
+    folders = [name for name in dict.fromkeys(images) if name]
     return Task(competition, settings.competition.slug, settings.recipe, run, list(overrides), run_id, files, folders)
 
 

@@ -95,7 +95,9 @@ class DataSettings(Section):
         (), "folders of classes, as path or path=class, below train_images; empty: all folders in it"
     )
     file_column: str = option("", "column of the labels CSV and test_table that names the image file; empty: the id")
-    train_file: str = option("", "path of a training image, as {id}.png; {name} is any column; empty: found by name")
+    train_file: str = option(
+        "", "path of a training image below train_images, as {id}.png; {name} is any column; empty: by name"
+    )
     test_file: str = option("", "the same for a test image")
     channel_files: tuple[str, ...] = option(
         (), "several files per id, one per channel: the endings of their names, as _red, _green, _blue"
@@ -106,7 +108,8 @@ class DataSettings(Section):
     pixel_shape: tuple[int, ...] = option((), "pixel_columns: height, width, channels; empty: a square", minimum=1)
     sample_id: str = option("", "column of ids in sample_submission; empty: the first column that is no index")
     flaws: Literal["error", "drop"] = option(
-        "error", "rows without image or target, and images listed twice: an error; drop: left out, listed in a CSV"
+        "error",
+        "rows without image or target, images without a row or listed twice: an error; drop: left out, listed in a CSV",
     )
     train_images: str = option("train", "folder of the labelled images")
     class_level: int = option(

@@ -1,21 +1,25 @@
-"""Write docs/settings.md, the list of all settings, from pipelines/settings/schema.py.
+"""Write docs/settings.md, the list of all settings, and the table of metrics in docs/competitions.md.
 
-Run it after a setting or its help line has changed; a test fails while the page is stale.
+Run it after a setting, its help line or a metric has changed; a test fails while a page is stale.
 """
 
 import argparse
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipelines.settings.loading import BOUNDS
+from pipelines.settings.metrics import METRICS
 from pipelines.settings.schema import OUTSIDE_A_RUN, SECTIONS, SHARED_BY_RECIPES
 from pipelines.system.files import write_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+METRICS_PAGE = PAGE.with_name("competitions.md")
+METRICS_TABLE = re.compile(r"^\| metric \|.*?(?=^$)", re.MULTILINE | re.DOTALL)
 TYPES = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
 INTRODUCTION = """\
 # Settings
@@ -78,10 +82,23 @@ def _allowed(expected: Any, bounds: Mapping[str, Any]) -> str:
     return ", ".join([TYPES[expected], *limits])
 
 
+def metrics_table() -> str:
+    """Return the table of metrics in docs/competitions.md."""
+    text = "| metric | direction | task | what is sent | definition | settings |\n|---|---|---|---|---|---|\n"
+    for name, facts in METRICS.items():
+        better = "higher" if facts.higher_is_better else "lower"
+        options = ", ".join(f"`{option}`" for option in facts.options if option != "classes") or "-"
+        choices = (" or ".join(f"`{each}`" for each in some) for some in (facts.tasks, facts.sends))
+        text += f"| `{name}` | {better} | {' | '.join(choices)} | {facts.definition} | {options} |\n"
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(prog="python -m pipelines.tools.docs", description=__doc__).parse_args(arguments)
     write_text(PAGE, page())
-    print(f"Written: {PAGE}")
+    text = METRICS_PAGE.read_text(encoding="utf-8")
+    write_text(METRICS_PAGE, METRICS_TABLE.sub(lambda _: metrics_table(), text))
+    print(f"Written: {PAGE}, {METRICS_PAGE}")
 
 
 if __name__ == "__main__":

@@ -58,10 +58,10 @@ class Shelf:
     def table(self) -> pd.DataFrame:
         return pd.DataFrame(self.rows, columns=["id", "path", "label", "split", "fold"])
 
-    def pairs(self, hardware: Hardware = FLOAT32, **audit: float) -> pd.DataFrame:
+    def pairs(self, hardware: Hardware = FLOAT32, channels: int = 3, **audit: float) -> pd.DataFrame:
         how = AuditSettings(**audit)  # type: ignore[arg-type]
         table = self.table
-        images = ImageSet(table, table, self.layout.raw, self.layout.cache)
+        images = ImageSet(table, table, self.layout.raw, self.layout.cache, channels=channels)
         pixels, marks = duplicates.small_copies(images, "time")
         pairs, self.left_out = duplicates.find_pairs(images, pixels, marks, how, hardware)
         return pairs
@@ -86,6 +86,18 @@ def test_nothing_where_there_is_nothing(shelf: Shelf) -> None:
     assert not duplicates.with_twin_in_train(pairs, shelf.table).any()
     assert duplicates.listing(pairs, shelf.table).empty
     assert duplicates.most_telling(pairs, 10).empty
+
+
+def test_twins_of_one_channel_and_of_four(tmp_path: Path) -> None:
+    for channels in (1, 4):
+        shelf = Shelf(tmp_path / str(channels))
+        pictures = [np.dstack([scene(seed), scene(seed + 50)[..., :1]]) for seed in range(6)]
+        for picture in pictures:
+            shelf.put("train", picture if channels == 4 else picture[..., 0])
+        copied = pictures[1][:, ::-1] if channels == 4 else pictures[1][:, ::-1, 0]
+        mirrored = shelf.put("valid", np.ascontiguousarray(copied))
+        found = listed(shelf.pairs(channels=channels))
+        assert [(kind, {one, other}) for kind, one, other, *_ in found] == [("mirrored", {1, mirrored})]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,168 +1,149 @@
-"""Accuracy, log loss and F1 of probabilities, as the training loop scores them: equal to scikit-learn's."""
+"""The metric of a competition: its options, its notes and Kaggle's names for it."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
-from scipy.stats import binomtest, bootstrap, norm
-from sklearn.metrics import accuracy_score, f1_score, log_loss
-from torch import Tensor
+from scipy.stats import bootstrap
+from sklearn.metrics import f1_score
 
-from pipelines.core.metrics import METRICS, interval
+from pipelines.core.metrics import make_metric
+from pipelines.settings.data_sections import CompetitionSettings
+from pipelines.settings.metrics import METRICS, metric_of_kaggle_name, options_of_kaggle_name
+from tests.core.test_scores import LABELS, metric_of, random_input
 
-
-def score(name: str, probabilities: Tensor, labels: Tensor) -> float:
-    return METRICS[name].score(probabilities, labels)
-
-
-def random_predictions(count: int = 200, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    probabilities = torch.rand(count, classes, generator=generator, dtype=torch.float64)
-    labels = torch.randint(0, classes, (count,), generator=generator)
-    return probabilities / probabilities.sum(dim=1, keepdim=True), labels
+ONE = np.ones(3, np.int64)
+GAP = np.array([[1.0], [np.nan], [3.0]])
 
 
-def test_accuracy_and_f1_are_scikit_learns() -> None:
-    probabilities, labels = random_predictions()
-    predicted = probabilities.argmax(dim=1)
-    assert score("accuracy", probabilities, labels) == accuracy_score(labels, predicted)
-    assert score("f1_macro", probabilities, labels) == pytest.approx(f1_score(labels, predicted, average="macro"))
-    assert score("f1_micro", probabilities, labels) == pytest.approx(f1_score(labels, predicted, average="micro"))
-    assert score("f1_macro", probabilities, labels) != score("f1_micro", probabilities, labels)
-
-
-def test_a_class_that_is_only_predicted_or_only_true_counts_and_an_absent_one_does_not() -> None:
-    probabilities = torch.eye(5)[[0, 0, 1, 1, 1]]
-    labels = torch.tensor([0, 0, 0, 1, 3])  # class 2 and 4 are absent, 3 is never predicted
-    predicted = probabilities.argmax(dim=1)
-    expected = f1_score(labels, predicted, average="macro", zero_division=0.0)
-    assert score("f1_macro", probabilities, labels) == pytest.approx(expected)
-    only_predicted = torch.tensor([0, 0, 0, 0, 0])
-    expected = f1_score(only_predicted, predicted, average="macro", zero_division=0.0)
-    assert score("f1_macro", probabilities, only_predicted) == pytest.approx(expected)
-
-
-def test_log_loss_is_scikit_learns_between_the_clips() -> None:
-    probabilities, labels = random_predictions()
-    assert score("log_loss", probabilities, labels) == pytest.approx(log_loss(labels, probabilities), rel=1e-12)
-
-
-def test_log_loss_rescales_rows_first() -> None:
-    probabilities, labels = random_predictions()
-    factors = torch.linspace(0.1, 9, len(labels), dtype=torch.float64)[:, None]
-    rescaled = score("log_loss", probabilities * factors, labels)
-    assert rescaled == pytest.approx(score("log_loss", probabilities, labels), rel=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_uniform_guess_over_120_classes_is_the_log_of_120(dtype: torch.dtype) -> None:
-    probabilities, labels = torch.full((30, 120), 1 / 120, dtype=dtype), torch.arange(30)
-    assert score("log_loss", probabilities, labels) == pytest.approx(4.78749, abs=5e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_probability_for_the_truth_costs_what_kaggle_charges(dtype: torch.dtype) -> None:
-    probabilities = torch.eye(3, dtype=dtype)
-    assert score("log_loss", probabilities, torch.tensor([1, 2, 0])) == pytest.approx(34.5388, abs=5e-5)
-    right = score("log_loss", probabilities, torch.tensor([0, 1, 2]))
-    assert right == pytest.approx(1e-15, rel=0.2)
-    assert math.copysign(1, right) == 1
-    two_thirds_wrong = score("log_loss", probabilities, torch.tensor([0, 2, 1]))
-    assert two_thirds_wrong == pytest.approx(34.538776 * 2 / 3, rel=1e-6)
+@pytest.mark.parametrize(
+    ("name", "predicted", "targets", "note"),
+    [
+        ("auc", ONE / 2, ONE, "all 3 targets are 1, so it is not defined"),
+        ("log_loss_binary", ONE / 2, ONE, "all 3 targets are 1"),
+        ("average_precision", ONE / 2, 0 * ONE, "all 3 targets are 0, so it is not defined"),
+        ("quadratic_kappa", ONE, ONE, "all 3 targets are 1, so it is not defined"),
+        ("auc_columns", np.eye(5)[:3], np.eye(5)[:3], "2 of 5 columns have a single class and are left out: '3', '4'"),
+        (
+            "average_precision_columns",
+            np.eye(5),
+            np.eye(5)[:, ::-1] * [0, 1, 1, 1, 1],
+            "1 of 5 columns have no positive",
+        ),
+        ("rmse", GAP, GAP, "1 of 3 targets are missing and are left out"),
+        ("r2", np.ones((3, 1)), np.ones((3, 1)), "a column has equal targets only"),
+        ("rmsle", np.array([[-1.0], [0.0], [1.0]]), np.ones((3, 1)), "1 answers are below 0 and count as 0"),
+        ("rmsle", np.ones((3, 1)), -np.ones((3, 1)), "a target is at most -1, so it is not defined"),
+        ("fbeta_macro", np.eye(5)[:3], np.eye(5)[:3], "2 of 5 labels are neither true nor answered and count as 0"),
+        ("map_at_k", ONE[:, None], np.eye(5)[:3] * [1, 0, 1, 1, 1], "1 images have no label and count as 0"),
+        ("accuracy", ONE[:0], ONE[:0], "there are no images"),
+    ],
+)
+def test_a_note_says_what_the_score_leaves_out(name: str, predicted: Any, targets: Any, note: str) -> None:
+    task = METRICS[name].tasks[-1] if targets.ndim == 2 else ""
+    metric = metric_of(name, task)
+    (found,) = metric.notes(predicted, targets)
+    assert found.startswith(f"{name}: {note}")
+    assert math.isnan(metric.score(predicted, targets)) is ("not defined" in note or "no images" in note)
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_direction_is_the_one_in_which_better_predictions_go(name: str) -> None:
-    probabilities, labels = random_predictions()
-    better = probabilities + torch.nn.functional.one_hot(labels, 5)
-    gain = score(name, better / better.sum(dim=1, keepdim=True), labels) - score(name, probabilities, labels)
-    assert (gain > 0) is METRICS[name].higher_is_better
+def test_there_is_nothing_to_note_of_ordinary_targets(name: str) -> None:
+    task = METRICS[name].tasks[0]
+    predicted, targets = random_input(METRICS[name].takes, 200, seed=1, task=task)
+    assert metric_of(name, task).notes(predicted, targets) == []
 
 
-def test_perfect_predictions_score_best() -> None:
-    labels = torch.from_numpy(np.arange(4).repeat(3))
-    probabilities = torch.eye(4)[labels]
-    assert [score(name, probabilities, labels) for name in ("accuracy", "f1_macro", "f1_micro")] == [1, 1, 1]
+def test_the_options_are_those_of_the_competition() -> None:
+    made = make_metric(CompetitionSettings(metric="map_at_k", guesses=1), LABELS)
+    guesses = np.array([[1, 0], [2, 0]])
+    assert made.score(guesses, np.array([0, 2])) == 0.5
+    assert (
+        make_metric(CompetitionSettings(metric="map_at_k", guesses=2), LABELS).score(guesses, np.array([0, 2])) == 0.75
+    )
+    above = CompetitionSettings(metric="auc_partial", auc_above=0.0, submission="probability")
+    assert make_metric(above, LABELS).score(np.array([0.1, 0.9]), np.array([0, 1])) == 1
 
 
-def bounds(name: str, probabilities: Tensor, labels: Tensor) -> tuple[float, float]:
-    return interval(METRICS[name], probabilities, labels)
+@pytest.mark.parametrize(
+    ("text", "metrics", "options"),
+    [
+        ("Categorization Accuracy", ["accuracy"], {}),
+        ("Multi Class Log Loss", ["log_loss"], {}),
+        ("MulticlassLoss", ["log_loss"], {}),
+        ("Log Loss", ["log_loss", "log_loss_binary"], {}),
+        ("Mean Columnwise Log Loss", ["log_loss_columns"], {}),
+        ("Area Under Receiver Operating Characteristic Curve", ["auc"], {}),
+        ("AUC", ["auc"], {}),
+        ("Mean Columnwise AUC", ["auc_columns"], {}),
+        ("mean column-wise ROC AUC", ["auc_columns"], {}),
+        ("Weighted AUC", ["auc_weighted"], {}),
+        ("ISIC_pAUC-aboveTPR", ["auc_partial"], {}),
+        ("MAP@{K}", ["map_at_k"], {}),
+        ("MAP@5", ["map_at_k"], {"guesses": 5}),
+        ("Mean Average Precision @ 3", ["map_at_k"], {"guesses": 3}),
+        ("Mean Average Precision", ["map_at_k", "average_precision_columns"], {}),
+        ("Top-5 Error", ["top_k_error"], {"guesses": 5}),
+        ("F-Score (Micro)", ["f1_micro", "fbeta_micro", "fbeta_samples"], {}),
+        ("Mean F1-Score", ["f1_micro", "fbeta_micro", "fbeta_samples"], {"beta": 1.0}),
+        ("Macro F1 Score", ["f1_macro", "fbeta_macro"], {"beta": 1.0}),
+        ("Mean F2 Score", ["f1_micro", "fbeta_micro", "fbeta_samples"], {"beta": 2.0}),
+        ("Macro F0.5", ["f1_macro", "fbeta_macro"], {"beta": 0.5}),
+        ("Quadratic Weighted Kappa", ["quadratic_kappa"], {}),
+        ("Root Mean Squared Error", ["rmse"], {}),
+        ("Root Mean Squared Logarithmic Error", ["rmsle"], {}),
+        ("MCRMSE", ["mean_column_rmse"], {}),
+        ("R2 Score", ["r2"], {}),
+        ("Spearman's Rho", ["spearman"], {}),
+        ("fbeta_samples", ["fbeta_samples"], {}),
+        ("Intersection Over Union", [], {}),
+        ("", [], {}),
+    ],
+)
+def test_the_metrics_that_kaggle_may_mean(text: str, metrics: list[str], options: dict[str, float]) -> None:
+    assert metric_of_kaggle_name(text) == metrics
+    assert options_of_kaggle_name(text) == options
+    if len(metrics) > 1:
+        assert any(METRICS[name].doubt for name in metrics)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "f1_micro"])
-@pytest.mark.parametrize("hits", [0, 1, 93, 257, 259])
-def test_the_interval_of_accuracy_is_wilsons(name: str, hits: int) -> None:
-    labels = torch.zeros(259, dtype=torch.long)
-    predicted = (torch.arange(259) >= hits).long()
-    expected = binomtest(hits, 259).proportion_ci(method="wilson")
-    assert bounds(name, torch.eye(2)[predicted], labels) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_the_interval_of_log_loss_is_that_of_a_mean() -> None:
-    probabilities, labels = random_predictions(400)
-    losses = -np.log(probabilities.numpy()[np.arange(400), labels.numpy()])
-    expected = norm.interval(0.95, losses.mean(), losses.std(ddof=1) / 20)
-    assert bounds("log_loss", probabilities, labels) == pytest.approx(expected, rel=1e-12)
-    assert bounds("log_loss", probabilities * 3, labels) == pytest.approx(expected, rel=1e-12)  # rows are rescaled
-
-
-def test_the_interval_of_log_loss_is_never_below_0_and_of_one_image_says_nothing() -> None:
-    sure, labels = torch.tensor([[1.0, 0.0]] * 9 + [[0.5, 0.5]]), torch.zeros(10, dtype=torch.long)
-    low, high = bounds("log_loss", sure, labels)
-    assert low == 0
-    assert 0.07 < high < 0.3
-    assert bounds("log_loss", sure[:1], labels[:1]) == pytest.approx((0, -math.log(1e-15)))
+def test_each_metric_is_found_by_its_own_names() -> None:
+    for name, facts in METRICS.items():
+        for text in (name, name.replace("_", " ").title(), *facts.kaggle):
+            found = metric_of_kaggle_name(text)
+            assert name in found or (text not in facts.kaggle and found)
+            assert text not in facts.kaggle or len(found) == 1 or facts.doubt
 
 
 def test_the_interval_of_macro_f1_is_that_of_scipys_bootstrap() -> None:
-    probabilities, labels = random_predictions(300, classes=3)
-    better = probabilities + 0.5 * torch.nn.functional.one_hot(labels, 3)
-    predicted = better.argmax(dim=1).numpy()
+    targets = np.random.default_rng(0).integers(0, 3, 300)
+    predicted = np.where(
+        np.random.default_rng(1).random(300) < 0.6, targets, np.random.default_rng(2).integers(0, 3, 300)
+    )
 
-    def f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], axis: int = -1) -> npt.NDArray[np.float64]:
-        per_class = [
+    def f1(truth: npt.NDArray[Any], answers: npt.NDArray[Any], axis: int = -1) -> npt.NDArray[np.float64]:
+        of_each = [
             2 * ((truth == k) & (answers == k)).sum(axis) / ((truth == k).sum(axis) + (answers == k).sum(axis))
             for k in range(3)
         ]
-        return np.asarray(np.mean(per_class, axis=0))
+        return np.asarray(np.mean(of_each, axis=0))
 
-    assert f1(labels.numpy(), predicted) == pytest.approx(f1_score(labels, predicted, average="macro"))
-    reference = bootstrap(
-        (labels.numpy(), predicted),
-        f1,
-        paired=True,
-        method="percentile",
-        n_resamples=1_000,
-        rng=np.random.default_rng(1),
-    ).confidence_interval
-    assert bounds("f1_macro", better, labels) == pytest.approx((reference.low, reference.high), abs=0.01)
-    assert bounds("f1_macro", better, labels) == bounds("f1_macro", better, labels)
+    assert f1(targets, predicted) == pytest.approx(f1_score(targets, predicted, average="macro"))
+    drawn = bootstrap(
+        (targets, predicted), f1, paired=True, method="percentile", n_resamples=1_000, rng=np.random.default_rng(1)
+    )
+    expected = drawn.confidence_interval
+    found = make_metric(CompetitionSettings(metric="f1_macro"), LABELS[:3]).interval(predicted, targets)
+    assert found == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_an_interval_holds_the_score_and_narrows_with_more_images(name: str) -> None:
-    widths = []
-    for count in (50, 5_000):
-        probabilities, labels = random_predictions(count)
-        low, high = bounds(name, probabilities, labels)
-        assert low <= score(name, probabilities, labels) <= high
-        widths.append(high - low)
-    assert 5 < widths[0] / widths[1] < 20  # the square root of 100 is 10
-    with pytest.raises(ValueError, match="no images"):
-        bounds(name, probabilities[:0], labels[:0])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["accuracy", "log_loss", "f1_macro"])
-def test_95_of_100_intervals_hold_the_truth(name: str) -> None:
-    everything, truths = random_predictions(100_000)
-    truth = score(name, everything, truths)
-    generator = torch.Generator().manual_seed(1)
-    held = 0
-    for _ in range(200):
-        drawn = torch.randint(100_000, (400,), generator=generator)
-        low, high = bounds(name, everything[drawn], truths[drawn])
-        held += low <= truth <= high
-    assert 180 <= held <= 199
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_uniform_guess_over_120_classes_is_the_log_of_120(dtype: Any) -> None:
+    metric = make_metric(CompetitionSettings(metric="log_loss"), LABELS * 24)
+    assert metric.score(np.full((30, 120), 1 / 120, dtype), np.arange(30)) == pytest.approx(4.78749, abs=5e-6)
+    certain = np.eye(3, dtype=dtype)
+    right = metric.score(certain, np.arange(3))
+    assert right == pytest.approx(1e-15, rel=0.2)
+    assert math.copysign(1, right) == 1

@@ -1,7 +1,10 @@
 """Images of one, two, three and more channels, in one file or in several, from the file to the packed array."""
 
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,7 @@ from pipelines.dataset.batches import open_source
 from pipelines.dataset.channels import as_colours
 from pipelines.dataset.fingerprints import fingerprints, undecodable
 from pipelines.dataset.image_paths import common_name, files_at, files_of, image_files, images_by_id, join_channels
-from pipelines.dataset.images import crop, fit, open_image
+from pipelines.dataset.images import crop, describe_image, fit, holds_deep, open_image, shorter_side
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.reader import Reader
@@ -187,9 +190,19 @@ def test_a_fourth_channel_that_is_no_transparency_is_not_lost(tmp_path: Path) ->
     content = (tmp_path / "a.tif").read_bytes()
     at = content.index(b"\x52\x01\x03\x00\x01\x00\x00\x00") + 8
     (tmp_path / "a.tif").write_bytes(content[:at] + b"\0\0\0\0" + content[at + 4 :])
-    for channels in (1, 3, 4):
-        with pytest.raises(UserError, match="it has 4 channels, of which only 3 can be read; save it as an array"):
+    for channels in (1, 3):
+        with pytest.raises(
+            UserError, match=f"it has 4 channels, and input.channels is {channels}; set input.channels = 4"
+        ):
             open_image(tmp_path / "a.tif", "row", channels=channels)
+    assert (np.asarray(open_image(tmp_path / "a.tif", "row", channels=4)) == noise(6, 8, 4)).all()
+    packed = Image.fromarray(noise(6, 8, 4))
+    packed.save(tmp_path / "b.tif", tiffinfo={338: 0}, compression="tiff_lzw")
+    content = (tmp_path / "b.tif").read_bytes()
+    at = content.index(b"\x52\x01\x03\x00\x01\x00\x00\x00") + 8
+    (tmp_path / "b.tif").write_bytes(content[:at] + b"\0\0\0\0" + content[at + 4 :])
+    with pytest.raises(UserError, match="it has 4 channels, of which only 3 can be read; save it as an array"):
+        open_image(tmp_path / "b.tif", "row", channels=4)
 
 
 def test_the_key_of_a_cache_names_other_channels_than_three(tmp_path: Path) -> None:
@@ -237,3 +250,58 @@ def test_batches_have_the_channels_that_are_set(tiny: Tiny, source: str) -> None
 def test_settings_that_do_not_fit_the_number_of_channels(changes: dict[str, dict[str, object]], text: str) -> None:
     with pytest.raises(UserError, match=text):
         merge(Settings("x"), changes, "here")
+
+
+def tiff(values: npt.NDArray[Any], order: Literal["<", ">"] = "<", apart: bool = False, deflate: bool = False) -> bytes:
+    """Return a TIFF of an array (H, W, channels), whose further channels have no stated meaning."""
+    (height, width, channels), rows = values.shape, 4
+    values = values.astype(values.dtype.newbyteorder(order))
+    planes = [values[..., channel] for channel in range(channels)] if apart else [values]
+    strips = [plane[top : top + rows].tobytes() for plane in planes for top in range(0, height, rows)]
+    strips = [zlib.compress(strip) for strip in strips] if deflate else strips
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    extra = [0] * (channels - 3) or [0]
+    tags = {256: [width], 257: [height], 258: [8 * values.itemsize] * channels, 259: [8 if deflate else 1]}
+    tags |= {262: [2 if channels > 3 else 1], 273: [], 277: [channels], 278: [rows], 279: list(map(len, strips))}
+    tags |= {284: [1 + apart], 338: extra, 339: [kind] * channels}
+    body = b"".join(strips)
+    tags[273] = [8 + sum(map(len, strips[:number])) for number in range(len(strips))]
+    at, entries, more = 8 + len(body) + 2 + 12 * len(tags) + 4, b"", b""
+    for tag, numbers in sorted(tags.items()):
+        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        where = packed if len(numbers) == 1 else struct.pack(f"{order}I", at + len(more))
+        more += packed if len(numbers) > 1 else b""
+        entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + where
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(body))
+    return head + body + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + more
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6])
+@pytest.mark.parametrize(("order", "apart", "deflate"), [("<", False, False), (">", True, False), ("<", False, True)])
+def test_a_tiff_of_any_number_of_channels(
+    tmp_path: Path, channels: int, order: Literal["<", ">"], apart: bool, deflate: bool
+) -> None:
+    values = noise(6, 8, channels)
+    (tmp_path / "a.tif").write_bytes(tiff(values, order, apart, deflate))
+    assert (np.asarray(open_image(tmp_path / "a.tif", "row", channels=channels)) == values).all()
+    deep = values.astype(np.uint16) * 16
+    deep[0, 0, 0] = 4095
+    (tmp_path / "b.tif").write_bytes(tiff(deep, order, apart, deflate))
+    pixels = np.asarray(open_image(tmp_path / "b.tif", "row", channels=channels)).astype(int)
+    assert np.abs(pixels - deep / 4095 * 255).max() <= 0.5
+    described = describe_image(tmp_path / "b.tif", "row")
+    assert (described.width, described.height, described.bits, described.white) == (8, 6, 16, 4095)
+    assert described.mode == f"array of {channels} channels" and holds_deep(tmp_path / "b.tif")
+    assert shorter_side(tmp_path / "b.tif") == 6
+    with pytest.raises(UserError, match=f"set input.channels = {channels}"):
+        open_image(tmp_path / "b.tif", "row")
+
+
+def test_damaged_tiffs_of_many_channels(tmp_path: Path) -> None:
+    whole = tiff(noise(6, 8, 5), deflate=True)
+    (tmp_path / "a.tif").write_bytes(whole[:12] + b"x" * 40 + whole[52:])
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        open_image(tmp_path / "a.tif", "row", channels=5)
+    (tmp_path / "a.tif").write_bytes(whole[:-60])
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        open_image(tmp_path / "a.tif", "row", channels=5)

@@ -262,7 +262,7 @@ def test_an_image_with_several_rows_may_have_several_labels(raw: Path) -> None:
     write(raw / "labels.csv", "id,label\n1,a\n1,b\n2,a\n3,a\n")
     message = refusal(raw)
     assert "images with two different labels, 1 in all: line 3: '1' is 'b', on line 2 it is 'a'" in message
-    assert 'If an image may have several labels: competition.task = "several_labels".' in message
+    assert 'if an image may have several labels:\n  [competition]\n  task = "several_labels"\n' in message
 
 
 def test_a_column_of_flags_for_each_class_gives_the_labels(raw: Path) -> None:

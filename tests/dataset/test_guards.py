@@ -63,7 +63,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str], str, dict[str, Any]
     ),
     "lists, labels would be sent": (
         *({}, WHALES, ["Image,Id", "a,w_1 w_2", "b,w_3"], "The sample has up to 2 labels in one cell."),
-        {"competition": {"task": "several_labels", "submission": "label_lists", "metric": "fbeta_samples"}},
+        {
+            "competition": {"task": "several_labels", "submission": "label_lists", "metric": "fbeta_samples"},
+            "data": {"label_separator": " "},
+        },
     ),
     "a column per class, labels would be sent": (
         *({}, ["cat", "dog"], ["id,dog,cat", "a,0.5,0.5"], "does not have 2 columns"),
@@ -117,8 +120,9 @@ def test_a_sample_of_other_answers_names_the_settings_that_fit(tmp_path: Path, n
     message = refused(tmp_path, labels, settings)
     assert words in message
     (found,) = advised(message)
+    others = {"data": wanted["data"]} if "data" in wanted else {}
     was, changes = settings.competition, wanted["competition"].items()
-    assert found == {"competition": {key: value for key, value in changes if getattr(was, key) != value}}
+    assert found == {"competition": {key: value for key, value in changes if getattr(was, key) != value}, **others}
     if name != "no probabilities but numbers":  # whose labels must come from two columns
         assert class_list(labels, merge(settings, found, "the message"), tmp_path)
 

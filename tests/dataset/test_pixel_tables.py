@@ -263,6 +263,8 @@ def test_the_stages_use_the_files(
     assert "PNG; 4 x 4 pixels; 8-bit grey" in printed and "Next: make train" in printed
     chosen = load_settings("x.toml")
     assert split_is_made(layout, chosen, "make split")
+    with pytest.raises(UserError, match=r"other settings: data\.white: 100 now, 0 then"):
+        split_is_made(layout, load_settings("x.toml", overrides=["data.white=100"]), "make split")
     assert (layout.tree / "train/a").is_dir() and len(list((layout.tree / "train_valid").rglob("*.png"))) == 40
     images = all_images(chosen, layout, read_split_csv(layout.split_csv), "make split")
     packed = PackedImages(images.part(test=True), 4).whole()

@@ -22,6 +22,7 @@ from pipelines.dataset.digits import write_digits
 from pipelines.kaggle import kernel_bundle, kernel_script
 from pipelines.kaggle.kernel_script import Task, attach_weights, find_data, weights_of
 from pipelines.settings.competitions import COMPETITIONS
+from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings
@@ -493,3 +494,12 @@ def test_each_network_has_weights() -> None:
     own = weighted("model.name=resnet34+vgg16", "model.weights=a.pth+b.pth")
     assert weights_of(own) == [("resnet34", "a.pth"), ("vgg16", "b.pth")]
     assert weights_of(weighted("model.name=resnet34", "model.weights=a+b.pth")) == [("resnet34", "a+b.pth")]
+
+
+def test_the_files_of_a_task_are_those_that_the_settings_name() -> None:
+    data = DataSettings(labels="a.json + b.json", sample_submission="s.csv.zip", test_table="t/t.csv")
+    task = kernel_bundle.make_task("x", Settings("x", data=data), "run", [], "1")
+    assert (task.files, task.folders) == (["a.json", "b.json", "s.csv", "t/t.csv"], ["train", "test"])
+    table = DataSettings(labels="train.csv", test_table="test.csv", pixel_columns="pixel*")
+    task = kernel_bundle.make_task("x", Settings("x", data=table), "run", [], "1")
+    assert (task.files, task.folders) == (["train.csv", "test.csv"], [])

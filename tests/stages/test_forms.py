@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipelines.analysis.scoring import read_solution, score_submission
+from pipelines.analysis.scoring import score_submission
+from pipelines.analysis.solutions import read_solution
 from pipelines.dataset.splits import read_split_csv
-from pipelines.dataset.submission import answers_of, class_list
+from pipelines.dataset.submission import class_list
+from pipelines.dataset.vocabulary import answers_of
 from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
@@ -48,7 +50,7 @@ def own_score(folder: Path, submission: Path, solution: pd.DataFrame, name: str)
     solution.to_csv(path, index=False)
     answers = dict(zip(classes, answers_of(classes, settings, layout.raw), strict=True))
     truth, _ = read_solution(path, submission, answers, settings)
-    return score_submission(submission, path, settings, truth)[0]
+    return score_submission(submission, path, settings, truth, list(answers.values())).score
 
 
 def read(path: Path) -> pd.DataFrame:

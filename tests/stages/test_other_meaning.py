@@ -36,7 +36,7 @@ def folder(raw: Path, train: Cells, sample: Cells, header: str = "id,label") -> 
 
 def sample_header(header: str, sample: Cells) -> str:
     names = header.split(",")
-    return ",".join(names if len(names) == 1 + len(sample[0].split(",")) else [names[0], names[-1]])
+    return ",".join(names if len(names) == 1 + len(sample[0].split(",")) else [names[0], "answer"])
 
 
 def toml(work: Path, sections: dict[str, dict[str, Any]]) -> None:
@@ -62,6 +62,15 @@ SILENT: dict[str, tuple[Cells, Cells, str, tuple[str, str], str]] = {
     "a number to estimate": (SCORES, ["99.24", "5.5"], "They look like quantities", ("1", "30"), "a number with 2"),
     "several labels in a cell": (LISTS, ["healthy"], "several labels in one cell", ("2", "rust|scab"), "its labels"),
     "five guesses": (WHALES, ["new_whale w_1 w_2 w_3 w_9"], "5 labels in one cell", ("2", "w_2"), "the 5 best labels"),
+    "lists of labels in the sample": (
+        *(
+            cycled("a", "b", "c"),
+            ["a b", "c"],
+            "up to 2 labels in one cell",
+            ("1", "b"),
+            "its labels, separated by ' '",
+        ),
+    ),
     "a probability": (cycled("0", "1"), ["0.5"], "a probability for each id", ("3", "1"), "the probability of '1'"),
     "a probability of a word": (
         *(cycled("cat", "dog"), ["0.5"], "a probability for each id", ("3", "dog")),
@@ -114,6 +123,29 @@ def test_two_columns_of_the_sample_that_are_flags_in_the_labels(work: Path, caps
     rows = read_split_csv(work / "data/x/split.csv").set_index("id")
     assert rows.loc[["0", "1", "2"], "label"].tolist() == ["rust", "rust|scab", ""]
     assert "any of 2 labels; sent: a probability for each label" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sample", ["0.5,0.5", "rust"])
+def test_several_ones_in_a_row(work: Path, capsys: pytest.CaptureFixture[str], sample: str) -> None:
+    folder(work / "data/x/raw", cycled("1,0", "1,1", "0,0"), [sample], "id,rust,scab")
+    toml(work, {"data": LISTED})
+    (found,) = advised(refused(work, capsys))
+    toml(work, combined({"data": LISTED}, found))
+    assert run_stage_here("split", ["x.toml"]) == 0, capsys.readouterr().err
+    rows = read_split_csv(work / "data/x/split.csv").set_index("id")
+    assert rows.loc[["0", "1", "2"], "label"].tolist() == ["rust", "rust|scab", ""]
+    assert ("sent: a probability for each label" if "," in sample else "sent: its labels") in capsys.readouterr().out
+
+
+def test_labels_of_an_image_in_several_rows(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(work / "data/x/raw", cycled("rust", "scab", "healthy"), ["rust scab"])
+    with open(work / "data/x/raw/train.csv", "a") as file:
+        file.write("0,scab\n")
+    toml(work, {"data": LISTED})
+    (found,) = advised(refused(work, capsys))
+    toml(work, combined({"data": LISTED}, found))
+    assert run_stage_here("split", ["x.toml"]) == 0, capsys.readouterr().err
+    assert read_split_csv(work / "data/x/split.csv").set_index("id").loc["0", "label"] == "rust|scab"
 
 
 def test_columns_of_numbers(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

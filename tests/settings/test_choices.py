@@ -1,0 +1,128 @@
+"""Task, metric and submission fit each other, no option is without an effect, and the advice of messages is right."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from pipelines.settings.choices import SENT, USUAL, advice, effects, fits, metrics_of
+from pipelines.settings.loading import merge
+from pipelines.settings.metrics import METRICS
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from tests.support.answers import advised
+from tests.support.forms import FORMS
+
+
+def load(competition: dict[str, Any], **sections: dict[str, Any]) -> Settings:
+    return merge(Settings("x"), {"competition": competition, **sections}, "x.toml")
+
+
+def refusal(competition: dict[str, Any], **sections: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        load(competition, **sections)
+    return str(caught.value)
+
+
+COMBINATIONS = [
+    (task, metric, sent)
+    for task, metric in itertools.product(SENT, METRICS)
+    for sent in dict.fromkeys(itertools.chain(*SENT.values()))
+]
+
+
+def test_what_fits_is_loaded_and_all_else_is_refused() -> None:
+    loaded = 0
+    for task, metric, sent in COMBINATIONS:
+        choice = {"task": task, "metric": metric, "submission": sent}
+        if fits(metric, task, sent):
+            load(choice)
+            loaded += 1
+        else:
+            assert "Set competition." in refusal(choice), choice
+    assert loaded > len(METRICS)
+    for task, sent in itertools.chain(*([(task, each) for each in sends] for task, sends in SENT.items())):
+        assert metrics_of(task, sent)[0] == USUAL[task, sent]
+    assert all(any(fits(metric, task, sent) for task, _, sent in COMBINATIONS) for metric in METRICS)
+
+
+@pytest.mark.parametrize("number", range(len(FORMS)))
+def test_real_competitions_fit(number: int) -> None:
+    load(**FORMS[number].settings)
+
+
+@pytest.mark.parametrize(
+    ("competition", "words"),
+    [
+        ({"metric": "auc"}, ['competition.submission = "probability"', "accuracy, balanced_accuracy"]),
+        ({"task": "numbers"}, ["task numbers sends numbers", 'competition.task = "one_class"']),
+        (
+            {"task": "several_labels", "submission": "label_lists"},
+            ["competition.metric is accuracy, which scores labels or probabilities", "fbeta_samples"],
+        ),
+        ({"task": "several_labels", "metric": "map_at_k", "submission": "probability"}, ["sends label_lists or"]),
+    ],
+)
+def test_a_message_names_what_fits(competition: dict[str, Any], words: list[str]) -> None:
+    message = refusal(competition)
+    assert all(text in message for text in words), message
+
+
+NUMBERS = {"task": "numbers", "submission": "numbers", "metric": "rmse"}
+WITHOUT_EFFECT: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"positive": "cat"}, {}, "competition.positive is 'cat'"),
+    ({"guesses": 3}, {}, "competition.guesses is 3"),
+    ({"beta": 2.0}, {}, "competition.beta is 2.0"),
+    ({"grades": [0, 1]}, {}, "competition.grades is [0, 1]"),
+    ({"auc_ranges": [0.0, 1.0]}, {}, "competition.auc_ranges is [0.0, 1.0]"),
+    ({"auc_weights": [1.0]}, {}, "competition.auc_weights is [1.0]"),
+    ({"auc_above": 0.5}, {}, "competition.auc_above is 0.5"),
+    ({"answer_separator": ","}, {}, "competition.answer_separator is ','"),
+    ({"no_label": "none"}, {}, "competition.no_label is 'none'"),
+    ({"decimals": 2}, {}, "competition.decimals is 2"),
+    ({"long_form": "{id}_{target}"}, {}, "competition.long_form is '{id}_{target}'"),
+    (NUMBERS, {"data": {"label_separator": ",", "labels": "x.csv"}}, "data.label_separator is ','"),
+    ({}, {"predict": {"answer_range": [0.0, 1.0]}}, "predict.answer_range is [0.0, 1.0]"),
+    ({}, {"predict": {"thresholds": "per_label"}}, "predict.thresholds is 'per_label'"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WITHOUT_EFFECT)))
+def test_an_option_without_an_effect_is_refused(number: int) -> None:
+    competition, sections, words = WITHOUT_EFFECT[number]
+    message = refusal(competition, **sections)
+    assert f"{words}, which has no effect here: it is for" in message
+    assert message.endswith("Remove it.")
+
+
+def test_each_option_has_an_effect_somewhere() -> None:
+    options = {key for key, (_, applies) in effects(Settings("x")).items() if not applies}
+    assert options == {text.partition(" ")[0] for *_, text in WITHOUT_EFFECT}
+    used: set[str] = set()
+    for task, metric, sent in COMBINATIONS:
+        if fits(metric, task, sent):
+            settings = load({"task": task, "metric": metric, "submission": sent})
+            used |= {key for key, (_, applies) in effects(settings).items() if applies}
+    assert used == set(effects(Settings("x")))
+
+
+@pytest.mark.parametrize(
+    ("competition", "words"),
+    [
+        ({"submission": "best_labels", "metric": "map_at_k", "answer_separator": ""}, "answer_separator is empty"),
+        ({**NUMBERS, "long_form": "{id}"}, "it takes {id} and {target} once each"),
+        ({**NUMBERS, "long_form": "{id}{target}"}, "it needs a text between"),
+    ],
+)
+def test_the_form_of_cells_and_rows_is_checked(competition: dict[str, Any], words: str) -> None:
+    assert words in refusal(competition)
+
+
+def test_advice_leaves_out_what_is_set_and_resets_what_loses_its_effect() -> None:
+    settings = load({"submission": "probability", "metric": "auc", "positive": "cat"})
+    message = f"these:{advice(settings, {'competition.submission': 'best_labels', 'competition.guesses': 3})}\nor not"
+    (found,) = advised(message)
+    wanted = {"submission": "best_labels", "metric": "map_at_k", "guesses": 3, "positive": ""}
+    assert found == {"competition": wanted}
+    assert merge(settings, found, "the message").competition.guesses == 3
+    assert advice(settings, {"competition.submission": "probability"}) == ""
