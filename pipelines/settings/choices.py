@@ -1,12 +1,12 @@
 """Which task, metric and submission fit together, and which options then have an effect."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.overrides import toml
 from pipelines.settings.schema import Settings
 
 SENT: dict[str, tuple[str, ...]] = {  # what each task can send
@@ -168,7 +168,7 @@ def advice(settings: Settings, changes: Mapping[str, Any], notes: Mapping[str, s
         lines += [f"  [{section}]"] * bool(names)
         for name in names:
             comment = comments.get(f"{section}.{name}", "")
-            value = json.dumps(getattr(theirs, name), ensure_ascii=False)
+            value = toml(getattr(theirs, name))
             lines.append(f"  {name} = {value}" + f"  # {comment}" * bool(comment))
     return "".join(f"\n{line}" for line in lines)
 

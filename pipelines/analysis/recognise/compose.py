@@ -16,7 +16,7 @@ from pipelines.analysis.recognise.refusals import refuse_raw
 from pipelines.analysis.recognise.roles import Roles, find_roles
 from pipelines.analysis.recognise.targets import Target, find_target
 from pipelines.dataset.vocabulary import counted, loose_form
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import METRICS
 from pipelines.system.errors import few, shown
 
 MOST_TABLES = 12  # in the printed table
@@ -352,6 +352,3 @@ def _network(draft: Draft, seen: Seen) -> None:
         draft.set("input.std", [0.25] * channels)
     classes = len(target.labels) if target.kind in ("classes", "one_hot") else 1
     choose_network(draft, side, images, classes)
-
-
-TASKS = {ONE_CLASS: "one class", SEVERAL_LABELS: "several labels", NUMBERS: "numbers"}
