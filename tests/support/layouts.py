@@ -656,6 +656,7 @@ MAKERS: tuple[Callable[[], Layout], ...] = (
     lambda: signs("sign-language-mnist", False),
     lambda: signs("kannada-mnist", True),
     lambda: answered("severstal", "ImageId_ClassId,EncodedPixels", "1 409600", "masks of pixels"),
+    lambda: Layout("blood-vessels", pictures("images/1.png", "masks/1.png"), refused="masks of pixels"),
     lambda: answered("salt", "id,rle_mask", "1 1", "masks of pixels"),
     lambda: answered("global-wheat", "image_id,PredictionString", "1.0 0 0 50 50", "boxes of objects"),
     lambda: answered("landmarks", "id,landmarks", "137790 0.1", "a label and its confidence"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.analysis.recognise.affixes import template
-from pipelines.analysis.recognise.answers import Answer, read_answer
+from pipelines.analysis.recognise.answers import Answer, read_answer, words_of
 from pipelines.analysis.recognise.draft import Draft
 from pipelines.analysis.recognise.facts import RawFolder, folder_setting, look
 from pipelines.analysis.recognise.groups import find_groups
@@ -15,8 +15,9 @@ from pipelines.analysis.recognise.readings import Reading, choose, metrics_named
 from pipelines.analysis.recognise.refusals import refuse_raw
 from pipelines.analysis.recognise.roles import Roles, find_roles
 from pipelines.analysis.recognise.targets import Target, find_target
+from pipelines.dataset.tables import csv_text
 from pipelines.dataset.vocabulary import counted, loose_form
-from pipelines.settings.metrics import METRICS
+from pipelines.settings.metrics import METRICS, metric_of_kaggle_name
 from pipelines.system.errors import few, shown
 
 MOST_TABLES = 12  # in the printed table
@@ -161,6 +162,12 @@ def _fit(draft: Draft, possible: Sequence[Reading], known: Known) -> tuple[Readi
     names = metrics_named(known.metric)
     if fitting := choose(possible, names):
         reading, metric = fitting
+        meant = metric_of_kaggle_name(known.metric) if METRICS[metric].doubt else []
+        if also := [each for each in meant if each != metric and choose([reading], [each])]:
+            draft.notes.append(
+                f"{known.metric!r} may also mean {', '.join(also)}; competition.metric is {metric}. "
+                f"{METRICS[metric].doubt}"
+            )
         return reading, metric, f"{known.metric!r}, {known.source}. {_instead(reading)}"
     if not names:
         draft.doubts.append(
@@ -246,6 +253,14 @@ def _data(draft: Draft, seen: Seen) -> None:
             draft.set("data.class_level", target.level, "The folders on this level are the classes.")
     _tests(draft, seen)
     _templates(draft, seen)
+    _note_unused(draft, seen)
+    pairs = words_of(target.labels, seen.answer.columns) if target.kind in ("classes", "sets") else {}
+    if any(label != text for label, text in pairs.items()):
+        name = f"{draft.name}-labels.csv"
+        draft.files[name] = csv_text([("label", "answer"), *pairs.items()])
+        draft.set(
+            "data.submitted_labels", name, "The sample's columns name the classes in other words; this CSV has both."
+        )
     if roles.names.endings:
         draft.set(
             "data.channel_files",
@@ -260,6 +275,17 @@ def _data(draft: Draft, seen: Seen) -> None:
             f"{labels.pixel_count} numbers in each row are an image of {pixel_shape} pixels.",
         )
         draft.set("data.pixel_shape", list(pixel_shape or ()), "Height, width, channels.")
+
+
+def _note_unused(draft: Draft, seen: Seen) -> None:
+    """Note images outside the folder of class folders, such as those of another part of a split."""
+    used = {*seen.target.images, *seen.roles.test_images}
+    unused = [image for image in seen.folder.images if image not in used]
+    if seen.target.where == "folders" and unused:
+        draft.notes.append(
+            f"{len(unused):,} images are neither in {folder_setting(seen.target.folder)} nor test images, and are not "
+            f"used: {few(unused)}."
+        )
 
 
 def _label_columns(draft: Draft, seen: Seen, labels: Table) -> None:

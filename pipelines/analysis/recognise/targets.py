@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.analysis.recognise.answers import Answer
+from pipelines.analysis.recognise.answers import UNSUPPORTED, Answer
 from pipelines.analysis.recognise.facts import RawFolder, ancestors
 from pipelines.analysis.recognise.listing import Table
 from pipelines.analysis.recognise.roles import Roles
@@ -71,6 +71,10 @@ def find_target(folder: RawFolder, roles: Roles, answer: Answer) -> Target:
             return target
     if roles.labels is not None:
         return _of_table(roles.labels, roles, answer)
+    if masks := [each for each in folder.folders if any(word in each.lower() for word in MASKS)]:
+        raise UserError(
+            f"{folder.raw} holds the folder {few(masks)} and no labels: masks of pixels (segmentation) {UNSUPPORTED}."
+        )
     tables = f" Its tables: {few(folder.tables + folder.lists, 8)}." if folder.tables or folder.lists else ""
     raise UserError(
         f"{folder.raw}: no labels were found: no table names the images, they are in no class folders, and their names "
