@@ -51,7 +51,7 @@ def test_what_was_seen_is_printed_drawn_and_commented(tmp_path: Path) -> None:
     assert (status, errors) == (0, "")
     lines = dict(line.split("  ", 1) for line in printed.splitlines() if "  " in line)
     assert lines["images"].strip().startswith("60 PNG: 16 in test, 9 in train/")
-    assert lines["sizes"].strip() == "16 x 16 pixels; 3 channels (of some of them)"
+    assert lines["sizes"].strip() == "16 x 16 pixels; 3 channels in those looked at"
     assert "Class folders below train: one label per image, 5 different values" in printed
     assert "plant" not in printed and printed.endswith("Next: make all COMP=weeds\n")
     with Image.open(tmp_path / "data/weeds/new.png") as picture:
