@@ -1,6 +1,6 @@
 """The form of a submission: its header, its rows and the text of an answer, as the sample submission shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
