@@ -33,6 +33,11 @@ BENCHMARKS = (
     Benchmark("packing", (), None, ("archive",)),
     Benchmark("predict_memory", (), ("--images", "2000", "--fewer", "500", "--batches", "6")),
     Benchmark("predict_memory", (*MOBILENET, "--images", "100000", "--fewer", "20000"), None),
+    Benchmark(
+        "many_classes",
+        (),
+        ("--classes", "300", "--test", "2000", "--valid", "500", "--wide", "200", "--old", "200", "400"),
+    ),
     Benchmark("scaling", (), None),
     Benchmark("training_speed", (), ("--images", "600", "--set", "train.batch_size=125"), ("archive",)),
     Benchmark("textbook_loop", (), None, ("archive",)),

@@ -57,10 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made_from |= {"answers": _answers(settings, layout), "form": _form(settings)}
         sample = layout.raw / settings.data.sample_submission
         made_from["sample"] = file_sha256(sample) if sample.is_file() else ""
-        note = notes.get(submission.name, {})
         known = submission.exists() and run.valid_predictions.exists()
         of_older = {"answers": {}, "form": _form(read_record(run).settings), "sample": made_from["sample"]}
-        if known and of_older | note == note | made_from | {"sha256": file_sha256(submission)}:
+        note = of_older | notes.get(submission.name, {})
+        note["predict"] = to_dict(Settings(""))["predict"] | note.get("predict", {})
+        if known and note == note | made_from | {"sha256": file_sha256(submission)}:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return

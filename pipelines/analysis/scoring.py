@@ -71,7 +71,8 @@ def answer_rows(table: pd.DataFrame, path: Path, settings: Settings, known: Sequ
     """
     indexes, form = index_columns(table), settings.competition.long_form
     header = list(map(str, table.columns))
-    name = settings.data.sample_id if settings.data.sample_id in header else header[indexes]
+    sample_id = settings.data.sample_id  # an index may have an empty name too
+    name = sample_id if sample_id and sample_id in header else header[indexes]
     place = header.index(name)
     values = header[place + 1 :] or header[indexes:place]
     if not values:

@@ -37,7 +37,8 @@ class Judge:
     metric: of the competition.  sends: competition.submission.  open: what is left to choose, if anything.  fits:
     whether it is fitted to predictions, instead of its plain values.  positive: the number of the positive class, or
     -1.  guesses: labels of a ranking.  grades: of each class, where one class is scored by grades.  bounds: the least
-    and the greatest answer of each number, float64 (2, T).
+    and the greatest answer of each number, float64 (2, T).  as_sent: score the probabilities of classes as they are
+    sent, rounded to float32.
     """
 
     metric: Metric
@@ -49,6 +50,7 @@ class Judge:
     guesses: int = 1
     grades: tuple[int, ...] = ()
     bounds: Array | None = None
+    as_sent: bool = False
 
     @property
     def name(self) -> str:
@@ -171,7 +173,7 @@ class Judge:
     def _compared(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
         """Return predictions and targets in the form that the metric takes."""
         if self.takes == "probabilities" and kept.numel() > MOST_ITEMS:
-            return self._shares(choice, kept, targets)
+            return self._of_many_classes(choice, kept, targets)
         decided = self.decide(choice, kept)
         match self.takes:
             case "positive":
@@ -186,16 +188,20 @@ class Judge:
             case "numbers":
                 return self.numbers(decided), targets
             case "probabilities" | "columns":
-                return (decided.double().exp() if self.task == ONE_CLASS else decided.double()).numpy(), targets
+                return (self._shares(decided) if self.task == ONE_CLASS else decided.double()).numpy(), targets
         return decided.numpy(), targets
 
-    def _shares(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
+    def _shares(self, log_probabilities: Tensor) -> Tensor:
+        """Return the probabilities of one class, float64."""
+        return log_probabilities.exp().double() if self.as_sent else log_probabilities.double().exp()
+
+    def _of_many_classes(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
         """Return the shares (N, 2) of an image's class and of all others, and zeros as targets: all that a log loss
         needs of many classes."""
         shares = []
         size = max(1, MOST_ITEMS // kept.shape[1])
         for first in range(0, len(kept), size):
-            values = self.decide(choice, kept[first : first + size], first).double().exp()
+            values = self._shares(self.decide(choice, kept[first : first + size], first))
             mine = torch.from_numpy(targets[first : first + size])[:, None]
             shares.append((values.gather(1, mine) / values.sum(dim=1, keepdim=True))[:, 0])
         share = torch.cat(shares)
@@ -206,7 +212,8 @@ def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated
     """Return the judge of `settings`.
 
     classes: the classes or labels, or the names of the numbers.  seen: targets, as `encode` returns them, that say
-    which numbers occur; those of the training rows, for an honest score.  calibrated: fit a temperature too.
+    which numbers occur; those of the training rows, for an honest score.  calibrated: as `predict` scores, with a
+    temperature.
     Raises `UserError` where the positive class is none of them, or classes are no grades.
     """
     competition, predict, several = settings.competition, settings.predict, settings.competition.task == SEVERAL_LABELS
@@ -231,6 +238,7 @@ def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated
         guesses=min(competition.guesses, len(classes)),
         grades=tuple(map(int, classes)) if takes == "grades" and not numbers else (),
         bounds=_bounds(predict.answer_range, np.asarray(seen, np.float64)) if numbers and not left else None,
+        as_sent=calibrated,
     )
 
 

@@ -5,7 +5,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,14 @@ def predict(
     what: the text of the progress bar.  Raises `UserError` where predictions are not finite.
     """
     predictor = open_predictor(checkpoint.load(path), settings, images, weights, watch)
-    source, task = WatchedBatches(predictor.source, what, watch), predictor.task
+    yield from blocks(replace(predictor, source=WatchedBatches(predictor.source, what, watch)), path)
+
+
+def blocks(predictor: Predictor, path: Path) -> Iterator[tuple[Positions, Tensor]]:
+    """Yield what `predict` does; path: the checkpoint, for messages."""
     waiting: list[tuple[Tensor, Tensor]] = []
     items = 0
+    source, task = predictor.source, predictor.task
     for batch, predictions in engine.infer(predictor.model, source, task, predictor.hardware, predictor.views):
         # Kept on the device for a while: fetching each batch would leave a GPU idle until the next one.
         waiting.append((batch.positions, predictions))

@@ -95,7 +95,7 @@ def is_csv(labels: str) -> bool:
 
 
 def _header_of_labels(settings: Settings, raw: Path, texts: Sequence[str]) -> tuple[str, str]:
-    """Return the names of the id and the label column of the labels CSV; `id` and `label` without that CSV.
+    """Return the names of the id and the label column of the labels CSV; `id` and `label` without such columns.
 
     The label column is `label` if the CSV has a column for each of the classes, `texts`.
     """
@@ -105,7 +105,8 @@ def _header_of_labels(settings: Settings, raw: Path, texts: Sequence[str]) -> tu
     table = read_table(path)
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)
     one_each = labels.name in texts or data.label_columns
-    return str(ids.name), ONE_HOT if one_each else str(labels.name)
+    names = str(ids.name), ONE_HOT if one_each else str(labels.name)
+    return names if names[0] != names[1] else ("id", names[1])  # rows of pixels may have no ids
 
 
 def split_long(texts: Sequence[str], form: str, known: Sequence[str] = ()) -> tuple[list[str], list[str]]:
@@ -199,8 +200,13 @@ def label_order(cells: Sequence[str], separator: str, texts: Sequence[str]) -> l
 def sample_decimals(cells: pd.DataFrame) -> int:
     """Return how many digits after the point the sample's numbers have; 0 if it shows none.
 
-    One number in all rows with one digit, such as 0.0 or 0.5, is how programs write any number: it shows none.
+    One number in all rows of a column with one digit, such as 0.0 or 0.5, is how programs write any number: it shows
+    none.
     """
-    values = {value for name in cells for value in set(cells[name].tolist())}
+    columns = [set(cells[name].tolist()) for name in cells]
+    return max((_decimals(values) for values in columns), default=0)
+
+
+def _decimals(values: Collection[str]) -> int:
     digits = max((len(value.partition(".")[2]) for value in values if is_number(value)), default=0)
     return 0 if digits == 1 and len(values) == 1 else digits

@@ -116,6 +116,14 @@ def _other_columns(form: Form, known: Known, missing: Sequence[str], unknown: Se
     if changes:
         return f"{problem}{_fitting(known, changes)}"
     data = settings.data
+    if what == "numbers" and known.table and not set(columns) <= set(read_table(known.table).columns):
+        named = {text: [name for name in columns if name in text] for text in known.texts}
+        left = unknown[0] if len(unknown) == 1 else "…"
+        rows = "; ".join(f"{text},{max(names, key=len) if names else left}" for text, names in named.items())
+        return (
+            f'{problem} {known.table.name} has no such columns. Set data.submitted_labels = "answers.csv" and write '
+            f"that CSV: the header label,answer and a row per number ({rows})."
+        )
     if what == "numbers":
         return f"{problem} Set data.label_columns to the columns of the sample, {_toml(columns[:20])}."
     column = f"data.label_column to the right column of {data.labels}, or " if data.labels else ""
@@ -194,7 +202,11 @@ def _several_in_a_cell(form: Form, values: Sequence[str], known: Known) -> str:
         fits = _fitting(known, changes)
         return f"{problem}{seen}{fits or 'Correct competition.answer_separator, or data.label_column. '}"
     sizes = {len(cell.split(separator)) for cell in cells}
-    if not lists and len(sizes) == 1 and 1 < max(sizes) != min(competition.guesses, len(texts)):
+    if (
+        not lists
+        and len(sizes) == 1
+        and 1 < max(sizes) not in (competition.guesses, min(competition.guesses, len(texts)))
+    ):
         problem = (
             f"each cell of column {form.values[0]!r} has {max(sizes)} labels, but {competition.guesses} would be sent."
         )

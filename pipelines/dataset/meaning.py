@@ -197,7 +197,11 @@ def _combined(counts: Count, settings: Settings, raw: Path) -> str:
         repeats = Counter(part for each in parts.values() for part in each)
         varied = len(joined) > 2 and len({label.count(separator) for label in counts}) > 1
         few_parts = 2 * len(repeats) <= len(counts) or min(repeats.values()) > 1
-        if (made and 2 * len(made) >= len(joined)) or (varied and few_parts):
+        sizes = {label.count(separator) for label in counts}
+        whole = len(sizes) > 1 and all(part.isdecimal() for each in parts.values() for part in each)
+        if separator == "," and max(sizes) < 2:  # they may be decimals
+            whole = False
+        if (made and 2 * len(made) >= len(joined)) or (varied and few_parts) or whole:
             examples = _counted(made or joined, counts)
             lines = advice(settings, _lists(separator, settings, raw))
             problem = f"several labels in one cell, separated by {separator!r}: {examples}"

@@ -132,11 +132,11 @@ def _pieces(path: Path, pattern: str) -> Generator[pd.DataFrame, None, None]:
         if others:
             options["sep"] = others[0]
             first = pd.read_csv(path, nrows=1, dtype=str, **options)
-        texts = [name for name in first if not (fnmatchcase(name, pattern) and _is_single(first[name]))]
+        texts = [name for name in first if not (fnmatchcase(name.strip(), pattern) and _is_single(first[name]))]
         with pd.read_csv(path, chunksize=ROWS, dtype=dict.fromkeys(texts, str), **options) as pieces:
             for rows in pieces:
                 rows.index += 2  # the header is line 1
-                yield rows
+                yield rows.rename(columns=str.strip)
     except (ValueError, OSError, LookupError) as error:  # pandas's errors about the text are a ValueError
         raise UserError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from None
 

@@ -4,6 +4,7 @@ Reads   data/<competition>/raw, which is downloaded from Kaggle, or unpacked fro
         the competition's record at Kaggle: its title, its metric, and whether it takes code.
 Writes  <competition>.toml in the working folder, which all stages then find: each value has a comment that says what
         was seen, why the value is so, and what else it could be. An existing TOML is never overwritten;
+        <competition>-labels.csv beside it, if the sample names the classes in other words;
         data/<competition>/new.png: sixteen training images with their targets.
 
 Where the data leave two readings, the safer one is taken, and a comment says so. The TOML is tried before it is
@@ -52,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = _known(settings, words)
     draft, seen = recognise(words.competition, layout.raw, known)
     header = f"make all COMP={quote(words.competition)}"
+    for name, text in draft.files.items():
+        if not (Path.cwd() / name).exists():
+            write_text(Path.cwd() / name, text)
+            print(f"Written: {name}")
     if problem := _try(draft.text(header), layout):
         draft.doubts.append(problem)
     write_text(target, draft.text(header))

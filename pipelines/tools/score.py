@@ -57,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for use in uses if len(uses) > 1 else ():
         part, size, _ = score_submission(submission, solution, settings, truth[truth["usage"] == use], words_sent)
         print(f"  {use or 'without usage'}: {part:.4f} (n = {size:,})")
-    files = {"submission": submission, "mistakes": run.mistakes, "confusion": run.confusion, "curves": run.curves}
+    files = {"submission": submission, "mistakes": run.mistakes, "confusion": run.confusion, "labels": run.by_label}
+    files |= {"numbers": run.by_number, "summary": run.summary, "curves": run.curves}
     for what, path in files.items():
-        print(f"  {what:<10}  {path.relative_to(Path.cwd())}")
+        if path.exists():
+            print(f"  {what:<10}  {path.relative_to(Path.cwd())}")
 
 
 if __name__ == "__main__":

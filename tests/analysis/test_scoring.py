@@ -194,6 +194,8 @@ def test_the_id_may_be_any_column_and_an_index_may_stand_in_front(tmp_path: Path
         tmp_path, submission, lines("id,label", "1,a", "2,a"), {"sample_submission": "sample.csv", "sample_id": "id"}
     )
     assert found[:2] == (0.5, 2)
+    submission = lines(",id,label", "0,1,a", "1,2,b")
+    assert scored(tmp_path, submission, lines("id,label", "1,a", "2,a")).score == 0.5
 
 
 def test_a_long_form_that_lacks_a_row_is_refused(tmp_path: Path) -> None:

@@ -143,8 +143,10 @@ def test_several_numbers_go_to_the_samples_columns(tmp_path: Path) -> None:
     assert written(tmp_path, ["1"], [[1.5, 2.5]], ["x", "y"], settings) == ["id,y,x", "1,2.5,1.5"]
     with pytest.raises(UserError, match=r"its columns are not the numbers: 1 of 3 .* 'z'"):
         class_list(["1|2|3"], settings_of(NUMBERS, labels="train.csv", label_columns=["x", "y", "z"]), tmp_path)
+    table(tmp_path, "id,y,x", "1,0.5,12.1", "2,0.5,12.1")  # placeholders, which show no decimals
+    assert written(tmp_path, ["1", "2"], [[1.25, 2.125]] * 2, ["x", "y"], settings)[1] == "1,2.125,1.25"
     table(tmp_path, "id,y,w", "1,0,0")
-    with pytest.raises(UserError, match=r"'x'; unknown are 'w'.*Set data.label_columns"):
+    with pytest.raises(UserError, match=r"'x'; unknown are 'w'.*no such columns.*\(x,w; y,y\)"):
         class_list(["1|2"], settings, tmp_path)
 
 

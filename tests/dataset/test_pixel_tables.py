@@ -91,6 +91,14 @@ def test_rows_of_many_columns_are_images_named_by_their_numbers(layout: Layout) 
     assert tests["id"].tolist() == ["1", "2"] and tests["path"].tolist()[1] == "../images/test/2.png" and not unlisted
 
 
+def test_spaces_around_the_names_of_columns_do_not_count(layout: Layout) -> None:
+    (layout.raw / "train.csv").write_text("emotion, Usage, pixels\n3,Training,0 1 2 3\n4,Training,4 5 6 7\n")
+    found, _ = as_files(layout, settings(pixel_columns="pixels", test_table=""))
+    assert (layout.images / "train.csv").read_text() == "id,emotion,Usage\n1,3,Training\n2,4,Training\n"
+    assert image(layout, "train/2.png").tolist() == [[4, 5], [6, 7]]
+    assert found.data.labels == "../images/train.csv"
+
+
 def test_settings_without_pixels_write_nothing(layout: Layout) -> None:
     plain = Settings("x")
     assert as_files(layout, plain) == (plain, "") and not layout.images.exists()

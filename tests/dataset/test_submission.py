@@ -386,3 +386,9 @@ def test_without_a_sample_labels_of_one_column_per_class_are_headed_label(tmp_pa
     settings = settings_of("labels", sample="", labels="labels.csv")
     table = made(["3"], sure_of([2]), CLASSES, settings, tmp_path)
     assert table.to_dict("list") == {"image": ["3"], "label": ["emu"]}
+
+
+def test_without_a_sample_a_table_without_ids_has_the_header_id(tmp_path: Path) -> None:
+    write(tmp_path / "labels.csv", "emotion,pixels", "cat,0 1 2 3", "dog,3 2 1 0")
+    settings = settings_of("labels", sample="", labels="labels.csv", label_column="emotion")
+    assert made(["3"], sure_of([2]), CLASSES, settings, tmp_path).to_dict("list") == {"id": ["3"], "emotion": ["emu"]}

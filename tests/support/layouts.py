@@ -434,6 +434,65 @@ def emotions() -> Layout:
     )
 
 
+def emotions_in_parts() -> Layout:
+    """Return the table of the facial expressions as first published: spaces in its header, a column of parts."""
+    cells = [" ".join(str((n * 31 + place) % 256) for place in range(64)) for n in range(TRAIN)]
+    parts = cycle(["Training", "Training", "PublicTest"])
+    files: Files = {"icml_face_data.csv": sheet("emotion, Usage, pixels", cycle([0, 3, 6]), parts, cells)}
+    return Layout("faces-in-parts", files, {**LABEL, "data.pixel_columns": "pixels", "data.label_column": "emotion"})
+
+
+def lists_of_numbers() -> Layout:
+    """Return label lists of numbers in few combinations, whose parts are hardly labels of their own."""
+    train, test, files = folders("train", "test")
+    files |= {
+        "train.csv": sheet("Id,Target", train, cycle(["16 0", "7 1 2 0", "5", "18"])),
+        "sample_submission.csv": sheet("Id,Predicted", test, cycle([0], TEST)),
+    }
+    return Layout("few-lists", files, {**LISTS, "data.label_separator": " "}, "Macro F-Score")
+
+
+def normal_ones() -> Layout:
+    """Return a competition that wants the probability of the class that sounds like the negative one."""
+    train, test, files = folders("train", "test")
+    files |= {
+        "train.csv": sheet("id,status", train, cycle(["abnormal", "normal"])),
+        "sample_submission.csv": sheet("id,p_normal", test, cycle([0.5], TEST)),
+    }
+    return Layout("normal-ones", files, {**PROBABILITY, "competition.positive": "normal"}, "AUC")
+
+
+def traits() -> Layout:
+    """Return numbers whose columns have another name in the sample submission."""
+    train, test, files = folders("train_images", "test_images")
+    numbers = [[f"{(n * k) % 7 / 7:.3f}" for n in range(TRAIN)] for k in (1, 2, 3, 4, 5)]
+    files |= {
+        "train.csv": sheet("id,SOIL,X4_mean,X11_mean,X4_sd,X11_sd", train, *numbers),
+        "test.csv": sheet("id,SOIL", test, cycle([0.5], TEST)),
+        "sample_submission.csv": sheet("id,X4,X11", test, cycle([0.5], TEST), cycle([12.1], TEST)),
+    }
+    return Layout("plant-traits", files, {**NUMBERS, "data.label_columns": ["X4_mean", "X11_mean"]}, "R2 Score")
+
+
+def written(cell: str, sample: str, refused: str) -> Layout:
+    """Return numbers that are written in another way than programs read; `cell` has one place for the number."""
+    train, test, files = folders("train", "test")
+    files |= {
+        "train.csv": "\n".join(["id;size", *(f"{name};{cell.format(n % 9)}" for n, name in enumerate(train))]) + "\n",
+        "sample_submission.csv": "\n".join(["id;size", *(f"{name};{sample}" for name in test)]) + "\n",
+    }
+    return Layout(f"written-{sample}", files, refused=refused)
+
+
+def steganograms() -> Layout:
+    """Return variants of the same images in four folders, and one probability for all but one of them."""
+    images = [f"{kind}/{n:05}.jpg" for kind in ("Cover", "JMiPOD", "UERD") for n in range(8)]
+    tests = [f"{n:04}.jpg" for n in range(TEST)]
+    files = pictures(*images, *(f"Test/{name}" for name in tests))
+    files |= {"sample_submission.csv": sheet("Id,Label", tests, cycle([0.5], TEST))}
+    return Layout("alaska2", files, metric="Weighted AUC", refused='class_folders = ["Cover=0", "JMiPOD=1", "UERD=1"]')
+
+
 def signals() -> Layout:
     names = hashes(TRAIN + TEST)
     files = pictures(*(f"{'train' if n < TRAIN else 'test'}/{name[0]}/{name}.npy" for n, name in enumerate(names))) | {
@@ -648,7 +707,9 @@ MAKERS: tuple[Callable[[], Layout], ...] = (
     *(melanoma, catheters, galaxies, attributes, proteins, dolphins, amazon, right_whales, retinas, scenes, cameras),
     *(fish, cervixes, faces, adverts, traps, hotels, ovaries, chests, emotions, signals, species, skins, bones, plants),
     *(flowers, pets, paths, same_names, padded, numbered_classes, rows_of_labels, long_columns, long_ids, long_labels),
-    *(bengali, restaurants),
+    *(bengali, restaurants, emotions_in_parts, lists_of_numbers, normal_ones, traits, steganograms),
+    lambda: written("{},5", "0,0", "numbers with a decimal comma"),
+    lambda: written("{}.5 cm", "0.0", "numbers with the unit 'cm'"),
     lambda: binary("histopathologic-cancer", "train_labels.csv", "id,label", 0, "AUC", **PROBABILITY),
     lambda: binary("histopathologic-no-metric", "train_labels.csv", "id,label", 0, "", **LABEL),
     lambda: binary("invasive-species", "train_labels.csv", "name,invasive", 0.5, "", **PROBABILITY),
@@ -656,6 +717,7 @@ MAKERS: tuple[Callable[[], Layout], ...] = (
     lambda: signs("sign-language-mnist", False),
     lambda: signs("kannada-mnist", True),
     lambda: answered("severstal", "ImageId_ClassId,EncodedPixels", "1 409600", "masks of pixels"),
+    lambda: Layout("blood-vessels", pictures("images/1.png", "masks/1.png"), refused="masks of pixels"),
     lambda: answered("salt", "id,rle_mask", "1 1", "masks of pixels"),
     lambda: answered("global-wheat", "image_id,PredictionString", "1.0 0 0 50 50", "boxes of objects"),
     lambda: answered("landmarks", "id,landmarks", "137790 0.1", "a label and its confidence"),

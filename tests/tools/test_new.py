@@ -19,7 +19,7 @@ from pipelines.settings.loading import load_settings
 from pipelines.tools import new
 from tests.support.clients import forget, kept_client, run_stage, shared_environment
 from tests.support.forms import FORMS, Form
-from tests.support.layouts import MAKERS
+from tests.support.layouts import MAKERS, TEST, Layout, cycle, folders, sheet
 from tests.support.standin import Competition, Standin
 
 BY_NAME = {form.name: form for form in FORMS}
@@ -51,7 +51,7 @@ def test_what_was_seen_is_printed_drawn_and_commented(tmp_path: Path) -> None:
     assert (status, errors) == (0, "")
     lines = dict(line.split("  ", 1) for line in printed.splitlines() if "  " in line)
     assert lines["images"].strip().startswith("60 PNG: 16 in test, 9 in train/")
-    assert lines["sizes"].strip() == "16 x 16 pixels; 3 channels (of some of them)"
+    assert lines["sizes"].strip() == "16 x 16 pixels; 3 channels in those looked at"
     assert "Class folders below train: one label per image, 5 different values" in printed
     assert "plant" not in printed and printed.endswith("Next: make all COMP=weeds\n")
     with Image.open(tmp_path / "data/weeds/new.png") as picture:
@@ -123,6 +123,18 @@ def test_what_is_not_supported_leaves_no_toml(tmp_path: Path) -> None:
     layout.write(tmp_path / "folder")
     status, _, errors = run_new(tmp_path, "steel", f"--archive={tmp_path / 'folder'}")
     assert status == 2 and "segmentation" in errors and not (tmp_path / "steel.toml").exists()
+
+
+def test_a_sample_in_other_words_gets_a_table_of_both(tmp_path: Path) -> None:
+    train, test, files = folders("train", "test")
+    files |= {
+        "train.csv": sheet("id,label", train, cycle(["0", "1", "10"])),
+        "sample.csv": sheet("id,class_0,class_1,class_10", test, *[cycle([0.3], TEST)] * 3),
+    }
+    Layout("words", files).write(tmp_path / "folder")
+    status, _, errors = run_new(tmp_path, "words", f"--archive={tmp_path / 'folder'}", "--metric=log_loss")
+    assert (status, errors) == (0, "")
+    assert (tmp_path / "words-labels.csv").read_text() == "label,answer\n0,class_0\n1,class_1\n10,class_10\n"
 
 
 @pytest.mark.parametrize("name", ["a/b", ".hidden", "-x", "x" * 300])

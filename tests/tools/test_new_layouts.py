@@ -22,6 +22,18 @@ def test_a_layout_is_recognised(layout: Layout, tmp_path: Path) -> None:
         assert any("is a guess" in note for note in draft.notes)
 
 
+def test_an_ambiguous_metric_and_unused_images_are_noted(tmp_path: Path) -> None:
+    layouts = {layout.name: layout for layout in LAYOUTS}
+    layouts["plant-village"].write(tmp_path / "plants")
+    draft, _ = recognise("plants", tmp_path / "plants", Known("accuracy", "given"))
+    (note,) = draft.notes
+    assert note.startswith("3 images are neither in train nor test images, and are not used: 'valid/")
+    layouts["planet-amazon"].write(tmp_path / "amazon")
+    draft, _ = recognise("amazon", tmp_path / "amazon", Known("F-Score (Micro)", "given"))
+    (note,) = draft.notes
+    assert "may also mean fbeta_samples; competition.metric is fbeta_micro. Kaggle says" in note
+
+
 @pytest.mark.parametrize("layout", [each for each in LAYOUTS if each.refused], ids=lambda each: each.name)
 def test_what_is_not_supported_is_refused_by_name(layout: Layout, tmp_path: Path) -> None:
     layout.write(tmp_path)

@@ -1,12 +1,14 @@
 """The form of a sample submission: the columns to fill, and what stands in them."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 
 from pipelines.analysis.recognise.roles import Roles
 from pipelines.dataset.tables import NUMBER
+from pipelines.dataset.vocabulary import loose_form
 from pipelines.system.errors import UserError, few
 
 DECIMAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?|\d+e-\d+", re.IGNORECASE)
@@ -76,6 +78,22 @@ def read_answer(roles: Roles) -> Answer:
     answer = Answer(list(sample.answers), values)
     _refuse_values(name, sample.answers[0], answer, sample.ids)
     return answer
+
+
+def words_of(labels: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """Return the column of the sample for each label, where columns are `class_0` or `Type A` for `0` or `type_a`.
+
+    Empty unless each label has a column of its own.
+    """
+    pairs = zip(min(columns, default=""), max(columns, default=""), strict=False)  # all share what these two begin with
+    start = re.sub(r"\d+$", "", "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    by_form = {loose_form(column): column for column in columns}
+    by_end = {loose_form(column.removeprefix(start)): column for column in columns}
+    for forms in (by_form, by_end):
+        found = {label: forms.get(loose_form(label), "") for label in labels}
+        if len(columns) > 1 and all(found.values()) and len(set(found.values())) == len(labels):
+            return found
+    return {}
 
 
 def _refuse_values(name: str, column: str, answer: Answer, ids: list[str]) -> None:

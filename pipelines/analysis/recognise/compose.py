@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.analysis.recognise.affixes import template
-from pipelines.analysis.recognise.answers import Answer, read_answer
+from pipelines.analysis.recognise.answers import Answer, read_answer, words_of
 from pipelines.analysis.recognise.draft import Draft
 from pipelines.analysis.recognise.facts import RawFolder, folder_setting, look
 from pipelines.analysis.recognise.groups import find_groups
@@ -15,8 +15,9 @@ from pipelines.analysis.recognise.readings import Reading, choose, metrics_named
 from pipelines.analysis.recognise.refusals import refuse_raw
 from pipelines.analysis.recognise.roles import Roles, find_roles
 from pipelines.analysis.recognise.targets import Target, find_target
-from pipelines.dataset.vocabulary import counted, loose_form
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.dataset.tables import csv_text
+from pipelines.dataset.vocabulary import counted, is_number, loose_form, number
+from pipelines.settings.metrics import METRICS, NUMBERS, SEVERAL_LABELS, metric_of_kaggle_name
 from pipelines.system.errors import few, shown
 
 MOST_TABLES = 12  # in the printed table
@@ -84,7 +85,7 @@ def _files(seen: Seen) -> list[tuple[str, str]]:
         more = f" and {len(folder.folders) - 3} other folders" if len(folder.folders) > 3 else ""
         kinds = ", ".join(kind.upper() for kind in seen.look.formats[:3])
         lines.append(("images", f"{len(folder.images):,} {kinds}: {', '.join(places)}{more}"))
-        lines.append(("sizes", f"{seen.look.sizes}; {seen.look.channels} channels (of some of them)"))
+        lines.append(("sizes", f"{seen.look.sizes}; {seen.look.channels} channels in those looked at"))
     for table in seen.tables[:MOST_TABLES]:
         names = few(table.columns, 6) or "no columns besides pixels"
         pixels = f", and {table.pixel_count} numbers per image in {table.pixels}" if table.pixels else ""
@@ -105,7 +106,9 @@ def _competition(draft: Draft, seen: Seen, known: Known) -> None:
     reading, metric, of_metric = _fit(draft, possible, known)
     others = [f'"{each.submission}" ({each.metric})' for each in possible if each.submission != reading.submission]
     also = f" The data would also allow {', '.join(dict.fromkeys(others))}." if others else ""
-    draft.set("competition.task", reading.task, f"{_source(seen)}: {reading.why}. {_examples(target)}")
+    draft.set(
+        "competition.task", reading.task, f"{_source(seen)}: {reading.why}. {' '.join(_examples(target, reading.task))}"
+    )
     draft.set("competition.metric", metric, of_metric)
     options = {**reading.more, **options_in(known.metric)}
     if "guesses" in options and reading.submission == "best_labels":
@@ -145,7 +148,7 @@ def _competition(draft: Draft, seen: Seen, known: Known) -> None:
             "The labels have two values, and neither decimals in the sample nor a metric ask for a probability: one "
             'label per image is sent. For AUC or log loss set metric, positive and submission = "probability".'
         )
-    draft.found += [("targets", f"{_source(seen)}: {reading.why}"), ("classes", _examples(target))]
+    draft.found += [("targets", f"{_source(seen)}: {reading.why}"), _examples(target, reading.task)]
     draft.found += [("sample", form), ("metric", f"{metric}: {of_metric}")]
 
 
@@ -153,7 +156,7 @@ def _fit(draft: Draft, possible: Sequence[Reading], known: Known) -> tuple[Readi
     """Return the reading, the metric, and where it comes from."""
     first = possible[0]
     if not known.metric:
-        text = f"A GUESS, the usual one of this form: nothing named the metric. {_instead(first)}"
+        text = f"A GUESS, the usual one of this form: nothing named the metric. {_instead(first, first.metric)}"
         draft.notes.append(
             f'The metric {first.metric} is a guess. Give the one of Kaggle\'s page: METRIC="…", or correct it here.'
         )
@@ -161,27 +164,43 @@ def _fit(draft: Draft, possible: Sequence[Reading], known: Known) -> tuple[Readi
     names = metrics_named(known.metric)
     if fitting := choose(possible, names):
         reading, metric = fitting
-        return reading, metric, f"{known.metric!r}, {known.source}. {_instead(reading)}"
+        meant = metric_of_kaggle_name(known.metric) if METRICS[metric].doubt else []
+        if also := [each for each in meant if each != metric and choose([reading], [each])]:
+            draft.notes.append(
+                f"{known.metric!r} may also mean {', '.join(also)}; competition.metric is {metric}. "
+                f"{METRICS[metric].doubt}"
+            )
+        return reading, metric, f"{known.metric!r}, {known.source}. {_instead(reading, metric)}"
     if not names:
         draft.doubts.append(
             f"The metric {known.metric!r} ({known.source}) is none that this pipeline computes; competition.metric is "
             f"the usual one of this form, {first.metric}. The submission may have to be of another form. Valid: "
             f"{', '.join(METRICS)}."
         )
-        return first, first.metric, f"A GUESS: {known.metric!r}, {known.source}, is not known. {_instead(first)}"
+        return (
+            first,
+            first.metric,
+            f"A GUESS: {known.metric!r}, {known.source}, is not known. {_instead(first, first.metric)}",
+        )
     draft.doubts.append(
         f"The metric {known.metric!r} ({known.source}) is {names[0]}, which does not score what the data seem to want, "
         f"{first.task} and submission {first.submission}. competition.metric is the usual one of this form, "
         f"{first.metric}."
     )
-    return first, first.metric, f"A GUESS: {known.metric!r}, {known.source}, does not fit the data. {_instead(first)}"
+    return (
+        first,
+        first.metric,
+        f"A GUESS: {known.metric!r}, {known.source}, does not fit the data. {_instead(first, first.metric)}",
+    )
 
 
-def _instead(reading: Reading) -> str:
+def _instead(reading: Reading, metric: str) -> str:
     others = [
-        name for name, facts in METRICS.items() if reading.task in facts.tasks and reading.submission in facts.sends
+        name
+        for name, facts in METRICS.items()
+        if name != metric and reading.task in facts.tasks and reading.submission in facts.sends
     ]
-    return f"Others that score this submission: {', '.join(others)}."
+    return f"Others that score this submission: {', '.join(others)}." if others else ""
 
 
 def _source(seen: Seen) -> str:
@@ -195,10 +214,17 @@ def _source(seen: Seen) -> str:
     return f"Column {target.columns[0]!r} of {name} ({target.why})"
 
 
-def _examples(target: Target) -> str:
-    if target.kind in ("classes", "sets") and target.cells:
-        return f"{len(target.labels):,}: {counted(target.cells)}"
-    return f"{len(target.labels):,}: {few(target.labels, 6)}"
+def _examples(target: Target, task: str) -> tuple[str, str]:
+    """Return what the targets are, classes, labels or numbers, and which there are."""
+    if task == NUMBERS:
+        values = [number(cell) for cell in target.cells if is_number(cell)]
+        text = f"{min(values):g} to {max(values):g}" if values else f"{len(target.labels):,}: {few(target.labels, 6)}"
+        return "numbers", text
+    cells = [cell.split(target.separator) for cell in target.cells] if target.separator else [target.cells]
+    found = [label.strip() for parts in cells for label in parts if label.strip()]
+    listed = counted(found) if target.kind in ("classes", "sets") and found else few(target.labels, 6)
+    count = len(set(found)) if target.separator else len(target.labels)
+    return ("labels" if task == SEVERAL_LABELS else "classes"), f"{count:,}: {listed}"
 
 
 def _form(seen: Seen) -> str:
@@ -246,6 +272,14 @@ def _data(draft: Draft, seen: Seen) -> None:
             draft.set("data.class_level", target.level, "The folders on this level are the classes.")
     _tests(draft, seen)
     _templates(draft, seen)
+    _note_unused(draft, seen)
+    pairs = words_of(target.labels, seen.answer.columns) if target.kind in ("classes", "sets") else {}
+    if any(label != text for label, text in pairs.items()):
+        name = f"{draft.name}-labels.csv"
+        draft.files[name] = csv_text([("label", "answer"), *pairs.items()])
+        draft.set(
+            "data.submitted_labels", name, "The sample's columns name the classes in other words; this CSV has both."
+        )
     if roles.names.endings:
         draft.set(
             "data.channel_files",
@@ -262,6 +296,17 @@ def _data(draft: Draft, seen: Seen) -> None:
         draft.set("data.pixel_shape", list(pixel_shape or ()), "Height, width, channels.")
 
 
+def _note_unused(draft: Draft, seen: Seen) -> None:
+    """Note images outside the folder of class folders, such as those of another part of a split."""
+    used = {*seen.target.images, *seen.roles.test_images}
+    unused = [image for image in seen.folder.images if image not in used]
+    if seen.target.where == "folders" and unused:
+        draft.notes.append(
+            f"{len(unused):,} images are neither in {folder_setting(seen.target.folder)} nor test images, and are not "
+            f"used: {few(unused)}."
+        )
+
+
 def _label_columns(draft: Draft, seen: Seen, labels: Table) -> None:
     roles, target = seen.roles, seen.target
     if roles.id_column and roles.id_column != labels.columns[0]:
@@ -274,7 +319,7 @@ def _label_columns(draft: Draft, seen: Seen, labels: Table) -> None:
         others = f" Others: {few(target.others, 8)}." if target.others else ""
         draft.set("data.label_column", target.columns[0], f"Chosen because {target.why}.{others}")
     if target.separator:
-        draft.set("data.label_separator", target.separator, f"{_examples(target)}.")
+        draft.set("data.label_separator", target.separator, "The text between two labels in a cell.")
 
 
 def _tests(draft: Draft, seen: Seen) -> None:
@@ -352,6 +397,3 @@ def _network(draft: Draft, seen: Seen) -> None:
         draft.set("input.std", [0.25] * channels)
     classes = len(target.labels) if target.kind in ("classes", "one_hot") else 1
     choose_network(draft, side, images, classes)
-
-
-TASKS = {ONE_CLASS: "one class", SEVERAL_LABELS: "several labels", NUMBERS: "numbers"}

@@ -15,7 +15,7 @@ class Draft:
     """The settings of a competition by section and key, each with a comment.
 
     found: what to print, a subject and a text each. doubts: what a person must look at; they stand on top of the TOML.
-    guesses: settings that were guessed. recipes: the text after all sections.
+    recipes: the text after all sections. files: other files that the settings name, with their text.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Draft:
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     recipes: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
     def set(self, key: str, value: Any, comment: str = "") -> None:
         """Set `section.key`."""

@@ -14,6 +14,7 @@ from pipelines.dataset.channels import as_colours
 from pipelines.dataset.image_paths import join_channels
 from pipelines.dataset.images import Pixels, UnreadableImage
 from pipelines.dataset.reader import Reader
+from pipelines.dataset.tables import read_listing
 from pipelines.system.errors import shown
 
 SHOWN = 16
@@ -74,7 +75,10 @@ def _rows_of_pixels(path: Path, seen: Seen, rows: Sequence[int]) -> list[Pixels]
     height, width, channels = shape(labels.pixel_count) or (1, labels.pixel_count, 1)
     names = labels.pixel_names
     wanted = set(rows)
-    table = pd.read_csv(path, dtype=str, usecols=names, skiprows=lambda line: line > 0 and line - 1 not in wanted)
+    table = pd.read_csv(path, dtype=str, skiprows=lambda line: line > 0 and line - 1 not in wanted)
+    table.columns = table.columns.str.strip()
+    if not set(names) <= set(table.columns):  # separated by something else than commas
+        table = read_listing(path).iloc[list(rows)]
     images = []
     for cells in table[names].to_numpy().tolist():
         values = " ".join(map(str, cells)).split()

@@ -88,12 +88,9 @@ def choose_network(draft: Draft, side: int, images: int, classes: int) -> None:
         "Small shifts."
         + ("" if flips else " No flip: a mirrored small picture, such as a digit, may be another sign."),
     )
-    draft.set(
-        "model.name",
-        "convnet",
-        "A small network that trains from scratch, without a download. Better where weights can be had: a pretrained "
-        "one, as in the recipe `pretrained` below.",
-    )
+    pretrained = side > SMALL and draft.get("input.channels", 3) == 3
+    better = " A pretrained one is better, where its weights can be had: RECIPE=pretrained, below." * pretrained
+    draft.set("model.name", "convnet", f"A small network that trains from scratch, without a download.{better}")
     epochs = 40 if images <= 2_000 else 20 if images <= 20_000 else 10
     draft.set("train.epochs", epochs, f"{images:,} labelled images. More epochs help until the validation score falls.")
     draft.set("train.batch_size", 64 if images < 10_000 else 256)
@@ -104,7 +101,7 @@ def choose_network(draft: Draft, side: int, images: int, classes: int) -> None:
     draft.set("train.warmup_epochs", 1)
     if classes > 1 and draft.get("competition.task") == "one_class":
         draft.set("train.label_smoothing", 0.05, "Against overconfident answers; 0 for none.")
-    if side > SMALL and draft.get("input.channels", 3) == 3:
+    if pretrained:
         draft.recipes = PRETRAINED
 
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.analysis.recognise.answers import UNSUPPORTED, Answer
+from pipelines.analysis.recognise.answers import Answer
 from pipelines.analysis.recognise.targets import Target
+from pipelines.dataset.image_paths import file_name
 from pipelines.dataset.tables import NUMBER
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS, metric_of_kaggle_name
 from pipelines.system.errors import UserError, few
@@ -91,13 +92,34 @@ def _of_classes(target: Target, answer: Answer, why: str) -> list[Reading]:
     if numeric and is_quantity(target, answer):
         return [numbers, *([] if answer.is_decimal else [sent])]
     if answer.is_decimal and not set(answer.filled) <= set(labels):
-        raise UserError(
-            f"The sample submission has numbers with decimals in {few(answer.columns)}, such as {few(answer.filled)}, "
-            f"but the labels are {len(labels)} classes: {few(labels, 5)}. One number for several classes {UNSUPPORTED}."
-        )
+        raise UserError(_one_number(target, answer))
     if not answer.columns:
         return [sent, each, best, *([numbers] if numeric else [])]
     return [sent, best, *([numbers] if numeric else [])]
+
+
+def _one_number(target: Target, answer: Answer) -> str:
+    """Return the message about one number per image for more than two classes, with the settings that may be meant."""
+    labels = target.labels
+    message = (
+        f"The sample submission has numbers with decimals in {few(answer.columns)}, such as {few(answer.filled)}, "
+        f"but the labels are {len(labels)} classes: {few(labels, 5)}. What the number says of them is not known."
+    )
+    if target.where != "folders" or target.level != 1:
+        return f"{message} If it is the probability of some of them, write a CSV whose label is 1 for these, else 0."
+    folders = ", ".join(f'"{label}={int(label != labels[0])}"' for label in labels[:MOST_GRADES])
+    return (
+        f"{message} If it is the probability of some of them, write the TOML yourself (docs/competitions.md). If "
+        f'{labels[0]!r} is the other class:\n  [competition]\n  metric = "auc"\n  submission = "probability"\n  '
+        f'positive = "1"\n  [data]\n  train_images = "{target.folder or "."}"\n  class_folders = [{folders}]'
+        + '\n  label_pattern = "(?P<group>[^/]+)$"  # variants of an image stay together'
+        * _repeats(target)
+    )
+
+
+def _repeats(target: Target) -> bool:
+    """Return whether the names of images are the same in several class folders."""
+    return 2 * len({file_name(image) for image in target.images}) <= len(target.images)
 
 
 def is_quantity(target: Target, answer: Answer) -> bool:
@@ -122,10 +144,13 @@ def positive_of(target: Target, answer: Answer) -> tuple[str, str]:
     """Return the class whose probability is sent, and why; `a guess` in it if the data do not say."""
     labels = target.labels
     names = {label.casefold(): label for label in labels}
+    words = [word.casefold() for column in answer.columns for word in re.split(r"[\W_]+", CAMEL.sub(" ", column))]
+    if len(named := [names[word] for word in names if word in words and re.search(r"[^\W\d]", word)]) == 1:
+        return named[0], "the sample's column is named after it"
     if yes := next((names[word] for word in POSITIVE if word in names), None):
         return yes, "such a value means yes"
     wanted = " ".join(answer.columns).casefold()
-    if found := [label for label in labels if label.casefold() in wanted]:
+    if len(found := [label for label in labels if label.casefold() in wanted]) == 1:
         return found[0], "the sample's column is named after it"
     return labels[-1], f"a guess: the data do not say whether {labels[-1]!r} or {labels[0]!r} is meant"
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-from pipelines.analysis.recognise.answers import UNSUPPORTED
 from pipelines.analysis.recognise.facts import RawFolder
 from pipelines.analysis.recognise.listing import Table
 from pipelines.system.errors import UserError
@@ -33,6 +32,10 @@ def refuse_raw(folder: RawFolder, tables: Sequence[Table]) -> None:
                 f"{folder.raw} holds no images, but {count:,} files of {endings[0]}: {what}, and try again."
             )
     if any(name.lower().endswith(".json") for name in folder.lists):
-        raise UserError(f"{folder.raw} holds no image files. Images as lists of numbers in JSON {UNSUPPORTED}.")
+        raise UserError(
+            f"{folder.raw} holds no image files. Images as lists of numbers in JSON are not recognised. "
+            "Write the TOML yourself (docs/competitions.md): data.labels and data.test_table name the JSON files, "
+            'data.label_column and data.pixel_columns their keys, as "band_*"; input.channels says how many lists.'
+        )
     kinds = ", ".join(f"{count:,} {kind or 'without extension'}" for kind, count in folder.others.most_common(5))
     raise UserError(f"{folder.raw} holds no images: {len(folder.tables)} tables, {kinds or 'no other files'}.")

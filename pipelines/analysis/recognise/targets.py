@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from pipelines.analysis.recognise.answers import Answer
+from pipelines.analysis.recognise.answers import UNSUPPORTED, Answer
 from pipelines.analysis.recognise.facts import RawFolder, ancestors
 from pipelines.analysis.recognise.listing import Table
 from pipelines.analysis.recognise.roles import Roles
@@ -32,6 +32,11 @@ PATTERNS = (
     r"[^/]*[_.-](?P<label>[^/_.-]+)",  # 10026_cat
 )
 NO_ANSWER = Answer()
+WRITTEN = re.compile(
+    r"(?P<whole>[+-]?\d+)(?:(?P<comma>,)|\.)?(?P<rest>(?<=[.,])\d+)?\s?"
+    r"(?P<unit>%|°C?|[mck]?m[²³23]?|[munk]?g|m?l|px|(?:year|yr|day|hour|h|second|sec|minute|min)s?)?",
+)
+FEWEST_WRITTEN = 3  # different cells; fewer may be names of classes
 Kind = Literal["classes", "sets", "flags", "one_hot", "numbers"]
 
 
@@ -73,6 +78,10 @@ def find_target(folder: RawFolder, roles: Roles, answer: Answer) -> Target:
             return target
     if roles.labels is not None:
         return _of_table(roles.labels, roles, answer)
+    if masks := [each for each in folder.folders if any(word in each.lower() for word in MASKS)]:
+        raise UserError(
+            f"{folder.raw} holds the folder {few(masks)} and no labels: masks of pixels (segmentation) {UNSUPPORTED}."
+        )
     tables = f" Its tables: {few(folder.tables + folder.lists, 8)}." if folder.tables or folder.lists else ""
     raise UserError(
         f"{folder.raw}: no labels were found: no table names the images, they are in no class folders, and their names "
@@ -90,6 +99,8 @@ def _of_table(table: Table, roles: Roles, answer: Answer) -> Target:
     wanted = answer.columns if len(answer.columns) > 1 else []
     if wanted and (own := [column for column in wanted if column in table.columns]) == list(wanted):
         return _of_columns(table, own, answer, "the sample submission has the same columns", bool(roles.long_form))
+    if own := _with_affix(table.columns, wanted):
+        return _of_columns(table, own, answer, f"they are named after the columns of the sample, such as {wanted[0]!r}")
     if wanted:
         return _of_class_columns(table, columns, wanted, roles.id_column)
     if not answer.columns and (flags := _flags(table, columns)):
@@ -97,6 +108,16 @@ def _of_table(table: Table, roles: Roles, answer: Answer) -> Target:
     column, why = _choose(table, columns, answer)
     others = [each for each in columns if each != column]
     return _of_column(table, column, why, others, roles.id_column, answer)
+
+
+def _with_affix(columns: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Return the columns that are the `wanted` ones with one text around them, such as `X4_mean` for `X4`."""
+    for column in columns if wanted else ():
+        before, found, after = column.partition(wanted[0])
+        own = [f"{before}{name}{after}" for name in wanted]
+        if found and set(own) <= set(columns):
+            return own
+    return []
 
 
 def _of_columns(table: Table, columns: Sequence[str], answer: Answer, why: str, is_long: bool = False) -> Target:
@@ -149,6 +170,7 @@ def _of_column(
 ) -> Target:
     cells = table.values(column)
     different = set(cells) - {""}
+    _refuse_written_numbers(table.name, column, different, answer)
     separator = cell_separator(different) or _separator_of(answer, different)
     labels = sorted({part for cell in different for part in split_cell(cell, separator)})
     kind: Kind = "sets" if separator or _repeats(table, id_column, column) else "classes"
@@ -162,6 +184,22 @@ def _repeats(table: Table, id_column: str, column: str) -> bool:
     labels = table.frame.groupby(id_column, sort=False)[column].nunique()
     numbers = all(NUMBER.fullmatch(cell) and float(cell) % 1 for cell in set(table.values(column)) if cell)
     return not numbers and float((labels > 1).mean()) >= REPEATED
+
+
+def _refuse_written_numbers(name: str, column: str, different: Collection[str], answer: Answer) -> None:
+    """Raise `UserError` for numbers with a decimal comma or a unit, such as `3,5` and `12 cm`, that nobody submits."""
+    found = [match for cell in sorted(different) if (match := WRITTEN.fullmatch(cell))]
+    if len(found) < max(len(different), FEWEST_WRITTEN) or not set(different).isdisjoint(answer.filled):
+        return
+    first, units = found[0], {match["unit"] or "" for match in found}
+    if len(units) > 1 or (units == {""} and not any(match["comma"] for match in found)):
+        return
+    plain = f"{first['whole']}.{first['rest']}" if first["rest"] else first["whole"]
+    what = f"the unit {units.pop()!r}" if units != {""} else "a decimal comma"
+    raise UserError(
+        f"{name}: column {column!r} has numbers with {what}, such as {first[0]!r}. Write them as plain numbers, "
+        f"such as {plain}, in a copy of the data, also in the sample submission, and give its folder: ARCHIVE=."
+    )
 
 
 def _flags(table: Table, columns: Sequence[str]) -> list[str]:
@@ -210,6 +248,8 @@ def cell_separator(different: Collection[str]) -> str:
         joined = [cell for cell in parts if len(parts[cell]) > 1]
         if not joined:
             continue
+        if _are_number_lists(separator, parts.values()):
+            return separator
         singles = {cell for cell in parts if len(parts[cell]) == 1}
         made = [cell for cell in joined if singles.issuperset(parts[cell])]
         repeats = Counter(part for each in parts.values() for part in set(each))
@@ -218,6 +258,15 @@ def cell_separator(different: Collection[str]) -> str:
         if 2 * len(made) >= len(joined) or (varied and few_parts and len(joined) > 2):
             return separator
     return ""
+
+
+def _are_number_lists(separator: str, cells: Collection[list[str]]) -> bool:
+    """Return whether the parts of `cells` are whole numbers, such as `16 0` and `5`: no class has such a name.
+
+    With one comma in each cell they may be decimals.
+    """
+    whole = all(part.isdecimal() for parts in cells for part in parts)
+    return whole and len({len(parts) for parts in cells}) > 1 and (separator != "," or max(map(len, cells)) > 2)
 
 
 def _separator_of(answer: Answer, different: Collection[str]) -> str:
