@@ -62,6 +62,7 @@ def _split(settings: Settings, layout: Layout) -> None:
     meaning.check_labels(labelled, layout.raw, settings)
     known = labelled["label"].tolist()
     classes = submission.class_list(known, settings, layout.raw)
+    meaning.check_metric(known, classes, settings, settings.data.labels or settings.data.train_images)
     if settings.split.group_file:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split, settings.competition.task)

@@ -164,7 +164,8 @@ def _read(settings: Settings, layout: Layout) -> None:
     test, _ = test_set.test_rows(source)
     labelled = labels.labelled_rows(source, test["path"])
     meaning.check_labels(labelled, layout.raw, settings)
-    submission.class_list(labelled["label"].tolist(), settings, layout.raw)
+    classes = submission.class_list(labelled["label"].tolist(), settings, layout.raw)
+    meaning.check_metric(labelled["label"].tolist(), classes, settings, settings.data.labels)
     splits.assign(labelled, settings.split, settings.competition.task)
 
 

@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if note is None:
         raise UserError(f"{submission.name} was not predicted from this run. First: {words.repeat('predict')}")
     sections = record.sections() | {"predict": note["predict"]}
+    for key, value in note.get("form", {}).items():  # what was sent may have been corrected after the training
+        section, _, name = key.partition(".")
+        sections[section][name] = value
+    sections["data"]["submitted_labels"] = words.settings().data.submitted_labels if note.get("answers") else ""
     sections["hardware"] |= {key: trained["hardware"][key] for key in ("precision", "threads")}
     stages = ["split", "train", "retrain", "predict"]
     if note["checkpoint"] == run.best.name:
