@@ -196,17 +196,6 @@ def metrics_named(text: str) -> list[str]:
     return list(dict.fromkeys([*exact, *wide]))
 
 
-def options_in(text: str) -> dict[str, Any]:
-    """Return the settings that the words of a metric give: `MAP@3` the guesses, `F2` the beta."""
-    found: dict[str, Any] = {}
-    if guesses := re.search(r"@ ?\{?(\d+)|top.?(\d+)", text, re.IGNORECASE):
-        found["guesses"] = int(guesses[1] or guesses[2])
-    beta = re.search(r"\bf[_ -]?(\d(?:\.\d+)?)\b", text, re.IGNORECASE)
-    if beta and float(beta[1]) != 1:
-        found["beta"] = float(beta[1])
-    return found
-
-
 def choose(possible: Sequence[Reading], metrics: Sequence[str]) -> tuple[Reading, str] | None:
     """Return the first of the `possible` readings that one of the `metrics` scores, with this metric."""
     for metric in metrics:
