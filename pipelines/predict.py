@@ -9,7 +9,6 @@ Writes  submissions/<c>/<run>.csv;
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,16 @@ from pipelines import command
 from pipelines.dataset.split_record import check_unchanged, split_inputs
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
-from pipelines.settings.records import code_version, finished_run
+from pipelines.settings.records import code_version, finished_run, in_todays_words, read_record
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
 from pipelines.system.shell import removal
+
+FORM = {  # settings of an answer that no training depends on, by section
+    "competition": tuple("submission positive guesses answer_separator no_label decimals long_form".split()),
+    "data": ("sample_id",),
+}
 
 if TYPE_CHECKING:
     from pipelines.core.decide import Judge
@@ -34,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
     words.require_raw(layout)
-    if note := check_unchanged(layout, record.settings, words.repeat("split"), "test"):
+    settings = in_todays_words(run, record.settings, words.settings())
+    if note := check_unchanged(layout, settings, words.repeat("split"), "test"):
         print(note)
-    settings = _with_answers_of(record.settings, words.settings())
     submission = layout.submission(submission_name(run.folder.name, words.set))
     shown = submission.relative_to(Path.cwd())
     if submission == layout.submission_log:
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sample = layout.raw / settings.data.sample_submission
         made_from["sample"] = file_sha256(sample) if sample.is_file() else ""
         known = submission.exists() and run.valid_predictions.exists()
-        of_older = {"answers": {}, "form": _form(Settings("")), "sample": made_from["sample"]}
+        of_older = {"answers": {}, "form": _form(read_record(run).settings), "sample": made_from["sample"]}
         note = of_older | notes.get(submission.name, {})
         note["predict"] = to_dict(Settings(""))["predict"] | note.get("predict", {})
         if known and note == note | made_from | {"sha256": file_sha256(submission)}:
@@ -65,15 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Next: {words.repeat('submit' if settings.competition.source == 'kaggle' else 'score')}")
 
 
-def _with_answers_of(run: Settings, current: Settings) -> Settings:
-    """Return the settings of `run` with the current ones that say how answers are written; no training uses these."""
-    data = replace(run.data, submitted_labels=current.data.submitted_labels, accept=current.data.accept)
-    return replace(run, data=data, competition=replace(run.competition, **_form(current)))
-
-
 def _form(settings: Settings) -> dict[str, Any]:
-    """Return the settings that say how the text of an answer is written."""
-    return {key: getattr(settings.competition, key) for key in ("answer_separator", "no_label", "decimals")}
+    """Return {key: value} of [competition] and [data] that say what is sent, and how it is written."""
+    values = to_dict(settings)
+    return {f"{section}.{key}": values[section][key] for section, keys in FORM.items() for key in keys}
 
 
 def _answers(settings: Settings, layout: Layout) -> dict[str, str]:
@@ -152,6 +151,7 @@ def _report(
     how = how_fitted(found.choice)
     uncertainty = command.uncertainty(found.bounds, len(images))
     print(f"best.pt, valid {judge.name} as predicted here{how}: {found.score:.4f}{uncertainty}")
+    print("".join(f"Note: {note}\n" for note in found.notes), end="")
     print(f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}")
     if drawn.rows:
         print(command.table(drawn.headings, drawn.rows))

@@ -16,7 +16,7 @@ from typing import Any
 from pipelines import command
 from pipelines.dataset.split_record import check_unchanged
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.records import finished_run
+from pipelines.settings.records import finished_run, in_todays_words
 from pipelines.settings.schema import Settings
 from pipelines.system.files import write_json
 from pipelines.system.shell import removal
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
     words.require_raw(layout)
-    if note := check_unchanged(layout, record.settings, words.repeat("split"), "labelled"):
+    settings = in_todays_words(run, record.settings, words.settings())
+    if note := check_unchanged(layout, settings, words.repeat("split"), "labelled"):
         print(note)
     with words.only_one_in(run):
         final = run.final.relative_to(Path.cwd())
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already retrained: {final}.")
             print(f"To do it again: {removal(run.retrained, run.final)}\nNext: {words.repeat('predict')}")
             return
-        _retrain(record.settings, trained, layout, run, words.repeat("split"))
+        _retrain(settings, trained, layout, run, words.repeat("split"))
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")
     print(f"Next: {words.repeat('predict')}")
 

@@ -62,6 +62,7 @@ def _split(settings: Settings, layout: Layout) -> None:
     meaning.check_labels(labelled, layout.raw, settings)
     known = labelled["label"].tolist()
     classes = submission.class_list(known, settings, layout.raw)
+    meaning.check_metric(known, classes, settings, settings.data.labels or settings.data.train_images)
     if settings.split.group_file:
         labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
     labelled = splits.assign(labelled, settings.split, settings.competition.task)
@@ -108,7 +109,7 @@ def summarise(rows: "pd.DataFrame", task: str, classes: Sequence[str]) -> tuple[
 
     For classes and labels: how many there are, the smallest and the largest; for numbers, a line for each of them.
     """
-    from pipelines.dataset.targets import encode, labels_in
+    from pipelines.dataset.targets import count_labels, encode
 
     parts = {name: rows["label"][rows["split"] == name].tolist() for name in ("train", "valid")}
     tests = f"{(rows['split'] == 'test').sum():,}"
@@ -122,7 +123,7 @@ def summarise(rows: "pd.DataFrame", task: str, classes: Sequence[str]) -> tuple[
                 lines.append((name, f"{len(texts):,}", shown(number), *cells, f"{len(texts) - len(known):,}"))
         return ("split", "images", "number", "least", "mean", "most", "missing"), [*lines, ("test", tests, *"-----")]
     for name, texts in parts.items():
-        counts = Counter(label for text in texts for label in labels_in(text, task))
+        counts = count_labels(texts, task)
         sizes = sorted((number, label) for label, number in counts.items()) or [(0, "-")]
         ends = [f"{shown(label)} ({number:,})" for number, label in (sizes[0], sizes[-1])]
         without = [f"{sum(not text for text in texts):,}"] if task == SEVERAL_LABELS else []

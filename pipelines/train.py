@@ -9,6 +9,7 @@ Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row per epoch), bes
 If it is killed, the same command continues after the last complete epoch.
 """
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pipelines.settings.checks import no_effect
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import read_record, start_run, with_weights_of
 from pipelines.settings.schema import Settings
+from pipelines.system.errors import printable
 from pipelines.system.files import read_note, write_json
 from pipelines.system.shell import removal
 
@@ -70,8 +72,7 @@ def _start(settings: Settings, layout: Layout, run: RunLayout) -> "tuple[Setting
 
         found = find_origins(settings.model, layout.weights, watch=command.progress)
         settings = resolve(settings, found)
-    start_run(run, settings, layout.split_csv)
-    return settings, found
+    return start_run(run, settings, layout.split_csv), found
 
 
 def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[Origin]") -> None:
@@ -102,7 +103,9 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     if isinstance(network, FineTuned):
         print("".join(f"{note}\n" for note in network.notes()), end="")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
-    job.task(), job.judge()  # mistakes in their settings show before images are decoded
+    job.task()  # mistakes in its settings, and in those of the judge, show before images are decoded
+    for note in job.judge().notes_before(valid.labels):
+        print(f"Note: scores of the validation images: {printable(note)}")
     check_images(settings, images, command.progress)  # now, not after all the training
     if note := images.note_whites():
         print(note)
@@ -144,6 +147,8 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[
     stopped = f"; stopped early after {len(rows)}" if len(rows) < settings.train.epochs else ""
     sure = command.uncertainty(bounds, len(job.valid))
     print(f"Best: valid {metric} {best[metric]:.4f}{sure} in epoch {best['epoch']}{stopped}.")
+    if math.isnan(best[metric]):
+        print("Note: no epoch has a defined score, so the epoch with the lowest validation loss counts as the best.")
     print(f"Curves: {run.curves.relative_to(Path.cwd())}")
 
 

@@ -10,11 +10,10 @@ import pandas as pd
 
 from pipelines.core.metrics import make_metric
 from pipelines.core.scores import NO_GUESS
-from pipelines.dataset.answer_forms import PAIRS, split_long
-from pipelines.dataset.cells import parts
+from pipelines.dataset.cells import FLAGS, parts
+from pipelines.dataset.long_form import answer_columns, split_long
 from pipelines.dataset.tables import index_columns, read_csv, read_table
 from pipelines.dataset.targets import JOINT, labels_in
-from pipelines.settings.choices import ID
 from pipelines.settings.metrics import ONE_CLASS, facts_of
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
@@ -73,14 +72,12 @@ def answer_rows(table: pd.DataFrame, path: Path, settings: Settings, known: Sequ
     header = list(map(str, table.columns))
     sample_id = settings.data.sample_id  # an index may have an empty name too
     name = sample_id if sample_id and sample_id in header else header[indexes]
-    place = header.index(name)
-    values = header[place + 1 :] or header[indexes:place]
+    values, target = answer_columns(header, name, indexes, form)
     if not values:
         raise UserError(f"{path} has one column; a submission has an id and at least one more. Predict again.")
     if not form:
         return table[[name, *values]]
-    if form in PAIRS:
-        target = values.pop(0) if form.startswith(ID) or not place else header[place - 1]
+    if target is not None:
         pairs = pd.DataFrame({"image": table[name], "target": table[target]})
     else:
         images, targets = split_long(table[name].tolist(), form, known)
@@ -185,7 +182,7 @@ class _Compared:
     def _positive(self, labels: list[str]) -> Array:
         """Return 1 for the positive class and 0 for others: the labels are classes, or 0 and 1 as in a sample."""
         positive = self.competition.positive
-        if positive in labels or not set(labels) <= {"0", "1", "0.0", "1.0"}:
+        if positive in labels or not set(labels) <= set(FLAGS):
             return np.array([label == positive for label in labels], np.int64)
         sought = float(positive) if positive in ("0", "1") else 1.0
         return np.array([float(label) == sought for label in labels], np.int64)

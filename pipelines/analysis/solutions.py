@@ -9,7 +9,7 @@ from pipelines.analysis.scoring import COPY, answer_rows, check_repeated, label_
 from pipelines.dataset.cells import parts
 from pipelines.dataset.loose_ids import match_ids
 from pipelines.dataset.tables import read_csv, read_table
-from pipelines.dataset.targets import JOINT, join_labels, labels_in
+from pipelines.dataset.targets import JOINT, count_labels, join_labels, labels_in
 from pipelines.dataset.vocabulary import difference
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
@@ -54,7 +54,7 @@ def read_solution(
     ids, joined = _joined_ids(table[id_column], submitted.iloc[:, 0])
     check_repeated(submitted.iloc[:, 0], ids, submission, path)
     task = settings.competition.task
-    if not {label for text in labels for label in labels_in(text, task)} <= set(known):
+    if not count_labels(labels, task).keys() <= set(known):
         labels = labels.map(lambda text: _in_words(text, answers, task))
     truth = pd.DataFrame({"id": ids, "label": labels, "usage": uses, COPY: ids.groupby(ids).cumcount()})[kept]
     where = f"{path}: none of its labels ({source}: {few(sorted(set(labels)), 5)}) is in {submission}"
@@ -143,7 +143,7 @@ def _vocabulary(
     sent, task = competition.submission, competition.task
     if task == NUMBERS or sent == "probability":
         return []
-    labels = [label for text in targets for label in labels_in(text, task)]
+    counts = count_labels(targets, task)
     match sent:
         case "labels":
             answers = set(submitted.iloc[:, 1])
@@ -152,15 +152,17 @@ def _vocabulary(
         case _:
             answers = {label for cell in submitted.iloc[:, 1] for label in label_list(cell, competition)}
     known = sorted(answers if sent == "probabilities" else answers | set(classes))
-    unknown = sorted(set(labels) - set(known))
-    foreign = answers.isdisjoint(labels) and bool(classes) and answers.isdisjoint(classes)
-    if labels and (foreign or len(unknown) == len(set(labels))):
+    unknown = sorted(counts.keys() - set(known))
+    foreign = answers.isdisjoint(counts) and bool(classes) and answers.isdisjoint(classes)
+    if counts and (foreign or len(unknown) == len(counts)):
         ours = sorted(answers) if foreign else known
         raise UserError(
-            f"{problem} ({few(ours, 5)}), so nothing can be right.{difference(sorted(set(labels)), ours)} Write the "
+            f"{problem} ({few(ours, 5)}), so nothing can be right.{difference(sorted(counts), ours)} Write the "
             "labels of the solution as the submission has them, or give the solution of this competition."
         )
     if not unknown or sent == "probabilities":
         return []
-    count = sum(label in set(unknown) for label in labels)
-    return [f"Warning: {count:,} of {len(labels):,} labels are no class, so they count as wrong: {few(unknown, 10)}."]
+    count = sum(counts[label] for label in unknown)
+    return [
+        f"Warning: {count:,} of {counts.total():,} labels are no class, so they count as wrong: {few(unknown, 10)}."
+    ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.core.scores import Array, f1_of_counts, spearman, whole
+from pipelines.core.scores import Array, fbeta_of_counts, spearman, whole
 
 Bounds = tuple[float, float]
 RESAMPLES, FEWEST_RESAMPLES = 1_000, 100
@@ -160,13 +160,6 @@ def _kappa(sums: Array) -> Array:
 # Classes and labels
 
 
-def fbeta(counts: Array, beta: float) -> Array:
-    """Return F-beta of true positives, predicted and true numbers, (3, ...); NaN where all are 0."""
-    right, predicted, true = counts
-    with np.errstate(invalid="ignore"):
-        return np.asarray((1 + beta**2) * right / (beta**2 * true + predicted))
-
-
 def _sets(predicted: Array, targets: Array) -> Array:
     answers, truth = predicted == 1, targets == 1
     return np.concatenate([answers & truth, answers, truth], axis=1, dtype=np.float32)  # exact below 2**24 images
@@ -177,11 +170,11 @@ def _set_sums(predicted: Array, targets: Array) -> Array:
 
 
 def _fbeta_of_labels(sums: Array, beta: float) -> Array:
-    return np.asarray(np.nan_to_num(fbeta(np.stack(_parts(sums, 3), dtype=np.float64), beta)).mean(axis=1))
+    return np.asarray(np.nan_to_num(fbeta_of_counts(np.stack(_parts(sums, 3), dtype=np.float64), beta)).mean(axis=1))
 
 
 def _fbeta_of_all(sums: Array, beta: float) -> Array:
-    return np.nan_to_num(fbeta(sums.T, beta))
+    return np.nan_to_num(fbeta_of_counts(sums.T, beta))
 
 
 def of_counts(predicted: Array, targets: Array, classes: int, value: Callable[[Tensor], Tensor]) -> Bounds:
@@ -209,7 +202,7 @@ def of_counts(predicted: Array, targets: Array, classes: int, value: Callable[[T
 
 
 def _f1_macro(predicted: Array, targets: Array, classes: int) -> Bounds:
-    return of_counts(predicted, targets, classes, lambda sums: f1_of_counts(sums).nanmean(dim=0))
+    return of_counts(predicted, targets, classes, lambda sums: fbeta_of_counts(sums).nanmean(dim=0))
 
 
 def _balanced_accuracy(predicted: Array, targets: Array) -> Bounds:
@@ -221,11 +214,7 @@ def _fbeta_macro(predicted: Array, targets: Array, beta: float) -> Bounds:
     if targets.ndim == 2:
         return _of_sums(_sets, _fbeta_of_labels)(predicted, targets, beta=beta)
     classes = int(max(predicted.max(), targets.max())) + 1
-
-    def value(sums: Tensor) -> Tensor:
-        return ((1 + beta**2) * sums[0] / (beta**2 * sums[2] + sums[1])).nanmean(dim=0)
-
-    return of_counts(predicted, targets, classes, value)
+    return of_counts(predicted, targets, classes, lambda sums: fbeta_of_counts(sums, beta).nanmean(dim=0))
 
 
 def fbeta_micro(predicted: Array, targets: Array, beta: float) -> Bounds:

@@ -123,7 +123,19 @@ class Judge:
     def score(self, choice: Choice, kept: Tensor, targets: Any) -> tuple[float, tuple[float, float]]:
         """Return what `judge` does, by a `choice` of `cross_fit`."""
         predicted, known = self._compared(choice, kept, np.asarray(targets))
-        return self.metric.score(predicted, known), self.metric.interval(predicted, known)
+        score = self.metric.score(predicted, known)
+        return score, (math.nan, math.nan) if math.isnan(score) else self.metric.interval(predicted, known)
+
+    def notes(self, choice: Choice, kept: Tensor, targets: Any) -> list[str]:
+        """Return what a reader of this score must know: why it is not defined, or what was left out of it."""
+        if self.takes in ("label", "probabilities"):  # always defined, of all images
+            return []
+        return self.metric.notes(*self._compared(choice, kept, np.asarray(targets)))
+
+    def notes_before(self, targets: Any) -> list[str]:
+        """Return the notes on any score of these images, whatever is predicted."""
+        predictions = torch.zeros(1, 1).expand(len(targets), len(self.metric.classes))
+        return self.notes(self.plain, self.keep(predictions), targets)
 
     def describe(self, choice: Choice, names: Sequence[str], count: int) -> str:
         """Return a line on what `fit` chose for `count` images; empty if there was nothing to choose."""

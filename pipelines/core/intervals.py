@@ -18,6 +18,7 @@ from pipelines.core.scores import (
     Array,
     accuracy,
     columns_of,
+    fbeta_of_counts,
     found_in,
     losses_of_cells,
     losses_of_rows,
@@ -54,7 +55,7 @@ def _of_map_at_k(predicted: Array, targets: Array, guesses: int) -> Bounds:
 def _of_fbeta_samples(predicted: Array, targets: Array, beta: float) -> Bounds:
     answers, truth = predicted == 1, targets == 1
     sums = np.stack([each.sum(axis=1) for each in (answers & truth, answers, truth)]).astype(np.float64)
-    return _of_shares(np.nan_to_num(bootstrap.fbeta(sums, beta)))
+    return _of_shares(np.nan_to_num(fbeta_of_counts(sums, beta)))
 
 
 def _of_shares(values: Array) -> Bounds:

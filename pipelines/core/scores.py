@@ -42,7 +42,7 @@ def f1_micro(predicted: Array, targets: Array) -> float:
 
 def f1_macro(predicted: Array, targets: Array, classes: int) -> float:
     """Class numbers below `classes` (N,), (N,). A class that is neither true nor predicted is left out."""
-    return f1_of_counts(counts(predicted, targets, classes)).nanmean(dim=0).item()
+    return fbeta_of_counts(counts(predicted, targets, classes)).nanmean(dim=0).item()
 
 
 def log_loss(predicted: Array, targets: Array) -> float:
@@ -195,10 +195,14 @@ def counts(predicted: Array, targets: Array, classes: int) -> Tensor:
     return torch.from_numpy(np.stack([np.bincount(numbers, minlength=classes) for numbers in each])).double()
 
 
-def f1_of_counts(counts: Tensor) -> Tensor:
-    """Return F1 = 2 TP / (predicted + true) of counts (3, ...); NaN where a class is neither true nor predicted."""
+def fbeta_of_counts(counts: Any, beta: float = 1) -> Any:
+    """Return F-beta = (1 + b²) TP / (predicted + b² true) of counts (3, ...), an array or a tensor of floats.
+
+    It is NaN where a class is neither true nor predicted.
+    """
     true_positives, predicted, actual = counts
-    return 2 * true_positives / (predicted + actual)
+    with np.errstate(invalid="ignore"):
+        return (1 + beta**2) * true_positives / (predicted + beta**2 * actual)
 
 
 def losses_of_rows(predicted: Array, targets: Array) -> Tensor:

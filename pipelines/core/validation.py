@@ -25,7 +25,7 @@ class Validation:
 
     choice: for other images.  score, bounds: with choices that were made for each image without it.  decided,
     predicted: what is predicted for each image by these, as `Results` in analysis/results.py takes it; of_label: of one
-    class, the probability of each image's true class.  thresholds: of several labels.
+    class, the probability of each image's true class.  thresholds: of several labels.  notes: on the score.
     """
 
     choice: Choice
@@ -35,6 +35,7 @@ class Validation:
     predicted: Array
     of_label: Array | None = None
     thresholds: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def validate(
@@ -54,16 +55,18 @@ def validate(
     predictions = torch.from_numpy(rows.array)
     choice = final.fit(predictions, targets)
     crossed = judge.cross_fit(predictions, targets) if choice.fitted else judge.plain
-    score, bounds = judge.score(crossed, predictions if one_class else judge.keep(predictions), targets)
+    kept = predictions if one_class else judge.keep(predictions)
+    score, bounds = judge.score(crossed, kept, targets)
+    notes = tuple(judge.notes(crossed, kept, targets))
     if not one_class:
-        return Validation(choice, score, bounds, *_decided(judge, choice, crossed, predictions))
+        return Validation(choice, score, bounds, *_decided(judge, choice, crossed, predictions), notes)
     if judge.open is not None:
         for first in range(0, len(targets), size := max(1, MOST_ITEMS // predictions.shape[1])):
             block = judge.decide(crossed, predictions[first : first + size], first)
             places = np.arange(first, first + len(block))
             of_classes.fill(places, _of_classes(block, targets[places]))
     decided, predicted, of_label = of_classes.array.T
-    return Validation(choice, score, bounds, decided.astype(np.int64), predicted, of_label)
+    return Validation(choice, score, bounds, decided.astype(np.int64), predicted, of_label, notes=notes)
 
 
 def _of_classes(block: Tensor, labels: Array) -> Array:

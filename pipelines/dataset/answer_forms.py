@@ -1,7 +1,6 @@
 """The form of a submission: its header, its rows and the text of an answer, as the sample submission shows them."""
 
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -11,12 +10,11 @@ import pandas as pd
 
 from pipelines.dataset.columns import ONE_HOT
 from pipelines.dataset.encodings import listing_file
+from pipelines.dataset.long_form import PAIRS, answer_columns, split_long
 from pipelines.dataset.tables import find_column, index_columns, read_listing, read_table
 from pipelines.dataset.vocabulary import is_number, number
 from pipelines.settings.choices import ID, TARGET
 from pipelines.settings.schema import Settings
-
-PAIRS = (f"{ID},{TARGET}", f"{TARGET},{ID}")  # long forms in two columns
 
 
 @dataclass(frozen=True)
@@ -55,16 +53,15 @@ def sample_form(settings: Settings, raw: Path, known: Sequence[str] = ()) -> For
     indexes = index_columns(table)
     name = str(find_column(table, path, data.sample_id, indexes, "data.sample_id").name)
     header = list(map(str, table.columns))
-    place = header.index(name)
-    values = header[place + 1 :] or header[indexes:place]
     form = settings.competition.long_form
+    values, target = answer_columns(header, name, indexes, form)
     images, targets, keys = table[name].tolist(), [], [name]
-    if form in PAIRS:
-        target = values.pop(0) if form.startswith(ID) or not place else header[place - 1]
+    if target is not None:
         targets, keys = table[target].tolist(), [name, target]
     elif form:
         images, targets = split_long(images, form, known)
-    given = [each for each in header if each not in set(values)]
+    answers = set(values)
+    given = [each for each in header if each not in answers]
     return Form(path, header, table[given], keys, values, images, targets, table[values])
 
 
@@ -109,70 +106,6 @@ def _header_of_labels(settings: Settings, raw: Path, texts: Sequence[str]) -> tu
     return names if names[0] != names[1] else ("id", names[1])  # rows of pixels may have no ids
 
 
-def split_long(texts: Sequence[str], form: str, known: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Return the image and the target of each row id of the `form`, such as {id}_{target}.
-
-    The targets are those that are `known`, if every image then has the same ones; else others that every image has;
-    else what follows the last text between image and target. A text of no such form is an image without a target.
-    """
-    if form in PAIRS:
-        return list(texts), []
-    for targets in (known, _targets_of_all(texts, form)):
-        if found := _all_pairs(texts, form, targets):
-            break
-    else:
-        matches = [_pattern(form, ".+", ".+?").fullmatch(text) for text in texts]
-        found = [
-            (each["id"], each["target"]) if each else (text, "") for each, text in zip(matches, texts, strict=True)
-        ]
-    return [image for image, _ in found], [target for _, target in found]
-
-
-def _all_pairs(texts: Sequence[str], form: str, targets: Collection[str]) -> list[tuple[str, str]]:
-    """Return the image and the target of each of `texts`, if these are all pairs of images and `targets`; else none."""
-    longest_first = sorted(set(targets), key=lambda each: (-len(each), each))
-    pattern = _pattern(form, ".+?", "|".join(map(re.escape, longest_first)))
-    matches = [match for text in texts if (match := pattern.fullmatch(text))] if targets else []
-    found = [(each["id"], each["target"]) for each in matches]
-    images, used = (set(each) for each in zip(*found, strict=True)) if found else (set(), set())
-    return found if len(found) == len(texts) and len(images) * len(used) == len(set(texts)) else []
-
-
-def _pattern(form: str, image: str, target: str) -> re.Pattern[str]:
-    """Return the expression of a row id, of the expressions of an image and of a target."""
-    text = (
-        re.escape(form).replace(re.escape(ID), f"(?P<id>{image})").replace(re.escape(TARGET), f"(?P<target>{target})")
-    )
-    return re.compile(text, re.DOTALL)
-
-
-def _targets_of_all(texts: Sequence[str], form: str) -> list[str]:
-    """Return the targets that each image has, if the row ids are all pairs of images and targets; else none."""
-    before, between, after = re.split(r"\{id\}|\{target\}", form)
-    first = texts[0][len(before) : len(texts[0]) - len(after)]
-    id_first = form.index(ID) < form.index(TARGET)
-    breaks = [each.start() for each in re.finditer(f"(?={re.escape(between)})", first)]
-    for place in reversed(breaks) if id_first else breaks:  # the longest image first
-        image = first[:place] if id_first else first[place + len(between) :]
-        start, end = (f"{before}{image}{between}", after) if id_first else (before, f"{between}{image}{after}")
-        same = [text for text in texts if text.startswith(start) and text.endswith(end)]
-        targets = {text[len(start) : len(text) - len(end)] for text in same} - {""}
-        if image and len({each for each, _ in _all_pairs(texts, form, targets)}) > 1:
-            return sorted(targets)
-    return []
-
-
-def long_form_of(texts: Sequence[str], is_image: Callable[[str], bool]) -> str:
-    """Return the long form of row ids that are pairs of images and targets; an empty text if they are none."""
-    for between in ("_", "-", ":", "/", "|", ".", " "):
-        for form in (f"{ID}{between}{TARGET}", f"{TARGET}{between}{ID}"):
-            if not all(between in text for text in texts) or not _targets_of_all(texts, form):
-                continue
-            if all(map(is_image, set(split_long(texts, form)[0]))):
-                return form
-    return ""
-
-
 def label_order(cells: Sequence[str], separator: str, texts: Sequence[str]) -> list[int]:
     """Return the places of `texts` in an order that agrees with that of the parts of `cells`.
 
@@ -190,7 +123,10 @@ def label_order(cells: Sequence[str], separator: str, texts: Sequence[str]) -> l
         ranks = {each: rank for rank, each in enumerate(own)}
         if all(ranks[one] < ranks[other] for one, other in pairs):
             return own
-    sorter = TopologicalSorter({each: [one for one, other in pairs if other == each] for each in own})
+    before: dict[int, list[int]] = {each: [] for each in own}
+    for one, other in pairs:
+        before[other].append(one)
+    sorter = TopologicalSorter(before)
     try:
         return list(sorter.static_order())
     except CycleError:

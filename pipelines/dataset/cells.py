@@ -1,6 +1,5 @@
 """Turn the cells of a table into targets as text: one cell per row, or several columns."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -14,7 +13,8 @@ from pipelines.dataset.targets import JOINT, join_labels
 from pipelines.settings.metrics import NUMBERS, SEVERAL_LABELS
 from pipelines.system.errors import UserError, did_you_mean, few, quoted, refuse
 
-FLAGS = ("0", "1", "0.0", "1.0")
+ONES = ("1", "1.0")
+FLAGS = ("0", "0.0", *ONES)
 # What programs write for a number that is missing.
 NO_NUMBER = ("", "nan", "na", "n/a", "<na>", "none", "null", "#n/a", "-", "?")
 
@@ -70,7 +70,7 @@ def of_columns(table: pd.DataFrame, task: str, where: str) -> Targets:
     ]
     numbers = 'For numbers to predict: competition.task = "numbers".'
     refuse(f"{where}: columns of labels that hold more than 0 and 1", cases, f"Correct data.label_columns. {numbers}")
-    ones = table.isin(FLAGS[1::2]).to_numpy()
+    ones = table.isin(ONES).to_numpy()
     chosen = [[name for name, one in zip(names, row, strict=True) if one] for row in ones]
     if task == SEVERAL_LABELS:
         _refuse_joint(names, where)
@@ -131,8 +131,3 @@ def _refuse_joint(labels: Iterable[str], where: str) -> None:
     remedy = f"{JOINT!r} separates labels in split.csv. "
     remedy += f'If it separates labels here too: data.label_separator = "{JOINT}".'
     refuse(f"{where}: labels with the character {JOINT!r}", joint, remedy)
-
-
-def toml(value: object) -> str:
-    """Return a text or a list of texts as in a TOML."""
-    return json.dumps(value, ensure_ascii=False)

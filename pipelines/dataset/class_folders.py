@@ -1,12 +1,12 @@
 """Take the class of an image from its folder, and refuse folders that are no classes."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipelines.dataset.image_paths import posix
 from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.overrides import toml
 from pipelines.system.errors import UserError, few, refuse, shown
 
 TRAINING, TESTING = ("train", "training"), ("test", "testing", "holdout")
@@ -65,7 +65,7 @@ def in_class_folders(names: Sequence[str], raw: Path, data: DataSettings) -> lis
 
 def unless(check: str, data: DataSettings) -> str:
     """Return how to overrule `check`; the end of its message."""
-    return f"Or, if it is right as it is: data.accept = {json.dumps([*data.accept, check])}"
+    return f"Or, if it is right as it is: data.accept = {toml([*data.accept, check])}"
 
 
 def without_tests(images: Sequence[str], data: DataSettings) -> list[str]:
@@ -87,7 +87,7 @@ def _loose(folder: Path, loose: Sequence[str], level: int) -> str:
 
 def _joined(data: DataSettings, *names: str) -> str:
     """Return the setting that names a folder inside `data.train_images`."""
-    return json.dumps(PurePosixPath(data.train_images, *names).as_posix(), ensure_ascii=False)
+    return toml(PurePosixPath(data.train_images, *names).as_posix())
 
 
 def _only_folders(below: Folders, data: DataSettings) -> str:

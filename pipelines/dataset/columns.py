@@ -1,6 +1,5 @@
 """Choose the columns of a listing that hold ids, labels and answers."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.dataset.annotations import is_json
-from pipelines.dataset.cells import FLAGS, Targets, chosen_columns, of_cells, of_columns, toml
+from pipelines.dataset.cells import FLAGS, ONES, Targets, chosen_columns, of_cells, of_columns
 from pipelines.dataset.file_names import exact_matches, fill
 from pipelines.dataset.image_paths import images_by_id, normal, posix
 from pipelines.dataset.loose_ids import Matches, match_ids, simplest
@@ -21,6 +20,7 @@ from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, sepa
 from pipelines.settings.choices import SENT, advice
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.overrides import toml
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted, shown
 
@@ -251,7 +251,7 @@ def choose_labels(
         raise UserError(f"{path}: its second column, {shown(str(labels.name))}, {what}. {_labels_of(rest)}")
     likely = [name for name in rest if LABEL_NAMES.fullmatch(name)]
     if len(rest) > 1 and likely and not LABEL_NAMES.fullmatch(str(labels.name)):
-        second = json.dumps(labels.name, ensure_ascii=False)
+        second = toml(labels.name)
         raise UserError(
             f"{path}: without data.label_column, its second column, {shown(str(labels.name))}, has the labels. Is "
             f"that right? {_labels_of(likely)} Or, to keep the second: data.label_column = {second}"
@@ -283,7 +283,7 @@ def _one_hot(path: Path, flags: pd.DataFrame, several: str) -> "pd.Series[str]":
 
     several: the settings for several labels per image.
     """
-    ones = flags.isin(FLAGS[1::2])
+    ones = flags.isin(ONES)
     wrong = ones.sum(axis=1) != 1
     if wrong.any():
         names = list(map(str, flags))
@@ -324,5 +324,5 @@ def _labels_of(names: Sequence[str]) -> str:
 def _set(key: str, names: Sequence[str]) -> str:
     """Return the setting of the only one of `names`, as in a TOML, or the request to choose one."""
     if len(names) == 1:
-        return f"Set {key} = {json.dumps(names[0], ensure_ascii=False)}."
+        return f"Set {key} = {toml(names[0])}."
     return f"Set {key} to the right one of {', '.join(quoted(name) for name in names[:20])}."

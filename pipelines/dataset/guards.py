@@ -1,23 +1,23 @@
 """Compare the sample submission's own values with what will be sent, and name the settings that fit the sample."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.dataset.answer_forms import Form
+from pipelines.dataset.cells import FLAGS, ONES
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import NUMBER, read_table
 from pipelines.dataset.vocabulary import SEPARATORS, difference, other_forms, positive_class
 from pipelines.settings.choices import ID, TARGET, advice
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.overrides import toml
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
 
 ONE_CELL = ("labels", "probability", "best_labels", "label_lists")  # submissions with one column of values
 LOOKED_AT = 1000  # rows whose values are compared
-FLAGS = {"0", "1", "0.0", "1.0"}
 EVALUATION = 'Kaggle\'s page "Evaluation"'
 Changes = dict[str, Any]
 
@@ -50,7 +50,7 @@ def check_positive(classes: Sequence[str], settings: Settings) -> None:
             f"{few(classes, 5)}. To send a label:{fits}\nTo send a probability for each class:{other}"
         )
     if positive_class(classes, positive) < 0:
-        ways = " or ".join(f"competition.positive = {_toml(each)}" for each in classes)
+        ways = " or ".join(f"competition.positive = {toml(each)}" for each in classes)
         stated = f"is {quoted(positive)}, which is no class" if positive else "is not set"
         raise UserError(
             f"competition.positive {stated}: the submission has one probability per image, and the classes are "
@@ -90,8 +90,9 @@ def check_columns(form: Form, known: Known) -> None:
         return
     if competition.submission == "numbers" and len(texts) == 1 == len(columns):
         return
-    missing = [text for text in texts if text not in set(columns)]
-    unknown = [name for name in columns if name not in set(texts)] if competition.submission == "numbers" else []
+    there, known_texts = set(columns), set(texts)
+    missing = [text for text in texts if text not in there]
+    unknown = [name for name in columns if name not in known_texts] if competition.submission == "numbers" else []
     if missing or unknown:
         raise UserError(_other_columns(form, known, missing, unknown))
 
@@ -125,7 +126,12 @@ def _other_columns(form: Form, known: Known, missing: Sequence[str], unknown: Se
             f"that CSV: the header label,answer and a row per number ({rows})."
         )
     if what == "numbers":
-        return f"{problem} Set data.label_columns to the columns of the sample, {_toml(columns[:20])}."
+        return f"{problem} Set data.label_columns to the columns of the sample, {toml(columns[:20])}."
+    if settings.competition.task == SEVERAL_LABELS and 2 * len(missing) <= len(columns) and data.label_separator:
+        return (
+            f"{problem} If an image with {few(missing)} has none of these labels, empty such cells in a copy of the "
+            "data, download that with ARCHIVE=, and split again: an empty cell is no label."
+        )
     column = f"data.label_column to the right column of {data.labels}, or " if data.labels else ""
     mend = (
         f"Set {column}data.submitted_labels to a CSV of label,answer with a row for each class: its label, its column."
@@ -157,13 +163,14 @@ def check_sample(form: Form, known: Known) -> None:
 def _labels(form: Form, values: Sequence[str], known: Known) -> str:
     """Return what is wrong with the sample's labels that are no classes, and what mends it; or an empty text."""
     classes, table = known.texts, known.table
-    unknown = [value for value in values if value not in set(classes)]
+    known_classes = set(classes)
+    unknown = [value for value in values if value not in known_classes]
     if not unknown:
         return ""
     some = "" if len(unknown) == len(values) else f" ({len(unknown)} of its {len(values)} different values)"
     problem = f"column {form.values[0]!r} has {few(unknown, 5)}{some}, but the classes are {few(classes, 5)}. "
     if table and (name := _column_in_words_of(values, table, classes)):
-        return f"{problem}Column {name!r} of {table.name} has these values: set data.label_column = {_toml(name)}. "
+        return f"{problem}Column {name!r} of {table.name} has these values: set data.label_column = {toml(name)}. "
     texts = other_forms(values, classes)
     seen, changes = of_cells(form, known)
     if changes and not (texts and len(values) > 1):
@@ -303,7 +310,7 @@ def of_columns(form: Form, known: Known) -> Changes:
     named = {"data.label_columns": tuple(columns), "data.label_column": ""}
     flags = table[columns].isin(FLAGS)
     if flags.all(axis=None):
-        one_each = bool((table[columns].isin({"1", "1.0"}).sum(axis=1) == 1).all())
+        one_each = bool((table[columns].isin(ONES).sum(axis=1) == 1).all())
         task = ONE_CLASS if one_each else SEVERAL_LABELS
         return {"competition.task": task, "competition.submission": "probabilities", **named}
     return {"competition.task": NUMBERS, "competition.submission": "numbers", **named}
@@ -317,7 +324,7 @@ def _fitting(known: Known, changes: Mapping[str, Any]) -> str:
 
 def _notes(known: Known) -> dict[str, str]:
     """Return a comment on competition.positive, which a person has to choose."""
-    others = f"or {_toml(sorted(known.texts)[0])}: the one that {EVALUATION} wants the probability of"
+    others = f"or {toml(sorted(known.texts)[0])}: the one that {EVALUATION} wants the probability of"
     return {"competition.positive": others}
 
 
@@ -332,7 +339,3 @@ def _column_in_words_of(values: Sequence[str], labels: Path, classes: Sequence[s
         if name != ours and wanted <= texts and len(pairs) == len(texts) == len(known):
             return str(name)
     return ""
-
-
-def _toml(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

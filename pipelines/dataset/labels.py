@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.dataset.annotations import JsonTable
-from pipelines.dataset.cells import Targets, of_cells, toml
+from pipelines.dataset.cells import Targets, of_cells
 from pipelines.dataset.class_folders import in_class_folders, labels_of, without_tests
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files, several_advice
 from pipelines.dataset.encodings import listed_names
@@ -30,6 +30,7 @@ from pipelines.dataset.targets import join_labels
 from pipelines.dataset.vocabulary import is_number
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.overrides import toml
 from pipelines.system.errors import UserError, few, quoted, refuse
 
 

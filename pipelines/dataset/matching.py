@@ -1,6 +1,5 @@
 """Find the image of each row of a listing, and say what is wrong with rows that have none, or share one."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ import pandas as pd
 from pipelines.dataset.columns import ImageFolder, Listing, id_columns
 from pipelines.dataset.image_paths import image_files, images_by_id, normal
 from pipelines.dataset.raw_data import Flaw, RawData, line_of
+from pipelines.settings.overrides import toml
 from pipelines.system.errors import few, quoted, refuse, shown
 
 OF_SAMPLE = (
@@ -81,7 +81,7 @@ def _elsewhere(listing: Listing, folder: ImageFolder, key: str) -> str:
     if columns := id_columns(listing, folder):
         names = ", ".join(map(shown, columns))
         first = shown(str(listing.ids.name))
-        setting = f"{key} = {json.dumps(columns[0], ensure_ascii=False)}"
+        setting = f"{key} = {toml(columns[0])}"
         return f"These are the names in {names}, but the ids come from {first}. Set {setting}."
     others = folder.others and f"{folder.others}/"
     everywhere = [each for each in image_files(folder.raw, "", folder.key) if not others or not each.startswith(others)]
@@ -89,7 +89,7 @@ def _elsewhere(listing: Listing, folder: ImageFolder, key: str) -> str:
     if len(found) < listing.named.nunique() or any(len(images) > 1 for images in found.values()):
         return ""
     place = os.path.commonpath([PurePosixPath(image).parent for images in found.values() for image in images])
-    setting = f"{folder.key} = {json.dumps(place or '.', ensure_ascii=False)}"
+    setting = f"{folder.key} = {toml(place or '.')}"
     return f"The images of these ids are elsewhere. Set {setting}."
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipelines.dataset.class_folders import SPLIT_NAMES, unless
 from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.dataset.tables import find_column, read_table
-from pipelines.dataset.targets import labels_in
+from pipelines.dataset.targets import JOINT, labels_in
 from pipelines.dataset.vocabulary import SEPARATORS, is_number, loose_form, number
 from pipelines.settings.choices import SENT, advice
 from pipelines.settings.data_sections import DataSettings
@@ -61,6 +62,44 @@ def check_labels(rows: pd.DataFrame, raw: Path, settings: Settings) -> None:
             columns = f"{others} " if name in OTHER_COLUMN and others else ""
             end = "" if problem.endswith("\n") else " "
             raise UserError(f"{where}: {problem}{end}{columns}{unless(name, data)}")
+
+
+def check_metric(labels: Sequence[str], names: Sequence[str], settings: Settings, where: str) -> None:
+    """Raise `UserError` for targets that competition.metric cannot score.
+
+    names: of the classes or numbers. where: what the targets were read from.
+    """
+    competition = settings.competition
+    metric, kappa = competition.metric, competition.metric == "quadratic_kappa"
+    if metric not in ("quadratic_kappa", "rmsle"):
+        return
+    if kappa and competition.task == NUMBERS and len(names) > 1:
+        raise UserError(
+            f"{where}: competition.metric is {metric}, which scores one number per image, but there are {len(names)}: "
+            f"{few(names)}. Set data.label_columns to one column, or another competition.metric."
+        )
+    numbers = sorted(set(chain.from_iterable(label.split(JOINT) for label in labels)) - {""})
+    if kappa and (wrong := [text for text in numbers if not _is_grade(text, competition.task)]):
+        raise UserError(
+            f"{where}: competition.metric is {metric}, whose grades are whole numbers, but there are {few(wrong, 5)}. "
+            "Set data.label_column to a column of whole numbers, or another competition.metric."
+        )
+    if kappa and competition.grades and (rest := {int(float(text)) for text in numbers} - {*competition.grades}):
+        grades = sorted(rest | {*competition.grades})
+        raise UserError(
+            f"{where}: competition.grades is {list(competition.grades)}, but there are the grades "
+            f"{few(list(map(str, sorted(rest))), 5)} too. List all: competition.grades = {grades}"
+        )
+    if not kappa and (low := [text for text in numbers if float(text) <= -1]):
+        raise UserError(
+            f"{where}: competition.metric is {metric}, which takes the logarithm of 1 + number, but there are numbers "
+            f"of -1 and below: {few(low, 5)}. Set another competition.metric, or data.label_column."
+        )
+
+
+def _is_grade(text: str, task: str) -> bool:
+    whole = text.removeprefix("-").isdecimal()
+    return whole if task == ONE_CLASS else whole or float(text) % 1 == 0
 
 
 def _where(raw: Path, data: DataSettings) -> tuple[str, str]:

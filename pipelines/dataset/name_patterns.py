@@ -1,4 +1,4 @@
-"""Take labels and groups from the names of files, by the named groups of data.label_pattern."""
+"""Take labels and groups from the names of files, by the named groups of data.label_pattern; without pandas."""
 
 import re
 from collections.abc import Sequence

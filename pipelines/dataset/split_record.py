@@ -179,6 +179,16 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
         return False
     again = f"split again ({NOT_COMPARABLE}): {split_again(layout, split_command)}"
     record = _read_record(layout, split_command)
+    _check_settings(layout, settings, record, again)
+    if file_sha256(layout.split_csv) != record["split_csv_sha256"]:
+        raise UserError(f"{_short(layout, layout.split_csv)} was changed after it was made. Put it back, or {again}")
+    if found := _changes(layout, settings, record):
+        raise UserError(_since(layout, found, split_command))
+    return layout.tree.is_dir() and (layout.images.is_dir() or not settings.data.pixel_columns)
+
+
+def _check_settings(layout: Layout, settings: Settings, record: Mapping[str, Any], again: str) -> None:
+    """Raise `UserError` if the split was made with other settings. again: how to split again, for the message."""
     recorded = {name: record[name] for name in SPLIT_SECTIONS}
     then = overlay(Settings(settings.name), recorded, str(layout.split_record))
     outside = OUTSIDE_A_SPLIT if settings.data.pixel_columns else (*OUTSIDE_A_SPLIT, WHITE)
@@ -188,11 +198,6 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
     if changed:
         problem = f"{settings.name} is already split, with other settings: {'; '.join(changed)}"
         raise UserError(f"{problem}. Undo these, or {again}")
-    if file_sha256(layout.split_csv) != record["split_csv_sha256"]:
-        raise UserError(f"{_short(layout, layout.split_csv)} was changed after it was made. Put it back, or {again}")
-    if found := _changes(layout, settings, record):
-        raise UserError(_since(layout, found, split_command))
-    return layout.tree.is_dir() and (layout.images.is_dir() or not settings.data.pixel_columns)
 
 
 def require_split(layout: Layout, settings: Settings, split_command: str) -> None:
@@ -207,11 +212,16 @@ def require_split(layout: Layout, settings: Settings, split_command: str) -> Non
 def check_unchanged(layout: Layout, settings: Settings, split_command: str, *kinds: Kind) -> str:
     """Raise `UserError` if anything of `kinds` has changed since the split was made; return a note about the rest.
 
-    The note is empty if nothing else has changed, and if the split has no record.
+    If there are any `kinds`, `settings` must be those of the split too. The note is empty if nothing else has changed,
+    and if the split has no record.
     """
     if not (layout.split_record.exists() and layout.split_csv.exists()):
         return ""
-    found = _changes(layout, settings, _read_record(layout, split_command))
+    record = _read_record(layout, split_command)
+    if kinds:
+        again = f"split again ({NOT_COMPARABLE}): {split_again(layout, split_command)}"
+        _check_settings(layout, settings, record, again)
+    found = _changes(layout, settings, record)
     if any(change.kind in kinds for change in found):
         raise UserError(_since(layout, found, split_command))
     return f"Note: {_since(layout, found, split_command)}" if found else ""

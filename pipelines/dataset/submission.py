@@ -13,7 +13,7 @@ from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.guards import Known, check_columns, check_positive, check_sample, check_separator
 from pipelines.dataset.listings import number_names
 from pipelines.dataset.raw_data import RawData
-from pipelines.dataset.targets import labels_in
+from pipelines.dataset.targets import count_labels
 from pipelines.dataset.vocabulary import answers_of, submitted_labels
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
@@ -31,7 +31,7 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
     if competition.task == NUMBERS:
         occurring = number_names(RawData(raw, data, settings.split, competition))
     else:
-        occurring = sorted({label for text in labels for label in labels_in(text, competition.task)})
+        occurring = sorted(count_labels(labels, competition.task))
     texts = submitted_labels(data, raw, occurring)
     if competition.submission == "probability":
         check_positive(occurring, settings)
@@ -54,7 +54,7 @@ def classes_without_images(labels: Sequence[str], classes: Sequence[str], task: 
     """Return the columns of the sample submission for which no image is labelled; their probabilities mean nothing."""
     if task == NUMBERS:
         return []
-    return sorted(set(classes) - {label for text in set(labels) for label in labels_in(text, task)})
+    return sorted(set(classes) - count_labels(labels, task).keys())
 
 
 def write_submission(

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.dataset.answer_cells import number_digits
-from pipelines.dataset.answer_forms import Form, sample_form, split_long
+from pipelines.dataset.answer_forms import Form, sample_form
+from pipelines.dataset.long_form import split_long
 from pipelines.dataset.tables import index_columns, read_csv
 from pipelines.dataset.vocabulary import answers_of, difference
 from pipelines.settings.metrics import METRICS, ONE_CLASS

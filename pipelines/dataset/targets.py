@@ -4,6 +4,7 @@ A target is a class; or labels, joined by JOINT in sorted order, an empty text f
 the order of their names, an empty text between two for a missing one.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ def labels_in(text: str, task: str) -> list[str]:
     if task == ONE_CLASS:
         return [text]
     return text.split(JOINT) if text and task == SEVERAL_LABELS else []
+
+
+def count_labels(texts: Iterable[str], task: str) -> Counter[str]:
+    """Return how many of the targets have each class or label, in the order of their first one."""
+    return Counter(label for text in texts for label in labels_in(text, task))
 
 
 def encode(texts: Sequence[str], task: str, classes: Sequence[str]) -> npt.NDArray[Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.answer_forms import long_form_of
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, id_columns, name_files
 from pipelines.dataset.image_paths import (
     common_name,
@@ -19,7 +18,7 @@ from pipelines.dataset.image_paths import (
     without_extension,
 )
 from pipelines.dataset.listings import known_targets, listed_paths, only_tests, read_tests
-from pipelines.dataset.long_form import images_of
+from pipelines.dataset.long_form import images_of, long_form_of
 from pipelines.dataset.matching import OF_SAMPLE, OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import find_column, index_columns, read_listing

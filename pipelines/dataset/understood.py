@@ -13,7 +13,7 @@ from pipelines.dataset.answer_cells import number_digits
 from pipelines.dataset.answer_forms import Form, sample_form
 from pipelines.dataset.image_paths import files_at, without_extension
 from pipelines.dataset.images import Described, UnreadableImage, describe_image
-from pipelines.dataset.targets import encode, labels_in
+from pipelines.dataset.targets import count_labels, encode, labels_in
 from pipelines.dataset.vocabulary import NAMED, answers_of, counted
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
@@ -72,7 +72,7 @@ def _target(settings: Settings, texts: Sequence[str], classes: Sequence[str]) ->
             values = encode(texts, task, classes)
             return f"one number, {shown(classes[0])}, {np.nanmin(values):g} to {np.nanmax(values):g}"
         return f"{len(classes)} numbers, {few(classes, 5)}"
-    number = len(classes) or len({label for text in texts for label in labels_in(text, task)})
+    number = len(classes) or len(count_labels(texts, task))
     return f"one of {number:,} classes" if task == ONE_CLASS else f"any of {number:,} labels"
 
 
@@ -111,7 +111,7 @@ def describe_targets(texts: Sequence[str], task: str, classes: Sequence[str]) ->
     """Return the subject and what the targets are; `texts` are those of split.csv."""
     if task == NUMBERS:
         return "targets", summarise(texts, task, classes).partition(": ")[2]
-    counts = Counter(label for text in texts for label in labels_in(text, task))
+    counts = count_labels(texts, task)
     found = f"{len(counts):,}: {counted(counts)}"
     if task == ONE_CLASS:
         return "classes", found
@@ -124,8 +124,9 @@ def summarise(texts: Sequence[str], task: str, classes: Sequence[str]) -> str:
     if task == ONE_CLASS:
         return f"Classes: {counted(texts)}"
     if task == SEVERAL_LABELS:
-        labels = [label for text in texts for label in labels_in(text, task)]
-        return f"Labels: {counted(labels)}; images without a label: {sum(not text for text in texts):,}"
+        return (
+            f"Labels: {counted(count_labels(texts, task))}; images without a label: {sum(not text for text in texts):,}"
+        )
     columns = encode(texts, task, classes).astype(np.float64).T
     described = [f"{shown(name)} {_range(values)}" for name, values in zip(classes, columns[:NAMED], strict=False)]
     return f"Numbers: {'; '.join(described)}{'; …' if len(classes) > NAMED else ''}"
@@ -253,8 +254,7 @@ def notes(
 def _notes_on_labels(rows: pd.DataFrame, task: str, others: Sequence[str]) -> list[str]:
     """Return notes on classes or labels, around `others`."""
     what = "Classes" if task == ONE_CLASS else "Labels"
-    labels = [labels_in(text, task) for text in rows["label"].tolist()]
-    counts = Counter(label for several in labels for label in several)
+    counts = count_labels(rows["label"].tolist(), task)
     found = []
     label, largest = counts.most_common(1)[0] if counts else ("", 0)
     if largest > LARGE * len(rows):
@@ -264,9 +264,7 @@ def _notes_on_labels(rows: pd.DataFrame, task: str, others: Sequence[str]) -> li
     found += others
     if single := sorted(name for name, count in counts.items() if count == 1):
         found.append(f"{what} with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
-    valid = (rows["split"] == "valid").tolist()
-    seen = {label for several, is_valid in zip(labels, valid, strict=True) if is_valid for label in several}
-    if unseen := counts.keys() - seen:
+    if unseen := counts.keys() - count_labels(rows["label"][rows["split"] == "valid"].tolist(), task).keys():
         folders = " They have empty folders in valid: read these with ImageFolder(…, allow_empty=True)."
         found.append(f"{what} without a validation image: {len(unseen):,}.{folders * (task == ONE_CLASS)}")
     return found

@@ -122,9 +122,8 @@ def _loss_problems(settings: Settings) -> Iterator[str]:
             f"train.loss is {train.loss}, but competition.task is {task}, which takes auto, {', '.join(LOSSES[task])}. "
             'Set train.loss = "auto", or correct competition.task.'
         )
-    if train.loss == "ordinal" and (len(grades) < 2 or len(set(grades)) < len(grades)):
-        have = f"{list(grades)}" if grades else "empty"
-        yield f"train.loss is ordinal, but competition.grades is {have}; list all grades, as [0, 1, 2, 3, 4]."
+    if train.loss == "ordinal" and not grades:
+        yield "train.loss is ordinal, but competition.grades is empty; list all grades, as [0, 1, 2, 3, 4]."
     if task != NUMBERS:
         return
     if train.class_weights:

@@ -1,12 +1,12 @@
 """Which task, metric and submission fit together, and which options then have an effect."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.overrides import toml
 from pipelines.settings.schema import Settings
 
 SENT: dict[str, tuple[str, ...]] = {  # what each task can send
@@ -126,8 +126,18 @@ def effects(settings: Settings) -> dict[str, tuple[str, bool]]:
             submission in ("probabilities", "numbers"),
         ),
         "data.label_separator": ('task = "several_labels"', several),
-        "predict.answer_range": ('task = "numbers"', task == NUMBERS),
+        "data.pixel_shape": ("data.pixel_columns", bool(settings.data.pixel_columns)),
+        "train.focal_gamma": ('train.loss = "focal"', settings.train.loss == "focal"),
+        "train.huber_delta": ('train.loss = "huber"', settings.train.loss == "huber"),
+        "predict.answer_range": (
+            'task = "numbers" with another metric than quadratic_kappa, which sends grades',
+            task == NUMBERS and takes != "grades",
+        ),
         "predict.thresholds": ('task = "several_labels" with a metric fbeta_*', several and takes == "label_sets"),
+        "predict.choose": (
+            'task = "several_labels" with a metric fbeta_*, and "numbers" with quadratic_kappa',
+            (several and takes == "label_sets") or (task == NUMBERS and takes == "grades"),
+        ),
     }
 
 
@@ -162,13 +172,13 @@ def advice(settings: Settings, changes: Mapping[str, Any], notes: Mapping[str, s
             section, _, name = key.partition(".")
             changed = _with(changed, key, getattr(type(getattr(changed, section))(), name))
     lines = []
-    for section in ("competition", "data", "predict"):
+    for section in ("competition", "data", "train", "predict"):
         ours, theirs = getattr(settings, section), getattr(changed, section)
         names = [name for name in vars(theirs) if getattr(theirs, name) != getattr(ours, name)]
         lines += [f"  [{section}]"] * bool(names)
         for name in names:
             comment = comments.get(f"{section}.{name}", "")
-            value = json.dumps(getattr(theirs, name), ensure_ascii=False)
+            value = toml(getattr(theirs, name))
             lines.append(f"  {name} = {value}" + f"  # {comment}" * bool(comment))
     return "".join(f"\n{line}" for line in lines)
 

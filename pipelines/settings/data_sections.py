@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,10 @@ CHECKS = tuple(
     "one_class class_folders split_names similar_labels missing_labels combined_labels numeric_labels unique_labels "
     "garbled_labels sample_labels".split()
 )
+
+
+def is_ascending(values: Sequence[float]) -> bool:
+    return all(one < other for one, other in pairwise(values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,14 @@ class CompetitionSettings(Section):
         if self.metric not in METRICS:
             hint = did_you_mean(self.metric, METRICS)
             yield f"competition.metric is {quoted(self.metric)}.{hint} Valid: {', '.join(METRICS)}."
+        if not is_ascending(self.grades) or len(self.grades) == 1:
+            yield f"competition.grades is {list(self.grades)}; list all grades, two or more, from the lowest up."
+        ranges, weights = self.auc_ranges, self.auc_weights
+        if not is_ascending(ranges) or len(ranges) != len(weights) + 1 or not any(weights):
+            yield (
+                f"competition.auc_ranges is {list(ranges)}, competition.auc_weights is {list(weights)}; list the "
+                "bounds from the lowest up, and for each range between two of them a weight, not all 0."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

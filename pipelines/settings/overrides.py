@@ -1,4 +1,4 @@
-"""Split the text of SET= or --set into single settings."""
+"""Settings as text: split that of SET= or --set into single settings, and write values as SET= and TOML take them."""
 
 import json
 import re
@@ -46,8 +46,13 @@ def setting(key: str, value: object) -> str:
     if isinstance(value, bool):
         return f"{key}={str(value).lower()}"
     if isinstance(value, str) and not re.fullmatch(r"[\w./:+-]*", value):
-        return f"{key}={json.dumps(value, ensure_ascii=False)}"
+        return f"{key}={toml(value)}"
     return f"{key}={value}"
+
+
+def toml(value: object) -> str:
+    """Return a text, a number or a list of these as TOML writes it."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON, which leaves this one as it is
 
 
 def is_toml(text: str) -> bool:

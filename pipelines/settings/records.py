@@ -2,7 +2,7 @@
 
 import shlex
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from pipelines.settings.loading import (
     to_dict,
     with_input,
 )
-from pipelines.settings.schema import OUTSIDE_A_RUN, Settings
+from pipelines.settings.metrics import METRICS
+from pipelines.settings.schema import OUTSIDE_A_RUN, SHARED_BY_RECIPES, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, plain_sha256, read_json, read_note, write_json
 from pipelines.system.shell import removal
 
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
 LABEL_MAP = "model.label_map_sha256:"  # the key that changes with the content of the label map's CSV
-METRIC = "competition.metric:"  # the one key of [competition] that a run depends on
 WHITE = "data.white:"  # the one key of [data] that a run depends on, beside the split
 
 
@@ -52,9 +52,10 @@ def code_version() -> str:
         return ""
 
 
-def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
+def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> Settings:
     """Write the record of a new run; for a run with a finished epoch, check that settings and split are the same.
 
+    Return the settings to train with: [predict], which says what is chosen for a score, is that of the first epoch.
     Raises `UserError` with the differences. A run without a finished epoch starts from the beginning.
     """
     if not (run.last.exists() or run.trained.exists()):
@@ -62,12 +63,11 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
         for stale in (run.precision, run.valid_predictions, run.retrained, run.retrain_last):
             stale.unlink(missing_ok=True)
         write_json(run.record, {"settings": to_dict(settings), "split_sha256": file_sha256(split_csv)})
-        return
+        return settings
     record = read_record(run)
     check_split(run, record, split_csv)
     changes = differences(settings, record.settings, RUN_SECTIONS)
-    others = differences(settings, record.settings, ("competition", "data"))
-    changes += [line for line in others if line.startswith((METRIC, WHITE))]
+    changes += _other_meaning(settings, record.settings)
     if other_map := [line for line in changes if line.startswith(LABEL_MAP)]:
         changes.remove(other_map[0])
         if record.settings.model.label_map_sha256 and not changes:  # older records lack it
@@ -75,6 +75,19 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> None:
             raise UserError(f"{_shown(run)} was trained {changed} a new run with RUN=.")
     if changes:
         raise UserError(f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). {_new_run(run)}")
+    return replace(settings, predict=record.settings.predict)
+
+
+def _other_meaning(ours: Settings, theirs: Settings) -> list[str]:
+    """Return the differences in what a training depends on outside `RUN_SECTIONS`: its task, its score, its pixels."""
+    keys = set[str]()
+    for settings in (ours, theirs):
+        facts = METRICS[settings.competition.metric]
+        keys |= {"task", "metric", *facts.options}
+        keys |= {"positive"} if facts.takes == "positive" else set()
+        keys |= {"grades"} if settings.train.loss == "ordinal" else set()
+    depends = tuple(f"competition.{key}:" for key in keys)
+    return [line for line in differences(ours, theirs, ("competition", "data")) if line.startswith((*depends, WHITE))]
 
 
 def with_weights_of(settings: Settings, then: Settings) -> Settings:
@@ -148,6 +161,20 @@ def finished_run(layout: Layout, name: str, settings: Settings, make_train: str)
     check_split(run, record, layout.split_csv)
     current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
     return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_note(run.trained)
+
+
+def in_todays_words(run: RunLayout, then: Settings, settings: Settings) -> Settings:
+    """Return the settings `then` of a finished run with the current [competition], [data] and [split].
+
+    So what is sent, and how, may be corrected after the training. Raises `UserError` if a training depends on what has
+    changed, such as the metric.
+    """
+    if changes := _other_meaning(settings, then):
+        raise UserError(
+            f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). Undo these changes, or train "
+            f"again. {_new_run(run)}"
+        )
+    return replace(then, **{section: getattr(settings, section) for section in SHARED_BY_RECIPES})
 
 
 def _shown(run: RunLayout) -> str:

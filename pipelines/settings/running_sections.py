@@ -24,6 +24,10 @@ class PredictSettings(Section):
     thresholds: Literal["one", "per_label"] = option("one", "fbeta with several labels: thresholds to choose")
     answer_range: tuple[float, ...] = option((), "numbers: least and most to send; empty: of the labelled rows")
 
+    def problems(self) -> Iterator[str]:
+        if self.answer_range and not (len(self.answer_range) == 2 and self.answer_range[0] < self.answer_range[1]):
+            yield f"predict.answer_range is {list(self.answer_range)}; it takes two numbers, the least and the most."
+
 
 @dataclasses.dataclass(frozen=True)
 class HardwareSettings(Section):

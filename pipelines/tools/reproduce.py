@@ -8,7 +8,6 @@ Run the same command again after a kill: it continues.  Equal bytes are promised
 number of threads and the same packages; where bytes differ, the changes since then are listed.
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from pipelines import command
 from pipelines.settings.layout import Layout
+from pipelines.settings.overrides import toml
 from pipelines.settings.records import finished_run
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_json, read_note, write_text
@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if note is None:
         raise UserError(f"{submission.name} was not predicted from this run. First: {words.repeat('predict')}")
     sections = record.sections() | {"predict": note["predict"]}
+    for key, value in note.get("form", {}).items():  # what was sent may have been corrected after the training
+        section, _, name = key.partition(".")
+        sections[section][name] = value
+    sections["data"]["submitted_labels"] = words.settings().data.submitted_labels if note.get("answers") else ""
     sections["hardware"] |= {key: trained["hardware"][key] for key in ("precision", "threads")}
     stages = ["split", "train", "retrain", "predict"]
     if note["checkpoint"] == run.best.name:
@@ -74,7 +78,7 @@ def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages:
     for section, values in sections.items():
         known = {key: value for key, value in values.items() if value is not None}
         # a plain value is the same in JSON and TOML
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in known.items())]
+        lines += [f"[{section}]", *(f"{key} = {toml(value)}" for key, value in known.items())]
     toml = copy.root / f"{layout.competition}.toml"
     write_text(toml, "\n".join(lines) + "\n")
     words = [toml.name, "--run", run, "--set", *(f"{key}={value}" for key, value in lengths.items())]

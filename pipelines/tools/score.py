@@ -26,14 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.analysis.scoring import folder_labels, score_submission
     from pipelines.analysis.solutions import read_solution
     from pipelines.dataset.splits import read_split_csv
-    from pipelines.dataset.targets import labels_in
+    from pipelines.dataset.targets import count_labels
     from pipelines.dataset.vocabulary import answers_of
 
     table = read_split_csv(layout.split_csv) if layout.split_csv.exists() else None
     if not (solution.exists() or words.solution) and table is not None:
         truth = folder_labels(table, settings.data.test_images)
     labelled: list[str] = [] if table is None else table.loc[table["split"] != "test", "label"].unique().tolist()
-    known = sorted({label for text in labelled for label in labels_in(text, settings.competition.task)})
+    known = sorted(count_labels(labelled, settings.competition.task))
     answers = dict(zip(known, answers_of(known, settings, layout.raw), strict=True))
     notes: list[str] = []
     if truth is not None:

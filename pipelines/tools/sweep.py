@@ -8,7 +8,6 @@ The best of many scores is slightly too good; only other images can show by how 
 """
 
 import dataclasses
-import json
 import shlex
 import sys
 import time
@@ -22,7 +21,7 @@ from pipelines import command
 from pipelines.dataset.split_record import require_split
 from pipelines.settings.loading import load_settings, recipe_names
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS
-from pipelines.settings.overrides import setting
+from pipelines.settings.overrides import setting, toml
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, write_text
@@ -239,7 +238,7 @@ def _write(path: Path, rows: list[Row], tried: list[str]) -> None:
     table = pd.DataFrame(rows).map(lambda value: spreadsheet_safe(value) if isinstance(value, str) else value)
     with atomic_file(path) as partial:
         table.to_csv(partial, index=False, lineterminator="\n")
-    lines = [f"{key} = {json.dumps(rows[0][key])}" for key in tried]  # JSON numbers, texts and lists are TOML
+    lines = [f"{key} = {toml(rows[0][key])}" for key in tried]
     write_text(path.with_suffix(".toml"), "\n".join(lines) + "\n")
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from pipelines.dataset import answer_cells, submission_check
-from pipelines.dataset.answer_forms import label_order, sample_form, split_long
+from pipelines.dataset.answer_forms import label_order, sample_form
 from pipelines.dataset.answer_summary import describe_answers
+from pipelines.dataset.long_form import split_long
 from pipelines.dataset.submission import class_list, write_submission
 from pipelines.dataset.submission_check import check_submission
 from pipelines.settings.loading import merge

@@ -84,7 +84,13 @@ WITHOUT_EFFECT: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (NUMBERS, {"data": {"label_separator": ",", "labels": "x.csv"}}, "data.label_separator is ','"),
     ({}, {"predict": {"answer_range": [0.0, 1.0]}}, "predict.answer_range is [0.0, 1.0]"),
     ({}, {"predict": {"thresholds": "per_label"}}, "predict.thresholds is 'per_label'"),
+    ({}, {"predict": {"choose": False}}, "predict.choose is False"),
+    ({}, {"train": {"focal_gamma": 1.0}}, "train.focal_gamma is 1.0"),
+    (NUMBERS, {"train": {"huber_delta": 2.0}}, "train.huber_delta is 2.0"),
+    ({}, {"data": {"pixel_shape": [8, 8]}}, "data.pixel_shape is [8, 8]"),
 ]
+OF_OTHERS = {"data.pixel_shape": {"data": {"pixel_columns": "pixel*", "labels": "x.csv"}}}
+OF_OTHERS |= {f"train.{key}": {"train": {"loss": key.partition("_")[0]}} for key in ("focal_gamma", "huber_delta")}
 
 
 @pytest.mark.parametrize("number", range(len(WITHOUT_EFFECT)))
@@ -103,7 +109,34 @@ def test_each_option_has_an_effect_somewhere() -> None:
         if fits(metric, task, sent):
             settings = load({"task": task, "metric": metric, "submission": sent})
             used |= {key for key, (_, applies) in effects(settings).items() if applies}
+    for key, sections in OF_OTHERS.items():
+        choice = NUMBERS if key == "train.huber_delta" else {}
+        used |= {key} if effects(load(choice, **sections))[key][1] else set()
     assert used == set(effects(Settings("x")))
+
+
+def test_a_range_of_answers_has_no_effect_on_grades() -> None:
+    grades = {**NUMBERS, "metric": "quadratic_kappa"}
+    assert "predict.answer_range is [0.0, 4.0], which has no" in refusal(grades, predict={"answer_range": [0.0, 4.0]})
+
+
+WEIGHTED = {"metric": "auc_weighted", "submission": "probability"}
+
+
+@pytest.mark.parametrize(
+    ("competition", "predict", "words"),
+    [
+        ({**NUMBERS, "metric": "quadratic_kappa", "grades": [2, 1, 0]}, {}, "competition.grades is [2, 1, 0]; list"),
+        ({**NUMBERS, "metric": "quadratic_kappa", "grades": [1]}, {}, "competition.grades is [1]; list all grades"),
+        ({**WEIGHTED, "auc_ranges": [0.0, 1.0]}, {}, "auc_ranges is [0.0, 1.0], competition.auc_weights is [2.0, 1.0]"),
+        ({**WEIGHTED, "auc_ranges": [1.0, 0.4, 0.0]}, {}, "list the bounds from the lowest up"),
+        ({**WEIGHTED, "auc_weights": [0.0, 0.0]}, {}, "a weight, not all 0"),
+        (NUMBERS, {"answer_range": [3.0, 2.0]}, "predict.answer_range is [3.0, 2.0]; it takes two numbers"),
+        (NUMBERS, {"answer_range": [3.0]}, "predict.answer_range is [3.0]; it takes two numbers"),
+    ],
+)
+def test_lists_of_numbers_are_in_order(competition: dict[str, Any], predict: dict[str, Any], words: str) -> None:
+    assert words in refusal(competition, predict=predict)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import merge
-from pipelines.settings.records import finished_run, read_record, start_run
+from pipelines.settings.records import finished_run, in_todays_words, read_record, start_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_json, write_json, write_text
@@ -31,7 +31,7 @@ def start(layout: Layout, settings: Settings = SETTINGS, trained_epochs: int = 0
         run.last.touch()
 
 
-def changed(section: str, **values: object) -> Settings:
+def changed(section: str, /, **values: object) -> Settings:
     return merge(SETTINGS, {section: values}, "here")
 
 
@@ -142,6 +142,41 @@ def test_a_new_title_is_no_difference_but_a_new_metric_is(layout: Layout) -> Non
     start_run(layout.run("quick"), changed("competition", title="New"), layout.split_csv)
     with pytest.raises(UserError, match=r"competition\.metric: 'f1_macro' now, 'accuracy' then"):
         start_run(layout.run("quick"), changed("competition", metric="f1_macro"), layout.split_csv)
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "value", "depends"),
+    [
+        ({"metric": "auc", "submission": "probability", "positive": "a"}, "positive", "b", True),
+        ({"metric": "fbeta_macro"}, "beta", 2.0, True),
+        ({"metric": "map_at_k", "submission": "best_labels"}, "guesses", 3, True),
+        ({"metric": "quadratic_kappa"}, "grades", (0, 1, 2), True),
+        ({"metric": "rmse", "task": "numbers", "submission": "numbers"}, "decimals", 2, False),
+        ({"metric": "map_at_k", "submission": "best_labels"}, "answer_separator", ";", False),
+    ],
+)
+def test_a_run_depends_on_what_its_score_means(
+    layout: Layout, base: dict[str, object], key: str, value: object, depends: bool
+) -> None:
+    then, now = changed("competition", **base), changed("competition", **(base | {key: value}))
+    run = layout.run("quick")
+    start(layout, then, trained_epochs=1)
+    if depends:
+        with pytest.raises(UserError, match=rf"competition\.{key}: .* now"):
+            start_run(run, now, layout.split_csv)
+        with pytest.raises(UserError, match=rf"competition\.{key}: .* now, .* then\)\. Undo these changes, or train"):
+            in_todays_words(run, then, now)
+        return
+    start_run(run, now, layout.split_csv)
+    assert in_todays_words(run, then, now) == now
+
+
+def test_a_resumed_training_scores_as_it_began(layout: Layout) -> None:
+    several = {"task": "several_labels", "metric": "fbeta_micro", "submission": "label_lists"}
+    then = changed("competition", **several)
+    start(layout, then, trained_epochs=1)
+    now = merge(then, {"predict": {"thresholds": "per_label"}}, "here")
+    assert start_run(layout.run("quick"), now, layout.split_csv).predict.thresholds == "one"
 
 
 def test_a_missing_or_unfinished_run_names_the_training_command(layout: Layout) -> None:

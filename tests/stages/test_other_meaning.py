@@ -187,3 +187,41 @@ def test_a_row_for_each_image_and_target_is_named(work: Path, capsys: pytest.Cap
     rows = read_split_csv(work / "data/x/split.csv")
     assert rows["id"][rows["split"] == "test"].tolist() == ["100", "101", "102", "103"]
     assert "a row for each target" in capsys.readouterr().out
+
+
+GRADED = {"competition": {"task": "numbers", "submission": "numbers", "metric": "quadratic_kappa"}}
+LOGARITHM = {"competition": {"task": "numbers", "submission": "numbers", "metric": "rmsle"}}
+NOT_SCORED: dict[str, tuple[Cells, dict[str, Any], str, dict[str, Any]]] = {  # cells, settings, words, what mends it
+    "words as grades": (
+        *(cycled("good", "bad"), {"competition": {"metric": "quadratic_kappa"}}, "whose grades are whole numbers"),
+        {"competition": {"metric": "accuracy"}},
+    ),
+    "fractions as grades": (
+        *(cycled("0.5", "1", "2"), GRADED, "whole numbers, but there are '0.5'"),
+        {"competition": {"metric": "rmse"}},
+    ),
+    "a grade that is not stated": (
+        *(cycled("0", "1", "2", "4"), combined(GRADED, {"competition": {"grades": [0, 1, 2, 3]}})),
+        *("there are the grades '4' too", {"competition": {"grades": [0, 1, 2, 3, 4]}}),
+    ),
+    "a logarithm of numbers below 0": (
+        *(cycled("-1.5", "0.5", "3"), LOGARITHM, "there are numbers of -1 and below: '-1.5'"),
+        {"competition": {"metric": "mae"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_SCORED)
+def test_targets_that_the_metric_cannot_score(work: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    train, settings, words, mended = NOT_SCORED[name]
+    folder(work / "data/x/raw", train, [""])
+    toml(work, combined({"data": LISTED}, settings))
+    assert words in refused(work, capsys)
+    toml(work, combined({"data": LISTED}, settings, mended))
+    assert run_stage_here("split", ["x.toml"]) == 0, capsys.readouterr().err
+
+
+def test_two_numbers_have_no_kappa(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(work / "data/x/raw", cycled("1,2", "2,3", "3,1"), ["0,0"], "id,x,y")
+    toml(work, combined({"data": LISTED}, GRADED))
+    assert "scores one number per image, but there are 2: 'x', 'y'" in refused(work, capsys)

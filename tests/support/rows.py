@@ -58,7 +58,10 @@ def refused(raw: Path, *words: str, task: str = "one_class", group: str = "", lo
 
 def advised(message: str) -> dict[str, Any]:
     """Return the settings of [data], and the task, that a message names, as a TOML reads them."""
-    found: dict[str, Any] = {}
+    lines = [line.strip() for line in message.splitlines() if line.startswith("  ")]  # those of a TOML
+    sections = tomllib.loads("\n".join(lines)) if "[data]" in lines or "[competition]" in lines else {}
+    found = {key: value for key, value in sections.get("competition", {}).items() if key == "task"}
+    found |= sections.get("data", {})
     for section, key, value in re.findall(r'\b(data|competition)\.(\w+) = (\[[^\]]*\]|"[^"]*"|-?\d+)', message):
         if section == "data" or key == "task":
             found.setdefault(key, tomllib.loads(f"value = {value}")["value"])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipelines.analysis.recognise.compose import Seen
 from pipelines.analysis.recognise.listing import shape
-from pipelines.dataset.cells import FLAGS
+from pipelines.dataset.cells import ONES
 from pipelines.dataset.channels import as_colours
 from pipelines.dataset.image_paths import join_channels
 from pipelines.dataset.images import Pixels, UnreadableImage
@@ -55,7 +55,7 @@ def _text(seen: Seen, row: int) -> str:
     if target.kind == "numbers":
         parts = [f"{shown(name)} {value or '-'}" for name, value in cells.items()]
         return "\n".join(parts[:NUMBERS_SHOWN]) + ("\n…" if len(parts) > NUMBERS_SHOWN else "")
-    return ", ".join(name for name, value in cells.items() if value in FLAGS[1::2]) or "(none)"
+    return ", ".join(name for name, value in cells.items() if value in ONES) or "(none)"
 
 
 def _pixels(seen: Seen, path: str) -> Pixels:

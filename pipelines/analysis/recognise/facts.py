@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.analysis.recognise.affixes import Affix, without
 from pipelines.dataset.image_paths import (
+    ARRAY,
     IMAGE_EXTENSIONS,
     JUNK,
     file_name,
@@ -18,7 +19,6 @@ from pipelines.dataset.image_paths import (
     without_extension,
 )
 
-ARRAY = ".npy"
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LISTS = (".json",)
 MOST_TABLES = 60  # read; some data sets have a table for each image
@@ -123,7 +123,7 @@ class Names:
             self._by_stem.setdefault(self._stem(image), []).append(image)
 
     def _stem(self, image: str) -> str:
-        stem = normal(bare(file_name(image)))
+        stem = normal(without_extension(file_name(image)))
         stem = next((stem.removesuffix(each) for each in self.endings if stem.endswith(each)), stem)
         return without(stem, self.around)
 
@@ -142,13 +142,13 @@ class Names:
         """Return the images whose name is `text`, a name, a path or the end of a path; empty if there are none."""
         text = normal(text.replace("\\", "/")).removeprefix("./")
         name = file_name(text)
-        stem = bare(name)
+        stem = without_extension(name)
         images = self._by_stem.get(stem) or self._loose.get(_loosely(stem), [])
         if name != stem and (same := [image for image in images if file_name(image) == name]):
             images = same
         if "/" in text:
-            tail = "/" + bare(text)
-            images = [image for image in images if f"/{bare(image)}".endswith(tail)] or images
+            tail = "/" + without_extension(text)
+            images = [image for image in images if f"/{without_extension(image)}".endswith(tail)] or images
         return images
 
     def share(self, values: Iterable[str]) -> float:
@@ -200,11 +200,6 @@ class Names:
         return PurePosixPath(image).suffix.lower()
 
 
-def bare(name: str) -> str:
-    """Return a name without its extension of images or arrays."""
-    return name.removesuffix(ARRAY) if name.endswith(ARRAY) else without_extension(name)
-
-
 def _loosely(stem: str) -> str:
     return str(int(stem)) if stem.isascii() and stem.isdigit() else stem.casefold()
 
@@ -213,7 +208,7 @@ def channel_endings(images: Sequence[str]) -> list[str]:
     """Return the endings of names where each image is several files, one per channel; empty if there are none."""
     bases: dict[str, set[str]] = {}
     for image in images:
-        stem = bare(image)
+        stem = without_extension(image)
         cut = max(stem.rfind("_"), stem.rfind("-"))
         if cut > stem.rfind("/") + 1:
             bases.setdefault(stem[:cut], set()).add(stem[cut:])

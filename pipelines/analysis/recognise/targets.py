@@ -6,20 +6,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import pandas as pd
-
 from pipelines.analysis.recognise.answers import UNSUPPORTED, Answer
 from pipelines.analysis.recognise.facts import RawFolder, ancestors
 from pipelines.analysis.recognise.listing import Table
 from pipelines.analysis.recognise.roles import Roles
+from pipelines.dataset.cells import FLAGS, ONES
 from pipelines.dataset.class_folders import MASKS, PICTURES, SPLIT_NAMES
-from pipelines.dataset.columns import FLAGS, LABEL_NAMES
+from pipelines.dataset.columns import LABEL_NAMES
 from pipelines.dataset.image_paths import file_name, without_extension
 from pipelines.dataset.tables import NUMBER
-from pipelines.dataset.vocabulary import loose_form
+from pipelines.dataset.vocabulary import SEPARATORS, loose_form
 from pipelines.system.errors import UserError, few
 
-SEPARATORS = (";", "|", ",", " ")  # of several labels in a cell, from the surest
 LIKELY = re.compile(r"label|class|target|categor|species|breed|diagnos|type|disease|level|grade|tags?$", re.IGNORECASE)
 REPEATED = 0.05  # share of images with different labels in several rows, from which an image has several labels
 LEAST_SHARE = 0.25  # of the images below the folder of class folders
@@ -103,8 +101,11 @@ def _of_table(table: Table, roles: Roles, answer: Answer) -> Target:
         return _of_columns(table, own, answer, f"they are named after the columns of the sample, such as {wanted[0]!r}")
     if wanted:
         return _of_class_columns(table, columns, wanted, roles.id_column)
-    if not answer.columns and (flags := _flags(table, columns)):
+    flags = _flags(table, columns)
+    if flags and not answer.columns:
         return _of_columns(table, flags, answer, "they are 0 or 1 in each row")
+    if flags and answer.filled and {word for cell in answer.filled for word in cell.split()} <= set(flags):
+        return _of_columns(table, flags, answer, "the sample submission has the names of these columns in its cells")
     column, why = _choose(table, columns, answer)
     others = [each for each in columns if each != column]
     return _of_column(table, column, why, others, roles.id_column, answer)
@@ -130,7 +131,7 @@ def _of_columns(table: Table, columns: Sequence[str], answer: Answer, why: str, 
         )
     whole = all(float(cell) % 1 == 0 for cell in filled)
     if frame.isin(FLAGS).all(axis=None):
-        ones = frame.isin(FLAGS[1::2]).sum(axis=1)
+        ones = frame.isin(ONES).sum(axis=1)
         return Target(
             "columns", "one_hot" if (ones == 1).all() else "flags", list(columns), columns=list(columns), why=why
         )
@@ -360,8 +361,3 @@ def _of_names(images: Sequence[str], answer: Answer) -> Target | None:
             "names", "classes", sorted(counts), cells, why=why, folder=shared[-1], pattern=full, images=list(images)
         )
     return None
-
-
-def as_frame(target: Target, table: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of the target."""
-    return table[target.columns]
