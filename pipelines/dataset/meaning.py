@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.dataset.answer_forms import is_csv, sample_form
+from pipelines.dataset.cells import are_bracketed
 from pipelines.dataset.class_folders import SPLIT_NAMES, unless
 from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
@@ -201,7 +202,8 @@ def _combined(counts: Count, settings: Settings, raw: Path) -> str:
         whole = len(sizes) > 1 and all(part.isdecimal() for each in parts.values() for part in each)
         if separator == "," and max(sizes) < 2:  # they may be decimals
             whole = False
-        if (made and 2 * len(made) >= len(joined)) or (varied and few_parts) or whole:
+        listed = separator == "," and are_bracketed(list(counts))
+        if (made and 2 * len(made) >= len(joined)) or (varied and few_parts) or whole or listed:
             examples = _counted(made or joined, counts)
             lines = advice(settings, _lists(separator, settings, raw))
             problem = f"several labels in one cell, separated by {separator!r}: {examples}"
