@@ -64,7 +64,7 @@ endif
 help:  ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  COMP=digits        competition: a name in pipelines/competitions, or the path of a TOML'
+	@echo '  COMP=digits        competition: a name in this folder or in pipelines/competitions, or the path of a TOML; new: its name at Kaggle'
 	@echo '  RECIPE=default     a recipe in the competition'\''s TOML'
 	@echo '  RUN=               name of the run; default: the name of the recipe'
 	@echo '  SET="train.epochs=5 input.mean=[0.5, 0.5, 0.5]"   override settings (docs/settings.md lists them)'

@@ -90,7 +90,7 @@ def mean_interval(values: Values) -> tuple[Values, Values]:
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake], title: str) -> None:
     """Draw `mistakes` in a grid, in the given order, each with both labels, to the PNG `path`."""
     cells = [
-        (picture, f"is {short(label)}\nseen as {short(predicted)} {confidence:.0%}")
+        (picture, f"is {short(label)}\nseen as {short(predicted, 20)} {confidence:.0%}")
         for picture, label, predicted, confidence in mistakes
     ]
     draw_pictures(path, cells, title)
@@ -221,7 +221,9 @@ def _draw_grid(
 
 
 def short(name: str, length: int = 24) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """Return `name`, without its middle if it is long: many names differ only at their end."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[: length - half].rstrip()}…{name[1 - half :].lstrip()}"
 
 
 def _save(figure: Figure, path: Path, title: str = "") -> None:

@@ -15,6 +15,7 @@ from pipelines.analysis.plots import (
     draw_mistakes,
     draw_twins,
     mean_interval,
+    short,
 )
 from tests.support.pictures import noise, png_size
 
@@ -148,3 +149,10 @@ def test_twins_of_any_number_and_name(tmp_path: Path, count: int) -> None:
     draw_twins(tmp_path / "twins.png", twins, "a $title")
     assert png_size(tmp_path / "twins.png")[0] == 1300
     assert not is_blank(tmp_path / "twins.png")
+
+
+def test_long_names_with_the_same_beginning_stay_apart() -> None:
+    names = [f"a rather long label of several words, number {number:02d}" for number in range(80)]
+    shown = [short(name) for name in names]
+    assert shown[7] == "a rather lon…, number 07" and len(set(shown)) == 80
+    assert short("Acer capillipes") == "Acer capillipes"

@@ -203,6 +203,16 @@ def test_competition_in_the_readme_is_valid(tmp_path: Path) -> None:
     assert load_settings(str(tmp_path / "leaves.toml")).data.test_table == "test.csv"
 
 
+def test_the_docs_show_a_toml_of_each_task(tmp_path: Path) -> None:
+    page = PAGES["docs/competitions.md"]
+    shown = []
+    for number, text in enumerate(block for _, language, block in BLOCK.findall(page) if language == "toml"):
+        path = tmp_path / f"example{number}.toml"
+        path.write_text(text, encoding="utf-8")
+        shown.append(load_settings(str(path)).competition.task)
+    assert shown == ["one_class", "several_labels", "numbers"]
+
+
 def test_every_target_and_every_competition_is_described() -> None:
     assert [name for name in TARGETS if f"`make {name}`" not in PAGES["docs/architecture.md"]] == []
     page = PAGES["docs/competitions.md"]
