@@ -149,7 +149,8 @@ def test_a_script_holds_what_is_needed_and_nothing_else() -> None:
     outside_rooms = {name for name in files if name.count("/") == 1}
     assert outside_rooms == {*stages, "pipelines/__init__.py", "pipelines/command.py"}
     assert "pipelines/competitions/digits.toml" in files
-    assert not [name for name in files if name.startswith("pipelines/tools/")]
+    tools = {name for name in files if name.startswith("pipelines/tools/")}
+    assert tools == {"pipelines/tools/__init__.py", "pipelines/tools/obtaining.py"}  # which download shares with new
     assert all((ROOT / name).read_bytes() == content for name, content in files.items())
     assert {"pipelines/kaggle/kernel_script.py", "pipelines/core/job.py"} <= set(files)
     assert not {"pipelines/kaggle/kernel_bundle.py", "pipelines/kaggle/worker.py"} & set(files)
