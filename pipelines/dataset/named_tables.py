@@ -18,7 +18,7 @@ from pipelines.dataset.targets import JOINT
 from pipelines.system.errors import UserError, did_you_mean, few, shown
 
 # Values of a column that says which part of a split a row belongs to.
-OF_TESTS = {"test", "testing", "tests", "private", "public", "holdout", "submission", "predict"}
+OF_TESTS = set("test testing tests private public privatetest publictest holdout submission predict".split())
 OF_OTHERS = {"train", "training", "val", "valid", "validation", "dev", ""}
 
 
