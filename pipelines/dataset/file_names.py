@@ -1,6 +1,4 @@
-"""Names of image files: made from the columns of a row, by data.train_file or data.test_file; or read for labels and
-groups, by the named groups of data.label_pattern.
-"""
+"""Make the path of an image from the columns of its row, by data.train_file or data.test_file."""
 
 import re
 import string
@@ -13,7 +11,6 @@ from pipelines.dataset.image_paths import normal, posix
 from pipelines.system.errors import UserError, did_you_mean, few, quoted
 
 ID = "id"  # in a template: the id of the row
-LABEL, GROUP = "label", "group"  # named groups of a pattern that have a meaning
 FIELD = re.compile(r"(.+?)((?:\[-?[0-9]+\])*)")  # a column, and maybe one of its characters
 
 
@@ -74,22 +71,3 @@ def exact_matches(paths: "pd.Series[str]", images: Sequence[str], folder: str) -
         if image := known.get(top + path) or known.get(path):
             found[path] = [image]
     return found
-
-
-def named_groups(pattern: str) -> list[str]:
-    """Return the names of the groups of a valid regular expression."""
-    return list(re.compile(pattern).groupindex) if pattern else []
-
-
-def match_names(names: Sequence[str], pattern: str) -> dict[str, list[str]]:
-    """Return for each named group what it matches in each of `names`; an empty text where nothing does.
-
-    names: paths below the folder of the images. The pattern may match any part of a name.
-    """
-    expression = re.compile(pattern)
-    found = [expression.search(name) for name in names]
-    return {group: [(match[group] or "") if match else "" for match in found] for group in expression.groupindex}
-
-
-def described(pattern: str) -> str:
-    return f"data.label_pattern, {quoted(pattern)}"

@@ -129,6 +129,11 @@ def _other_columns(form: Form, known: Known, missing: Sequence[str], unknown: Se
         )
     if what == "numbers":
         return f"{problem} Set data.label_columns to the columns of the sample, {toml(columns[:20])}."
+    if settings.competition.task == SEVERAL_LABELS and 2 * len(missing) <= len(columns) and data.label_separator:
+        return (
+            f"{problem} If an image with {few(missing)} has none of these labels, empty such cells in a copy of the "
+            "data, download that with ARCHIVE=, and split again: an empty cell is no label."
+        )
     column = f"data.label_column to the right column of {data.labels}, or " if data.labels else ""
     mend = (
         f"Set {column}data.submitted_labels to a CSV of label,answer with a row for each class: its label, its column."

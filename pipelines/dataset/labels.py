@@ -11,7 +11,6 @@ from pipelines.dataset.cells import Targets, of_cells
 from pipelines.dataset.class_folders import in_class_folders, labels_of, without_tests
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files, several_advice
 from pipelines.dataset.encodings import listed_names
-from pipelines.dataset.file_names import GROUP, LABEL, described, match_names, named_groups
 from pipelines.dataset.image_paths import (
     common_name,
     from_raw,
@@ -24,6 +23,7 @@ from pipelines.dataset.image_paths import (
 )
 from pipelines.dataset.listings import OF_TESTS, marked_tests, read_labels, sample_answers, sample_columns
 from pipelines.dataset.matching import OF_TABLE, by_line, one_image_each, repeated
+from pipelines.dataset.name_patterns import GROUP, LABEL, described, match_names, named_groups
 from pipelines.dataset.raw_data import Flaw, RawData
 from pipelines.dataset.tables import find_column
 from pipelines.dataset.targets import join_labels

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.dataset.encodings import listed_names, listing_file
-from pipelines.dataset.file_names import LABEL, named_groups
 from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
+from pipelines.dataset.name_patterns import LABEL, named_groups
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import differences, overlay, to_dict

@@ -101,7 +101,7 @@ def answers_of(classes: Sequence[str], settings: Settings, raw: Path) -> list[st
 def difference(values: Collection[str], classes: Collection[str]) -> str:
     """Return how `values` that are no classes seem to be meant, as a sentence with a space in front; may be empty."""
     texts: Mapping[str, str] = other_forms(values, classes)
-    if not texts:
+    label, value = next(((label, value) for label, value in texts.items() if label != value), ("", ""))
+    if not label:
         return ""
-    label, value = next(iter(texts.items()))
     return f" These are the same in another form: {quoted(value)} for {quoted(label)}."

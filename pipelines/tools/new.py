@@ -19,11 +19,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.analysis.plots import draw_examples
-from pipelines.analysis.recognise.compose import Known, recognise
-from pipelines.analysis.recognise.examples import examples
 from pipelines.settings.addresses import SITE, competition_name
 from pipelines.settings.competitions import COMPETITIONS, ENDING
 from pipelines.settings.data_sections import CompetitionSettings, DataSettings
@@ -34,6 +32,9 @@ from pipelines.system.errors import UserError, printable, quoted
 from pipelines.system.files import is_plain_name, write_text
 from pipelines.system.shell import make_works_here, path_word, unquoted, user_path
 from pipelines.tools.obtaining import obtain
+
+if TYPE_CHECKING:
+    from pipelines.analysis.recognise.compose import Known
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data=DataSettings(train_images="", test_images=""),
     )
     obtain(settings, layout, words, "new")
+
+    from pipelines.analysis.plots import draw_examples
+    from pipelines.analysis.recognise.compose import recognise
+    from pipelines.analysis.recognise.examples import examples
 
     known = _known(settings, words)
     draft, seen = recognise(words.competition, layout.raw, known)
@@ -110,8 +115,10 @@ def _refuse_existing(words: command.Words, target: Path, run: str) -> None:
         )
 
 
-def _known(settings: Settings, words: command.Words) -> Known:
+def _known(settings: Settings, words: command.Words) -> "Known":
     """Return what the user and Kaggle say about the competition; print why Kaggle says nothing."""
+    from pipelines.analysis.recognise.compose import Known
+
     given = Known(words.metric, "given with METRIC=")
     if words.archive:
         return given

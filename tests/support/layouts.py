@@ -474,6 +474,62 @@ def traits() -> Layout:
     return Layout("plant-traits", files, {**NUMBERS, "data.label_columns": ["X4_mean", "X11_mean"]}, "R2 Score")
 
 
+def coco(numbers: Sequence[int], *keys: str) -> str:
+    """Return JSON in the form of COCO with the `keys`, of images by their numbers."""
+    whole = {
+        "images": [{"id": n, "file_name": f"{n:05}.jpg"} for n in numbers],
+        "annotations": [{"id": n, "image_id": n, "category_id": 7 + n % 3} for n in numbers],
+        "categories": [{"id": 7 + n, "name": name} for n, name in enumerate(("archery", "boxing", "chess"))],
+    }
+    return json.dumps({key: whole[key] for key in keys})
+
+
+def sports() -> Layout:
+    """Return annotations, images and categories in a file each."""
+    files = pictures(*(f"images/{n:05}.jpg" for n in range(TRAIN + TEST))) | {
+        "images_train.json": coco(range(TRAIN), "images"),
+        "annotations_train.json": coco(range(TRAIN), "annotations"),
+        "categories.json": coco((), "categories"),
+        "images_test.json": coco(range(TRAIN, TRAIN + TEST), "images"),
+        "sample_submission.csv": sheet("image_id,sport", range(TRAIN, TRAIN + TEST), cycle(["archery"], TEST)),
+    }
+    more = {"data.labels": "images_train.json+annotations_train.json+categories.json"}
+    return Layout("sports", files, {**LABEL, **more, "data.label_column": "category_name"}, "Accuracy")
+
+
+def validated(ending: str) -> Layout:
+    """Return labelled images in two tables of the same columns."""
+    numbers = range(TRAIN + TEST)
+    files = pictures(*(f"{'train' if n < TRAIN else 'test'}/{n:05}.jpg" for n in numbers))
+    for name, part in (("train", numbers[:18]), ("val", numbers[18:TRAIN])):
+        rows = sheet("id,sport", [f"{n:05}" for n in part], [f"s{n % 3}" for n in part])
+        files[f"{name}.{ending}"] = rows if ending == "csv" else coco(part, "images", "annotations", "categories")
+    ids = [f"{n:05}" for n in numbers[TRAIN:]]
+    files["sample_submission.csv"] = sheet("id,sport", ids, cycle(["s0" if ending == "csv" else "chess"], TEST))
+    return Layout(f"validated-{ending}", files, {**LABEL, "data.labels": f"train.{ending}+val.{ending}"}, "Accuracy")
+
+
+def flags_and_lists() -> Layout:
+    """Return a column for each label, and a sample submission with the names of columns in a cell."""
+    train, test, files = folders("train", "test")
+    flags = [cycle([0, 1, 1]), cycle([1, 0, 1, 0]), cycle([0, 0, 0, 1, 1])]
+    files |= {
+        "train.csv": sheet("id,rust,scab,rot", train, *flags),
+        "sample_submission.csv": sheet("id,labels", test, cycle(["rust rot"], TEST)),
+    }
+    more = {"data.label_columns": ["rust", "scab", "rot"]}
+    return Layout("flags-and-lists", files, {**LISTS, **more}, "Micro F1")
+
+
+def forgeries() -> Layout:
+    train, test, files = folders("train", "test")
+    files |= {
+        "train.csv": sheet("filename,label", train, cycle(["FAKE", "REAL"])),
+        "sample_submission.csv": sheet("filename,label", test, cycle([0.5], TEST)),
+    }
+    return Layout("forgeries", files, {**PROBABILITY, "competition.positive": "FAKE"}, "Log Loss")
+
+
 def written(cell: str, sample: str, refused: str) -> Layout:
     """Return numbers that are written in another way than programs read; `cell` has one place for the number."""
     train, test, files = folders("train", "test")
@@ -708,6 +764,7 @@ MAKERS: tuple[Callable[[], Layout], ...] = (
     *(fish, cervixes, faces, adverts, traps, hotels, ovaries, chests, emotions, signals, species, skins, bones, plants),
     *(flowers, pets, paths, same_names, padded, numbered_classes, rows_of_labels, long_columns, long_ids, long_labels),
     *(bengali, restaurants, emotions_in_parts, lists_of_numbers, normal_ones, traits, steganograms),
+    *(sports, lambda: validated("csv"), lambda: validated("json"), flags_and_lists, forgeries),
     lambda: written("{},5", "0,0", "numbers with a decimal comma"),
     lambda: written("{}.5 cm", "0.0", "numbers with the unit 'cm'"),
     lambda: binary("histopathologic-cancer", "train_labels.csv", "id,label", 0, "AUC", **PROBABILITY),

@@ -11,13 +11,13 @@ from pipelines.analysis.recognise.facts import RawFolder, folder_setting, look
 from pipelines.analysis.recognise.groups import find_groups
 from pipelines.analysis.recognise.listing import Table, read_tables, shape
 from pipelines.analysis.recognise.network import Look, choose_network, look_at
-from pipelines.analysis.recognise.readings import Reading, choose, metrics_named, options_in, positive_of, readings
+from pipelines.analysis.recognise.readings import Reading, choose, metrics_named, positive_of, readings
 from pipelines.analysis.recognise.refusals import refuse_raw
 from pipelines.analysis.recognise.roles import Roles, find_roles
 from pipelines.analysis.recognise.targets import Target, find_target
 from pipelines.dataset.tables import csv_text
 from pipelines.dataset.vocabulary import counted, is_number, loose_form, number
-from pipelines.settings.metrics import METRICS, NUMBERS, SEVERAL_LABELS, metric_of_kaggle_name
+from pipelines.settings.metrics import METRICS, NUMBERS, SEVERAL_LABELS, metric_of_kaggle_name, options_of_kaggle_name
 from pipelines.system.errors import few, shown
 
 MOST_TABLES = 12  # in the printed table
@@ -110,14 +110,14 @@ def _competition(draft: Draft, seen: Seen, known: Known) -> None:
         "competition.task", reading.task, f"{_source(seen)}: {reading.why}. {' '.join(_examples(target, reading.task))}"
     )
     draft.set("competition.metric", metric, of_metric)
-    options = {**reading.more, **options_in(known.metric)}
+    options = {**reading.more, **options_of_kaggle_name(known.metric)}
     if "guesses" in options and reading.submission == "best_labels":
         draft.set(
             "competition.guesses",
             options["guesses"],
             "Labels in a cell of the sample submission, or as the metric says.",
         )
-    if "beta" in options and metric.startswith("fbeta"):
+    if options.get("beta", 1) != 1 and metric.startswith("fbeta"):
         draft.set("competition.beta", options["beta"], "As the metric's name says.")
     form = _form(seen)
     draft.set("competition.submission", reading.submission, f"{form}.{also}")

@@ -4,21 +4,25 @@ import csv
 import fnmatch
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pipelines.analysis.recognise.facts import Names
 from pipelines.dataset.annotations import read_json_table
+from pipelines.dataset.encodings import read_json
 from pipelines.dataset.tables import index_columns, read_listing
 from pipelines.system.errors import UserError
 
 FEWEST_PIXELS = 49  # columns of numbers that are images: 7 x 7
 NUMBERED = re.compile(r"(.*?)\d+")
 LARGE = 30_000_000  # bytes; larger tables of pixels are read by their other columns only
+COCO = ("images", "annotations", "categories")
+SOME = 100  # annotations whose images are looked for
 NAMING = 0.5  # least share of a column's values that name images
 
 
@@ -78,12 +82,42 @@ def read_tables(raw: Path, tables: Sequence[str], lists: Sequence[str]) -> tuple
             found.append(_read_csv(raw, name))
         except UserError as error:
             problems.append(str(error))
-    for name in lists:
+    for name in _joined_lists(raw, lists):
         try:
-            found.append(Table(name, read_json_table([raw / name]).table, is_list=True))
+            paths = [raw / part for part in name.split("+")]
+            found.append(Table(name, read_json_table(paths).table, is_list=True))
         except UserError:  # such as words for numbers, or settings of some program
             continue
     return found, problems
+
+
+def _joined_lists(raw: Path, lists: Sequence[str]) -> list[str]:
+    """Return the JSON files, as `data.labels` names them: annotations with the images and categories of other files."""
+    contents: dict[str, dict[str, Any]] = {}
+    for name in lists if len(lists) > 1 else ():
+        try:
+            content, _ = read_json(raw / name)
+        except UserError:
+            continue
+        if isinstance(content, dict):
+            contents[name] = {key: content[key] for key in COCO if isinstance(content.get(key), list)}
+    names = []
+    for name in (name for name, content in contents.items() if "annotations" in content):
+        others = [other for other, content in contents.items() if "annotations" not in content]
+        images = [other for other in others if _has_images(contents[other], contents[name])]
+        categories = [other for other in others if set(contents[other]) == {"categories"}]
+        parts = [] if "images" in contents[name] else images[:1]
+        parts += [name, *([] if "categories" in contents[name] else categories[:1])]
+        names += ["+".join(dict.fromkeys(parts))] if len(parts) > 1 else []
+    used = {part for name in names for part in name.split("+")}
+    return names + [name for name in lists if name not in used]
+
+
+def _has_images(content: Mapping[str, Any], annotations: Mapping[str, Any]) -> bool:
+    """Return whether `content` lists the images of the `annotations`."""
+    known = {str(image.get("id")) for image in content.get("images", ()) if isinstance(image, dict)}
+    wanted = {str(each.get("image_id")) for each in annotations["annotations"][:SOME] if isinstance(each, dict)}
+    return bool(wanted) and wanted <= known
 
 
 def _read_csv(raw: Path, name: str) -> Table:

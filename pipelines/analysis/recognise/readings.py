@@ -22,7 +22,7 @@ QUANTITY = re.compile(
     re.IGNORECASE,
 )
 IDENTITY = re.compile(r"id$|class|categor|label|species|breed|type|kind|group", re.IGNORECASE)
-POSITIVE = ("1", "1.0", "true", "yes", "y", "t", "positive", "pos", "malignant", "abnormal", "present", "real", "sick")
+POSITIVE = ("1", "1.0", "true", "yes", "y", "t", "positive", "pos", "malignant", "abnormal", "present", "sick")
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -152,7 +152,8 @@ def positive_of(target: Target, answer: Answer) -> tuple[str, str]:
     wanted = " ".join(answer.columns).casefold()
     if len(found := [label for label in labels if label.casefold() in wanted]) == 1:
         return found[0], "the sample's column is named after it"
-    return labels[-1], f"a guess: the data do not say whether {labels[-1]!r} or {labels[0]!r} is meant"
+    first, last = (labels[1], labels[0]) if labels[0].casefold() == "fake" else labels  # forgeries are what is sought
+    return last, f"a guess: the data do not say whether {last!r} or {first!r} is meant"
 
 
 # Words in the names of metrics, and the metrics they may mean; the first that fits the data is taken.
@@ -193,17 +194,6 @@ def metrics_named(text: str) -> list[str]:
         return exact
     wide = next((metrics for pattern, metrics in FAMILIES if re.search(pattern, plain)), ())
     return list(dict.fromkeys([*exact, *wide]))
-
-
-def options_in(text: str) -> dict[str, Any]:
-    """Return the settings that the words of a metric give: `MAP@3` the guesses, `F2` the beta."""
-    found: dict[str, Any] = {}
-    if guesses := re.search(r"@ ?\{?(\d+)|top.?(\d+)", text, re.IGNORECASE):
-        found["guesses"] = int(guesses[1] or guesses[2])
-    beta = re.search(r"\bf[_ -]?(\d(?:\.\d+)?)\b", text, re.IGNORECASE)
-    if beta and float(beta[1]) != 1:
-        found["beta"] = float(beta[1])
-    return found
 
 
 def choose(possible: Sequence[Reading], metrics: Sequence[str]) -> tuple[Reading, str] | None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+import pandas as pd
+
 from pipelines.analysis.recognise.affixes import Affix, affixes
 from pipelines.analysis.recognise.facts import TESTS, Home, Names, RawFolder, channel_endings
 from pipelines.analysis.recognise.listing import Table
@@ -18,6 +20,7 @@ SAMPLES = tuple(
     for pattern in (r"sample.?_?sub|sub\w*.?sample|submission.?_?format", "submission", r"sample|benchmark|example")
 )
 LABELS = re.compile(r"train|label|annot|solution|list|data_entry", re.IGNORECASE)
+PARTS = re.compile(r"train|val|dev|label", re.IGNORECASE)  # tables of labelled images
 OTHERS = re.compile(r"test|valid|holdout|sub(?!ject)", re.IGNORECASE)
 FEWEST = 5  # a table of labels names at least one of so many images
 MOST_COLUMNS = 8  # that may be ids
@@ -106,6 +109,7 @@ def _roles(folder: RawFolder, tables: Sequence[Table], names: Names) -> Roles:
         roles.test_images = frozenset(roles.test.images)
     rest = [_widened(table, roles) for table in rest]
     _find_labels(roles, folder, rest)
+    _join_labels(roles, rest)
     return roles
 
 
@@ -278,6 +282,28 @@ def _find_labels(roles: Roles, folder: RawFolder, tables: Sequence[Table]) -> No
         if points > best and (points > 0 or share * FEWEST < 1):
             best, roles.labels, roles.train, roles.is_weak = points, table, home, share * FEWEST < 1
             roles.id_column, roles.file_column = _id_and_file(table, column, roles)
+
+
+def _join_labels(roles: Roles, tables: Sequence[Table]) -> None:
+    """Join tables of the same columns as the labels that list other labelled images, such as those for validation."""
+    labels = roles.labels
+    column = roles.file_column or roles.id_column or (next(iter(labels.naming(roles.names)), "") if labels else "")
+    if labels is None or labels.pixels or roles.train is None or not column or "+" in labels.name:
+        return
+    joined, seen = [labels], set(roles.train.images) | roles.test_images
+    for table in tables:
+        if table.columns != labels.columns or table.name == labels.name or table.pixels or "+" in table.name:
+            continue
+        home = roles.names.home(table.values(column), avoid=roles.test_images)
+        is_part = home is not None and home.found >= ENOUGH * len(table) and PARTS.search(stem(table.name))
+        if home and is_part and seen.isdisjoint(home.images):
+            joined.append(table)
+            seen.update(home.images)
+    home = roles.names.home([cell for table in joined for cell in table.values(column)], avoid=roles.test_images)
+    if len(joined) > 1 and home is not None:
+        frame = pd.concat([table.frame for table in joined], ignore_index=True)
+        name = "+".join(table.name for table in joined)
+        roles.labels, roles.train = Table(name, frame, is_list=labels.is_list), home
 
 
 def _id_and_file(table: Table, naming: str, roles: Roles) -> tuple[str, str]:

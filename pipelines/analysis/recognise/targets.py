@@ -101,8 +101,11 @@ def _of_table(table: Table, roles: Roles, answer: Answer) -> Target:
         return _of_columns(table, own, answer, f"they are named after the columns of the sample, such as {wanted[0]!r}")
     if wanted:
         return _of_class_columns(table, columns, wanted, roles.id_column)
-    if not answer.columns and (flags := _flags(table, columns)):
+    flags = _flags(table, columns)
+    if flags and not answer.columns:
         return _of_columns(table, flags, answer, "they are 0 or 1 in each row")
+    if flags and answer.filled and {word for cell in answer.filled for word in cell.split()} <= set(flags):
+        return _of_columns(table, flags, answer, "the sample submission has the names of these columns in its cells")
     column, why = _choose(table, columns, answer)
     others = [each for each in columns if each != column]
     return _of_column(table, column, why, others, roles.id_column, answer)
