@@ -1,8 +1,9 @@
 """The predictions of labelled images: as arrays, and as a CSV beside the run, which `audit` reads."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.tables import read_csv, write_csv
+from pipelines.dataset.tables import csv_writer, read_csv
 from pipelines.dataset.targets import JOINT, join_labels
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.system.errors import UserError
+from pipelines.system.files import atomic_file
 from pipelines.system.shell import path_word, removal
 
 Array = npt.NDArray[Any]
@@ -47,23 +49,24 @@ def write_valid_predictions(path: Path, results: Results) -> None:
     one_class: `p_predicted` and `p_label`. several_labels: `p_<label>` of each label.
     """
     images, decided, predicted = results.images, results.decided, results.predicted
-    table = images.rows[["id", "label"]].reset_index(drop=True)
-    classes = np.array(images.classes, object)
-    columns: dict[str, Sequence[str]] = {}
+    classes, names = np.array(images.classes, object), [*NAMES]
+    texts: Iterable[str]
+    values: Iterable[Sequence[float]] = ([] for _ in predicted)
     if images.task == NUMBERS:
-        columns["predicted"] = [JOINT.join(f"{value:.7g}" for value in row) for row in predicted.tolist()]
+        texts = [JOINT.join(f"{value:.7g}" for value in row) for row in predicted.tolist()]
     elif images.task == SEVERAL_LABELS:
-        columns["predicted"] = [join_labels(classes[row]) for row in decided.astype(bool)]
-        columns |= {f"{PREFIX}{name}": _shares(column) for name, column in zip(classes, predicted.T, strict=True)}
+        texts = [join_labels(classes[row.astype(bool)]) for row in decided]
+        names, values = [*names, *(f"{PREFIX}{name}" for name in classes)], (row.tolist() for row in predicted)
     else:
         assert results.of_label is not None
-        columns["predicted"] = classes[decided].tolist()
-        columns |= dict(zip(OF_CLASSES, map(_shares, (predicted, results.of_label)), strict=True))
-    write_csv(path, pd.concat([table, pd.DataFrame(columns, dtype=str)], axis=1))
-
-
-def _shares(values: Array) -> list[str]:
-    return [f"{value:.6f}" for value in values.tolist()]
+        texts = classes[decided].tolist()
+        names, values = [*names, *OF_CLASSES], zip(predicted.tolist(), results.of_label.tolist(), strict=True)
+    rows = list(zip(images.rows["id"], images.rows["label"], texts, strict=True))
+    with atomic_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv_writer(file, chain(names, *rows))
+        writer.writerow(names)
+        # Row by row: texts of all probabilities of thousands of labels would need gigabytes.
+        writer.writerows((*row, *(f"{value:.6f}" for value in some)) for row, some in zip(rows, values, strict=True))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Turn the cells of a table into targets as text: one cell per row, or several columns."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -109,6 +109,13 @@ def parts(cell: str, separator: str) -> list[str]:
     if cell.startswith("[") and cell.endswith("]"):
         return [part.strip("'\"") for each in cell[1:-1].split(",") if (part := each.strip())]
     return [part for each in cell.split(separator) if (part := each.strip())]
+
+
+def are_bracketed(cells: Collection[str]) -> bool:
+    """Return whether all cells are lists as Python writes them, of different lengths; boxes have one length."""
+    filled = [cell for cell in cells if cell]
+    is_list = bool(filled) and all(cell[0] == "[" and cell[-1] == "]" for cell in filled)
+    return is_list and len({len(parts(cell, ",")) for cell in filled}) > 1
 
 
 def _numbers(values: "pd.Series[str]", where: str) -> list[str]:

@@ -200,12 +200,17 @@ def _several_in_a_cell(form: Form, values: Sequence[str], known: Known) -> str:
     competition, texts = known.settings.competition, set(known.texts)
     separator, lists = competition.answer_separator, competition.submission == "label_lists"
     cells = [cell for cell in values if not (lists and cell == competition.no_label)]
+    if brackets := [cell for cell in cells if cell[0] == "[" and cell[-1] == "]" and cell not in texts]:
+        return (
+            f"column {form.values[0]!r} has lists in brackets, such as {quoted(brackets[0])}, but labels would be sent "
+            f"as {quoted(separator.join(known.texts[:2]))}: brackets are not supported. "
+        )
     parts = {part for cell in cells for part in cell.split(separator)}
     unknown = sorted(parts - texts)
     if unknown and (2 * len(unknown) >= len(parts) or lists_in(unknown, known.texts)):
         problem = f"column {form.values[0]!r} has {few(sorted(unknown), 5)}, but the labels are {few(known.texts, 5)}. "
         seen, changes = of_cells(form, known)
-        if not changes and lists and len(cells) == 1 and len(values) == 1:
+        if not changes and lists and len(cells) == 1 and len(values) == 1 and separator not in cells[0]:
             seen = f"If {quoted(cells[0])} means no label:"
             changes = {"competition.no_label": cells[0]}
         fits = _fitting(known, changes)

@@ -26,8 +26,8 @@ class Batch:
     """Inputs of the network for some images.
 
     inputs: float32 on the device: normalised images (N, 3, H, W), or features: (N, D) in training, else (N, views, D).
-    labels: the targets on the device, as `encode` returns them: int64 (N,), or float (N, K) for mixed images, several
-    labels and numbers; empty for test images.
+    labels: the targets on the device, those of `encode`: int64 (N,), or float (N, K) for mixed images, several labels
+    and numbers; empty for test images.
     positions: int64 (N,), the places of the images in the source.
     """
 
@@ -138,7 +138,9 @@ class BatchSource:
         return self.loading.largest(len(self))
 
     def labels_at(self, positions: Tensor) -> Tensor:
-        return self.labels[positions] if len(self.labels) else self.labels
+        """Return the targets of a batch; those of several labels are kept as bytes, and become numbers here."""
+        labels = self.labels[positions] if len(self.labels) else self.labels
+        return labels.float() if labels.dtype == torch.uint8 else labels
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield every image once: in training in the order of `epoch`, else in the order of `ids`."""

@@ -1,6 +1,5 @@
 """Refuse targets that mean something else than the task: each check has a word in `data.accept` that overrules it."""
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.dataset.answer_forms import is_csv, sample_form
+from pipelines.dataset.cells import are_bracketed
 from pipelines.dataset.class_folders import SPLIT_NAMES, unless
 from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
@@ -195,10 +195,6 @@ def _combined(counts: Count, settings: Settings, raw: Path) -> str:
 
     Labels that all have the same number of parts, such as `red circle`, are the names of one class each.
     """
-    lists = [label for label in counts if re.fullmatch(r"\[.*[^\W\d].*\]", label, re.DOTALL)]
-    if 2 * len(lists) >= len(counts):
-        lines = advice(settings, _lists(",", settings, raw))
-        return f"lists of labels in one cell: {_counted(lists, counts)}. For several labels per image:{lines}\n"
     for separator in (*SEPARATORS, *RARE_SEPARATORS):
         parts = {label: {part.strip() for part in label.split(separator)} for label in counts}
         joined = [label for label in parts if len(parts[label]) > 1]
@@ -212,7 +208,8 @@ def _combined(counts: Count, settings: Settings, raw: Path) -> str:
             whole = False
         if separator in RARE_SEPARATORS:
             varied = whole = False
-        if (made and 2 * len(made) >= len(joined)) or (varied and few_parts) or whole:
+        listed = separator == "," and are_bracketed(list(counts))
+        if (made and 2 * len(made) >= len(joined)) or (varied and few_parts) or whole or listed:
             examples = _counted(made or joined, counts)
             lines = advice(settings, _lists(separator, settings, raw))
             problem = f"several labels in one cell, separated by {separator!r}: {examples}"

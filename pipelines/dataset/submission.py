@@ -1,9 +1,8 @@
 """The classes of a competition, and its submission: rows and columns of the sample, filled with answers."""
 
-import csv
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.guards import Known, check_columns, check_positive, check_sample, check_separator
 from pipelines.dataset.listings import number_names
 from pipelines.dataset.raw_data import RawData
+from pipelines.dataset.tables import csv_writer
 from pipelines.dataset.targets import count_labels
 from pipelines.dataset.vocabulary import answers_of, submitted_labels
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS
@@ -79,7 +79,9 @@ def write_submission(
     front = _columns(form, form.header[:first])
     back = _columns(form, form.header[first + len(form.values) :])
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n", quoting=_quoting(form, answers, texts, settings))
+        used = np.unique(answers) if settings.competition.submission == "labels" else range(len(texts))
+        given = chain.from_iterable(form.given[name] for name in form.given)
+        writer = csv_writer(file, chain(form.header, (texts[number] for number in used), given))
         writer.writerow(form.header)
         start = 0
         for cells in answer_cells(form, rows, answers, texts, settings):
@@ -94,13 +96,3 @@ def _columns(form: Form, names: Sequence[str]) -> list[tuple[str, ...]]:
     if not names:
         return [()] * len(form.given)
     return list(zip(*(form.given[name].tolist() for name in names), strict=True))
-
-
-def _quoting(form: Form, answers: Answers, texts: Sequence[str], settings: Settings) -> Literal[0, 1]:
-    """Return how to quote: all values if one has a carriage return, as `csv_text` does."""
-    used: Sequence[str] = texts
-    if settings.competition.submission == "labels":
-        used = [texts[number] for number in np.unique(answers)]
-    given = (form.given[name].tolist() for name in form.given)
-    returns = any("\r" in text for values in (form.header, used, *given) for text in values)
-    return csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL

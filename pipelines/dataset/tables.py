@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import pandas as pd
 
@@ -207,13 +207,16 @@ def table_text(table: pd.DataFrame) -> str:
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Return `rows`, header first, as CSV text with Unix line ends; `read_csv` without `strip` returns the same."""
-    rows = list(rows)
-    # Python 3.11 writes a carriage return without quotes, and then reads it as a line end.
-    returns = any("\r" in value for row in rows for value in row if isinstance(value, str))
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
-    writer.writerows(rows)
+    rows, text = list(rows), io.StringIO(newline="")
+    csv_writer(text, (value for row in rows for value in row if isinstance(value, str))).writerows(rows)
     return text.getvalue()
+
+
+def csv_writer(file: TextIO, texts: Iterable[str]) -> Any:
+    """Return a writer of CSV, as `csv_text` writes it. texts: those that may have a carriage return."""
+    # Python 3.11 writes a carriage return without quotes, and then reads it as a line end.
+    returns = any("\r" in text for text in texts)
+    return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
 
 
 def without_indexes(table: pd.DataFrame) -> pd.DataFrame:

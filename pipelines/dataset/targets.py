@@ -38,7 +38,7 @@ def encode(texts: Sequence[str], task: str, classes: Sequence[str]) -> npt.NDArr
     """Return targets as an array.
 
     one_class: the place of each class in `classes`, int64 (N,). several_labels: 1 for each label that an image has,
-    float32 (N, K). numbers: float32 (N, T), NaN for a missing one; `classes` are then the names of the T numbers.
+    uint8 (N, K). numbers: float32 (N, T), NaN for a missing one; `classes` are then the names of the T numbers.
     """
     if task == NUMBERS:
         cells = [[float(cell) if cell else np.nan for cell in text.split(JOINT)] for text in texts]
@@ -46,7 +46,7 @@ def encode(texts: Sequence[str], task: str, classes: Sequence[str]) -> npt.NDArr
     number = {label: place for place, label in enumerate(classes)}
     if task == ONE_CLASS:
         return np.array([number[text] for text in texts], np.int64)
-    flags = np.zeros((len(texts), len(classes)), np.float32)
+    flags = np.zeros((len(texts), len(classes)), np.uint8)
     for row, text in enumerate(texts):
         flags[row, [number[label] for label in labels_in(text, task)]] = 1
     return flags

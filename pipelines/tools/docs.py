@@ -1,4 +1,4 @@
-"""Write docs/settings.md, the list of all settings, and the table of metrics in docs/competitions.md.
+"""Write docs/settings.md, the list of all settings, and the table of metrics in docs/tasks.md.
 
 Run it after a setting, its help line or a metric has changed; a test fails while a page is stale.
 """
@@ -18,14 +18,14 @@ from pipelines.settings.schema import OUTSIDE_A_RUN, SECTIONS, SHARED_BY_RECIPES
 from pipelines.system.files import write_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
-METRICS_PAGE = PAGE.with_name("competitions.md")
-METRICS_TABLE = re.compile(r"^\| metric \|.*?(?=^$)", re.MULTILINE | re.DOTALL)
+METRICS_PAGE = PAGE.with_name("tasks.md")
+METRICS_TABLE = re.compile(r"^\| metric \| direction \|.*?(?=^$)", re.MULTILINE | re.DOTALL)
 TYPES = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
 INTRODUCTION = """\
 # Settings
 
 Every setting with its default, its allowed values and its meaning. `make docs` writes this page from
-[pipelines/settings/schema.py](../pipelines/settings/schema.py); change the help lines there.
+the sections in [pipelines/settings](../pipelines/settings); change the help lines there.
 
 A competition is one TOML file in `pipelines/competitions`. It states only what differs from the defaults below:
 
@@ -83,7 +83,7 @@ def _allowed(expected: Any, bounds: Mapping[str, Any]) -> str:
 
 
 def metrics_table() -> str:
-    """Return the table of metrics in docs/competitions.md."""
+    """Return the table of metrics in docs/tasks.md."""
     text = "| metric | direction | task | what is sent | definition | settings |\n|---|---|---|---|---|---|\n"
     for name, facts in METRICS.items():
         better = "higher" if facts.higher_is_better else "lower"

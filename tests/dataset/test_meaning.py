@@ -71,7 +71,7 @@ REFUSED: dict[str, tuple[str, list[str], list[str]]] = {
     "numbers of several labels": ("combined_labels", ["0", "1", "2", "0 1", "1 2"], ["separated by ' ': '0 1' (1)"]),
     "numbers of several labels, each once": ("combined_labels", ["16 0", "5", "1"], ["separated by ' ': '16 0' (1)"]),
     "a rare separator": ("combined_labels", ["a+b", "a", "b"], ["separated by '+': 'a+b' (1)"]),
-    "lists": ("combined_labels", ["['a', 'b']", "['a']", "['b']"], ["lists of labels", 'label_separator = ","']),
+    "lists as Python writes them": ("combined_labels", ["['a', 'b']", "['c']", "[]"], ["separated by ','"]),
     "case": ("similar_labels", ["Cat", "cat", "dog", "cat"], ["'Cat' (1), 'cat' (2)", "in one way"]),
     "spaces": ("similar_labels", ["hot dog", "hot  dog", "hot_dog", "x"], ["'hot  dog' (1), 'hot dog' (1), 'hot_dog'"]),
     "forms of numbers": ("similar_labels", ["1", "1.0", "0", "01"], ["'01' (1), '1' (1), '1.0' (1)"]),

@@ -530,6 +530,27 @@ def forgeries() -> Layout:
     return Layout("forgeries", files, {**PROBABILITY, "competition.positive": "FAKE"}, "Log Loss")
 
 
+def small(name: str, labels: Sequence[Any], header: str, column: str, cell: Any, **settings: Any) -> Layout:
+    """Return images with one label each; `header` names the column of labels, `column` that of the sample."""
+    train, test, files = folders("train", "test")
+    files |= {
+        "train.csv": sheet(f"id,{header}", train, cycle(labels)),
+        "sample_submission.csv": sheet(f"id,{column}", test, cycle([cell], TEST)),
+    }
+    return Layout(name, files, settings, "AUC" if cell == 0.5 else "Mean F-Score")
+
+
+def targets_first() -> Layout:
+    train, test, files = folders("train", "test")
+    files |= {
+        "train.csv": sheet("id,mass,nodule", train, cycle([0, 1, 1]), cycle([1, 0, 1, 0])),
+        "sample_submission.csv": sheet(
+            "id,predicted", [f"{kind}_{name}" for name in test for kind in ("mass", "nodule")], cycle([0.5], 2 * TEST)
+        ),
+    }
+    return Layout("targets-first", files, {**SEVERAL, "competition.long_form": "{target}_{id}"}, "Mean Columnwise AUC")
+
+
 def written(cell: str, sample: str, refused: str) -> Layout:
     """Return numbers that are written in another way than programs read; `cell` has one place for the number."""
     train, test, files = folders("train", "test")
@@ -765,6 +786,10 @@ MAKERS: tuple[Callable[[], Layout], ...] = (
     *(flowers, pets, paths, same_names, padded, numbered_classes, rows_of_labels, long_columns, long_ids, long_labels),
     *(bengali, restaurants, emotions_in_parts, lists_of_numbers, normal_ones, traits, steganograms),
     *(sports, lambda: validated("csv"), lambda: validated("json"), flags_and_lists, forgeries),
+    targets_first,
+    lambda: small("one-and-two", [1, 2, 2], "kind", "kind", 0.5, **PROBABILITY | {"competition.positive": "2"}),
+    lambda: small("python-lists", ["\"['a', 'b']\"", "['c']", "[]"], "tags", "tags", "c", **LISTS),
+    lambda: written("{},250", "0", "a comma, decimal or between thousands"),
     lambda: written("{},5", "0,0", "numbers with a decimal comma"),
     lambda: written("{}.5 cm", "0.0", "numbers with the unit 'cm'"),
     lambda: binary("histopathologic-cancer", "train_labels.csv", "id,label", 0, "AUC", **PROBABILITY),

@@ -1,4 +1,4 @@
-"""docs/settings.md lists every setting, and docs/competitions.md every metric, as the code defines them."""
+"""docs/settings.md lists every setting, and docs/tasks.md every metric, as the code defines them."""
 
 import dataclasses
 import json
@@ -21,9 +21,9 @@ def test_the_page_is_up_to_date() -> None:
 def test_main_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = docs.METRICS_PAGE.read_text(encoding="utf-8")
     stale = before.replace("| `rmse` |", "| `rmsd` |")
-    (tmp_path / "competitions.md").write_text(stale, encoding="utf-8")
+    (tmp_path / "tasks.md").write_text(stale, encoding="utf-8")
     monkeypatch.setattr(docs, "PAGE", tmp_path / "docs" / "settings.md")
-    monkeypatch.setattr(docs, "METRICS_PAGE", tmp_path / "competitions.md")
+    monkeypatch.setattr(docs, "METRICS_PAGE", tmp_path / "tasks.md")
     docs.main([])
     assert docs.PAGE.read_text(encoding="utf-8") == docs.page()
     assert stale != docs.METRICS_PAGE.read_text(encoding="utf-8") == before
@@ -31,7 +31,7 @@ def test_main_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_table_of_metrics_is_up_to_date() -> None:
     tables = docs.METRICS_TABLE.findall(docs.METRICS_PAGE.read_text(encoding="utf-8"))
-    assert tables == [docs.metrics_table()], "docs/competitions.md is stale: run `make docs`"
+    assert tables == [docs.metrics_table()], "docs/tasks.md is stale: run `make docs`"
     assert re.findall(r"^\| `(\w+)` \|", tables[0], re.MULTILINE) == list(METRICS)
 
 

@@ -1,12 +1,13 @@
 """Raw folders of many kinds are recognised, or refused by name, without anything that names their competition."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.analysis.recognise.compose import Known, recognise
 from pipelines.system.errors import UserError
-from tests.support.layouts import MAKERS, Layout
+from tests.support.layouts import MAKERS, Layout, small
 
 LAYOUTS = [make() for make in MAKERS]
 
@@ -40,3 +41,13 @@ def test_what_is_not_supported_is_refused_by_name(layout: Layout, tmp_path: Path
     with pytest.raises(UserError) as error:
         recognise(layout.name, tmp_path, Known(layout.metric, "given"))
     assert layout.refused in str(error.value)
+
+
+def test_a_positive_class_that_the_data_do_not_say_is_a_guess(tmp_path: Path) -> None:
+    unsure: list[tuple[list[Any], str]] = [([1, 2], "ill"), ([0, 1], "healthy"), (["FAKE", "REAL"], "ill")]
+    for number, (labels, column) in enumerate(unsure):
+        small("x", labels, "ill", column, 0.5).write(tmp_path / str(number))
+        draft, _ = recognise("x", tmp_path / str(number), Known("AUC", "given"))
+        assert any("competition.positive" in note and "a guess" in note for note in draft.notes)
+    small("x", [0, 1], "ill", "probability", 0.5).write(tmp_path / "sure")
+    assert not recognise("x", tmp_path / "sure", Known("AUC", "given"))[0].notes

@@ -23,6 +23,7 @@ QUANTITY = re.compile(
 )
 IDENTITY = re.compile(r"id$|class|categor|label|species|breed|type|kind|group", re.IGNORECASE)
 POSITIVE = ("1", "1.0", "true", "yes", "y", "t", "positive", "pos", "malignant", "abnormal", "present", "sick")
+PLAIN = re.compile(r"label|target|class|predict|prob|score|pred|answer|value|expected|categor|id$", re.IGNORECASE)
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -148,12 +149,25 @@ def positive_of(target: Target, answer: Answer) -> tuple[str, str]:
     if len(named := [names[word] for word in names if word in words and re.search(r"[^\W\d]", word)]) == 1:
         return named[0], "the sample's column is named after it"
     if yes := next((names[word] for word in POSITIVE if word in names), None):
+        if NUMBER.fullmatch(yes) and (doubt := _doubt_of_numbers(target, answer)):
+            return doubt
         return yes, "such a value means yes"
     wanted = " ".join(answer.columns).casefold()
     if len(found := [label for label in labels if label.casefold() in wanted]) == 1:
         return found[0], "the sample's column is named after it"
     first, last = (labels[1], labels[0]) if labels[0].casefold() == "fake" else labels  # forgeries are what is sought
     return last, f"a guess: the data do not say whether {last!r} or {first!r} is meant"
+
+
+def _doubt_of_numbers(target: Target, answer: Answer) -> tuple[str, str] | None:
+    """Return the class of two numbers that is probably sent, and why that is a guess; None if 1 beside 0 is sure."""
+    least, most = sorted(target.labels, key=float)
+    if float(least) > 0:
+        return most, f"a guess: the data do not say whether {most!r} or {least!r} is meant"
+    for wanted, own in zip(answer.columns, target.columns, strict=False):
+        if wanted.casefold() != own.casefold() and not PLAIN.search(wanted):
+            return most, f"a guess: the sample's column is {wanted!r}, that of the labels {own!r}"
+    return None
 
 
 # Words in the names of metrics, and the metrics they may mean; the first that fits the data is taken.

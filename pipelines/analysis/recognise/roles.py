@@ -11,7 +11,7 @@ from pipelines.analysis.recognise.affixes import Affix, affixes
 from pipelines.analysis.recognise.facts import TESTS, Home, Names, RawFolder, channel_endings
 from pipelines.analysis.recognise.listing import Table
 from pipelines.dataset.class_folders import TESTING
-from pipelines.dataset.long_form import widened
+from pipelines.dataset.long_form import long_form_of, split_long, widened
 from pipelines.system.errors import UserError, few
 
 # The name of a sample submission, from the surest to the vaguest.
@@ -25,6 +25,7 @@ OTHERS = re.compile(r"test|valid|holdout|sub(?!ject)", re.IGNORECASE)
 FEWEST = 5  # a table of labels names at least one of so many images
 MOST_COLUMNS = 8  # that may be ids
 MOST_TARGETS = 500  # of one image, in a sample with a row for each
+MOST_LONG = 100_000  # row ids that are tried in every form
 ENOUGH = 0.9  # share of ids that must be found
 
 
@@ -222,6 +223,11 @@ def _find_long_ids(roles: Roles, sample: Sample) -> bool:
             roles.test = roles.names.home(list(dict.fromkeys(bases)), tests=True)
             roles.long_form, roles.long_targets = f"{{id}}{joint}{{target}}", targets
             return True
+    if len(ids) <= MOST_LONG and (form := long_form_of(ids, lambda name: bool(roles.names.find(name)))):
+        images, targets = split_long(ids, form)
+        roles.test = roles.names.home(list(dict.fromkeys(images)), tests=True)
+        roles.long_form, roles.long_targets = form, list(dict.fromkeys(targets))
+        return True
     return False
 
 

@@ -10,7 +10,8 @@ from pipelines.analysis.recognise.answers import UNSUPPORTED, Answer
 from pipelines.analysis.recognise.facts import RawFolder, ancestors
 from pipelines.analysis.recognise.listing import Table
 from pipelines.analysis.recognise.roles import Roles
-from pipelines.dataset.cells import FLAGS, ONES
+from pipelines.dataset.cells import FLAGS, ONES, are_bracketed
+from pipelines.dataset.cells import parts as parts_of
 from pipelines.dataset.class_folders import MASKS, PICTURES, SPLIT_NAMES
 from pipelines.dataset.columns import LABEL_NAMES
 from pipelines.dataset.image_paths import file_name, without_extension
@@ -192,11 +193,14 @@ def _refuse_written_numbers(name: str, column: str, different: Collection[str], 
     found = [match for cell in sorted(different) if (match := WRITTEN.fullmatch(cell))]
     if len(found) < max(len(different), FEWEST_WRITTEN) or not set(different).isdisjoint(answer.filled):
         return
-    first, units = found[0], {match["unit"] or "" for match in found}
-    if len(units) > 1 or (units == {""} and not any(match["comma"] for match in found)):
+    first, units = next((each for each in found if each["comma"]), found[0]), {match["unit"] or "" for match in found}
+    commas = [match for match in found if match["comma"]]
+    if len(units) > 1 or (units == {""} and not commas):
         return
     plain = f"{first['whole']}.{first['rest']}" if first["rest"] else first["whole"]
     what = f"the unit {units.pop()!r}" if units != {""} else "a decimal comma"
+    if commas and all(len(match["rest"] or "") == 3 for match in commas):
+        what, plain = "a comma, decimal or between thousands", f"{plain} or {first['whole']}{first['rest']}"
     raise UserError(
         f"{name}: column {column!r} has numbers with {what}, such as {first[0]!r}. Write them as plain numbers, "
         f"such as {plain}, in a copy of the data, also in the sample submission, and give its folder: ARCHIVE=."
@@ -244,6 +248,8 @@ def cell_separator(different: Collection[str]) -> str:
 
     Labels of several words are no list: the parts of a list are labels of their own, or repeat in other combinations.
     """
+    if are_bracketed(different):
+        return ","
     for separator in SEPARATORS:
         parts = {cell: split_cell(cell, separator) for cell in different}
         joined = [cell for cell in parts if len(parts[cell]) > 1]
@@ -283,7 +289,7 @@ def _separator_of(answer: Answer, different: Collection[str]) -> str:
 
 
 def split_cell(cell: str, separator: str) -> list[str]:
-    return [part for part in map(str.strip, cell.split(separator)) if part] if separator else [cell]
+    return parts_of(cell, separator) if separator else [cell]
 
 
 def _of_folders(images: Sequence[str], answer: Answer) -> Target | None:
