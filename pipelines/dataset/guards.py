@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.dataset.answer_forms import Form
-from pipelines.dataset.cells import FLAGS, ONES
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import NUMBER, read_table
+from pipelines.dataset.target_cells import FLAGS, ONES
 from pipelines.dataset.vocabulary import RARE_SEPARATORS, SEPARATORS, difference, other_forms, positive_class
 from pipelines.settings.choices import ID, TARGET, advice
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS

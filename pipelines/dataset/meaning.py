@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from pipelines.dataset.answer_forms import is_csv, sample_form
-from pipelines.dataset.cells import are_bracketed
 from pipelines.dataset.class_folders import SPLIT_NAMES, unless
 from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.dataset.tables import find_column, read_table
+from pipelines.dataset.target_cells import are_bracketed
 from pipelines.dataset.targets import JOINT, labels_in
 from pipelines.dataset.vocabulary import RARE_SEPARATORS, SEPARATORS, is_number, loose_form, number
 from pipelines.settings.choices import SENT, advice

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from pipelines.dataset.channels import Pixels
 from pipelines.dataset.image_paths import files_at
+from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.images import UnreadableImage, fit, place_of, settled_warnings
-from pipelines.dataset.reader import Reader
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one, partial_name
 from pipelines.system.processes import in_processes
