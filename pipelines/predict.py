@@ -66,7 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"To do it again: {removal(submission)}")
             return
         _make_submission(settings, layout, run, submission, words.repeat("split"), notes | {submission.name: made_from})
-    print(f"Next: {words.repeat('submit' if settings.competition.source == 'kaggle' else 'score')}")
+    print(f"Next: {_next(words, settings)}")
+
+
+def _next(words: command.Words, settings: Settings) -> str:
+    if settings.competition.source != "kaggle":
+        return words.repeat("score")
+    if settings.competition.takes == "code":  # which trains there; its run gets a name of its own
+        return words.repeat("kernel", RUN=f"{words.run_name()}-kaggle")
+    return words.repeat("submit")
 
 
 def _form(settings: Settings) -> dict[str, Any]:

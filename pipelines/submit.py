@@ -140,8 +140,7 @@ def _of_kernel(parcel: Parcel, settings: Settings, layout: Layout, words: comman
     if state is None or state.state != FETCHED:
         raise UserError(
             f"{settings.name} takes code (competition.takes), and {run.shown(run.submission)} was not made by a kernel "
-            f"on Kaggle. Remove it, then run the kernel: {removal(run.submission, run.target.folder)} && "
-            f"{words.repeat('kernel')}"
+            f"on Kaggle. Run the kernel, under another name: {words.repeat('kernel', RUN=f'{parcel.run}-kaggle')}"
         )
     # The answers to the few visible test images may be the same for two versions.
     sha256 = hashlib.sha256(f"{state.kernel} {state.version}".encode()).hexdigest()

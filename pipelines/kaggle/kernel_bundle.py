@@ -1,6 +1,7 @@
 """The pipeline as one Python script for Kaggle, with its metadata: a short header, and a zip in base64.
 
-The zip holds only the modules that the stages import, the competition's TOML and its label map.
+The zip holds only the modules that the stages import, the competition's TOML and its label map, and in the folder
+`beside` the tables that the settings name in the working folder.
 """
 
 import ast
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.dataset.encodings import AND, PACKED
-from pipelines.kaggle.kernel_script import STAGES, Task
+from pipelines.kaggle.kernel_script import BESIDE, STAGES, Task
 from pipelines.settings.addresses import dataset_name, model_name
 from pipelines.settings.loading import label_map_file, missing_label_map
 from pipelines.settings.schema import Settings
@@ -101,10 +102,23 @@ def make_task(competition: str, settings: Settings, run: str, overrides: Iterabl
     return Task(competition, settings.competition.slug, settings.recipe, run, list(overrides), run_id, files, folders)
 
 
-def needed_files(toml: Path, label_map: str = "", package: Path = PACKAGE) -> dict[str, Path]:
-    """Return the kernel's files by their names in the zip: modules, `toml`, and the CSV `label_map`."""
+def needed_files(
+    toml: Path, label_map: str = "", beside: Iterable[str] = (), package: Path = PACKAGE
+) -> dict[str, Path]:
+    """Return the kernel's files by their names in the zip: modules, `toml`, the CSV `label_map`, and those `beside`.
+
+    beside: paths of CSVs, from the working folder; those that are not there are expected among the data.
+    """
     files = imported_modules(ROOTS, package)
     files[f"{package.name}/competitions/{toml.name}"] = toml
+    for name in filter(None, beside):
+        if Path(name).is_file():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise UserError(
+                    f"{name}, which the settings name, is outside the working folder, so a kernel on Kaggle cannot "
+                    "reach it: copy it there, and name the copy."
+                )
+            files[f"{BESIDE}/{PurePosixPath(name)}"] = Path(name)
     if label_map and label_map != "names":
         if PurePosixPath(label_map).is_absolute() or ".." in PurePosixPath(label_map).parts:
             raise UserError(

@@ -116,7 +116,8 @@ class KernelRun:
         return state
 
     def bundle(self) -> tuple[bytes, str]:
-        packed = kernel_bundle.pack(kernel_bundle.needed_files(self.toml, self.settings.model.label_map))
+        beside = (self.settings.data.submitted_labels, self.settings.split.group_file)
+        packed = kernel_bundle.pack(kernel_bundle.needed_files(self.toml, self.settings.model.label_map, beside))
         return packed, hashlib.sha256(packed).hexdigest()
 
 

@@ -26,6 +26,7 @@ from pipelines.system.files import file_sha256, write_json
 
 STAGES = ("download", "split", "train", "retrain", "predict")
 MANIFEST = "manifest.json"
+BESIDE = "beside"  # folder of the unpacked pipeline: tables from the working folder of whoever pushed it
 SEARCH_DEPTH = 4  # folders below input: competitions/<slug>/, and the folders of a dataset
 SHOWN_NAMES = 20
 
@@ -59,6 +60,8 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
 
     layout, working = Layout(folder / "work", task.competition), base / "working"
     layout.root.mkdir(parents=True)
+    if (tables := folder / "code" / BESIDE).is_dir():
+        shutil.copytree(tables, layout.root, dirs_exist_ok=True)
     working.mkdir(parents=True, exist_ok=True)
     (working / MANIFEST).unlink(missing_ok=True)
     facts = {"python": platform.python_version(), "torch": torch.__version__, "gpus": torch.cuda.device_count()}

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from pipelines import command
 from pipelines.dataset.digits import write_digits
+from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.loading import load_settings
+from pipelines.settings.metrics import METRICS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.shell import user_path
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("competition", nargs="?", default="digits", help="name of a competition, or its TOML's path")
     parser.add_argument("--archive", type=user_path, help="zip to serve; for digits it is generated")
     parser.add_argument(
-        "--solution", type=user_path, help="CSV of ids and true labels; default: the sample's own labels"
+        "--solution", type=user_path, help="CSV of ids and true labels; default: the sample's own answers"
     )
     parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; 0: any free port")
     parser.add_argument("--scoring-seconds", type=float, default=3.0, help="how long scoring takes; default 3")
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         standin = Standin(words.folder or Path(temporary) / "kept", words.port)
         competition = standin.add(settings.competition.slug, archive.resolve(), settings, solution)
         competition.scoring_seconds = words.scoring_seconds
+        competition.metric = _kaggle_name(settings.competition)
+        competition.code_only = settings.competition.takes == "code"
         standin.log = lambda line: print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
         try:
             with standin:
@@ -81,6 +85,12 @@ def _make_archive(settings: Settings, folder: Path) -> Path:
     return Path(shutil.make_archive(str(folder / "digits"), "zip", folder / "raw"))
 
 
+def _kaggle_name(competition: CompetitionSettings) -> str:
+    """Return the metric as Kaggle's record would name it."""
+    name = METRICS[competition.metric].kaggle[0]
+    return name.replace("{k}", str(competition.guesses)).replace("{beta}", f"{competition.beta:g}")
+
+
 def _welcome(standin: Standin, competition: Competition) -> str:
     """Return what is served, and the lines to paste."""
     exported = standin.variables
@@ -92,7 +102,7 @@ def _welcome(standin: Standin, competition: Competition) -> str:
     unset = [name for name in (*UNSET, *OTHERS) if name not in exported]
     truth = f"scored by {competition.solution}"
     if competition.solution is None:
-        truth = "scored by the labels of the sample submission itself (no --solution): these are not true scores"
+        truth = "scored by the answers of the sample submission itself (no SOLUTION=): these are not true scores"
     size = f"{competition.archive.stat().st_size / 1e6:,.1f} MB, {len(competition.files):,} files"
     return f"""\
 A stand-in for Kaggle at {standin.url}: {competition.slug}, {competition.archive} ({size}), {truth}.

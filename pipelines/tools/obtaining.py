@@ -94,7 +94,7 @@ def _from_kaggle(settings: Settings, layout: Layout, words: command.Words, stage
         if not competition.entered:
             raise not_entered(slug)
         print(f"{printable(competition.title)}: rules accepted.", flush=True)
-        if competition.code_only and settings.competition.takes == "file":
+        if competition.code_only and settings.competition.takes == "file" and stage != "new":  # which sets it
             print(f"Note: {CODE_ONLY}", flush=True)
         sha256 = fetch_archive(kaggle, archive, command.progress)
     size = f"{archive.stat().st_size / 1e6:,.1f} MB, sha256 {sha256[:12]}…"

@@ -149,7 +149,8 @@ def test_a_script_holds_what_is_needed_and_nothing_else() -> None:
     outside_rooms = {name for name in files if name.count("/") == 1}
     assert outside_rooms == {*stages, "pipelines/__init__.py", "pipelines/command.py"}
     assert "pipelines/competitions/digits.toml" in files
-    assert not [name for name in files if name.startswith("pipelines/tools/")]
+    tools = [name for name in files if name.startswith("pipelines/tools/")]
+    assert tools == ["pipelines/tools/__init__.py", "pipelines/tools/obtaining.py"]  # which download imports
     assert all((ROOT / name).read_bytes() == content for name, content in files.items())
     assert {"pipelines/kaggle/kernel_script.py", "pipelines/core/job.py"} <= set(files)
     assert not {"pipelines/kaggle/kernel_bundle.py", "pipelines/kaggle/worker.py"} & set(files)
@@ -177,6 +178,16 @@ def test_a_label_map_beside_the_working_folder(tmp_path: Path, monkeypatch: pyte
     for unreachable in (str(tmp_path / "maps/mine.csv"), "../mine.csv"):
         with pytest.raises(UserError, match="relative to the working folder"):
             kernel_bundle.needed_files(toml, unreachable)
+
+
+def test_tables_of_the_working_folder_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cats-labels.csv").write_text("label,answer\ncat,0\n")
+    (toml := tmp_path / "cats.toml").write_text("")
+    files = kernel_bundle.needed_files(toml, beside=("cats-labels.csv", "among-the-data.csv", ""))
+    assert [name for name in files if name.startswith("beside/")] == ["beside/cats-labels.csv"]
+    with pytest.raises(UserError, match="outside the working folder"):
+        kernel_bundle.needed_files(toml, beside=(str(tmp_path / "cats-labels.csv"),))
 
 
 def test_the_same_files_make_the_same_script(tmp_path: Path) -> None:

@@ -121,7 +121,9 @@ def test_without_a_run_on_kaggle_the_error_names_the_kernel(trial: Trial) -> Non
     trial.submission.parent.mkdir(exist_ok=True)
     trial.submission.write_text(GOOD)
     error = trial.submit(expect=2)
-    assert "was not made by a kernel on Kaggle" in error and error.rstrip().endswith("make kernel COMP=cats.toml")
+    assert "was not made by a kernel on Kaggle" in error and error.rstrip().endswith(
+        "make kernel COMP=cats.toml RUN=default-kaggle"
+    )
     assert not trial.log.exists() and not trial.calls("CreateCodeSubmission")
 
 

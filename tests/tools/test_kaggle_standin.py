@@ -286,8 +286,8 @@ def test_probabilities_and_a_missing_solution(standin: Standin, tmp_path: Path) 
     dogs.settle()
     assert (dogs.submissions[0].public_score, dogs.submissions[0].private_score) == ("0.69315", "0.69315")
     assert dogs.submissions[1].status == "ERROR"
-    said = "Submission: not every value is a number, such as 'x' in column 'cat' of id '17'. Predict again."
-    assert dogs.submissions[1].error_description == said
+    said = "Submission, line 8: not every value is a probability between 0 and 1, such as 'x' in column 'cat' (4 rows"
+    assert dogs.submissions[1].error_description.startswith(said)
 
 
 def test_what_kaggle_refuses(client: Client, standin: Standin, cats: Competition, tmp_path: Path) -> None:
@@ -591,7 +591,7 @@ def test_a_kernel_ends_with_its_time_and_with_the_stand_in(tmp_path: Path) -> No
         assert "ended after 1 seconds" in short.failure_message
         assert json.loads(short.log)[0]["data"] == "start\n"
         started = time.monotonic()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert long.status == "ERROR"
     assert standin.violations == []
 
@@ -614,7 +614,7 @@ print(json.dumps(result))
         timeout=60,
         check=True,
     )
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     result = json.loads(done.stdout.splitlines()[-1])
     for call in ("limits", "download"):
         assert result[call][0] == "ProxyError"
@@ -703,7 +703,7 @@ def test_a_persons_own_token_is_not_asked_for(
     assert "KAGGLE_API_TOKEN=standin" in welcome
     assert "KAGGLE_KEY=" not in welcome
     assert "my-own" not in welcome
-    assert "scored by the labels of the sample submission itself" in welcome
+    assert "scored by the answers of the sample submission itself" in welcome
 
 
 @pytest.mark.parametrize(

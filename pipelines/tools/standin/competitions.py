@@ -1,7 +1,5 @@
 """The API's calls for competitions: data files, uploads, submissions and their scores."""
 
-import hashlib
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -9,14 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
-
-from pipelines.dataset.tables import read_csv, read_listing, without_indexes
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.tools.standin.answers import STORAGE, Answer, Body, Refusal, Request, iso_time, page, reply, stored
-
-PUBLIC_SHARE = 0.3  # of the scored rows
 
 
 @dataclass
@@ -45,7 +38,7 @@ class Submission:
 class Competition:
     """A competition and what the user did in it.
 
-    archive: the zip that is served.  solution: CSV of ids and true labels; None: the labels of the sample submission
+    archive: the zip that is served.  solution: CSV of ids and true labels; None: the answers of the sample submission
     count as true.  daily, used_today, used_total: numbers of submissions.  limited_by_total: no more are allowed, on
     any day.  files: names and sizes of the data files, by default of the archive's members.  scoring_seconds: how long
     a submission is pending.  submissions: newest last.
@@ -83,6 +76,8 @@ class Competition:
 
     def settle(self) -> None:
         """Score the submissions that have been pending for `scoring_seconds`."""
+        from pipelines.tools.standin.scores import score  # imports torch, which nothing else here needs
+
         for each in self.submissions:
             if each.status != "PENDING" or time.monotonic() < each.received + self.scoring_seconds:
                 continue
@@ -211,62 +206,3 @@ class Competitions:
                     competition.settle()
                     return reply(submission.shown())
         raise Refusal(404, f"Submission {body.get('ref')} was not found")
-
-
-def score(content: bytes, archive: Path, settings: Settings, solution: Path | None) -> list[str]:
-    """Return the public and the private score of the submission `content`.
-
-    Header and ids are checked against the sample submission in `archive`, the competition's zip.  solution: as for
-    `Competition`.  Raises `UserError` for a bad submission.
-    """
-    from pipelines.analysis.scoring import score_submission  # imports torch, which nothing else here needs
-    from pipelines.analysis.solutions import read_solution
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "submission.csv"
-        path.write_bytes(content)
-        try:
-            sample = _read_sample(archive, settings, Path(folder))
-            if sample is not None:
-                _check(without_indexes(read_csv(path)), sample)
-            truth = read_solution(solution, path, {}, settings)[0] if solution else _labels(sample, settings)
-            source = solution or archive
-            return [f"{score_submission(path, source, settings, part)[0]:.5f}" for part in _parts(truth)]
-        except UserError as error:
-            raise UserError(str(error).replace(str(path), "Submission")) from None
-
-
-def _read_sample(archive: Path, settings: Settings, folder: Path) -> pd.DataFrame | None:
-    name = settings.data.sample_submission
-    if not name or not zipfile.is_zipfile(archive):
-        return None
-    with zipfile.ZipFile(archive) as opened:
-        found = [each for each in opened.namelist() if f"/{each}".endswith(f"/{name}")]
-        place = opened.extract(min(found, key=len), folder) if found else ""
-    return without_indexes(read_listing(Path(place))) if place else None
-
-
-def _check(submitted: pd.DataFrame, sample: pd.DataFrame) -> None:
-    if list(submitted.columns) != list(sample.columns):
-        raise UserError(f"Submission must have the columns {', '.join(sample.columns)}")
-    if len(submitted) != len(sample):
-        raise UserError(f"Submission must have {len(sample)} rows")
-    if unknown := sorted(set(submitted.iloc[:, 0]) - set(sample.iloc[:, 0])):
-        raise UserError(f"Submission contains the unexpected id {unknown[0]}")
-
-
-def _labels(sample: pd.DataFrame | None, settings: Settings) -> pd.DataFrame:
-    """Return ids and labels of the sample submission; for probabilities, the most probable class."""
-    if sample is None:
-        raise UserError("The competition has no solution")
-    if settings.competition.submission == "labels":
-        return sample
-    return sample.iloc[:, [0]].assign(label=sample.iloc[:, 1:].astype(float).idxmax(axis=1))
-
-
-def _parts(truth: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the public and the private rows of `truth`, drawn by the hashes of the ids."""
-    hashes = [hashlib.sha256(name.encode()).digest() for name in truth.iloc[:, 0]]
-    order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    count = max(1, round(PUBLIC_SHARE * len(truth)))
-    return truth.iloc[order[:count]], truth.iloc[order[count:] or order]
