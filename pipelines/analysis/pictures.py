@@ -28,7 +28,6 @@ LABELS_SHOWN = 3  # of each kind in the text above a mistake
 PANELS = 6  # numbers in a picture
 
 Floats = npt.NDArray[np.float64]
-Cell = tuple[Pixels, str]
 
 
 @dataclass(frozen=True)

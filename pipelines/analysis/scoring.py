@@ -10,9 +10,9 @@ import pandas as pd
 
 from pipelines.core.metrics import make_metric
 from pipelines.core.scores import NO_GUESS
-from pipelines.dataset.cells import FLAGS, parts
 from pipelines.dataset.long_form import answer_columns, split_long
 from pipelines.dataset.tables import index_columns, read_csv, read_table
+from pipelines.dataset.target_cells import FLAGS, parts
 from pipelines.dataset.targets import JOINT, labels_in
 from pipelines.settings.metrics import ONE_CLASS, facts_of
 from pipelines.settings.schema import Settings

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.analysis.scoring import COPY, answer_rows, check_repeated, label_list
-from pipelines.dataset.cells import parts
 from pipelines.dataset.loose_ids import match_ids
 from pipelines.dataset.tables import read_csv, read_table
+from pipelines.dataset.target_cells import parts
 from pipelines.dataset.targets import JOINT, count_labels, join_labels, labels_in
 from pipelines.dataset.vocabulary import difference
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS

@@ -2,7 +2,6 @@
 
 import math
 import mmap
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from pipelines.models.features import views_of
 from pipelines.models.transfer import FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import reserve
 from pipelines.system.watch import Watch, unwatched
 
 Positions = npt.NDArray[np.int64]
@@ -128,11 +128,6 @@ class Rows:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self._folder) as file:
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # a full disk is an error now, instead of a signal when pages are written
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
+            reserve(file, size)
             self._mapped = mmap.mmap(file.fileno(), size)
         self.array = np.frombuffer(self._mapped, dtype).reshape(shape)

@@ -197,7 +197,7 @@ def make_task(settings: Settings, classes: Sequence[str], scale: Scale, weights:
                     f"train.loss is ordinal, which takes one number per image; there are {len(classes)}: "
                     f'{few(classes)}. Set train.loss = "squared".'
                 )
-            return Ordinal(torch.tensor(sorted(settings.competition.grades)).float(), train.label_smoothing)
+            return Ordinal(torch.tensor(settings.competition.grades).float(), train.label_smoothing)
         case "squared" | "absolute" | "huber":
             mean, std = (torch.tensor(scale[key], dtype=torch.float64) for key in ("mean", "std"))
             return Numbers(loss, train.huber_delta, mean, std)

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from pipelines.dataset.annotations import is_json
-from pipelines.dataset.cells import FLAGS, ONES, Targets, chosen_columns, of_cells, of_columns
 from pipelines.dataset.file_names import exact_matches, fill
 from pipelines.dataset.image_paths import images_by_id, normal, posix
 from pipelines.dataset.loose_ids import Matches, match_ids, simplest
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, separator_of
+from pipelines.dataset.target_cells import FLAGS, ONES, Targets, chosen_columns, of_cells, of_columns
 from pipelines.settings.choices import SENT, advice
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS

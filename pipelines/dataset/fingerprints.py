@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from pipelines.dataset.damaged import Found, report
 from pipelines.dataset.image_paths import files_at
+from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import FOLDER, FORBIDDEN, MISSING, UnreadableImage
-from pipelines.dataset.reader import Reader
 from pipelines.system.files import CHUNK_BYTES, atomic_file, only_one
 from pipelines.system.processes import in_processes
 from pipelines.system.watch import Watch, unwatched

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.dataset.answer_forms import Form
-from pipelines.dataset.cells import FLAGS, ONES
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import NUMBER, read_table
-from pipelines.dataset.vocabulary import SEPARATORS, difference, other_forms, positive_class
+from pipelines.dataset.target_cells import FLAGS, ONES
+from pipelines.dataset.vocabulary import RARE_SEPARATORS, SEPARATORS, difference, other_forms, positive_class
 from pipelines.settings.choices import ID, TARGET, advice
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.overrides import toml
@@ -104,10 +104,12 @@ def _other_columns(form: Form, known: Known, missing: Sequence[str], unknown: Se
     if len(form.values) == 1 and not form.targets:
         each = "number" if what == "numbers" else "class"
         seen, changes = of_cells(form, known)
+        end = f"{seen}{_fitting(known, changes)}Else correct the sample." if changes else "Correct the sample."
+        if what == "numbers":
+            end = "If only one of them is sent, set data.label_column to it, and leave data.label_columns empty."
         return (
             f"{form.path} has one column of values, {quoted(columns[0])}, but a submission of "
-            f"{settings.competition.submission} has a column for each {each}: {few(known.texts, 5)}. "
-            f"{seen}{_fitting(known, changes)}Else correct the sample."
+            f"{settings.competition.submission} has a column for each {each}: {few(known.texts, 5)}. {end}"
         )
     lacking = f"{len(missing)} of {len(known.texts)} labels have none, for example {few(missing)}" if missing else ""
     extra = f"it has {few(columns)}" if what == "classes" else f"unknown are {few(unknown, 10)}"
@@ -289,7 +291,7 @@ def _probability(known: Known) -> Changes:
 def lists_in(cells: Sequence[str], texts: Sequence[str]) -> tuple[str, set[int]] | None:
     """Return the separator of cells of several labels, at least half of which are known, and the sizes of the cells."""
     known = set(texts)
-    for separator in SEPARATORS:
+    for separator in (*SEPARATORS, *RARE_SEPARATORS):
         lists = [[part.strip() for part in cell.split(separator)] for cell in cells if cell not in known]
         parts = {part for each in lists for part in each}
         if lists and max(map(len, lists)) > 1 and 2 * len(parts & known) >= len(parts):

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.dataset.image_paths import files_at
+from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.images import describe_image, holds_deep
-from pipelines.dataset.reader import Reader
 from pipelines.dataset.splits import read_split_csv
 from pipelines.dataset.submission import class_list
 from pipelines.dataset.targets import encode

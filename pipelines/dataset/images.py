@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from pipelines.dataset.arrays import array_facts, as_picture, is_deep, load_array
 from pipelines.dataset.channels import PLANE, Picture, Pixels, to_channels, wrong_number
 from pipelines.dataset.depth import Depth, depth_of, range_of, to_8_bits, white_of
 from pipelines.dataset.image_paths import ARRAY
+from pipelines.dataset.npy_arrays import array_facts, as_picture, is_deep, load_array
 from pipelines.dataset.tiff_arrays import STARTS, tiff_array
 from pipelines.system.errors import UserError
 

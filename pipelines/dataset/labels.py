@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.dataset.annotations import JsonTable
-from pipelines.dataset.cells import Targets, of_cells
 from pipelines.dataset.class_folders import in_class_folders, labels_of, without_tests
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files, several_advice
 from pipelines.dataset.encodings import listed_names
@@ -21,11 +20,12 @@ from pipelines.dataset.image_paths import (
     normal,
     posix,
 )
-from pipelines.dataset.listings import OF_TESTS, marked_tests, read_labels, sample_answers, sample_columns
 from pipelines.dataset.matching import OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.name_patterns import GROUP, LABEL, described, match_names, named_groups
+from pipelines.dataset.named_tables import OF_TESTS, marked_tests, read_labels, sample_answers, sample_columns
 from pipelines.dataset.raw_data import Flaw, RawData
 from pipelines.dataset.tables import find_column
+from pipelines.dataset.target_cells import Targets, of_cells
 from pipelines.dataset.targets import join_labels
 from pipelines.dataset.vocabulary import is_number
 from pipelines.settings.data_sections import DataSettings

@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from pipelines.dataset.answer_forms import is_csv, sample_form
-from pipelines.dataset.cells import are_bracketed
 from pipelines.dataset.class_folders import SPLIT_NAMES, unless
 from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.image_paths import IMAGE_EXTENSIONS
 from pipelines.dataset.tables import find_column, read_table
+from pipelines.dataset.target_cells import are_bracketed
 from pipelines.dataset.targets import JOINT, labels_in
-from pipelines.dataset.vocabulary import SEPARATORS, is_number, loose_form, number
+from pipelines.dataset.vocabulary import RARE_SEPARATORS, SEPARATORS, is_number, loose_form, number
 from pipelines.settings.choices import SENT, advice
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
@@ -52,6 +52,10 @@ def check_labels(rows: pd.DataFrame, raw: Path, settings: Settings) -> None:
         checks["unique_labels"] = lambda: _unique(rows, counts, table)
     if task != NUMBERS and written:
         checks["combined_labels"] = lambda: _combined(counts, settings, raw)
+    if task == SEVERAL_LABELS and written:
+        checks["combined_labels"] = lambda: (
+            _never_split(rows, counts, settings, raw) or _combined(counts, settings, raw)
+        )
     if task == ONE_CLASS and written:
         checks["numeric_labels"] = lambda: _numeric(counts, settings)
     if task != NUMBERS:
@@ -191,7 +195,7 @@ def _combined(counts: Count, settings: Settings, raw: Path) -> str:
 
     Labels that all have the same number of parts, such as `red circle`, are the names of one class each.
     """
-    for separator in SEPARATORS:
+    for separator in (*SEPARATORS, *RARE_SEPARATORS):
         parts = {label: {part.strip() for part in label.split(separator)} for label in counts}
         joined = [label for label in parts if len(parts[label]) > 1]
         made = [label for label in joined if parts[label] <= counts.keys()]
@@ -202,6 +206,8 @@ def _combined(counts: Count, settings: Settings, raw: Path) -> str:
         whole = len(sizes) > 1 and all(part.isdecimal() for each in parts.values() for part in each)
         if separator == "," and max(sizes) < 2:  # they may be decimals
             whole = False
+        if separator in RARE_SEPARATORS:
+            varied = whole = False
         listed = separator == "," and are_bracketed(list(counts))
         if (made and 2 * len(made) >= len(joined)) or (varied and few_parts) or whole or listed:
             examples = _counted(made or joined, counts)
@@ -223,10 +229,31 @@ def _lists(separator: str, settings: Settings, raw: Path) -> dict[str, Any]:
                 return changes | {"competition.submission": "probabilities"}
             cells = [cell for cell in form.cells[form.values[0]].tolist() if cell] if form.values else []
             separator = next(
-                (each for each in (separator, *SEPARATORS) if any(each in cell for cell in cells)), separator
+                (each for each in (separator, *SEPARATORS, *RARE_SEPARATORS) if any(each in cell for cell in cells)),
+                separator,
             )
         changes["competition.answer_separator"] = separator
     return changes
+
+
+def _never_split(rows: pd.DataFrame, counts: Count, settings: Settings, raw: Path) -> str:
+    """Return what is wrong with several labels of which no image has two, or an empty text."""
+    given = settings.data.label_separator
+    if not given or not counts or any(JOINT in text for text in rows["label"].tolist()):
+        return ""
+    problem = f"no image has more than one label: {quoted(given)}, data.label_separator, is in no cell"
+    others = [each for each in (*SEPARATORS, *RARE_SEPARATORS) if any(each in label for label in counts)]
+    if others:
+        example = quoted(next(label for label in counts if others[0] in label))
+        return f"{problem}. The label {example} has another separator: data.label_separator = {quoted(others[0])}."
+    competition = settings.competition
+    if settings.data.sample_submission and competition.submission == "label_lists":
+        form = sample_form(settings, raw)
+        if any(competition.answer_separator in cell for name in form.values for cell in form.cells[name]):
+            return ""
+    sent = SENT[ONE_CLASS][0] if competition.submission == "label_lists" else competition.submission
+    lines = advice(settings, {"competition.task": ONE_CLASS, "competition.submission": sent})
+    return f"{problem}. If an image has one class:{lines}\n"
 
 
 def _similar(counts: Count, table: Path | None) -> str:

@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from pipelines.dataset.channels import Pixels
 from pipelines.dataset.image_paths import files_at
+from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.images import UnreadableImage, fit, place_of, settled_warnings
-from pipelines.dataset.reader import Reader
 from pipelines.system.errors import UserError
-from pipelines.system.files import only_one, partial_name
+from pipelines.system.files import only_one, partial_name, reserve
 from pipelines.system.processes import in_processes
 from pipelines.system.watch import Watch, unwatched
 
@@ -206,9 +206,7 @@ class PackedImages:
             with open(self.partial, "wb+") as file:  # readable: without support for reservation, glibc reads the file
                 file.write(self.header)
                 file.flush()
-                if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not after most of the work
-                    os.posix_fallocate(file.fileno(), 0, self.length)
-                file.truncate(self.length)
+                reserve(file, self.length)
                 os.fsync(file.fileno())
             self.journal.write_bytes(bytes(count))
             done = np.zeros(count, np.bool_)

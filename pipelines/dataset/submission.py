@@ -10,7 +10,7 @@ from pipelines.dataset.answer_cells import Answers, answer_cells
 from pipelines.dataset.answer_forms import Form, is_csv, plain_form, sample_form
 from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.guards import Known, check_columns, check_positive, check_sample, check_separator
-from pipelines.dataset.listings import number_names
+from pipelines.dataset.named_tables import number_names
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import csv_writer
 from pipelines.dataset.targets import count_labels

@@ -17,9 +17,9 @@ from pipelines.dataset.image_paths import (
     posix,
     without_extension,
 )
-from pipelines.dataset.listings import known_targets, listed_paths, only_tests, read_tests
 from pipelines.dataset.long_form import images_of, long_form_of
 from pipelines.dataset.matching import OF_SAMPLE, OF_TABLE, by_line, one_image_each, repeated
+from pipelines.dataset.named_tables import known_targets, listed_paths, only_tests, read_tests
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import find_column, index_columns, read_listing
 from pipelines.settings.choices import advice

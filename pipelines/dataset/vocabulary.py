@@ -13,6 +13,7 @@ from pipelines.system.errors import UserError, few, quoted, shown
 
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 SEPARATORS = (";", "|", ",", " ")  # of several labels in one cell, from the surest
+RARE_SEPARATORS = ("+", "/", "&")  # also parts of names: only where each part is a label too
 NAMED = 6  # classes in a line
 JOINTS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 

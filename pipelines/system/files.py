@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipelines.system.errors import UserError
 from pipelines.system.shell import path_word, removal
@@ -137,6 +137,13 @@ def only_one(path: Path, doing: str, patience: float = 5.0, inherited: bool = Tr
                 raise UserError(f"Another process is {doing}. Wait until it has ended, or stop it.")
             time.sleep(0.1)
         yield lock.fileno()
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Give `file` the length `size`, and reserve its space: a full disk is an error here, not as pages are written."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    file.truncate(size)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -74,19 +74,24 @@ def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages:
     # A warm-up longer than the training is a mistake in a TOML, but not where SET= has shortened the training.
     lengths = {f"{section}.{key}": sections[section][key] for section, key in LENGTHS}
     sections = dict(sections) | {section: sections[section] | {key: LENGTHS[section, key]} for section, key in LENGTHS}
-    lines = []
-    for section, values in sections.items():
-        known = {key: value for key, value in values.items() if value is not None}
-        # a plain value is the same in JSON and TOML
-        lines += [f"[{section}]", *(f"{key} = {toml(value)}" for key, value in known.items())]
-    toml = copy.root / f"{layout.competition}.toml"
-    write_text(toml, "\n".join(lines) + "\n")
-    words = [toml.name, "--run", run, "--set", *(f"{key}={value}" for key, value in lengths.items())]
+    path = copy.root / f"{layout.competition}.toml"
+    write_text(path, toml_of(sections))
+    words = [path.name, "--run", run, "--set", *(f"{key}={value}" for key, value in lengths.items())]
     for number, stage in enumerate(stages, 1):
         log = (copy.root / f"{stage}.log").relative_to(layout.root)
         print(f"Stage {number} of {len(stages)}: {stage}; output: {log}", flush=True)
         if status := command.run_stage(stage, words, copy.root):
             sys.exit(status)
+
+
+def toml_of(sections: Sections) -> str:
+    """Return the text of a TOML with the settings `sections`."""
+    lines = []
+    for section, values in sections.items():
+        known = {key: value for key, value in values.items() if value is not None}
+        # a plain value is the same in JSON and TOML
+        lines += [f"[{section}]", *(f"{key} = {toml(value)}" for key, value in known.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _link_files(sections: Sections, root: Path, scratch: Path) -> None:
@@ -100,7 +105,8 @@ def _link_files(sections: Sections, root: Path, scratch: Path) -> None:
         _link(link, file)
         return str(link.relative_to(scratch))
 
-    model, split = sections["model"], sections["split"]
+    data, model, split = sections["data"], sections["model"], sections["split"]
+    data["submitted_labels"] = linked(data["submitted_labels"], "submitted_labels")
     split["group_file"] = linked(split["group_file"], "group_file")
     if model["label_map"] != "names":
         model["label_map"] = linked(model["label_map"], "label_map")

@@ -135,7 +135,7 @@ def test_views_are_averaged_as_probabilities_numbers_or_grades() -> None:
     expected = torch.stack(outputs).mean(dim=0) * torch.tensor(scale["std"]) + torch.tensor(scale["mean"])
     assert torch.allclose(numbers.merge(outputs), expected, atol=1e-4)
     assert numbers.scale == scale
-    settings = settings_of("numbers", loss="ordinal", competition={"grades": [5, 0, 1, 3]})
+    settings = settings_of("numbers", loss="ordinal", competition={"grades": [0, 1, 3, 5]})
     above = torch.stack([cumulative_logits(each) for each in outputs]).sigmoid().mean(dim=0)
     grades = make_task(settings, ["grade"], {}).merge(outputs)
     assert torch.allclose(grades[:, 0], above[:, 0] + 2 * above[:, 1] + 2 * above[:, 2], atol=1e-5)

@@ -18,10 +18,10 @@ from pipelines.dataset.batches import open_source
 from pipelines.dataset.channels import as_colours
 from pipelines.dataset.fingerprints import fingerprints, undecodable
 from pipelines.dataset.image_paths import common_name, files_at, files_of, image_files, images_by_id, join_channels
+from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.images import crop, describe_image, fit, holds_deep, open_image, shorter_side
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.raw_data import RawData
-from pipelines.dataset.reader import Reader
 from pipelines.dataset.split_record import list_images
 from pipelines.dataset.tree import build
 from pipelines.settings.data_sections import DataSettings

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.dataset.channels import Picture
 from pipelines.dataset.fingerprints import CHUNK_IMAGES, check_decodable
-from pipelines.dataset.reader import Reader
+from pipelines.dataset.image_reader import Reader
 from pipelines.system.errors import UserError
 from tests.support.image_sets import image_set
 from tests.support.pictures import noise

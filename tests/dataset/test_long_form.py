@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.dataset.listings import number_names
+from pipelines.dataset.named_tables import number_names
 from pipelines.dataset.raw_data import RawData
 from pipelines.settings.data_sections import CompetitionSettings, DataSettings
 from tests.support.raw_files import touch, write

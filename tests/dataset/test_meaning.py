@@ -70,6 +70,7 @@ REFUSED: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "numbers of several labels": ("combined_labels", ["0", "1", "2", "0 1", "1 2"], ["separated by ' ': '0 1' (1)"]),
     "numbers of several labels, each once": ("combined_labels", ["16 0", "5", "1"], ["separated by ' ': '16 0' (1)"]),
+    "a rare separator": ("combined_labels", ["a+b", "a", "b"], ["separated by '+': 'a+b' (1)"]),
     "lists as Python writes them": ("combined_labels", ["['a', 'b']", "['c']", "[]"], ["separated by ','"]),
     "case": ("similar_labels", ["Cat", "cat", "dog", "cat"], ["'Cat' (1), 'cat' (2)", "in one way"]),
     "spaces": ("similar_labels", ["hot dog", "hot  dog", "hot_dog", "x"], ["'hot  dog' (1), 'hot dog' (1), 'hot_dog'"]),
@@ -104,6 +105,7 @@ ACCEPTED = {
     "cassava": [str(n % 5) for n in range(15)],
     "state-farm": [f"c{n % 10}" for n in range(20)],
     "cactus": ["0", "1", "1"],
+    "names with a slash": ["corn/maize", "rice", "soy/bean", "corn"],
     "floats of a column with a gap": ["0.0", "1.0", "1.0"],
     "dog breeds": ["boston_bull", "german_shepherd", "german_short-haired_pointer", "boxer", "bull_mastiff"] * 2,
     "seedlings": [

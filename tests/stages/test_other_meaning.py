@@ -189,6 +189,35 @@ def test_a_row_for_each_image_and_target_is_named(work: Path, capsys: pytest.Cap
     assert "a row for each target" in capsys.readouterr().out
 
 
+LABELS = {"competition": {"task": "several_labels", "submission": "label_lists", "metric": "fbeta_micro"}}
+
+
+def test_a_separator_that_is_in_no_cell(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(work / "data/x/raw", cycled("a;b", "a", "b;c"), ["a;b"])
+    settings = combined(LABELS, {"competition": {"answer_separator": ";"}, "data": LISTED})
+    toml(work, combined(settings, {"data": {"label_separator": ","}}))
+    message = refused(work, capsys)
+    assert "The label 'a;b' has another separator: data.label_separator = ';'." in message
+    toml(work, combined(settings, {"data": {"label_separator": ";"}}))
+    assert run_stage_here("split", ["x.toml"]) == 0, capsys.readouterr().err
+    assert read_split_csv(work / "data/x/split.csv").set_index("id").loc["0", "label"] == "a|b"
+
+
+def test_one_class_per_image_as_several_labels(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(work / "data/x/raw", cycled("a", "b", "c"), ["a"])
+    settings = combined(LABELS, {"data": {**LISTED, "label_separator": " "}})
+    toml(work, settings)
+    message = refused(work, capsys)
+    assert "no image has more than one label" in message
+    toml(work, combined(settings, {"data": {"accept": ["combined_labels"]}}))
+    assert run_stage_here("split", ["x.toml"]) == 0, capsys.readouterr().err
+    (work / "data/x/split.json").unlink()
+    (found,) = advised(message)
+    toml(work, combined(settings, found))
+    assert run_stage_here("split", ["x.toml"]) == 0, capsys.readouterr().err
+    assert "one of 3 classes; sent: a label" in capsys.readouterr().out
+
+
 GRADED = {"competition": {"task": "numbers", "submission": "numbers", "metric": "quadratic_kappa"}}
 LOGARITHM = {"competition": {"task": "numbers", "submission": "numbers", "metric": "rmsle"}}
 NOT_SCORED: dict[str, tuple[Cells, dict[str, Any], str, dict[str, Any]]] = {  # cells, settings, words, what mends it

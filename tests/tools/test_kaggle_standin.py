@@ -591,7 +591,7 @@ def test_a_kernel_ends_with_its_time_and_with_the_stand_in(tmp_path: Path) -> No
         assert "ended after 1 seconds" in short.failure_message
         assert json.loads(short.log)[0]["data"] == "start\n"
         started = time.monotonic()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert long.status == "ERROR"
     assert standin.violations == []
 
@@ -614,7 +614,7 @@ print(json.dumps(result))
         timeout=60,
         check=True,
     )
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     result = json.loads(done.stdout.splitlines()[-1])
     for call in ("limits", "download"):
         assert result[call][0] == "ProxyError"

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import command, predict, retrain, split, train
+from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.loading import to_dict
+from pipelines.settings.schema import Settings
 from pipelines.tools import reproduce
 from tests.support.stages import run_stage_here
 from tests.support.tiny import Tiny, pretrained
@@ -136,3 +139,10 @@ def test_a_run_that_SET_made_shorter_than_its_warm_up_is_reproduced(
     monkeypatch.setattr(command, "run_stage", run_stage_here)
     assert command.run(reproduce.main, words) == 0
     assert "byte for byte" in capsys.readouterr().out
+
+
+def test_the_texts_of_the_classes_beside_the_toml_are_found(tmp_path: Path) -> None:
+    (tmp_path / "tiny-labels.csv").write_text("label,answer\ncat,0\n")
+    sections = to_dict(Settings("tiny", data=DataSettings(submitted_labels="tiny-labels.csv")))
+    reproduce._link_files(sections, tmp_path, tmp_path / "scratch")
+    assert (tmp_path / "scratch" / sections["data"]["submitted_labels"]).read_text() == "label,answer\ncat,0\n"

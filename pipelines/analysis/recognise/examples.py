@@ -9,12 +9,12 @@ from PIL import Image
 
 from pipelines.analysis.recognise.compose import Seen
 from pipelines.analysis.recognise.listing import shape
-from pipelines.dataset.cells import ONES
 from pipelines.dataset.channels import as_colours
 from pipelines.dataset.image_paths import join_channels
+from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.images import Pixels, UnreadableImage
-from pipelines.dataset.reader import Reader
 from pipelines.dataset.tables import read_listing
+from pipelines.dataset.target_cells import ONES
 from pipelines.system.errors import shown
 
 SHOWN = 16

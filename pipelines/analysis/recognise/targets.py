@@ -10,12 +10,12 @@ from pipelines.analysis.recognise.answers import UNSUPPORTED, Answer
 from pipelines.analysis.recognise.facts import RawFolder, ancestors
 from pipelines.analysis.recognise.listing import Table
 from pipelines.analysis.recognise.roles import Roles
-from pipelines.dataset.cells import FLAGS, ONES, are_bracketed
-from pipelines.dataset.cells import parts as parts_of
 from pipelines.dataset.class_folders import MASKS, PICTURES, SPLIT_NAMES
 from pipelines.dataset.columns import LABEL_NAMES
 from pipelines.dataset.image_paths import file_name, without_extension
 from pipelines.dataset.tables import NUMBER
+from pipelines.dataset.target_cells import FLAGS, ONES, are_bracketed
+from pipelines.dataset.target_cells import parts as parts_of
 from pipelines.dataset.vocabulary import SEPARATORS, loose_form
 from pipelines.system.errors import UserError, few
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.dataset.cells import parts
+from pipelines.dataset.target_cells import parts
 from tests.support.raw_files import touch, write
 from tests.support.rows import advised, read, refused
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.dataset.annotations import JsonTable, is_json, read_json_table
-from pipelines.dataset.cells import chosen_columns, parts
 from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import from_raw
 from pipelines.dataset.long_form import widened
 from pipelines.dataset.name_patterns import LABEL
 from pipelines.dataset.raw_data import RawData, line_of
 from pipelines.dataset.tables import Note, index_columns, read_listing, silent, without_indexes
+from pipelines.dataset.target_cells import chosen_columns, parts
 from pipelines.dataset.targets import JOINT
 from pipelines.system.errors import UserError, did_you_mean, few, shown
 
 # Values of a column that says which part of a split a row belongs to.
-OF_TESTS = {"test", "testing", "tests", "private", "public", "holdout", "submission", "predict"}
+OF_TESTS = set("test testing tests private public privatetest publictest holdout submission predict".split())
 OF_OTHERS = {"train", "training", "val", "valid", "validation", "dev", ""}
 
 
