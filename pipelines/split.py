@@ -50,44 +50,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _split(settings: Settings, layout: Layout) -> None:
-    from pipelines.dataset import labels, meaning, pixel_tables, splits, submission, test_set, understood
-    from pipelines.dataset.raw_data import RawData, write_dropped
+    from pipelines.dataset import splits, submission, understood
+    from pipelines.dataset.division import divide
+    from pipelines.dataset.raw_data import write_dropped
 
     read: list[tuple[str, str]] = []  # subject, text
-    given = settings
-    settings, pixels = pixel_tables.as_files(layout, given, command.progress)
-    source = RawData(layout.raw, settings.data, settings.split, settings.competition, lambda *line: read.append(line))
-    test, unlisted = test_set.test_rows(source)
-    labelled = labels.labelled_rows(source, test["path"])
-    meaning.check_labels(labelled, layout.raw, settings)
-    known = labelled["label"].tolist()
-    classes = submission.class_list(known, settings, layout.raw)
-    meaning.check_metric(known, classes, settings, settings.data.labels or settings.data.train_images)
-    if settings.split.group_file:
-        labelled["group"] = splits.read_groups(layout.root, settings.split.group_file, labelled["id"].tolist())
-    labelled = splits.assign(labelled, settings.split, settings.competition.task)
+    found = divide(layout, settings, lambda *line: read.append(line), command.progress)
+    labelled, test, classes, task = found.labelled, found.test, found.classes, settings.competition.task
     rows = splits.with_test(labelled, test)
-    listing = list_images(layout.raw, given.data)
-    dropped = write_dropped(layout.dropped, source.dropped)
-    links = _write(given, layout, rows, listing)
+    listing = list_images(layout.raw, settings.data)
+    dropped = write_dropped(layout.dropped, found.dropped)
+    links = _write(settings, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
-    for subject, text in understood.describe(settings, layout.raw, labelled, test, dict(read), classes):
+    for subject, text in understood.describe(found.settings, layout.raw, labelled, test, dict(read), classes):
         print(f"{subject:<8}  {printable(text)}")
-    print(command.table(*summarise(rows, settings.competition.task, classes)))
+    print(command.table(*summarise(rows, task, classes)))
     print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
     _print_groups(settings, labelled)
-    notes = [pixels, *(text for subject, text in read if subject == "note")]
-    task = settings.competition.task
+    notes = [found.pixels, *(text for subject, text in read if subject == "note")]
+    known = labelled["label"].tolist()
     notes += understood.notes(labelled, submission.classes_without_images(known, classes, task), listing.empty, task)
     if test.empty:
         notes.append("No test images, so there is nothing to predict.")
     if dropped:
         notes.append(
             f"Left out, as data.flaws says, and listed in {layout.dropped.relative_to(layout.root)}: "
-            f"{len(source.dropped):,} rows: {dropped}."
+            f"{len(found.dropped):,} rows: {dropped}."
         )
-    if unlisted:
-        notes.append(f"Images in {settings.data.test_images} that are not listed, and so left out: {unlisted:,}.")
+    if found.unlisted:
+        folder = found.settings.data.test_images
+        notes.append(f"Images in {folder} that are not listed, and so left out: {found.unlisted:,}.")
     for note in filter(None, notes):
         print(f"Note: {printable(note)}")
 

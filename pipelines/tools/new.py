@@ -141,6 +141,8 @@ def _known(settings: Settings, words: command.Words) -> "Known":
 
 def _try(text: str, layout: Layout) -> str:
     """Return why the stages would refuse the TOML `text`; empty if they would not."""
+    from pipelines.dataset.division import divide
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{layout.competition}{ENDING}"
         path.write_text(text, encoding="utf-8")
@@ -148,25 +150,10 @@ def _try(text: str, layout: Layout) -> str:
         trial.data.mkdir(parents=True)
         trial.raw.symlink_to(layout.raw.absolute())
         try:
-            _read(load_settings(str(path)), trial)
+            divide(trial, load_settings(str(path)))
         except UserError as error:
             return str(error).replace(f"{folder}/", "")
     return ""
-
-
-def _read(settings: Settings, layout: Layout) -> None:
-    """Read the rows as `split` does. Raises `UserError` for what it would refuse."""
-    from pipelines.dataset import labels, meaning, pixel_tables, splits, submission, test_set
-    from pipelines.dataset.raw_data import RawData
-
-    settings, _ = pixel_tables.as_files(layout, settings)
-    source = RawData(layout.raw, settings.data, settings.split, settings.competition)
-    test, _ = test_set.test_rows(source)
-    labelled = labels.labelled_rows(source, test["path"])
-    meaning.check_labels(labelled, layout.raw, settings)
-    classes = submission.class_list(labelled["label"].tolist(), settings, layout.raw)
-    meaning.check_metric(labelled["label"].tolist(), classes, settings, settings.data.labels)
-    splits.assign(labelled, settings.split, settings.competition.task)
 
 
 if __name__ == "__main__":
