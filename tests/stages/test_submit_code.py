@@ -1,6 +1,5 @@
 """Submissions of code: `kernel`, then `submit`, with Kaggle's client against the stand-in."""
 
-import functools
 import hashlib
 import json
 import shutil
@@ -9,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.kaggle import kernel_bundle
 from pipelines.tools import kernel
-from tests.support.clients import forget, kept_client
-from tests.support.kernels import leave
+from tests.support.clients import forget
+from tests.support.kernels import leave, standin_for_kernels
 from tests.support.standin import Kernel, Lost, Standin, Status
 from tests.support.submitting import GOOD, SHA256, Trial, make_trial
 
@@ -34,14 +32,8 @@ def leave_answers(kernel: Kernel) -> None:
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
-    find = functools.cache(kernel_bundle.imported_modules)
-    with (
-        Standin(tmp_path_factory.mktemp("standin")) as started,
-        kept_client(started),
-        pytest.MonkeyPatch.context() as patch,
-    ):
+    with standin_for_kernels(tmp_path_factory.mktemp("standin")) as started:
         started.key = "0123456789abcdef"
-        patch.setattr(kernel_bundle, "imported_modules", lambda *names: dict(find(*names)))  # parsed once
         yield started
 
 

@@ -1,11 +1,19 @@
-"""The output of a kernel at the stand-in."""
+"""A stand-in for tests that push kernels, and the output of a kernel there."""
 
+import functools
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from tests.support.standin import Kernel
+import pytest
+
+from pipelines.kaggle import kernel_bundle
+from tests.support.clients import kept_client
+from tests.support.standin import Kernel, Standin
 
 NOTE = {"metric": "accuracy", "score": 0.9312, "best_epoch": 3}
 FILES = {
@@ -14,6 +22,15 @@ FILES = {
     "runs/cats/default/train.json": json.dumps(NOTE).encode(),
     "runs/cats/default/final.pt": bytes(range(256)) * 40,
 }
+
+
+@contextmanager
+def standin_for_kernels(folder: Path) -> Iterator[Standin]:
+    """Run a stand-in with one process of Kaggle's client; the modules that a kernel holds are searched for once."""
+    find = functools.cache(kernel_bundle.imported_modules)
+    with Standin(folder) as standin, kept_client(standin), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_bundle, "imported_modules", lambda *names: dict(find(*names)))
+        yield standin
 
 
 def run_id(kernel: Kernel) -> str:

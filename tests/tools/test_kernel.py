@@ -1,6 +1,5 @@
 """The tool `kernel` with Kaggle's client against the stand-in: a run on Kaggle, fetched as if it was made here."""
 
-import functools
 import hashlib
 import json
 import re
@@ -16,15 +15,14 @@ from typing import Any
 import pytest
 
 from pipelines.dataset.digits import write_digits
-from pipelines.kaggle import kernel_bundle
 from pipelines.kaggle.kernel_run import check_possible
 from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
 from pipelines.tools import kernel
 from tests.support.advice import follow
-from tests.support.clients import forget, kept_client, run_stage, shared_environment
-from tests.support.kernels import FILES, leave, run_id
+from tests.support.clients import forget, run_stage, shared_environment
+from tests.support.kernels import FILES, leave, run_id, standin_for_kernels
 from tests.support.standin import Body, Html, Kernel, Lost, Standin, Status
 
 TOML = '[data]\nlabels = "labels.csv"\nsample_submission = "sample.csv"\n'
@@ -94,13 +92,7 @@ class Trial:
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
-    find = functools.cache(kernel_bundle.imported_modules)
-    with (
-        Standin(tmp_path_factory.mktemp("standin")) as standin,
-        kept_client(standin),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(kernel_bundle, "imported_modules", lambda *names: dict(find(*names)))  # parsed once
+    with standin_for_kernels(tmp_path_factory.mktemp("standin")) as standin:
         yield standin
 
 
