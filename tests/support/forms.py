@@ -106,6 +106,11 @@ def below(folder: str, files: Files) -> Files:
     return {f"{folder}/{name}": data for name, data in files.items()}
 
 
+def divided(files: Files, train: str, test: str) -> Files:
+    """Return the first LABELLED files below the folder `train`, the others below `test`."""
+    return {f"{train if number < LABELLED else test}/{name}": data for number, (name, data) in enumerate(files.items())}
+
+
 def numbers(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Return the values beside the id column as numbers."""
     return frame.iloc[:, 1:].astype(float).to_numpy()
@@ -201,8 +206,7 @@ def _aptos() -> Made:
     files = images([f"{name}.png" for name in names], [shade(grade, 5) for grade in grades])
     train, test = names[:LABELLED], names[LABELLED:]
     return Made(
-        below("train_images", {f"{name}.png": files[f"{name}.png"] for name in train})
-        | below("test_images", {f"{name}.png": files[f"{name}.png"] for name in test})
+        divided(files, "train_images", "test_images")
         | {
             "train.csv": csv(table(list(zip(train, grades, strict=False)), "id_code", "diagnosis")),
             "test.csv": csv(table([[name] for name in test], "id_code")),
@@ -219,8 +223,7 @@ def _cassava() -> Made:
     train, test = names[:LABELLED], names[LABELLED:]
     words = {"0": "Bacterial Blight", "1": "Brown Streak", "2": "Green Mottle", "3": "Mosaic", "4": "Healthy"}
     return Made(
-        below("train_images", {name: files[name] for name in train})
-        | below("test_images", {name: files[name] for name in test})
+        divided(files, "train_images", "test_images")
         | {
             "label_num_to_disease_map.json": json.dumps(words).encode(),
             "train.csv": csv(table(list(zip(train, labels, strict=False)), "image_id", "label")),
@@ -239,8 +242,7 @@ def _dogs() -> Made:
     files = images([f"{name}.jpg" for name in names], [shade(DOGS.index(label), 6) for label in labels])
     train, test = names[:LABELLED], names[LABELLED:]
     return Made(
-        below("train", {f"{name}.jpg": files[f"{name}.jpg"] for name in train})
-        | below("test", {f"{name}.jpg": files[f"{name}.jpg"] for name in test})
+        divided(files, "train", "test")
         | {
             "labels.csv": csv(table(list(zip(train, labels, strict=False)), "id", "breed")),
             "sample_submission.csv": csv(table([[name, *[1 / 6] * 6] for name in test], "id", *DOGS)),
@@ -334,10 +336,7 @@ def _iwildcam() -> Made:
     }
     test = {"images": entries[LABELLED:], "categories": train["categories"], "info": train["info"]}
     return Made(
-        {
-            f"{'train' if number < LABELLED else 'test'}/{name}": data
-            for number, (name, data) in enumerate(files.items())
-        }
+        divided(files, "train", "test")
         | {
             "iwildcam2020_train_annotations.json": json.dumps(train).encode(),
             "iwildcam2020_test_information.json": json.dumps(test).encode(),
@@ -406,10 +405,7 @@ def _petfinder() -> Made:
     files = images([f"{name}.jpg" for name in names], [value / 100 for value in values])
     rows = list(zip(names, flags, values, strict=True))
     return Made(
-        {
-            f"{'train' if number < LABELLED else 'test'}/{name}": data
-            for number, (name, data) in enumerate(files.items())
-        }
+        divided(files, "train", "test")
         | {
             "train.csv": csv(table([[n, *some, v] for n, some, v in rows[:LABELLED]], "Id", *PET_FLAGS, "Pawpularity")),
             "test.csv": csv(table([[n, *some] for n, some, _ in rows[LABELLED:]], "Id", *PET_FLAGS)),
@@ -450,8 +446,7 @@ def _apples_2021() -> Made:
     files = images(names, [shades[label] for label in labels])
     train, test = names[:LABELLED], names[LABELLED:]
     return Made(
-        below("train_images", {name: files[name] for name in train})
-        | below("test_images", {name: files[name] for name in test})
+        divided(files, "train_images", "test_images")
         | {
             "train.csv": csv(table(list(zip(train, labels, strict=False)), "image", "labels")),
             "sample_submission.csv": csv(table([[name, "healthy"] for name in test], "image", "labels")),
