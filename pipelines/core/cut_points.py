@@ -1,6 +1,6 @@
 """Cut points between ordered grades that maximise the quadratic weighted kappa of rounded predictions.
 
-The distance of two grades is that of their places in the list of grades.  With the places a of the targets (mean m) and
+The distance of two grades is the distance of their places in the list.  With the places a of the targets (mean m) and
 b of the answers, the kappa is 2 Σ (a - m) b / Σ (a² + b² - 2 m b), a ratio of sums over images.  So W. Dinkelbach's
 method (Management Science 13, 1967) finds the greatest ratio: it maximises the difference of the upper sum and a
 multiple of the lower one.  For this a dynamic programme over the sorted predictions finds the best cut points.  The

@@ -214,7 +214,7 @@ def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated
     classes: the classes or labels, or the names of the numbers.  seen: targets, as `encode` returns them, that say
     which numbers occur; those of the training rows, for an honest score.  calibrated: as `predict` scores, with a
     temperature.
-    Raises `UserError` where the positive class is none of them, or classes are no grades.
+    Raises `UserError` if the positive class is not among them, or if a class is not a grade.
     """
     competition, predict, several = settings.competition, settings.predict, settings.competition.task == SEVERAL_LABELS
     metric, numbers = make_metric(competition, classes), competition.task == NUMBERS

@@ -186,7 +186,7 @@ def spearman(predicted: Array, targets: Array) -> float:
     return _over_columns(lambda *pair: correlation(*map(rankdata, pair)), predicted, targets)
 
 
-# The parts of which scores and intervals are made
+# Parts of scores and intervals
 
 
 def counts(predicted: Array, targets: Array, classes: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Thresholds of several labels that maximise an F-beta score on given predictions.
 
 A label is given to an image where its probability is above the threshold.  F-beta is
-(1 + b²) TP / (n + b² P), for n given and P true labels of which TP agree; it is 0 where there are neither.
+(1 + b²) TP / (n + b² P), for n given and P true labels, with TP in common; it is 0 if there are no labels at all.
 
 The score changes only where a threshold passes a prediction, so sorted predictions hold all candidates:
 - macro (mean over labels), samples (mean over images) and micro (all together) with one threshold: exact;

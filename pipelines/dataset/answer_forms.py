@@ -107,7 +107,7 @@ def _header_of_labels(settings: Settings, raw: Path, texts: Sequence[str]) -> tu
 
 
 def label_order(cells: Sequence[str], separator: str, texts: Sequence[str]) -> list[int]:
-    """Return the places of `texts` in an order that agrees with that of the parts of `cells`.
+    """Return the places of `texts`, in the order that the parts of `cells` have.
 
     It is the order of `texts` if this agrees, and also where the cells contradict each other; else that of their
     numbers, if they are numbers, or any other.

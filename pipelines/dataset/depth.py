@@ -30,7 +30,7 @@ class Depth:
 
     white: of a grey image of more than 8 bits, the white that its file states; 0: none. maxval: of a PGM, the value
     that Pillow has scaled to 65535. colours: several channels of more than 8 bits; Pillow reads the upper 8 bits.
-    samples: the channels of a TIFF, some of which Pillow may leave out; 0: as Pillow has them.
+    samples: the channels of a TIFF; Pillow may leave some out. 0: as Pillow has them.
     """
 
     bits: int = 8

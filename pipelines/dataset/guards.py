@@ -289,7 +289,7 @@ def _probability(known: Known) -> Changes:
 
 
 def lists_in(cells: Sequence[str], texts: Sequence[str]) -> tuple[str, set[int]] | None:
-    """Return the separator of cells of several labels, at least half of which are known, and the sizes of the cells."""
+    """Return the separator of cells of several labels (at least half must be known), and the sizes of the cells."""
     known = set(texts)
     for separator in (*SEPARATORS, *RARE_SEPARATORS):
         lists = [[part.strip() for part in cell.split(separator)] for cell in cells if cell not in known]

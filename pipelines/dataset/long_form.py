@@ -79,7 +79,7 @@ def _targets_of_all(texts: Sequence[str], form: str) -> list[str]:
 
 
 def long_form_of(texts: Sequence[str], is_image: Callable[[str], bool]) -> str:
-    """Return the long form of row ids that are pairs of images and targets; an empty text if they are none."""
+    """Return the long form of row ids that are pairs of images and targets; an empty text for other ids."""
     for between in ("_", "-", ":", "/", "|", ".", " "):
         for form in (f"{ID}{between}{TARGET}", f"{TARGET}{between}{ID}"):
             if not all(between in text for text in texts) or not _targets_of_all(texts, form):

@@ -237,7 +237,7 @@ def _lists(separator: str, settings: Settings, raw: Path) -> dict[str, Any]:
 
 
 def _never_split(rows: pd.DataFrame, counts: Count, settings: Settings, raw: Path) -> str:
-    """Return what is wrong with several labels of which no image has two, or an empty text."""
+    """Return what is wrong if no image has two labels, or an empty text."""
     given = settings.data.label_separator
     if not given or not counts or any(JOINT in text for text in rows["label"].tolist()):
         return ""

@@ -260,7 +260,7 @@ def _look_at_numbers(answers: Answers, values: pd.DataFrame, keys: pd.DataFrame)
 
 
 def _numbers(values: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return the cells as numbers, NaN for those that are none, (N, columns)."""
+    """Return the cells as numbers, (N, columns); NaN for a cell that is no number."""
     cells = pd.Series(values.to_numpy(dtype=object).ravel(), dtype=object)
     return pd.to_numeric(cells, errors="coerce").to_numpy(np.float64).reshape(values.shape)
 

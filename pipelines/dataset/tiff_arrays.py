@@ -1,4 +1,4 @@
-"""Read TIFFs of two, four and more channels, of which Pillow leaves some out; without torch, as `images`."""
+"""Read TIFFs of two, four and more channels: Pillow leaves some out. Without torch, as `images`."""
 
 import io
 import zlib

@@ -142,7 +142,7 @@ def merge(settings: Settings, changes: Mapping[str, Any], where: str) -> Setting
 
 
 def overlay(settings: Settings, changes: Mapping[str, Any], where: str) -> Settings:
-    """Return `settings` with `changes`, each of which is checked by itself."""
+    """Return `settings` with `changes`, each checked by itself."""
     sections: dict[str, Any] = {}
     problems = []
     for name, values in changes.items():

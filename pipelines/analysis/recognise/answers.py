@@ -56,7 +56,7 @@ class Answer:
 
     @cached_property
     def words(self) -> set[str]:
-        """The texts that may be labels: those of cells of numbers with decimals are none."""
+        """The texts that may be labels. Numbers with decimals are left out."""
         return set() if self.is_decimal else {*self.filled, *(word for value in self.filled for word in value.split())}
 
 
@@ -85,7 +85,7 @@ def words_of(labels: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
 
     Empty unless each label has a column of its own.
     """
-    pairs = zip(min(columns, default=""), max(columns, default=""), strict=False)  # all share what these two begin with
+    pairs = zip(min(columns, default=""), max(columns, default=""), strict=False)  # all share their beginning
     start = re.sub(r"\d+$", "", "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
     by_form = {loose_form(column): column for column in columns}
     by_end = {loose_form(column.removeprefix(start)): column for column in columns}

@@ -155,7 +155,7 @@ def positive_of(target: Target, answer: Answer) -> tuple[str, str]:
     wanted = " ".join(answer.columns).casefold()
     if len(found := [label for label in labels if label.casefold() in wanted]) == 1:
         return found[0], "the sample's column is named after it"
-    first, last = (labels[1], labels[0]) if labels[0].casefold() == "fake" else labels  # forgeries are what is sought
+    first, last = (labels[1], labels[0]) if labels[0].casefold() == "fake" else labels  # the forgeries count
     return last, f"a guess: the data do not say whether {last!r} or {first!r} is meant"
 
 
