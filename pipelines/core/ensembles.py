@@ -41,12 +41,12 @@ def combine(members: Sequence[Tensor], weights: Sequence[float], task: str, by_r
     if not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
         raise ValueError(f"weights must not be negative, and one must be above 0: {weights}")
     shares /= shares.sum()
-    if by_rank:
-        total = np.zeros(tuple(members[0].shape))
-        for member, share in zip(members, shares, strict=True):
-            total += share * _fractions(member, task, None)
-        return _as_predictions(total, task)
     result = torch.empty(members[0].shape)
+    if by_rank:
+        for column in range(result.shape[1]):
+            total = sum(share * _ranked(member, task, column) for member, share in zip(members, shares, strict=True))
+            result[:, column] = _as_predictions(total, task)
+        return result
     for rows in _parts(members[0]):
         result[rows] = _mean([member[rows].double() for member in members], shares, task).float()
     return result
@@ -58,29 +58,28 @@ def ranks(predictions: Tensor, task: str, groups: Array | None = None) -> Tensor
     Equal values share their mean rank.  Two classes are ranked by their ratio, so that their ranks add up to 1.
     groups: of each row, (N,); each is ranked by itself, as predictions of different networks are not comparable.
     """
-    return _as_predictions(_fractions(predictions, task, groups), task)
+    columns = [_as_predictions(_ranked(predictions, task, column, groups), task) for column in range(len(predictions.T))]
+    return torch.stack(columns, dim=1)
 
 
-def _fractions(predictions: Tensor, task: str, groups: Array | None) -> Array:
+def _ranked(predictions: Tensor, task: str, column: int, groups: Array | None = None) -> Array:
+    """Return the ranks of a column, over N + 1, float64 (N,)."""
     from scipy.stats import rankdata
 
-    values = predictions.numpy()
-    two = task == ONE_CLASS and values.shape[1] == 2
-    found = np.empty(values.shape)
-    everyone = [np.arange(len(values))]
-    for rows in everyone if groups is None else [np.flatnonzero(groups == group) for group in np.unique(groups)]:
-        for column in range(1 if two else values.shape[1]):
-            some = values[rows, column].astype(np.float64)
-            if two:  # the difference has more digits than a probability near 1
-                some -= values[rows, 1]
-            found[rows, column] = rankdata(some) / (len(rows) + 1)
-    if two:
-        found[:, 1] = 1 - found[:, 0]
+    values = predictions[:, column].double().numpy()
+    if task == ONE_CLASS and predictions.shape[1] == 2:
+        values = values - predictions[:, 1 - column].double().numpy()  # it has more digits than a probability near 1
+    if groups is None:
+        return np.asarray(rankdata(values) / (len(values) + 1))
+    found = np.empty(len(values))
+    for group in np.unique(groups):
+        rows = groups == group
+        found[rows] = rankdata(values[rows]) / (rows.sum() + 1)
     return found
 
 
-def _as_predictions(fractions: Array, task: str) -> Tensor:
-    return torch.from_numpy(np.log(fractions) if task == ONE_CLASS else fractions).float()
+def _as_predictions(ranked: Array, task: str) -> Tensor:
+    return torch.from_numpy(np.log(ranked) if task == ONE_CLASS else ranked).float()
 
 
 def _mean(members: Sequence[Tensor], shares: Array, task: str) -> Tensor:
