@@ -58,7 +58,9 @@ def ranks(predictions: Tensor, task: str, groups: Array | None = None) -> Tensor
     Equal values share their mean rank.  Two classes are ranked by their ratio, so that their ranks add up to 1.
     groups: of each row, (N,); each is ranked by itself, as predictions of different networks are not comparable.
     """
-    columns = [_as_predictions(_ranked(predictions, task, column, groups), task) for column in range(len(predictions.T))]
+    columns = [
+        _as_predictions(_ranked(predictions, task, column, groups), task) for column in range(len(predictions.T))
+    ]
     return torch.stack(columns, dim=1)
 
 
