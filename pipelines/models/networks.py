@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.models import timm_models
 from pipelines.models.first_layer import take_channels
 from pipelines.models.published import AUXILIARY_HEADS, classifiers
+from pipelines.models.timm_models import PREFIX, is_timm
 from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 
@@ -16,18 +18,24 @@ WHITENING_EPSILON = 5e-4  # added to the variances: avoids amplifying directions
 OWN_MODELS = ("convnet", "resnet18-small")
 
 
-def build_model(settings: ModelSettings, classes: int, channels: int = 3) -> nn.Module:
-    """Return a random network, images (N, C, H, W) to logits (N, classes).  Raises `UserError` for an unknown name."""
+def build_model(settings: ModelSettings, classes: int, channels: int = 3, size: int = 32) -> nn.Module:
+    """Return a random network, images (N, C, size, size) to logits (N, classes).
+
+    Raises `UserError` for an unknown name.
+    """
     if settings.name == "convnet":
         return ConvNet(settings, classes, channels)
     if settings.name == "resnet18-small":
         return _resnet18_small(classes, channels)
+    if is_timm(settings.name):
+        return timm_models.create(settings.name, channels, size, classes)
     from torchvision import models  # takes a second to import, and the ConvNet does not need it
 
     if settings.name not in classifiers():
         known = [*OWN_MODELS, *classifiers()]
         hint = did_you_mean(settings.name, known)
-        raise UserError(f"model.name is {settings.name!r}.{hint} Valid: {', '.join(known)}.")
+        valid = f"Valid: {', '.join(known)}; or {PREFIX}<name>, a network of timm."
+        raise UserError(f"model.name is {settings.name!r}.{hint} {valid}")
     # With auxiliary heads, the output in training mode would be a tuple instead of logits.
     options = {"aux_logits": False, "init_weights": True} if settings.name in AUXILIARY_HEADS else {}
     model: nn.Module = models.get_model(settings.name, weights=None, num_classes=classes, **options)

@@ -103,7 +103,8 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
     elif settings.model.label_map == then.model.label_map:
         settings = merge(settings, {"model": {"label_map_sha256": then.model.label_map_sha256}}, "model")
     image = then.input
-    return with_input(settings, size=image.size, mean=image.mean, std=image.std, resize=image.resize)
+    keys = ("size", "mean", "std", "resize", "interpolation")
+    return with_input(settings, **{key: getattr(image, key) for key in keys})
 
 
 def with_label_map(settings: Settings) -> Settings:

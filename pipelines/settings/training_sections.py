@@ -21,6 +21,9 @@ class InputSettings(Section):
     resize: int = option(
         0, "photos: shorter side before the centre crop; 0: from the weights, or size (8/7 size with crops)", minimum=0
     )
+    interpolation: Literal["", "bilinear", "bicubic"] = option(
+        "", "resizing of images; empty: from the weights of timm, or bilinear"
+    )
     channels: int = option(3, "number of channels; 3: colour, as grey images become too", minimum=1, maximum=64)
     mean: tuple[float, ...] = option((), "mean of each channel (0 to 1) to subtract; empty: from the weights, or 0.5")
     std: tuple[float, ...] = option((), "standard deviation of each channel; empty: from the weights, or 0.25", above=0)
@@ -70,7 +73,8 @@ class ModelSettings(Section):
 
     name: str = option(
         "convnet",
-        "convnet, resnet18-small (3x3 stem) or a torchvision classifier; with weights several: resnet34+vgg16",
+        "convnet, resnet18-small (3x3 stem), a torchvision classifier or timm/<name>; with weights several: "
+        "resnet34+timm/vit_tiny_patch16_224",
     )
     widths: tuple[int, ...] = option((64, 128, 256), "convnet: channels of each block; a block halves the image side")
     depth: tuple[int, ...] = option((2,), "convnet: convolutions of each block; one number: of every block", minimum=1)
@@ -81,7 +85,9 @@ class ModelSettings(Section):
     norm_scales: bool = option(True, "convnet: batch norms have a trainable scale besides their bias")
     dropout: float = option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
     weights: str = option(
-        "", "pretrained weights: a torchvision name (IMAGENET1K_V1) or file; several networks: one+each; empty: none"
+        "",
+        "pretrained weights: a torchvision name (IMAGENET1K_V1), DEFAULT (of timm: those of model.name) or a file; "
+        "several networks: one+each; empty: none",
     )
     weights_sha256: str = option("", "expected SHA-256 of the weights file (one+each); empty: not checked")
     pretrained: bool = option(True, "false: same network, random weights, for comparison; [finetune] is then ignored")
