@@ -59,6 +59,21 @@ def of_calls(score: Callable[..., float]) -> Callable[..., Bounds]:
     return interval
 
 
+def error_of_difference(score: Callable[[Array, Array], float], first: Array, second: Array, targets: Array) -> float:
+    """Return the standard error of the difference of two scores of the same images, of which each resample scores both.
+
+    first, second: predictions, row by row.  NaN if fewer than two resamples have both scores.
+    """
+    images = len(targets)
+    generator = np.random.default_rng(RESAMPLING_SEED)
+    found = []
+    for _ in range(resamples(images, 40 * max(1, first[0].size) + 200_000 / images)):
+        rows = generator.integers(images, size=images)
+        found.append(score(first[rows], targets[rows]) - score(second[rows], targets[rows]))
+    known = np.array([each for each in found if not math.isnan(each)])
+    return float(known.std(ddof=1)) if len(known) > 1 else math.nan
+
+
 def _of_sums(rows: Callable[..., Array], value: Callable[..., Array]) -> Callable[..., Bounds]:
     """Return the interval of a score that is a `value` of the sums (B, S) of `rows` (N, S) over the images."""
 
