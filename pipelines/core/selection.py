@@ -175,11 +175,11 @@ def estimate(candidates: Candidates, parts: Array, rounds: int = ROUNDS, watch: 
         rows = candidates.select(mine)
         predictions[mine] = rows.mix(chosen.weights)
         by_best[mine] = rows.members[best[-1]]
-    gain = gain_of(candidates, predictions, candidates.mix(candidates.equal))
+    gain = gain_of(candidates, predictions, candidates.mix(candidates.equal), watch)
     return Estimate(gain, tuple(by_part), predictions, tuple(best), by_best)
 
 
-def gain_of(candidates: Candidates, better: Tensor, than: Tensor) -> Gain:
+def gain_of(candidates: Candidates, better: Tensor, than: Tensor, watch: Watch = unwatched) -> Gain:
     """Return how much better the predictions `better` score than the predictions `than` of the same rows.
 
     Its standard error is that of the paired bootstrap over the images: both score the same resamples, by the
@@ -192,7 +192,7 @@ def gain_of(candidates: Candidates, better: Tensor, than: Tensor) -> Gain:
         compared.append(judge.compared(judge.cross_fit(kept, targets), kept, targets))
     (first, known), (second, _) = compared
     difference = judge.metric.score(first, known) - judge.metric.score(second, known)
-    error = bootstrap.error_of_difference(judge.metric.score, first, second, known)
+    error = bootstrap.error_of_difference(judge.metric.score, (first, second), known, watch)
     return Gain(difference if judge.higher_is_better else -difference, error)
 
 
