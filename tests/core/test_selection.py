@@ -230,7 +230,7 @@ def test_correlations_of_errors() -> None:
     assert found[0, 1] == pytest.approx(1) and abs(found[0, 2]) < 0.3
     assert found == pytest.approx(found.T, abs=1e-12)
     wrong = [1 - each.exp().numpy()[np.arange(200), targets] for each in (first, other)]
-    assert found[0, 2] == pytest.approx(np.corrcoef(*wrong)[0, 1], abs=1e-6)
+    assert found[0, 2] == pytest.approx(np.corrcoef(np.stack(wrong))[0, 1], abs=1e-6)
 
 
 def test_correlations_leave_out_unknown_numbers_and_constant_errors() -> None:
