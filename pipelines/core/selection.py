@@ -23,6 +23,7 @@ from torch import Tensor
 from pipelines.core import bootstrap
 from pipelines.core.choices import PARTS
 from pipelines.core.decide import Judge
+from pipelines.core.ensembles import combine
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS
 from pipelines.system.watch import Watch, unwatched
 
@@ -75,11 +76,7 @@ class Candidates:
 
     def mix(self, weights: Sequence[float]) -> Tensor:
         """Return the predictions of the members' weighted mean, float32 (N, ·)."""
-        total = torch.zeros_like(self.members[0], dtype=torch.float64)
-        for weight, member in zip(weights, self.members, strict=True):
-            if weight:
-                total += weight * (member.double().exp() if self.judge.task == ONE_CLASS else member.double())
-        return _predictions(total, self.judge.task).float()
+        return combine(self.members, weights, self.judge.task)
 
     def score(self, predictions: Tensor) -> float:
         """Return the official score, with choices that are made for each row from others; NaN if it is undefined."""
