@@ -20,20 +20,27 @@ from pipelines.system.watch import Watch
 
 
 def report(
-    run: RunLayout, settings: Settings, images: ImageSet, judge: Judge, found: Validation, by: str = "best.pt"
+    run: RunLayout,
+    settings: Settings,
+    images: ImageSet,
+    judge: Judge,
+    found: Validation,
+    by: tuple[str, str] = ("best.pt", "valid"),
 ) -> tuple[dict[str, Any], list[str]]:
-    """Write and draw the predictions of the validation `images`.
+    """Write and draw the predictions of labelled `images` that are not trained on.
 
-    by: what has predicted them.  Return the score and what was chosen, for the note, and lines for the screen.
+    by: what has predicted them, and what they are.  Return the score and what was chosen, for the note, and lines for
+    the screen.
     """
+    who, what = by
     said = [judge.describe(found.choice, images.classes, len(images))]
     results = Results(images, found.predicted, found.decided, found.of_label, found.thresholds)
     write_valid_predictions(run.valid_predictions, results)
-    title = f"{settings.name}, run {run.folder.name}: valid {judge.name} {found.score:.4f} on {len(images):,} images"
+    title = f"{settings.name}, run {run.folder.name}: {what} {judge.name} {found.score:.4f} on {len(images):,} images"
     drawn = draw_results(run, settings, results, title)
     how = how_fitted(found.choice)
     sure = uncertainty(found.bounds, len(images))
-    said += [f"{by}, valid {judge.name} as predicted here{how}: {found.score:.4f}{sure}"]
+    said += [f"{who}, {what} {judge.name} as predicted here{how}: {found.score:.4f}{sure}"]
     said += [f"Note: {note}" for note in found.notes]
     said += [f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}"]
     said += [table(drawn.headings, drawn.rows)] if drawn.rows else []
