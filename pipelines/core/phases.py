@@ -1,14 +1,13 @@
 """The phases of a training: which parts of a network train, on which batches, at which learning rate."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 from pipelines.core import engine
+from pipelines.core.averages import make_average
 from pipelines.core.decide import Judge
 from pipelines.core.optim import make_optimizer, make_schedule
 from pipelines.core.tasks import Task
@@ -82,9 +81,7 @@ def make_learner(
         if phase.cached:
             model, hardware = network.top, exact(hardware)
             views = engine.feature_views(len(views_of(settings)))
-    averaged = None
-    if train.ema_decay:
-        averaged = AveragedModel(model, multi_avg_fn=_averaging(train.ema_decay), use_buffers=True)
+    averaged = make_average(model, train, phase.first - 1)
     if settings.hardware.compile_training:
         model.compile()  # in place, so that the names of its weights stay
     return engine.Learner(
@@ -98,20 +95,6 @@ def make_learner(
         clip_norm=train.clip_norm,
         views=views,
     )
-
-
-def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update of an exponential moving average.  Integers are copied: an average would be rounded."""
-    update = get_ema_multi_avg_fn(decay)
-
-    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Any) -> None:
-        if averaged[0].is_floating_point():  # tensors come grouped by type
-            update(averaged, current, steps)
-        else:
-            for mine, newest in zip(averaged, current, strict=True):
-                mine.copy_(newest)
-
-    return average
 
 
 def exact(hardware: Hardware) -> Hardware:

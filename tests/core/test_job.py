@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "schedule": ("train.schedule=cosine", "train.warmup_epochs=1.5", "train.weight_decay=1e-3"),
     "adam, clipping": ("train.optimizer=adam", "train.lr=0.01", "train.clip_norm=0.5"),
     "averaged weights": ("train.ema_decay=0.8",),
+    "lookahead": ("train.lookahead=2", "train.schedule=linear", "train.lr_end=0.1", "model.activation=silu"),
     "dropout": ("model.dropout=0.5",),
     "augmentation": (*VARIED, "augment.crop_scale=[0.5, 1.0]", "train.label_smoothing=0.1"),
     "mixup": ("augment.mixup=0.4", "model.dropout=0.3"),
@@ -79,6 +80,7 @@ FINE_TUNING: dict[str, tuple[str, ...]] = {
     "the head on images": ("finetune.frozen_stages=-1", "features.cached=false", "augment.flip=true"),
     "the head first": ("finetune.head_epochs=1", "finetune.head_lr=0.3", "train.schedule=cosine", "train.lr=0.01"),
     "the head for two epochs": ("finetune.head_epochs=2", "train.ema_decay=0.8", "train.lr=0.01"),
+    "the head first, lookahead": ("finetune.head_epochs=1", "train.lookahead=2", "train.lr=0.01"),
 }
 
 
