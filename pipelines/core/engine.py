@@ -61,7 +61,7 @@ class Learner:
     """A network with its optimiser and schedule, its task and the judge of its validation scores.
 
     The schedule's rate is multiplied by the `lr_share` of each parameter group.  averaged: the average of
-    the weights, if there is one.  views: averaged in validation.
+    the weights, if there is one.  views: averaged in validation.  before_epoch: called with the number of each epoch.
     """
 
     model: nn.Module
@@ -73,6 +73,7 @@ class Learner:
     averaged: Average | None = None
     clip_norm: float = 0.0
     views: tuple[View, ...] = (unchanged,)
+    before_epoch: Callable[[int], None] = lambda epoch: None
 
     @property
     def result(self) -> nn.Module:
@@ -93,6 +94,7 @@ def fit(
         raise ValueError(f"{len(shared)} images are in both training and validation set, such as id {min(shared)!r}")
     for epoch in epochs:
         torch.manual_seed(derive_seed(seed, "network", epoch))
+        learner.before_epoch(epoch)
         started = time.perf_counter()
         loss, lr = _train_epoch(learner, train, epoch)
         images_per_second = len(train) / (time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """The phases of a training: which parts of a network train, on which batches, at which learning rate."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import BatchSource, Loading
 from pipelines.models.device import Hardware
 from pipelines.models.features import FeatureBatches, Features, compute_features, views_of
+from pipelines.models.networks import whitening_of
 from pipelines.models.transfer import WHOLE, FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.watch import Watch, unwatched
@@ -94,7 +96,14 @@ def make_learner(
         averaged,
         clip_norm=train.clip_norm,
         views=views,
+        before_epoch=partial(_choose_biases, network, settings.model.whitening_epochs or train.epochs),
     )
+
+
+def _choose_biases(network: nn.Module, learning: int, epoch: int) -> None:
+    """Let the biases of a whitening layer learn in the first epochs, `learning`, and fix them after."""
+    if whitening := whitening_of(network):
+        whitening.convolution.bias.requires_grad_(epoch <= learning)  # type: ignore[union-attr]
 
 
 def exact(hardware: Hardware) -> Hardware:

@@ -77,6 +77,9 @@ class ModelSettings(Section):
     whitening: int = option(
         0, "convnet: kernel side of a frozen, whitening first layer (arXiv 2404.00498); 0: none", minimum=0, maximum=5
     )
+    whitening_epochs: int = option(
+        0, "convnet: first epochs, in which the biases of that layer learn; fixed, they save time; 0: all", minimum=0
+    )
     identity_start: bool = option(False, "convnet: initialise convolutions as the identity (Dirac initialisation)")
     norm_momentum: float = option(
         0.1, "convnet: share of the newest batch in the running statistics of its norms", above=0, maximum=1

@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, ...]] = {
         *("train.optimizer=muon", "train.momentum=0.6", "train.bias_lr=0.05", "train.output_lr=0.01"),
         *("train.weight_decay=1e-3", "model.whitening=2", "model.identity_start=true", "model.norm_scales=false"),
         *("augment.alternating_flip=true", "augment.sizes=[4, 6, 8]", "train.ema_decay=0.8"),
+        "model.whitening_epochs=1",
     ),
     "photos": ("input.source=photos", "augment.mixup=0.4", "model.dropout=0.3", "augment.crop_scale=[0.5, 1.0]"),
     "photos, worker": ("input.source=photos", "hardware.workers=1", "augment.cutmix=1.0", "model.dropout=0.3"),
