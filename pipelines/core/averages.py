@@ -32,7 +32,7 @@ class Average(AveragedModel):
 
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Any) -> None:
         if averaged[0].is_floating_point():  # tensors come grouped by type
-            get_ema_multi_avg_fn(self.decay)(averaged, current, steps)  # type: ignore[no-untyped-call]
+            get_ema_multi_avg_fn(self.decay)(averaged, current, steps)
         else:
             for mine, newest in zip(averaged, current, strict=True):
                 mine.copy_(newest)

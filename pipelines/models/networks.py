@@ -102,7 +102,8 @@ class Whitening(nn.Module):
         nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.activation(self.convolution(images))  # type: ignore[no-any-return]
+        whitened: Tensor = self.activation(self.convolution(images))
+        return whitened
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:

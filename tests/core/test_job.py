@@ -179,6 +179,14 @@ def test_averaging_keeps_both_weights_and_plain_training_one(tiny: Tiny) -> None
     assert not same(saved.training["model"], saved.weights)
 
 
+@pytest.mark.parametrize("learning", [0, 1])
+def test_the_biases_of_a_whitening_layer_learn_in_their_epochs(tiny: Tiny, learning: int) -> None:
+    job = tiny.job("model.whitening=2", f"model.whitening_epochs={learning}")
+    biases = [checkpoint.load(job.files.last).weights["stem.convolution.bias"] for _ in tiny.run(job)]
+    assert biases[0].all()
+    assert [torch.equal(bias, biases[0]) for bias in biases] == [True, bool(learning), bool(learning)]
+
+
 @pytest.mark.parametrize("case", ["mixup", "photos"])
 def test_the_same_seed_gives_the_same_history_and_another_seed_another(tiny: Tiny, case: str) -> None:
     first, same_seed, other = (

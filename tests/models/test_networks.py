@@ -74,8 +74,8 @@ def test_running_statistics_follow_as_fast_as_told() -> None:
     model = build_model(ModelSettings(widths=(8,), norm_momentum=0.4), 3).train()
     images = torch.rand(4, 3, 8, 8)
     model(images)
-    seen = model.stem[0](images)  # type: ignore[index]
-    assert torch.allclose(model.stem[1].running_mean, 0.4 * seen.mean(dim=(0, 2, 3)), atol=1e-6)  # type: ignore[index]
+    convolution, norm, _ = model.stem  # type: ignore[misc]
+    assert torch.allclose(norm.running_mean, 0.4 * convolution(images).mean(dim=(0, 2, 3)), atol=1e-6)
 
 
 def test_at_first_convolutions_copy_their_inputs() -> None:
