@@ -12,7 +12,6 @@ from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
-WHITENING_EPSILON = 5e-4  # added to the variances: avoids amplifying directions of almost no variance
 OWN_MODELS = ("convnet", "resnet18-small")
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU}
 
@@ -106,8 +105,11 @@ class Whitening(nn.Module):
         return whitened
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Tensor]) -> None:
-        """Compute the filters, in float64 on the CPU, from all patches of `batches`, float (N, C, H, W)."""
+    def fit(self, batches: Iterable[Tensor], epsilon: float = 5e-4) -> None:
+        """Compute the filters, in float64 on the CPU, from all patches of `batches`, float (N, C, H, W).
+
+        epsilon: added to the variances, so that directions of almost no variance are not amplified.
+        """
         side, channels = self.convolution.kernel_size[0], self.convolution.in_channels
         products, count = torch.zeros(channels * side**2, channels * side**2, dtype=torch.float64), 0
         for images in batches:
@@ -115,7 +117,7 @@ class Whitening(nn.Module):
             products += torch.einsum("nip,njp->ij", patches, patches)
             count += len(patches) * patches.shape[2]
         variances, components = torch.linalg.eigh(products / count)
-        filters = (components / (variances + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
+        filters = (components / (variances + epsilon).sqrt()).T.flip(0)  # largest variance first
         # An eigenvector's sign is arbitrary: make its largest entry positive, so that every library gives the same.
         filters = filters * filters.gather(1, filters.abs().argmax(dim=1, keepdim=True)).sign()
         filters = filters.reshape(-1, channels, side, side)

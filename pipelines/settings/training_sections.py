@@ -77,6 +77,9 @@ class ModelSettings(Section):
     whitening: int = option(
         0, "convnet: kernel side of a frozen, whitening first layer (arXiv 2404.00498); 0: none", minimum=0, maximum=5
     )
+    whitening_epsilon: float = option(
+        5e-4, "convnet: variance added in whitening; more leaves the noise of JPEG images weaker", above=0
+    )
     whitening_epochs: int = option(
         0, "convnet: first epochs, in which the biases of that layer learn; fixed, they save time; 0: all", minimum=0
     )
