@@ -14,6 +14,9 @@ class PredictSettings(Section):
     """How test images are predicted. A run does not depend on it: one run can be predicted in several ways."""
 
     checkpoint: Literal["final", "best"] = option("final", "final: retrained on all labelled rows; best: by validation")
+    members: Literal["folds", "final", "both"] = option(
+        "folds", "fold sets: average the networks of the folds; final: the one retrained on all rows; both: all of them"
+    )
     mirror: bool = option(False, "average predictions over an image and its mirror (cached features: over all views)")
     shift: int = option(0, "average predictions over shifts by this number of pixels; 0: off", minimum=0)
     batch_size: int = option(128, "number of images in a batch", minimum=1)
