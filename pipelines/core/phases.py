@@ -18,6 +18,7 @@ from pipelines.dataset.loading import BatchSource, Loading
 from pipelines.models.device import Hardware
 from pipelines.models.features import FeatureBatches, Features, compute_features, views_of
 from pipelines.models.networks import whitening_of
+from pipelines.models.side_by_side import lay_side_by_side
 from pipelines.models.transfer import WHOLE, FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.watch import Watch, unwatched
@@ -55,7 +56,7 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
         return []
     rows = []
     for phase in phases(settings):
-        _freeze(network, settings, phase)
+        freeze(network, settings, phase)
         for part in network.parts(settings.tuning.backbone_lr):
             trains = part.lr_share > 0
             row = {"epochs": f"{phase.first}-{phase.last}", "part": part.name, "parameters": part.parameters}
@@ -64,7 +65,8 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
     return rows
 
 
-def _freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:
+def freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:
+    """Freeze the parts of `network` that do not train in `phase`."""
     network.freeze(WHOLE if phase.head_only else settings.tuning.frozen_stages, settings.tuning.freeze_norms)
 
 
@@ -78,11 +80,12 @@ def make_learner(
     views: tuple[engine.View, ...] = (engine.unchanged,)
     pretrained: list[nn.Parameter] = []
     if isinstance(network, FineTuned):
-        _freeze(network, settings, phase)
+        freeze(network, settings, phase)
         pretrained = list(network.pretrained_parameters()) if settings.model.pretrained else []
         if phase.cached:
             model, hardware = network.top, exact(hardware)
             views = engine.feature_views(len(views_of(settings)))
+    lay_side_by_side(model, hardware.side_by_side)
     averaged = make_average(model, train, phase.first - 1)
     if settings.hardware.compile_training:
         model.compile()  # in place, so that the names of its weights stay
