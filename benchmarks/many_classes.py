@@ -120,9 +120,8 @@ def _now(sends: str, size: Size) -> Cost:
         task, hardware, head = make_task(settings, names, {}), choose_hardware(settings.hardware), _head(size.classes)
         views = (engine.unchanged,)
         valid = Predictor(head, _source(size.valid, settings, labels.tolist()), task, hardware, views)
-        found = validate(
-            judge, judge, labels, ((places, each[0]) for places, each in blocks([valid], [folder])), folder
-        )
+        of_valid = ((places, block) for places, (block,) in blocks([valid], [folder]))
+        found = validate(judge, judge, labels, of_valid, folder)
         test = Predictor(head, _source(size.test, settings), task, hardware, views)
         answers = Rows(size.test, folder)
         for places, (block,) in blocks([test], [folder]):

@@ -58,10 +58,8 @@ def ranks(predictions: Tensor, task: str, groups: Array | None = None) -> Tensor
     Equal values share their mean rank.  Two classes are ranked by their ratio, so that their ranks add up to 1.
     groups: of each row, (N,); each is ranked by itself, as predictions of different networks are not comparable.
     """
-    columns = [
-        _as_predictions(_ranked(predictions, task, column, groups), task) for column in range(len(predictions.T))
-    ]
-    return torch.stack(columns, dim=1)
+    columns = range(predictions.shape[1])
+    return torch.stack([_as_predictions(_ranked(predictions, task, each, groups), task) for each in columns], dim=1)
 
 
 def _ranked(predictions: Tensor, task: str, column: int, groups: Array | None = None) -> Array:
