@@ -34,6 +34,7 @@ from pipelines.system.watch import unwatched
 from pipelines.tools import folds, parallel
 from pipelines.tools.parallel import Training, places_for, threads_for
 from tests.support.stages import run_stage_here
+from tests.support.starter import spawned_by
 from tests.support.tiny import Tiny
 
 REPOSITORY = Path(__file__).parents[2]
@@ -300,12 +301,6 @@ def wait_for(pattern: str, folder: Path, count: int = 1) -> list[Path]:
     return found
 
 
-def children_of(pid: int) -> list[int]:
-    """Return the trainings that the process has started, first to last."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(each) for each in text.split() if "spawn_main" in Path(f"/proc/{each}/cmdline").read_text()]
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the children in /proc")
 @pytest.mark.parametrize(
     ("number", "to_child", "status"),
@@ -323,7 +318,7 @@ def test_all_trainings_end_with_the_set_and_with_each_other(
     words = ["train.epochs=100000", "hardware.threads=1"]
     process = start(divided.layout.root, *words)
     last = wait_for("runs/tiny/set/*/last.pt", divided.layout.root)
-    (child, *_) = children_of(process.pid)
+    (child, *_) = spawned_by(process.pid)
     os.kill(child if to_child else process.pid, number)
     _, error = process.communicate(timeout=60)  # the trainings hold its standard error open until they have their logs
     assert process.returncode == status and b"Traceback" not in error
