@@ -16,7 +16,7 @@ from typing import Any
 from pipelines import command
 from pipelines.dataset.split_record import check_unchanged
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.records import finished_run, in_todays_words
+from pipelines.settings.records import finished_run, in_todays_words, refuse_blend
 from pipelines.settings.schema import Settings
 from pipelines.system.files import write_json
 from pipelines.system.shell import removal
@@ -25,6 +25,7 @@ from pipelines.system.shell import removal
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
+    refuse_blend(layout.run(words.run_name()), words.repeat)
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
     words.require_raw(layout)
     settings = in_todays_words(run, record.settings, words.settings())

@@ -2,6 +2,8 @@
 
 import shlex
 import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,23 @@ def read_record(run: RunLayout) -> RunRecord:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{run.record} cannot be read ({type(error).__name__}: {error})"
         raise UserError(f"{problem}. Remove the run and train again: {removal(run.folder)}") from None
+
+
+def blended(run: RunLayout) -> tuple[str, ...]:
+    """Return the names of the runs that a blend combines; none for other runs, and for a record that cannot be read."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        return tuple(map(str, read_json(run.record).get("blend", ())))
+    return ()
+
+
+def refuse_blend(run: RunLayout, repeat: Callable[..., str]) -> None:
+    """Raise `UserError` if `run` is a blend, which has no network.  repeat: returns the command of a stage."""
+    if members := blended(run):
+        again = repeat("blend", RUNS=shlex.join(members), RUN=run.folder.name)
+        raise UserError(
+            f"{_shown(run)} is a blend of {', '.join(members)}: these are trained and predicted, and it combines their "
+            f"predictions. To combine them again: {again}"
+        )
 
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
