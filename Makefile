@@ -21,7 +21,7 @@ QUICK ?=
 PYTHON ?= python3
 
 # The user's values reach the stages as they were typed. Without this, make would expand a $ in them.
-TYPED := COMP RECIPE RUN RUNS SET ARCHIVE METRIC SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
+TYPED := COMP RECIPE RUN SET RUNS ARCHIVE METRIC SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
 $(foreach each,$(TYPED),$(eval override $(each) := $$(value $(each))))
 
 # A misspelt variable would be ignored: the stages would use the defaults.
