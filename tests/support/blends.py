@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def predicted_run(
     """
     images = read_images(settings, layout, "make split")
     ids = list(ids) or labelled_ids(layout)
-    rows = images.rows.set_index("id").index.get_indexer(ids)
+    rows = images.rows.set_index("id").index.get_indexer(pd.Index(ids))
     random = np.random.default_rng(sum(map(ord, name)))
     targets = images.labels[rows]
     if images.task == ONE_CLASS:
