@@ -17,7 +17,7 @@ from pipelines.dataset.sent import form_of, form_sent
 from pipelines.dataset.split_record import check_unchanged
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
-from pipelines.settings.records import finished_run, in_todays_words, read_record, refuse_blend
+from pipelines.settings.records import finished_run, in_todays_words, read_record
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
@@ -27,8 +27,7 @@ from pipelines.system.shell import removal
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
-    refuse_blend(layout.run(words.run_name()), words.repeat)
-    run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     words.require_raw(layout)
     settings = in_todays_words(run, record.settings, words.settings())
     if note := check_unchanged(layout, settings, words.repeat("split"), "test"):

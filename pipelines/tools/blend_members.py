@@ -2,7 +2,8 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipelines.core.blending import Pool, make_pool
 from pipelines.core.stored import MOST_STORED, Stored, fits, load_test, read_oof
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.records import blended, in_todays_words, read_record
+from pipelines.settings.records import blended, finished_run, in_todays_words, read_record
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import UserError, did_you_mean, few
 from pipelines.system.files import file_sha256, is_plain_name, read_note
@@ -100,21 +101,19 @@ def _member(name: str, words: command.Words, layout: Layout, settings: Settings,
         )
     in_todays_words(run, record.settings, settings)  # raises where task, metric or pixels have changed
     recipe = record.settings.recipe
-    again = {"RUN": name, "RECIPE": "" if recipe == DEFAULT_RECIPE else recipe}
+    again = partial(words.repeat, RUN=name, RECIPE="" if recipe == DEFAULT_RECIPE else recipe)
+    finished_run(layout, name, replace(settings, recipe=recipe), again)
     notes = read_note(run.predicted) if run.predicted.exists() else {}
     if not notes:
-        state = "has not been predicted" if _is_trained(run) else "has not finished training"
-        stages = "predict" if run.retrained.exists() else "retrain predict"
-        if not _is_trained(run):
-            stages = f"{'folds' if run.folds.exists() or _has_members(run) else 'train'} {stages}"
-        raise UserError(f"{shown} {state}. First: {words.repeat(stages, **again)}")
+        stages = "predict" if record.members or run.retrained.exists() else "retrain predict"
+        raise UserError(f"{shown} has not been predicted. First: {again(stages)}")
     files = {"oof": run.oof, "test_predictions": run.test_predictions}
     digests = {key: file_sha256(path) for key, path in files.items() if path.exists()}
     for note in notes.values():
         if len(digests) == 2 and note == note | digests:
             return Member(run, note)
     submissions = [layout.submission(Path(file).stem) for file in notes]
-    first = f"{removal(*submissions)} && {words.repeat('predict', **again)}"
+    first = f"{removal(*submissions)} && {again('predict')}"
     if digests:
         raise UserError(
             f"{shown}: {run.oof.name} and {run.test_predictions.name} are not as predict left them. Predict the run "
@@ -124,14 +123,6 @@ def _member(name: str, words: command.Words, layout: Layout, settings: Settings,
         f"{shown} has no stored predictions: it was predicted before predictions were stored, or has more than "
         f"{MOST_STORED:,}, which are not stored. Predict it again: {first}"
     )
-
-
-def _is_trained(run: RunLayout) -> bool:
-    return run.trained.exists() and (run.folds.exists() or not _has_members(run))
-
-
-def _has_members(run: RunLayout) -> bool:
-    return bool(read_note(run.record).get("members"))
 
 
 def read_pool(members: Sequence[Member], settings: Settings, images: ImageSet) -> tuple[Pool, list[str]]:

@@ -142,6 +142,8 @@ def spoil(tiny: Tiny, what: str) -> None:
         case "untrained":
             run.predicted.unlink()
             run.trained.unlink()
+        case "half":
+            write_json(run.record, record | {"members": ["fold-0", "fold-1"]})
         case "older":
             write_json(run.predicted, {"b.csv": {"checkpoint": "best.pt"}})
             run.oof.unlink()
@@ -161,7 +163,11 @@ def spoil(tiny: Tiny, what: str) -> None:
     ("what", "said"),
     [
         ("unpredicted", "runs/tiny/b has not been predicted. First: make retrain predict COMP=tiny.toml RUN=b"),
-        ("untrained", "runs/tiny/b has not finished training. First: make train retrain predict COMP=tiny.toml RUN=b"),
+        ("untrained", "runs/tiny/b has not finished training. First: make train COMP=tiny.toml RUN=b"),
+        (
+            "half",
+            "The set runs/tiny/b is not finished: 0 of 2 members are trained. First: make folds COMP=tiny.toml RUN=b",
+        ),
         ("older", "runs/tiny/b has no stored predictions: it was predicted before predictions were stored"),
         ("changed", "oof.csv and test_predictions.npy are not as predict left them"),
         ("split", "runs/tiny/b was trained on another split than data/tiny/split.csv now holds"),
