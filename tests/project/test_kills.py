@@ -132,7 +132,7 @@ def chain(first: list[str], words: list[str]) -> dict[str, list[str]]:
 ZIP = ["kinds.toml", "--archive", "kinds.zip"]
 QUICK = ["digits", "--run", "quick", "--set", "train.epochs=2", "hardware.precision=float32"]
 HEAD = ["kinds.toml", "--run", "head", "--set", *pretrained(Path("network.pth")), "finetune.frozen_stages=-1"]
-FOLDS = ["kinds.toml", "--run", "set", "--set", "split.folds=3", "train.epochs=4"]
+FOLDS = ["kinds.toml", "--run", "set", "--set", "split.folds=2", "train.epochs=4"]
 CHAINS = {
     "packed": chain(ZIP, ["kinds.toml"]),
     "photos": chain(ZIP, ["kinds.toml", "--recipe", "photos"]),

@@ -16,7 +16,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 KILLED = -signal.SIGKILL
-PATIENCE = 120  # seconds; a test fails after these
+PATIENCE = 600  # seconds; a test fails after these
 
 # Answers a line of JSON to each line of JSON: the process id of a stage, its exit status, or the output of a script.
 SERVER = """
