@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings, submission_name
 
 SAMPLES, SEED, RUN = 2000, 0, "run"
-Right = npt.NDArray[np.float64]  # of each held-back row and way of predicting it, 1 where the label is right
+Right = npt.NDArray[Any]  # of each held-back row and way of predicting it, 1 where the label is right
 
 
 def draw(folder: Path, competition: str, archive: Path, rows: int, held_back: int) -> Path:
@@ -41,7 +42,7 @@ def draw(folder: Path, competition: str, archive: Path, rows: int, held_back: in
         for each in part.iloc[:, 0]:
             (small / name / files[each].name).hardlink_to(files[each])
     kept.to_csv(small / data.labels, index=False)
-    out.assign(**{table.columns[1]: table.iloc[0, 1]}).to_csv(small / data.sample_submission, index=False)
+    out.assign(**{table.columns[1]: str(table.iloc[0, 1])}).to_csv(small / data.sample_submission, index=False)
     out.to_csv(folder / "held_back.csv", index=False)
     shutil.rmtree(folder / "data")
     return small
