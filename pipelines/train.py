@@ -21,7 +21,7 @@ from pipelines import command
 from pipelines.dataset.split_record import require_split
 from pipelines.models.run_weights import with_weights
 from pipelines.settings.checks import no_effect
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import RunLayout
 from pipelines.settings.records import start_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import printable

@@ -40,8 +40,8 @@ class Predicted:
 
 def predict_members(
     run: RunLayout, members: Sequence[Member], settings: Settings, images: ImageSet, weights: Path, watch: Watch
-) -> Iterator[tuple[Member, ImageSet, Predicted]]:
-    """Yield each member of the set `run` with its training rows and its predictions of its validation rows.
+) -> Iterator[tuple[ImageSet, Predicted]]:
+    """Yield, for each member of the set `run`, its training rows and its predictions of its validation rows.
 
     settings: of the set, with the current [predict] and [hardware].  images: all labelled ones.  weights: the folder of
     pretrained weights.
@@ -54,7 +54,7 @@ def predict_members(
         for places, block in predict(path, own, valid, weights, f"validating {member.name}", watch):
             rows.fill(places, block.numpy())
         found = Predicted(valid, np.full(len(valid), member.fold), torch.from_numpy(rows.array))
-        yield member, train, found
+        yield train, found
 
 
 def pool(found: Sequence[Predicted], settings: Settings) -> Predicted:

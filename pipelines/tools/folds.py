@@ -13,13 +13,12 @@ If it is killed, the same command continues.
 """
 
 import argparse
-import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines import command
 from pipelines.dataset.split_record import require_split
@@ -31,13 +30,11 @@ from pipelines.settings.overrides import setting
 from pipelines.settings.records import start_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.files import read_note, write_json
+from pipelines.system.files import read_note
 from pipelines.system.shell import removal
-from pipelines.tools.side_by_side import Training, describe, places_for, run_side_by_side, threads_for
+from pipelines.tools.parallel import Training, describe, places_for, run_side_by_side, threads_for
 
 if TYPE_CHECKING:
-    from pipelines.core.out_of_fold import Predicted
-    from pipelines.core.validation import Validation
     from pipelines.dataset.image_set import ImageSet
 
 
@@ -132,7 +129,9 @@ def _make(group: FoldSet) -> None:
         images.divide(member.settings(group.settings))  # raises where a part would be empty
     if group.left:
         _train(group, len(images), _prepare(group, images))
-    _finish(group, images)
+    from pipelines.tools.fold_results import finish_set
+
+    finish_set(group.run, group.members, group.own, images, group.layout.weights)
 
 
 def _prepare(group: FoldSet, images: "ImageSet") -> list[str]:
@@ -211,36 +210,6 @@ def _train(group: FoldSet, images: int, chosen: list[str]) -> None:
                 cells = training.name.ljust(width), f"best epoch {note['best_epoch']} of {note['epochs']}"
                 score = f"valid {note['metric']} {note['score']:.4f}"
                 bar.write("  ".join([*cells, score, command.duration(note["seconds"])]), file=sys.stdout)
-
-
-def _finish(group: FoldSet, images: "ImageSet") -> None:
-    """Predict the validation rows of each member; write and print the scores."""
-    from pipelines.core.out_of_fold import pool, predict_members
-    from pipelines.core.precision import settle_precision
-
-    run, settings = group.run, settle_precision(group.own, group.run.precision)[0]
-    all_predicted, results = [], []
-    for _, train, predicted in predict_members(
-        run, group.members, settings, images, group.layout.weights, command.progress
-    ):
-        all_predicted.append(predicted)
-        results.append(_score(settings, images, train.labels, predicted, run))
-    pooled = pool(all_predicted, settings)
-    result = _score(settings, images, images.labels, pooled, run)
-    _write_oof(run, pooled)
-    _write_notes(group, results, result, len(images) - len(pooled.images))
-    _print_scores(group, results, result)
-
-
-def _score(
-    settings: Settings, images: "ImageSet", seen: Any, predicted: "Predicted", run: RunLayout
-) -> "Validation":
-    """Return the score of `predicted` as the stage predict makes it.  seen: targets of the training rows."""
-    from pipelines.core.decide import make_judge
-    from pipelines.core.validation import validate
-
-    judge, final = (make_judge(settings, images.classes, each, calibrated=True) for each in (seen, images.labels))
-    return validate(judge, final, predicted.images.labels, predicted.blocks(settings), run.folder)
 
 
 if __name__ == "__main__":
