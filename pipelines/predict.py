@@ -4,32 +4,34 @@ Reads   runs/<c>/<run>/final.pt (best.pt with --set predict.checkpoint=best), da
 Writes  submissions/<c>/<run>.csv;
         runs/<c>/<run>/: predict.json; by best.pt on the validation set, since final.pt was trained on it too:
         valid_predictions.csv and mistakes.png; and a picture by class (confusion.png), label (labels.png) or number
-        (numbers.png), with the numbers in summary.csv; of many classes summary.csv lists the most confused ones.
+        (numbers.png), with the numbers in summary.csv; of many classes summary.csv lists the most confused ones;
+        oof.csv and test_predictions.npy: the same predictions, and those of the test images, for blends.
+
+Of a fold set, predict.members chooses the networks that are averaged; labelled rows are those of oof.csv.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
-from pipelines.dataset.split_record import check_unchanged, split_inputs
+from pipelines.dataset.sent import form_of, form_sent
+from pipelines.dataset.split_record import check_unchanged
+from pipelines.settings.fold_sets import check_members, plan
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
-from pipelines.settings.records import code_version, finished_run, in_todays_words, read_record
+from pipelines.settings.records import RunRecord, finished_run, in_todays_words, read_record
+from pipelines.settings.running_sections import PredictSettings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
 from pipelines.system.shell import removal
 
-FORM = {  # settings of an answer that no training depends on, by section
-    "competition": tuple("submission positive guesses answer_separator no_label decimals long_form".split()),
-    "data": ("sample_id",),
-}
-
 if TYPE_CHECKING:
-    from pipelines.core.decide import Judge
-    from pipelines.core.validation import Validation
+    from pipelines.core.run_networks import RunNetworks
+    from pipelines.dataset.answer_cells import Answers
     from pipelines.dataset.image_set import ImageSet
 
 
@@ -45,28 +47,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = submission.relative_to(Path.cwd())
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of submissions. Give the run another name: RUN=")
-    source = run.final if settings.predict.checkpoint == "final" else run.best
     with words.only_one_in(run):
-        if source == run.final and not (run.retrained.exists() and run.final.exists()):
-            raise UserError(
-                f"{source.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}\n"
-                f"Or predict with the validated weights: {words.plus('predict.checkpoint=best').repeat('predict')}"
-            )
+        networks = _networks(run, record, settings, layout, words)
         notes = read_note(run.predicted) if run.predicted.exists() else {}
-        made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
-        made_from |= {"answers": _answers(settings, layout), "form": _form(settings)}
-        sample = layout.raw / settings.data.sample_submission
-        made_from["sample"] = file_sha256(sample) if sample.is_file() else ""
+        made_from = networks.made_from() | {"predict": to_dict(settings)["predict"]} | form_sent(settings, layout)
         known = submission.exists() and run.valid_predictions.exists()
-        of_older = {"answers": {}, "form": _form(read_record(run).settings), "sample": made_from["sample"]}
+        of_older = {"answers": {}, "form": form_of(read_record(run).settings), "sample": made_from["sample"]}
         note = of_older | notes.get(submission.name, {})
         note["predict"] = to_dict(Settings(""))["predict"] | note.get("predict", {})
         if known and note == note | made_from | {"sha256": file_sha256(submission)}:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return
-        _make_submission(settings, layout, run, submission, words.repeat("split"), notes | {submission.name: made_from})
+        _make_submission(networks, layout, submission, words.repeat("split"), notes | {submission.name: made_from})
     print(f"Next: {_next(words, settings)}")
+
+
+def _networks(
+    run: RunLayout, record: RunRecord, settings: Settings, layout: Layout, words: command.Words
+) -> "RunNetworks":
+    """Return the networks of `run`.  Raises `UserError` where one is missing, or a member is not of its set."""
+    from pipelines.core.run_networks import RunNetworks
+
+    check_members(run, record, words.repeat)
+    members = plan(record.settings, record.seeds) if record.members else []
+    networks = RunNetworks(run, settings, members, layout.weights, command.progress)
+    unused = "members" if not members else "checkpoint"
+    if (value := getattr(settings.predict, unused)) != getattr(PredictSettings(), unused):
+        kind = "a fold set: predict.members chooses its networks" if members else "a single run, not a fold set"
+        print(f"Note: predict.{unused} is {value}, which has no effect: {run.folder.name} is {kind}.")
+    if run.final in networks.paths and not (run.retrained.exists() and run.final.exists()):
+        other = "predict.members=folds" if members else "predict.checkpoint=best"
+        which = "the networks of the folds alone" if members else "the validated weights"
+        raise UserError(
+            f"{run.final.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}\n"
+            f"Or predict with {which}: {words.plus(other).repeat('predict')}"
+        )
+    return networks
 
 
 def _next(words: command.Words, settings: Settings) -> str:
@@ -77,39 +94,27 @@ def _next(words: command.Words, settings: Settings) -> str:
     return words.repeat("submit")
 
 
-def _form(settings: Settings) -> dict[str, Any]:
-    """Return {key: value} of [competition] and [data] that say what is sent, and how it is written."""
-    values = to_dict(settings)
-    return {f"{section}.{key}": values[section][key] for section, keys in FORM.items() for key in keys}
-
-
-def _answers(settings: Settings, layout: Layout) -> dict[str, str]:
-    """Return {class: text to submit} where data.submitted_labels names a CSV; else an empty dictionary."""
-    if not settings.data.submitted_labels:
-        return {}
-    from pipelines.dataset.vocabulary import submitted_labels
-
-    return submitted_labels(settings.data, layout.raw)
-
-
 def _make_submission(
-    settings: Settings, layout: Layout, run: RunLayout, submission: Path, split_command: str, notes: dict[str, Any]
+    networks: "RunNetworks", layout: Layout, submission: Path, split_command: str, notes: dict[str, Any]
 ) -> None:
-    """Predict the validation set and the test set; write the submission and, last, its note.
+    """Predict labelled images that the networks were not trained on, and the test set; write the submission and, last,
+    its note.
 
     notes: those of all submissions of the run; this one's says so far what it is made from.
     """
+    from pipelines.analysis.outcome import made_on, report
     from pipelines.core.decide import make_judge
     from pipelines.core.precision import settle_precision
-    from pipelines.core.prediction import Rows, predict
+    from pipelines.core.prediction import Rows
+    from pipelines.core.run_networks import Kept, store
     from pipelines.core.validation import validate
-    from pipelines.dataset.answer_summary import describe_answers
     from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
     from pipelines.dataset.submission import write_submission
     from pipelines.dataset.submission_check import check_submission
 
-    images = read_images(settings, layout, split_command)
+    run = networks.run
+    images = read_images(networks.settings, layout, split_command)
     test = images.part(test=True)
     if not len(test):
         raise UserError(
@@ -118,63 +123,43 @@ def _make_submission(
         )
     if changed := note_changed_pixels(read_note(run.trained), images, run.folder.name, command.progress):
         print(changed)
-    train, valid = images.divide(settings)
-    settings, _ = settle_precision(settings, run.precision)
-    judge, final = (make_judge(settings, images.classes, part.labels, calibrated=True) for part in (train, images))
-    blocks = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
-    found = validate(judge, final, valid.labels, blocks, run.folder)
-    facts = _report(settings, run, valid, final, found)
-    note = notes[submission.name]
-    checkpoint = run.folder / note["checkpoint"]
+    settings, _ = settle_precision(networks.settings, run.precision)
+    networks = replace(networks, settings=settings)
+    if networks.members and not networks.knows_oof:
+        print("Predicting the labelled rows again: oof.csv is missing, or of other networks or views than now.")
+    held = networks.held_out(images)
+    labelled, kept = Kept(held.images, run.folder), Kept(test, submission.parent)
+    judge, final = (make_judge(settings, images.classes, seen, calibrated=True) for seen in (held.seen, images.labels))
+    blocks = labelled.passing(held.blocks)
+    found = validate(judge, final, held.images.labels, blocks, run.folder, held.groups)
+    facts, said = report(run, settings, held.images, final, found, networks.by)
+    print(*said, *networks.notes, sep="\n")
     answers = Rows(len(test), submission.parent)
-    for places, block in predict(checkpoint, settings, test, layout.weights, "predicting", command.progress):
+    for places, block in kept.passing(networks.predict(test, submission.parent)):
         answers.fill(places, final.answers(found.choice, block))
     with atomic_file(submission) as partial:
         write_submission(partial, test.ids.tolist(), answers.array, images.classes, settings, layout.raw)
-        count = check_submission(partial, images.classes, settings, layout.raw)
-    note |= {"sha256": file_sha256(submission), "rows": count, **facts, "made_on": _made_on(settings, layout, images)}
+        facts["rows"] = check_submission(partial, images.classes, settings, layout.raw)
+    facts |= {"sha256": file_sha256(submission), **store(networks, held, labelled, kept)}
+    notes[submission.name] |= facts | {"made_on": made_on(settings, layout, images, command.progress)}
     write_json(run.predicted, notes)
+    _print_answers(networks, submission, facts, answers.array, images)
+
+
+def _print_answers(
+    networks: "RunNetworks", submission: Path, facts: dict[str, Any], answers: "Answers", images: "ImageSet"
+) -> None:
+    from pipelines.core.stored import MOST_STORED
+    from pipelines.dataset.answer_summary import describe_answers
+
+    settings, shown = networks.settings, submission.relative_to(Path.cwd())
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
-    print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
-    print(*describe_answers(answers.array, images.classes, settings, layout.raw), sep="\n")
-
-
-def _report(
-    settings: Settings, run: RunLayout, images: "ImageSet", judge: "Judge", found: "Validation"
-) -> dict[str, Any]:
-    """Print the score of the validation set and what was chosen on it; write and draw its predictions.
-
-    Return the score and the choice, for the note.
-    """
-    from pipelines.analysis.pictures import draw_results
-    from pipelines.analysis.results import Results, write_valid_predictions
-    from pipelines.core.choices import how_fitted
-
-    if chosen := judge.describe(found.choice, images.classes, len(images)):
-        print(chosen)
-    results = Results(images, found.predicted, found.decided, found.of_label, found.thresholds)
-    write_valid_predictions(run.valid_predictions, results)
-    title = f"{settings.name}, run {run.folder.name}: valid {judge.name} {found.score:.4f} on {len(images):,} images"
-    drawn = draw_results(run, settings, results, title)
-    how = how_fitted(found.choice)
-    uncertainty = command.uncertainty(found.bounds, len(images))
-    print(f"best.pt, valid {judge.name} as predicted here{how}: {found.score:.4f}{uncertainty}")
-    print("".join(f"Note: {note}\n" for note in found.notes), end="")
-    print(f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}")
-    if drawn.rows:
-        print(command.table(drawn.headings, drawn.rows))
-    facts = {"valid_score": found.score, "valid_interval": list(found.bounds), "valid_images": len(images)}
-    return facts | judge.facts(found.choice, images.classes)
-
-
-def _made_on(settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:
-    """Return the hardware, code and data that the submission depends on."""
-    from pipelines.dataset.fingerprints import images_digest
-    from pipelines.models.device import choose_hardware
-
-    made_on = {**choose_hardware(settings.hardware).record(), "code": code_version()}
-    made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings).items()}
-    return made_on | {"digest of all images": images_digest(images, command.progress)}
+    print(f"Submission by {networks.describe(images)}: {shown} ({facts['rows']:,} rows, {against})")
+    print(*describe_answers(answers, images.classes, settings, images.raw), sep="\n")
+    if networks.averages_ranks(images):
+        print(f"These are mean ranks from 0 to 1, not probabilities: {settings.competition.metric} takes their order.")
+    if "oof" not in facts:
+        print(f"Note: more than {MOST_STORED:,} predictions are not stored, so a blend cannot use this run.")
 
 
 if __name__ == "__main__":

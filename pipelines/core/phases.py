@@ -1,14 +1,14 @@
 """The phases of a training: which parts of a network train, on which batches, at which learning rate."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 from pipelines.core import engine
+from pipelines.core.averages import make_average
 from pipelines.core.decide import Judge
 from pipelines.core.optim import make_optimizer, make_schedule
 from pipelines.core.tasks import Task
@@ -17,6 +17,8 @@ from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import BatchSource, Loading
 from pipelines.models.device import Hardware
 from pipelines.models.features import FeatureBatches, Features, compute_features, views_of
+from pipelines.models.networks import whitening_of
+from pipelines.models.side_by_side import lay_side_by_side
 from pipelines.models.transfer import WHOLE, FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.watch import Watch, unwatched
@@ -54,7 +56,7 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
         return []
     rows = []
     for phase in phases(settings):
-        _freeze(network, settings, phase)
+        freeze(network, settings, phase)
         for part in network.parts(settings.tuning.backbone_lr):
             trains = part.lr_share > 0
             row = {"epochs": f"{phase.first}-{phase.last}", "part": part.name, "parameters": part.parameters}
@@ -63,7 +65,8 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
     return rows
 
 
-def _freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:
+def freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:
+    """Freeze the parts of `network` that do not train in `phase`."""
     network.freeze(WHOLE if phase.head_only else settings.tuning.frozen_stages, settings.tuning.freeze_norms)
 
 
@@ -77,14 +80,13 @@ def make_learner(
     views: tuple[engine.View, ...] = (engine.unchanged,)
     pretrained: list[nn.Parameter] = []
     if isinstance(network, FineTuned):
-        _freeze(network, settings, phase)
+        freeze(network, settings, phase)
         pretrained = list(network.pretrained_parameters()) if settings.model.pretrained else []
         if phase.cached:
             model, hardware = network.top, exact(hardware)
             views = engine.feature_views(len(views_of(settings)))
-    averaged = None
-    if train.ema_decay:
-        averaged = AveragedModel(model, multi_avg_fn=_averaging(train.ema_decay), use_buffers=True)
+    lay_side_by_side(model, hardware.side_by_side)
+    averaged = make_average(model, train, phase.first - 1)
     if settings.hardware.compile_training:
         model.compile()  # in place, so that the names of its weights stay
     return engine.Learner(
@@ -97,21 +99,14 @@ def make_learner(
         averaged,
         clip_norm=train.clip_norm,
         views=views,
+        before_epoch=partial(_choose_biases, network, settings.model.whitening_epochs or train.epochs),
     )
 
 
-def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update of an exponential moving average.  Integers are copied: an average would be rounded."""
-    update = get_ema_multi_avg_fn(decay)
-
-    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Any) -> None:
-        if averaged[0].is_floating_point():  # tensors come grouped by type
-            update(averaged, current, steps)
-        else:
-            for mine, newest in zip(averaged, current, strict=True):
-                mine.copy_(newest)
-
-    return average
+def _choose_biases(network: nn.Module, learning: int, epoch: int) -> None:
+    """Let the biases of a whitening layer learn in the first epochs, `learning`, and fix them after."""
+    if whitening := whitening_of(network):
+        whitening.convolution.bias.requires_grad_(epoch <= learning)  # type: ignore[union-attr]
 
 
 def exact(hardware: Hardware) -> Hardware:

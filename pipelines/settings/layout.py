@@ -49,8 +49,8 @@ class RunLayout:
     trained = Below("train.json")  # written at the end of training: the best epoch, its score, the hardware
     retrained = Below("retrain.json")  # written at the end of retraining
     predicted = Below("predict.json")  # one entry per submission
-    precision = Below("precision.json")  # the precision that was faster at the start of the run, if measured
-    log = Below("train.log")  # of a member: what its training printed
+    precision = Below("precision.json")  # the faster precision and convolutions at the start of the run, if measured
+    log = Below("train.log")  # of a member of a fold set: what its training printed
     valid_predictions = Below("valid_predictions.csv")  # predictions of best.pt on the validation rows
     oof = Below("oof.csv")  # all predictions of rows that the predicting network was not trained on (out of fold)
     test_predictions = Below("test_predictions.npy")  # of the test images, before a temperature or thresholds

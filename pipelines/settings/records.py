@@ -2,7 +2,7 @@
 
 import shlex
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipelines.system.shell import removal
 
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
 LABEL_MAP = "model.label_map_sha256:"  # the key that changes with the content of the label map's CSV
+MEASURED = ("precision", "side_by_side")  # keys of [hardware] that a run may choose by timing
 WHITE = "data.white:"  # the one key of [data] that a run depends on, beside the split
 
 
@@ -103,6 +104,17 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path, members: Sequ
     return replace(settings, predict=record.settings.predict, hardware=hardware)
 
 
+def measured_choices(run: RunLayout, given: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the overrides with which another run computes as `run` does, where its timing has chosen.
+
+    Otherwise the other run's timing could choose differently.  given: the overrides of the command, which stay.
+    """
+    if not run.precision.exists():
+        return []
+    found, hardware = read_note(run.precision), given.get("hardware", {})
+    return [f"hardware.{key}={found[key]}" for key in MEASURED if key in found and key not in hardware]
+
+
 def _other_meaning(ours: Settings, theirs: Settings) -> list[str]:
     """Return the differences in what a training depends on outside `RUN_SECTIONS`: its task, its score, its pixels."""
     keys = set[str]()
@@ -128,7 +140,8 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
     elif settings.model.label_map == then.model.label_map:
         settings = merge(settings, {"model": {"label_map_sha256": then.model.label_map_sha256}}, "model")
     image = then.input
-    return with_input(settings, size=image.size, mean=image.mean, std=image.std, resize=image.resize)
+    keys = ("size", "mean", "std", "resize", "interpolation")
+    return with_input(settings, **{key: getattr(image, key) for key in keys})
 
 
 def with_label_map(settings: Settings) -> Settings:

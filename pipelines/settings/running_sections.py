@@ -40,6 +40,12 @@ class HardwareSettings(Section):
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "auto: bfloat16 where the hardware is fast at it; a CPU measures both before a long training"
     )
+    side_by_side: int = option(
+        -1,
+        "train convolutions of maps up to this width, in pixels, side by side in wide maps, on a CPU; 0: none; "
+        "-1: as measured before a long training",
+        minimum=-1,
+    )
     workers: int = option(2, "number of processes that decode photos; 0: decode in the main process", minimum=0)
     cache_by: Literal["time", "bytes"] = option(
         "time", "decode packed images again if a file's size or time changed (time), or its content (bytes)"

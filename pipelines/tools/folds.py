@@ -135,7 +135,7 @@ def _make(group: FoldSet) -> None:
 
 
 def _prepare(group: FoldSet, images: "ImageSet") -> list[str]:
-    """Compute what all members share: decoded images or features, and the choice of the precision.
+    """Compute what all members share: decoded images or features, and what is chosen by timing.
 
     Return the settings that tell the members what was chosen.  Mistakes in settings show here, before any training.
     """
@@ -167,9 +167,10 @@ def _prepare(group: FoldSet, images: "ImageSet") -> list[str]:
     images_digest(images, command.progress, test=False)
     if counts := jobs.prepare_features(job, network):
         print(f"Features: {counts}")
-    if settings.trains_on_cache or settings.hardware.precision != "auto":
+    if settings.trains_on_cache:
         return []
-    return [f"hardware.precision={str(hardware.dtype).removeprefix('torch.')}"]
+    precision = str(hardware.dtype).removeprefix("torch.")
+    return [f"hardware.precision={precision}", f"hardware.side_by_side={hardware.side_by_side}"]
 
 
 def _train(group: FoldSet, images: int, chosen: list[str]) -> None:

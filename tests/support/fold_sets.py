@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines import command, split
 from pipelines.settings.layout import Layout
 from pipelines.tools import folds
-from pipelines.tools.side_by_side import Training
+from pipelines.tools.parallel import Training
 from tests.support.stages import run_stage_here
 
 LABELLED, TEST = 24, 7
