@@ -204,7 +204,7 @@ def store(networks: RunNetworks, held: HeldOut, labelled: Kept, test: Kept) -> d
     """Write oof.csv and test_predictions.npy; return their SHA-256, for the note.  Too many are not stored."""
     run, images = networks.run, held.images
     facts: dict[str, Any] = {}
-    if labelled.array is None or test.array is None:
+    if labelled.array is None or test.array is None or (networks.members and not run.oof.exists()):
         run.oof.unlink(missing_ok=True)
         run.test_predictions.unlink(missing_ok=True)
         return facts

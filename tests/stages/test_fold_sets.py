@@ -26,7 +26,7 @@ from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
 from pipelines.system.files import file_sha256
 from pipelines.system.watch import unwatched
-from pipelines.tools import audit, folds, reproduce
+from pipelines.tools import audit, doctor, folds, reproduce
 from tests.support.fold_sets import LABELLED, TEST, make_set, toml_of, trained_here, write_data
 from tests.support.stages import run_stage_here
 
@@ -207,6 +207,16 @@ def test_the_audit_takes_the_rows_of_all_folds_once(pets: Layout, capsys: pytest
     out = capsys.readouterr().out
     assert f" of {LABELLED} rows. " in out and "were never held out" not in out
     assert json.loads(pets.audit.record.read_text())["suspects"]["runs"] == ["default"]
+
+
+def test_the_doctor_names_the_next_command_of_a_set(pets: Layout) -> None:
+    words = command.parser("", "tools.doctor").parse_args(["pets.toml"], namespace=command.Words())
+    pets.run("default").retrained.unlink()
+    assert doctor.next_command(words.settings(), pets, words) == words.repeat("predict")
+    final = words.plus("predict.members=final")
+    assert doctor.next_command(final.settings(), pets, final) == final.repeat("retrain")
+    pets.run("default").trained.unlink()
+    assert doctor.next_command(words.settings(), pets, words) == words.repeat("folds")
 
 
 def test_a_set_is_reproduced(pets: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
