@@ -78,7 +78,7 @@ def _networks(
         print(f"Note: predict.{unused} is {value}, which has no effect: {run.folder.name} is {kind}.")
     if run.final in networks.paths and not (run.retrained.exists() and run.final.exists()):
         other = "predict.members=folds" if members else "predict.checkpoint=best"
-        which = "the networks of the folds alone" if members else "the validated weights"
+        which = "the members alone" if members else "the validated weights"
         raise UserError(
             f"{run.final.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}\n"
             f"Or predict with {which}: {words.plus(other).repeat('predict')}"
