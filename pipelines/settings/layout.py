@@ -50,6 +50,7 @@ class RunLayout:
     retrained = Below("retrain.json")  # written at the end of retraining
     predicted = Below("predict.json")  # one entry per submission
     precision = Below("precision.json")  # the precision that was faster at the start of the run, if measured
+    search = Below("search.csv")  # the heads that train.search tried, with their scores
     valid_predictions = Below("valid_predictions.csv")  # predictions of best.pt on the validation rows
     history = Below("history.csv")
     retrain_history = Below("retrain_history.csv")

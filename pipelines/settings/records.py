@@ -60,7 +60,7 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> Settings:
     """
     if not (run.last.exists() or run.trained.exists()):
         # Files of an earlier run of this name, perhaps of another network, must not be used for the new one.
-        for stale in (run.precision, run.valid_predictions, run.retrained, run.retrain_last):
+        for stale in (run.precision, run.search, run.valid_predictions, run.retrained, run.retrain_last):
             stale.unlink(missing_ok=True)
         write_json(run.record, {"settings": to_dict(settings), "split_sha256": file_sha256(split_csv)})
         return settings
@@ -104,6 +104,18 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
         settings = merge(settings, {"model": {"label_map_sha256": then.model.label_map_sha256}}, "model")
     image = then.input
     return with_input(settings, size=image.size, mean=image.mean, std=image.std, resize=image.resize)
+
+
+def with_head_of(run: RunLayout, settings: Settings) -> Settings:
+    """Return `settings` with the head that `train.search` chose when `run` began, if it has a finished epoch."""
+    if not (settings.train.search and run.search.exists() and (run.last.exists() or run.trained.exists())):
+        return settings
+    then = read_record(run).settings
+    return replace(
+        settings,
+        features=replace(settings.features, mirror=then.features.mirror),
+        train=replace(settings.train, weight_decay=then.train.weight_decay, search=then.train.search),
+    )
 
 
 def with_label_map(settings: Settings) -> Settings:
