@@ -120,10 +120,11 @@ def _now(sends: str, size: Size) -> Cost:
         task, hardware, head = make_task(settings, names, {}), choose_hardware(settings.hardware), _head(size.classes)
         views = (engine.unchanged,)
         valid = Predictor(head, _source(size.valid, settings, labels.tolist()), task, hardware, views)
-        found = validate(judge, judge, labels, blocks(valid, folder), folder)
+        of_valid = ((places, block) for places, (block,) in blocks([valid], [folder]))
+        found = validate(judge, judge, labels, of_valid, folder)
         test = Predictor(head, _source(size.test, settings), task, hardware, views)
         answers = Rows(size.test, folder)
-        for places, block in blocks(test, folder):
+        for places, (block,) in blocks([test], [folder]):
             answers.fill(places, judge.answers(found.choice, block))
         ids = [str(row) for row in range(size.test)]
         write_submission(folder / "many.csv", ids, answers.array, names, settings, folder)

@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import math
 import os
 import signal
 import sys
@@ -24,6 +23,8 @@ from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
 from pipelines.system.files import is_plain_name, only_one
 from pipelines.system.memory import explained
+from pipelines.system.screen import aligned, table
+from pipelines.system.screen import uncertainty as uncertainty
 from pipelines.system.shell import as_called, elsewhere, make_command, make_works_here, module_command, unquoted
 from pipelines.system.signals import STOPPING, handled_by
 from pipelines.system.surroundings import prepare
@@ -367,28 +368,11 @@ def print_epochs(
         if len(rows) == 1:
             least = {"left": LEFT_CELL, metric: len(cells.get(metric, ""))}
             widths = [max(len(name), least.get(name, EPOCH_CELL)) for name in cells]
-            print(_aligned(cells.keys(), widths))
+            print(aligned(cells.keys(), widths))
         if earlier and len(rows) == len(earlier) + 1:
             print(f"Continuing after epoch {len(earlier)}.")
-        print(_aligned(cells.values(), widths), flush=True)
+        print(aligned(cells.values(), widths), flush=True)
     return rows
-
-
-def _aligned(texts: Iterable[str], widths: Sequence[int]) -> str:
-    return "  ".join(text.rjust(width) for text, width in zip(texts, widths, strict=True))
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return an aligned table: the first column left-aligned, the others right-aligned."""
-    cells = [[printable(str(value)) for value in row] for row in (headings, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    return "\n".join(_aligned([row[0].ljust(widths[0]), *row[1:]], widths).rstrip() for row in cells)
-
-
-def uncertainty(bounds: tuple[float | None, ...], images: int) -> str:
-    """Return the text after a score, ` (0.9723 to 0.9979, n = 259)`; `bounds` are those of its 95 % interval."""
-    known = [bound for bound in bounds if bound is not None and not math.isnan(bound)]
-    return f" ({' to '.join(f'{bound:.4f}' for bound in known)}, n = {images:,})" if known else f" (n = {images:,})"
 
 
 def duration(seconds: float) -> str:

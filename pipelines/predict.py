@@ -10,27 +10,18 @@ Writes  submissions/<c>/<run>.csv;
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines import command
-from pipelines.dataset.split_record import check_unchanged, split_inputs
+from pipelines.dataset.sent import form_of, form_sent
+from pipelines.dataset.split_record import check_unchanged
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
-from pipelines.settings.records import code_version, finished_run, in_todays_words, read_record
+from pipelines.settings.records import finished_run, in_todays_words, read_record
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
 from pipelines.system.shell import removal
-
-FORM = {  # settings of an answer that no training depends on, by section
-    "competition": tuple("submission positive guesses answer_separator no_label decimals long_form".split()),
-    "data": ("sample_id",),
-}
-
-if TYPE_CHECKING:
-    from pipelines.core.decide import Judge
-    from pipelines.core.validation import Validation
-    from pipelines.dataset.image_set import ImageSet
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,11 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         notes = read_note(run.predicted) if run.predicted.exists() else {}
         made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
-        made_from |= {"answers": _answers(settings, layout), "form": _form(settings)}
-        sample = layout.raw / settings.data.sample_submission
-        made_from["sample"] = file_sha256(sample) if sample.is_file() else ""
+        made_from |= form_sent(settings, layout)
         known = submission.exists() and run.valid_predictions.exists()
-        of_older = {"answers": {}, "form": _form(read_record(run).settings), "sample": made_from["sample"]}
+        of_older = {"answers": {}, "form": form_of(read_record(run).settings), "sample": made_from["sample"]}
         note = of_older | notes.get(submission.name, {})
         note["predict"] = to_dict(Settings(""))["predict"] | note.get("predict", {})
         if known and note == note | made_from | {"sha256": file_sha256(submission)}:
@@ -77,21 +66,6 @@ def _next(words: command.Words, settings: Settings) -> str:
     return words.repeat("submit")
 
 
-def _form(settings: Settings) -> dict[str, Any]:
-    """Return {key: value} of [competition] and [data] that say what is sent, and how it is written."""
-    values = to_dict(settings)
-    return {f"{section}.{key}": values[section][key] for section, keys in FORM.items() for key in keys}
-
-
-def _answers(settings: Settings, layout: Layout) -> dict[str, str]:
-    """Return {class: text to submit} where data.submitted_labels names a CSV; else an empty dictionary."""
-    if not settings.data.submitted_labels:
-        return {}
-    from pipelines.dataset.vocabulary import submitted_labels
-
-    return submitted_labels(settings.data, layout.raw)
-
-
 def _make_submission(
     settings: Settings, layout: Layout, run: RunLayout, submission: Path, split_command: str, notes: dict[str, Any]
 ) -> None:
@@ -99,6 +73,7 @@ def _make_submission(
 
     notes: those of all submissions of the run; this one's says so far what it is made from.
     """
+    from pipelines.analysis.outcome import made_on, report
     from pipelines.core.decide import make_judge
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import Rows, predict
@@ -123,7 +98,8 @@ def _make_submission(
     judge, final = (make_judge(settings, images.classes, part.labels, calibrated=True) for part in (train, images))
     blocks = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
     found = validate(judge, final, valid.labels, blocks, run.folder)
-    facts = _report(settings, run, valid, final, found)
+    facts, said = report(run, settings, valid, final, found)
+    print(*said, sep="\n")
     note = notes[submission.name]
     checkpoint = run.folder / note["checkpoint"]
     answers = Rows(len(test), submission.parent)
@@ -132,49 +108,12 @@ def _make_submission(
     with atomic_file(submission) as partial:
         write_submission(partial, test.ids.tolist(), answers.array, images.classes, settings, layout.raw)
         count = check_submission(partial, images.classes, settings, layout.raw)
-    note |= {"sha256": file_sha256(submission), "rows": count, **facts, "made_on": _made_on(settings, layout, images)}
+    facts["made_on"] = made_on(settings, layout, images, command.progress)
+    note |= {"sha256": file_sha256(submission), "rows": count, **facts}
     write_json(run.predicted, notes)
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
     print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
     print(*describe_answers(answers.array, images.classes, settings, layout.raw), sep="\n")
-
-
-def _report(
-    settings: Settings, run: RunLayout, images: "ImageSet", judge: "Judge", found: "Validation"
-) -> dict[str, Any]:
-    """Print the score of the validation set and what was chosen on it; write and draw its predictions.
-
-    Return the score and the choice, for the note.
-    """
-    from pipelines.analysis.pictures import draw_results
-    from pipelines.analysis.results import Results, write_valid_predictions
-    from pipelines.core.choices import how_fitted
-
-    if chosen := judge.describe(found.choice, images.classes, len(images)):
-        print(chosen)
-    results = Results(images, found.predicted, found.decided, found.of_label, found.thresholds)
-    write_valid_predictions(run.valid_predictions, results)
-    title = f"{settings.name}, run {run.folder.name}: valid {judge.name} {found.score:.4f} on {len(images):,} images"
-    drawn = draw_results(run, settings, results, title)
-    how = how_fitted(found.choice)
-    uncertainty = command.uncertainty(found.bounds, len(images))
-    print(f"best.pt, valid {judge.name} as predicted here{how}: {found.score:.4f}{uncertainty}")
-    print("".join(f"Note: {note}\n" for note in found.notes), end="")
-    print(f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}")
-    if drawn.rows:
-        print(command.table(drawn.headings, drawn.rows))
-    facts = {"valid_score": found.score, "valid_interval": list(found.bounds), "valid_images": len(images)}
-    return facts | judge.facts(found.choice, images.classes)
-
-
-def _made_on(settings: Settings, layout: Layout, images: "ImageSet") -> dict[str, Any]:
-    """Return the hardware, code and data that the submission depends on."""
-    from pipelines.dataset.fingerprints import images_digest
-    from pipelines.models.device import choose_hardware
-
-    made_on = {**choose_hardware(settings.hardware).record(), "code": code_version()}
-    made_on |= {f"sha256 of {name}": sha256 for name, sha256 in split_inputs(layout, settings).items()}
-    return made_on | {"digest of all images": images_digest(images, command.progress)}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Reads   data/<c>/split.csv and its images; weights/, the folder of pretrained weights.
 Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row per epoch), best.pt, last.pt, curves.png, train.json,
-        precision.json (where two precisions were tried), search.csv (where train.search tried heads);
+        precision.json (where faster ways were measured), search.csv (where train.search tried heads);
         data/<c>/cache/: decoded images, or the features of a frozen network;
         data/<c>/damaged.csv: images that cannot be decoded, if there are any.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipelines.core.scores import Array, fbeta_of_counts, spearman, whole
+from pipelines.system.watch import Watch, unwatched
 
 Bounds = tuple[float, float]
 RESAMPLES, FEWEST_RESAMPLES = 1_000, 100
@@ -57,6 +58,23 @@ def of_calls(score: Callable[..., float]) -> Callable[..., Bounds]:
         return of_weights(of_each, len(targets), 20 * max(1, predicted[0].size) + 100_000 / len(targets))
 
     return interval
+
+
+def error_of_difference(
+    score: Callable[[Array, Array], float], pair: tuple[Array, Array], targets: Array, watch: Watch = unwatched
+) -> float:
+    """Return the standard error of the difference of two scores of the same images; each resample scores both.
+
+    pair: predictions, row by row.  NaN if fewer than two resamples have both scores.
+    """
+    generator = np.random.default_rng(RESAMPLING_SEED)
+    found = []
+    for _ in watch(range(FEWEST_RESAMPLES), "comparing", FEWEST_RESAMPLES, "resamples"):
+        rows = generator.integers(len(targets), size=len(targets))
+        first, second = (score(predicted[rows], targets[rows]) for predicted in pair)
+        found.append(first - second)
+    known = np.array([each for each in found if not math.isnan(each)])
+    return float(known.std(ddof=1)) if len(known) > 1 else math.nan
 
 
 def _of_sums(rows: Callable[..., Array], value: Callable[..., Array]) -> Callable[..., Bounds]:

@@ -94,7 +94,7 @@ class Judge:
 
     def score_alone(self, kept: Tensor, targets: Any) -> float:
         """Return the score of `judge` without its interval, which takes seconds for some metrics."""
-        return self.metric.score(*self._compared(self.cross_fit(kept, targets), kept, np.asarray(targets)))
+        return self.metric.score(*self.compared(self.cross_fit(kept, targets), kept, np.asarray(targets)))
 
     def fit(self, kept: Tensor, targets: Any) -> Choice:
         """Return what the metric leaves open, chosen for images that are not among these."""
@@ -122,7 +122,7 @@ class Judge:
 
     def score(self, choice: Choice, kept: Tensor, targets: Any) -> tuple[float, tuple[float, float]]:
         """Return what `judge` does, by a `choice` of `cross_fit`."""
-        predicted, known = self._compared(choice, kept, np.asarray(targets))
+        predicted, known = self.compared(choice, kept, np.asarray(targets))
         score = self.metric.score(predicted, known)
         return score, (math.nan, math.nan) if math.isnan(score) else self.metric.interval(predicted, known)
 
@@ -130,7 +130,7 @@ class Judge:
         """Return what a reader of this score must know: why it is not defined, or what was left out of it."""
         if self.takes in ("label", "probabilities"):  # always defined, of all images
             return []
-        return self.metric.notes(*self._compared(choice, kept, np.asarray(targets)))
+        return self.metric.notes(*self.compared(choice, kept, np.asarray(targets)))
 
     def notes_before(self, targets: Any) -> list[str]:
         """Return the notes on any score of these images, whatever is predicted."""
@@ -170,8 +170,8 @@ class Judge:
                 return self.numbers(decided)
         return decided.numpy()
 
-    def _compared(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
-        """Return predictions and targets in the form that the metric takes."""
+    def compared(self, choice: Choice, kept: Tensor, targets: Array) -> tuple[Array, Array]:
+        """Return predictions and targets in the form that the metric takes, by a `choice` of `cross_fit`."""
         if self.takes == "probabilities" and kept.numel() > MOST_ITEMS:
             return self._of_many_classes(choice, kept, targets)
         decided = self.decide(choice, kept)

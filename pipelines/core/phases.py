@@ -17,6 +17,7 @@ from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import BatchSource, Loading
 from pipelines.models.device import Hardware
 from pipelines.models.features import FeatureBatches, Features, compute_features, inputs_of
+from pipelines.models.side_by_side import lay_side_by_side
 from pipelines.models.transfer import WHOLE, FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.watch import Watch, unwatched
@@ -54,7 +55,7 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
         return []
     rows = []
     for phase in phases(settings):
-        _freeze(network, settings, phase)
+        freeze(network, settings, phase)
         for part in network.parts(settings.tuning.backbone_lr):
             trains = part.lr_share > 0
             row = {"epochs": f"{phase.first}-{phase.last}", "part": part.name, "parameters": part.parameters}
@@ -63,7 +64,8 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
     return rows
 
 
-def _freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:
+def freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:
+    """Freeze the parts of `network` that do not train in `phase`."""
     network.freeze(WHOLE if phase.head_only else settings.tuning.frozen_stages, settings.tuning.freeze_norms)
 
 
@@ -77,18 +79,17 @@ def make_learner(
     views: tuple[engine.View, ...] = (engine.unchanged,)
     pretrained: list[nn.Parameter] = []
     if isinstance(network, FineTuned):
-        _freeze(network, settings, phase)
+        freeze(network, settings, phase)
         pretrained = list(network.pretrained_parameters()) if settings.model.pretrained else []
         if phase.cached:
             model, hardware = network.top, exact(hardware)
             views = engine.feature_views(inputs_of(settings))
+    lay_side_by_side(model, hardware.side_by_side)
     averaged = None
     if train.ema_decay:
         averaged = AveragedModel(model, multi_avg_fn=_averaging(train.ema_decay), use_buffers=True)
     optimizer = make_optimizer(model, train, pretrained, settings.tuning.backbone_lr)
-    if isinstance(
-        optimizer, torch.optim.LBFGS
-    ):  # from zeros the solution is found soonest
+    if isinstance(optimizer, torch.optim.LBFGS):  # from zeros the solution is found soonest
         for parameter in optimizer.param_groups[0]["params"]:
             nn.init.zeros_(parameter)
     if settings.hardware.compile_training:

@@ -1,39 +1,47 @@
-"""Choose the faster precision for training on a processor: detect it, then measure it once per run."""
+"""Choose the faster way to train on a processor, by measuring once per run: the precision, and maps side by side."""
 
 import copy
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from pipelines.core.phases import freeze, phases
 from pipelines.models.device import Hardware, choose_hardware
+from pipelines.models.side_by_side import WIDEST, SideBySide, lay_side_by_side
+from pipelines.models.transfer import FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.files import read_json, write_json
 
 PIXELS = 128 * 32 * 32  # per measured step: enough for threads and caches to behave as in training
-STEPS = 3  # measured per precision, alternately, after one warm-up step each
+STEPS = 3  # measured per way, alternately, after one warm-up step each
 CLEARLY = 1.25  # a smaller factor is timing noise, which must not make runs of the same seed differ
 WORTHWHILE = 200_000 * 32 * 32  # training pixels in total; a shorter training gains less than the measurement takes
 OTHER = {"bfloat16": "float32", "float32": "bfloat16"}
+MAPS = 128  # at most, per measured convolution
+SECONDS = 1.0  # per measured convolution; on a busy machine, fewer than `STEPS` are measured
+GAIN = 1.1  # convolutions of maps side by side must be faster by this factor
 
 
 def settle_precision(
     settings: Settings, note: Path, network: nn.Module | None = None, images: int = 0
 ) -> tuple[Settings, str]:
-    """Return `settings` with the chosen precision, and the reason, to be printed after its name.
+    """Return `settings` with the chosen precision and `side_by_side`, and the reason, to be printed after its name.
 
-    Measured only for `precision = "auto"` on a processor, by a few steps of `network` in both precisions, if training
-    on `images` per epoch takes long.  The file `note` keeps the result, so that a resumed run computes as it began.
+    Measured only on a processor, for `precision = "auto"` and `side_by_side = -1`, by a few steps of `network` and its
+    convolutions, if training on `images` per epoch takes long.  The file `note` keeps the results, so that a resumed
+    run computes as it began.
     """
     if settings.trains_on_cache:  # a head trains in float32; the precision of features is chosen by their accuracy
         return settings, ""
-    hardware = choose_hardware(settings.hardware)
-    if settings.hardware.precision != "auto" or hardware.device.type != "cpu":
+    hardware, given = choose_hardware(settings.hardware), settings.hardware
+    if hardware.device.type != "cpu" or (given.precision != "auto" and given.side_by_side >= 0):
         return settings, ""
     device = str(hardware.record()["device"])
     tried = _read(note)
@@ -41,24 +49,46 @@ def settle_precision(
         pixels = images * settings.train.epochs * settings.input.size**2
         if network is None or pixels < WORTHWHILE:
             return settings, ""
-        chosen, speeds = faster_precision(network, settings, hardware)
-        tried = {"device": device, "precision": chosen, "images_per_second": speeds}
+        tried = {"device": device, **_measure(network, settings, hardware)}
         write_json(note, tried)
-    chosen, speeds = tried["precision"], tried["images_per_second"]
-    other = OTHER[chosen]
-    ratio = speeds[chosen] / speeds[other]
-    reason = f"{ratio:.1f} times as fast as {other} when tried" if ratio >= 1 else f"{other} is not clearly faster"
-    return replace(settings, hardware=replace(settings.hardware, precision=chosen)), f" ({reason})"
+    reasons = []
+    if given.precision == "auto" and "precision" in tried:
+        given = replace(given, precision=tried["precision"])
+        reasons.append(_reason(tried["precision"], tried["images_per_second"]))
+    if given.side_by_side < 0:  # the note of a run that began before this was measured lacks it
+        given = replace(given, side_by_side=tried.get("side_by_side", 0))
+        reasons += [f"maps up to {given.side_by_side} pixels wide side by side"] if given.side_by_side else []
+    return replace(settings, hardware=given), f" ({'; '.join(reasons)})" if reasons else ""
 
 
 def _read(note: Path) -> dict[str, Any]:
-    """Return the content of `note`; empty if it is missing or damaged, so that the precision is measured again."""
+    """Return the content of `note`; empty if it is missing or damaged, so that everything is measured again."""
     try:
-        tried = read_json(note)
-        known = tried["precision"] in OTHER and all(tried["images_per_second"][name] > 0 for name in OTHER)
-        return dict(tried) if known else {}
+        tried = dict(read_json(note))
+        known = "side_by_side" in tried and tried["side_by_side"] >= 0
+        if "precision" in tried or not known:
+            known = tried["precision"] in OTHER and all(tried["images_per_second"][name] > 0 for name in OTHER)
+        return tried if known else {}
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+
+
+def _measure(network: nn.Module, settings: Settings, hardware: Hardware) -> dict[str, Any]:
+    """Return what is measured where the settings leave it open, for the note."""
+    found: dict[str, Any] = {}
+    if settings.hardware.precision == "auto":
+        found["precision"], found["images_per_second"] = faster_precision(network, settings, hardware)
+        hardware = replace(hardware, dtype=getattr(torch, found["precision"]))
+    if settings.hardware.side_by_side < 0:
+        timed = time_convolutions(network, settings, hardware)
+        found |= {"side_by_side": widest_faster(timed), "convolutions": timed}
+    return found
+
+
+def _reason(chosen: str, speeds: Mapping[str, float]) -> str:
+    other = OTHER[chosen]
+    ratio = speeds[chosen] / speeds[other]
+    return f"{ratio:.1f} times as fast as {other} when tried" if ratio >= 1 else f"{other} is not clearly faster"
 
 
 def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware) -> tuple[str, dict[str, float]]:
@@ -92,3 +122,69 @@ def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware)
     detected = str(hardware.dtype).removeprefix("torch.")
     other = OTHER[detected]
     return (other if speeds[other] > CLEARLY * speeds[detected] else detected), speeds
+
+
+def time_convolutions(network: nn.Module, settings: Settings, hardware: Hardware) -> list[dict[str, Any]]:
+    """Return the milliseconds of a training step of each shape of convolution: ordinary, and maps side by side.
+
+    Shapes of all image sizes of the training, with maps up to `WIDEST` pixels wide.  The network, its statistics and
+    torch's random state are unchanged.
+    """
+    network = copy.deepcopy(network).to(hardware.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if isinstance(network, FineTuned):
+        freeze(network, settings, phases(settings)[-1])
+    lay_side_by_side(network, 0)
+    found: dict[tuple[Any, ...], tuple[SideBySide, Tensor]] = {}
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, SideBySide)
+        if module.training and output.requires_grad and inputs[0].shape[3] <= WIDEST:
+            key = (module.weight.shape, inputs[0].shape[2:], inputs[0].requires_grad, module.weight.requires_grad)
+            found.setdefault(key, (module, inputs[0]))
+
+    hooks = [each.register_forward_hook(look) for each in network.modules() if isinstance(each, SideBySide)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for size in sorted({settings.input.size, *settings.augment.sizes}):
+            with hardware.autocast():
+                network(torch.zeros(2, settings.input.channels, size, size))  # 2: the minimum for batch norms
+        for hook in hooks:
+            hook.remove()
+        count = min(settings.train.batch_size, MAPS)
+        return [_time_convolution(module, maps, count, hardware) for module, maps in found.values()]
+
+
+def _time_convolution(module: SideBySide, maps: Tensor, count: int, hardware: Hardware) -> dict[str, Any]:
+    """Return the shape of `module` and its milliseconds forward and backward, for `count` maps like `maps`."""
+    inputs = torch.randn(count, *maps.shape[1:]).to(maps.dtype).contiguous(memory_format=torch.channels_last)
+    inputs.requires_grad_(maps.requires_grad)
+    width, gradient = inputs.shape[3], None
+    seconds: dict[int, list[float]] = {0: [], width: []}
+    began = time.perf_counter()
+    for step in range(1 + STEPS):
+        if step > 1 and time.perf_counter() - began > SECONDS:
+            break
+        for widest, measured in seconds.items():
+            module.widest = widest
+            module.zero_grad()
+            started = time.perf_counter()
+            with hardware.autocast():
+                outputs = module(inputs)
+            if gradient is None:
+                gradient = torch.randn_like(outputs)
+            outputs.backward(gradient)
+            measured.append(time.perf_counter() - started)
+    ordinary, side_by_side = (round(1000 * min(each[1:]), 3) for each in seconds.values())  # the least disturbed
+    shape = {"channels": [module.in_channels, module.out_channels], "kernel": list(module.kernel_size)}
+    return shape | {"width": width, "milliseconds": ordinary, "side_by_side": side_by_side}
+
+
+def widest_faster(timed: Sequence[Mapping[str, Any]]) -> int:
+    """Return the width up to which the convolutions of each width are clearly faster side by side; 0 for none."""
+    widest = 0
+    for width in sorted({each["width"] for each in timed}):
+        same = [each for each in timed if each["width"] == width]
+        if sum(each["milliseconds"] for each in same) < GAIN * sum(each["side_by_side"] for each in same):
+            break
+        widest = width
+    return widest

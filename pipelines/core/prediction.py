@@ -3,8 +3,10 @@
 import math
 import mmap
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from pipelines.core.job import to_device
 from pipelines.core.phases import Sources, exact
 from pipelines.core.tasks import Task, make_task
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.loading import BatchSource, WatchedBatches
+from pipelines.dataset.loading import Batch, BatchSource, WatchedBatches
 from pipelines.models.device import Hardware, choose_hardware
 from pipelines.models.features import inputs_of
 from pipelines.models.transfer import FineTuned
@@ -45,23 +47,34 @@ class Predictor:
 
 
 def open_predictor(
-    saved: Checkpoint, settings: Settings, images: ImageSet, weights: Path, watch: Watch = unwatched
+    saved: Checkpoint,
+    settings: Settings,
+    images: ImageSet,
+    weights: Path,
+    watch: Watch = unwatched,
+    source: BatchSource | None = None,
 ) -> Predictor:
     """Return the network of the checkpoint `saved` and the batches of `images`.
 
     settings: those of the run, with the current [predict] and [hardware].  weights: the folder of pretrained weights.
-    A head on frozen backbones gets their cached features, as it did in training.
+    A head on frozen backbones gets their cached features, as it did in training.  source: the batches, where another
+    network of the same settings has opened them.
     """
     hardware = choose_hardware(settings.hardware)
     network = to_device(saved.model(images.classes, weights), hardware)
-    cached = saved.head_only and settings.features.cached
-    source = Sources(settings, network, hardware, watch).open(images, cached)
+    cached = on_features(saved, settings)
+    source = source or Sources(settings, network, hardware, watch).open(images, cached)
     task = make_task(saved.settings, saved.classes, saved.scale)
     if not cached:
         views = engine.make_views(settings.predict.mirror, settings.predict.shift)
         return Predictor(network, source, task, hardware, views)
     assert isinstance(network, FineTuned)
     return Predictor(network.top, source, task, exact(hardware), engine.feature_views(inputs_of(settings)))
+
+
+def on_features(saved: Checkpoint, settings: Settings) -> bool:
+    """Return whether the network of the checkpoint `saved` predicts cached features."""
+    return saved.head_only and settings.features.cached
 
 
 def predict(
@@ -72,30 +85,66 @@ def predict(
     Each item is the places of some images among `images`, and their predictions on the processor, float32 (n, ·).
     what: the text of the progress bar.  Raises `UserError` where predictions are not finite.
     """
-    predictor = open_predictor(checkpoint.load(path), settings, images, weights, watch)
-    yield from blocks(replace(predictor, source=WatchedBatches(predictor.source, what, watch)), path)
+    for places, (predictions,) in predict_each([path], settings, images, weights, what, watch):
+        yield places, predictions
 
 
-def blocks(predictor: Predictor, path: Path) -> Iterator[tuple[Positions, Tensor]]:
-    """Yield what `predict` does; path: the checkpoint, for messages."""
-    waiting: list[tuple[Tensor, Tensor]] = []
+def predict_each(
+    paths: Sequence[Path], settings: Settings, images: ImageSet, weights: Path, what: str, watch: Watch
+) -> Iterator[tuple[Positions, list[Tensor]]]:
+    """Yield what `predict` does, by each of the checkpoints at `paths`, which share the settings.
+
+    Each batch is read once for all networks, or twice where some predict cached features and others images.
+    """
+    all_saved = [checkpoint.load(path) for path in paths]
+    users = Counter(on_features(saved, settings) for saved in all_saved)
+    sources: dict[bool, BatchSource] = {}
+    predictors = []
+    for saved in all_saved:
+        kind = on_features(saved, settings)
+        predictor = open_predictor(saved, settings, images, weights, watch, sources.get(kind))
+        if kind not in sources:
+            source = predictor.source if sources else WatchedBatches(predictor.source, what, watch)
+            sources[kind] = _Shared(source, users[kind])
+        predictors.append(replace(predictor, source=sources[kind]))
+    yield from blocks(predictors, paths)
+
+
+def blocks(predictors: Sequence[Predictor], paths: Sequence[Path]) -> Iterator[tuple[Positions, list[Tensor]]]:
+    """Yield what `predict_each` does; paths: the checkpoints, for messages."""
+    waiting: list[list[Tensor]] = []
     items = 0
-    source, task = predictor.source, predictor.task
-    for batch, predictions in engine.infer(predictor.model, source, task, predictor.hardware, predictor.views):
+    streams = [engine.infer(each.model, each.source, each.task, each.hardware, each.views) for each in predictors]
+    for results in zip(*streams, strict=True):  # all sources are in the order of their ids
         # Kept on the device for a while: fetching each batch would leave a GPU idle until the next one.
-        waiting.append((batch.positions, predictions))
-        items += predictions.numel()
+        waiting.append([results[0][0].positions, *(predictions for _, predictions in results)])
+        items += sum(predictions.numel() for _, predictions in results)
         if items >= MOST_ITEMS:
-            yield _fetched(path, waiting)
+            yield _fetched(paths, waiting)
             waiting, items = [], 0
     if waiting:
-        yield _fetched(path, waiting)
+        yield _fetched(paths, waiting)
 
 
-def _fetched(path: Path, waiting: list[tuple[Tensor, Tensor]]) -> tuple[Positions, Tensor]:
-    positions, predictions = (torch.cat(each).cpu() for each in zip(*waiting, strict=True))
-    if not predictions.amax(dim=1).isfinite().all():  # the maximum of numbers with a NaN is a NaN
-        raise UserError(f"{path} predicts numbers that are not finite. Train another RUN= with a lower train.lr.")
+class _Shared(BatchSource):
+    """The batches of `source`, which `users` networks predict in step, each from an iterator of its own."""
+
+    def __init__(self, source: BatchSource, users: int) -> None:
+        super().__init__(source.ids, source.labels, source.loading)
+        self._source, self._users = source, users
+        self._copies: list[Iterator[Batch]] = []
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        if not self._copies:
+            self._copies = list(tee(self._source.batches(epoch), self._users))
+        return self._copies.pop()
+
+
+def _fetched(paths: Sequence[Path], waiting: list[list[Tensor]]) -> tuple[Positions, list[Tensor]]:
+    positions, *predictions = (torch.cat(each).cpu() for each in zip(*waiting, strict=True))
+    for path, each in zip(paths, predictions, strict=True):
+        if not each.amax(dim=1).isfinite().all():  # the maximum of numbers with a NaN is a NaN
+            raise UserError(f"{path} predicts numbers that are not finite. Train another RUN= with a lower train.lr.")
     return positions.numpy(), predictions
 
 

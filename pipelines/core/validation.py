@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines.core.choices import Choice, Thresholds
 from pipelines.core.decide import MOST_ITEMS, Judge
+from pipelines.core.ensembles import ranks
 from pipelines.core.prediction import Positions, Rows
 from pipelines.core.thresholds import PLAIN
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS
@@ -39,12 +40,19 @@ class Validation:
 
 
 def validate(
-    judge: Judge, final: Judge, targets: Array, blocks: Iterable[tuple[Positions, Tensor]], folder: Path
+    judge: Judge,
+    final: Judge,
+    targets: Array,
+    blocks: Iterable[tuple[Positions, Tensor]],
+    folder: Path,
+    groups: Array | None = None,
 ) -> Validation:
     """Return score and choice for the predictions of a validation set.
 
     judge: knows the training rows.  final: knows all labelled rows, as those that predict other images.  targets: as
     `encode` returns them.  blocks: places of some images and their predictions.  folder: for a large temporary file.
+    groups: of each image, (N,), where ranks within them are scored instead of predictions, as those of different
+    networks; for metrics of the order alone.
     """
     one_class = judge.task == ONE_CLASS
     rows, of_classes = Rows(len(targets), folder), Rows(len(targets), folder)
@@ -56,6 +64,8 @@ def validate(
     choice = final.fit(predictions, targets)
     crossed = judge.cross_fit(predictions, targets) if choice.fitted else judge.plain
     kept = predictions if one_class else judge.keep(predictions)
+    if groups is not None:
+        kept = ranks(kept.reshape(len(kept), -1), judge.task, groups).reshape(kept.shape)
     score, bounds = judge.score(crossed, kept, targets)
     notes = tuple(judge.notes(crossed, kept, targets))
     if not one_class:

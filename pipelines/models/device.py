@@ -15,10 +15,14 @@ from pipelines.system.errors import UserError
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device and the type of its matrix products; parameters and sums stay float32."""
+    """A device and the type of its matrix products; parameters and sums stay float32.
+
+    side_by_side: the widest maps, in pixels, that convolutions in training lay side by side; see `side_by_side.py`.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    side_by_side: int = 0
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
@@ -30,6 +34,7 @@ class Hardware:
         return {
             "device": torch.cuda.get_device_name(self.device) if on_gpu else processor,
             "precision": str(self.dtype).removeprefix("torch."),
+            "side_by_side": self.side_by_side,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -60,9 +65,10 @@ def choose_hardware(settings: HardwareSettings) -> Hardware:
     make_deterministic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    widest = max(settings.side_by_side, 0) if device.type == "cpu" else 0
     if settings.precision == "auto":
-        return Hardware(device, torch.bfloat16 if bfloat16_is_fast(device) else torch.float32)
-    return Hardware(device, getattr(torch, settings.precision))
+        return Hardware(device, torch.bfloat16 if bfloat16_is_fast(device) else torch.float32, widest)
+    return Hardware(device, getattr(torch, settings.precision), widest)
 
 
 def _available() -> list[str]:

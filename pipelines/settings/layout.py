@@ -49,9 +49,13 @@ class RunLayout:
     trained = Below("train.json")  # written at the end of training: the best epoch, its score, the hardware
     retrained = Below("retrain.json")  # written at the end of retraining
     predicted = Below("predict.json")  # one entry per submission
-    precision = Below("precision.json")  # the precision that was faster at the start of the run, if measured
+    precision = Below("precision.json")  # the faster precision and convolutions at the start of the run, if measured
     search = Below("search.csv")  # the heads that train.search tried, with their scores
     valid_predictions = Below("valid_predictions.csv")  # predictions of best.pt on the validation rows
+    oof = Below("oof.csv")  # all predictions of rows that the predicting network was not trained on (out of fold)
+    test_predictions = Below("test_predictions.npy")  # of the test images, before a temperature or thresholds
+    folds = Below("folds.json")  # of a fold set: its members and their scores, written last
+    blend = Below("blend.json")  # of a blend: its members and their weights, written last
     history = Below("history.csv")
     retrain_history = Below("retrain_history.csv")
     best = Below("best.pt")
@@ -72,6 +76,10 @@ class RunLayout:
     @property
     def retraining(self) -> StateFiles:  # without a validation set, and so without a best epoch
         return StateFiles(self.retrain_last, self.retrain_history)
+
+    def member(self, name: str) -> "RunLayout":
+        """Return a member of a fold set, a run in a folder below this one."""
+        return RunLayout(self.folder / name)
 
     @property
     def lock(self) -> Path:

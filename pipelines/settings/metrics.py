@@ -19,7 +19,8 @@ class MetricFacts:
     tasks: the values of competition.task that it scores. sends: the values of competition.submission that fit.
     definition: for people. options: the keys of [competition] that it depends on, and `classes`, their number. kaggle:
     names that Kaggle or a competition's page gives it, lower case; {k} and {beta} are numbers. doubt: why Kaggle's name
-    may mean another one.
+    may mean another one. order_only: whether only the order of the predictions within a column counts, so that their
+    ranks may be averaged.
     """
 
     takes: Takes
@@ -30,6 +31,7 @@ class MetricFacts:
     options: tuple[str, ...] = ()
     kaggle: tuple[str, ...] = ()
     doubt: str = ""
+    order_only: bool = False
 
 
 _ONE, _SETS, _BOTH, _NUMBERS = (ONE_CLASS,), (SEVERAL_LABELS,), (ONE_CLASS, SEVERAL_LABELS), (NUMBERS,)
@@ -121,6 +123,7 @@ METRICS: dict[str, MetricFacts] = {
             "auroc",
             "area under roc curve",
         ),
+        order_only=True,
     ),
     "auc_columns": MetricFacts(
         "columns",
@@ -139,6 +142,7 @@ METRICS: dict[str, MetricFacts] = {
             "mean auc",
             "mean roc auc",
         ),
+        order_only=True,
     ),
     "auc_weighted": MetricFacts(
         "positive",
@@ -149,6 +153,7 @@ METRICS: dict[str, MetricFacts] = {
         "weight, divided by the largest possible (ALASKA2)",
         ("auc_ranges", "auc_weights"),
         ("weighted auc", "weighted roc auc", "weighted area under receiver operating characteristic curve"),
+        order_only=True,
     ),
     "auc_partial": MetricFacts(
         "positive",
@@ -159,6 +164,7 @@ METRICS: dict[str, MetricFacts] = {
         "(ISIC 2024)",
         ("auc_above",),
         ("partial auc", "pauc", "isic pauc abovetpr", "pauc abovetpr", "partial area under roc curve"),
+        order_only=True,
     ),
     "average_precision": MetricFacts(
         "positive",
@@ -167,6 +173,7 @@ METRICS: dict[str, MetricFacts] = {
         ("probability",),
         "sum over the thresholds of the precision, times the growth of the recall, without interpolation",
         kaggle=("average precision", "average precision score", "auprc", "area under precision recall curve"),
+        order_only=True,
     ),
     "average_precision_columns": MetricFacts(
         "columns",
@@ -176,6 +183,7 @@ METRICS: dict[str, MetricFacts] = {
         "mean over the columns of the average precision; columns without a positive image are left out",
         kaggle=("mean average precision", "mean columnwise average precision", "macro average precision"),
         doubt=_MEAN_AP,
+        order_only=True,
     ),
     "f1_macro": MetricFacts(
         "label",

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipelines.system.shell import removal
 
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
 LABEL_MAP = "model.label_map_sha256:"  # the key that changes with the content of the label map's CSV
+MEASURED = ("precision", "side_by_side")  # keys of [hardware] that a run may choose by timing
 WHITE = "data.white:"  # the one key of [data] that a run depends on, beside the split
 
 
@@ -76,6 +78,17 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> Settings:
     if changes:
         raise UserError(f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). {_new_run(run)}")
     return replace(settings, predict=record.settings.predict)
+
+
+def measured_choices(run: RunLayout, given: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the overrides with which another run computes as `run` does, where its timing has chosen.
+
+    Otherwise the other run's timing could choose differently.  given: the overrides of the command, which stay.
+    """
+    if not run.precision.exists():
+        return []
+    found, hardware = read_note(run.precision), given.get("hardware", {})
+    return [f"hardware.{key}={found[key]}" for key in MEASURED if key in found and key not in hardware]
 
 
 def _other_meaning(ours: Settings, theirs: Settings) -> list[str]:

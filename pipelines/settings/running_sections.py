@@ -14,6 +14,9 @@ class PredictSettings(Section):
     """How test images are predicted. A run does not depend on it: one run can be predicted in several ways."""
 
     checkpoint: Literal["final", "best"] = option("final", "final: retrained on all labelled rows; best: by validation")
+    members: Literal["folds", "final", "both"] = option(
+        "folds", "fold sets: average the networks of the folds; final: the one retrained on all rows; both: all of them"
+    )
     mirror: bool = option(False, "average predictions over an image and its mirror (cached features: over all views)")
     shift: int = option(0, "average predictions over shifts by this number of pixels; 0: off", minimum=0)
     batch_size: int = option(128, "number of images in a batch", minimum=1)
@@ -36,6 +39,12 @@ class HardwareSettings(Section):
     device: str = option("auto", "auto: cuda if available, else cpu; or a torch device name: cuda:1, mps")
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "auto: bfloat16 where the hardware is fast at it; a CPU measures both before a long training"
+    )
+    side_by_side: int = option(
+        -1,
+        "train convolutions of maps up to this width, in pixels, side by side in wide maps, on a CPU; 0: none; "
+        "-1: as measured before a long training",
+        minimum=-1,
     )
     workers: int = option(2, "number of processes that decode photos; 0: decode in the main process", minimum=0)
     cache_by: Literal["time", "bytes"] = option(

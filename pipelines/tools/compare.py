@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pipelines import command
 from pipelines.settings.loading import load_settings, parse_overrides, recipe_names, run_name
 from pipelines.settings.metrics import METRICS
+from pipelines.settings.records import measured_choices
 from pipelines.settings.schema import DEFAULT_RECIPE
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
@@ -109,9 +110,8 @@ def _train(words: command.Words, recipe: str, seed: int, runs: "list[RunLayout]"
     """Train the run of `recipe` with `seed` in a child process.  Exit with its status if that is not 0."""
     run = runs[seed].folder.name
     more = [f"train.seed={seed}"]
-    if seed and runs[0].precision.exists() and "precision" not in parse_overrides(words.set).get("hardware", {}):
-        # The precision that the first seed has chosen by timing: another seed's timing could choose another one.
-        more.append(f"hardware.precision={read_note(runs[0].precision)['precision']}")
+    if seed:
+        more += measured_choices(runs[0], parse_overrides(words.set))
     print(f"Recipe {recipe}, seed {seed}:", flush=True)
     arguments = [words.competition, "--recipe", recipe, "--run", run, "--set", *words.set, *more]
     if status := command.run_stage("train", arguments):

@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sections[section][name] = value
     sections["data"]["submitted_labels"] = words.settings().data.submitted_labels if note.get("answers") else ""
     sections["hardware"] |= {key: trained["hardware"][key] for key in ("precision", "threads")}
+    sections["hardware"]["side_by_side"] = trained["hardware"].get("side_by_side", 0)  # older runs lack it
     stages = ["split", "train", "retrain", "predict"]
     if note["checkpoint"] == run.best.name:
         stages.remove("retrain")

@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, ...]] = {
         *("train.weight_decay=1e-3", "model.whitening=2", "model.identity_start=true", "model.norm_scales=false"),
         *("augment.alternating_flip=true", "augment.sizes=[4, 6, 8]", "train.ema_decay=0.8"),
     ),
+    "maps side by side": ("hardware.side_by_side=8", "model.depth=[2]", "train.ema_decay=0.8"),
     "photos": ("input.source=photos", "augment.mixup=0.4", "model.dropout=0.3", "augment.crop_scale=[0.5, 1.0]"),
     "photos, worker": ("input.source=photos", "hardware.workers=1", "augment.cutmix=1.0", "model.dropout=0.3"),
 }

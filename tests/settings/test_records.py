@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import merge
-from pipelines.settings.records import finished_run, in_todays_words, read_record, start_run
+from pipelines.settings.records import finished_run, in_todays_words, measured_choices, read_record, start_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_json, write_json, write_text
@@ -44,6 +44,15 @@ def test_a_run_without_a_finished_epoch_starts_from_the_beginning(layout: Layout
     start(layout)
     start(layout, changed("train", epochs=9))
     assert read_record(layout.run("quick")).settings.train.epochs == 9
+
+
+def test_another_run_takes_what_a_run_has_measured_but_not_against_the_command(layout: Layout) -> None:
+    run = layout.run("quick")
+    assert measured_choices(run, {}) == []
+    start(layout)
+    write_json(run.precision, {"device": "a processor", "precision": "bfloat16", "side_by_side": 7})
+    assert measured_choices(run, {}) == ["hardware.precision=bfloat16", "hardware.side_by_side=7"]
+    assert measured_choices(run, {"hardware": {"side_by_side": 0}}) == ["hardware.precision=bfloat16"]
 
 
 def test_a_run_that_starts_from_the_beginning_forgets_its_measured_precision(layout: Layout) -> None:
