@@ -131,7 +131,7 @@ def _choose_head(job: "Job", network: "FineTuned", run: RunLayout) -> "Job":
     from pipelines.core.job import write_history
     from pipelines.core.search import choose_head
 
-    assert job.train.layout is not None
+    assert job.train.layout is not None and job.valid is not None
     settings, rows = choose_head(job, network)
     forms = ("", ":g", ":.4f", ":.4f", ":.1f")
     cells = [[f"{{{form}}}".format(value) for form, value in zip(forms, row.values(), strict=True)] for row in rows]

@@ -71,6 +71,7 @@ def _path(job: Job, network: FineTuned, bars: Iterator[int]) -> Iterator[Tried]:
     (phase,) = phases(job.settings)
     judge, task = job.judge(), job.task()
     learner = make_learner(job.settings, network, phase, job.hardware, task, judge)
+    assert isinstance(learner.optimizer, torch.optim.LBFGS)
     sources = job.sources(network)
     outputs = next(reversed(network.top.head.state_dict().values())).shape[0]
     every = max(1, round(len(job.train) * sum(network.top.widths) * outputs / MOST_WORK))

@@ -23,8 +23,15 @@ LEAST_DEVIATION = 0.01  # times the median one: rarer deviations of a feature wo
 def make_solver(model: nn.Module, train: TrainSettings) -> torch.optim.LBFGS:
     """Return the optimizer for `solve`."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    options = {"tolerance_grad": GRADIENT, "tolerance_change": CHANGE, "line_search_fn": "strong_wolfe"}
-    return torch.optim.LBFGS(learning, lr=train.lr, max_iter=ITERATIONS, history_size=10, **options)
+    return torch.optim.LBFGS(
+        learning,
+        lr=train.lr,
+        max_iter=ITERATIONS,
+        tolerance_grad=GRADIENT,
+        tolerance_change=CHANGE,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
 
 
 class Examples:
@@ -72,7 +79,7 @@ def solve(
     def loss() -> Tensor:
         optimizer.zero_grad()
         total = penalty / 2 * layer.weight.square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         total = total.detach()
         for inputs, labels in examples:
             part = task.loss(model(inputs), labels) * (len(inputs) / len(examples))
@@ -99,5 +106,5 @@ def _mean_loss(examples: Examples, model: nn.Module, task: Task) -> float:
 @torch.no_grad()
 def _rescale(layer: nn.Linear, mean: Tensor, deviation: Tensor) -> None:
     """Make `layer` give for (features - mean) / deviation what it gave for the features."""
-    layer.bias += layer.weight @ mean
-    layer.weight *= deviation
+    layer.bias.add_(layer.weight @ mean)
+    layer.weight.mul_(deviation)

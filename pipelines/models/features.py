@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -166,7 +167,7 @@ def _open_store(
     settings: Settings, backbone: Backbone, origin: Origin, hardware: Hardware, images: ImageSet
 ) -> FeatureStore:
     """Return the store of the features by `backbone`; all views share it."""
-    about = {
+    about: dict[str, Any] = {
         "what": FORMAT,
         "network": origin.name,
         "weights_sha256": origin.sha256,

@@ -12,7 +12,6 @@ from pipelines.core.solve import Examples, make_solver, solve
 from pipelines.core.tasks import Task, make_task, measure_scale
 from pipelines.dataset.loading import Loading
 from pipelines.models.features import FeatureBatches, Features
-from pipelines.settings.metrics import NUMBERS, SEVERAL_LABELS
 from pipelines.settings.training_sections import TrainSettings
 from pipelines.system.watch import unwatched
 from tests.support.tiny import Tiny
@@ -67,7 +66,7 @@ def test_one_class_is_logistic_regression(tiny: Tiny) -> None:
 def test_several_labels_are_a_regression_each(tiny: Tiny) -> None:
     targets = (np.random.default_rng(1).random((COUNT, 2)) < [0.3, 0.6]).astype(np.uint8)
     settings = tiny.settings()
-    settings = replace(settings, competition=replace(settings.competition, task=SEVERAL_LABELS))
+    settings = replace(settings, competition=replace(settings.competition, task="several_labels"))
     head, _ = solved(tiny, make_task(settings, ["a", "b"], {}), targets, 2)
     for number, column in enumerate(targets.T):
         # The loss is a mean over images and labels, so each label has half of it.
@@ -81,7 +80,7 @@ def test_numbers_are_ridge_regression_on_the_known_rows(tiny: Tiny) -> None:
     targets[::7] = np.nan
     known = ~np.isnan(targets[:, 0])
     settings = tiny.settings()
-    settings = replace(settings, competition=replace(settings.competition, task=NUMBERS))
+    settings = replace(settings, competition=replace(settings.competition, task="numbers"))
     scale = measure_scale(targets)
     task = make_task(settings, ["a"], scale)
     head, _ = solved(tiny, task, targets, 1)

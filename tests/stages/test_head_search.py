@@ -47,10 +47,14 @@ def test_the_choice_is_recorded_and_all_stages_use_it(
     assert "slightly too good, because they chose" in printed
     chosen = record(files)
     assert chosen["train"]["search"] is False
-    mine = rows[rows["train.weight_decay"].eq(chosen["train"]["weight_decay"])]
-    mine = mine[mine["features.mirror"].eq(chosen["features"]["mirror"])]
+    weight_decay, mirror = chosen["train"]["weight_decay"], chosen["features"]["mirror"]
+    (mine,) = [
+        row
+        for row in rows.to_dict("records")
+        if row["train.weight_decay"] == weight_decay and row["features.mirror"] == mirror
+    ]
     history = pd.read_csv(files.history)
-    assert history["valid_loss"].tolist() == pytest.approx(mine["valid_loss"].tolist(), abs=2e-3)
+    assert history["valid_loss"].tolist() == pytest.approx([mine["valid_loss"]], abs=2e-3)
     for path in (files.best, files.final):
         saved = torch.load(path, weights_only=True)
         assert {key: saved["settings"]["train"][key] for key in ("search", "weight_decay")} == {
