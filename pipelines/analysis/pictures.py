@@ -204,8 +204,8 @@ def _number(value: float) -> str:
 
 def _pixels(settings: Settings, images: ImageSet, places: Array) -> list[Pixels]:
     """Return the images at `places` as evaluation crops them, in colours."""
-    size, resize = settings.input.size, evaluation_resize(settings)
+    size, resize, how = settings.input.size, evaluation_resize(settings), settings.input.interpolation
     return [
-        as_colours(fit(images.reader.open(str(row.path), place_of(row)), size, resize))
+        as_colours(fit(images.reader.open(str(row.path), place_of(row)), size, resize, how))
         for row in images.rows.iloc[places].itertuples()
     ]

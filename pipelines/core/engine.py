@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from pipelines.core.averages import Average
 from pipelines.core.decide import Judge
 from pipelines.core.optim import Schedule
 from pipelines.core.solve import Examples, solve
@@ -64,6 +64,7 @@ class Learner:
 
     The schedule's rate is multiplied by the `lr_share` of each parameter group.  averaged: the average of
     the weights, if there is one.  penalty: of the squared weights, see `solve`.  views: averaged in validation.
+    before_epoch: called with the number of each epoch.
     """
 
     model: nn.Module
@@ -72,10 +73,11 @@ class Learner:
     hardware: Hardware
     task: Task
     judge: Judge
-    averaged: AveragedModel | None = None
+    averaged: Average | None = None
     clip_norm: float = 0.0
     penalty: float = 0.0
     views: tuple[View, ...] = (unchanged,)
+    before_epoch: Callable[[int], None] = lambda epoch: None
 
     @property
     def result(self) -> nn.Module:
@@ -96,6 +98,7 @@ def fit(
         raise ValueError(f"{len(shared)} images are in both training and validation set, such as id {min(shared)!r}")
     for epoch in epochs:
         torch.manual_seed(derive_seed(seed, "network", epoch))
+        learner.before_epoch(epoch)
         started = time.perf_counter()
         loss, lr = _train_epoch(learner, train, epoch)
         images_per_second = len(train) / (time.perf_counter() - started)
@@ -117,8 +120,11 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
         lr = 0.0
         for step, batch in enumerate(source.batches(epoch)):
             # The middle of the step: otherwise the first step of a warm-up or the last of a decay has a rate of 0.
-            lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
+            done = epoch - 1 + (step + 0.5) / source.steps
+            lr = learner.schedule(done)
             loss = _step(learner, batch, lr)
+            if learner.averaged is not None:
+                learner.averaged.after_step(learner.model, (epoch - 1) * source.steps + step + 1, done)
             total += loss * len(batch.inputs)
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
                 _check_finite(total.item(), "training", epoch, step + 1, lr)
@@ -150,8 +156,6 @@ def _step(learner: Learner, batch: Batch, lr: float) -> Tensor:
         nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
-    if learner.averaged is not None:
-        learner.averaged.update_parameters(learner.model)
     return loss.detach()
 
 

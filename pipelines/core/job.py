@@ -145,7 +145,8 @@ def _fit_whitening(job: Job, network: nn.Module) -> None:
     if whitening := whitening_of(network):
         every = max(len(job.train) // WHITENED_IMAGES, 1)  # rows may be sorted by class
         some = job.train.select(job.train.rows.iloc[::every].head(WHITENED_IMAGES))
-        whitening.fit(batch.inputs for batch in job.sources(network).open(some, cached=False).batches(0))
+        batches = job.sources(network).open(some, cached=False).batches(0)
+        whitening.fit((batch.inputs for batch in batches), job.settings.model.whitening_epsilon)
 
 
 def prepare_features(job: Job, network: nn.Module) -> str:

@@ -1,14 +1,14 @@
 """The phases of a training: which parts of a network train, on which batches, at which learning rate."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 from pipelines.core import engine
+from pipelines.core.averages import make_average
 from pipelines.core.decide import Judge
 from pipelines.core.optim import make_optimizer, make_schedule
 from pipelines.core.tasks import Task
@@ -17,6 +17,7 @@ from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import BatchSource, Loading
 from pipelines.models.device import Hardware
 from pipelines.models.features import FeatureBatches, Features, compute_features, inputs_of
+from pipelines.models.networks import whitening_of
 from pipelines.models.side_by_side import lay_side_by_side
 from pipelines.models.transfer import WHOLE, FineTuned
 from pipelines.settings.schema import Settings
@@ -85,9 +86,7 @@ def make_learner(
             model, hardware = network.top, exact(hardware)
             views = engine.feature_views(inputs_of(settings))
     lay_side_by_side(model, hardware.side_by_side)
-    averaged = None
-    if train.ema_decay:
-        averaged = AveragedModel(model, multi_avg_fn=_averaging(train.ema_decay), use_buffers=True)
+    averaged = make_average(model, train, phase.first - 1)
     optimizer = make_optimizer(model, train, pretrained, settings.tuning.backbone_lr)
     if isinstance(optimizer, torch.optim.LBFGS):  # from zeros the solution is found soonest
         for parameter in optimizer.param_groups[0]["params"]:
@@ -105,21 +104,14 @@ def make_learner(
         clip_norm=train.clip_norm,
         penalty=train.weight_decay if train.optimizer == "lbfgs" else 0.0,
         views=views,
+        before_epoch=partial(_choose_biases, network, settings.model.whitening_epochs or train.epochs),
     )
 
 
-def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update of an exponential moving average.  Integers are copied: an average would be rounded."""
-    update = get_ema_multi_avg_fn(decay)
-
-    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Any) -> None:
-        if averaged[0].is_floating_point():  # tensors come grouped by type
-            update(averaged, current, steps)
-        else:
-            for mine, newest in zip(averaged, current, strict=True):
-                mine.copy_(newest)
-
-    return average
+def _choose_biases(network: nn.Module, learning: int, epoch: int) -> None:
+    """Let the biases of a whitening layer learn in the first epochs, `learning`, and fix them after."""
+    if whitening := whitening_of(network):
+        whitening.convolution.bias.requires_grad_(epoch <= learning)  # type: ignore[union-attr]
 
 
 def exact(hardware: Hardware) -> Hardware:

@@ -32,7 +32,7 @@ def open_source(
         if not images.is_test:
             check_decodable(images, watch)
         return PhotoBatches(images, loading, decoding_processes(settings))
-    packed = PackedImages(images, settings.input.size, settings.hardware.cache_by, watch)
+    packed = _packed(settings, images, watch)
     if not (training or images.is_test):
         packed.decode()
     pixels = moved_once(torch.from_numpy(packed.whole()), device) if training else packed
@@ -61,10 +61,15 @@ def _damaged(settings: Settings, images: ImageSet, watch: Watch) -> Sequence[Fou
     if settings.input.source == "photos" or settings.trains_on_cache:
         return undecodable(images, watch)
     try:
-        PackedImages(images, settings.input.size, settings.hardware.cache_by, watch).decode()
+        _packed(settings, images, watch).decode()
     except DamagedImages as error:
         return error.found
     return []
+
+
+def _packed(settings: Settings, images: ImageSet, watch: Watch) -> PackedImages:
+    image = settings.input
+    return PackedImages(images, image.size, settings.hardware.cache_by, watch, image.interpolation)
 
 
 class PackedBatches(BatchSource):

@@ -20,6 +20,7 @@ from pipelines.dataset.tiff_arrays import STARTS, tiff_array
 from pipelines.system.errors import UserError
 
 Box = tuple[float, float, float, float]
+BICUBIC = "bicubic"  # of `input.interpolation`; anything else is bilinear
 
 # By the value of the EXIF tag Orientation, from 2; 1 is upright.
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
@@ -231,13 +232,16 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def fit(image: Picture, size: int, resize: int) -> Pixels:
-    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, C)."""
+def fit(image: Picture, size: int, resize: int, how: str = "") -> Pixels:
+    """Return the centre `size` x `size` of `image` after its shorter side was resized to `resize`; uint8 (H, W, C).
+
+    how: `input.interpolation`.
+    """
     if image.size != (size, size) or resize != size:
         width, height = image.size
         side = min(width, height) * size / resize  # of the square in `image` that becomes size x size
         left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+        image = image.resize((size, size), _filter(how), box=(left, top, left + side, top + side))
     return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, -1)  # one copy less than np.array makes
 
 
@@ -261,9 +265,13 @@ def random_crop_box(
     return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
 
 
-def crop(image: Picture, box: Box, size: int) -> Pixels:
-    """Return `box` of `image` resized to `size` x `size`; uint8 (H, W, C)."""
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box)).reshape(size, size, -1)
+def crop(image: Picture, box: Box, size: int, how: str = "") -> Pixels:
+    """Return `box` of `image` resized to `size` x `size`; uint8 (H, W, C).  how: `input.interpolation`."""
+    return np.array(image.resize((size, size), _filter(how), box=box)).reshape(size, size, -1)
+
+
+def _filter(how: str) -> Image.Resampling:
+    return Image.Resampling.BICUBIC if how == BICUBIC else Image.Resampling.BILINEAR
 
 
 def place_of(row: Any) -> str:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pipelines.dataset.channels import Pixels
 from pipelines.dataset.image_paths import files_at
 from pipelines.dataset.image_reader import Reader
-from pipelines.dataset.images import UnreadableImage, fit, place_of, settled_warnings
+from pipelines.dataset.images import BICUBIC, UnreadableImage, fit, place_of, settled_warnings
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one, partial_name, reserve
 from pipelines.system.processes import in_processes
@@ -53,8 +53,14 @@ class PackedImages:
     """
 
     def __init__(
-        self, images: "ImageSet", size: int, by: Literal["time", "bytes"] = "time", watch: Watch = unwatched
+        self,
+        images: "ImageSet",
+        size: int,
+        by: Literal["time", "bytes"] = "time",
+        watch: Watch = unwatched,
+        how: str = "",
     ) -> None:
+        """how: `input.interpolation`; files of both are kept side by side."""
         together = images.cached_together
         self.places = images.places  # of `images` in the file, int64 (N,)
         self.rows = together.rows[["id", "path"]]
@@ -66,10 +72,11 @@ class PackedImages:
             from pipelines.dataset.fingerprints import readable_fingerprints  # imports pandas: see above
 
             marks = map(str, readable_fingerprints(together, watch)[0])  # decoding reports the unreadable ones
-        digest = hashlib.sha256(f"{FORMAT} {size} {together.value_rule}".rstrip().encode() + b"\n")
+        self.how, special = how, f"-{BICUBIC}" if how == BICUBIC else ""
+        digest = hashlib.sha256(f"{FORMAT} {size}{special} {together.value_rule}".rstrip().encode() + b"\n")
         for path, mark in zip(self.rows["path"], marks, strict=True):
             digest.update(f"{path}\0{mark}\n".encode())
-        self.stem = f"{images.cache_name}-{size}px"
+        self.stem = f"{images.cache_name}-{size}px{special}"
         self.path = images.cache / f"{self.stem}-{digest.hexdigest()[:16]}.npy"
         self.partial = partial_name(self.path)
         self.journal = self.partial.with_suffix(".journal")
@@ -165,7 +172,7 @@ class PackedImages:
                 unit = f"x {self._chunk_images()} images"
                 bad: list[tuple[int, str]] = []
                 reader = self.together.reader
-                work = partial(_decode_chunk, self.partial, len(self.header), self.shape, reader)
+                work = partial(_decode_chunk, self.partial, len(self.header), (self.shape, self.how), reader)
                 with closing(in_processes(work, chunks, len(pending), watch, "decoding", unit)) as finished:
                     for end, problems in zip(ends[1:], finished, strict=True):
                         bad += problems
@@ -235,16 +242,19 @@ def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
 
 
 def _decode_chunk(
-    unfinished: Path, offset: int, shape: tuple[int, int, int], reader: Reader, chunk: Chunk
+    unfinished: Path, offset: int, form: tuple[tuple[int, int, int], str], reader: Reader, chunk: Chunk
 ) -> list[tuple[int, str]]:
-    """Decode `chunk` into the file `unfinished`; return number and problem of each image that cannot be decoded."""
-    first, items = chunk
+    """Decode `chunk` into the file `unfinished`; return number and problem of each image that cannot be decoded.
+
+    form: the shape of an image, and `input.interpolation`.
+    """
+    (first, items), (shape, how) = chunk, form
     bad = []
     pixels = np.empty((len(items), *shape), np.uint8)
     with settled_warnings():
         for number, (path, place) in enumerate(items):
             try:
-                pixels[number] = fit(reader.decode(path, place), shape[0], resize=shape[0])
+                pixels[number] = fit(reader.decode(path, place), shape[0], shape[0], how)
             except UnreadableImage as error:
                 bad.append((first + number, error.problem))
     if bad:

@@ -60,14 +60,14 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
 
 
 def centre(settings: Settings, photo: Picture, position: int, epoch: int) -> Pixels:
-    return fit(photo, settings.input.size, evaluation_resize(settings))
+    return fit(photo, settings.input.size, evaluation_resize(settings), settings.input.interpolation)
 
 
 def random_box(settings: Settings, photo: Picture, position: int, epoch: int) -> Pixels:
     """Return a random box of `photo`, another one in each epoch."""
     random = np.random.default_rng(derive_seed(settings.train.seed, "crop", epoch, position))
     box = random_crop_box(*photo.size, settings.augment.crop_scale, settings.augment.crop_ratio, random)
-    return crop(photo, box, settings.input.size)
+    return crop(photo, box, settings.input.size, settings.input.interpolation)
 
 
 class Photos(Dataset[Any]):

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.dataset.archive_pieces import EXTENSIONS
+from pipelines.models.timm_models import HUB_FILE
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings, submission_name
 from pipelines.settings.schema import Settings
@@ -195,7 +196,10 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
             known = published(network, weights)
             name, target = known.filename, layout.weights / known.filename
             found.sort(key=lambda path: path.name != name)  # files of that name first
-            chosen = next((path for path in found if file_sha256(path).startswith(known.prefix)), None)
+            if known.prefix:
+                chosen = next((path for path in found if file_sha256(path).startswith(known.prefix)), None)
+            else:
+                chosen = next((path for path in found if _is_of_hub(path, name)), None)
         else:
             name, target = Path(weights).name, layout.root / weights
             chosen = next((path for path in found if path.name == name), None)
@@ -209,6 +213,11 @@ def attach_weights(settings: Settings, folder: Path, data: Path | None, layout: 
                 "kaggle.dataset_sources, or a model with kaggle.model_sources"
                 + (", or set kaggle.internet=true." if by_name else ".")
             )
+
+
+def _is_of_hub(path: Path, name: str) -> bool:
+    """Return whether `path` is the file `name` of timm's weights, or as at the hub: in a folder of that name."""
+    return path.name == name or (path.name == HUB_FILE and path.parent.name == PurePosixPath(name).stem)
 
 
 def weights_of(settings: Settings) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
-"""Torchvision classifiers in two parts, body and last layer, and the stages of the body, numbered from the input."""
+"""Classifiers of torchvision and timm in two parts, body and last layer, and the stages of the body from the input."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Tracer
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from pipelines.models import timm_models
 from pipelines.models.published import AUXILIARY_HEADS, classifiers
 from pipelines.models.state import load_into
 from pipelines.system.errors import UserError, did_you_mean
 
-SEQUENCES = ("body", "features", "encoder", "layers", "trunk_output", "blocks")  # containers whose children are stages
+# Containers whose children are stages.
+SEQUENCES = ("body", "features", "encoder", "layers", "trunk_output", "blocks", "stages")
 NOT_ON_META = "regnet_"  # their constructors compute with the parameters
+PLAIN_CONVOLUTIONS = ("Conv2d", "Conv2dSame")  # classes; others, such as StdConv2d, change their weights in each call
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 POOLING = (nn.MaxPool2d, nn.AvgPool2d)
 
 
@@ -27,7 +34,7 @@ class Stage:
 
 
 class Backbone(nn.Module):
-    """A torchvision classifier without its last linear layer: maps images (N, 3, H, W) to features (N, dimensions)."""
+    """A classifier without its last linear layer: maps images (N, 3, H, W) to features (N, dimensions)."""
 
     def __init__(self, body: nn.Module, dimensions: int, notes: Sequence[str] = ()) -> None:
         """notes: about the file of weights, for the user."""
@@ -98,24 +105,60 @@ def build_backbone(
     return Backbone(network, classifier.in_features, notes), classifier
 
 
+def build_timm(
+    name: str, weights: Path | None, shape: tuple[int, int], needs_head: str = ""
+) -> tuple[Backbone, nn.Linear]:
+    """Return body and last layer of the classifier `name` of timm, `timm/<architecture>[.<tag>]`.
+
+    weights, needs_head: as in `build_backbone`.  shape: channels and side in pixels of the images.  The body's features
+    are those of timm's `forward_head(pre_logits=True)`: pooled maps, a class token, or the mean of patches.  A network
+    without one linear last layer has features too; then the last layer returned is zeros, with one output.
+    """
+    channels, size = shape
+    network = timm_models.create(name, channels, size)
+    places = timm_models.last_layers(network)
+    last = network.get_submodule(places[0]) if len(places) == 1 else None
+    if needs_head and not isinstance(last, nn.Linear):
+        what = {0: "no last layer", 1: "a last layer that is not linear"}.get(len(places), f"{len(places)} last layers")
+        raise UserError(
+            f"{name} has {what}, but {needs_head} uses it. Set model.features=pooled and model.label_map= (empty), "
+            "which do not use it, or choose another network."
+        )
+    head = places[0] if isinstance(last, nn.Linear) else ""
+    notes: list[str] = []
+    if weights:
+        notes = load_into(network, weights, name, head, needs_head, timm_models.converter(network, channels))
+    for place in places:
+        parent, _, attribute = place.rpartition(".")
+        setattr(network.get_submodule(parent), attribute, nn.Identity())
+    if isinstance(last, nn.Linear):
+        return Backbone(network, last.in_features, notes), last
+    dimensions = int(network.head_hidden_size)  # type: ignore[arg-type]
+    classifier = nn.Linear(dimensions, 1)
+    nn.init.zeros_(classifier.weight)
+    return Backbone(network, dimensions, notes), classifier
+
+
 def stages(backbone: Backbone) -> list[Stage]:
     """Return the stages of `backbone` in the order of the forward pass.
 
-    A stage is a child of the network, or of one of its `SEQUENCES`, that has children (`layer1` of a ResNet, a block
-    of MobileNet).  Children without children are joined up to the next pooling (the stem of a ResNet, a block of VGG).
+    A stage is a child of the network, or of one of its `SEQUENCES`, whose children have parameters (`layer1` of a
+    ResNet, a block of MobileNet or of a vision transformer).  Other children are joined up to the next pooling (the
+    stem of a ResNet, a block of VGG).  Parameters of the network itself, such as a class token, join what follows.
     """
     found: list[Stage] = []
-    closed = True
+    closed, bare = True, False
     for name, module in _units(backbone, ""):
-        is_block = isinstance(module, nn.Module) and bool(list(module.children()))
+        is_block = isinstance(module, nn.Module) and any(list(child.parameters()) for child in module.children())
         names = [name]
         if isinstance(module, nn.Module):
             names = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
-        if names and (is_block or closed):
+        of_stem = isinstance(module, BATCH_NORM) and len(found) == 1  # after a stem of several convolutions
+        if names and (is_block or closed) and not (bare or of_stem):
             found.append(Stage(name.removeprefix("body.")))
         if names:
             found[-1].parameters += names
-            closed = is_block
+            closed, bare = is_block, isinstance(module, nn.Parameter)
         elif isinstance(module, POOLING):
             closed = True
     return found
@@ -137,21 +180,50 @@ def fold_norms(backbone: Backbone) -> Backbone:
 
     Outputs differ by rounding only (arXiv 1712.05877, section 3.2).  If torch.fx cannot trace it, nothing is folded.
     """
-    from torch.fx import GraphModule, Tracer
-    from torch.fx.experimental.optimization import fuse
+    folded = copy.deepcopy(backbone).eval()
+    try:
+        graph = _traced(folded.body)
+    except Exception:  # torch.fx raises many types; the unchanged network is only slower
+        return folded
+    folded.body = _fused(folded.body, graph)
+    for parameter in folded.parameters():
+        parameter.requires_grad_(True)
+    return folded
+
+
+def _traced(body: nn.Module) -> Graph:
+    """Return the graph of `body` in evaluation mode."""
     from torchvision.ops import StochasticDepth
+
+    whole, functions = timm_models.not_traced(body)
+    leaves = (StochasticDepth, *whole)
 
     class KeepingDepth(Tracer):
         """Keep stochastic depth a module: traced in evaluation mode, it would be off in training too."""
 
         def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-            return isinstance(module, StochasticDepth) or super().is_leaf_module(module, name)
+            return isinstance(module, leaves) or super().is_leaf_module(module, name)
 
-    folded = copy.deepcopy(backbone).eval()
-    try:
-        folded.body = fuse(GraphModule(folded.body, KeepingDepth().trace(folded.body)), no_trace=True)
-    except Exception:  # torch.fx raises many types; the unchanged network is only slower
-        return folded
-    for parameter in folded.parameters():
-        parameter.requires_grad_(True)
-    return folded
+    return KeepingDepth(autowrap_functions=tuple(functions)).trace(body)
+
+
+def _fused(body: nn.Module, graph: Graph) -> nn.Module:
+    """Return `body`, whose weights change, as its `graph`, whose convolutions take over the norms after them."""
+    modules = dict(body.named_modules())
+    uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node in [node for node in graph.nodes if node.op == "call_module"]:
+        norm, before = modules[node.target], node.args[0]
+        if not isinstance(norm, nn.BatchNorm2d) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        convolution = modules[before.target]
+        plain = type(convolution).__name__ in PLAIN_CONVOLUTIONS and norm.track_running_stats
+        if not plain or uses[before.target] > 1:
+            continue
+        statistics: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(convolution.weight, convolution.bias, *statistics)
+        if type(norm) is nn.BatchNorm2d:
+            node.replace_all_uses_with(before)
+            graph.erase_node(node)
+        else:
+            body.set_submodule(node.target, nn.Sequential(*norm.children()))  # timm's: a dropout and an activation
+    return GraphModule(body, graph)

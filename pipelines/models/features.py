@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 from pipelines.dataset.channels import Picture, Pixels
 from pipelines.dataset.fingerprints import all_listed, fingerprints
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.images import crop, fit, random_crop_box
+from pipelines.dataset.images import BICUBIC, crop, fit, random_crop_box
 from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize
 from pipelines.dataset.photos import Photos, collate, decoded, decoding_processes, make_loader
 from pipelines.models.backbones import Backbone
@@ -57,6 +57,7 @@ class View:
             cut = f"centre {size} of {evaluation_resize(settings)}"
         else:
             cut = f"crop {self.crop} to {size}, scale {augment.crop_scale}, ratio {augment.crop_ratio}"
+        cut += ", bicubic" if settings.input.interpolation == BICUBIC else ""
         return f"{cut}{', mirrored' if self.mirrored else ''}"
 
 
@@ -182,7 +183,7 @@ def _open_store(
     if backbone.taps:
         about["stages"] = backbone.taps
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-    path = images.cache / "features" / f"{images.cache_name}-{origin.name}-{key}"
+    path = images.cache / "features" / f"{images.cache_name}-{origin.name.replace('/', '-')}-{key}"
     return FeatureStore(path, about, backbone.dimensions, settings.features.dtype)
 
 
@@ -225,12 +226,12 @@ class ViewCuts:
         return np.stack([self._cut(photo, number, int(self.marks[position])) for number in self.crops])
 
     def _cut(self, photo: Picture, number: int, mark: int) -> Pixels:
-        size, augment = self.settings.input.size, self.settings.augment
+        size, augment, how = self.settings.input.size, self.settings.augment, self.settings.input.interpolation
         if number < 0:
-            return fit(photo, size, evaluation_resize(self.settings))
+            return fit(photo, size, evaluation_resize(self.settings), how)
         # Seeded by the bytes of the image: the same crop at any place of the table and in every run.
         random = np.random.default_rng(derive_seed(mark, "view", number))
-        return crop(photo, random_crop_box(*photo.size, augment.crop_scale, augment.crop_ratio, random), size)
+        return crop(photo, random_crop_box(*photo.size, augment.crop_scale, augment.crop_ratio, random), size, how)
 
 
 def _probe(settings: Settings, images: ImageSet) -> Tensor:

@@ -6,28 +6,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.models import timm_models
 from pipelines.models.first_layer import take_channels
 from pipelines.models.published import AUXILIARY_HEADS, classifiers
+from pipelines.models.timm_models import PREFIX, is_timm
 from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError, did_you_mean
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
-WHITENING_EPSILON = 5e-4  # added to the variances: avoids amplifying directions of almost no variance
 OWN_MODELS = ("convnet", "resnet18-small")
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU}
 
 
-def build_model(settings: ModelSettings, classes: int, channels: int = 3) -> nn.Module:
-    """Return a random network, images (N, C, H, W) to logits (N, classes).  Raises `UserError` for an unknown name."""
+def build_model(settings: ModelSettings, classes: int, channels: int = 3, size: int = 32) -> nn.Module:
+    """Return a random network, images (N, C, size, size) to logits (N, classes).
+
+    Raises `UserError` for an unknown name.
+    """
     if settings.name == "convnet":
         return ConvNet(settings, classes, channels)
     if settings.name == "resnet18-small":
         return _resnet18_small(classes, channels)
+    if is_timm(settings.name):
+        return timm_models.create(settings.name, channels, size, classes)
     from torchvision import models  # takes a second to import, and the ConvNet does not need it
 
     if settings.name not in classifiers():
         known = [*OWN_MODELS, *classifiers()]
         hint = did_you_mean(settings.name, known)
-        raise UserError(f"model.name is {settings.name!r}.{hint} Valid: {', '.join(known)}.")
+        valid = f"Valid: {', '.join(known)}; or {PREFIX}<name>, a network of timm."
+        raise UserError(f"model.name is {settings.name!r}.{hint} {valid}")
     # With auxiliary heads, the output in training mode would be a tuple instead of logits.
     options = {"aux_logits": False, "init_weights": True} if settings.name in AUXILIARY_HEADS else {}
     model: nn.Module = models.get_model(settings.name, weights=None, num_classes=classes, **options)
@@ -50,9 +58,9 @@ def _resnet18_small(classes: int, channels: int) -> nn.Module:
 class ConvNet(nn.Module):
     """A fast network for small images: a stem, one block per width, then global max-pooling and a linear layer.
 
-    Each block is convolution, 2x2 max-pooling, norm, GELU, then further convolutions, each with norm and GELU.  This
-    shape set the speed records on CIFAR-10 (arXiv 2404.00498): most arithmetic happens at low resolution.  Blocks do
-    not pool images of one pixel.
+    Each block is convolution, 2x2 max-pooling, norm, activation, then further convolutions, each with norm and
+    activation.  This shape set the speed records on CIFAR-10 (arXiv 2404.00498): most arithmetic happens at low
+    resolution.  Blocks do not pool images of one pixel.
     """
 
     def __init__(self, settings: ModelSettings, classes: int, channels: int = 3) -> None:
@@ -60,11 +68,11 @@ class ConvNet(nn.Module):
         widths = settings.widths
         self.stem: nn.Module
         if settings.whitening:
-            self.stem = Whitening(settings.whitening, channels)
+            self.stem = Whitening(settings.whitening, channels, ACTIVATIONS[settings.activation]())
             stem = self.stem.convolution.out_channels
         else:
             stem = max(widths[0] // 2, 8)
-            self.stem = _conv_norm_gelu(channels, stem, settings)
+            self.stem = _conv_norm_activation(channels, stem, settings)
         depths = settings.depth * len(widths) if len(settings.depth) == 1 else settings.depth
         ends = [stem, *widths]
         self.blocks = nn.Sequential(*(Block(ends[i], ends[i + 1], d, settings) for i, d in enumerate(depths)))
@@ -92,18 +100,24 @@ class Whitening(nn.Module):
     (N, 2 * C * side**2, H - side + 1, W - side + 1).
     """
 
-    def __init__(self, side: int, channels: int = 3) -> None:
+    def __init__(self, side: int, channels: int = 3, activation: nn.Module | None = None) -> None:
+        """side: of the patches, in pixels.  activation: GELU if None."""
         super().__init__()
+        self.activation = activation or nn.GELU()
         self.convolution = nn.Conv2d(channels, 2 * channels * side**2, kernel_size=side)
         self.convolution.weight.requires_grad_(False)
         nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.gelu(self.convolution(images))
+        whitened: Tensor = self.activation(self.convolution(images))
+        return whitened
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Tensor]) -> None:
-        """Compute the filters, in float64 on the CPU, from all patches of `batches`, float (N, C, H, W)."""
+    def fit(self, batches: Iterable[Tensor], epsilon: float = 5e-4) -> None:
+        """Compute the filters, in float64 on the CPU, from all patches of `batches`, float (N, C, H, W).
+
+        epsilon: added to the variances, so that directions of almost no variance are not amplified.
+        """
         side, channels = self.convolution.kernel_size[0], self.convolution.in_channels
         products, count = torch.zeros(channels * side**2, channels * side**2, dtype=torch.float64), 0
         for images in batches:
@@ -111,7 +125,7 @@ class Whitening(nn.Module):
             products += torch.einsum("nip,njp->ij", patches, patches)
             count += len(patches) * patches.shape[2]
         variances, components = torch.linalg.eigh(products / count)
-        filters = (components / (variances + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
+        filters = (components / (variances + epsilon).sqrt()).T.flip(0)  # largest variance first
         # An eigenvector's sign is arbitrary: make its largest entry positive, so that every library gives the same.
         filters = filters * filters.gather(1, filters.abs().argmax(dim=1, keepdim=True)).sign()
         filters = filters.reshape(-1, channels, side, side)
@@ -128,14 +142,15 @@ class Block(nn.Module):
         super().__init__()
         self.widen = _convolution(inputs, outputs, settings)
         self.norm = _norm(outputs, settings)
-        self.refine = nn.Sequential(*(_conv_norm_gelu(outputs, outputs, settings) for _ in range(depth - 1)))
+        self.activation = ACTIVATIONS[settings.activation]()
+        self.refine = nn.Sequential(*(_conv_norm_activation(outputs, outputs, settings) for _ in range(depth - 1)))
         self.has_residual = depth > 1 and not settings.identity_start
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.widen(images)
         if min(features.shape[2:]) >= 2:
             features = nn.functional.max_pool2d(features, 2)
-        features = nn.functional.gelu(self.norm(features))
+        features = self.activation(self.norm(features))
         refined: Tensor = self.refine(features)
         return features + refined if self.has_residual else refined
 
@@ -149,13 +164,14 @@ def _convolution(inputs: int, outputs: int, settings: ModelSettings) -> nn.Conv2
 
 
 def _norm(channels: int, settings: ModelSettings) -> nn.BatchNorm2d:
-    made = nn.BatchNorm2d(channels)
+    made = nn.BatchNorm2d(channels, momentum=settings.norm_momentum)
     made.weight.requires_grad_(settings.norm_scales)
     return made
 
 
-def _conv_norm_gelu(inputs: int, outputs: int, settings: ModelSettings) -> nn.Sequential:
-    return nn.Sequential(_convolution(inputs, outputs, settings), _norm(outputs, settings), nn.GELU())
+def _conv_norm_activation(inputs: int, outputs: int, settings: ModelSettings) -> nn.Sequential:
+    activation = ACTIVATIONS[settings.activation]()
+    return nn.Sequential(_convolution(inputs, outputs, settings), _norm(outputs, settings), activation)
 
 
 def whitening_of(model: nn.Module) -> Whitening | None:

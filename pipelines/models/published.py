@@ -1,10 +1,11 @@
-"""Facts about the classifiers and pretrained weights that torchvision publishes."""
+"""Facts about the classifiers and pretrained weights that torchvision and timm publish."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.models import timm_models
 from pipelines.system.errors import UserError, did_you_mean
 
 INPUTS_OF_LAST_LAYERS = range(256, 8193)
@@ -15,10 +16,12 @@ AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.
 class Published:
     """Facts about one published file of weights.
 
-    name: never an alias such as DEFAULT.  prefix: the first hexadecimal digits of the file's SHA-256.  mean, std: per
-    channel, of pixels in 0..1; GoogLeNet and Inception need `transform_input=True` with them.  size: height and width
-    of the centre crop in pixels.  resize: shorter side in pixels before the crop.  categories: names of the outputs,
-    in order; None where the classifier is unusable.
+    name: never an alias such as DEFAULT, except of timm, whose weights are chosen by the network's name.  prefix: the
+    first hexadecimal digits of the file's SHA-256, empty where only the hub knows them.  mean, std: per channel, of
+    pixels in 0..1; GoogLeNet and Inception need `transform_input=True` with them.  size: height and width of the centre
+    crop in pixels.  resize: shorter side in pixels before the crop.  categories: names of the outputs, in order; None
+    where the classifier is unusable or they are ImageNet's usual ones.  interpolation: of the resizing, where it is not
+    the default.  hub: the repository at the hub of Hugging Face.
     """
 
     network: str
@@ -31,6 +34,8 @@ class Published:
     size: int
     resize: int
     categories: list[str] | None
+    interpolation: str = ""  # of torchvision's weights too, which have always had bilinear images here
+    hub: str = ""
 
 
 def classifiers() -> list[str]:
@@ -48,7 +53,7 @@ def is_published_name(text: str) -> bool:
 
 def published_names(network: str) -> list[str]:
     """Return the names of the weights of `network`, aliases included; none for a network not in torchvision."""
-    return list(_entries(network))
+    return ["DEFAULT"] if timm_models.is_timm(network) else list(_entries(network))
 
 
 def published(network: str, name: str) -> Published:
@@ -56,6 +61,8 @@ def published(network: str, name: str) -> Published:
 
     Raises `UserError` for an unknown network or name.
     """
+    if timm_models.is_timm(network):
+        return _of_timm(network, name)
     entries = _entries(network)
     if not entries:
         raise UserError(
@@ -71,7 +78,12 @@ def published(network: str, name: str) -> Published:
 
 
 def recognised(network: str, sha256: str) -> Published | None:
-    """Return the facts about the published weights of `network` with that SHA-256, or None where there are none."""
+    """Return the facts about the published weights of `network` with that SHA-256, or None where there are none.
+
+    Of a network of timm, the name alone gives them, if it leaves no tags with other images open.
+    """
+    if timm_models.is_timm(network):
+        return _describe_timm(network) if timm_models.same_images(network) else None
     known: Iterable[Published] = (_describe(network, entry) for entry in _entries(network).values())
     return next((each for each in known if sha256.startswith(each.prefix)), None)
 
@@ -109,3 +121,32 @@ def _describe(network: str, entry: Any) -> Published:
     return Published(
         network, entry.name, entry.url, filename, prefix, tuple(mean), tuple(std), size, resize, categories
     )
+
+
+def _of_timm(network: str, name: str) -> Published:
+    known = _describe_timm(network)
+    if name != "DEFAULT":
+        raise UserError(
+            f"model.weights is {name!r}, but the weights of {network} are chosen by the tag in model.name, as in "
+            f"{timm_models.PREFIX}{timm_models.full_name(network)}. Set model.weights=DEFAULT, or the path of a file."
+        )
+    if not known.url:
+        raise UserError(
+            f"timm publishes no weights for {network}. Set model.weights to the path of a file, or leave it empty to "
+            "train from random weights."
+        )
+    return known
+
+
+def _describe_timm(network: str) -> Published:
+    """Return the facts about the weights of `network` of timm; `url` is empty where it has none."""
+    known, full = timm_models.configuration(network), timm_models.full_name(network)
+    filename, url, prefix = f"{full}.safetensors", known.url or "", ""
+    if known.hf_hub_id:
+        url = timm_models.hub_address(known.hf_hub_id)
+    elif url:
+        filename = url.rpartition("/")[2]
+        found = re.search(r"-([0-9a-f]{8,})\.", filename)
+        prefix = found[1] if found else ""
+    facts = timm_models.image_facts(network)
+    return Published(network, "DEFAULT", url, filename, prefix, categories=None, hub=known.hf_hub_id or "", **facts)

@@ -6,7 +6,7 @@ told by comparing the names in the file with those of the network, not by a list
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.models.published import AUXILIARY_HEADS, networks_with, networks_with_body
+from pipelines.models.timm_models import PREFIX, is_timm
 from pipelines.models.weight_files import FORMS, Unread, read_weights, whole_model
 from pipelines.system.errors import UserError, few, quoted
 
@@ -35,6 +36,9 @@ FOREIGN_NAMES = {  # names of tensors in other libraries' versions of networks t
     re.compile(r"bottom_up\.|^stem\.conv1\.|\.convs\.\d"): "Detectron2 or MMDetection",
     re.compile(r"^model\.\d+\.(?:conv|cv\d|m\.\d)"): "YOLO",
 }
+
+
+Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass
@@ -176,21 +180,24 @@ def _kind(value: Any) -> str:
     return "quantised tensor" if value.is_quantized else "tensor that is sparse or empty"
 
 
-def load_into(model: nn.Module, path: Path, network: str, head: str = "", needs_head: str = "") -> list[str]:
+def load_into(
+    model: nn.Module, path: Path, network: str, head: str = "", needs_head: str = "", convert: Convert | None = None
+) -> list[str]:
     """Load the weights of the file `path` into `model`, as contiguous float32 on the CPU; return notes about the file.
 
-    model: the torchvision network `network`, on the CPU or built under `torch.device("meta")`, which saves the time
-    of random weights.  Its parameters are replaced, so make the optimizer afterwards.  Auxiliary heads that `model`
-    lacks are skipped, DenseNet's old keys are accepted, and missing `num_batches_tracked` start at zero.
+    model: the network `network` of torchvision or timm, on the CPU or built under `torch.device("meta")`, which saves
+    the time of random weights.  Its parameters are replaced, so make the optimizer afterwards.  Auxiliary heads that
+    `model` lacks are skipped, DenseNet's old keys are accepted, and missing `num_batches_tracked` start at zero.
 
     head: the name of the last layer, which may be missing or have other outputs, and is then zeros; empty: it must
-    fit as all others must.  needs_head: the setting that uses the last layer, which must then fit.
+    fit as all others must.  needs_head: the setting that uses the last layer, which must then fit.  convert: makes
+    tensors of the library's own other files fit.
 
     Raises `UserError` where keys are missing or unexpected, or shapes differ; `model` is unusable then.
     """
     expected = model.state_dict()
     weights = load_state(path, expected, _numbered(model, expected))
-    found, size = weights.state, _Size(weights.state)
+    found, size = convert(weights.state) if convert else weights.state, _Size(weights.state)
     skipped = tuple(
         each for each in AUXILIARY_HEADS.get(network, ()) if not any(name.startswith(each) for name in expected)
     )
@@ -271,6 +278,13 @@ def _origin(state: Mapping[str, Tensor], size: _Size, network: str) -> str:
         return f" It seems to be for {' or '.join(names)}: set model.name={names[0]}."
     for pattern, library in FOREIGN_NAMES.items():
         if any(pattern.search(name) for name in state):
+            if library == "timm" and is_timm(network):
+                break
+            if library == "timm":
+                return (
+                    " Its names are those of timm, which differ from torchvision's: set model.name to the network's "
+                    f"name in timm, such as {PREFIX}{network}."
+                )
             return (
                 f" Its names are those of {library}, which differ from torchvision's. Take torchvision's own file, "
                 "such as model.weights=IMAGENET1K_V1, or rename its tensors."

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.dataset.targets import network_outputs
-from pipelines.models.backbones import Backbone, Stage, build_backbone, fold_norms, stages
+from pipelines.models.backbones import Backbone, Stage, build_backbone, build_timm, fold_norms, stages
 from pipelines.models.first_layer import spread, take_channels
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
 from pipelines.models.stage_features import add_stages
+from pipelines.models.timm_models import categories_of, is_timm
 from pipelines.models.weights import Origin
 from pipelines.settings.loading import label_map_file
 from pipelines.settings.records import with_label_map
@@ -43,7 +44,8 @@ def build_network(settings: Settings, classes: Sequence[str], found: Sequence[Or
     """Return the network of `settings`, with weights from `found` and random ones seeded by `train.seed`."""
     torch.manual_seed(derive_seed(settings.train.seed, "weights"))
     if not found:
-        return build_model(settings.model, network_outputs(settings, classes), settings.input.channels)
+        image = settings.input
+        return build_model(settings.model, network_outputs(settings, classes), image.channels, image.size)
     return build_fine_tuned(settings, classes, found)
 
 
@@ -183,12 +185,14 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     """
     backbones: list[Backbone] = []
     classifiers: list[nn.Linear] = []
+    channels = settings.input.channels
     for origin in found:
-        facts = origin.facts
-        size, needs_head = facts.size if facts else None, _use_of_last_layer(settings.model)
-        backbone, classifier = build_backbone(origin.name, origin.path, size, needs_head)
-        channels = settings.input.channels
-        take_channels(backbone.body, origin.name, channels, pretrained=bool(origin.path))
+        facts, needs_head = origin.facts, _use_of_last_layer(settings.model)
+        if is_timm(origin.name):
+            backbone, classifier = build_timm(origin.name, origin.path, (channels, settings.input.size), needs_head)
+        else:
+            backbone, classifier = build_backbone(origin.name, origin.path, facts.size if facts else None, needs_head)
+            take_channels(backbone.body, origin.name, channels, pretrained=bool(origin.path))
         if settings.model.features == "stages":
             add_stages(backbone, channels, settings.input.size)
         if settings.tuning.freeze_norms:
@@ -222,10 +226,7 @@ def _start_head(
     top: Top, classifiers: Sequence[nn.Linear], classes: Sequence[str], found: Sequence[Origin], label_map: Path | None
 ) -> list[str]:
     """Initialise the head from the mean of the pretrained classifiers; return lines about the matched classes."""
-    pairs = zip(found, classifiers, strict=True)
-    categories = [
-        (origin.facts and origin.facts.categories) or _imagenet(classifier, origin) for origin, classifier in pairs
-    ]
+    categories = [_categories(origin, classifier) for origin, classifier in zip(found, classifiers, strict=True)]
     if any(each != categories[0] for each in categories):
         raise UserError("model.label_map needs networks whose outputs have the same names. Leave it empty for these.")
     if len(categories[0]) != classifiers[0].out_features:
@@ -245,8 +246,11 @@ def _start_head(
     return lines
 
 
-def _imagenet(classifier: nn.Linear, origin: Origin) -> list[str]:
-    """Return the names of ImageNet's 1,000 classes; a file with that many outputs is assumed to use them."""
+def _categories(origin: Origin, classifier: nn.Linear) -> list[str]:
+    """Return the names of the outputs of `classifier`; 1,000 of unknown origin are assumed to be ImageNet's classes."""
+    known = categories_of(origin.name) if is_timm(origin.name) else origin.facts and origin.facts.categories
+    if known:
+        return known
     from torchvision.models import ResNet34_Weights
 
     if classifier.out_features != 1000:

@@ -22,6 +22,7 @@ from pipelines.models.published import (
     published_names,
     recognised,
 )
+from pipelines.models.timm_models import HUB_FILE, is_timm, tags_of
 from pipelines.models.weight_files import EXTENSIONS
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.records import with_label_map
@@ -57,9 +58,10 @@ class _Failure(Exception):
 def find_weights(network: str, weights: str, sha256: str, folder: Path, watch: Watch = unwatched) -> tuple[Path, str]:
     """Return path and SHA-256 of the weights that the settings name; download a published file that is missing.
 
-    network: a torchvision classifier.  weights: a published name, searched in `folder` and torch.hub's folder and
-    downloaded into `folder`; or a path, relative to the working folder or to `folder`.  sha256: the expected hash, 64
-    hexadecimal digits, or empty for any.  watch: receives the mebibytes of a download.
+    network: a classifier of torchvision or timm.  weights: a published name, searched in `folder` and in the folders of
+    torch.hub and of the hub's client, and downloaded into `folder`; or a path, relative to the working folder or to
+    `folder`.  sha256: the expected hash, 64 hexadecimal digits, or empty for any.  watch: receives the mebibytes of a
+    download.
 
     Raises `UserError` for an unknown name, a missing file, a failed download, and another SHA-256 than the published
     or expected one.
@@ -102,9 +104,10 @@ def _find_file(network: str, weights: str, folder: Path) -> Path:
 
 
 def _find_published(known: Published, folder: Path, watch: Watch = unwatched) -> tuple[Path, str]:
-    """Return the published file, in `folder` or torch.hub's or else downloaded, and its verified SHA-256."""
+    """Return the published file, in `folder`, torch.hub's or the hub's or else downloaded, and its verified SHA-256."""
     path = folder / known.filename
-    for place in (path, Path(torch.hub.get_dir()) / "checkpoints" / known.filename):
+    cached = [Path(torch.hub.get_dir()) / "checkpoints" / known.filename, *_at_the_hubs_client(known)]
+    for place in (path, *cached):
         if place.is_file():
             digest = file_sha256(place)
             if not digest.startswith(known.prefix):
@@ -115,13 +118,38 @@ def _find_published(known: Published, folder: Path, watch: Watch = unwatched) ->
                 )
             return place, digest
     try:
-        return path, _download(known.url, path, known.prefix, watch)
+        return path, _download(known.url, path, known.prefix or _hub_sha256(known), watch)
     except _Failure as failure:
+        sure = f" with a sha256 that begins with {known.prefix}" if known.prefix else ""
         raise UserError(
             f"{known.filename}, the weights {known.name} of {known.network}, is missing and could not be downloaded: "
-            f"{failure}. It is published at {known.url} with a sha256 that begins with {known.prefix}. If this machine "
+            f"{failure}. It is published at {known.url}{sure}. If this machine "
             f"cannot reach that address, download the file elsewhere and put it at {path}."
         ) from failure
+
+
+def _at_the_hubs_client(known: Published) -> list[Path]:
+    """Return where timm has put the file on this machine, if it has."""
+    if not known.hub:
+        return []
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(known.hub, HUB_FILE)
+    return [Path(found)] if isinstance(found, str) else []
+
+
+def _hub_sha256(known: Published) -> str:
+    """Return the SHA-256 of the file that the hub of Hugging Face states; empty for a file from elsewhere."""
+    if not known.hub:
+        return ""
+    from huggingface_hub import get_hf_file_metadata
+
+    try:
+        etag = get_hf_file_metadata(known.url, timeout=TIMEOUT_SECONDS).etag or ""
+    except Exception as error:  # a dozen types of its own and of its HTTP client
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _Failure((lasting_fault(text, known.url) or f"{text}.{offline_hint(text)}").rstrip(".")) from error
+    return etag if re.fullmatch("[0-9a-f]{64}", etag) else ""
 
 
 def _download(url: str, path: Path, prefix: str, watch: Watch = unwatched, timeout: float = TIMEOUT_SECONDS) -> str:
@@ -236,7 +264,8 @@ def resolve(settings: Settings, found: Sequence[Origin]) -> Settings:
     if facts := first.facts:
         resize = facts.resize if image.size in (0, facts.size) else 0
         mean, std = (spread(values, image.channels) for values in (facts.mean, facts.std))
-        return with_input(settings, size=facts.size, mean=mean, std=std, resize=resize)
+        values = {"mean": mean, "std": std, "interpolation": facts.interpolation}
+        return with_input(settings, size=facts.size, resize=resize, **values)
     # random weights: any normalisation will do
     return with_input(settings, **plain_input(image.channels)) if first.path is None else settings
 
@@ -249,12 +278,7 @@ def _check_images(found: Sequence[Origin], image: InputSettings) -> None:
     unknown = [origin for origin in found if origin.path and not origin.facts]
     known = [(origin, origin.facts) for origin in found if origin.path and origin.facts]
     if unknown and not (image.size and image.mean and image.std):
-        files = " and ".join(str(origin.path) for origin in unknown)
-        raise UserError(
-            f"{files} {'does' if len(unknown) == 1 else 'do'} not give the size and normalisation of "
-            f"{'its' if len(unknown) == 1 else 'their'} images, so set input.size, input.mean and input.std. "
-            "torchvision's networks mostly use 224, [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]."
-        )
+        raise UserError(_unknown_images(unknown))
     if not image.size and len({facts.size for _, facts in known}) > 1:
         sizes = ", ".join(f"{origin.name} {facts.size}" for origin, facts in known)
         raise UserError(
@@ -271,3 +295,18 @@ def _check_images(found: Sequence[Origin], image: InputSettings) -> None:
             f"comes first. Name the networks with other files first: model.name={'+'.join(names)}, and model.weights "
             "in the same order. Published weights that come later keep their own normalisation."
         )
+
+
+def _unknown_images(unknown: Sequence[Origin]) -> str:
+    """Return the message that nothing gives the size and normalisation of the images for the files of `unknown`."""
+    files, one = " and ".join(str(origin.path) for origin in unknown), len(unknown) == 1
+    text = (
+        f"{files} {'does' if one else 'do'} not give the size and normalisation of {'its' if one else 'their'} images, "
+        "so set input.size, input.mean and input.std. "
+    )
+    if name := next((origin.name for origin in unknown if is_timm(origin.name)), ""):
+        return (
+            f"{text}Or add the tag of the weights to model.name, because {name} has weights with different ones: "
+            f"{', '.join(f'{name}.{tag}' for tag in tags_of(name))}."
+        )
+    return f"{text}torchvision's networks mostly use 224, [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]."

@@ -21,6 +21,9 @@ class InputSettings(Section):
     resize: int = option(
         0, "photos: shorter side before the centre crop; 0: from the weights, or size (8/7 size with crops)", minimum=0
     )
+    interpolation: Literal["", "bilinear", "bicubic"] = option(
+        "", "resizing of images; empty: from the weights of timm, or bilinear"
+    )
     channels: int = option(3, "number of channels; 3: colour, as grey images become too", minimum=1, maximum=64)
     mean: tuple[float, ...] = option((), "mean of each channel (0 to 1) to subtract; empty: from the weights, or 0.5")
     std: tuple[float, ...] = option((), "standard deviation of each channel; empty: from the weights, or 0.25", above=0)
@@ -70,18 +73,31 @@ class ModelSettings(Section):
 
     name: str = option(
         "convnet",
-        "convnet, resnet18-small (3x3 stem) or a torchvision classifier; with weights several: resnet34+vgg16",
+        "convnet, resnet18-small (3x3 stem), a torchvision classifier or timm/<name>; with weights several: "
+        "resnet34+timm/vit_tiny_patch16_224",
     )
     widths: tuple[int, ...] = option((64, 128, 256), "convnet: channels of each block; a block halves the image side")
     depth: tuple[int, ...] = option((2,), "convnet: convolutions of each block; one number: of every block", minimum=1)
     whitening: int = option(
         0, "convnet: kernel side of a frozen, whitening first layer (arXiv 2404.00498); 0: none", minimum=0, maximum=5
     )
+    whitening_epsilon: float = option(
+        5e-4, "convnet: variance added in whitening; more leaves the noise of JPEG images weaker", above=0
+    )
+    whitening_epochs: int = option(
+        0, "convnet: first epochs, in which the biases of that layer learn; fixed, they save time; 0: all", minimum=0
+    )
     identity_start: bool = option(False, "convnet: initialise convolutions as the identity (Dirac initialisation)")
+    norm_momentum: float = option(
+        0.1, "convnet: share of the newest batch in the running statistics of its norms", above=0, maximum=1
+    )
+    activation: Literal["gelu", "silu", "relu"] = option("gelu", "convnet: the function after each norm")
     norm_scales: bool = option(True, "convnet: batch norms have a trainable scale besides their bias")
     dropout: float = option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
     weights: str = option(
-        "", "pretrained weights: a torchvision name (IMAGENET1K_V1) or file; several networks: one+each; empty: none"
+        "",
+        "pretrained weights: a torchvision name (IMAGENET1K_V1), DEFAULT (of timm: those of model.name) or a file; "
+        "several networks: one+each; empty: none",
     )
     weights_sha256: str = option("", "expected SHA-256 of the weights file (one+each); empty: not checked")
     pretrained: bool = option(True, "false: same network, random weights, for comparison; [finetune] is then ignored")
@@ -172,6 +188,7 @@ class TrainSettings(Section):
     schedule: Literal["constant", "step", "multistep", "exponential", "cosine", "linear"] = option(
         "constant", "learning rate schedule after the warm-up"
     )
+    lr_end: float = option(0.0, "cosine, linear: the last learning rate, as a share of the peak", minimum=0, maximum=1)
     warmup_epochs: float = option(0.0, "epochs in which the learning rate rises linearly from 0 to its peak", minimum=0)
     step_epochs: int = option(1, "step: epochs between two reductions", minimum=1)
     milestones: tuple[int, ...] = option((), "multistep: epochs after which the learning rate is reduced")
@@ -191,6 +208,9 @@ class TrainSettings(Section):
     )
     label_smoothing: float = option(0.0, "share of the target spread evenly over all classes", minimum=0, below=1)
     ema_decay: float = option(0.0, "EMA of weights, validated and saved: decay per step; 0: off", minimum=0, below=1)
+    lookahead: int = option(
+        0, "steps after which training goes on from an average of its weights (arXiv 1907.08610); 0: off", minimum=0
+    )
     patience: int = option(0, "stop after this number of epochs without a better score; 0: never", minimum=0)
     limit: int = option(0, "use only the first n rows of the labels CSV; 0: all", minimum=0)
     fold: int = option(0, "fold used for validation, if split.folds is set", minimum=0)
@@ -217,6 +237,13 @@ class TrainSettings(Section):
             yield "train.schedule is multistep, but train.milestones is empty."
         if self.search and self.optimizer != "lbfgs":
             yield f'train.search is true, but train.optimizer is {self.optimizer}; it needs "lbfgs".'
+        if self.lr_end and self.schedule not in ("cosine", "linear"):
+            yield (
+                f"train.lr_end is {self.lr_end:g}, but train.schedule is {self.schedule}; set train.lr_end = 0, or "
+                "train.schedule to linear or cosine."
+            )
+        if self.ema_decay and self.lookahead:
+            yield "train.ema_decay and train.lookahead are both on; set one of them to 0."
         if self.optimizer == "sgd" and self.nesterov and not self.momentum:
             yield "train.nesterov needs a train.momentum above 0; it is 0."
 

@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "schedule": ("train.schedule=cosine", "train.warmup_epochs=1.5", "train.weight_decay=1e-3"),
     "adam, clipping": ("train.optimizer=adam", "train.lr=0.01", "train.clip_norm=0.5"),
     "averaged weights": ("train.ema_decay=0.8",),
+    "lookahead": ("train.lookahead=2", "train.schedule=linear", "train.lr_end=0.1", "model.activation=silu"),
     "dropout": ("model.dropout=0.5",),
     "augmentation": (*VARIED, "augment.crop_scale=[0.5, 1.0]", "train.label_smoothing=0.1"),
     "mixup": ("augment.mixup=0.4", "model.dropout=0.3"),
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[str, ...]] = {
         *("train.optimizer=muon", "train.momentum=0.6", "train.bias_lr=0.05", "train.output_lr=0.01"),
         *("train.weight_decay=1e-3", "model.whitening=2", "model.identity_start=true", "model.norm_scales=false"),
         *("augment.alternating_flip=true", "augment.sizes=[4, 6, 8]", "train.ema_decay=0.8"),
+        "model.whitening_epochs=1",
     ),
     "maps side by side": ("hardware.side_by_side=8", "model.depth=[2]", "train.ema_decay=0.8"),
     "photos": ("input.source=photos", "augment.mixup=0.4", "model.dropout=0.3", "augment.crop_scale=[0.5, 1.0]"),
@@ -80,6 +82,7 @@ FINE_TUNING: dict[str, tuple[str, ...]] = {
     "the head on images": ("finetune.frozen_stages=-1", "features.cached=false", "augment.flip=true"),
     "the head first": ("finetune.head_epochs=1", "finetune.head_lr=0.3", "train.schedule=cosine", "train.lr=0.01"),
     "the head for two epochs": ("finetune.head_epochs=2", "train.ema_decay=0.8", "train.lr=0.01"),
+    "the head first, lookahead": ("finetune.head_epochs=1", "train.lookahead=2", "train.lr=0.01"),
 }
 
 
@@ -175,6 +178,14 @@ def test_averaging_keeps_both_weights_and_plain_training_one(tiny: Tiny) -> None
         assert set(saved.training) == keys
     assert saved.training["averaged_steps"] == 9
     assert not same(saved.training["model"], saved.weights)
+
+
+@pytest.mark.parametrize("learning", [0, 1])
+def test_the_biases_of_a_whitening_layer_learn_in_their_epochs(tiny: Tiny, learning: int) -> None:
+    job = tiny.job("model.whitening=2", f"model.whitening_epochs={learning}")
+    biases = [checkpoint.load(job.files.last).weights["stem.convolution.bias"] for _ in tiny.run(job)]
+    assert biases[0].all()
+    assert [torch.equal(bias, biases[0]) for bias in biases] == [True, bool(learning), bool(learning)]
 
 
 @pytest.mark.parametrize("case", ["mixup", "photos"])

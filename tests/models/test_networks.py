@@ -1,5 +1,7 @@
 """Networks that settings can name, with images of any size."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -58,6 +60,24 @@ def test_norms_without_scales_learn_their_biases_alone() -> None:
     assert all(norm.bias.requires_grad for norm in norms)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("gelu", nn.GELU), ("silu", nn.SiLU), ("relu", nn.ReLU)])
+@pytest.mark.parametrize("whitening", [0, 2])
+def test_the_activation_is_the_one_named_and_weights_keep_their_names(name: Any, kind: Any, whitening: int) -> None:
+    model = build_model(ModelSettings(widths=(8, 8), activation=name, whitening=whitening), 3)
+    found = [type(module) for module in model.modules() if isinstance(module, nn.GELU | nn.SiLU | nn.ReLU)]
+    assert found == [kind] * 5
+    usual = build_model(ModelSettings(widths=(8, 8), whitening=whitening), 3)
+    assert list(model.state_dict()) == list(usual.state_dict())
+
+
+def test_running_statistics_follow_as_fast_as_told() -> None:
+    model = build_model(ModelSettings(widths=(8,), norm_momentum=0.4), 3).train()
+    images = torch.rand(4, 3, 8, 8)
+    model(images)
+    convolution, norm, _ = model.stem  # type: ignore[misc]
+    assert torch.allclose(norm.running_mean, 0.4 * convolution(images).mean(dim=(0, 2, 3)), atol=1e-6)
+
+
 def test_at_first_convolutions_copy_their_inputs() -> None:
     model = build_model(ModelSettings(widths=(8, 12), identity_start=True), 3)
     for module in model.double().modules():
@@ -92,8 +112,10 @@ def test_a_colour_that_never_varies_is_not_amplified() -> None:
     images = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     images[:, 2] = images[:, 0]
     whitening = Whitening(2)
-    whitening.fit(images.split(7))
-    assert whitening.convolution.weight.abs().max() < 50
+    for epsilon in (5e-4, 1e-2):
+        whitening.fit(images.split(7), epsilon)
+        lengths = whitening.convolution.weight.flatten(1).norm(dim=1)
+        assert lengths.max() == pytest.approx(epsilon**-0.5, rel=1e-3)  # of a direction without variance
 
 
 def test_the_whitening_is_found_and_its_filters_do_not_learn() -> None:

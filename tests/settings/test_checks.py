@@ -1,4 +1,4 @@
-"""Rules about losses: each mistake is named, and what its message advises is accepted."""
+"""Rules about training: each mistake is named, and what its message advises is accepted."""
 
 from typing import Any
 
@@ -67,6 +67,16 @@ MISTAKES: dict[str, tuple[Changes, str, Changes]] = {
         "names a class twice; give each class one weight",
         {"train": {"class_weights": ["a=3"]}},
     ),
+    "an end of a rate that does not fall": (
+        {"train": {"lr_end": 0.1, "schedule": "step", "step_epochs": 2}},
+        r"train\.lr_end is 0\.1, but train\.schedule is step; set train\.lr_end = 0, or train\.schedule to lin",
+        {"train": {"schedule": "linear"}},
+    ),
+    "two averages": (
+        {"train": {"lookahead": 5, "ema_decay": 0.9}},
+        r"train\.ema_decay and train\.lookahead are both on; set one of them to 0",
+        {"train": {"ema_decay": 0.0}},
+    ),
 }
 
 
@@ -75,7 +85,7 @@ def joined(one: Changes, other: Changes) -> Changes:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_loss_that_does_not_fit_is_refused_and_the_advice_is_accepted(name: str) -> None:
+def test_a_setting_that_does_not_fit_is_refused_and_the_advice_is_accepted(name: str) -> None:
     changes, message, advised = MISTAKES[name]
     with pytest.raises(UserError, match=message):
         merge(Settings("x"), changes, "here")
