@@ -140,7 +140,8 @@ def _make(group: FoldSet) -> None:
 def _prepare(group: FoldSet, images: "ImageSet") -> tuple[FoldSet, list[str]]:
     """Compute what all members share: decoded images or features, and what is chosen by timing or by `train.search`.
 
-    Return the set, and the settings that tell the members what was chosen.  Mistakes in settings show here, before any training.
+    Return the set, and the settings that tell the members what was chosen.  Mistakes in settings show here, before
+    any training.
     """
     import torch
 
