@@ -57,6 +57,9 @@ class RunLayout:
     test_predictions = Below("test_predictions.npy")  # of the test images, before a temperature or thresholds
     folds = Below("folds.json")  # of a fold set: its members and their scores, written last
     blend = Below("blend.json")  # of a blend: its members and their weights, written last
+    blend_table = Below("blend.csv")  # of a blend: score and weight of each member, and the score without it
+    correlations = Below("correlation.csv")  # of a blend: of the members' errors
+    correlations_picture = Below("correlation.png")
     history = Below("history.csv")
     retrain_history = Below("retrain_history.csv")
     best = Below("best.pt")

@@ -194,10 +194,29 @@ def read_record(run: RunLayout) -> RunRecord:
 
 
 def members_of(run: RunLayout) -> tuple[str, ...]:
-    """Return the names of the members of a fold set; none for a plain run, and for a record that cannot be read."""
+    """Return the names of the members of a fold set; none for other runs, and for a record that cannot be read."""
+    return _names(run, "members")
+
+
+def blended(run: RunLayout) -> tuple[str, ...]:
+    """Return the names of the runs that a blend combines; none for other runs, and for a record that cannot be read."""
+    return _names(run, "blend")
+
+
+def _names(run: RunLayout, key: str) -> tuple[str, ...]:
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        return tuple(map(str, read_json(run.record).get("members", ())))
+        return tuple(map(str, read_json(run.record).get(key, ())))
     return ()
+
+
+def refuse_blend(run: RunLayout, repeat: Callable[..., str]) -> None:
+    """Raise `UserError` if `run` is a blend, which has no network.  repeat: returns the command of a stage."""
+    if members := blended(run):
+        again = repeat("blend", RUNS=shlex.join(members), RUN=run.folder.name)
+        raise UserError(
+            f"{_shown(run)} is a blend of {', '.join(members)}: these are trained and predicted, and it combines their "
+            f"predictions. To combine them again: {again}"
+        )
 
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
@@ -217,6 +236,7 @@ def finished_run(
     finished, with the command that continues it, or if recipe or split differ.
     """
     run = layout.run(name)
+    refuse_blend(run, repeat)
     if members := members_of(run):
         _check_finished(run, members, repeat)
     elif not run.trained.exists():

@@ -14,6 +14,7 @@ from pipelines import command
 from pipelines.dataset.split_record import split_is_made
 from pipelines.kaggle.submission_log import SubmissionLog
 from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.records import blended
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable_lines
 from pipelines.system.files import read_json
@@ -85,6 +86,8 @@ def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterato
 
 
 def _state(run: RunLayout, settings: Settings) -> str:
+    if members := blended(run):
+        return f"blend of {len(members)} runs"
     if not run.trained.exists():
         return "not finished"
     try:
