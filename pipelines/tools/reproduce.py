@@ -84,7 +84,7 @@ def _sections(record: RunRecord, note: dict[str, Any], words: command.Words) -> 
 def _stages(run: RunLayout, record: RunRecord, note: dict[str, Any]) -> Stages:
     """Return the stages that made the submission with this `note`."""
     if members := blended(run):
-        return {"split": [], "tools.blend": ["--runs", *members]}
+        return {"split": [], "tools.blend": [f"--runs={shlex.join(members)}"]}
     train: Stages = {"tools.folds": ["--seeds", str(record.seeds)]} if record.members else {"train": []}
     unused = note["checkpoint"] in (run.best.name, "folds")
     return {"split": [], **train, **({} if unused else {"retrain": []}), "predict": []}
