@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipelines.core.checkpoint import weights_sha256
 from pipelines.core.ensembles import by_ranks, combine
 from pipelines.core.out_of_fold import pool, predict_members
 from pipelines.core.prediction import Positions, Rows, predict, predict_each
@@ -145,7 +146,7 @@ class RunNetworks:
     def oof_made_from(self) -> dict[str, Any]:
         """Return what oof.csv of a fold set depends on, for its record."""
         chosen = self.settings.predict
-        best = {member.name: file_sha256(self.run.member(member.name).best) for member in self.members}
+        best = {member.name: weights_sha256(self.run.member(member.name).best) for member in self.members}
         return {"weights": best, "mirror": chosen.mirror, "shift": chosen.shift}
 
     def _out_of_fold(self, images: ImageSet) -> Stored:

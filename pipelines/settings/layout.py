@@ -50,6 +50,7 @@ class RunLayout:
     retrained = Below("retrain.json")  # written at the end of retraining
     predicted = Below("predict.json")  # one entry per submission
     precision = Below("precision.json")  # the faster precision and convolutions at the start of the run, if measured
+    search = Below("search.csv")  # the heads that train.search tried, with their scores
     log = Below("train.log")  # of a member of a fold set: what its training printed
     valid_predictions = Below("valid_predictions.csv")  # predictions of best.pt on the validation rows
     oof = Below("oof.csv")  # all predictions of rows that the predicting network was not trained on (out of fold)

@@ -93,8 +93,8 @@ def _state(run: RunLayout, settings: Settings) -> str:
     try:
         note = read_json(run.trained)
         score = f"{note.get('metric', settings.competition.metric)} {note['score']:.4f}"
-        members = len(members_of(run))
-        state = f"{members} members, {score}" if members else f"valid {score}"
+        count = len(members_of(run))
+        state = f"{count} members, {score}" if count else f"valid {score}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         state = "train.json is damaged"
     return state + (", retrained" if run.retrained.exists() else "")
