@@ -86,8 +86,8 @@ def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterato
 
 
 def _state(run: RunLayout, settings: Settings) -> str:
-    if members := blended(run):
-        return f"blend of {len(members)} runs"
+    if combined := blended(run):
+        return f"blend of {len(combined)} runs"
     if not run.trained.exists():
         return "not finished"
     try:
