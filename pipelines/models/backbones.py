@@ -146,12 +146,14 @@ def stages(backbone: Backbone) -> list[Stage]:
     stem of a ResNet, a block of VGG).  Parameters of the network itself, such as a class token, join what follows.
     """
     found: list[Stage] = []
+    known = {name for name, _ in backbone.named_parameters()}  # of parameters that modules share, only the first name
     closed, bare = True, False
     for name, module in _units(backbone, ""):
         is_block = isinstance(module, nn.Module) and any(list(child.parameters()) for child in module.children())
         names = [name]
         if isinstance(module, nn.Module):
             names = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+            names = [each for each in names if each in known]
         of_stem = isinstance(module, BATCH_NORM) and len(found) == 1  # after a stem of several convolutions
         if names and (is_block or closed) and not (bare or of_stem):
             found.append(Stage(name.removeprefix("body.")))
