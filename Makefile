@@ -52,7 +52,7 @@ WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-TARGETS := help install demo doctor new download split train retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
+TARGETS := help install demo doctor new download split train folds retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
 .PHONY: $(TARGETS)
 
 # make itself would notice such a word only after the targets before it: make train cifar-10 would train digits.
@@ -75,7 +75,7 @@ help:  ## list the targets and their variables
 	@echo '  SOLUTION=          score, kaggle-standin: CSV of true labels'
 	@echo '  PORT=8917          kaggle-standin: its port'
 	@echo '  TRY="train.lr=1e-3,3e-4 model.dropout=0,0.5"   sweep: try all combinations of these values'
-	@echo '  RECIPES="default scratch" SEEDS=3              compare: the recipes and the number of seeds'
+	@echo '  RECIPES="default scratch" SEEDS=3              compare: the recipes; compare, folds: the number of seeds'
 	@echo '  QUICK=1            bench: small sizes, three minutes'
 
 install: $(INSTALLED)  ## create .venv and install all packages in it
@@ -109,6 +109,9 @@ audit: $(INSTALLED)  ## find duplicates across the split and labels that may be 
 
 train: $(INSTALLED)  ## train and validate: runs/<c>/<run>/
 	$(RUNNER) -m pipelines.train $(WORDS)
+
+folds: $(INSTALLED)  ## train on every fold of the split: out-of-fold predictions and their score
+	$(RUNNER) -m pipelines.tools.folds $(WORDS)$(call option,SEEDS,--seeds)
 
 retrain: $(INSTALLED)  ## train on all labelled rows: final.pt
 	$(RUNNER) -m pipelines.retrain $(WORDS)

@@ -27,7 +27,7 @@ from pipelines.system.shell import removal
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
-    run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     words.require_raw(layout)
     settings = in_todays_words(run, record.settings, words.settings())
     if note := check_unchanged(layout, settings, words.repeat("split"), "test"):

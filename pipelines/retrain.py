@@ -25,7 +25,7 @@ from pipelines.system.shell import removal
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words())
     layout = words.layout()
-    run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     words.require_raw(layout)
     settings = in_todays_words(run, record.settings, words.settings())
     if note := check_unchanged(layout, settings, words.repeat("split"), "labelled"):
@@ -37,12 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already retrained: {final}.")
             print(f"To do it again: {removal(run.retrained, run.final)}\nNext: {words.repeat('predict')}")
             return
-        _retrain(settings, trained, layout, run, words.repeat("split"))
+        best = run.member(record.members[0]).best if record.members else run.best
+        _retrain(settings, trained, layout, run, best, words.repeat("split"))
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")
     print(f"Next: {words.repeat('predict')}")
 
 
-def _retrain(settings: Settings, trained: dict[str, Any], layout: Layout, run: RunLayout, split_command: str) -> None:
+def _retrain(
+    settings: Settings, trained: dict[str, Any], layout: Layout, run: RunLayout, best: Path, split_command: str
+) -> None:
+    """Train the final weights of `run`.  best: a validated checkpoint of it, which knows the classes."""
     import pandas as pd
 
     from pipelines.core import checkpoint
@@ -58,14 +62,14 @@ def _retrain(settings: Settings, trained: dict[str, Any], layout: Layout, run: R
     settings, reason = settle_precision(settings, run.precision)
     hardware = choose_hardware(settings.hardware)
     table = read_split_csv(layout.split_csv, split_command)
-    images = all_images(settings, layout, table, split_command, checkpoint.load(run.best).classes)
+    images = all_images(settings, layout, table, split_command, checkpoint.load(best).classes)
     if note := note_changed_pixels(trained, images, run.folder.name, command.progress):
         print(note)
-    epochs = trained["best_epoch"]
+    epochs, which = trained["best_epoch"], "the best one" if best == run.best else "the mean best one of the members"
     images = images.select(pd.concat([part.rows for part in images.divide(settings)]).sort_index())
     print(
         f"{settings.name}, run {run.folder.name}: {len(images):,} training images, train and valid together; {epochs} "
-        f"epochs, up to the best one; {hardware}{reason}"
+        f"epochs, up to {which}; {hardware}{reason}"
     )
     if run.retrained.exists():  # its weights were removed, to retrain
         run.retrain_last.unlink(missing_ok=True)

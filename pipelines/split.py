@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{settings.name} is already split: nothing to do. To do it again: {again}")
             return
         _split(settings, layout)
-    print(f"Next: {words.repeat('train')}")
+    print(
+        f"Next: {words.repeat('train')}"
+        + f"\nOr train every fold: {words.repeat('folds')}" * bool(settings.split.folds)
+    )
 
 
 def _split(settings: Settings, layout: Layout) -> None:

@@ -9,6 +9,7 @@ Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row per epoch), bes
 If it is killed, the same command continues after the last complete epoch.
 """
 
+import argparse
 import math
 import sys
 import time
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.dataset.split_record import require_split
+from pipelines.models.run_weights import with_weights
 from pipelines.settings.checks import no_effect
-from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.records import read_record, start_run, with_weights_of
+from pipelines.settings.layout import RunLayout
+from pipelines.settings.records import start_run
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import printable
 from pipelines.system.files import read_note, write_json
@@ -39,7 +41,9 @@ WORDS = {  # what the classes of a task are called, one and several
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    words = command.parser(__doc__, "train").parse_args(arguments, namespace=command.Words())
+    parser = command.parser(__doc__, "train")
+    parser.add_argument("--member", default="", help=argparse.SUPPRESS)  # of the fold set --run; the tool folds sets it
+    words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
@@ -47,32 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     words.require_raw(layout)
     require_split(layout, settings, words.repeat("split"))
-    run = layout.run(words.run_name())
+    run, after = layout.run(words.run_name(), words.member), "" if words.member else f"Next: {words.repeat('retrain')}"
     for _, problem in no_effect(settings):  # SET= has shortened the training
         print(f"Note: {problem}")
     with words.only_one_in(run):
-        settings, found = _start(settings, layout, run)
+        settings, found = with_weights(settings, run, layout.weights, command.progress)
+        settings = start_run(run, settings, layout.split_csv)
         if run.trained.exists():
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())
             metric = settings.competition.metric
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
-            print(f"To do it again: {removal(run.folder)}\nNext: {words.repeat('retrain')}")
+            print(f"To do it again: {removal(run.folder)}", after, sep="\n")
             return
         _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found)
-    print(f"Next: {words.repeat('retrain')}")
-
-
-def _start(settings: Settings, layout: Layout, run: RunLayout) -> "tuple[Settings, list[Origin]]":
-    """Write the run's record, or check it; return the settings that its weights complete, and these weights."""
-    found: list[Origin] = []
-    if settings.model.weights and run.trained.exists():
-        settings = with_weights_of(settings, read_record(run).settings)
-    elif settings.model.weights:
-        from pipelines.models.weights import find_origins, resolve
-
-        found = find_origins(settings.model, layout.weights, watch=command.progress)
-        settings = resolve(settings, found)
-    return start_run(run, settings, layout.split_csv), found
+    print(after)
 
 
 def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[Origin]") -> None:

@@ -41,7 +41,7 @@ class StateFiles:
 
 @dataclass(frozen=True)
 class RunLayout:
-    """The files of one training run."""
+    """The files of one training run, or of a fold set, whose members are runs in folders below it."""
 
     folder: Path
 
@@ -50,6 +50,7 @@ class RunLayout:
     retrained = Below("retrain.json")  # written at the end of retraining
     predicted = Below("predict.json")  # one entry per submission
     precision = Below("precision.json")  # the faster precision and convolutions at the start of the run, if measured
+    log = Below("train.log")  # of a member of a fold set: what its training printed
     valid_predictions = Below("valid_predictions.csv")  # predictions of best.pt on the validation rows
     oof = Below("oof.csv")  # all predictions of rows that the predicting network was not trained on (out of fold)
     test_predictions = Below("test_predictions.npy")  # of the test images, before a temperature or thresholds
@@ -127,8 +128,9 @@ class Layout:
     def comparison(self, name: str, extension: str) -> Path:
         return self.runs_folder / f"{name}.{extension}"
 
-    def run(self, name: str) -> RunLayout:
-        return RunLayout(self.runs_folder / name)
+    def run(self, name: str, member: str = "") -> RunLayout:
+        """Return the files of the run `name`, or of a `member` of this fold set."""
+        return RunLayout(self.runs_folder / name / member)
 
     def runs(self) -> list[RunLayout]:
         """Return all runs that have a record, sorted by name."""

@@ -2,7 +2,8 @@
 
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,19 @@ WHITE = "data.white:"  # the one key of [data] that a run depends on, beside the
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The settings and split that a run was started with; retrain and predict use them, not the current TOML."""
+    """The settings and split that a run was started with; retrain and predict use them, not the current TOML.
+
+    members: the names of the runs of a fold set, in its folder; empty for a plain run.
+    """
 
     settings: Settings
     split_sha256: str
+    members: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds of a fold set."""
+        return len(self.members) // max(self.settings.split.folds, 1)
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """Return the settings as plain values, {section: {key: value}}."""
@@ -54,19 +64,26 @@ def code_version() -> str:
         return ""
 
 
-def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> Settings:
+def start_run(run: RunLayout, settings: Settings, split_csv: Path, members: Sequence[str] = ()) -> Settings:
     """Write the record of a new run; for a run with a finished epoch, check that settings and split are the same.
 
-    Return the settings to train with: [predict], which says what is chosen for a score, is that of the first epoch.
-    Raises `UserError` with the differences. A run without a finished epoch starts from the beginning.
+    members: of a fold set, whose `settings` have the number of threads of each member; empty for a plain run.
+    Return the settings to train with: [predict], which says what is chosen for a score, is that of the first epoch, and
+    so are the threads of a set. Raises `UserError` with the differences. A run without a finished epoch starts from the
+    beginning.
     """
-    if not (run.last.exists() or run.trained.exists()):
+    begun = [each.last.exists() or each.trained.exists() for each in (run, *map(run.member, members_of(run)))]
+    if not any(begun):
         # Files of an earlier run of this name, perhaps of another network, must not be used for the new one.
-        for stale in (run.precision, run.valid_predictions, run.retrained, run.retrain_last):
+        for stale in (run.precision, run.valid_predictions, run.retrained, run.retrain_last, run.oof):
             stale.unlink(missing_ok=True)
-        write_json(run.record, {"settings": to_dict(settings), "split_sha256": file_sha256(split_csv)})
+        content = {"settings": to_dict(settings), "split_sha256": file_sha256(split_csv)}
+        write_json(run.record, content | ({"members": list(members)} if members else {}))
         return settings
     record = read_record(run)
+    if bool(record.members) != bool(members):
+        kinds = ("a plain run of the stage train", "a set of runs, which folds trains")
+        raise UserError(f"{_shown(run)} is {kinds[bool(record.members)]}. {_new_run(run)}")
     check_split(run, record, split_csv)
     changes = differences(settings, record.settings, RUN_SECTIONS)
     changes += _other_meaning(settings, record.settings)
@@ -77,7 +94,14 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path) -> Settings:
             raise UserError(f"{_shown(run)} was trained {changed} a new run with RUN=.")
     if changes:
         raise UserError(f"{_shown(run)} was trained with other settings ({'; '.join(changes)}). {_new_run(run)}")
-    return replace(settings, predict=record.settings.predict)
+    if len(record.members) != len(members):  # the folds are the same
+        raise UserError(
+            f"{_shown(run)} was started with SEEDS={record.seeds}. Give this number again, or another RUN= for another "
+            "number."
+        )
+    threads = record.settings.hardware.threads if members else settings.hardware.threads
+    hardware = replace(settings.hardware, threads=threads)
+    return replace(settings, predict=record.settings.predict, hardware=hardware)
 
 
 def measured_choices(run: RunLayout, given: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -145,10 +169,18 @@ def read_record(run: RunLayout) -> RunRecord:
     """Return the record of `run`. Raises `UserError` if it cannot be read."""
     try:
         content = read_json(run.record)
-        return RunRecord(from_dict(content["settings"], str(run.record)), content["split_sha256"])
+        members = tuple(map(str, content.get("members", ())))
+        return RunRecord(from_dict(content["settings"], str(run.record)), content["split_sha256"], members)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{run.record} cannot be read ({type(error).__name__}: {error})"
         raise UserError(f"{problem}. Remove the run and train again: {removal(run.folder)}") from None
+
+
+def members_of(run: RunLayout) -> tuple[str, ...]:
+    """Return the names of the members of a fold set; none for a plain run, and for a record that cannot be read."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        return tuple(map(str, read_json(run.record).get("members", ())))
+    return ()
 
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
@@ -159,22 +191,37 @@ def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
         raise UserError(f"{_shown(run)} was trained on another split than {split_csv} now holds. {_new_run(run)}")
 
 
-def finished_run(layout: Layout, name: str, settings: Settings, make_train: str) -> tuple[RunLayout, RunRecord, Any]:
+def finished_run(
+    layout: Layout, name: str, settings: Settings, repeat: Callable[..., str]
+) -> tuple[RunLayout, RunRecord, Any]:
     """Return the run `name`, its record and its train note; sections outside a run are those of `settings`.
 
-    Raises `UserError` if training has not finished, with the command `make_train`, or if recipe or split differ.
+    repeat: returns the command of a stage, as `repeat` of command.Words. Raises `UserError` if training has not
+    finished, with the command that continues it, or if recipe or split differ.
     """
     run = layout.run(name)
-    if not run.trained.exists():
+    if members := members_of(run):
+        _check_finished(run, members, repeat)
+    elif not run.trained.exists():
         state = "has not finished training" if run.record.exists() else "does not exist"
-        raise UserError(f"The run {_shown(run)} {state}. First: {make_train}")
+        raise UserError(f"The run {_shown(run)} {state}. First: {repeat('train')}")
     record = read_record(run)
     if record.settings.recipe != settings.recipe:
         problem = f"{_shown(run)} was trained with the recipe {record.settings.recipe!r}, but the recipe given is"
         raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={shlex.quote(record.settings.recipe)}")
     check_split(run, record, layout.split_csv)
     current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
-    return run, RunRecord(merge(record.settings, current, "settings"), record.split_sha256), read_note(run.trained)
+    return run, replace(record, settings=merge(record.settings, current, "settings")), read_note(run.trained)
+
+
+def _check_finished(run: RunLayout, members: Sequence[str], repeat: Callable[..., str]) -> None:
+    """Raise `UserError` if the fold set `run` has not finished, with the command that continues it."""
+    done = sum(run.member(name).trained.exists() for name in members)
+    if done < len(members) or not (run.folds.exists() and run.trained.exists()):
+        seeds = read_record(run).seeds
+        more = {"SEEDS": str(seeds)} if seeds > 1 else {}
+        state = f"is not finished: {done} of {len(members)} members are trained"
+        raise UserError(f"The set {_shown(run)} {state}. First: {repeat('folds', **more)}")
 
 
 def in_todays_words(run: RunLayout, then: Settings, settings: Settings) -> Settings:
@@ -193,7 +240,8 @@ def in_todays_words(run: RunLayout, then: Settings, settings: Settings) -> Setti
 
 def _shown(run: RunLayout) -> str:
     """Return the run's folder, relative to the working folder."""
-    return "/".join(run.folder.parts[-3:])
+    parts = run.folder.parts
+    return "/".join(parts[-4 if parts[-4:-3] == ("runs",) else -3 :])  # a member is one level below its set
 
 
 def _new_run(run: RunLayout) -> str:

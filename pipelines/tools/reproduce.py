@@ -28,7 +28,7 @@ Sections = Mapping[str, dict[str, Any]]  # settings: section -> key -> value
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "tools.reproduce").parse_args(arguments, namespace=command.Words())
     layout, submission = words.layout(), words.submission()
-    run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat("train"))
+    run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     note = read_note(run.predicted).get(submission.name) if run.predicted.exists() else None
     if note is None:
         raise UserError(f"{submission.name} was not predicted from this run. First: {words.repeat('predict')}")

@@ -16,6 +16,10 @@ from pipelines.system.seeds import derive_seed
 SETTINGS = merge(Settings("tiny"), {"train": {"epochs": 3}}, "here")
 
 
+def command_of(stage: str, **more: str) -> str:
+    return " ".join([f"make {stage} COMP=tiny", *(f"{name}={value}" for name, value in more.items())])
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path, "tiny")
@@ -116,7 +120,7 @@ def test_a_finished_run_has_its_own_settings_and_the_current_prediction_and_hard
     start(layout)
     write_json(layout.run("quick").trained, {"best_epoch": 2})
     today = merge(changed("train", epochs=9), {"predict": {"shift": 3}, "hardware": {"workers": 7}}, "here")
-    _, record, trained = finished_run(layout, "quick", today, "make train")
+    _, record, trained = finished_run(layout, "quick", today, command_of)
     assert trained == {"best_epoch": 2}
     assert (record.settings.train.epochs, record.settings.predict.shift, record.settings.hardware.workers) == (3, 3, 7)
 
@@ -126,17 +130,17 @@ def test_a_finished_run_of_another_split_is_refused(layout: Layout) -> None:
     write_json(layout.run("quick").trained, {"best_epoch": 2})
     write_text(layout.split_csv, "id,path,label,split,fold\n1,1.png,a,valid,-1\n")
     with pytest.raises(UserError, match="another split"):
-        finished_run(layout, "quick", SETTINGS, "make train")
+        finished_run(layout, "quick", SETTINGS, command_of)
     layout.split_csv.unlink()
     with pytest.raises(UserError, match="is missing; runs/tiny/quick was trained on it"):
-        finished_run(layout, "quick", SETTINGS, "make train")
+        finished_run(layout, "quick", SETTINGS, command_of)
 
 
 def test_a_finished_run_of_another_recipe_is_refused(layout: Layout) -> None:
     start(layout)
     write_json(layout.run("quick").trained, {"best_epoch": 2})
     with pytest.raises(UserError, match=f"add RECIPE={SETTINGS.recipe}"):
-        finished_run(layout, "quick", dataclasses.replace(SETTINGS, recipe="other"), "make train")
+        finished_run(layout, "quick", dataclasses.replace(SETTINGS, recipe="other"), command_of)
 
 
 def test_a_finished_run_keeps_its_settings_even_without_its_last_checkpoint(layout: Layout) -> None:
@@ -190,10 +194,10 @@ def test_a_resumed_training_scores_as_it_began(layout: Layout) -> None:
 
 def test_a_missing_or_unfinished_run_names_the_training_command(layout: Layout) -> None:
     with pytest.raises(UserError, match=r"runs/tiny/quick does not exist\. First: make train COMP=tiny"):
-        finished_run(layout, "quick", SETTINGS, "make train COMP=tiny")
+        finished_run(layout, "quick", SETTINGS, command_of)
     start(layout)
     with pytest.raises(UserError, match=r"has not finished training\. First: make train COMP=tiny"):
-        finished_run(layout, "quick", SETTINGS, "make train COMP=tiny")
+        finished_run(layout, "quick", SETTINGS, command_of)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": {}, "split_sha256": "x"}', '{"settings": 1}'])
