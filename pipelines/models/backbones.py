@@ -1,6 +1,7 @@
 """Classifiers of torchvision and timm in two parts, body and last layer, and the stages of the body from the input."""
 
 import copy
+import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -182,6 +183,9 @@ def fold_norms(backbone: Backbone) -> Backbone:
     Outputs differ by rounding only (arXiv 1712.05877, section 3.2).  If torch.fx cannot trace it, nothing is folded.
     """
     folded = copy.deepcopy(backbone).eval()
+    has_norms = any(isinstance(module, BATCH_NORM) for module in folded.modules())
+    if not has_norms and timm_models.is_of_timm(folded):  # torchvision's are traced, as they have always been
+        return folded
     try:
         graph = _traced(folded.body)
     except Exception:  # torch.fx raises many types; the unchanged network is only slower
@@ -205,7 +209,9 @@ def _traced(body: nn.Module) -> Graph:
         def is_leaf_module(self, module: nn.Module, name: str) -> bool:
             return isinstance(module, leaves) or super().is_leaf_module(module, name)
 
-    return KeepingDepth(autowrap_functions=tuple(functions)).trace(body)
+    rest = list(inspect.signature(body.forward).parameters.values())[1:]  # as a mask, which no caller gives
+    given = {each.name: each.default for each in rest} or None
+    return KeepingDepth(autowrap_functions=tuple(functions)).trace(body, given)
 
 
 def _fused(body: nn.Module, graph: Graph) -> nn.Module:
