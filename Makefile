@@ -3,6 +3,7 @@
 COMP ?= digits
 RECIPE ?=
 RUN ?=
+RUNS ?=
 SET ?=
 ARCHIVE ?=
 METRIC ?=
@@ -20,7 +21,7 @@ QUICK ?=
 PYTHON ?= python3
 
 # The user's values reach the stages as they were typed. Without this, make would expand a $ in them.
-TYPED := COMP RECIPE RUN SET ARCHIVE METRIC SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
+TYPED := COMP RECIPE RUN SET RUNS ARCHIVE METRIC SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
 $(foreach each,$(TYPED),$(eval override $(each) := $$(value $(each))))
 
 # A misspelt variable would be ignored: the stages would use the defaults.
@@ -52,7 +53,7 @@ WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-TARGETS := help install demo doctor new download split train folds retrain predict submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
+TARGETS := help install demo doctor new download split train folds retrain predict blend submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
 .PHONY: $(TARGETS)
 
 # make itself would notice such a word only after the targets before it: make train cifar-10 would train digits.
@@ -67,6 +68,7 @@ help:  ## list the targets and their variables
 	@echo '  COMP=digits        competition: a name in this folder or in pipelines/competitions, or the path of a TOML; new: its name at Kaggle'
 	@echo '  RECIPE=default     a recipe in the competition'\''s TOML'
 	@echo '  RUN=               name of the run; default: the name of the recipe'
+	@echo '  RUNS="default best"   blend: the runs to combine; RUN= then names the blend'
 	@echo '  SET="train.epochs=5 input.mean=[0.5, 0.5, 0.5]"   override settings (docs/settings.md lists them)'
 	@echo '  ARCHIVE=           download, new: an archive or folder to use instead of Kaggle; bench: cifar-10.zip'
 	@echo '  METRIC="…"         new: the metric, in Kaggle'\''s words; default: from Kaggle, else a guess'
@@ -118,6 +120,9 @@ retrain: $(INSTALLED)  ## train on all labelled rows: final.pt
 
 predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
 	$(RUNNER) -m pipelines.predict $(WORDS)
+
+blend: $(INSTALLED)  ## combine predicted runs (RUNS=): weights, submission, what each is worth
+	$(RUNNER) -m pipelines.tools.blend $(WORDS)$(call option,RUNS,--runs)
 
 submit: $(INSTALLED)  ## send the submission to Kaggle and wait for its score
 	$(RUNNER) -m pipelines.submit $(WORDS)$(call option,MSG,--message) $(if $(filter-out 0 no false,$(AGAIN)),--again)

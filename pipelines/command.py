@@ -19,6 +19,7 @@ from pipelines.settings.competitions import find_competition
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import describe, load_settings, run_name, submission_name
 from pipelines.settings.overrides import split_settings
+from pipelines.settings.records import refuse_blend
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
 from pipelines.system.files import is_plain_name, only_one
@@ -59,6 +60,7 @@ class Words(argparse.Namespace):
     archive: Path | None  # of download
     solution: Path | None  # of score
     recipes: list[str]  # of compare
+    runs: list[str]  # of blend
     seeds: int  # of compare
     tries: list[str]  # of sweep
 
@@ -84,6 +86,7 @@ class Words(argparse.Namespace):
 
     def only_one_in(self, run: RunLayout) -> AbstractContextManager[int]:
         """Hold the lock of `run`.  Raises `UserError` when another process works on this run."""
+        refuse_blend(run, self.repeat)
         doing = f"training, retraining or predicting {self.competition}, run {run.folder.name}"
         return only_one(run.lock, doing, inherited=False)
 

@@ -2,7 +2,7 @@
 
 Reads   data/<c>/split.csv and its images; weights/, the folder of pretrained weights.
 Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row per epoch), best.pt, last.pt, curves.png, train.json,
-        precision.json (where faster ways were measured);
+        precision.json (where faster ways were measured), search.csv (where train.search tried heads);
         data/<c>/cache/: decoded images, or the features of a frozen network;
         data/<c>/damaged.csv: images that cannot be decoded, if there are any.
 
@@ -10,6 +10,7 @@ If it is killed, the same command continues after the last complete epoch.
 """
 
 import argparse
+import dataclasses
 import math
 import sys
 import time
@@ -22,7 +23,7 @@ from pipelines.dataset.split_record import require_split
 from pipelines.models.run_weights import with_weights
 from pipelines.settings.checks import no_effect
 from pipelines.settings.layout import RunLayout
-from pipelines.settings.records import start_run
+from pipelines.settings.records import start_run, with_head_of
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import printable
 from pipelines.system.files import read_note, write_json
@@ -31,6 +32,7 @@ from pipelines.system.shell import removal
 if TYPE_CHECKING:
     from pipelines.core.job import Job
     from pipelines.dataset.image_set import ImageSet
+    from pipelines.models.transfer import FineTuned
     from pipelines.models.weights import Origin
 
 WORDS = {  # what the classes of a task are called, one and several
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Note: {problem}")
     with words.only_one_in(run):
         settings, found = with_weights(settings, run, layout.weights, command.progress)
-        settings = start_run(run, settings, layout.split_csv)
+        settings = start_run(run, with_head_of(run, settings), layout.split_csv)
         if run.trained.exists():
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())
             metric = settings.competition.metric
@@ -91,7 +93,8 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
         f"{hardware}{reason}"
     )
     print(summarise(images.rows["label"].tolist(), images.task, images.classes))
-    command.print_parts(describe_phases(settings, network))
+    if not settings.train.search:
+        command.print_parts(describe_phases(settings, network))
     if isinstance(network, FineTuned):
         print("".join(f"{note}\n" for note in network.notes()), end="")
     job = jobs.Job(settings, train, valid, settings.train.epochs, run.training, hardware, command.progress)
@@ -106,9 +109,33 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     if counts := jobs.prepare_features(job, network):
         print(f"Features: {counts}")
     features_seconds = time.perf_counter() - started
+    if settings.train.search and isinstance(network, FineTuned):
+        job = _choose_head(job, network, run)
+        settings = job.settings
+        command.print_parts(describe_phases(settings, network))
     new, metric = jobs.run_job(job, network), settings.competition.metric
     rows = command.print_epochs(new, jobs.read_history(job), job.epochs, metric, settings.tuning.head_epochs)
     _finish(job, rows, run, {"features_seconds": features_seconds, "labelled images": pixels})
+
+
+def _choose_head(job: "Job", network: "FineTuned", run: RunLayout) -> "Job":
+    """Return `job` with the best head that was tried; write it into the run's record, and all of them into a CSV."""
+    from pipelines.core.job import write_history
+    from pipelines.core.search import choose_head
+
+    assert job.train.layout is not None and job.valid is not None
+    settings, rows = choose_head(job, network)
+    forms = ("", ":g", ":.4f", ":.4f", ":.1f")
+    cells = [[f"{{{form}}}".format(value) for form, value in zip(forms, row.values(), strict=True)] for row in rows]
+    print(command.table(list(rows[0]), cells))
+    start_run(run, settings, job.train.layout.split_csv)
+    write_history(run.search, rows)
+    print(
+        f"Chosen by the loss of the {len(job.valid):,} validation images: train.weight_decay = "
+        f"{settings.train.weight_decay:g}, features.mirror = {str(settings.features.mirror).lower()}. Their scores "
+        "below are slightly too good, because they chose."
+    )
+    return dataclasses.replace(job, settings=settings)
 
 
 def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[str, Any]) -> None:

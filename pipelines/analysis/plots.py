@@ -141,6 +141,27 @@ def draw_confusion(path: Path, counts: npt.NDArray[np.int64], classes: Sequence[
     _save(figure, path)
 
 
+def draw_correlations(path: Path, values: Values, names: Sequence[str], title: str) -> None:
+    """Draw the correlations `values` (M, M), NaN where there is none, of the members `names` to the PNG `path`."""
+    number = len(names)
+    side = min(max(3.5, number * 0.7), 14.0)
+    figure = Figure(figsize=(side + 1.5, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    figure.colorbar(picture, ax=axes, label="correlation of errors", shrink=0.8)
+    font = 9 if number <= NUMBERED_CLASSES else max(3, 400 // number)
+    labels = [short(name) for name in names]
+    axes.set_xticks(range(number), labels, rotation=90, fontsize=font, parse_math=False)
+    axes.set_yticks(range(number), labels, fontsize=font, parse_math=False)
+    if number <= NUMBERED_CLASSES:
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "white" if abs(value) > 0.6 else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    _save(figure, path)
+
+
 def draw_labels(path: Path, table: pd.DataFrame, title: str) -> None:
     """Draw precision, recall and threshold of each label, most frequent first, to the PNG `path`.
 

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from pipelines.core.averages import Average
 from pipelines.core.decide import Judge
 from pipelines.core.optim import Schedule
+from pipelines.core.solve import Examples, solve
 from pipelines.core.tasks import Task
-from pipelines.dataset.loading import Batch, BatchSource
+from pipelines.dataset.loading import Batch, BatchSource, WatchedBatches
 from pipelines.models.device import Hardware
 from pipelines.system.errors import UserError
 from pipelines.system.memory import explained, smaller_batch
 from pipelines.system.seeds import derive_seed
+from pipelines.system.watch import unwatched
 
 CHECK_EVERY = 50  # steps between two checks of the loss; each check waits for the device
 View = Callable[[Tensor], Tensor]
@@ -61,7 +63,8 @@ class Learner:
     """A network with its optimiser and schedule, its task and the judge of its validation scores.
 
     The schedule's rate is multiplied by the `lr_share` of each parameter group.  averaged: the average of
-    the weights, if there is one.  views: averaged in validation.  before_epoch: called with the number of each epoch.
+    the weights, if there is one.  penalty: of the squared weights, see `solve`.  views: averaged in validation.
+    before_epoch: called with the number of each epoch.
     """
 
     model: nn.Module
@@ -72,6 +75,7 @@ class Learner:
     judge: Judge
     averaged: Average | None = None
     clip_norm: float = 0.0
+    penalty: float = 0.0
     views: tuple[View, ...] = (unchanged,)
     before_epoch: Callable[[int], None] = lambda epoch: None
 
@@ -107,6 +111,8 @@ def fit(
 
 def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, float]:
     """Train one epoch; return the mean loss over its images and the last learning rate."""
+    if isinstance(learner.optimizer, torch.optim.LBFGS):
+        return _solve(learner, source, epoch)
     size = source.batch_size
     with explained(f"training on batches of {size:,} images", smaller_batch("train.batch_size", size)):
         learner.model.train()
@@ -123,6 +129,19 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
                 _check_finite(total.item(), "training", epoch, step + 1, lr)
         return total.item() / len(source), lr
+
+
+def _solve(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, float]:
+    """Solve for the head in one epoch; return the mean loss over its images and the learning rate."""
+    assert isinstance(learner.optimizer, torch.optim.LBFGS)
+    watch = source.watch if isinstance(source, WatchedBatches) else unwatched
+    with explained(f"solving for the head on {len(source):,} images"):
+        learner.model.train()
+        examples = Examples(source, epoch)
+        loss = solve(learner.model, learner.optimizer, examples, learner.task, learner.penalty, watch)
+    lr = learner.schedule(epoch - 0.5)
+    _check_finite(loss, "training", epoch, 1, lr)
+    return loss, lr
 
 
 def _step(learner: Learner, batch: Batch, lr: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.core.solve import make_solver
 from pipelines.settings.training_sections import TrainSettings
 
 ITERATIONS = 3  # the singular values are then between about 0.5 and 1.5, which is accurate enough
@@ -25,6 +26,8 @@ def make_optimizer(
     dimension (scales of norms, biases) have no weight decay.  Muon's matrices are all weights with more than one row
     and column (a filter of a convolution is a row), except the last one, of the output layer.
     """
+    if train.optimizer == "lbfgs":
+        return make_solver(model, train)
     pretrained_ids = {id(parameter) for parameter in pretrained}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     output = next((parameter for parameter in reversed(learning) if parameter.ndim > 1), None)

@@ -16,7 +16,7 @@ from pipelines.dataset.batches import open_source
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import BatchSource, Loading
 from pipelines.models.device import Hardware
-from pipelines.models.features import FeatureBatches, Features, compute_features, views_of
+from pipelines.models.features import FeatureBatches, Features, compute_features, inputs_of
 from pipelines.models.networks import whitening_of
 from pipelines.models.side_by_side import lay_side_by_side
 from pipelines.models.transfer import WHOLE, FineTuned
@@ -84,20 +84,25 @@ def make_learner(
         pretrained = list(network.pretrained_parameters()) if settings.model.pretrained else []
         if phase.cached:
             model, hardware = network.top, exact(hardware)
-            views = engine.feature_views(len(views_of(settings)))
+            views = engine.feature_views(inputs_of(settings))
     lay_side_by_side(model, hardware.side_by_side)
     averaged = make_average(model, train, phase.first - 1)
+    optimizer = make_optimizer(model, train, pretrained, settings.tuning.backbone_lr)
+    if isinstance(optimizer, torch.optim.LBFGS):  # from zeros the solution is found soonest
+        for parameter in optimizer.param_groups[0]["params"]:
+            nn.init.zeros_(parameter)
     if settings.hardware.compile_training:
         model.compile()  # in place, so that the names of its weights stay
     return engine.Learner(
         model,
-        make_optimizer(model, train, pretrained, settings.tuning.backbone_lr),
+        optimizer,
         lambda progress: schedule(progress - (phase.first - 1)),
         hardware,
         task,
         judge,
         averaged,
         clip_norm=train.clip_norm,
+        penalty=train.weight_decay if train.optimizer == "lbfgs" else 0.0,
         views=views,
         before_epoch=partial(_choose_biases, network, settings.model.whitening_epochs or train.epochs),
     )

@@ -23,7 +23,7 @@ from pipelines.core.tasks import Task, make_task
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch, BatchSource, WatchedBatches
 from pipelines.models.device import Hardware, choose_hardware
-from pipelines.models.features import views_of
+from pipelines.models.features import inputs_of
 from pipelines.models.transfer import FineTuned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -69,7 +69,7 @@ def open_predictor(
         views = engine.make_views(settings.predict.mirror, settings.predict.shift)
         return Predictor(network, source, task, hardware, views)
     assert isinstance(network, FineTuned)
-    return Predictor(network.top, source, task, exact(hardware), engine.feature_views(len(views_of(settings))))
+    return Predictor(network.top, source, task, exact(hardware), engine.feature_views(inputs_of(settings)))
 
 
 def on_features(saved: Checkpoint, settings: Settings) -> bool:

@@ -44,6 +44,7 @@ class Backbone(nn.Module):
         self.dimensions = dimensions
         self.notes = list(notes)
         self.rescale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self.taps: list[str] = []  # the modules whose outputs are features too, see `stage_features`
 
     def renormalise(
         self, mean: tuple[float, ...], std: tuple[float, ...], own_mean: tuple[float, ...], own_std: tuple[float, ...]

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,11 @@ def views_of(settings: Settings) -> list[View]:
     return [View(crop, mirrored) for crop in range(-1, settings.features.crops) for mirrored in sides]
 
 
+def inputs_of(settings: Settings) -> int:
+    """Return the number of inputs of the head for an image: its views, or their mean."""
+    return 1 if settings.averages_views else len(views_of(settings))
+
+
 @dataclass(frozen=True)
 class Features:
     """The features of some images: each backbone's rows on disk, and which rows belong to which image.
@@ -103,7 +109,7 @@ class Features:
 
 
 class FeatureBatches(BatchSource):
-    """Batches of features: in training one random view of each image, otherwise all views."""
+    """Batches of features: in training one random view of each image, otherwise all views; or always their mean."""
 
     def __init__(self, ids: Ids, features: Features, labels: Tensor, loading: Loading) -> None:
         """features: of the images `ids`.  labels: the targets, see `Batch`; (0,) for test images."""
@@ -114,9 +120,13 @@ class FeatureBatches(BatchSource):
         generator = self.loading.generator("view", epoch)
         for positions in self.loading.divide(len(self), epoch):
             views: Places | slice = slice(None)
-            if self.loading.training:
+            averaged, training = self.loading.settings.averages_views, self.loading.training
+            if training and not averaged:
                 views = torch.randint(self.features.views, (len(positions),), generator=generator).numpy()
-            inputs = self.features.take(positions.numpy(), views).to(self.loading.device)
+            inputs = self.features.take(positions.numpy(), views)
+            if averaged:
+                inputs = inputs.mean(dim=1, keepdim=not training)
+            inputs = inputs.to(self.loading.device)
             yield Batch(inputs, self.labels_at(positions).to(self.loading.device), positions)
 
 
@@ -158,7 +168,7 @@ def _open_store(
     settings: Settings, backbone: Backbone, origin: Origin, hardware: Hardware, images: ImageSet
 ) -> FeatureStore:
     """Return the store of the features by `backbone`; all views share it."""
-    about = {
+    about: dict[str, Any] = {
         "what": FORMAT,
         "network": origin.name,
         "weights_sha256": origin.sha256,
@@ -170,6 +180,8 @@ def _open_store(
         "device": hardware.device.type,
         "stored_as": settings.features.dtype,
     }
+    if backbone.taps:
+        about["stages"] = backbone.taps
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
     path = images.cache / "features" / f"{images.cache_name}-{origin.name.replace('/', '-')}-{key}"
     return FeatureStore(path, about, backbone.dimensions, settings.features.dtype)

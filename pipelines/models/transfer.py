@@ -16,6 +16,7 @@ from pipelines.models.backbones import Backbone, Stage, build_backbone, build_ti
 from pipelines.models.first_layer import spread, take_channels
 from pipelines.models.label_map import match_labels, start_rows
 from pipelines.models.networks import build_model
+from pipelines.models.stage_features import add_stages
 from pipelines.models.timm_models import categories_of, is_timm
 from pipelines.models.weights import Origin
 from pipelines.settings.loading import label_map_file
@@ -64,10 +65,13 @@ class Head(nn.Sequential):
 class Top(nn.Module):
     """The backbones' own last layers, where used, and the head; maps features side by side (N, D) to logits (N, K)."""
 
-    def __init__(self, classifiers: Sequence[nn.Linear], classes: int, settings: ModelSettings) -> None:
+    def __init__(
+        self, classifiers: Sequence[nn.Linear], classes: int, settings: ModelSettings, widths: Sequence[int] = ()
+    ) -> None:
+        """widths: the number of features of each backbone; empty: those that its last layer takes."""
         super().__init__()
-        self.widths = [classifier.in_features for classifier in classifiers]
-        uses_logits = settings.features != "pooled"
+        self.widths = list(widths) or [classifier.in_features for classifier in classifiers]
+        uses_logits = _uses_logits(settings)
         self.classifiers = nn.ModuleList(classifiers if uses_logits else [])
         self.keeps_pooled = settings.features != "logits"
         dimensions = sum(self.widths) if self.keeps_pooled else 0
@@ -189,6 +193,8 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
         else:
             backbone, classifier = build_backbone(origin.name, origin.path, facts.size if facts else None, needs_head)
             take_channels(backbone.body, origin.name, channels, pretrained=bool(origin.path))
+        if settings.model.features == "stages":
+            add_stages(backbone, channels, settings.input.size)
         if settings.tuning.freeze_norms:
             backbone = fold_norms(backbone)
         if backbones and facts:  # images are normalised for the first
@@ -196,7 +202,8 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
             backbone.renormalise(settings.input.mean, settings.input.std, own_mean, own_std)
         backbones.append(backbone)
         classifiers.append(classifier)
-    top = Top(classifiers, network_outputs(settings, classes), settings.model)
+    widths = [backbone.dimensions for backbone in backbones]
+    top = Top(classifiers, network_outputs(settings, classes), settings.model, widths)
     notes: list[str] = []
     if settings.model.label_map and all(origin.path for origin in found):
         label_map = label_map_file(with_label_map(settings).model.label_map)
@@ -204,9 +211,13 @@ def build_fine_tuned(settings: Settings, classes: Sequence[str], found: Sequence
     return FineTuned(backbones, found, top, notes)
 
 
+def _uses_logits(model: ModelSettings) -> bool:
+    return model.features in ("logits", "both")
+
+
 def _use_of_last_layer(model: ModelSettings) -> str:
     """Return the setting that uses the pretrained last layer; empty if none does."""
-    if model.features != "pooled":
+    if _uses_logits(model):
         return f"model.features={model.features}"
     return f"model.label_map={model.label_map}" if model.label_map else ""
 

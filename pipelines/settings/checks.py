@@ -93,6 +93,11 @@ def _finetuning_problems(settings: Settings) -> Iterator[str]:
     model, finetune, augment, epochs = settings.model, settings.finetune, settings.augment, settings.train.epochs
     if settings.train.optimizer == "muon" and model.weights and model.pretrained:
         yield "train.optimizer is muon, which rescales weights and would spoil pretrained ones: choose sgd or adamw."
+    if settings.train.optimizer == "lbfgs" and (needed := _missing_for_lbfgs(settings)):
+        yield (
+            "train.optimizer is lbfgs, which solves for a linear head on the cached features of a frozen network: set "
+            f"{', '.join(needed)}; or choose adamw."
+        )
     for key in ("frozen_stages", "head_epochs", "freeze_norms"):
         if (value := getattr(finetune, key)) and not model.weights:
             yield f"finetune.{key} is {value!r}, which needs a pretrained network: set model.weights."
@@ -101,6 +106,25 @@ def _finetuning_problems(settings: Settings) -> Iterator[str]:
         yield "augment.mixup and augment.cutmix cannot mix cached features: set both to 0, or features.cached = false."
     if finetune.head_epochs and finetune.head_epochs >= epochs:
         yield f"finetune.head_epochs is {finetune.head_epochs}; it must be less than train.epochs, {epochs}."
+
+
+def _missing_for_lbfgs(settings: Settings) -> list[str]:
+    """Return the settings that lbfgs needs, of those that have other values."""
+    model, train = settings.model, settings.train
+    needed = {
+        "model.weights (a file or IMAGENET1K_V1)": bool(model.weights),
+        "model.pretrained = true": model.pretrained,
+        "model.hidden = []": not model.hidden,
+        "model.dropout = 0": not model.dropout,
+        'model.features = "stages" or "pooled"': model.features in ("stages", "pooled"),
+        'model.label_map = ""': not model.label_map,
+        "finetune.frozen_stages = -1": settings.finetune.frozen_stages == -1,
+        "features.cached = true": settings.features.cached,
+        "train.ema_decay = 0": not train.ema_decay,
+        "train.lookahead = 0": not train.lookahead,
+        "train.lr = 1 (where each line search starts)": train.lr == 1,
+    }
+    return [text for text, given in needed.items() if not given]
 
 
 def _group_problems(settings: Settings) -> Iterator[str]:

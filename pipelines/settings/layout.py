@@ -50,12 +50,16 @@ class RunLayout:
     retrained = Below("retrain.json")  # written at the end of retraining
     predicted = Below("predict.json")  # one entry per submission
     precision = Below("precision.json")  # the faster precision and convolutions at the start of the run, if measured
+    search = Below("search.csv")  # the heads that train.search tried, with their scores
     log = Below("train.log")  # of a member of a fold set: what its training printed
     valid_predictions = Below("valid_predictions.csv")  # predictions of best.pt on the validation rows
     oof = Below("oof.csv")  # all predictions of rows that the predicting network was not trained on (out of fold)
     test_predictions = Below("test_predictions.npy")  # of the test images, before a temperature or thresholds
     folds = Below("folds.json")  # of a fold set: its members and their scores, written last
     blend = Below("blend.json")  # of a blend: its members and their weights, written last
+    blend_table = Below("blend.csv")  # of a blend: score and weight of each member, and the score without it
+    correlations = Below("correlation.csv")  # of a blend: of the members' errors
+    correlations_picture = Below("correlation.png")
     history = Below("history.csv")
     retrain_history = Below("retrain_history.csv")
     best = Below("best.pt")

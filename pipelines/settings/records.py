@@ -72,10 +72,9 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path, members: Sequ
     so are the threads of a set. Raises `UserError` with the differences. A run without a finished epoch starts from the
     beginning.
     """
-    begun = [each.last.exists() or each.trained.exists() for each in (run, *map(run.member, members_of(run)))]
-    if not any(begun):
+    if not _begun(run):
         # Files of an earlier run of this name, perhaps of another network, must not be used for the new one.
-        for stale in (run.precision, run.valid_predictions, run.retrained, run.retrain_last, run.oof):
+        for stale in (run.precision, run.search, run.valid_predictions, run.retrained, run.retrain_last, run.oof):
             stale.unlink(missing_ok=True)
         content = {"settings": to_dict(settings), "split_sha256": file_sha256(split_csv)}
         write_json(run.record, content | ({"members": list(members)} if members else {}))
@@ -144,6 +143,24 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
     return with_input(settings, **{key: getattr(image, key) for key in keys})
 
 
+def _begun(run: RunLayout) -> bool:
+    """Return whether a run, or a member of a set, has a finished epoch."""
+    return any(each.last.exists() or each.trained.exists() for each in (run, *map(run.member, members_of(run))))
+
+
+def with_head_of(run: RunLayout, settings: Settings) -> Settings:
+    """Return `settings` with the head that `train.search` chose when `run` began, if it has a finished epoch."""
+    if not (settings.train.search and run.search.exists() and _begun(run)):
+        return settings
+    return with_head(settings, read_record(run).settings)
+
+
+def with_head(settings: Settings, chosen: Settings) -> Settings:
+    """Return `settings` with what `train.search` chose in the settings `chosen`."""
+    train = replace(settings.train, weight_decay=chosen.train.weight_decay, search=chosen.train.search)
+    return replace(settings, features=replace(settings.features, mirror=chosen.features.mirror), train=train)
+
+
 def with_label_map(settings: Settings) -> Settings:
     """Return `settings` with the SHA-256 of the label map's CSV, if `model.label_map` names one.
 
@@ -177,10 +194,29 @@ def read_record(run: RunLayout) -> RunRecord:
 
 
 def members_of(run: RunLayout) -> tuple[str, ...]:
-    """Return the names of the members of a fold set; none for a plain run, and for a record that cannot be read."""
+    """Return the names of the members of a fold set; none for other runs, and for a record that cannot be read."""
+    return _names(run, "members")
+
+
+def blended(run: RunLayout) -> tuple[str, ...]:
+    """Return the names of the runs that a blend combines; none for other runs, and for a record that cannot be read."""
+    return _names(run, "blend")
+
+
+def _names(run: RunLayout, key: str) -> tuple[str, ...]:
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        return tuple(map(str, read_json(run.record).get("members", ())))
+        return tuple(map(str, read_json(run.record).get(key, ())))
     return ()
+
+
+def refuse_blend(run: RunLayout, repeat: Callable[..., str]) -> None:
+    """Raise `UserError` if `run` is a blend, which has no network.  repeat: returns the command of a stage."""
+    if members := blended(run):
+        again = repeat("blend", RUNS=shlex.join(members), RUN=run.folder.name)
+        raise UserError(
+            f"{_shown(run)} is a blend of {', '.join(members)}: these are trained and predicted, and it combines their "
+            f"predictions. To combine them again: {again}"
+        )
 
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
@@ -200,6 +236,7 @@ def finished_run(
     finished, with the command that continues it, or if recipe or split differ.
     """
     run = layout.run(name)
+    refuse_blend(run, repeat)
     if members := members_of(run):
         _check_finished(run, members, repeat)
     elif not run.trained.exists():

@@ -48,6 +48,11 @@ class Settings:
         """Whether only the head is trained, on cached features."""
         return self.tuning.frozen_stages == -1 and self.features.cached
 
+    @property
+    def averages_views(self) -> bool:
+        """Whether the head gets the mean of the features of an image's views, instead of each view's."""
+        return self.trains_on_cache and self.train.optimizer == "lbfgs"
+
 
 SECTIONS: dict[str, type] = {
     field.name: type(field.default) for field in dataclasses.fields(Settings) if isinstance(field.default, Section)

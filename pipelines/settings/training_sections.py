@@ -101,8 +101,10 @@ class ModelSettings(Section):
     )
     weights_sha256: str = option("", "expected SHA-256 of the weights file (one+each); empty: not checked")
     pretrained: bool = option(True, "false: same network, random weights, for comparison; [finetune] is then ignored")
-    features: Literal["pooled", "logits", "both"] = option(
-        "pooled", "pretrained network: the head gets the input of the last layer, its output, or both"
+    features: Literal["pooled", "logits", "both", "stages"] = option(
+        "pooled",
+        "pretrained network: the head gets the input of the last layer, its output, or both; stages: that input, and "
+        "mean and deviation of the maps after several stages",
     )
     hidden: tuple[int, ...] = option((), "pretrained network: widths of the head's hidden layers; empty: a linear head")
     label_map: str = option(
@@ -166,8 +168,10 @@ class TrainSettings(Section):
 
     epochs: int = option(10, "number of epochs", minimum=1)
     batch_size: int = option(256, "largest number of images in a batch", minimum=1)
-    optimizer: Literal["sgd", "adam", "adamw", "muon"] = option(
-        "sgd", "the torch.optim class; muon: orthogonalised momentum, not for pretrained weights"
+    optimizer: Literal["sgd", "adam", "adamw", "muon", "lbfgs"] = option(
+        "sgd",
+        "the torch.optim class; muon: orthogonalised momentum, not for pretrained weights; lbfgs: solves for a linear "
+        "head on cached features, standardised and averaged over the views, an epoch is a whole solution",
     )
     lr: float = option(0.1, "peak learning rate", above=0)
     bias_lr: float = option(0.0, "peak learning rate of biases and norms; 0: lr", minimum=0)
@@ -176,7 +180,8 @@ class TrainSettings(Section):
     nesterov: bool = option(False, "Nesterov momentum for sgd; muon always uses it")
     weight_decay: float = option(
         0.0,
-        "as in torch.optim; muon: share removed per step at peak lr, from non-orthogonalised weights only",
+        "as in torch.optim; muon: share removed per step at peak lr, from non-orthogonalised weights only; lbfgs: half "
+        "of it times the squared weights is added to the loss",
         minimum=0,
     )
     decay_norms_and_biases: bool = option(True, "false: no weight decay for norms and biases")
@@ -210,6 +215,9 @@ class TrainSettings(Section):
     limit: int = option(0, "use only the first n rows of the labels CSV; 0: all", minimum=0)
     fold: int = option(0, "fold used for validation, if split.folds is set", minimum=0)
     seed: int = option(0, "random seed of weights, batch order and augmentation", minimum=0)
+    search: bool = option(
+        False, "lbfgs: choose train.weight_decay and features.mirror on the validation rows before the first epoch"
+    )
 
     @property
     def weights_by_class(self) -> dict[str, float]:
@@ -227,6 +235,8 @@ class TrainSettings(Section):
             )
         if self.schedule == "multistep" and not self.milestones:
             yield "train.schedule is multistep, but train.milestones is empty."
+        if self.search and self.optimizer != "lbfgs":
+            yield f'train.search is true, but train.optimizer is {self.optimizer}; it needs "lbfgs".'
         if self.lr_end and self.schedule not in ("cosine", "linear"):
             yield (
                 f"train.lr_end is {self.lr_end:g}, but train.schedule is {self.schedule}; set train.lr_end = 0, or "

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-VARIABLE = re.compile(r"\b(ARCHIVE|PORT|RECIPES?|RUN|SEEDS|SET|SOLUTION|TRY)=")  # and an option of stages
+VARIABLE = re.compile(r"\b(ARCHIVE|PORT|RECIPES?|RUNS?|SEEDS|SET|SOLUTION|TRY)=")  # and an option of stages
 ELSEWHERE = "work in another folder: there"  # begins advice whose paths must stay absolute
 CALLED_FROM = "CALLED_FROM"  # set by the Makefile: the folder in which the user called make
 

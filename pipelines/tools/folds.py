@@ -27,7 +27,7 @@ from pipelines.settings.fold_sets import Member, plan
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import parse_overrides, to_dict
 from pipelines.settings.overrides import setting
-from pipelines.settings.records import start_run
+from pipelines.settings.records import start_run, with_head, with_head_of
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
@@ -35,7 +35,9 @@ from pipelines.system.shell import removal
 from pipelines.tools.parallel import Training, describe, places_for, run_side_by_side, threads_for
 
 if TYPE_CHECKING:
+    from pipelines.core.job import Job
     from pipelines.dataset.image_set import ImageSet
+    from pipelines.models.transfer import FineTuned
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threads = 0 if run.trained.exists() else threads_for(settings.hardware, len(members))
         whole, _ = with_weights(settings, run, layout.weights, command.progress)
         whole = replace(whole, hardware=replace(settings.hardware, threads=threads))
-        whole = start_run(run, whole, layout.split_csv, [member.name for member in members])
+        whole = start_run(run, with_head_of(run, whole), layout.split_csv, [member.name for member in members])
         own = replace(whole, hardware=settings.hardware)
         group = FoldSet(words, layout, run, members, whole, own)
         if run.folds.exists() and run.trained.exists() and not group.left:
@@ -128,16 +130,18 @@ def _make(group: FoldSet) -> None:
     for member in group.members:
         images.divide(member.settings(group.settings))  # raises where a part would be empty
     if group.left:
-        _train(group, len(images), _prepare(group, images))
+        group, chosen = _prepare(group, images)
+        _train(group, len(images), chosen)
     from pipelines.tools.fold_results import finish_set
 
     finish_set(group.run, group.members, group.own, images, group.layout.weights)
 
 
-def _prepare(group: FoldSet, images: "ImageSet") -> list[str]:
-    """Compute what all members share: decoded images or features, and what is chosen by timing.
+def _prepare(group: FoldSet, images: "ImageSet") -> tuple[FoldSet, list[str]]:
+    """Compute what all members share: decoded images or features, and what is chosen by timing or by `train.search`.
 
-    Return the settings that tell the members what was chosen.  Mistakes in settings show here, before any training.
+    Return the set, and the settings that tell the members what was chosen.  Mistakes in settings show here, before
+    any training.
     """
     import torch
 
@@ -147,7 +151,7 @@ def _prepare(group: FoldSet, images: "ImageSet") -> list[str]:
     from pipelines.dataset.fingerprints import images_digest
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
-    from pipelines.models.transfer import build_network
+    from pipelines.models.transfer import FineTuned, build_network
     from pipelines.models.weights import find_origins
 
     settings = group.settings
@@ -167,10 +171,35 @@ def _prepare(group: FoldSet, images: "ImageSet") -> list[str]:
     images_digest(images, command.progress, test=False)
     if counts := jobs.prepare_features(job, network):
         print(f"Features: {counts}")
+    if settings.train.search and isinstance(network, FineTuned):
+        group = _choose_head(group, job, network)
     if settings.trains_on_cache:
-        return []
+        return group, _head_words(group)
     precision = str(hardware.dtype).removeprefix("torch.")
-    return [f"hardware.precision={precision}", f"hardware.side_by_side={hardware.side_by_side}"]
+    return group, [f"hardware.precision={precision}", f"hardware.side_by_side={hardware.side_by_side}"]
+
+
+def _choose_head(group: FoldSet, job: "Job", network: "FineTuned") -> FoldSet:
+    """Return the set with the head that is best for its first member; write it into the set's record."""
+    from pipelines.core.job import write_history
+    from pipelines.core.search import choose_head
+
+    chosen, rows = choose_head(job, network)
+    group = replace(group, settings=with_head(group.settings, chosen), own=with_head(group.own, chosen))
+    start_run(group.run, group.settings, group.layout.split_csv, [member.name for member in group.members])
+    write_history(group.run.search, rows)
+    words = " ".join(_head_words(group))
+    print(f"Head of all members, chosen by the validation rows of {group.members[0].name}: {words}")
+    return group
+
+
+def _head_words(group: FoldSet) -> list[str]:
+    """Return the settings that tell the members what `train.search` chose for the set; none without it."""
+    if not group.run.search.exists():
+        return []
+    train, features = group.settings.train, group.settings.features
+    values = {"train.search": False, "train.weight_decay": train.weight_decay, "features.mirror": features.mirror}
+    return [setting(key, value) for key, value in values.items()]
 
 
 def _train(group: FoldSet, images: int, chosen: list[str]) -> None:

@@ -22,6 +22,7 @@ from pipelines.system.errors import UserError
 from pipelines.system.files import read_json, read_note, write_text
 
 LENGTHS = {("train", "epochs"): 1 << 30, ("finetune", "head_epochs"): 0}  # with these, each setting has an effect
+Stages = dict[str, list[str]]  # modules of stages, with arguments of their own
 Sections = Mapping[str, dict[str, Any]]  # settings: section -> key -> value
 
 
@@ -39,9 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sections["data"]["submitted_labels"] = words.settings().data.submitted_labels if note.get("answers") else ""
     sections["hardware"] |= {key: trained["hardware"][key] for key in ("precision", "threads")}
     sections["hardware"]["side_by_side"] = trained["hardware"].get("side_by_side", 0)  # older runs lack it
-    stages = ["split", "train", "retrain", "predict"]
-    if note["checkpoint"] == run.best.name:
-        stages.remove("retrain")
+    stages: Stages = {"split": [], "train": [], "retrain": [], "predict": []}
+    if record.members:
+        stages = {"split": [], "tools.folds": ["--seeds", str(record.seeds)], "retrain": [], "predict": []}
+        if note["made_on"]["threads"] != trained["hardware"]["threads"]:  # the members shared the cores
+            sections["hardware"]["threads"] = 0
+    if note["checkpoint"] in (run.best.name, "folds"):
+        del stages["retrain"]
     scratch = run.folder.with_name(f"{run.folder.name}-reproduced")
     copy = Layout(scratch, layout.competition)
     made, other = copy.run(run.folder.name), copy.submission(run.folder.name)
@@ -66,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages: Sequence[str]) -> None:
+def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages: Stages) -> None:
     """Run `stages` with the settings `sections` in the working folder of `copy`.  Exit where a stage fails."""
     for link, target in ((copy.raw, layout.raw), (copy.weights, layout.weights)):
         if target.is_dir():
@@ -78,10 +83,10 @@ def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages:
     path = copy.root / f"{layout.competition}.toml"
     write_text(path, toml_of(sections))
     words = [path.name, "--run", run, "--set", *(f"{key}={value}" for key, value in lengths.items())]
-    for number, stage in enumerate(stages, 1):
+    for number, (stage, more) in enumerate(stages.items(), 1):
         log = (copy.root / f"{stage}.log").relative_to(layout.root)
         print(f"Stage {number} of {len(stages)}: {stage}; output: {log}", flush=True)
-        if status := command.run_stage(stage, words, copy.root):
+        if status := command.run_stage(stage, [*more, *words], copy.root):
             sys.exit(status)
 
 

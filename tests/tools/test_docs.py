@@ -60,7 +60,7 @@ def test_each_setting_has_one_row_in_its_section() -> None:
         ("valid_ratio", "number, more than 0, less than 1"),
         ("fold", "whole number, at least 0"),
         ("sizes", "list of whole numbers, each at least 4"),
-        ("optimizer", "`sgd`, `adam`, `adamw`, `muon`"),
+        ("optimizer", "`sgd`, `adam`, `adamw`, `muon`, `lbfgs`"),
         ("nesterov", "`true`, `false`"),
         ("group_file", "text"),
     ],

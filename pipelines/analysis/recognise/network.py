@@ -106,8 +106,27 @@ def choose_network(draft: Draft, side: int, images: int, classes: int) -> None:
 
 
 PRETRAINED = """
-# A pretrained network, for machines that can download its weights once (torchvision): RECIPE=pretrained
+# A pretrained network, frozen, for machines that can download its weights once (torchvision): RECIPE=pretrained
+# Features of several depths are computed once for each image and its mirror image.  A linear head is solved for; the
+# strength of its penalty, and whether mirror images help, are chosen on the validation rows.
 [recipes.pretrained]
+input = { source = "photos", size = 224 }
+model = { name = "resnet34", weights = "IMAGENET1K_V1", features = "stages" }
+augment = { flip = false, translate = 0 }
+finetune = { frozen_stages = -1 }
+
+[recipes.pretrained.train]
+search = true
+optimizer = "lbfgs"
+lr = 1
+epochs = 1
+batch_size = 256
+schedule = "constant"
+warmup_epochs = 0
+label_smoothing = 0
+
+# The same network, all of it trained: often better, but it takes a GPU, or hours.  RECIPE=finetuned
+[recipes.finetuned]
 input = { source = "photos", size = 224 }
 model = { name = "resnet34", weights = "IMAGENET1K_V1" }
 augment = { flip = true, translate = 0, crop_scale = [0.35, 1.0], crop_ratio = [0.75, 1.3333333] }
