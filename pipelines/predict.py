@@ -4,24 +4,35 @@ Reads   runs/<c>/<run>/final.pt (best.pt with --set predict.checkpoint=best), da
 Writes  submissions/<c>/<run>.csv;
         runs/<c>/<run>/: predict.json; by best.pt on the validation set, since final.pt was trained on it too:
         valid_predictions.csv and mistakes.png; and a picture by class (confusion.png), label (labels.png) or number
-        (numbers.png), with the numbers in summary.csv; of many classes summary.csv lists the most confused ones.
+        (numbers.png), with the numbers in summary.csv; of many classes summary.csv lists the most confused ones;
+        oof.csv and test_predictions.npy: the same predictions, and those of the test images, for blends.
+
+Of a fold set, predict.members chooses the networks that are averaged; labelled rows are those of oof.csv.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.dataset.sent import form_of, form_sent
 from pipelines.dataset.split_record import check_unchanged
+from pipelines.settings.fold_sets import check_members, plan
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
-from pipelines.settings.records import finished_run, in_todays_words, read_record
+from pipelines.settings.records import RunRecord, finished_run, in_todays_words, read_record
+from pipelines.settings.running_sections import PredictSettings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
 from pipelines.system.shell import removal
+
+if TYPE_CHECKING:
+    from pipelines.core.run_networks import RunNetworks
+    from pipelines.dataset.answer_cells import Answers
+    from pipelines.dataset.image_set import ImageSet
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,16 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = submission.relative_to(Path.cwd())
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of submissions. Give the run another name: RUN=")
-    source = run.final if settings.predict.checkpoint == "final" else run.best
     with words.only_one_in(run):
-        if source == run.final and not (run.retrained.exists() and run.final.exists()):
-            raise UserError(
-                f"{source.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}\n"
-                f"Or predict with the validated weights: {words.plus('predict.checkpoint=best').repeat('predict')}"
-            )
+        networks = _networks(run, record, settings, layout, words)
         notes = read_note(run.predicted) if run.predicted.exists() else {}
-        made_from = {"checkpoint": source.name, "weights": file_sha256(source), "predict": to_dict(settings)["predict"]}
-        made_from |= form_sent(settings, layout)
+        made_from = networks.made_from() | {"predict": to_dict(settings)["predict"]} | form_sent(settings, layout)
         known = submission.exists() and run.valid_predictions.exists()
         of_older = {"answers": {}, "form": form_of(read_record(run).settings), "sample": made_from["sample"]}
         note = of_older | notes.get(submission.name, {})
@@ -54,8 +59,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return
-        _make_submission(settings, layout, run, submission, words.repeat("split"), notes | {submission.name: made_from})
+        _make_submission(networks, layout, submission, words.repeat("split"), notes | {submission.name: made_from})
     print(f"Next: {_next(words, settings)}")
+
+
+def _networks(
+    run: RunLayout, record: RunRecord, settings: Settings, layout: Layout, words: command.Words
+) -> "RunNetworks":
+    """Return the networks of `run`.  Raises `UserError` where one is missing, or a member is not of its set."""
+    from pipelines.core.run_networks import RunNetworks
+
+    check_members(run, record, words.repeat)
+    members = plan(record.settings, record.seeds) if record.members else []
+    networks = RunNetworks(run, settings, members, layout.weights, command.progress)
+    unused = "members" if not members else "checkpoint"
+    if (value := getattr(settings.predict, unused)) != getattr(PredictSettings(), unused):
+        kind = "a fold set: predict.members chooses its networks" if members else "a single run, not a fold set"
+        print(f"Note: predict.{unused} is {value}, which has no effect: {run.folder.name} is {kind}.")
+    if run.final in networks.paths and not (run.retrained.exists() and run.final.exists()):
+        other = "predict.members=folds" if members else "predict.checkpoint=best"
+        which = "the members alone" if members else "the validated weights"
+        raise UserError(
+            f"{run.final.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}\n"
+            f"Or predict with {which}: {words.plus(other).repeat('predict')}"
+        )
+    return networks
 
 
 def _next(words: command.Words, settings: Settings) -> str:
@@ -67,24 +95,26 @@ def _next(words: command.Words, settings: Settings) -> str:
 
 
 def _make_submission(
-    settings: Settings, layout: Layout, run: RunLayout, submission: Path, split_command: str, notes: dict[str, Any]
+    networks: "RunNetworks", layout: Layout, submission: Path, split_command: str, notes: dict[str, Any]
 ) -> None:
-    """Predict the validation set and the test set; write the submission and, last, its note.
+    """Predict labelled images that the networks were not trained on, and the test set; write the submission and, last,
+    its note.
 
     notes: those of all submissions of the run; this one's says so far what it is made from.
     """
     from pipelines.analysis.outcome import made_on, report
     from pipelines.core.decide import make_judge
     from pipelines.core.precision import settle_precision
-    from pipelines.core.prediction import Rows, predict
+    from pipelines.core.prediction import Rows
+    from pipelines.core.run_networks import Kept, store
     from pipelines.core.validation import validate
-    from pipelines.dataset.answer_summary import describe_answers
     from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
     from pipelines.dataset.submission import write_submission
     from pipelines.dataset.submission_check import check_submission
 
-    images = read_images(settings, layout, split_command)
+    run = networks.run
+    images = read_images(networks.settings, layout, split_command)
     test = images.part(test=True)
     if not len(test):
         raise UserError(
@@ -93,27 +123,43 @@ def _make_submission(
         )
     if changed := note_changed_pixels(read_note(run.trained), images, run.folder.name, command.progress):
         print(changed)
-    train, valid = images.divide(settings)
-    settings, _ = settle_precision(settings, run.precision)
-    judge, final = (make_judge(settings, images.classes, part.labels, calibrated=True) for part in (train, images))
-    blocks = predict(run.best, settings, valid, layout.weights, "validating", command.progress)
-    found = validate(judge, final, valid.labels, blocks, run.folder)
-    facts, said = report(run, settings, valid, final, found)
-    print(*said, sep="\n")
-    note = notes[submission.name]
-    checkpoint = run.folder / note["checkpoint"]
+    settings, _ = settle_precision(networks.settings, run.precision)
+    networks = replace(networks, settings=settings)
+    if networks.members and not networks.knows_oof:
+        print("Predicting the labelled rows again: oof.csv is missing, or of other networks or views than now.")
+    held = networks.held_out(images)
+    labelled, kept = Kept(held.images, run.folder), Kept(test, submission.parent)
+    judge, final = (make_judge(settings, images.classes, seen, calibrated=True) for seen in (held.seen, images.labels))
+    blocks = labelled.passing(held.blocks)
+    found = validate(judge, final, held.images.labels, blocks, run.folder, held.groups)
+    facts, said = report(run, settings, held.images, final, found, networks.by)
+    print(*said, *networks.notes, sep="\n")
     answers = Rows(len(test), submission.parent)
-    for places, block in predict(checkpoint, settings, test, layout.weights, "predicting", command.progress):
+    for places, block in kept.passing(networks.predict(test, submission.parent)):
         answers.fill(places, final.answers(found.choice, block))
     with atomic_file(submission) as partial:
         write_submission(partial, test.ids.tolist(), answers.array, images.classes, settings, layout.raw)
-        count = check_submission(partial, images.classes, settings, layout.raw)
-    facts["made_on"] = made_on(settings, layout, images, command.progress)
-    note |= {"sha256": file_sha256(submission), "rows": count, **facts}
+        facts["rows"] = check_submission(partial, images.classes, settings, layout.raw)
+    facts |= {"sha256": file_sha256(submission), **store(networks, held, labelled, kept)}
+    notes[submission.name] |= facts | {"made_on": made_on(settings, layout, images, command.progress)}
     write_json(run.predicted, notes)
+    _print_answers(networks, submission, facts, answers.array, images)
+
+
+def _print_answers(
+    networks: "RunNetworks", submission: Path, facts: dict[str, Any], answers: "Answers", images: "ImageSet"
+) -> None:
+    from pipelines.core.stored import MOST_STORED
+    from pipelines.dataset.answer_summary import describe_answers
+
+    settings, shown = networks.settings, submission.relative_to(Path.cwd())
     against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
-    print(f"Submission by {checkpoint.name}: {submission.relative_to(Path.cwd())} ({count:,} rows, {against})")
-    print(*describe_answers(answers.array, images.classes, settings, layout.raw), sep="\n")
+    print(f"Submission by {networks.describe(images)}: {shown} ({facts['rows']:,} rows, {against})")
+    print(*describe_answers(answers, images.classes, settings, images.raw), sep="\n")
+    if networks.averages_ranks(images):
+        print(f"These are mean ranks from 0 to 1, not probabilities: {settings.competition.metric} takes their order.")
+    if "oof" not in facts:
+        print(f"Note: more than {MOST_STORED:,} predictions are not stored, so a blend cannot use this run.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Self-sufficient checkpoints: weights, settings, classes and score in one file, written atomically."""
 
+import hashlib
 import pickle
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -64,6 +65,15 @@ class Checkpoint:
                 f"The checkpoint was trained on {len(self.classes)} classes, but the data now has {len(classes)}: "
                 f"{change}. Train again on this data, under another RUN=."
             )
+
+
+def weights_sha256(path: Path) -> str:
+    """Return the SHA-256 of the weights of the checkpoint at `path`; the file also holds the seconds of each epoch."""
+    digest = hashlib.sha256()
+    for name, values in sorted(load(path).weights.items()):
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def finished(checkpoint: Checkpoint) -> Checkpoint:

@@ -57,19 +57,17 @@ def predict_members(
         yield train, found
 
 
-def pool(found: Sequence[Predicted], settings: Settings) -> Predicted:
+def pool(found: Sequence[Predicted]) -> Predicted:
     """Return the predictions of all rows that some member validated, in the order of the table.
 
-    The members that validated the same fold, with different seeds, are averaged: their ranks, where only the order
-    counts.
+    The members that validated the same fold, with different seeds, are averaged.
     """
     images = found[0].images
-    by_rank = by_ranks(settings.competition, images.classes)
     parts = []
     for fold in sorted({int(each.folds[0]) for each in found}):
         alike = [each for each in found if each.folds[0] == fold]
         means = [each.predictions for each in alike]
-        mean = combine(means, [1.0] * len(alike), images.task, by_rank) if len(alike) > 1 else means[0]
+        mean = combine(means, [1.0] * len(alike), images.task) if len(alike) > 1 else means[0]
         parts.append(Predicted(alike[0].images, alike[0].folds, mean))
     rows = pd.concat([part.images.rows for part in parts])
     order = np.argsort(rows.index.to_numpy(), kind="stable")

@@ -1,6 +1,7 @@
 """Classifiers of torchvision and timm in two parts, body and last layer, and the stages of the body from the input."""
 
 import copy
+import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -147,12 +148,14 @@ def stages(backbone: Backbone) -> list[Stage]:
     stem of a ResNet, a block of VGG).  Parameters of the network itself, such as a class token, join what follows.
     """
     found: list[Stage] = []
+    known = {name for name, _ in backbone.named_parameters()}  # of parameters that modules share, only the first name
     closed, bare = True, False
     for name, module in _units(backbone, ""):
         is_block = isinstance(module, nn.Module) and any(list(child.parameters()) for child in module.children())
         names = [name]
         if isinstance(module, nn.Module):
             names = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+            names = [each for each in names if each in known]
         of_stem = isinstance(module, BATCH_NORM) and len(found) == 1  # after a stem of several convolutions
         if names and (is_block or closed) and not (bare or of_stem):
             found.append(Stage(name.removeprefix("body.")))
@@ -181,6 +184,9 @@ def fold_norms(backbone: Backbone) -> Backbone:
     Outputs differ by rounding only (arXiv 1712.05877, section 3.2).  If torch.fx cannot trace it, nothing is folded.
     """
     folded = copy.deepcopy(backbone).eval()
+    has_norms = any(isinstance(module, BATCH_NORM) for module in folded.modules())
+    if not has_norms and timm_models.is_of_timm(folded):  # torchvision's are traced, as they have always been
+        return folded
     try:
         graph = _traced(folded.body)
     except Exception:  # torch.fx raises many types; the unchanged network is only slower
@@ -204,7 +210,9 @@ def _traced(body: nn.Module) -> Graph:
         def is_leaf_module(self, module: nn.Module, name: str) -> bool:
             return isinstance(module, leaves) or super().is_leaf_module(module, name)
 
-    return KeepingDepth(autowrap_functions=tuple(functions)).trace(body)
+    rest = list(inspect.signature(body.forward).parameters.values())[1:]  # as a mask, which no caller gives
+    given = {each.name: each.default for each in rest} or None
+    return KeepingDepth(autowrap_functions=tuple(functions)).trace(body, given)
 
 
 def _fused(body: nn.Module, graph: Graph) -> nn.Module:

@@ -170,9 +170,13 @@ def converter(network: nn.Module, channels: int) -> Callable[[dict[str, Tensor]]
     return convert
 
 
+def is_of_timm(network: nn.Module) -> bool:
+    return any(type(module).__module__.startswith("timm.") for module in network.modules())
+
+
 def not_traced(network: nn.Module) -> tuple[list[type[nn.Module]], list[Callable[..., Any]]]:
     """Return the classes of modules and the functions that torch.fx must keep whole in `network`; none outside timm."""
-    if not any(type(module).__module__.startswith("timm.") for module in network.modules()):
+    if not is_of_timm(network):
         return [], []
     from timm.layers import DropPath, get_notrace_functions, get_notrace_modules
 

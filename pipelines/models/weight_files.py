@@ -4,6 +4,7 @@ import itertools
 import json
 import pickle
 import re
+import struct
 import tarfile
 import warnings
 import zipfile
@@ -12,12 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pipelines.models.safetensors import is_safetensors, read_safetensors
 from pipelines.system.errors import UserError, few
 
 FORMS = "a state dict that torch.save wrote (.pth, .pt, .bin, .ckpt), or a .safetensors file"
 EXTENSIONS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".th", ".pkl")  # of files that may be read here
+LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 MOST_ATTEMPTS = 100  # each learns of one class; those of an old file are not listed anywhere
 SAVE = "torch.save(model.state_dict(), 'weights.pth')"
 NO_CODE = "Code in a file of weights is not run here."
@@ -83,10 +85,7 @@ def read_weights(path: Path) -> Any:
     if not head.strip():
         raise refused(path, "it is empty", "Download or copy it again")
     if is_safetensors(head):
-        try:
-            return read_safetensors(path)
-        except ValueError as error:
-            raise refused(path, str(error), "Download or copy it again, or convert it again") from None
+        return _read_safetensors(path)
     for start, (kind, remedy) in STARTS.items():
         if head.lstrip().startswith(start):
             raise refused(path, f"it is {kind}", remedy)
@@ -100,6 +99,23 @@ def read_weights(path: Path) -> Any:
     elif head[257:262] == b"ustar" and tarfile.is_tarfile(path):
         raise refused(path, "it is an archive (tar)", UNPACK)
     return _load(path)
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Return whether a file that starts with `head`, a length and a JSON header, is a safetensors file."""
+    return len(head) > 8 and head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= LONGEST_HEADER
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        reason = " ".join(str(error).removeprefix("Error while deserializing header: ").split())
+        remedy = "Download or copy it again, or convert it again"
+        raise refused(path, f"it is cut short or damaged ({reason})", remedy) from None
 
 
 def refused(path: Path, reason: str, remedy: str) -> UserError:

@@ -1,8 +1,14 @@
 """The members of a fold set: one training for each fold and seed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from pipelines.settings.layout import RunLayout
+from pipelines.settings.loading import differences
+from pipelines.settings.records import RUN_SECTIONS, RunRecord, read_record
 from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from pipelines.system.shell import path_word, removal
 
 
 @dataclass(frozen=True)
@@ -31,3 +37,25 @@ def plan(settings: Settings, seeds: int) -> list[Member]:
         for fold in range(settings.split.folds):
             members.append(Member(f"fold-{fold}" + (f"-seed-{number}" if number else ""), fold, seed))
     return members
+
+
+def check_members(run: RunLayout, record: RunRecord, repeat: Callable[..., str]) -> None:
+    """Raise `UserError` if a member of the fold set `run` is missing, or was trained otherwise than the set says.
+
+    record: of the set; one without members is a plain run.  repeat: returns the command of a stage.
+    """
+    more = {"SEEDS": str(record.seeds)} if record.seeds > 1 else {}
+    for member in plan(record.settings, record.seeds) if record.members else ():
+        files = run.member(member.name)
+        if not (files.record.exists() and files.best.exists()):
+            problem = "lacks run.json or best.pt"
+        else:
+            theirs = read_record(files)
+            changes = differences(theirs.settings, member.settings(record.settings), RUN_SECTIONS)
+            changes += ["another split"] * (theirs.split_sha256 != record.split_sha256)
+            problem = f"was trained with other settings than its set ({'; '.join(changes)})" if changes else ""
+        if problem:
+            raise UserError(
+                f"{path_word(files.folder)} {problem}. Remove it, then train it again: {removal(files.folder)}\n"
+                f"{repeat('folds', **more)}"
+            )

@@ -174,13 +174,28 @@ def _audit_labels(words: command.Words, settings: Settings, layout: Layout, imag
     if images.task == NUMBERS:
         what = f"Numbers with an error of more than {suspects.LARGE:g} standard deviations"
     print(f"{what}: {len(found):,} of {covered:,} rows. {shown}")
-    labelled, folds = int((table["split"] != "test").sum()), settings.split.folds
-    if covered < labelled:
-        how = "split with split.folds=5, then train and predict with train.fold=0 to 4"
-        if folds:
-            how = f"train and predict with the other folds too (train.fold=0 to {folds - 1})"
-        print(f"{labelled - covered:,} of {labelled:,} labelled rows were never held out. To cover them, {how}.")
+    _print_uncovered(words, settings, layout, table, covered)
     return {"runs": names, "covered": covered, "rows": len(found)}
+
+
+def _print_uncovered(
+    words: command.Words, settings: Settings, layout: Layout, table: "pd.DataFrame", covered: int
+) -> None:
+    """Print how many labelled rows no run has held out, and how to cover them."""
+    labelled, in_folds = int((table["split"] != "test").sum()), int((table["fold"] >= 0).sum())
+    folds = settings.split.folds
+    if covered == labelled:
+        return
+    never = f"{labelled - covered:,} of {labelled:,} labelled rows were never held out"
+    if folds and covered >= in_folds:
+        print(f"{never}: every fold trains on them.")
+        return
+    print(f"{never}. To cover them, train on every fold, in a run of its own:")
+    if folds:
+        print(f"  {words.repeat('folds predict', RUN='folds')}")
+        return
+    again = words.plus("split.folds=5").repeat("split folds predict", RUN="folds")
+    print(f"  {split_removal(layout)}\n  {again}\nScores of runs on the old split are then not comparable.")
 
 
 def _picture(images: "ImageSet", row: Any) -> "Pixels":

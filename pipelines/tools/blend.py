@@ -130,9 +130,11 @@ def _make(made: Blend) -> None:
     from pipelines.analysis.outcome import report
     from pipelines.core.blending import blend
     from pipelines.dataset.image_set import read_images
+    from pipelines.models.device import choose_hardware
     from pipelines.tools.blend_members import read_pool
 
     settings, run, names = made.settings, made.run, made.names
+    choose_hardware(settings.hardware)  # sums depend on the number of threads
     images = read_images(settings, made.layout, made.words.repeat("split"))
     pool, notes = read_pool(made.members, settings, images)
     title = f"{settings.name}, run {run.folder.name}"

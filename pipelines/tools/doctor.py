@@ -14,7 +14,7 @@ from pipelines import command
 from pipelines.dataset.split_record import split_is_made
 from pipelines.kaggle.submission_log import SubmissionLog
 from pipelines.settings.layout import Layout, RunLayout
-from pipelines.settings.records import blended
+from pipelines.settings.records import blended, members_of
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable_lines
 from pipelines.system.files import read_json
@@ -86,13 +86,15 @@ def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterato
 
 
 def _state(run: RunLayout, settings: Settings) -> str:
-    if members := blended(run):
-        return f"blend of {len(members)} runs"
+    if combined := blended(run):
+        return f"blend of {len(combined)} runs"
     if not run.trained.exists():
         return "not finished"
     try:
         note = read_json(run.trained)
-        state = f"valid {note.get('metric', settings.competition.metric)} {note['score']:.4f}"
+        score = f"{note.get('metric', settings.competition.metric)} {note['score']:.4f}"
+        count = len(members_of(run))
+        state = f"{count} members, {score}" if count else f"valid {score}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         state = "train.json is damaged"
     return state + (", retrained" if run.retrained.exists() else "")
@@ -104,10 +106,13 @@ def next_command(settings: Settings, layout: Layout, words: command.Words) -> st
     if not layout.raw.is_dir():
         return words.repeat("download", **({"ARCHIVE": "<its archive>"} if source == "address" else {}))
     sent = SubmissionLog(layout.submission_log).rows
+    train, needs_final = "train", settings.predict.checkpoint == "final"
+    if members_of(run):
+        train, needs_final = "folds", settings.predict.members != "folds"
     outputs = {
         "split": split_is_made(layout, settings, words.repeat("split")),
-        "train": run.trained.exists(),
-        "retrain": settings.predict.checkpoint != "final" or run.retrained.exists(),
+        train: run.trained.exists(),
+        "retrain": not needs_final or run.retrained.exists(),
         "predict": submission.exists(),
         "score": source == "kaggle",  # the last stage of the others
         "submit": any(row.file == submission.name and row.ref for row in sent),

@@ -10,14 +10,14 @@ from pipelines.core.choices import how_fitted
 from pipelines.core.decide import make_judge
 from pipelines.core.out_of_fold import Predicted, pool, predict_members
 from pipelines.core.precision import settle_precision
+from pipelines.core.run_networks import RunNetworks
 from pipelines.core.stored import Stored, fits, write_oof
 from pipelines.core.validation import Validation, validate
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.fold_sets import Member
 from pipelines.settings.layout import RunLayout
-from pipelines.settings.loading import to_dict
 from pipelines.settings.schema import Settings
-from pipelines.system.files import read_note, write_json
+from pipelines.system.files import file_sha256, read_note, write_json
 
 
 def finish_set(run: RunLayout, members: Sequence[Member], settings: Settings, images: ImageSet, weights: Path) -> None:
@@ -30,7 +30,7 @@ def finish_set(run: RunLayout, members: Sequence[Member], settings: Settings, im
     for train, predicted in predict_members(run, members, settings, images, weights, command.progress):
         found.append(predicted)
         results.append(_score(settings, images, train.labels, predicted, run))
-    pooled = pool(found, settings)
+    pooled = pool(found)
     result = _score(settings, images, images.labels, pooled, run)
     kept = fits(*pooled.predictions.shape)
     if kept:
@@ -53,8 +53,10 @@ def finish_set(run: RunLayout, members: Sequence[Member], settings: Settings, im
         "score": result.score,
         "interval": list(result.bounds),
         "images": len(pooled.images),
-        "predict": to_dict(settings)["predict"],
     }
+    if kept:
+        networks = RunNetworks(run, settings, members, weights, command.progress)
+        folds |= {"oof": file_sha256(run.oof), "oof_made_from": networks.oof_made_from()}
     write_json(run.folds, folds)
     _print(folds, result)
     if unseen := _limited(settings, images) - len(pooled.images):

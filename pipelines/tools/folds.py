@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print_done(group)
         else:
             _make(group)
-    print(f"Next: {words.repeat('predict')}")
+    print(f"Next: {words.repeat('predict' if settings.predict.members == 'folds' else 'retrain')}")
 
 
 def _count(text: str) -> int:

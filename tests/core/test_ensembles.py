@@ -1,5 +1,7 @@
 """Averages of predictions and of ranks, against plain NumPy."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -127,7 +129,8 @@ def test_ranks_are_only_averaged_where_they_can_be_sent() -> None:
     for task in SENT:
         for metric in METRICS:
             for submission in filter(lambda each: fits(metric, task, each), SENT[task]):
-                competition = CompetitionSettings(metric=metric, task=task, submission=submission)
+                values: dict[str, Any] = {"metric": metric, "task": task, "submission": submission}
+                competition = CompetitionSettings(**values)
                 two, three = (by_ranks(competition, list("abc"[:count])) for count in (2, 3))
                 if two:
                     found.add((metric, task, submission, three))

@@ -476,6 +476,20 @@ def test_weights_are_linked_from_what_is_attached(tmp_path: Path, name: str) -> 
     assert said == [f"Weights: {attached / name}"]
 
 
+@pytest.mark.parametrize("place", ["mine/{0}.safetensors", "models/{0}/model.safetensors"])
+def test_weights_of_timm_are_found_by_their_names(tmp_path: Path, place: str) -> None:
+    name = "convnext_tiny.in12k_ft_in1k"
+    lay(tmp_path / "input/others", "resnet18.a1_in1k.safetensors", "model.safetensors")
+    attached = lay(tmp_path / "input", place.format(name)) / place.format(name)
+    layout = Layout(tmp_path / "work", "digits")
+    settings = weighted(f"model.name=timm/{name}", "model.weights=DEFAULT")
+    attach_weights(settings, tmp_path / "input", None, layout, print)
+    assert (layout.weights / f"{name}.safetensors").readlink() == attached
+    attached.unlink()
+    with pytest.raises(UserError, match=rf"The weights {name}\.safetensors of timm/{name} are not below"):
+        attach_weights(settings, tmp_path / "input", None, layout, print)
+
+
 def weighted(*overrides: str) -> Settings:
     return load_settings("digits", overrides=overrides)
 

@@ -261,6 +261,23 @@ class Untraceable(nn.Module):
         return features
 
 
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = models.shufflenet_v2_x0_5()
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        features: Tensor = self.network(inputs if mask is None else inputs * mask)
+        return features
+
+
+def test_arguments_that_no_caller_gives_keep_their_defaults() -> None:
+    backbone = Backbone(settled(Masked()), 1000).double()
+    folded = fold_norms(backbone)
+    assert relative_difference(outputs(folded, INPUTS), outputs(backbone, INPUTS)) < EXACT
+    assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
 def test_what_cannot_be_traced_is_copied_unchanged() -> None:
     backbone = Backbone(Untraceable(), 1000).double()
     folded = fold_norms(backbone)

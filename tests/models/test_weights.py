@@ -119,6 +119,13 @@ def server() -> Iterator[str]:
     stop = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:  # as the hub of Hugging Face answers
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag", f'"{self.path.rpartition("/")[2]}"')
+            self.end_headers()
+
         def do_GET(self) -> None:
             path = self.path
             if path.startswith("/moved/"):
@@ -173,6 +180,39 @@ def test_a_published_file_is_downloaded_once(server: str, folder: Path, path: st
     assert watch.sizes == [CHUNK_BYTES, len(CONTENT) - CHUNK_BYTES]
     assert [entry.name for entry in folder.iterdir()] == [known.filename]
     assert _find_published(at("http://nowhere.invalid"), folder) == (file, CONTENT_SHA256)
+
+
+def at_the_hub(url: str) -> Published:
+    return Published("timm/some", "DEFAULT", url, "some.a.safetensors", "", (), (), 1, 1, None, hub="timm/some.a")
+
+
+def test_a_file_of_the_hub_is_verified_by_the_hubs_sha256(server: str, folder: Path) -> None:
+    known = at_the_hub(f"{server}/{CONTENT_SHA256}")
+    assert _find_published(known, folder) == (folder / "some.a.safetensors", CONTENT_SHA256)
+    (folder / "some.a.safetensors").unlink()
+    with pytest.raises(
+        UserError, match=r"some\.a\.safetensors, the weights DEFAULT of timm/some, .* another one, with"
+    ):
+        _find_published(at_the_hub(f"{server}/{'0' * 64}"), folder)
+    assert not list(folder.iterdir())
+
+
+def test_without_a_network_a_file_of_the_hub_is_named_with_its_place(closed_port: int, folder: Path) -> None:
+    known = at_the_hub(f"http://127.0.0.1:{closed_port}/model.safetensors")
+    with pytest.raises(UserError, match=rf"refused.* published at {known.url}\. If .* put it at {folder}/some\.a\.saf"):
+        _find_published(known, folder)
+
+
+def test_a_file_that_timm_downloaded_is_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--timm--some.a"
+    file = kept / "snapshots" / ("0" * 40) / "model.safetensors"
+    for path, content in ((file, CONTENT), (kept / "refs/main", b"0" * 40)):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    assert _find_published(at_the_hub("http://nowhere.invalid"), folder) == (file, CONTENT_SHA256)
 
 
 def test_a_file_of_torch_hub_is_not_downloaded_again(tmp_path: Path, folder: Path) -> None:

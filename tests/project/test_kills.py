@@ -6,11 +6,14 @@ renamed or removed, a folder made, a link laid.
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -28,6 +31,7 @@ from tests.support.tiny import pretrained
 KILLS = 4  # of each case, in the long trial
 FASTEST_KILLS = 6  # of all stages together, in the short one
 FRESH_KILLS = 2  # of each stage, in an interpreter of its own
+FOLD_KILLS = 20  # of a set and of its trainings
 LAST_CHANGES = 5
 
 TOML = """
@@ -128,6 +132,7 @@ def chain(first: list[str], words: list[str]) -> dict[str, list[str]]:
 ZIP = ["kinds.toml", "--archive", "kinds.zip"]
 QUICK = ["digits", "--run", "quick", "--set", "train.epochs=2", "hardware.precision=float32"]
 HEAD = ["kinds.toml", "--run", "head", "--set", *pretrained(Path("network.pth")), "finetune.frozen_stages=-1"]
+FOLDS = ["kinds.toml", "--run", "set", "--set", "split.folds=2", "train.epochs=4"]
 CHAINS = {
     "packed": chain(ZIP, ["kinds.toml"]),
     "photos": chain(ZIP, ["kinds.toml", "--recipe", "photos"]),
@@ -145,6 +150,7 @@ CHAINS = {
         "split": ["kinds.toml"],
         "tools.compare": ["kinds.toml", "--recipes", "default", "photos", "--seeds", "1", "--set", "train.epochs=2"],
     },
+    "folds": {"download": ZIP, "split": FOLDS, "tools.folds": FOLDS, "retrain": FOLDS},
     "reproduced": {"tools.reproduce": ["kinds.toml"]},
     "again": {stage: ["kinds.toml"] for stage in ("split", "retrain", "predict")},  # done once and then removed
 }
@@ -154,6 +160,7 @@ CASES = [
     ("folder", "download"),
     *(("features", stage) for stage in ("tools.sweep", "train", "predict")),
     ("compared", "tools.compare"),
+    *(("folds", stage) for stage in ("tools.folds", "retrain")),
     ("reproduced", "tools.reproduce"),
 ]
 
@@ -189,7 +196,7 @@ TIMES = {"seconds", "images_per_second", "features_seconds"}
 
 def files(folder: Path) -> dict[str, Path]:
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
-    return {name: path for name, path in sorted(found.items()) if not name.endswith(".lock")}
+    return {name: path for name, path in sorted(found.items()) if not name.endswith((".lock", "/train.log"))}
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -377,3 +384,31 @@ def test_fresh_interpreter_killed_at_any_moment_of_its_life(stage: str, calms: C
             print(f"{stage}: killed after {', '.join(f'{each:.2f}' for each in moments)} of {life:.2f} s")
             return
     raise AssertionError(f"only {len(moments)} kills came before the end")
+
+
+@pytest.mark.slow
+def test_folds_killed_at_random_end_with_the_same_bytes(starter: Starter, calms: Calms, tmp_path: Path) -> None:
+    """The set is killed, and in every other trial one of its trainings, which ends the set and the other training."""
+    random, calm, kills = Random("folds"), calms.get("folds", "tools.folds"), 0
+    for trial in range(10 * FOLD_KILLS):
+        folder = tmp_path / str(trial)
+        copy(calm.before, folder)
+        stage = starter.start(folder, calm.stage, *calm.words)
+        time.sleep(random.uniform(0, calm.seconds))
+        trainings = stage.trainings() if trial % 2 else []
+        if trainings:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(random.choice(trainings), signal.SIGKILL)
+        ended = stage.end(number=0 if trainings else signal.SIGKILL)
+        assert ended.status in (0, KILLED, 2 if trainings else KILLED), ended.err
+        assert "Traceback" not in ended.err
+        kills += ended.status != 0
+        check_whole(folder, calm)
+        ended = starter.run(folder, calm.stage, *calm.words)
+        assert ended.status == 0, ended.err
+        check_same(folder, calm.after)
+        shutil.rmtree(folder)
+        if kills == FOLD_KILLS:
+            print(f"killed {kills} times in {trial + 1} trials; the same bytes each time")
+            return
+    raise AssertionError(f"only {kills} kills came before the end")

@@ -23,7 +23,9 @@ from pipelines.core.calibration import fit_temperature
 from pipelines.core.choices import Temperature, cross_fit, decide
 from pipelines.core.engine import infer
 from pipelines.core.prediction import open_predictor
+from pipelines.core.stored import load_test, read_oof
 from pipelines.dataset.image_set import read_images
+from pipelines.dataset.splits import read_split_csv
 from pipelines.models.device import choose_hardware
 from pipelines.settings.layout import Layout
 from pipelines.settings.running_sections import HardwareSettings
@@ -222,8 +224,9 @@ def only_run(folder: Path) -> Path:
 def test_every_file_of_a_run_is_there(digits: Path) -> None:
     run_folder = only_run(digits)
     assert sorted(path.name for path in run_folder.iterdir()) == (
-        "best.pt confusion.png curves.png final.pt history.csv last.pt mistakes.png "
-        "predict.json retrain.json retrain_history.csv run.json train.json valid_predictions.csv".split()
+        "best.pt confusion.png curves.png final.pt history.csv last.pt mistakes.png oof.csv "
+        "predict.json retrain.json retrain_history.csv run.json test_predictions.npy train.json "
+        "valid_predictions.csv".split()
     )
     with open(run_folder / "history.csv") as file:
         history = list(csv.DictReader(file))
@@ -231,7 +234,29 @@ def test_every_file_of_a_run_is_there(digits: Path) -> None:
     note = json.loads((run_folder / "train.json").read_text())
     assert note["score"] == max(float(row["accuracy"]) for row in history)
     predicted = json.loads((run_folder / "predict.json").read_text())
-    assert predicted[f"{run_folder.name}.csv"]["temperature"] == 1  # which accuracy does not depend on
+    entry = predicted[f"{run_folder.name}.csv"]
+    assert entry["temperature"] == 1  # which accuracy does not depend on
+    assert entry["oof"] == file_sha256(run_folder / "oof.csv") and "oof_made_from" not in entry
+
+
+def test_the_stored_predictions_are_those_that_were_sent(digits: Path) -> None:
+    layout, run_folder = Layout(digits, "digits"), only_run(digits)
+    table = read_split_csv(layout.split_csv)
+    classes = sorted(table["label"].unique().tolist())[1:]  # without the empty one of test rows
+    test = table[table["split"] == "test"]
+    answers = np.array(classes)[load_test(run_folder / "test_predictions.npy", len(test), len(classes)).argmax(axis=1)]
+    with open(layout.submission(run_folder.name), encoding="utf-8") as file:
+        sent = {row[0]: row[1] for row in csv.reader(file)}
+    assert {name: str(answer) for name, answer in zip(test["id"], answers, strict=True)}.items() <= sent.items()
+    stored = read_oof(run_folder / "oof.csv", table, classes, "one_class")
+    valid = table[table["split"] == "valid"]
+    assert stored.ids.tolist() == valid["id"].tolist() and set(stored.folds) == {0}
+    with open(run_folder / "valid_predictions.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    best = stored.predictions.argmax(dim=1).tolist()
+    assert [row["predicted"] for row in rows] == [classes[place] for place in best]
+    shares = stored.predictions.exp().amax(dim=1)
+    assert torch.allclose(shares, torch.tensor([float(row["p_predicted"]) for row in rows]), atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", ["download", "split", "train", "retrain", "predict"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 KILLED = -signal.SIGKILL
-PATIENCE = 120  # seconds; a test fails after these
+PATIENCE = 600  # seconds; a test fails after these
 
 # Answers a line of JSON to each line of JSON: the process id of a stage, its exit status, or the output of a script.
 SERVER = """
@@ -96,6 +97,16 @@ def environment() -> dict[str, str]:
     return os.environ | threads | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def spawned_by(pid: int) -> list[int]:
+    """Return the processes that the process `pid` has spawned through multiprocessing, first to last."""
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if "spawn_main" in Path(f"/proc/{each}/cmdline").read_text():
+                found.append(int(each))
+    return found
+
+
 class Starter:
     """Starts stages as forked processes, in a mount namespace of their own where this user may have one."""
 
@@ -165,6 +176,10 @@ class Stage:
             assert seconds, f"it did not end: {self.said('err')}"
         changes = int(self.said("changes") or 0)
         return Ended(status, time.monotonic() - self.started, changes, self.said("out"), self.said("err"))
+
+    def trainings(self) -> list[int]:
+        """Return the processes that run trainings for this stage, first to last."""
+        return spawned_by(self.pid)
 
     def said(self, name: str) -> str:
         path = self.logs / name

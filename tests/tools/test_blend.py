@@ -10,9 +10,10 @@ from pipelines import command, predict, retrain, split, train
 from pipelines.core.stored import load_test, read_oof
 from pipelines.dataset.splits import read_split_csv
 from pipelines.system.files import read_json, write_json
-from pipelines.tools import blend, blend_members, score
+from pipelines.tools import blend, blend_members, reproduce, score
 from tests.support.blends import labelled_ids, predicted_run
 from tests.support.pictures import png_size
+from tests.support.stages import run_stage_here
 from tests.support.tiny import LOG_LOSS, Tiny
 
 
@@ -65,6 +66,35 @@ def test_the_submission_is_the_mean_of_the_members(divided: Tiny, capsys: pytest
     assert note["valid_score"] == read_json(run.blend)["score"] and note["rows"] == 12
     stored = read_oof(run.oof, read_split_csv(divided.layout.split_csv), divided.classes, "one_class")
     assert sorted(stored.ids) == sorted(labelled_ids(divided.layout))
+
+
+def test_real_runs_are_blended_and_reproduced(
+    divided: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        words = ["tiny.toml", "--run", name, "--set", f"train.seed={seed}", "train.epochs=1"]
+        assert command.run(train.main, words) == 0
+        assert command.run(predict.main, [*words, "predict.checkpoint=best"]) == 0
+    assert blended("--runs", "one two") == 0
+    run = divided.layout.run("blend-one-two")
+    known = pd.read_csv(run.oof).set_index("id")
+    oof = [pd.read_csv(divided.layout.run(name).oof).set_index("id") for name in ("one", "two")]
+    weights = list(read_json(run.blend)["weights"].values())
+    if read_json(run.blend)["weighted"] is False:
+        mean = sum(weight * each for weight, each in zip(weights, oof, strict=True))
+        assert known.to_numpy() == pytest.approx(mean.loc[known.index].to_numpy(), abs=1e-6)
+    monkeypatch.setattr(command, "run_stage", run_stage_here)
+    capsys.readouterr()
+    assert command.run(reproduce.main, ["tiny.toml", "--run", "blend-one-two"]) == 0
+    out = capsys.readouterr().out
+    assert "Stage 2 of 2: tools.blend" in out and out.count("equal") == 2
+    assert "blend-one-two.csv, byte for byte, from the stored predictions of its members." in out
+    assert "make reproduce COMP=tiny.toml RUN=one; make reproduce COMP=tiny.toml RUN=two" in out
+    assert divided.layout.run("one").best.exists() and not run.folder.with_name("blend-one-two-reproduced").exists()
+    predicted_run(divided.layout, divided.settings(), "two")
+    assert command.run(reproduce.main, ["tiny.toml", "--run", "blend-one-two"]) == 2
+    said = capsys.readouterr()
+    assert "DIFFERENT" in said.out and "predictions of two" in said.out and "could not be reproduced" in said.err
 
 
 def test_a_repeated_blend_does_nothing_until_a_member_changes(
