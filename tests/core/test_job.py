@@ -27,7 +27,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "schedule": ("train.schedule=cosine", "train.warmup_epochs=1.5", "train.weight_decay=1e-3"),
     "adam, clipping": ("train.optimizer=adam", "train.lr=0.01", "train.clip_norm=0.5"),
     "averaged weights": ("train.ema_decay=0.8",),
-    "lookahead": ("train.lookahead=2", "train.schedule=linear", "train.lr_end=0.1", "model.activation=silu"),
+    "lookahead": ("train.lookahead=2", "train.schedule=linear", "train.lr_end=0.1"),
     "dropout": ("model.dropout=0.5",),
     "augmentation": (*VARIED, "augment.crop_scale=[0.5, 1.0]", "train.label_smoothing=0.1"),
     "mixup": ("augment.mixup=0.4", "model.dropout=0.3"),
