@@ -15,7 +15,6 @@ from pipelines.system.errors import UserError, did_you_mean
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
 OWN_MODELS = ("convnet", "resnet18-small")
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU}
 
 
 def build_model(settings: ModelSettings, classes: int, channels: int = 3, size: int = 32) -> nn.Module:
@@ -58,9 +57,9 @@ def _resnet18_small(classes: int, channels: int) -> nn.Module:
 class ConvNet(nn.Module):
     """A fast network for small images: a stem, one block per width, then global max-pooling and a linear layer.
 
-    Each block is convolution, 2x2 max-pooling, norm, activation, then further convolutions, each with norm and
-    activation.  This shape set the speed records on CIFAR-10 (arXiv 2404.00498): most arithmetic happens at low
-    resolution.  Blocks do not pool images of one pixel.
+    Each block is convolution, 2x2 max-pooling, norm, GELU, then further convolutions, each with norm and GELU.  This
+    shape set the speed records on CIFAR-10 (arXiv 2404.00498): most arithmetic happens at low resolution.  Blocks do
+    not pool images of one pixel.
     """
 
     def __init__(self, settings: ModelSettings, classes: int, channels: int = 3) -> None:
@@ -68,11 +67,11 @@ class ConvNet(nn.Module):
         widths = settings.widths
         self.stem: nn.Module
         if settings.whitening:
-            self.stem = Whitening(settings.whitening, channels, ACTIVATIONS[settings.activation]())
+            self.stem = Whitening(settings.whitening, channels)
             stem = self.stem.convolution.out_channels
         else:
             stem = max(widths[0] // 2, 8)
-            self.stem = _conv_norm_activation(channels, stem, settings)
+            self.stem = _conv_norm_gelu(channels, stem, settings)
         depths = settings.depth * len(widths) if len(settings.depth) == 1 else settings.depth
         ends = [stem, *widths]
         self.blocks = nn.Sequential(*(Block(ends[i], ends[i + 1], d, settings) for i, d in enumerate(depths)))
@@ -100,17 +99,14 @@ class Whitening(nn.Module):
     (N, 2 * C * side**2, H - side + 1, W - side + 1).
     """
 
-    def __init__(self, side: int, channels: int = 3, activation: nn.Module | None = None) -> None:
-        """side: of the patches, in pixels.  activation: GELU if None."""
+    def __init__(self, side: int, channels: int = 3) -> None:
         super().__init__()
-        self.activation = activation or nn.GELU()
         self.convolution = nn.Conv2d(channels, 2 * channels * side**2, kernel_size=side)
         self.convolution.weight.requires_grad_(False)
         nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        whitened: Tensor = self.activation(self.convolution(images))
-        return whitened
+        return nn.functional.gelu(self.convolution(images))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], epsilon: float = 5e-4) -> None:
@@ -142,15 +138,14 @@ class Block(nn.Module):
         super().__init__()
         self.widen = _convolution(inputs, outputs, settings)
         self.norm = _norm(outputs, settings)
-        self.activation = ACTIVATIONS[settings.activation]()
-        self.refine = nn.Sequential(*(_conv_norm_activation(outputs, outputs, settings) for _ in range(depth - 1)))
+        self.refine = nn.Sequential(*(_conv_norm_gelu(outputs, outputs, settings) for _ in range(depth - 1)))
         self.has_residual = depth > 1 and not settings.identity_start
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.widen(images)
         if min(features.shape[2:]) >= 2:
             features = nn.functional.max_pool2d(features, 2)
-        features = self.activation(self.norm(features))
+        features = nn.functional.gelu(self.norm(features))
         refined: Tensor = self.refine(features)
         return features + refined if self.has_residual else refined
 
@@ -169,9 +164,8 @@ def _norm(channels: int, settings: ModelSettings) -> nn.BatchNorm2d:
     return made
 
 
-def _conv_norm_activation(inputs: int, outputs: int, settings: ModelSettings) -> nn.Sequential:
-    activation = ACTIVATIONS[settings.activation]()
-    return nn.Sequential(_convolution(inputs, outputs, settings), _norm(outputs, settings), activation)
+def _conv_norm_gelu(inputs: int, outputs: int, settings: ModelSettings) -> nn.Sequential:
+    return nn.Sequential(_convolution(inputs, outputs, settings), _norm(outputs, settings), nn.GELU())
 
 
 def whitening_of(model: nn.Module) -> Whitening | None:

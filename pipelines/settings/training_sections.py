@@ -91,7 +91,6 @@ class ModelSettings(Section):
     norm_momentum: float = option(
         0.1, "convnet: share of the newest batch in the running statistics of its norms", above=0, maximum=1
     )
-    activation: Literal["gelu", "silu", "relu"] = option("gelu", "convnet: the function after each norm")
     norm_scales: bool = option(True, "convnet: batch norms have a trainable scale besides their bias")
     dropout: float = option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
     weights: str = option(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import blend as benchmark
 from pipelines import command, predict, retrain, split, train
 from pipelines.core.stored import load_test, read_oof
 from pipelines.dataset.splits import read_split_csv
@@ -256,6 +257,13 @@ def test_a_blend_replaces_no_other_run(divided: Tiny, capsys: pytest.CaptureFixt
     assert blended("--runs", "a c", "--run", "mix") == 2
     error = capsys.readouterr().err
     assert "runs/tiny/mix is a blend of a, b." in error and "rm -r runs/tiny/mix" in error
+
+
+def test_the_benchmark_holds_rows_back(divided: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    two(divided)
+    assert command.run(benchmark.main, ["tiny.toml", "--runs", "a", "b", "--repeats", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "nested estimate of accuracy" in out and "of 2 repeats" in out
 
 
 def test_names_of_blends() -> None:

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from pipelines.tools import folds, parallel
 from pipelines.tools.parallel import Training, places_for, threads_for
 from tests.support.stages import run_stage_here
 from tests.support.starter import spawned_by
-from tests.support.tiny import Tiny
+from tests.support.tiny import Tiny, pretrained
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = ["tiny.toml", "--run", "set"]
@@ -334,3 +335,22 @@ def test_the_message_of_a_failed_training_is_shown_once_with_its_status(divided:
     assert process.returncode == 2 and said.startswith("error: ") and said.count("error: ") == 1, said
     assert re.search(r"\nThe training of fold-\d failed\. The same command continues from there\. Its log: ", said)
     assert f"Its log: runs/tiny/set/{re.search('fold-[01]', said)[0]}/train.log" in said  # type: ignore[index]
+
+
+def test_a_searched_head_is_chosen_once_for_all_members(divided: Tiny, here: None, small_weights: Path) -> None:
+    head = ("finetune.frozen_stages=-1", "train.optimizer=lbfgs", "train.lr=1", "train.epochs=1", "train.search=true")
+    words = ("--set", *pretrained(small_weights), *head)
+    assert made(*words) == 0
+    run = divided.layout.run("set")
+
+    def heads() -> set[tuple[bool, float, bool]]:
+        records = [read_record(each).settings for each in (run, run.member("fold-0"), run.member("fold-1"))]
+        return {(each.train.search, each.train.weight_decay, each.features.mirror) for each in records}
+
+    (chosen,) = heads()
+    assert not chosen[0]
+    tried = run.search.read_bytes()
+    shutil.rmtree(run.member("fold-1").folder)  # as after a kill: the set goes on with its choice
+    assert made(*words) == 0
+    assert heads() == {chosen}
+    assert run.search.read_bytes() == tried
