@@ -57,10 +57,11 @@ class Examples:
         self.mean, self.deviation = (first + mean).float(), deviation.clamp(min=least).float()
         self._held: tuple[Tensor, Tensor] | None = None
         if 4 * len(source) * len(first) <= HELD_BYTES:
-            held, targets = first.new_empty(len(source), len(first), dtype=torch.float32), []
-            for part, (inputs, labels) in zip(held.split(source.batch_size), self._read(), strict=True):
-                part.copy_(inputs)
+            held, targets, done = first.new_empty(len(source), len(first), dtype=torch.float32), [], 0
+            for inputs, labels in self._read():
+                held[done : done + len(inputs)] = inputs
                 targets.append(labels)
+                done += len(inputs)
             self._held = held, torch.cat(targets)
 
     def parts(self, outputs: int) -> Iterator[tuple[Tensor, Tensor, float]]:
