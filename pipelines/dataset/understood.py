@@ -234,7 +234,9 @@ def notes(
     """Return notes on what is allowed but rarely meant. rows: the labelled ones, with the column `split`."""
     found = []
     if (valid := int((rows["split"] == "valid").sum())) < SMALL:
-        found.append(f"Only {valid} validation images: scores on them are coarse. To have more: split.valid_ratio.")
+        in_folds = "fold" in rows and (rows["fold"] > 0).any()
+        more = "make folds, which validates every row" if in_folds else "split.valid_ratio"
+        found.append(f"Only {valid} validation images: scores on them are coarse. To have more: {more}.")
     if task != NUMBERS:
         found = _notes_on_labels(rows, task, found)
     if copies := _copies(rows["id"].tolist()):

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words.require_raw(layout)
     if not layout.split_csv.exists():
         raise UserError(f"{layout.split_csv.relative_to(layout.root)} is missing. First: {words.repeat('split')}")
-    from pipelines.tools.blend_members import find_members, names_of
+    from pipelines.tools.blend_members import find_members, names_of, notes_on
 
     names = names_of(words, layout)
     run = layout.run(words.run or default_name(names))
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(note)
     with only_one(run.lock, f"blending {words.competition}, run {run.folder.name}", inherited=False):
         made = Blend(words, settings, layout, run, find_members(names, words, layout, settings))
+        print("".join(f"{note}\n" for note in notes_on(made.members, words, layout)), end="")
         if _is_made(made):
             print(f"Already blended: {made.submission.relative_to(Path.cwd())}.")
             print(f"To do it again: {removal(made.submission)}")

@@ -15,6 +15,8 @@ from pipelines.core.blending import Pool, make_pool
 from pipelines.core.stored import MOST_STORED, Stored, fits, load_test, read_oof
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.loading import load_settings, submission_name, to_dict
+from pipelines.settings.overrides import setting
 from pipelines.settings.records import blended, finished_run, in_todays_words, read_record
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import UserError, did_you_mean, few
@@ -50,8 +52,10 @@ def names_of(words: command.Words, layout: Layout) -> list[str]:
     if wrong := [name for name in names if not is_plain_name(name)]:
         raise UserError(f"RUNS= has {few(wrong)}, which names no run of runs/{layout.competition}/.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        once = words.repeat("blend", RUNS=shlex.join(dict.fromkeys(names)))
-        raise UserError(f"RUNS= has {few(twice)} twice. Name each run once, its weight is chosen: {once}")
+        distinct = list(dict.fromkeys(names))
+        once = f": {words.repeat('blend', RUNS=shlex.join(distinct))}" if len(distinct) > 1 else ""
+        other = "" if once else f", and another one. {_candidates(words, layout)}"
+        raise UserError(f"RUNS= has {few(twice)} twice. Name each run once, its weight is chosen{once}{other}")
     return names
 
 
@@ -123,6 +127,29 @@ def _member(name: str, words: command.Words, layout: Layout, settings: Settings,
         f"{shown} has no stored predictions: it was predicted before predictions were stored, or has more than "
         f"{MOST_STORED:,}, which are not stored. Predict it again: {first}"
     )
+
+
+def notes_on(members: Sequence[Member], words: command.Words, layout: Layout) -> list[str]:
+    """Return a note for each run that was predicted last with other networks or views than the present words say."""
+    notes = []
+    for member in members:
+        record = read_record(member.run)
+        recipe = record.settings.recipe
+        try:
+            now = to_dict(load_settings(words.competition, recipe, words.set))["predict"]
+        except UserError:  # the TOML has lost the recipe
+            continue
+        then = to_dict(Settings(""))["predict"] | member.note.get("predict", {})
+        keys = ("mirror", "shift", "members" if record.members else "checkpoint")
+        if changed := [setting(f"predict.{key}", then[key]) for key in keys if then[key] != now[key]]:
+            old = layout.submission(submission_name(member.name, words.set))
+            again = words.repeat("predict", RUN=member.name, RECIPE="" if recipe == DEFAULT_RECIPE else recipe)
+            first = f"{removal(old)} && " if old.exists() else ""
+            notes.append(
+                f"Note: {member.name} was predicted last with {' '.join(changed)}, and the blend takes these "
+                f"predictions. For those of the present settings: {first}{again}"
+            )
+    return notes
 
 
 def read_pool(members: Sequence[Member], settings: Settings, images: ImageSet) -> tuple[Pool, list[str]]:

@@ -7,6 +7,7 @@ Verdicts: ok; ! works, but read the note; missing or fails: fix it; - is absent,
 Exit status: 0 if nothing has to be fixed, 3 if only Kaggle or the connection to it fails, else 2.
 """
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -88,16 +89,23 @@ def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterato
 def _state(run: RunLayout, settings: Settings) -> str:
     if combined := blended(run):
         return f"blend of {len(combined)} runs"
+    members = members_of(run)
+    if missing := _untrained(run):
+        return f"{len(members) - missing} of {len(members)} members"
     if not run.trained.exists():
         return "not finished"
     try:
         note = read_json(run.trained)
         score = f"{note.get('metric', settings.competition.metric)} {note['score']:.4f}"
-        count = len(members_of(run))
-        state = f"{count} members, {score}" if count else f"valid {score}"
+        state = f"{len(members)} members, {score}" if members else f"valid {score}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         state = "train.json is damaged"
     return state + (", retrained" if run.retrained.exists() else "")
+
+
+def _untrained(run: RunLayout) -> int:
+    """Return how many members of a fold set are not trained."""
+    return sum(not run.member(name).trained.exists() for name in members_of(run))
 
 
 def next_command(settings: Settings, layout: Layout, words: command.Words) -> str:
@@ -109,9 +117,13 @@ def next_command(settings: Settings, layout: Layout, words: command.Words) -> st
     train, needs_final = "train", settings.predict.checkpoint == "final"
     if members_of(run):
         train, needs_final = "folds", settings.predict.members != "folds"
+    if combined := blended(run):
+        if not (run.blend.exists() and submission.exists()):
+            return words.repeat("blend", RUNS=shlex.join(combined))
+        train, needs_final = "blend", False
     outputs = {
         "split": split_is_made(layout, settings, words.repeat("split")),
-        train: run.trained.exists(),
+        train: run.blend.exists() or (run.trained.exists() and not _untrained(run)),
         "retrain": not needs_final or run.retrained.exists(),
         "predict": submission.exists(),
         "score": source == "kaggle",  # the last stage of the others

@@ -131,7 +131,7 @@ def _make(group: FoldSet) -> None:
         images.divide(member.settings(group.settings))  # raises where a part would be empty
     if group.left:
         group, chosen = _prepare(group, images)
-        _train(group, len(images), chosen)
+        _train(group, min(len(images), group.settings.train.limit or len(images)), chosen)
     from pipelines.tools.fold_results import finish_set
 
     finish_set(group.run, group.members, group.own, images, group.layout.weights)

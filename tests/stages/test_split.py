@@ -110,6 +110,7 @@ def test_it_says_what_is_not_plain_from_the_table(work: Path, capsys: pytest.Cap
     assert call() == 0
     printed = capsys.readouterr().out
     assert "Folds: 4, 4, 4 images, and 1 always in train; fold 0 is valid above." in printed
+    assert "To have more: make folds, which validates every row." in printed
     assert "Classes with a single image, which stays in train: 1 ('owl')." in printed
     assert "Classes without a validation image: 1." in printed
     assert "No test images, so there is nothing to predict." in printed

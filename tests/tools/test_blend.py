@@ -120,6 +120,19 @@ def test_a_repeated_blend_does_nothing_until_a_member_changes(
     assert "Already blended" in capsys.readouterr().out
 
 
+def test_predictions_of_other_views_are_named(divided: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    two(divided)
+    run = divided.layout.run("a")
+    note = read_json(run.predicted)["a.csv"]
+    write_json(run.predicted, {"a-1.csv": note | {"predict": {"mirror": True}}, "a.csv": {"checkpoint": "best.pt"}})
+    for _ in range(2):
+        assert blended("--runs", "a", "b") == 0
+        out = capsys.readouterr().out
+        assert "a was predicted last with predict.mirror=true, and the blend takes these predictions." in out
+        assert "present settings: make predict COMP=tiny.toml RUN=a\n" in out and "Note: b was" not in out
+    assert "Already blended" in out
+
+
 def test_stages_on_a_blend_name_the_command_that_combines(divided: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     two(divided)
     assert blended("--runs", "a b", "--run", "mix") == 0
@@ -234,6 +247,7 @@ def test_all_members_that_cannot_be_are_listed(divided: Tiny, capsys: pytest.Cap
             ["a b a"],
             "RUNS= has 'a' twice. Name each run once, its weight is chosen: make blend COMP=tiny.toml RUNS='a b'",
         ),
+        (["a a"], "RUNS= has 'a' twice. Name each run once, its weight is chosen, and another one. Predicted runs are"),
         (["a ../b"], "RUNS= has '../b', which names no run of runs/tiny/."),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from pipelines import command, predict, retrain, split, train
 from pipelines.kaggle.submission_log import Row, SubmissionLog
 from pipelines.settings.loading import load_settings
+from pipelines.system.files import write_json
 from pipelines.tools import doctor
 from pipelines.tools.doctor_checks import NAME_WIDTH, VERDICT_WIDTH, Check, machine
 from pipelines.tools.doctor_checks.kaggle import ASKED
@@ -399,6 +401,25 @@ def test_which_stage_is_next(examine: Doctor, tiny: Tiny) -> None:
     assert said.checks["predictions"] == ("ok", "1 file in submissions/tiny")
     other = examine("tiny.toml", "--set", "split.seed=1")
     assert (other.status, other.failed()) == (FAIL, ["split"])
+
+
+def test_sets_that_lack_a_member_and_blends_are_named(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny.layout.root)
+    assert command.run(split.main, ["tiny.toml"]) == 0
+    run, settings = tiny.layout.run("mine"), tiny.settings("competition.source=address", "competition.address=there")
+    words = command.parser("", "doctor").parse_args(["tiny.toml", "--run", "mine"], namespace=command.Words())
+
+    def ends() -> str:
+        return doctor.next_command(settings, tiny.layout, words).removeprefix("make ")
+
+    write_json(run.record, {"members": ["seed-0", "seed-1"]})
+    for path in (run.trained, run.folds, run.member("seed-0").trained):
+        write_json(path, {"score": 0.5, "metric": "accuracy"})
+    assert doctor._state(run, settings) == "1 of 2 members" and ends().startswith("folds ")
+    write_json(run.member("seed-1").trained, {"score": 0.5})
+    assert doctor._state(run, settings) == "2 members, accuracy 0.5000" and ends().startswith("predict ")
+    write_json(run.record, {"blend": ["a", "b c"]})
+    assert shlex.split(ends()) == ["blend", "COMP=tiny.toml", "RUN=mine", "RUNS=a 'b c'"]
 
 
 def test_where_code_is_taken_the_kernel_is_next(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
