@@ -12,6 +12,7 @@ from torch import Tensor
 from pipelines.core.decide import MOST_ITEMS, Judge, make_judge
 from pipelines.core.ensembles import by_ranks, combine, ranks
 from pipelines.core.prediction import Positions
+from pipelines.core.run_networks import in_blocks
 from pipelines.core.selection import Candidates, Estimate, Gain, Weights, estimate, gain_of, parts_of, select
 from pipelines.core.stored import Stored
 from pipelines.core.validation import Validation, validate
@@ -153,10 +154,3 @@ def mix_test(members: Sequence[Floats], weights: Weights, pool: Pool) -> Iterato
     for start in range(0, rows, size := max(1, MOST_ITEMS // max(1, columns * len(members)))):
         some = [torch.from_numpy(np.array(each[start : start + size])) for each in members]
         yield np.arange(start, start + len(some[0])), combine(some, weights, task)
-
-
-def in_blocks(predictions: Tensor) -> Iterator[tuple[Positions, Tensor]]:
-    """Yield predictions with their places, some rows at a time."""
-    for start in range(0, len(predictions), size := max(1, MOST_ITEMS // max(1, predictions.shape[1]))):
-        block = predictions[start : start + size]
-        yield np.arange(start, start + len(block)), block

@@ -42,6 +42,9 @@ def settle_precision(
     if settings.trains_on_cache:  # a head trains in float32; the precision of features is chosen by their accuracy
         return settings, ""
     hardware, given = choose_hardware(settings.hardware), settings.hardware
+    if given.compile_training and given.side_by_side < 0:  # compiled, its maps could not be changed in place
+        given = replace(given, side_by_side=0)
+        settings = replace(settings, hardware=given)
     if hardware.device.type != "cpu" or (given.precision != "auto" and given.side_by_side >= 0):
         return settings, ""
     device = str(hardware.record()["device"])

@@ -56,6 +56,13 @@ class HardwareSettings(Section):
         False, "use torch.compile for training, for GPUs waiting on small kernels; a resumed run may round differently"
     )
 
+    def problems(self) -> Iterator[str]:
+        if self.compile_training and self.side_by_side > 0:
+            yield (
+                f"hardware.side_by_side is {self.side_by_side}, but hardware.compile_training is true; set "
+                "hardware.side_by_side = 0."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class KaggleSettings(Section):

@@ -145,6 +145,12 @@ def test_maps_lie_side_by_side_up_to_the_width_where_that_is_clearly_faster(
     assert widest_faster(timed[::-1]) == expected
 
 
+def test_a_compiled_training_lays_no_maps_side_by_side(tiny: Tiny, tmp_path: Path) -> None:
+    settings, note = tiny.settings("hardware.compile_training=true"), tmp_path / "precision.json"
+    settled, reason = settle_precision(settings, note, tiny.network(settings), MANY)
+    assert (settled.hardware.side_by_side, reason, note.exists()) == (0, "", False)
+
+
 def test_the_width_is_measured_once_and_kept(tiny: Tiny, tmp_path: Path) -> None:
     settings, note = tiny.settings(), tmp_path / "precision.json"
     assert settings.hardware.side_by_side == -1

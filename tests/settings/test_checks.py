@@ -77,6 +77,11 @@ MISTAKES: dict[str, tuple[Changes, str, Changes]] = {
         r"train\.ema_decay and train\.lookahead are both on; set one of them to 0",
         {"train": {"ema_decay": 0.0}},
     ),
+    "compiled and side by side": (
+        {"hardware": {"compile_training": True, "side_by_side": 8}},
+        r"hardware\.side_by_side is 8, but hardware\.compile_training is true; set hardware\.side_by_side = 0",
+        {"hardware": {"side_by_side": 0}},
+    ),
 }
 
 
