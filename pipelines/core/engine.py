@@ -81,8 +81,8 @@ class Learner:
 
     @property
     def result(self) -> nn.Module:
-        """The network to validate and save."""
-        return self.averaged.module if self.averaged is not None else self.model
+        """The network to validate and save: the average, once there is one."""
+        return self.averaged.module if self.averaged is not None and self.averaged.n_averaged else self.model
 
 
 def fit(

@@ -121,10 +121,10 @@ def _save(job: Job, learner: engine.Learner, phase: Phase, rows: list[Row]) -> N
 def _restore(learner: engine.Learner, saved: Checkpoint) -> None:
     """Load the state from the middle of a phase."""
     learner.optimizer.load_state_dict(saved.training["optimizer"])
-    load_learned(learner.result, saved.weights)
     if learner.averaged is not None:
         load_learned(learner.model, saved.training["model"])
-        learner.averaged.n_averaged = saved.training["averaged_steps"]
+        learner.averaged.n_averaged = saved.training["averaged_steps"]  # first: `result` depends on it
+    load_learned(learner.result, saved.weights)
 
 
 def _explained(results: Iterator[engine.EpochResult]) -> Iterator[engine.EpochResult]:

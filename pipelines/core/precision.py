@@ -25,7 +25,8 @@ CLEARLY = 1.25  # a smaller factor is timing noise, which must not make runs of 
 WORTHWHILE = 200_000 * 32 * 32  # training pixels in total; a shorter training gains less than the measurement takes
 OTHER = {"bfloat16": "float32", "float32": "bfloat16"}
 MAPS = 128  # at most, per measured convolution
-SECONDS = 1.0  # per measured convolution; on a busy machine, fewer than `STEPS` are measured
+SECONDS = 1.0  # at most, per measured convolution; on a busy machine, fewer than `STEPS` are measured
+ALL_SECONDS = 15.0  # for all steps of the network, and for all convolutions; more on a machine that gets slower
 GAIN = 1.1  # convolutions of maps side by side must be faster by this factor
 
 
@@ -105,19 +106,22 @@ def faster_precision(network: nn.Module, settings: Settings, hardware: Hardware)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(count, dtype=torch.int64)
 
-    def step(tried: Hardware) -> float:
+    def step(tried: Hardware, some: int = count) -> float:
         started = time.perf_counter()
         with tried.autocast():
-            logits = network(images)
-        F.cross_entropy(logits.float(), labels).backward()
+            logits = network(images[:some])
+        F.cross_entropy(logits.float(), labels[:some]).backward()
         network.zero_grad()
         return time.perf_counter() - started
 
     seconds: dict[str, list[float]] = {name: [] for name in OTHER}
     with torch.random.fork_rng(devices=[]):
+        some = max(2, count // 8)
+        expected = step(hardware, some) / some * (1 + STEPS) * len(OTHER)  # per image
+        count = max(2, min(count, int(ALL_SECONDS / expected)))
         for _ in range(1 + STEPS):
             for name, measured in seconds.items():
-                measured.append(step(replace(hardware, dtype=getattr(torch, name))))
+                measured.append(step(replace(hardware, dtype=getattr(torch, name)), count))
     speeds = {name: round(count / statistics.median(measured[1:]), 1) for name, measured in seconds.items()}
     detected = str(hardware.dtype).removeprefix("torch.")
     other = OTHER[detected]
@@ -151,18 +155,22 @@ def time_convolutions(network: nn.Module, settings: Settings, hardware: Hardware
         for hook in hooks:
             hook.remove()
         count = min(settings.train.batch_size, MAPS)
-        return [_time_convolution(module, maps, count, hardware) for module, maps in found.values()]
+        limit = min(SECONDS, ALL_SECONDS / max(1, len(found)))
+        return [_time_convolution(module, maps, count, hardware, limit) for module, maps in found.values()]
 
 
-def _time_convolution(module: SideBySide, maps: Tensor, count: int, hardware: Hardware) -> dict[str, Any]:
-    """Return the shape of `module` and its milliseconds forward and backward, for `count` maps like `maps`."""
+def _time_convolution(module: SideBySide, maps: Tensor, count: int, hardware: Hardware, limit: float) -> dict[str, Any]:
+    """Return the shape of `module` and its milliseconds forward and backward, for `count` maps like `maps`.
+
+    limit: seconds, after which no further step begins.
+    """
     inputs = torch.randn(count, *maps.shape[1:]).to(maps.dtype).contiguous(memory_format=torch.channels_last)
     inputs.requires_grad_(maps.requires_grad)
     width, gradient = inputs.shape[3], None
     seconds: dict[int, list[float]] = {0: [], width: []}
     began = time.perf_counter()
     for step in range(1 + STEPS):
-        if step > 1 and time.perf_counter() - began > SECONDS:
+        if step > 1 and time.perf_counter() - began > limit:
             break
         for widest, measured in seconds.items():
             module.widest = widest

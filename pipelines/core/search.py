@@ -24,6 +24,7 @@ PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # va
 WORSE = 2  # penalties in a row without a lower loss, after which weaker ones are not tried
 CLEARLY = 1e-3  # share by which a loss must be lower to be chosen: less may be rounding
 MOST_WORK = 1e9  # multiplications in one evaluation of the loss; where all rows need more, a part of them is used
+LEAST_PART = 20  # of 1 in so many rows, all heads take about as long as the final one of all rows
 
 Row = dict[str, Any]
 
@@ -74,7 +75,7 @@ def _path(job: Job, network: FineTuned, bars: Iterator[int]) -> Iterator[Tried]:
     assert isinstance(learner.optimizer, torch.optim.LBFGS)
     sources = job.sources(network)
     outputs = next(reversed(network.top.head.state_dict().values())).shape[0]
-    every = max(1, round(len(job.train) * sum(network.top.widths) * outputs / MOST_WORK))
+    every = min(LEAST_PART, max(1, round(len(job.train) * sum(network.top.widths) * outputs / MOST_WORK)))
     order = torch.randperm(len(job.train), generator=torch.Generator().manual_seed(0))
     some = job.train.select(job.train.rows.iloc[order[: -(-len(job.train) // every)].sort().values.numpy()])
     examples = Examples(sources.open(some, cached=True, training=True), epoch=1)

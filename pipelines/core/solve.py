@@ -17,19 +17,22 @@ from pipelines.system.watch import Watch
 ROUNDS, ITERATIONS = 20, 10  # at most; a solution rarely needs a third of them
 GRADIENT, CHANGE = 1e-5, 1e-6  # of the loss; smaller ones count as zero
 HELD_BYTES = 1 << 32  # of features; more are read again for each evaluation of the loss
+MOST_OUTPUTS = 1 << 25  # computed at once, 128 MiB: with thousands of classes, all rows at once take too much memory
+MOST_KEPT = 1 << 28  # numbers of earlier steps that L-BFGS keeps, in pairs as large as the head
 LEAST_DEVIATION = 0.01  # times the median one: rarer deviations of a feature would count too much in other images
 
 
 def make_solver(model: nn.Module, train: TrainSettings) -> torch.optim.LBFGS:
     """Return the optimizer for `solve`."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    pairs = MOST_KEPT // (2 * sum(parameter.numel() for parameter in learning))
     return torch.optim.LBFGS(
         learning,
         lr=train.lr,
         max_iter=ITERATIONS,
         tolerance_grad=GRADIENT,
         tolerance_change=CHANGE,
-        history_size=10,
+        history_size=min(10, max(3, pairs)),
         line_search_fn="strong_wolfe",
     )
 
@@ -41,10 +44,12 @@ class Examples:
         self.source, self.epoch = source, epoch
         first = next(iter(source.batches(epoch))).inputs[0].double()  # subtracted, so that large means cost no digits
         sums, squares = torch.zeros_like(first), torch.zeros_like(first)
+        self._known = 0  # targets that are not missing
         for batch in source.batches(epoch):
             values = batch.inputs.double() - first
             sums += values.sum(dim=0)
             squares += values.square().sum(dim=0)
+            self._known += _known(batch.labels)
         mean = sums / len(source)
         deviation = (squares / len(source) - mean.square()).clamp(min=0).sqrt()
         varied = deviation[deviation > 0]
@@ -52,14 +57,22 @@ class Examples:
         self.mean, self.deviation = (first + mean).float(), deviation.clamp(min=least).float()
         self._held: tuple[Tensor, Tensor] | None = None
         if 4 * len(source) * len(first) <= HELD_BYTES:
-            inputs, labels = zip(*self._read(), strict=True)
-            self._held = torch.cat(inputs), torch.cat(labels)
+            held, targets, done = first.new_empty(len(source), len(first), dtype=torch.float32), [], 0
+            for inputs, labels in self._read():
+                held[done : done + len(inputs)] = inputs
+                targets.append(labels)
+                done += len(inputs)
+            self._held = held, torch.cat(targets)
 
-    def __len__(self) -> int:
-        return len(self.source)
+    def parts(self, outputs: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Yield all examples in parts, for which a head of so many `outputs` gives at most `MOST_OUTPUTS`.
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter([self._held]) if self._held is not None else self._read()
+        The number is the part's share in the mean loss, which is one over the known targets.
+        """
+        most = max(1, MOST_OUTPUTS // outputs)
+        for inputs, labels in [self._held] if self._held is not None else self._read():
+            for some, targets in zip(inputs.split(most), labels.split(most), strict=True):
+                yield some, targets, _known(targets) / max(1, self._known)
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.source.batches(self.epoch):
@@ -81,8 +94,8 @@ def solve(
         total = penalty / 2 * layer.weight.square().sum()
         total.backward()
         total = total.detach()
-        for inputs, labels in examples:
-            part = task.loss(model(inputs), labels) * (len(inputs) / len(examples))
+        for inputs, labels, share in examples.parts(layer.out_features):
+            part = task.loss(model(inputs), labels) * share
             part.backward()
             total += part.detach()
         return total
@@ -94,13 +107,14 @@ def solve(
             done = optimizer.state[optimizer.param_groups[0]["params"][0]]["n_iter"]
     optimizer.state.clear()  # ten pairs of gradients and steps, which a checkpoint need not keep
     with torch.no_grad():
-        mean = _mean_loss(examples, model, task)
+        parts = examples.parts(layer.out_features)
+        mean = sum(task.loss(model(inputs), labels).item() * share for inputs, labels, share in parts)
         _rescale(layer, -examples.mean / examples.deviation, 1 / examples.deviation)
     return mean
 
 
-def _mean_loss(examples: Examples, model: nn.Module, task: Task) -> float:
-    return sum(task.loss(model(inputs), labels).item() * len(inputs) for inputs, labels in examples) / len(examples)
+def _known(labels: Tensor) -> int:
+    return int((~labels.isnan()).sum())
 
 
 @torch.no_grad()

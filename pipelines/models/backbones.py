@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from pipelines.models import timm_models
 from pipelines.models.published import AUXILIARY_HEADS, classifiers
 from pipelines.models.state import load_into
-from pipelines.system.errors import UserError, did_you_mean
+from pipelines.system.errors import UserError
 
 # Containers whose children are stages.
 SEQUENCES = ("body", "features", "encoder", "layers", "trunk_output", "blocks", "stages")
@@ -78,9 +78,9 @@ def build_backbone(
 
     known = classifiers()
     if name not in known:
+        hint = timm_models.did_you_mean_network(name, known)
         raise UserError(
-            f"model.name is {name!r}, but torchvision has no weights for it.{did_you_mean(name, known)} Valid: "
-            f"{', '.join(known)}."
+            f"model.name is {name!r}, but torchvision has no weights for it.{hint} Valid: {', '.join(known)}."
         )
     options: dict[str, Any] = {}
     if name in AUXILIARY_HEADS:  # with these heads, the output in training mode would be a tuple instead of logits

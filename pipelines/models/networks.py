@@ -11,7 +11,7 @@ from pipelines.models.first_layer import take_channels
 from pipelines.models.published import AUXILIARY_HEADS, classifiers
 from pipelines.models.timm_models import PREFIX, is_timm
 from pipelines.settings.training_sections import ModelSettings
-from pipelines.system.errors import UserError, did_you_mean
+from pipelines.system.errors import UserError
 
 LOGIT_SCALE = 1 / 8  # maxima over positions are large: unscaled, the first steps at a high learning rate overshoot
 OWN_MODELS = ("convnet", "resnet18-small")
@@ -32,7 +32,7 @@ def build_model(settings: ModelSettings, classes: int, channels: int = 3, size: 
 
     if settings.name not in classifiers():
         known = [*OWN_MODELS, *classifiers()]
-        hint = did_you_mean(settings.name, known)
+        hint = timm_models.did_you_mean_network(settings.name, known)
         valid = f"Valid: {', '.join(known)}; or {PREFIX}<name>, a network of timm."
         raise UserError(f"model.name is {settings.name!r}.{hint} {valid}")
     # With auxiliary heads, the output in training mode would be a tuple instead of logits.

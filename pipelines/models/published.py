@@ -65,8 +65,9 @@ def published(network: str, name: str) -> Published:
         return _of_timm(network, name)
     entries = _entries(network)
     if not entries:
+        hint = timm_models.did_you_mean_network(network, classifiers())
         raise UserError(
-            f"torchvision publishes no weights for model.name {network!r}.{did_you_mean(network, classifiers())} Name "
+            f"torchvision publishes no weights for model.name {network!r}.{hint} Name "
             "one of its networks, such as resnet18; or leave model.weights empty, to train from random weights."
         )
     if name not in entries:

@@ -115,7 +115,18 @@ def join(maps: Tensor, rows: int, gap: int) -> Tensor:
 
 
 def divide(wide: Tensor, count: int, width: int) -> Tensor:
-    """Return the first `count` maps (N, C, H, width) of `wide` maps, which hold equally many each."""
+    """Return the first `count` maps (N, C, H, width) of `wide` maps, which hold equally many each.
+
+    The result is no view, so that activations may change it in place.
+    """
     columns = -(-count // len(wide))
-    pixels = wide.permute(0, 2, 3, 1).unflatten(2, (columns, -1))[:, :, :, :width]
-    return pixels.transpose(1, 2).flatten(0, 1)[:count].permute(0, 3, 1, 2)
+    whole, rest = divmod(count, columns)
+    maps = torch.empty(
+        (count, *wide.shape[1:3], width), dtype=wide.dtype, device=wide.device, memory_format=torch.channels_last
+    )
+    places = maps.permute(0, 2, 3, 1)
+    pixels = wide.permute(0, 2, 3, 1).unflatten(2, (columns, -1))[:, :, :, :width].transpose(1, 2)
+    places[: whole * columns].unflatten(0, (whole, columns)).copy_(pixels[:whole])
+    if rest:
+        places[whole * columns :] = pixels[whole, :rest]
+    return maps

@@ -5,7 +5,8 @@ timm is imported only for a network whose name starts with `timm/`.
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from math import floor
 from typing import Any
 
@@ -58,6 +59,17 @@ def configuration(network: str) -> Any:
             f"{did_you_mean(tag, tags)} {offer}."
         )
     return timm.get_pretrained_cfg(network.removeprefix(PREFIX))
+
+
+def did_you_mean_network(name: str, valid: Iterable[str]) -> str:
+    """Return the hint of `did_you_mean`, or the name with its prefix if `name` is a network of timm without it."""
+    bare = name.rpartition("/")[2]
+    with suppress(ImportError):
+        import timm
+
+        if timm.is_model(bare.partition(".")[0]):
+            return f" Did you mean {PREFIX + bare!r}, a network of timm?"
+    return did_you_mean(name, valid)
 
 
 def tags_of(network: str) -> list[str]:

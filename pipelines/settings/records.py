@@ -156,9 +156,11 @@ def with_head_of(run: RunLayout, settings: Settings) -> Settings:
 
 
 def with_head(settings: Settings, chosen: Settings) -> Settings:
-    """Return `settings` with what `train.search` chose in the settings `chosen`."""
+    """Return `settings` with what `train.search` chose in the settings `chosen`; mirror images stay off where they are
+    off: then it would not have tried them."""
     train = replace(settings.train, weight_decay=chosen.train.weight_decay, search=chosen.train.search)
-    return replace(settings, features=replace(settings.features, mirror=chosen.features.mirror), train=train)
+    mirror = settings.features.mirror and chosen.features.mirror
+    return replace(settings, features=replace(settings.features, mirror=mirror), train=train)
 
 
 def with_label_map(settings: Settings) -> Settings:

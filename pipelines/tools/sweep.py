@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LR_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's own rate, where no values are given
 DROPOUTS = (0.0, 0.5)
+PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)  # of lbfgs, whose rate is always 1
+OTHER_HEADS = "train.search=false train.optimizer=adamw train.lr=1e-3 train.epochs=20"
 NOT_TRIED = ("limit", "fold", "patience")  # these choose the rows, or are for long runs
 REGULARISATION = 0.01  # C of the logistic regression on standardised features, and 1 / alpha of the ridge regression
 MOST_CLASSES = 1000  # of these regressions; more would take too long
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         const="TRY",
         dest="tries",
         metavar="KEY=A,B",
-        help="values to try, in all combinations: train.lr=1e-3,3e-4 model.hidden=[],[256]; default: lr and dropout",
+        help="values to try, in all combinations: train.lr=1e-3,3e-4 model.hidden=[],[256]; default: lr, dropout "
+        "(lbfgs: weight_decay)",
     )
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
@@ -64,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features. It needs a recipe "
             "with model.weights, finetune.frozen_stages = -1 and features.cached = true"
             f"{': RECIPE=' if fit else ''}{' or '.join(map(shlex.quote, fit))}."
+        )
+    if settings.train.search:
+        raise UserError(
+            f"{settings.name}, recipe {settings.recipe}: train.search chooses the head, in {words.repeat('train')}. To "
+            f"compare other heads, add to SET=: {OTHER_HEADS}"
         )
     tried = _values(words.tries, settings)
     combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
@@ -148,6 +156,8 @@ def _shown(key: str, row: Row) -> str:
 
 def _values(tries: Sequence[str], settings: Settings) -> dict[str, list[Any]]:
     """Return the values to try for each setting."""
+    if not tries and settings.train.optimizer == "lbfgs":
+        return {"train.weight_decay": list(PENALTIES)}
     if not tries:
         rates = [float(f"{settings.train.lr * factor:.2g}") for factor in LR_FACTORS]
         return {"train.lr": rates, "model.dropout": sorted({*DROPOUTS, settings.model.dropout})}

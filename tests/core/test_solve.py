@@ -108,3 +108,20 @@ def test_more_features_than_are_held_are_read_again(tiny: Tiny, monkeypatch: pyt
     monkeypatch.setattr("pipelines.core.solve.HELD_BYTES", 0)
     again, _ = solved(tiny, task, targets, 3)
     assert np.allclose(outputs_of(held), outputs_of(again), atol=1e-2)
+
+
+@pytest.mark.parametrize("held", [1 << 32, 0])
+def test_parts_of_the_rows_give_the_same_solution(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    """As where all rows times thousands of classes would be too many outputs; missing numbers count for nothing."""
+    targets = (standardised()[:, :2] * [3, 1] + 10).astype(np.float32)
+    targets[:20, 0] = np.nan
+    settings = tiny.settings()
+    settings = replace(settings, competition=replace(settings.competition, task="numbers"))
+    task = make_task(settings, ["a", "b"], measure_scale(targets))
+    whole, loss = solved(tiny, task, targets, 2)
+    monkeypatch.setattr("pipelines.core.solve.MOST_OUTPUTS", 14)
+    monkeypatch.setattr("pipelines.core.solve.MOST_KEPT", 0)
+    monkeypatch.setattr("pipelines.core.solve.HELD_BYTES", held)
+    parts, same = solved(tiny, task, targets, 2)
+    assert np.allclose(outputs_of(whole), outputs_of(parts), atol=1e-2)
+    assert same == pytest.approx(loss, abs=1e-4)

@@ -53,6 +53,14 @@ def test_the_convolution_is_the_same(count: int, height: int, width: int, kernel
         torch.testing.assert_close(ours, plain)
 
 
+@pytest.mark.parametrize("count", [1, 50, 53])
+def test_activations_may_work_in_place_on_the_maps(count: int) -> None:
+    layer = nn.Sequential(double(), nn.ReLU(inplace=True))
+    images = torch.rand(count, CHANNELS, 4, 4, dtype=torch.float64)
+    for ours, plain in zip(gradients(wide(layer), images), gradients(layer, images), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_layout_in_memory_changes_nothing(layout: torch.memory_format) -> None:
     layer = double(bias=False)

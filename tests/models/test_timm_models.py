@@ -277,3 +277,14 @@ def test_networks_of_torchvision_do_not_import_timm() -> None:
         "assert not {'timm', 'huggingface_hub', 'safetensors'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_lite0", "convnext_tiny.in12k_ft_in1k", "hf_hub:timm/tf_efficientnet_lite0"]
+)
+@pytest.mark.parametrize("weights", ["", "DEFAULT"])
+def test_a_name_without_its_prefix_gets_the_one_with_it(name: str, weights: str, tmp_path: Path) -> None:
+    chosen, proposed = settings(name=name, weights=weights), "timm/" + name.rpartition("/")[2]
+    with pytest.raises(UserError, match=f"Did you mean '{proposed}', a network of timm"):
+        build_network(chosen, ["a"], find_origins(chosen.model, tmp_path))
+    assert timm_models.configuration(proposed)

@@ -7,7 +7,14 @@ import pytest
 
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import merge
-from pipelines.settings.records import finished_run, in_todays_words, measured_choices, read_record, start_run
+from pipelines.settings.records import (
+    finished_run,
+    in_todays_words,
+    measured_choices,
+    read_record,
+    start_run,
+    with_head_of,
+)
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_json, write_json, write_text
@@ -224,3 +231,22 @@ def test_seeds_are_stable_and_different() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(1, 23) != derive_seed(12, 3)
     assert derive_seed(0, "weights") == 133441691874178746  # another number would change every published score
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "refused"), [(True, True, False), (True, False, False), (False, True, True)]
+)
+def test_a_searched_run_with_mirror_images_is_none_without(
+    layout: Layout, asked: bool, chosen: bool, refused: bool
+) -> None:
+    run = layout.run("quick")
+    found = merge(changed("train", weight_decay=0.3), {"features": {"mirror": chosen}}, "here")
+    start(layout, found, trained_epochs=1)
+    run.search.touch()
+    searching = dataclasses.replace(SETTINGS.train, search=True)
+    settings = dataclasses.replace(merge(SETTINGS, {"features": {"mirror": asked}}, "here"), train=searching)
+    if refused:
+        with pytest.raises(UserError, match=r"features\.mirror"):
+            start_run(run, with_head_of(run, settings), layout.split_csv)
+    else:
+        assert start_run(run, with_head_of(run, settings), layout.split_csv) == found

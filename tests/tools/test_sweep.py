@@ -87,6 +87,22 @@ def test_without_values_it_tries_rates_and_dropouts(home: Path) -> None:
     assert sorted(set(rows["model.dropout"])) == [0.0, 0.5]
 
 
+def test_a_solved_head_is_compared_by_penalties_and_a_searched_one_is_sent_to_train(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named, solved = (
+        ("--run", "default"),
+        ("train.optimizer=lbfgs", "train.lr=1", "train.epochs=1", "model.features=stages"),
+    )
+    assert sorted(swept(home, *named, "--set", *solved)["train.weight_decay"]) == sorted(sweep.PENALTIES)
+    assert command.run(sweep.main, ["tiny.toml", "--set", *solved, "train.search=true"]) == 2
+    _, _, advice = capsys.readouterr().err.partition("add to SET=: ")
+    assert advice.strip() == sweep.OTHER_HEADS
+    tries = (*named, "--try", "model.hidden=[],[8]")
+    found = swept(home, *tries, "--set", *solved, "train.search=true", *advice.split(), "train.epochs=1")
+    assert len(found) == 2
+
+
 def test_the_linear_model_fits_each_task(tiny: Tiny) -> None:
     generator = np.random.default_rng(0)
     features = 20 * generator.normal(size=(18, 4))  # large: the regularisation has little effect
