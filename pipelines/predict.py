@@ -149,6 +149,7 @@ def _make_submission(
 def _print_answers(
     networks: "RunNetworks", submission: Path, facts: dict[str, Any], answers: "Answers", images: "ImageSet"
 ) -> None:
+    from pipelines.core.ensembles import RANKS
     from pipelines.core.stored import MOST_STORED
     from pipelines.dataset.answer_summary import describe_answers
 
@@ -157,7 +158,7 @@ def _print_answers(
     print(f"Submission by {networks.describe(images)}: {shown} ({facts['rows']:,} rows, {against})")
     print(*describe_answers(answers, images.classes, settings, images.raw), sep="\n")
     if networks.averages_ranks(images):
-        print(f"These are mean ranks from 0 to 1, not probabilities: {settings.competition.metric} takes their order.")
+        print(RANKS.format(metric=settings.competition.metric))
     if "oof" not in facts:
         print(f"Note: more than {MOST_STORED:,} predictions are not stored, so a blend cannot use this run.")
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipelines.core import bootstrap
-from pipelines.core.choices import PARTS
+from pipelines.core.choices import PARTS, Choice
 from pipelines.core.decide import Judge
 from pipelines.core.ensembles import combine
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS
@@ -80,7 +80,10 @@ class Candidates:
 
     def score(self, predictions: Tensor) -> float:
         """Return the official score, with choices that are made for each row from others; NaN if it is undefined."""
-        return self.judge.score_alone(self.judge.keep(predictions), self.targets)
+        kept = self.judge.keep(predictions)
+        return self.judge.metric.score(
+            *self.judge.compared(_crossed(self.judge, kept, self.targets), kept, self.targets)
+        )
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def gain_of(candidates: Candidates, better: Tensor, than: Tensor, watch: Watch =
     compared = []
     for predictions in (better, than):
         kept = judge.keep(predictions)
-        compared.append(judge.compared(judge.cross_fit(kept, targets), kept, targets))
+        compared.append(judge.compared(_crossed(judge, kept, targets), kept, targets))
     (first, known), (second, _) = compared
     difference = judge.metric.score(first, known) - judge.metric.score(second, known)
     error = bootstrap.error_of_difference(judge.metric.score, (first, second), known, watch)
@@ -242,6 +245,16 @@ def _quick_score(candidates: Candidates, mean: Tensor) -> float:
         rows = candidates.drawn_rows(FITTED_VALUES, LEAST_FITTED)
         choice = judge.fit(predictions[rows], targets[rows])
     return judge.metric.score(*judge.compared(choice, judge.keep(predictions), targets))
+
+
+def _crossed(judge: Judge, kept: Tensor, targets: Array) -> Choice:
+    """Return what is chosen for each row from the others; nothing where no temperature fits all rows, as in `validate`.
+
+    All rows right, for example: any lower temperature scores better.
+    """
+    if judge.open is not None and judge.open.key == "temperature" and not judge.fit(kept, targets).fitted:
+        return judge.plain
+    return judge.cross_fit(kept, targets)
 
 
 def _key(judge: Judge, score: float) -> float:

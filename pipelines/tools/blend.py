@@ -161,6 +161,7 @@ def _send(made: Blend, pool: "Pool", found: "Blended") -> dict[str, Any]:
     """Write the blended predictions and the submission; return what the note says of them."""
     from pipelines.analysis.outcome import made_on
     from pipelines.core.blending import mix_test
+    from pipelines.core.ensembles import RANKS
     from pipelines.core.prediction import Rows
     from pipelines.core.stored import Stored, save_test, write_oof
     from pipelines.dataset.answer_summary import describe_answers
@@ -185,6 +186,8 @@ def _send(made: Blend, pool: "Pool", found: "Blended") -> dict[str, Any]:
     how = f"checked against {sample}" if sample else "no sample"
     print(f"Submission by the blend: {made.submission.relative_to(Path.cwd())} ({count:,} rows, {how})")
     print(*describe_answers(answers.array, classes, settings, raw), sep="\n")
+    if pool.by_rank:
+        print(RANKS.format(metric=settings.competition.metric))
     files = {"sha256": made.submission, "oof": run.oof, "test_predictions": run.test_predictions}
     digests = {key: file_sha256(path) for key, path in files.items()}
     return {**digests, "rows": count, "made_on": made_on(settings, made.layout, images, command.progress)}

@@ -204,6 +204,15 @@ def test_a_gain_equals_the_difference_of_the_scores_and_its_error_that_of_paired
     assert better.value > 0 and better.is_clear  # a lower loss is a gain
 
 
+def test_members_are_scored_as_the_blend_where_no_temperature_is_best() -> None:
+    targets = classes_of(40)
+    right, other = (torch.from_numpy(np.eye(3)[targets] * size).float().log_softmax(dim=1) for size in (0.05, 0.06))
+    candidates = Candidates(judge_of(LOG_LOSS), [right, other], targets)
+    plain = -right[torch.arange(40), torch.from_numpy(targets)].double().mean().item()
+    assert candidates.score(right) == pytest.approx(plain)
+    assert gain_of(candidates, other, right).value == pytest.approx(plain - candidates.score(other), rel=1e-3)
+
+
 def test_parts_are_folds_or_follow_the_ids() -> None:
     ids = [f"image{number}" for number in range(100)]
     assert parts_of(ids, np.array([3, 1] * 50)).tolist() == [1, 0] * 50

@@ -302,6 +302,7 @@ def test_ranks_are_averaged_for_the_auc(divided: Tiny, capsys: pytest.CaptureFix
     capsys.readouterr()
     assert blended("--runs", "a b") == 0
     assert read_json(divided.layout.run("blend-a-b").blend)["by_rank"] is True
+    assert "These are mean ranks from 0 to 1, not probabilities: auc takes their order." in capsys.readouterr().out
     weights = read_json(divided.layout.run("blend-a-b").blend)["weights"]
     mean = np.zeros(12)
     for name, weight in weights.items():
