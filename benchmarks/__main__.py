@@ -47,6 +47,8 @@ BENCHMARKS = (
     Benchmark("whole_pipeline", ("--recipe", "best", "--set", "predict.checkpoint=best"), None, ("archive",)),
     Benchmark("whole_pipeline", (*DOGS, "--warm"), None, ("dogs", "weights")),
     Benchmark("whole_pipeline", (*DOGS, "--recipe", "best"), None, ("dogs", "weights")),
+    Benchmark("folds", (), None),
+    Benchmark("folds", (), None, ("archive",)),
     Benchmark("safety", (), None, ("archive",)),
     Benchmark("frozen_vs_chapter", (), None, ("dogs",)),
     Benchmark("frozen_vs_chapter", MOBILENET, None, ("dogs",)),

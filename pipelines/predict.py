@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import command
 from pipelines.dataset.sent import form_of, form_sent
 from pipelines.dataset.split_record import check_unchanged
-from pipelines.settings.fold_sets import check_members, plan
+from pipelines.settings.fold_sets import Member, check_members, checkpoints, made_from, plan
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import submission_name, to_dict
 from pipelines.settings.records import RunRecord, finished_run, in_todays_words, read_record
@@ -48,42 +48,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of submissions. Give the run another name: RUN=")
     with words.only_one_in(run):
-        networks = _networks(run, record, settings, layout, words)
+        members = _members(run, record, settings, words)
         notes = read_note(run.predicted) if run.predicted.exists() else {}
-        made_from = networks.made_from() | {"predict": to_dict(settings)["predict"]} | form_sent(settings, layout)
+        origin = made_from(run, members, settings.predict)
+        origin |= {"predict": to_dict(settings)["predict"], **form_sent(settings, layout)}
         known = submission.exists() and run.valid_predictions.exists()
-        of_older = {"answers": {}, "form": form_of(read_record(run).settings), "sample": made_from["sample"]}
+        of_older = {"answers": {}, "form": form_of(read_record(run).settings), "sample": origin["sample"]}
         note = of_older | notes.get(submission.name, {})
         note["predict"] = to_dict(Settings(""))["predict"] | note.get("predict", {})
-        if known and note == note | made_from | {"sha256": file_sha256(submission)}:
+        if known and note == note | origin | {"sha256": file_sha256(submission)}:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return
-        _make_submission(networks, layout, submission, words.repeat("split"), notes | {submission.name: made_from})
+        from pipelines.core.run_networks import RunNetworks
+
+        networks = RunNetworks(run, settings, members, layout.weights, command.progress)
+        _make_submission(networks, layout, submission, words.repeat("split"), notes | {submission.name: origin})
     print(f"Next: {_next(words, settings)}")
 
 
-def _networks(
-    run: RunLayout, record: RunRecord, settings: Settings, layout: Layout, words: command.Words
-) -> "RunNetworks":
-    """Return the networks of `run`.  Raises `UserError` where one is missing, or a member is not of its set."""
-    from pipelines.core.run_networks import RunNetworks
+def _members(run: RunLayout, record: RunRecord, settings: Settings, words: command.Words) -> list[Member]:
+    """Return the members of the fold set `run`; none of a plain run.
 
+    Raises `UserError` where a checkpoint is missing, or a member is not of its set.
+    """
     check_members(run, record, words.repeat)
     members = plan(record.settings, record.seeds) if record.members else []
-    networks = RunNetworks(run, settings, members, layout.weights, command.progress)
     unused = "members" if not members else "checkpoint"
     if (value := getattr(settings.predict, unused)) != getattr(PredictSettings(), unused):
         kind = "a fold set: predict.members chooses its networks" if members else "a single run, not a fold set"
         print(f"Note: predict.{unused} is {value}, which has no effect: {run.folder.name} is {kind}.")
-    if run.final in networks.paths and not (run.retrained.exists() and run.final.exists()):
+    chosen = checkpoints(run, members, settings.predict)
+    if run.final.name in chosen and not (run.retrained.exists() and run.final.exists()):
         other = "predict.members=folds" if members else "predict.checkpoint=best"
         which = "the members alone" if members else "the validated weights"
         raise UserError(
             f"{run.final.relative_to(Path.cwd())} is missing or unfinished. First: {words.repeat('retrain')}\n"
             f"Or predict with {which}: {words.plus(other).repeat('predict')}"
         )
-    return networks
+    return members
 
 
 def _next(words: command.Words, settings: Settings) -> str:

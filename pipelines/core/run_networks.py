@@ -17,7 +17,7 @@ from pipelines.core.out_of_fold import pool, predict_members
 from pipelines.core.prediction import Positions, Rows, predict, predict_each
 from pipelines.core.stored import Stored, fits, read_oof, save_test, write_oof
 from pipelines.dataset.image_set import ImageSet
-from pipelines.settings.fold_sets import Member
+from pipelines.settings.fold_sets import Member, checkpoints
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.metrics import NUMBERS
 from pipelines.settings.schema import Settings
@@ -45,23 +45,15 @@ class RunNetworks:
     @property
     def paths(self) -> list[Path]:
         """The checkpoints that predict the test images."""
-        chosen = self.settings.predict
-        if not self.members:
-            return [self.run.final if chosen.checkpoint == "final" else self.run.best]
-        folds = [self.run.member(member.name).best for member in self.members]
-        return folds * (chosen.members != "final") + [self.run.final] * (chosen.members != "folds")
+        return list(self._checkpoints.values())
 
-    def made_from(self) -> dict[str, Any]:
-        """Return what predict.json records of these checkpoints."""
-        digests = {self._name(path): file_sha256(path) for path in self.paths}
-        if self.members:
-            return {"checkpoint": self.settings.predict.members, "weights": digests}
-        ((name, digest),) = digests.items()
-        return {"checkpoint": name, "weights": digest}
+    @property
+    def _checkpoints(self) -> dict[str, Path]:
+        return checkpoints(self.run, self.members, self.settings.predict)
 
     def describe(self, images: ImageSet) -> str:
         """Return the checkpoints, and how their predictions are averaged."""
-        names = [self._name(path) for path in self.paths]
+        names = list(self._checkpoints)
         if len(names) == 1:
             return names[0]
         what = "numbers" if images.task == NUMBERS else "probabilities"
@@ -162,9 +154,6 @@ class RunNetworks:
         each = predict_members(self.run, self.members, self.settings, images, self.weights, self.watch)
         found = pool([predicted for *_, predicted in each])
         return Stored(found.images.ids, found.folds, found.predictions)
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.run.folder).as_posix()
 
 
 @dataclass(frozen=True)

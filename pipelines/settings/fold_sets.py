@@ -1,13 +1,17 @@
 """The members of a fold set: one training for each fold and seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.loading import differences
 from pipelines.settings.records import RUN_SECTIONS, RunRecord, read_record
+from pipelines.settings.running_sections import PredictSettings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.files import file_sha256
 from pipelines.system.shell import path_word, removal
 
 
@@ -59,3 +63,25 @@ def check_members(run: RunLayout, record: RunRecord, repeat: Callable[..., str])
                 f"{path_word(files.folder)} {problem}. Remove it, then train it again: {removal(files.folder)}\n"
                 f"{repeat('folds', **more)}"
             )
+
+
+def checkpoints(run: RunLayout, members: Sequence[Member], predict: PredictSettings) -> dict[str, Path]:
+    """Return the checkpoints that predict the test images, by their names in the folder of `run`.
+
+    members: of a fold set; none of a plain run.
+    """
+    if not members:
+        paths = [run.final if predict.checkpoint == "final" else run.best]
+    else:
+        folds = [run.member(member.name).best for member in members]
+        paths = folds * (predict.members != "final") + [run.final] * (predict.members != "folds")
+    return {path.relative_to(run.folder).as_posix(): path for path in paths}
+
+
+def made_from(run: RunLayout, members: Sequence[Member], predict: PredictSettings) -> dict[str, Any]:
+    """Return what predict.json records of the `checkpoints`: their SHA-256, and which of them there are."""
+    digests = {name: file_sha256(path) for name, path in checkpoints(run, members, predict).items()}
+    if members:
+        return {"checkpoint": predict.members, "weights": digests}
+    ((name, digest),) = digests.items()
+    return {"checkpoint": name, "weights": digest}
