@@ -21,6 +21,7 @@ from benchmarks import measuring
 from benchmarks.measuring import Finding, run_stage
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings, submission_name
+from pipelines.system.files import read_json
 
 SAMPLES, SEED, RUN = 2000, 0, "run"
 Right = npt.NDArray[Any]  # of each held-back row and way of predicting it, 1 where the label is right
@@ -69,6 +70,8 @@ def _ways(home: Path, shared: list[str], is_set: bool, layout: Layout) -> list[R
     copy = Layout(home, layout.competition)
     shutil.rmtree(copy.run(RUN).folder, ignore_errors=True)
     run_stage(home, "tools.folds" if is_set else "train", *shared)
+    note = read_json(copy.run(RUN).trained)
+    print(f"  valid {note['metric']} {note['score']:.4f} of {note['valid_images']:,}, best epoch {note['best_epoch']}")
     run_stage(home, "retrain", *shared)
     ways = []
     for members in ("folds", "final") if is_set else ("",):
