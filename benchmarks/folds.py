@@ -21,6 +21,8 @@ from benchmarks import measuring
 from benchmarks.measuring import Finding, run_stage
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings, submission_name
+from pipelines.settings.schema import DEFAULT_RECIPE
+from pipelines.system.files import read_json
 
 SAMPLES, SEED, RUN = 2000, 0, "run"
 Right = npt.NDArray[Any]  # of each held-back row and way of predicting it, 1 where the label is right
@@ -48,15 +50,18 @@ def draw(folder: Path, competition: str, archive: Path, rows: int, held_back: in
     return small
 
 
-def predicted(folder: Path, words: Sequence[str], seeds: int, folds: int, source: Sequence[str]) -> list[Right]:
-    """Train and predict with each seed below `folder`; return what is right of the single run, the folds, the final."""
-    competition, *more = words
+def predicted(folder: Path, call: Sequence[str], seeds: int, folds: int, source: Sequence[str]) -> list[Right]:
+    """Train and predict with each seed below `folder`; return what is right of the single run, the folds, the final.
+
+    call: the words of each stage, which end in overrides.  source: of the stage download.
+    """
+    competition = call[0]
     layout = Layout(folder, competition)
     found = []
     for place, split in (("single", "split.folds=0"), ("folds", f"split.folds={folds}")):
         home = folder / place
         home.mkdir()
-        shared = [competition, "--run", RUN, "--set", *more, split]
+        shared = [*call, split]
         run_stage(home, "download", competition, *source)
         run_stage(home, "split", *shared)
         for seed in range(seeds):
@@ -69,6 +74,8 @@ def _ways(home: Path, shared: list[str], is_set: bool, layout: Layout) -> list[R
     copy = Layout(home, layout.competition)
     shutil.rmtree(copy.run(RUN).folder, ignore_errors=True)
     run_stage(home, "tools.folds" if is_set else "train", *shared)
+    note = read_json(copy.run(RUN).trained)
+    print(f"  valid {note['metric']} {note['score']:.4f} of {note['valid_images']:,}, best epoch {note['best_epoch']}")
     run_stage(home, "retrain", *shared)
     ways = []
     for members in ("folds", "final") if is_set else ("",):
@@ -105,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser = measuring.parser(__doc__, "folds")
     parser.add_argument("--archive", type=Path, help="cifar-10.zip; default: the bundled digits")
     parser.add_argument("--competition", default="cifar-10", help="whose archive it is")
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE)
     parser.add_argument("--rows", type=int, default=10_000, help="labelled rows of the archive")
     parser.add_argument("--held-back", type=int, default=5_000, help="other rows of it, to score")
     parser.add_argument("--folds", type=int, default=5)
@@ -117,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
         if words.archive:
             archive = draw(folder, competition, words.archive.resolve(), words.rows, words.held_back)
             source = ["--archive", str(archive)]
-        single, mean, final = predicted(folder, [competition, *words.set], words.seeds, words.folds, source)
+        call = [competition, "--recipe", words.recipe, "--run", RUN, "--set", *words.set]
+        single, mean, final = predicted(folder, call, words.seeds, words.folds, source)
     findings = [Finding("one split, final.pt", "-", f"{single.mean():.4f}")]
     for what, right in ((f"mean of {words.folds} folds", mean), ("final.pt of the set", final)):
         difference, low, high = compare(single, right)
