@@ -183,6 +183,13 @@ def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] |
     return 0
 
 
+def number_of_seeds(text: str) -> int:
+    """Return the number in the argument `text`.  Raises what argparse turns into a usage error."""
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds (1 or more)")
+    return int(text)
+
+
 def run_stage(stage: str, arguments: Sequence[str], folder: Path | None = None) -> int:
     """Run `stage` in a child process and return its exit status.  The child ends when this process ends.
 

@@ -124,11 +124,14 @@ class ImageSet:
         """Return all test images, or all labelled ones."""
         return self.select(self.table[(self.table["split"] == "test") == test])
 
+    def used(self, settings: Settings) -> "ImageSet":
+        """Return the labelled images that `train.limit` leaves for training and validation."""
+        labelled = self.part(test=False)
+        return labelled.select(labelled.rows.head(settings.train.limit)) if settings.train.limit else labelled
+
     def divide(self, settings: Settings) -> tuple["ImageSet", "ImageSet"]:
         """Return the training set and the validation set. Raises `UserError` if one of them would be empty."""
-        labelled = self.part(test=False).rows
-        if settings.train.limit:
-            labelled = labelled.head(settings.train.limit)
+        labelled = self.used(settings).rows
         valid = labelled["fold"] == settings.train.fold if settings.split.folds else labelled["split"] == "valid"
         if not valid.any() or valid.all():
             raise UserError(

@@ -28,6 +28,14 @@ def unquoted(text: str) -> str:
     return inner if text in (f"'{inner}'", f'"{inner}"') else text
 
 
+def names_in(text: str) -> list[str]:
+    """Return the names in `text`, a value given to make; a name with spaces is in quotes."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
 def path_word(path: Path) -> str:
     """Return `path` as a word of the shell, relative to the folder that the user is in where it is below that."""
     folder = Path.cwd()

@@ -1,7 +1,7 @@
 """The runs that a blend combines: found by name, checked, and their stored predictions read."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipelines.settings.records import blended, finished_run, in_todays_words, r
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import UserError, did_you_mean, few
 from pipelines.system.files import file_sha256, is_plain_name, read_note
-from pipelines.system.shell import path_word, removal
+from pipelines.system.shell import names_in, path_word, removal
 
 LEAST_COMMON = 50  # rows, where the members have not all predicted the same
 
@@ -45,7 +45,7 @@ class Member:
 
 def names_of(words: command.Words, layout: Layout) -> list[str]:
     """Return the names in RUNS=.  Raises `UserError` for fewer than two, and for one that is there twice."""
-    names = [name for text in words.runs for name in ([text] if layout.run(text).record.exists() else _parts(text))]
+    names = [name for text in words.runs for name in ([text] if layout.run(text).record.exists() else names_in(text))]
     if len(names) < 2:
         given = f"RUNS= names one run, {names[0]!r}, but a" if names else "RUNS= names no run. A"
         raise UserError(f"{given} blend combines two or more. {_candidates(words, layout)}")
@@ -57,13 +57,6 @@ def names_of(words: command.Words, layout: Layout) -> list[str]:
         other = "" if once else f", and another one. {_candidates(words, layout)}"
         raise UserError(f"RUNS= has {few(twice)} twice. Name each run once, its weight is chosen{once}{other}")
     return names
-
-
-def _parts(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
 
 
 def _candidates(words: command.Words, layout: Layout) -> str:
@@ -105,7 +98,7 @@ def _member(name: str, words: command.Words, layout: Layout, settings: Settings,
         )
     in_todays_words(run, record.settings, settings)  # raises where task, metric or pixels have changed
     recipe = record.settings.recipe
-    again = partial(words.repeat, RUN=name, RECIPE="" if recipe == DEFAULT_RECIPE else recipe)
+    again = _commands(words, name, recipe)
     finished_run(layout, name, replace(settings, recipe=recipe), again)
     notes = read_note(run.predicted) if run.predicted.exists() else {}
     if not notes:
@@ -129,6 +122,11 @@ def _member(name: str, words: command.Words, layout: Layout, settings: Settings,
     )
 
 
+def _commands(words: command.Words, run: str, recipe: str) -> Callable[[str], str]:
+    """Return what gives the command of a stage for another run, which has a `recipe` of its own."""
+    return partial(words.repeat, RUN=run, RECIPE="" if recipe == DEFAULT_RECIPE else recipe)
+
+
 def notes_on(members: Sequence[Member], words: command.Words, layout: Layout) -> list[str]:
     """Return a note for each run that was predicted last with other networks or views than the present words say."""
     notes = []
@@ -143,7 +141,7 @@ def notes_on(members: Sequence[Member], words: command.Words, layout: Layout) ->
         keys = ("mirror", "shift", "members" if record.members else "checkpoint")
         if changed := [setting(f"predict.{key}", then[key]) for key in keys if then[key] != now[key]]:
             old = layout.submission(submission_name(member.name, words.set))
-            again = words.repeat("predict", RUN=member.name, RECIPE="" if recipe == DEFAULT_RECIPE else recipe)
+            again = _commands(words, member.name, recipe)("predict")
             first = f"{removal(old)} && " if old.exists() else ""
             notes.append(
                 f"Note: {member.name} was predicted last with {' '.join(changed)}, and the blend takes these "

@@ -7,9 +7,7 @@ Writes  runs/<c>/<recipe>-seed<k>/: a normal run of the stage train for each rec
 Run the same command again after a kill: it continues, and does not repeat finished runs.
 """
 
-import argparse
 import csv
-import shlex
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -23,6 +21,7 @@ from pipelines.settings.records import measured_choices
 from pipelines.settings.schema import DEFAULT_RECIPE
 from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
+from pipelines.system.shell import names_in
 
 if TYPE_CHECKING:
     from pipelines.analysis.plots import Values
@@ -34,7 +33,9 @@ DEFAULT_RECIPES = [DEFAULT_RECIPE, "scratch"]
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__, "tools.compare")
     parser.add_argument("--recipes", nargs="+", help=f"recipes to compare; default: {' '.join(DEFAULT_RECIPES)}")
-    parser.add_argument("--seeds", type=_count, default=3, help="number of seeds, counted from 0; default: 3")
+    parser.add_argument(
+        "--seeds", type=command.number_of_seeds, default=3, help="number of seeds, counted from 0; default: 3"
+    )
     words = parser.parse_args(arguments, namespace=command.Words())
     recipes = _recipes(words)
     settings = [load_settings(words.competition, recipe, words.set) for recipe in recipes]
@@ -73,12 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Curves: {curves.relative_to(Path.cwd())}    Numbers: {numbers.relative_to(Path.cwd())}")
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds (1 or more)")
-    return int(text)
-
-
 def _recipes(words: command.Words) -> list[str]:
     """Return the recipes to compare.  Raises `UserError` for wrong arguments, and for settings of a recipe."""
     if words.run or words.recipe != DEFAULT_RECIPE:
@@ -86,7 +81,7 @@ def _recipes(words: command.Words) -> list[str]:
     if "seed" in parse_overrides(words.set).get("train", {}):
         raise UserError("compare sets train.seed itself: remove it from SET=, and set the number of seeds with SEEDS=.")
     known = recipe_names(words.competition)
-    given = [[each] if each in known else _names(each) for each in words.recipes or DEFAULT_RECIPES]
+    given = [[each] if each in known else names_in(each) for each in words.recipes or DEFAULT_RECIPES]
     recipes = list(dict.fromkeys(chain(*given)))
     for recipe in recipes:
         try:
@@ -96,14 +91,6 @@ def _recipes(words: command.Words) -> list[str]:
             hint = "" if chosen else f" Name the recipes to compare: RECIPES='{DEFAULT_RECIPE} …'."
             raise UserError(f"{error}{hint}") from None
     return recipes
-
-
-def _names(text: str) -> list[str]:
-    """Return the recipes in the text of RECIPES=; a name with spaces is in quotes."""
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
 
 
 def _train(words: command.Words, recipe: str, seed: int, runs: "list[RunLayout]") -> None:

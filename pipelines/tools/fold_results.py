@@ -59,18 +59,13 @@ def finish_set(run: RunLayout, members: Sequence[Member], settings: Settings, im
         folds |= {"oof": file_sha256(run.oof), "oof_made_from": networks.oof_made_from()}
     write_json(run.folds, folds)
     _print(folds, result)
-    if unseen := _limited(settings, images) - len(pooled.images):
+    if unseen := len(images.used(settings)) - len(pooled.images):
         print(f"{unseen:,} labelled rows are in the training rows of every member, so no score covers them.")
     if kept:
         print(f"Out-of-fold predictions: {run.oof.relative_to(Path.cwd())}")
     else:
         rows, columns = pooled.predictions.shape
         print(f"Note: {rows:,} rows of {columns:,} predictions are too many to be kept: there is no {run.oof.name}.")
-
-
-def _limited(settings: Settings, images: ImageSet) -> int:
-    """Return the number of labelled rows that the members use."""
-    return min(len(images), settings.train.limit or len(images))
 
 
 def _score(settings: Settings, images: ImageSet, seen: Any, predicted: Predicted, run: RunLayout) -> Validation:

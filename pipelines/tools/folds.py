@@ -12,7 +12,6 @@ As many trainings run at a time as the machine has GPUs, or on a processor as th
 If it is killed, the same command continues.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -74,7 +73,9 @@ class FoldSet:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.parser(__doc__, "tools.folds")
-    parser.add_argument("--seeds", type=_count, default=1, help="number of seeds of each fold; default: 1")
+    parser.add_argument(
+        "--seeds", type=command.number_of_seeds, default=1, help="number of seeds of each fold; default: 1"
+    )
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     _check_words(words, settings)
@@ -93,12 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             _make(group)
     print(f"Next: {words.repeat('predict' if settings.predict.members == 'folds' else 'retrain')}")
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds (1 or more)")
-    return int(text)
 
 
 def _check_words(words: command.Words, settings: Settings) -> None:
@@ -131,7 +126,7 @@ def _make(group: FoldSet) -> None:
         images.divide(member.settings(group.settings))  # raises where a part would be empty
     if group.left:
         group, chosen = _prepare(group, images)
-        _train(group, min(len(images), group.settings.train.limit or len(images)), chosen)
+        _train(group, len(images.used(group.settings)), chosen)
     from pipelines.tools.fold_results import finish_set
 
     finish_set(group.run, group.members, group.own, images, group.layout.weights)
@@ -166,7 +161,7 @@ def _prepare(group: FoldSet, images: "ImageSet") -> tuple[FoldSet, list[str]]:
         torch.set_num_threads(group.own.hardware.threads)
     job = jobs.Job(settled, train, valid, settings.train.epochs, group.run.training, hardware, command.progress)
     job.task()
-    job.judge().notes_before(valid.labels)
+    job.judge()
     check_images(settings, images, command.progress)
     images_digest(images, command.progress, test=False)
     if counts := jobs.prepare_features(job, network):

@@ -34,21 +34,12 @@ from pipelines.system.processes import cores
 from pipelines.system.watch import unwatched
 from pipelines.tools import folds, parallel
 from pipelines.tools.parallel import Training, places_for, threads_for
-from tests.support.stages import run_stage_here
+from tests.support.fold_sets import trained_here
 from tests.support.starter import spawned_by
 from tests.support.tiny import Tiny, pretrained
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = ["tiny.toml", "--run", "set"]
-
-
-def trained_here(trainings: Sequence[Training], places: Sequence[Mapping[str, str]]) -> Generator[Training | None]:
-    """Do what `run_side_by_side` does, one by one and in this process."""
-    for training in trainings:
-        yield None
-        if status := run_stage_here("train", training.arguments):
-            sys.exit(status)
-        yield training
 
 
 @pytest.fixture
