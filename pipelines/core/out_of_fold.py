@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipelines.core.ensembles import by_ranks, combine, ranks
-from pipelines.core.prediction import Positions, Rows, predict
+from pipelines.core.ensembles import combine
+from pipelines.core.prediction import Rows, predict
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.fold_sets import Member
 from pipelines.settings.layout import RunLayout
@@ -29,13 +29,6 @@ class Predicted:
     images: ImageSet
     folds: npt.NDArray[np.int64]
     predictions: Tensor
-
-    def blocks(self, settings: Settings) -> list[tuple[Positions, Tensor]]:
-        """Return the predictions as `validate` takes them: ranked within each fold, where only the order counts."""
-        predictions = self.predictions
-        if by_ranks(settings.competition, self.images.classes):
-            predictions = ranks(predictions, self.images.task, self.folds)
-        return [(np.arange(len(self.images)), predictions)]
 
 
 def predict_members(

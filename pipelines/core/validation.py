@@ -55,17 +55,17 @@ def validate(
     networks; for metrics of the order alone.
     """
     one_class = judge.task == ONE_CLASS
+    keeps_part = one_class and groups is None
     rows, of_classes = Rows(len(targets), folder), Rows(len(targets), folder)
     for places, block in blocks:
-        rows.fill(places, (judge.keep(block) if one_class else block).numpy())
+        rows.fill(places, (judge.keep(block) if keeps_part else block).numpy())
         if one_class and judge.open is None:
             of_classes.fill(places, _of_classes(block, targets[places]))
     predictions = torch.from_numpy(rows.array)
     choice = final.fit(predictions, targets)
     crossed = judge.cross_fit(predictions, targets) if choice.fitted else judge.plain
-    kept = predictions if one_class else judge.keep(predictions)
-    if groups is not None:
-        kept = ranks(kept.reshape(len(kept), -1), judge.task, groups).reshape(kept.shape)
+    scored = predictions if groups is None else ranks(predictions, judge.task, groups)
+    kept = scored if keeps_part else judge.keep(scored)
     score, bounds = judge.score(crossed, kept, targets)
     notes = tuple(judge.notes(crossed, kept, targets))
     if not one_class:

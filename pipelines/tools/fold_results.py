@@ -8,9 +8,10 @@ from typing import Any
 from pipelines import command
 from pipelines.core.choices import how_fitted
 from pipelines.core.decide import make_judge
+from pipelines.core.ensembles import by_ranks
 from pipelines.core.out_of_fold import Predicted, pool, predict_members
 from pipelines.core.precision import settle_precision
-from pipelines.core.run_networks import RunNetworks
+from pipelines.core.run_networks import RunNetworks, in_blocks
 from pipelines.core.stored import Stored, fits, write_oof
 from pipelines.core.validation import Validation, validate
 from pipelines.dataset.image_set import ImageSet
@@ -71,7 +72,9 @@ def finish_set(run: RunLayout, members: Sequence[Member], settings: Settings, im
 def _score(settings: Settings, images: ImageSet, seen: Any, predicted: Predicted, run: RunLayout) -> Validation:
     """Return the score of `predicted` as the stage predict makes it.  seen: targets of the training rows."""
     judge, final = (make_judge(settings, images.classes, each, calibrated=True) for each in (seen, images.labels))
-    return validate(judge, final, predicted.images.labels, predicted.blocks(settings), run.folder)
+    targets, blocks = predicted.images.labels, in_blocks(predicted.predictions)
+    groups = predicted.folds if by_ranks(settings.competition, images.classes) else None
+    return validate(judge, final, targets, blocks, run.folder, groups)
 
 
 def _trained(notes: Sequence[dict[str, Any]], result: Validation, images: int) -> dict[str, Any]:
