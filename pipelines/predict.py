@@ -26,13 +26,11 @@ from pipelines.settings.records import RunRecord, finished_run, in_todays_words,
 from pipelines.settings.running_sections import PredictSettings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.files import atomic_file, file_sha256, read_note, write_json
+from pipelines.system.files import file_sha256, read_note, write_json
 from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
     from pipelines.core.run_networks import RunNetworks
-    from pipelines.dataset.answer_cells import Answers
-    from pipelines.dataset.image_set import ImageSet
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,16 +103,15 @@ def _make_submission(
 
     notes: those of all submissions of the run; this one's says so far what it is made from.
     """
-    from pipelines.analysis.outcome import made_on, report
+    from pipelines.analysis.outcome import made_on, report, write_answers
     from pipelines.core.decide import make_judge
     from pipelines.core.precision import settle_precision
     from pipelines.core.prediction import Rows
     from pipelines.core.run_networks import Kept, store
+    from pipelines.core.stored import MOST_STORED
     from pipelines.core.validation import validate
     from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import read_images
-    from pipelines.dataset.submission import write_submission
-    from pipelines.dataset.submission_check import check_submission
 
     run = networks.run
     images = read_images(networks.settings, layout, split_command)
@@ -140,28 +137,12 @@ def _make_submission(
     answers = Rows(len(test), submission.parent)
     for places, block in kept.passing(networks.predict(test, submission.parent)):
         answers.fill(places, final.answers(found.choice, block))
-    with atomic_file(submission) as partial:
-        write_submission(partial, test.ids.tolist(), answers.array, images.classes, settings, layout.raw)
-        facts["rows"] = check_submission(partial, images.classes, settings, layout.raw)
+    by, by_rank = networks.describe(images), networks.averages_ranks(images)
+    facts["rows"], written = write_answers(submission, answers.array, test, settings, by, by_rank)
     facts |= {"sha256": file_sha256(submission), **store(networks, held, labelled, kept)}
     notes[submission.name] |= facts | {"made_on": made_on(settings, layout, images, command.progress)}
     write_json(run.predicted, notes)
-    _print_answers(networks, submission, facts, answers.array, images)
-
-
-def _print_answers(
-    networks: "RunNetworks", submission: Path, facts: dict[str, Any], answers: "Answers", images: "ImageSet"
-) -> None:
-    from pipelines.core.ensembles import RANKS
-    from pipelines.core.stored import MOST_STORED
-    from pipelines.dataset.answer_summary import describe_answers
-
-    settings, shown = networks.settings, submission.relative_to(Path.cwd())
-    against = f"checked against {settings.data.sample_submission}" if settings.data.sample_submission else "no sample"
-    print(f"Submission by {networks.describe(images)}: {shown} ({facts['rows']:,} rows, {against})")
-    print(*describe_answers(answers, images.classes, settings, images.raw), sep="\n")
-    if networks.averages_ranks(images):
-        print(RANKS.format(metric=settings.competition.metric))
+    print(written)
     if "oof" not in facts:
         print(f"Note: more than {MOST_STORED:,} predictions are not stored, so a blend cannot use this run.")
 

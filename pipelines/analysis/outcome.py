@@ -1,4 +1,4 @@
-"""What is recorded and said of the validation predictions behind a submission, of a run or of a blend."""
+"""A submission of a run or of a blend: its file, and what is recorded and said of it and of its validation rows."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,18 @@ from pipelines.analysis.results import Results, write_valid_predictions
 from pipelines.core.choices import how_fitted
 from pipelines.core.decide import Judge
 from pipelines.core.validation import Validation
+from pipelines.dataset.answer_cells import Answers
+from pipelines.dataset.answer_summary import describe_answers
 from pipelines.dataset.fingerprints import images_digest
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.split_record import split_inputs
+from pipelines.dataset.submission import write_submission
+from pipelines.dataset.submission_check import check_submission
 from pipelines.models.device import choose_hardware
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import code_version
 from pipelines.settings.schema import Settings
+from pipelines.system.files import atomic_file
 from pipelines.system.screen import table, uncertainty
 from pipelines.system.watch import Watch
 
@@ -46,6 +51,28 @@ def report(
     said += [table(drawn.headings, drawn.rows)] if drawn.rows else []
     facts = {"valid_score": found.score, "valid_interval": list(found.bounds), "valid_images": len(images)}
     return facts | judge.facts(found.choice, images.classes), list(filter(None, said))
+
+
+def write_answers(
+    submission: Path, answers: Answers, test: ImageSet, settings: Settings, by: str, by_rank: bool
+) -> tuple[int, str]:
+    """Write the checked file of the `answers` for the images of `test`; return its number of rows, and what to say.
+
+    by: what has predicted.  by_rank: whether these are mean ranks.  Raises `UserError` if they do not fit the sample;
+    then nothing is written.
+    """
+    with atomic_file(submission) as partial:
+        write_submission(partial, test.ids.tolist(), answers, test.classes, settings, test.raw)
+        count = check_submission(partial, test.classes, settings, test.raw)
+    sample = settings.data.sample_submission
+    how = f"checked against {sample}" if sample else "no sample"
+    said = [f"Submission by {by}: {submission.relative_to(Path.cwd())} ({count:,} rows, {how})"]
+    said += describe_answers(answers, test.classes, settings, test.raw)
+    if by_rank:
+        said.append(
+            f"These are mean ranks from 0 to 1, not probabilities: {settings.competition.metric} takes their order."
+        )
+    return count, "\n".join(said)
 
 
 def made_on(settings: Settings, layout: Layout, images: ImageSet, watch: Watch) -> dict[str, Any]:

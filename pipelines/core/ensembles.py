@@ -16,7 +16,6 @@ from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.metrics import METRICS, ONE_CLASS
 
 MOST_ITEMS = 1 << 22  # values that are averaged together
-RANKS = "These are mean ranks from 0 to 1, not probabilities: {metric} takes their order."  # of what is sent
 Array = npt.NDArray[Any]
 
 

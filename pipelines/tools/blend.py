@@ -26,7 +26,7 @@ from pipelines.settings.loading import submission_name, to_dict
 from pipelines.settings.records import blended
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.files import atomic_file, file_sha256, only_one, read_note, write_json
+from pipelines.system.files import file_sha256, only_one, read_note, write_json
 from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
@@ -159,17 +159,13 @@ def _make(made: Blend) -> None:
 
 def _send(made: Blend, pool: "Pool", found: "Blended") -> dict[str, Any]:
     """Write the blended predictions and the submission; return what the note says of them."""
-    from pipelines.analysis.outcome import made_on
+    from pipelines.analysis.outcome import made_on, write_answers
     from pipelines.core.blending import mix_test
-    from pipelines.core.ensembles import RANKS
     from pipelines.core.prediction import Rows
     from pipelines.core.stored import Stored, save_test, write_oof
-    from pipelines.dataset.answer_summary import describe_answers
-    from pipelines.dataset.submission import write_submission
-    from pipelines.dataset.submission_check import check_submission
     from pipelines.tools.blend_members import read_tests
 
-    settings, run, raw, images = made.settings, made.run, made.layout.raw, pool.images
+    settings, run, images = made.settings, made.run, pool.images
     test, classes = images.part(test=True), images.classes
     if not len(test):
         raise UserError(f"{made.layout.split_csv.relative_to(Path.cwd())} has no test rows, so there is no submission.")
@@ -179,15 +175,8 @@ def _send(made: Blend, pool: "Pool", found: "Blended") -> dict[str, Any]:
         answers.fill(places, pool.final.answers(found.found.choice, block))
     save_test(run.test_predictions, predictions.array)
     write_oof(run.oof, Stored(images.ids, pool.stored[0].folds, found.predictions), classes, images.task)
-    with atomic_file(made.submission) as partial:
-        write_submission(partial, test.ids.tolist(), answers.array, classes, settings, raw)
-        count = check_submission(partial, classes, settings, raw)
-    sample = settings.data.sample_submission
-    how = f"checked against {sample}" if sample else "no sample"
-    print(f"Submission by the blend: {made.submission.relative_to(Path.cwd())} ({count:,} rows, {how})")
-    print(*describe_answers(answers.array, classes, settings, raw), sep="\n")
-    if pool.by_rank:
-        print(RANKS.format(metric=settings.competition.metric))
+    count, said = write_answers(made.submission, answers.array, test, settings, "the blend", pool.by_rank)
+    print(said)
     files = {"sha256": made.submission, "oof": run.oof, "test_predictions": run.test_predictions}
     digests = {key: file_sha256(path) for key, path in files.items()}
     return {**digests, "rows": count, "made_on": made_on(settings, made.layout, images, command.progress)}
