@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from pipelines import command, predict, split, train
 from pipelines.settings.layout import Layout
+from tests.support.pictures import write_squares
 
 STAGES = {"split": split, "train": train, "predict": predict}
 LABELLED, TEST = 40, 9
@@ -76,12 +76,8 @@ def run(stage: str, *arguments: str) -> int:
 def trained(form: str, folder: Path) -> Layout:
     """Write, split and train a competition of squares that are the brighter the later their target in `FORMS`."""
     targets, answer, competition, data = FORMS[form]
-    layout, random = Layout(folder, form), np.random.default_rng(0)
-    for part, count in (("train", LABELLED), ("test", TEST)):
-        (layout.raw / part).mkdir(parents=True)
-        for number in range(count):
-            pixels = random.integers(0, 60, (8, 8, 3)) + 60 * (number % 4)
-            Image.fromarray(pixels.astype(np.uint8)).save(layout.raw / part / f"{part}{number}.png")
+    layout = Layout(folder, form)
+    write_squares(layout.raw, {"train": LABELLED, "test": TEST}, noisy=60, step=60, steps=4)
     labels = pd.DataFrame({"id": [f"train{n}" for n in range(LABELLED)]})
     labels["target"] = [targets[number % 4] for number in range(LABELLED)]
     labels.to_csv(layout.raw / "labels.csv", index=False)

@@ -4,15 +4,14 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from pipelines import command, split
 from pipelines.settings.layout import Layout
 from pipelines.tools import folds
 from pipelines.tools.parallel import Training
+from tests.support.pictures import write_squares
 from tests.support.stages import run_stage_here
 
 LABELLED, TEST = 24, 7
@@ -52,12 +51,7 @@ def trained_here(trainings: Sequence[Training], places: Sequence[Mapping[str, st
 
 def write_data(layout: Layout, targets: Sequence[str], header: Sequence[str], answers: Sequence[str]) -> None:
     """Write images that are the brighter the later their target, labels, and a sample submission with `answers`."""
-    random = np.random.default_rng(0)
-    for part, count in (("train", LABELLED), ("test", TEST)):
-        (layout.raw / part).mkdir(parents=True)
-        for number in range(count):
-            pixels = random.integers(0, 120, (8, 8, 3)) + 40 * (number % len(targets))
-            Image.fromarray(pixels.astype(np.uint8)).save(layout.raw / part / f"{part}{number}.png")
+    write_squares(layout.raw, {"train": LABELLED, "test": TEST}, noisy=120, step=40, steps=len(targets))
     labels = [targets[number % len(targets)] for number in range(LABELLED)]
     for wrong in (2, 5, 11):  # so that the networks make mistakes
         labels[wrong] = targets[(wrong + 1) % len(targets)]

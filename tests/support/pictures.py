@@ -14,5 +14,15 @@ def png_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def write_squares(raw: Path, counts: dict[str, int], noisy: int, step: int, steps: int) -> None:
+    """Write squares `<part>/<part><n>.png` of 8 pixels: noise below `noisy`, brighter by `step` with n modulo `steps`."""
+    random = np.random.default_rng(0)
+    for part, count in counts.items():
+        (raw / part).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, noisy, (8, 8, 3)) + step * (number % steps)
+            Image.fromarray(pixels.astype(np.uint8)).save(raw / part / f"{part}{number}.png")
+
+
 def noise(*shape: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
