@@ -15,7 +15,7 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def write_squares(raw: Path, counts: dict[str, int], noisy: int, step: int, steps: int) -> None:
-    """Write squares `<part>/<part><n>.png` of 8 pixels: noise below `noisy`, brighter by `step` with n modulo `steps`."""
+    """Write squares `<part>/<part><n>.png` of 8 pixels: noise below `noisy`, brighter by `step` * (n % `steps`)."""
     random = np.random.default_rng(0)
     for part, count in counts.items():
         (raw / part).mkdir(parents=True)
