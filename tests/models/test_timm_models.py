@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipelines.models import timm_models
 from pipelines.models.backbones import build_timm, fold_norms, stages
 from pipelines.models.published import published, recognised
+from pipelines.models.stage_features import add_stages
 from pipelines.models.transfer import build_fine_tuned, build_network
 from pipelines.models.weights import Origin, find_origins, resolve
 from pipelines.settings.loading import merge
@@ -123,6 +124,21 @@ def test_other_channels_take_the_weights_as_timm_adapts_them(tmp_path: Path, cha
     expected = timm.models.adapt_input_conv(channels, network.conv_stem.weight.detach())
     assert torch.equal(torch.as_tensor(stem), expected)
     assert outputs(backbone, torch.rand(2, channels, 64, 64)).shape == (2, backbone.dimensions)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_moments_of_the_stages_stand_before_timms_own_features(tmp_path: Path, architecture: str) -> None:
+    saved(tmp_path / "w.pth", architecture)
+    size = 160 if architecture == "test_vit" else 64
+    backbone, _ = build_timm(f"timm/{architecture}", tmp_path / "w.pth", (3, size))
+    images = pictures(size=size)
+    own = outputs(backbone, images)
+    add_stages(backbone, 3, size)
+    found = outputs(backbone, images)
+    assert len(backbone.taps) > 1
+    assert found.shape[1] == backbone.dimensions > own.shape[1]
+    assert torch.equal(found[:, -own.shape[1] :], own)
+    assert close(outputs(fold_norms(backbone), images), found)
 
 
 @pytest.mark.parametrize(
