@@ -81,8 +81,8 @@ class Learner:
 
     @property
     def result(self) -> nn.Module:
-        """The network to validate and save: the average, once there is one."""
-        return self.averaged.module if self.averaged is not None and self.averaged.n_averaged else self.model
+        """The network to validate and save: the average, if there is one."""
+        return self.model if self.averaged is None else self.averaged.module
 
 
 def fit(
@@ -124,7 +124,7 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
             lr = learner.schedule(done)
             loss = _step(learner, batch, lr)
             if learner.averaged is not None:
-                learner.averaged.after_step(learner.model, (epoch - 1) * source.steps + step + 1, done)
+                learner.averaged.update_parameters(learner.model)
             total += loss * len(batch.inputs)
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
                 _check_finite(total.item(), "training", epoch, step + 1, lr)

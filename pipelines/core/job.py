@@ -123,7 +123,7 @@ def _restore(learner: engine.Learner, saved: Checkpoint) -> None:
     learner.optimizer.load_state_dict(saved.training["optimizer"])
     if learner.averaged is not None:
         load_learned(learner.model, saved.training["model"])
-        learner.averaged.n_averaged = saved.training["averaged_steps"]  # first: `result` depends on it
+        learner.averaged.n_averaged = saved.training["averaged_steps"]
     load_learned(learner.result, saved.weights)
 
 

@@ -64,7 +64,7 @@ def make_schedule(train: TrainSettings) -> Schedule:
     def lr(progress: float) -> float:
         if progress < train.warmup_epochs:
             return train.lr * progress / train.warmup_epochs
-        return train.lr * (train.lr_end + (1 - train.lr_end) * factor(progress))
+        return train.lr * factor(progress)
 
     def factor(progress: float) -> float:
         done = (progress - train.warmup_epochs) / max(train.epochs - train.warmup_epochs, 1e-9)

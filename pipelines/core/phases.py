@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipelines.core import engine
-from pipelines.core.averages import make_average
+from pipelines.core.averages import Average
 from pipelines.core.decide import Judge
 from pipelines.core.optim import make_optimizer, make_schedule
 from pipelines.core.tasks import Task
@@ -86,7 +86,7 @@ def make_learner(
             model, hardware = network.top, exact(hardware)
             views = engine.feature_views(inputs_of(settings))
     lay_side_by_side(model, hardware.side_by_side)
-    averaged = make_average(model, train, phase.first - 1)
+    averaged = Average(model, train.ema_decay) if train.ema_decay else None
     optimizer = make_optimizer(model, train, pretrained, settings.tuning.backbone_lr)
     if isinstance(optimizer, torch.optim.LBFGS):  # from zeros the solution is found soonest
         for parameter in optimizer.param_groups[0]["params"]:

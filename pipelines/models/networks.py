@@ -159,7 +159,7 @@ def _convolution(inputs: int, outputs: int, settings: ModelSettings) -> nn.Conv2
 
 
 def _norm(channels: int, settings: ModelSettings) -> nn.BatchNorm2d:
-    made = nn.BatchNorm2d(channels, momentum=settings.norm_momentum)
+    made = nn.BatchNorm2d(channels)
     made.weight.requires_grad_(settings.norm_scales)
     return made
 

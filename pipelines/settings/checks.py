@@ -121,7 +121,6 @@ def _missing_for_lbfgs(settings: Settings) -> list[str]:
         "finetune.frozen_stages = -1": settings.finetune.frozen_stages == -1,
         "features.cached = true": settings.features.cached,
         "train.ema_decay = 0": not train.ema_decay,
-        "train.lookahead = 0": not train.lookahead,
         "train.lr = 1 (where each line search starts)": train.lr == 1,
     }
     return [text for text, given in needed.items() if not given]

@@ -88,9 +88,6 @@ class ModelSettings(Section):
         0, "convnet: first epochs, in which the biases of that layer learn; fixed, they save time; 0: all", minimum=0
     )
     identity_start: bool = option(False, "convnet: initialise convolutions as the identity (Dirac initialisation)")
-    norm_momentum: float = option(
-        0.1, "convnet: share of the newest batch in the running statistics of its norms", above=0, maximum=1
-    )
     norm_scales: bool = option(True, "convnet: batch norms have a trainable scale besides their bias")
     dropout: float = option(0.0, "convnet and head: dropout before each linear layer", minimum=0, below=1)
     weights: str = option(
@@ -187,7 +184,6 @@ class TrainSettings(Section):
     schedule: Literal["constant", "step", "multistep", "exponential", "cosine", "linear"] = option(
         "constant", "learning rate schedule after the warm-up"
     )
-    lr_end: float = option(0.0, "cosine, linear: the last learning rate, as a share of the peak", minimum=0, maximum=1)
     warmup_epochs: float = option(0.0, "epochs in which the learning rate rises linearly from 0 to its peak", minimum=0)
     step_epochs: int = option(1, "step: epochs between two reductions", minimum=1)
     milestones: tuple[int, ...] = option((), "multistep: epochs after which the learning rate is reduced")
@@ -207,9 +203,6 @@ class TrainSettings(Section):
     )
     label_smoothing: float = option(0.0, "share of the target spread evenly over all classes", minimum=0, below=1)
     ema_decay: float = option(0.0, "EMA of weights, validated and saved: decay per step; 0: off", minimum=0, below=1)
-    lookahead: int = option(
-        0, "steps after which training goes on from an average of its weights (arXiv 1907.08610); 0: off", minimum=0
-    )
     patience: int = option(0, "stop after this number of epochs without a better score; 0: never", minimum=0)
     limit: int = option(0, "use only the first n rows of the labels CSV; 0: all", minimum=0)
     fold: int = option(0, "fold used for validation, if split.folds is set", minimum=0)
@@ -236,13 +229,6 @@ class TrainSettings(Section):
             yield "train.schedule is multistep, but train.milestones is empty."
         if self.search and self.optimizer != "lbfgs":
             yield f'train.search is true, but train.optimizer is {self.optimizer}; it needs "lbfgs".'
-        if self.lr_end and self.schedule not in ("cosine", "linear"):
-            yield (
-                f"train.lr_end is {self.lr_end:g}, but train.schedule is {self.schedule}; set train.lr_end = 0, or "
-                "train.schedule to linear or cosine."
-            )
-        if self.ema_decay and self.lookahead:
-            yield "train.ema_decay and train.lookahead are both on; set one of them to 0."
         if self.optimizer == "sgd" and self.nesterov and not self.momentum:
             yield "train.nesterov needs a train.momentum above 0; it is 0."
 

@@ -27,9 +27,6 @@ CASES: dict[str, tuple[str, ...]] = {
     "schedule": ("train.schedule=cosine", "train.warmup_epochs=1.5", "train.weight_decay=1e-3"),
     "adam, clipping": ("train.optimizer=adam", "train.lr=0.01", "train.clip_norm=0.5"),
     "averaged weights": ("train.ema_decay=0.8",),
-    "lookahead after the second epoch": ("train.lookahead=7",),
-    "lookahead after the training": ("train.lookahead=70",),
-    "lookahead": ("train.lookahead=2", "train.schedule=linear", "train.lr_end=0.1"),
     "dropout": ("model.dropout=0.5",),
     "augmentation": (*VARIED, "augment.crop_scale=[0.5, 1.0]", "train.label_smoothing=0.1"),
     "mixup": ("augment.mixup=0.4", "model.dropout=0.3"),
@@ -77,14 +74,6 @@ def test_going_on_after_a_stop_gives_what_an_undisturbed_run_gives(tiny: Tiny, c
     same_after_a_stop(tiny, *CASES[case])
 
 
-def test_a_training_shorter_than_its_lookahead_is_a_training_without_it(tiny: Tiny) -> None:
-    losses = [
-        list(tiny.run(tiny.job(*options, run=options[0][-2:])))
-        for options in (CASES["lookahead after the training"], ("train.lookahead=0",))
-    ]
-    assert timeless(losses[0]) == timeless(losses[1])
-
-
 FINE_TUNING: dict[str, tuple[str, ...]] = {
     "all of it": ("finetune.backbone_lr=0.1", "train.ema_decay=0.8"),
     "the top": ("finetune.frozen_stages=2", "finetune.freeze_norms=true", "augment.flip=true"),
@@ -92,7 +81,6 @@ FINE_TUNING: dict[str, tuple[str, ...]] = {
     "the head on images": ("finetune.frozen_stages=-1", "features.cached=false", "augment.flip=true"),
     "the head first": ("finetune.head_epochs=1", "finetune.head_lr=0.3", "train.schedule=cosine", "train.lr=0.01"),
     "the head for two epochs": ("finetune.head_epochs=2", "train.ema_decay=0.8", "train.lr=0.01"),
-    "the head first, lookahead": ("finetune.head_epochs=1", "train.lookahead=2", "train.lr=0.01"),
 }
 
 

@@ -177,17 +177,6 @@ def test_smooth_schedules_fall_within_epochs_down_to_zero(schedule: Any) -> None
     assert rate(2) == pytest.approx(0.15)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_smooth_schedules_may_end_above_zero(schedule: Any) -> None:
-    train = TrainSettings(epochs=4, lr=0.3, schedule=schedule, warmup_epochs=1)
-    to_zero, above = make_schedule(train), make_schedule(dataclasses.replace(train, lr_end=0.2))
-    for step in range(41):
-        done = step / 10
-        expected = to_zero(done) if done < 1 else 0.06 + 0.8 * to_zero(done)
-        assert above(done) == pytest.approx(expected, rel=1e-9)
-    assert above(4) == pytest.approx(0.06)
-
-
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 @pytest.mark.parametrize("warmup", [1.5, 2])
 def test_the_warm_up_rises_linearly_to_the_peak_and_the_rest_falls_from_there(schedule: Any, warmup: float) -> None:

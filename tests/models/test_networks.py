@@ -58,14 +58,6 @@ def test_norms_without_scales_learn_their_biases_alone() -> None:
     assert all(norm.bias.requires_grad for norm in norms)
 
 
-def test_running_statistics_follow_as_fast_as_told() -> None:
-    model = build_model(ModelSettings(widths=(8,), norm_momentum=0.4), 3).train()
-    images = torch.rand(4, 3, 8, 8)
-    model(images)
-    convolution, norm, _ = model.stem  # type: ignore[misc]
-    assert torch.allclose(norm.running_mean, 0.4 * convolution(images).mean(dim=(0, 2, 3)), atol=1e-6)
-
-
 def test_at_first_convolutions_copy_their_inputs() -> None:
     model = build_model(ModelSettings(widths=(8, 12), identity_start=True), 3)
     for module in model.double().modules():

@@ -67,16 +67,6 @@ MISTAKES: dict[str, tuple[Changes, str, Changes]] = {
         "names a class twice; give each class one weight",
         {"train": {"class_weights": ["a=3"]}},
     ),
-    "an end of a rate that does not fall": (
-        {"train": {"lr_end": 0.1, "schedule": "step", "step_epochs": 2}},
-        r"train\.lr_end is 0\.1, but train\.schedule is step; set train\.lr_end = 0, or train\.schedule to lin",
-        {"train": {"schedule": "linear"}},
-    ),
-    "two averages": (
-        {"train": {"lookahead": 5, "ema_decay": 0.9}},
-        r"train\.ema_decay and train\.lookahead are both on; set one of them to 0",
-        {"train": {"ema_decay": 0.0}},
-    ),
     "compiled and side by side": (
         {"hardware": {"compile_training": True, "side_by_side": 8}},
         r"hardware\.side_by_side is 8, but hardware\.compile_training is true; set hardware\.side_by_side = 0",
