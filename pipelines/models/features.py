@@ -21,7 +21,7 @@ from pipelines.dataset.channels import Picture, Pixels
 from pipelines.dataset.fingerprints import all_listed, fingerprints
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import BICUBIC, crop, fit, random_crop_box
-from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize
+from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize, pinned
 from pipelines.dataset.photos import Photos, collate, decoded, decoding_processes, make_loader
 from pipelines.models.backbones import Backbone
 from pipelines.models.device import Hardware
@@ -126,8 +126,9 @@ class FeatureBatches(BatchSource):
             inputs = self.features.take(positions.numpy(), views)
             if averaged:
                 inputs = inputs.mean(dim=1, keepdim=not training)
-            inputs = inputs.to(self.loading.device)
-            yield Batch(inputs, self.labels_at(positions).to(self.loading.device), positions)
+            device = self.loading.device
+            inputs, labels = pinned(inputs, device), self.labels_at(positions)
+            yield Batch(inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True), positions)
 
 
 def compute_features(
