@@ -11,11 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import measuring
 from benchmarks.measuring import Finding, run_stage, spread
 from pipelines.settings.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
 
 COMPETITION = "dog-breed-identification"
 MATRIX = 4096
@@ -111,18 +114,20 @@ def measure(folder: Path, archive: Path | None, name: str, pairs: int) -> list[F
             ),
         ]
     if archive is not None:
-        findings += _decoding(folder, archive, settings, statistics.median(rates["folded"]), pairs)
+        findings += _decoding(folder, archive, settings, statistics.median(rates["folded"]), pairs, hardware.device)
     return findings
 
 
-def _decoding(folder: Path, archive: Path, settings: object, network: float, pairs: int) -> list[Finding]:
+def _decoding(
+    folder: Path, archive: Path, settings: object, network: float, pairs: int, device: "torch.device"
+) -> list[Finding]:
     """Return the rate of decoding and cropping the photos in `archive`, against the network's images per second."""
     import numpy as np
     import pandas as pd
     from torch.utils.data import DataLoader
 
     from pipelines.dataset.image_set import ImageSet
-    from pipelines.dataset.photos import Photos, collate, decoding_processes
+    from pipelines.dataset.photos import Photos, collate, workers_for
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models import features
     from pipelines.settings.schema import Settings
@@ -134,12 +139,12 @@ def _decoding(folder: Path, archive: Path, settings: object, network: float, pai
     table = read_split_csv(layout.split_csv)
     rows = pd.concat([table] * ROUNDS).reset_index(drop=True)  # so many that the start of the processes is negligible
     cuts = features.ViewCuts(settings, [-1], np.zeros(len(rows), dtype=np.uint64))
-    rates = []
+    rates, workers = [], workers_for(settings, device)
     for _ in range(pairs):
         loader: DataLoader[Any] = DataLoader(
             Photos(ImageSet(rows, rows, layout.raw, layout.cache), cuts),
             batch_sampler=features.Chunks(np.arange(len(rows))),
-            num_workers=decoding_processes(settings),
+            num_workers=workers,
             collate_fn=collate,
         )
         started = time.perf_counter()
@@ -148,7 +153,7 @@ def _decoding(folder: Path, archive: Path, settings: object, network: float, pai
     decoded = statistics.median(rates)
     views = 2 if settings.features.mirror else 1
     return [
-        Finding(f"decoding and cutting photos, {decoding_processes(settings)} processes: images/s", "-", spread(rates)),
+        Finding(f"decoding and cutting photos, {workers} processes: images/s", "-", spread(rates)),
         Finding(
             f"  times as fast as the network, {views} views an image",
             f"{network / views:,.0f} images/s",
