@@ -308,7 +308,7 @@ def test_pixels_move_to_a_device_if_half_of_its_free_memory_holds_them() -> None
     assert moved_once(pixels, torch.device("cpu")) is pixels
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("free", [0, 1 << 30])
 def test_on_a_gpu_the_batches_are_those_of_the_cpu(tiny: Tiny, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
