@@ -3,19 +3,24 @@
 Reads   nothing but this repository; needs no network.
 Writes  one JSON, after each section: gpu-check.json in the working folder, or --json.
 
-Sections are independent: one that fails is recorded, and the next one runs. Where the time is used up, the rest is left
-out and named. Without a GPU everything runs on the processor, at toy sizes, whose figures mean nothing. It needs torch,
-torchvision, numpy, pandas, pillow, scikit-learn and tqdm; a section that needs another package says so.
+Sections are independent: one that fails is recorded, and the next one runs. When the time is used up, the current
+section stops, and the rest is left out and named. Without a GPU everything runs on the processor, at toy sizes, whose
+figures mean nothing. It needs torch, torchvision, numpy, pandas, pillow, scikit-learn and tqdm; a section that needs
+another package says so.
 """
 
 import argparse
+import contextlib
+import math
+import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from benchmarks import gpu_speed, gpu_work, measuring
@@ -26,6 +31,7 @@ from pipelines.system.shell import user_path
 
 MINUTES = 6.0
 LINES_KEPT = 8  # of a traceback
+LEAST_SECONDS = 0.001
 Section = Callable[[Visit], dict[str, Any]]
 SECTIONS: Mapping[str, Section] = {  # what a visit must find out comes first
     "machine": gpu_work.machine,
@@ -44,13 +50,17 @@ SECTIONS: Mapping[str, Section] = {  # what a visit must find out comes first
 }
 
 
+class TimeUp(BaseException):
+    """The time of the visit is used up.  Not an Exception, which sections may take for a failed compilation."""
+
+
 def try_all(visit: Visit, sections: Mapping[str, Section], path: Path) -> dict[str, Any]:
     """Run the sections, print what each found, and write the record to `path` after each; return the record."""
     started = time.monotonic()
     record: dict[str, Any] = {
         "date": str(date.today()),
         "device": str(visit.hardware),
-        "toy_sizes": not visit.sizes.compiled,
+        "toy_sizes": visit.toy,
         "sections": visit.found,
         "left_out": [],
     }
@@ -70,12 +80,34 @@ def try_all(visit: Visit, sections: Mapping[str, Section], path: Path) -> dict[s
     return record
 
 
+@contextlib.contextmanager
+def stopped_at(moment: float) -> Iterator[None]:
+    """Raise `TimeUp` in the block at `moment`, by `time.monotonic`; infinity: never."""
+    if moment == math.inf:
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(moment - time.monotonic(), LEAST_SECONDS))
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _outcome(section: Section, visit: Visit) -> dict[str, Any]:
     """Return what `section` found, or why it was skipped, or its error."""
     try:
-        return {"result": section(visit)}
+        with stopped_at(visit.until):
+            return {"result": section(visit)}
     except Skipped as reason:
         return {"skipped": str(reason)}
+    except TimeUp:
+        return {"skipped": "the time was used up before it had finished"}
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("pipelines", "benchmarks"):
             raise
@@ -102,7 +134,7 @@ def _lines(found: Mapping[str, Any], indent: str = "") -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     parser.add_argument("--json", type=user_path, default=Path("gpu-check.json"), help="the file to write")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"no section begins after these ({MINUTES:g})")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"the time for all sections ({MINUTES:g})")
     parser.add_argument("--toy", action="store_true", help="toy sizes, as without a GPU")
     parser.add_argument("--only", nargs="+", default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))
     words = parser.parse_args(arguments)

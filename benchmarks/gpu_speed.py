@@ -62,7 +62,7 @@ def training(visit: Visit) -> dict[str, Any]:
 
 def compiling(visit: Visit) -> dict[str, Any]:
     """Train as in `training`, once each without and with torch.compile, in turn."""
-    if not visit.sizes.compiled:
+    if visit.toy:
         raise Skipped("compiling takes too long at toy sizes; tests/core/test_job.py compiles")
     images, found = visit.images(), {}
     for name in ("default", "best"):
@@ -144,7 +144,7 @@ def extraction(visit: Visit) -> dict[str, Any]:
     for name in visit.sizes.networks:
         settings = settings_for(name, *visit.sizes.extraction, f"hardware.device={visit.hardware.device}")
         sizes = visit.sizes
-        rates = measure_rates(settings, sizes.rounds, sizes.compiled, sizes.seconds, sizes.side)
+        rates = measure_rates(settings, sizes.rounds, not visit.toy, sizes.seconds, sizes.side)
         found[name] = {"pixels": rates.size}
         for way in (way for way in rates.by_way if way != "matrix"):
             found[name][way] = {

@@ -30,7 +30,7 @@ class Sizes:
     overrides: of the recipes of CIFAR-10.  labelled: images.  batches, rounds: of each measurement.  seconds, side: of
     rates of matrix products, and of the matrices.  networks, extraction: names and overrides for features.  photos: how
     many, and their width and height.  digits: overrides of that recipe.  repeated: recipes of CIFAR-10 that are trained
-    several times with one seed.  compiled: compile networks too.
+    several times with one seed.
     """
 
     overrides: tuple[str, ...] = ()
@@ -44,7 +44,6 @@ class Sizes:
     photos: tuple[int, int, int] = (6400, 500, 375)
     digits: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ("default", "best")
-    compiled: bool = True
 
 
 TOY = Sizes(
@@ -59,7 +58,6 @@ TOY = Sizes(
     photos=(24, 32, 24),
     digits=("train.epochs=2", "model.widths=[8]", "train.warmup_epochs=0"),
     repeated=("default",),
-    compiled=False,
 )
 
 
@@ -76,6 +74,10 @@ class Visit:
     @property
     def on_gpu(self) -> bool:
         return self.hardware.device.type == "cuda"
+
+    @property
+    def toy(self) -> bool:
+        return self.sizes is TOY
 
     def require_gpu(self) -> None:
         """Raise `Skipped` without a GPU."""

@@ -25,7 +25,7 @@ LINES_SHOWN = 12  # of the output of a process that failed
 LARGEST_DIFFERENCE = 0.03  # of two accuracies on 500 digits, whose standard deviation is 0.004
 WAITED = "called a synchronizing CUDA operation"  # torch's warning
 SPARE = 64 * 2**20  # bytes of the GPU that a network may use, where its memory is to run out
-STEPS = 20  # in which the number of waits is counted
+STEPS = 20  # in which waits are counted; twice as many are fewer than between two checks of the loss
 
 
 def machine(visit: Visit) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def suite(visit: Visit) -> dict[str, Any]:
         raise Skipped("pytest is not installed")
     files = gpu_tests()
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu and not slow", *files]
-    status, output = _run(words, ROOT, visit.until)
+    status, output = _run(words, ROOT)
     counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", output)}
     if status:
         raise UserError(f"The tests ended with status {status}:\n{_tail(output)}")
@@ -83,7 +83,7 @@ def digits(visit: Visit) -> dict[str, Any]:
     for device in dict.fromkeys((str(visit.hardware.device), "cpu")):
         found[device] = _digits_on(device, layout, visit.sizes.digits)
     scores = [each["accuracy"] for each in found.values()]
-    if max(scores) - min(scores) > LARGEST_DIFFERENCE:
+    if not visit.toy and max(scores) - min(scores) > LARGEST_DIFFERENCE:
         raise UserError(f"The scores of the digits are too different: {found}")
     return found
 
@@ -155,22 +155,26 @@ def waiting(visit: Visit) -> dict[str, Any]:
     from benchmarks.textbook_loop import our_speed
 
     visit.require_gpu()
-    settings, images = visit.settings("default"), visit.images()
-    count = min(STEPS, len(images) // settings.train.batch_size)
-    some = images.select(images.rows.head(count * settings.train.batch_size))
-    our_speed(settings, some, visit.hardware)  # everything is loaded and chosen once
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            our_speed(settings, some, visit.hardware)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    places = [f"{Path(each.filename).name}:{each.lineno}" for each in caught if WAITED in str(each.message)]
+    settings, images = visit.settings("default", "augment.sizes=[]"), visit.images()
+
+    def places(steps: int) -> list[str]:
+        some = images.select(images.rows.head(steps * settings.train.batch_size))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                our_speed(settings, some, visit.hardware)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return [f"{Path(each.filename).name}:{each.lineno}" for each in caught if WAITED in str(each.message)]
+
+    places(STEPS)  # everything is loaded and chosen once
+    fewer, more = places(STEPS), places(2 * STEPS)  # the difference is without start and end
     return {
-        "steps": count,
-        "waits_with_start_and_end": len(places),
-        "places": {place: places.count(place) for place in sorted(set(places))},
+        "steps": [STEPS, 2 * STEPS],
+        "waits": [len(fewer), len(more)],
+        "waits_per_step": (len(more) - len(fewer)) / STEPS,
+        "places": {place: more.count(place) for place in sorted(set(more))},
     }
 
 
@@ -213,11 +217,11 @@ def _little_memory(visit: Visit) -> Iterator["BatchSource"]:
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(visit.hardware.device).total_memory
     used = torch.cuda.memory_reserved(visit.hardware.device)
-    torch.cuda.set_per_process_memory_fraction((used + SPARE) / total, visit.hardware.device)
+    torch.cuda.set_per_process_memory_fraction((used + SPARE) / total)
     try:
         yield source
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, visit.hardware.device)
+        torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
 
 
@@ -247,7 +251,7 @@ def together(visit: Visit) -> dict[str, Any]:
     """Train in two processes at the same time on one device: both work, or say clearly why not."""
     outputs = [visit.folder / f"process-{number}.json" for number in (1, 2)]
     words = [sys.executable, "-m", "benchmarks.gpu_check", "--only", "determinism", "--minutes", "3"]
-    words += [] if visit.sizes.compiled else ["--toy"]
+    words += ["--toy"] if visit.toy else []
     logs = [path.with_suffix(".log") for path in outputs]
     processes = []
     for path, log in zip(outputs, logs, strict=True):
@@ -255,7 +259,7 @@ def together(visit: Visit) -> dict[str, Any]:
             command = [*words, "--json", str(path)]
             processes.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT))
     try:
-        statuses = [process.wait(max(visit.until - time.monotonic(), 60)) for process in processes]
+        statuses = [process.wait() for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -275,15 +279,14 @@ def together(visit: Visit) -> dict[str, Any]:
     return found | {"said": [_tail(text) for status, text in zip(statuses, texts, strict=True) if status]}
 
 
-def _run(words: list[str], folder: Path, until: float) -> tuple[int, str]:
-    """Run a process until it ends, or until the time is up; return its status and output."""
+def _run(words: list[str], folder: Path) -> tuple[int, str]:
+    """Run a process until it ends; return its status and output."""
     with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            output, _ = process.communicate(timeout=max(until - time.monotonic(), 1))
-        except subprocess.TimeoutExpired:
-            process.kill()
             output, _ = process.communicate()
-            raise UserError(f"The time is up:\n{_tail(output)}") from None
+        except BaseException:  # the time is up
+            process.kill()
+            raise
     return process.returncode, output
 
 

@@ -1,9 +1,11 @@
 """`make gpu-check` works without a GPU too, at toy sizes; its sections are independent; its record is complete."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,19 @@ def test_a_section_that_fails_is_recorded_and_the_next_one_runs(
 def test_no_section_begins_after_the_time(tmp_path: Path) -> None:
     record = gpu_check.try_all(visit(tmp_path, until=0.0), {"machine": gpu_work.machine}, tmp_path / "record.json")
     assert (record["left_out"], record["sections"]) == (["machine"], {})
+
+
+def test_a_section_stops_when_the_time_is_used_up(tmp_path: Path) -> None:
+    def endless(visit: Visit) -> dict[str, Any]:
+        """Never end, whatever happens."""
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(1)
+
+    limited = visit(tmp_path, until=time.monotonic() + 0.5)
+    record = gpu_check.try_all(limited, {"endless": endless, "machine": gpu_work.machine}, tmp_path / "record.json")
+    assert record["sections"]["endless"]["skipped"] == "the time was used up before it had finished"
+    assert record["left_out"] == ["machine"]
 
 
 @pytest.mark.parametrize(
