@@ -22,7 +22,7 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 DECODING = 2  # processes beside a processor's own computing
-MOST_DECODING = 32  # processes by default: each takes about 300 MB
+MOST_DECODING = 32  # processes by default, however many cores there are
 AHEAD = 2  # items submitted per process: one in work, one waiting
 
 

@@ -122,7 +122,7 @@ def _on_gpu(settings: Settings) -> bool:
     """Return whether trainings use a GPU; not where torch cannot be loaded, which is another check."""
     try:
         import torch
-    except (ImportError, OSError):
+    except Exception:  # versions that do not match fail in many ways
         return False
     return settings.hardware.device.startswith(("auto", "cuda")) and torch.cuda.is_available()
 
