@@ -53,7 +53,7 @@ WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-TARGETS := help install demo doctor new download split train folds retrain predict blend submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench clean
+TARGETS := help install demo doctor new download split train folds retrain predict blend submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench gpu-check clean
 .PHONY: $(TARGETS)
 
 # make itself would notice such a word only after the targets before it: make train cifar-10 would train digits.
@@ -190,6 +190,9 @@ profile: $(INSTALLED)  ## measure how long each part of a training takes
 
 bench: $(INSTALLED)  ## measure what docs/performance.md claims; writes benchmarks/RESULTS.md
 	$(RUNNER) -m benchmarks$(call option,ARCHIVE,--archive)$(call option,DOGS,--dogs)$(call option,PHOTOS,--photos)$(call option,WEIGHTS,--weights) $(if $(filter-out 0 no false,$(QUICK)),--quick)
+
+gpu-check: $(INSTALLED)  ## try everything on the GPU of this machine, in six minutes; writes gpu-check.json
+	$(RUNNER) -m benchmarks.gpu_check
 
 clean:  ## remove caches and compiled files; keep raw data, runs and submissions
 	rm -rf data/*/cache .mypy_cache .ruff_cache .pytest_cache

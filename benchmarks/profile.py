@@ -189,6 +189,8 @@ def measure(job: "Job", network: "nn.Module", steps: int) -> Profile:
 
 def _short_job(job: "Job", found: Sequence[Kind], steps: int, folder: Path) -> "Job":
     """Return `job` with `steps` batches per epoch, two epochs of each kind, and cache and run below `folder`."""
+    from pipelines.dataset.loading import prediction_batch
+
     settings = shortened(job.settings, found)
     run = Layout(folder, settings.name).run("profile")
     assert job.valid is not None
@@ -196,7 +198,7 @@ def _short_job(job: "Job", found: Sequence[Kind], steps: int, folder: Path) -> "
         job,
         settings=settings,
         train=_spread_over(job.train, steps * settings.train.batch_size, folder),
-        valid=_spread_over(job.valid, steps * settings.predict.batch_size, folder),
+        valid=_spread_over(job.valid, steps * prediction_batch(settings, job.hardware.device), folder),
         epochs=settings.train.epochs,
         files=run.training,
     )

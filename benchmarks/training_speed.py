@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import measuring
-from benchmarks.extraction import MATRIX, rate
+from benchmarks.extraction import multiplication, rate
 from benchmarks.measuring import Finding, Stopwatch, spread
 from benchmarks.profile import Kind, kinds
 from benchmarks.textbook_loop import our_speed
@@ -110,7 +110,6 @@ def measure(
 ) -> list[Finding]:
     """Return the findings of `rounds`; in each, every way trains on about `images` images."""
     layout = measuring.prepared(folder, COMPETITION, archive)
-    import torch
 
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.image_set import ImageSet
@@ -134,12 +133,7 @@ def measure(
         batches = max(images // settings.train.batch_size, LEAST_BATCHES)
         return lambda: our_speed(settings, images_used, hardware, batches)
 
-    matrix = torch.randn(MATRIX, MATRIX, device=hardware.device, dtype=hardware.dtype)
-
-    def multiply() -> int:
-        (matrix @ matrix)[0, 0].item()
-        return 2 * MATRIX**3
-
+    multiply = multiplication(hardware)
     full, found = recipes_own.input.size, kinds(recipes_own)
     smaller = sorted({kind.size for kind in found} - {full})
     steps = max(images // recipes_own.train.batch_size, LEAST_BATCHES)

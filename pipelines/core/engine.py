@@ -117,7 +117,7 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
     with explained(f"training on batches of {size:,} images", smaller_batch("train.batch_size", size)):
         learner.model.train()
         total = torch.zeros((), device=learner.hardware.device)
-        lr = 0.0
+        summed = lr = 0.0
         for step, batch in enumerate(source.batches(epoch)):
             # The middle of the step: otherwise the first step of a warm-up or the last of a decay has a rate of 0.
             done = epoch - 1 + (step + 0.5) / source.steps
@@ -127,8 +127,9 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
                 learner.averaged.update_parameters(learner.model)
             total += loss * len(batch.inputs)
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
-                _check_finite(total.item(), "training", epoch, step + 1, lr)
-        return total.item() / len(source), lr
+                summed = total.item()
+                _check_finite(summed, "training", epoch, step + 1, lr)
+        return summed / len(source), lr
 
 
 def _solve(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, float]:

@@ -21,10 +21,11 @@ def to_float(images: Tensor) -> Tensor:
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return (images - mean) / std, per channel of (N, 3, H, W)."""
-    return (images - _channels(mean, images)) / _channels(std, images)
+    return (images - channel_values(mean, images)) / channel_values(std, images)
 
 
-def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
+def channel_values(values: tuple[float, ...], images: Tensor) -> Tensor:
+    """Return one value per channel, in the type and on the device of `images`, (1, C, 1, 1)."""
     # Small tensors are moved without waiting, here and below: otherwise a GPU would idle in each step.
     return torch.tensor(values, dtype=images.dtype).view(1, -1, 1, 1).to(images.device, non_blocking=True)
 
@@ -65,17 +66,17 @@ def shift_and_flip(
     count, height, width, _ = images.shape
     if not (pixels or flip or mirrored is not None):
         return images
-    rows = torch.arange(height).expand(count, -1)
-    columns = torch.arange(width).expand(count, -1)
-    if pixels:
-        rows = _reflect(rows + _integers(-pixels, pixels, count, generator), height)
-        columns = _reflect(columns + _integers(-pixels, pixels, count, generator), width)
+    device = images.device
+    rows = torch.arange(height, device=device).expand(count, -1)
+    columns = torch.arange(width, device=device).expand(count, -1)
+    if pixels:  # the shifts are moved, not the places of all pixels: only small copies never wait for a GPU
+        down, right = (_integers(-pixels, pixels, count, generator).to(device, non_blocking=True) for _ in range(2))
+        rows, columns = _reflect(rows + down, height), _reflect(columns + right, width)
     if flip:
         mirrored = _integers(0, 1, count, generator).bool().squeeze(1)
     if mirrored is not None:
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    index = torch.arange(count, device=images.device)[:, None, None]
-    rows, columns = (each.to(images.device, non_blocking=True) for each in (rows, columns))
+        columns = torch.where(mirrored[:, None].to(device, non_blocking=True), columns.flip(1), columns)
+    index = torch.arange(count, device=device)[:, None, None]
     return images[index, rows[:, :, None], columns[:, None, :]]
 
 
@@ -128,7 +129,7 @@ def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) 
 
 
 def _grey(images: Tensor) -> Tensor:
-    return (images * _channels(LUMA, images)).sum(dim=1, keepdim=True)
+    return (images * channel_values(LUMA, images)).sum(dim=1, keepdim=True)
 
 
 def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:

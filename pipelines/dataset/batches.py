@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 
 import torch
 from torch import Tensor
@@ -11,12 +12,13 @@ from pipelines.dataset.fingerprints import check_decodable, undecodable
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, pinned
 from pipelines.dataset.packed import PackedImages
-from pipelines.dataset.photos import PhotoBatches, decoding_processes
+from pipelines.dataset.photos import PhotoBatches, workers_for
 from pipelines.settings.schema import Settings
 from pipelines.system.watch import Watch, unwatched
 
 # uint8 (M, H, W, 3), on the device or the CPU; or a file, from which each batch is read as soon as it is decoded.
 Stored = Tensor | PackedImages
+READ_TOGETHER = 4096  # images on their way to a device
 
 
 def open_source(
@@ -31,12 +33,16 @@ def open_source(
     if settings.input.source == "photos":
         if not images.is_test:
             check_decodable(images, watch)
-        return PhotoBatches(images, loading, decoding_processes(settings))
+        return PhotoBatches(images, loading, workers_for(settings, device))
     packed = _packed(settings, images, watch)
     if not (training or images.is_test):
         packed.decode()
-    pixels = moved_once(torch.from_numpy(packed.whole()), device) if training else packed
     places, labels = torch.from_numpy(packed.places), torch.from_numpy(images.labels)
+    pixels: Stored = packed
+    if training:
+        pixels = moved_once(torch.from_numpy(packed.whole()), device)
+    elif not images.is_test and has_room(device, len(images) * prod(packed.shape)):  # scored after every epoch
+        pixels, places = all_on_device(packed, device), torch.arange(len(images))
     return PackedBatches(images.ids, pixels, places, labels, loading)
 
 
@@ -102,8 +108,20 @@ def fits_on_device(size: int, free: int) -> bool:
     return size <= free // 2
 
 
+def all_on_device(packed: PackedImages, device: torch.device) -> Tensor:
+    """Return the images that `packed` was opened for, on `device`; read some at a time, to save memory."""
+    pixels = torch.empty((len(packed.places), *packed.shape), dtype=torch.uint8, device=device)
+    with packed.reading() as take:
+        for part in torch.arange(len(pixels)).split(READ_TOGETHER):
+            pixels[part[0] : part[-1] + 1] = torch.from_numpy(take(packed.places[part.numpy()]))
+    return pixels
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Return whether `device` is a GPU on which data of `size` bytes may stay."""
+    return device.type == "cuda" and fits_on_device(size, torch.cuda.mem_get_info(device)[0])
+
+
 def moved_once(pixels: Tensor, device: torch.device) -> Tensor:
     """Return `pixels` on `device` if it is a GPU and they fit there, else unchanged."""
-    if device.type == "cuda" and fits_on_device(pixels.nbytes, torch.cuda.mem_get_info(device)[0]):
-        return pixels.to(device)
-    return pixels
+    return pixels.to(device) if has_room(device, pixels.nbytes) else pixels

@@ -18,6 +18,8 @@ from pipelines.system.seeds import derive_seed
 from pipelines.system.watch import Watch
 
 Ids = npt.NDArray[Any]
+PREDICTED = 128  # images in a batch by default
+GPU_PIXELS, MOST_PREDICTED = 1 << 21, 2048  # of a batch on a GPU, which would wait for the processor between small ones
 CENTRE_MARGIN = 8 / 7  # resize to 256 for a centre crop of 224: the usual margin in evaluation
 
 
@@ -47,7 +49,8 @@ class Loading:
 
     @property
     def limit(self) -> int:
-        return (self.settings.train if self.training else self.settings.predict).batch_size
+        """The largest number of images in a batch."""
+        return self.settings.train.batch_size if self.training else prediction_batch(self.settings, self.device)
 
     def divide(self, count: int, epoch: int) -> list[Tensor]:
         """Return the positions of each batch of `epoch`; no image is dropped.
@@ -157,6 +160,15 @@ class WatchedBatches(BatchSource):
     def batches(self, epoch: int) -> Iterator[Batch]:
         what = f"{self.what} {epoch}" if epoch else self.what
         yield from self.watch(self.source.batches(epoch), what, self.steps, "batches")
+
+
+def prediction_batch(settings: Settings, device: torch.device) -> int:
+    """Return the number of images that are predicted together; by default more on a GPU, if they are small."""
+    if settings.predict.batch_size:
+        return settings.predict.batch_size
+    if device.type != "cuda":
+        return PREDICTED
+    return max(PREDICTED, min(MOST_PREDICTED, GPU_PIXELS // settings.input.size**2))
 
 
 def pinned(pixels: Tensor, device: torch.device) -> Tensor:

@@ -19,7 +19,7 @@ from pipelines.dataset.loading import Batch, BatchSource, Loading, evaluation_re
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.memory import check_room_for_processes
-from pipelines.system.processes import cores
+from pipelines.system.processes import decoding_processes
 from pipelines.system.seeds import derive_seed
 
 Cut = Callable[[Picture, int, int], Pixels]  # takes a decoded photo, its position and the epoch, in a worker process
@@ -124,6 +124,6 @@ def decoded(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Ten
         yield pinned(torch.from_numpy(pixels), device), torch.from_numpy(positions)
 
 
-def decoding_processes(settings: Settings) -> int:
-    """Return the number of processes that decode photos: as set, but at most one per core."""
-    return min(settings.hardware.workers, cores())
+def workers_for(settings: Settings, device: torch.device) -> int:
+    """Return the number of processes that decode photos for a network on `device`."""
+    return decoding_processes(settings.hardware.workers, settings.hardware.threads, device.type == "cuda")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from pipelines.dataset.augment import channel_values
 from pipelines.models import timm_models
 from pipelines.models.published import AUXILIARY_HEADS, classifiers
 from pipelines.models.state import load_into
@@ -57,7 +58,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.rescale is not None:
-            factors, offsets = (images.new_tensor(values).view(1, -1, 1, 1) for values in self.rescale)
+            factors, offsets = (channel_values(values, images) for values in self.rescale)
             images = images * factors + offsets
         features: Tensor = self.body(images).flatten(1)
         return features

@@ -25,7 +25,9 @@ class Hardware:
     side_by_side: int = 0
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        if self.dtype != torch.bfloat16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def record(self) -> dict[str, str | int]:
         """Return what a run's numbers depend on, as JSON values."""

@@ -21,8 +21,8 @@ from pipelines.dataset.channels import Picture, Pixels
 from pipelines.dataset.fingerprints import all_listed, fingerprints
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import BICUBIC, crop, fit, random_crop_box
-from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize
-from pipelines.dataset.photos import Photos, collate, decoded, decoding_processes, make_loader
+from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize, pinned
+from pipelines.dataset.photos import Photos, collate, decoded, make_loader, workers_for
 from pipelines.models.backbones import Backbone
 from pipelines.models.device import Hardware
 from pipelines.models.extractor import IMAGES_AT_ONCE, Extractor, choose_extractor
@@ -126,8 +126,9 @@ class FeatureBatches(BatchSource):
             inputs = self.features.take(positions.numpy(), views)
             if averaged:
                 inputs = inputs.mean(dim=1, keepdim=not training)
-            inputs = inputs.to(self.loading.device)
-            yield Batch(inputs, self.labels_at(positions).to(self.loading.device), positions)
+            device = self.loading.device
+            inputs, labels = pinned(inputs, device), self.labels_at(positions)
+            yield Batch(inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True), positions)
 
 
 def compute_features(
@@ -253,8 +254,9 @@ class _Filling:
 
     def fill(self, gap: Gap, photos: Photos, watch: Watch) -> None:
         """Compute the features of `gap`; those computed before an error are kept."""
-        loader = make_loader(photos, Chunks(gap.positions), decoding_processes(self.extractor.settings))
-        batches = decoded(loader, self.extractor.hardware.device)
+        device = self.extractor.hardware.device
+        loader = make_loader(photos, Chunks(gap.positions), workers_for(self.extractor.settings, device))
+        batches = decoded(loader, device)
         try:
             with explained(f"the {self.what}, {IMAGES_AT_ONCE} images at a time"):
                 for pixels, places in watch(batches, self.what, len(loader), f"x {IMAGES_AT_ONCE} images"):

@@ -19,7 +19,7 @@ class PredictSettings(Section):
     )
     mirror: bool = option(False, "average predictions over an image and its mirror (cached features: over all views)")
     shift: int = option(0, "average predictions over shifts by this number of pixels; 0: off", minimum=0)
-    batch_size: int = option(128, "number of images in a batch", minimum=1)
+    batch_size: int = option(0, "number of images in a batch; 0: 128, or for a GPU up to 2048 small ones", minimum=0)
     calibrate: bool = option(True, "metrics of log loss: fit a temperature on the validation rows (arXiv 1706.04599)")
     choose: bool = option(
         True, "fit on the validation rows what the metric leaves open: thresholds (fbeta), cut points (quadratic_kappa)"
@@ -46,7 +46,11 @@ class HardwareSettings(Section):
         "-1: as measured before a long training",
         minimum=-1,
     )
-    workers: int = option(2, "number of processes that decode photos; 0: decode in the main process", minimum=0)
+    workers: int = option(
+        -1,
+        "processes that decode photos; 0: decode in the main process; -1: 2, or for a GPU one per core but one",
+        minimum=-1,
+    )
     cache_by: Literal["time", "bytes"] = option(
         "time", "decode packed images again if a file's size or time changed (time), or its content (bytes)"
     )

@@ -21,12 +21,27 @@ from pipelines.system.watch import Watch
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
+DECODING = 2  # processes beside a processor's own computing
+MOST_DECODING = 32  # processes by default, however many cores there are
 AHEAD = 2  # items submitted per process: one in work, one waiting
 
 
 def cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decoding_processes(workers: int, threads: int, on_gpu: bool) -> int:
+    """Return the number of processes that decode photos: `workers`, but at most one per core.
+
+    workers: -1: two beside a processor's own computing; for a GPU one per core, except the core of the process that
+    feeds it.  threads: of the cores, how many this process may use; 0: all.
+    """
+    if workers >= 0:
+        return min(workers, cores())
+    if not on_gpu:
+        return min(DECODING, cores())
+    return max(1, min(threads or cores(), cores(), MOST_DECODING + 1) - 1)
 
 
 def in_processes(

@@ -20,7 +20,6 @@ from pipelines.system.errors import UserError
 from tests.support.histories import TIMES, same, same_checkpoints, timeless
 from tests.support.tiny import LOG_LOSS, Tiny, pretrained
 
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 VARIED = ("augment.flip=true", "augment.translate=1", "augment.colour_jitter=0.2", "augment.cutout=2")
 CASES: dict[str, tuple[str, ...]] = {
     "momentum": ("train.momentum=0.9", "train.nesterov=true"),
@@ -257,7 +256,7 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names(tiny: Tiny) -> N
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_network_compiled_in_bfloat16_learns_the_same(tiny: Tiny, device: str) -> None:
     """The gradient of its maxima was not a number."""
     options = ("train.epochs=1", "model.widths=[8]", f"hardware.device={device}", "hardware.precision=bfloat16")

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.dataset import packed
-from pipelines.dataset.batches import PackedBatches, fits_on_device, moved_once, open_source
-from pipelines.dataset.loading import Batch, BatchSource, Loading, WatchedBatches, training_size
+from pipelines.dataset.batches import PackedBatches, all_on_device, fits_on_device, moved_once, open_source
+from pipelines.dataset.loading import Batch, BatchSource, Loading, WatchedBatches, prediction_batch, training_size
+from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.photos import PhotoBatches
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.schema import PLAIN_INPUT, Settings
@@ -307,15 +308,14 @@ def test_pixels_move_to_a_device_if_half_of_its_free_memory_holds_them() -> None
     assert moved_once(pixels, torch.device("cpu")) is pixels
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("free", [0, 1 << 30])
 def test_on_a_gpu_the_batches_are_those_of_the_cpu(tiny: Tiny, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
     for part, training in (("train", True), ("valid", False), ("test", False)):
         there = open_source(tiny.settings(), tiny.part(part), torch.device("cuda"), training)
-        if training:
-            assert isinstance(there, PackedBatches) and isinstance(there.pixels, Tensor)
-            assert there.pixels.is_cuda == bool(free)
+        assert isinstance(there, PackedBatches)
+        assert (isinstance(there.pixels, Tensor) and there.pixels.is_cuda) == (bool(free) and part != "test")
         found = batches(there, 1 if training else 0)
         for ours, theirs in zip(
             found, batches(tiny.source(part, training=training), 1 if training else 0), strict=True
@@ -490,3 +490,24 @@ def test_labels_and_numbers_are_mixed_by_the_share_of_the_images(tiny: Tiny, sou
         expected = share * one.labels + (1 - share) * one.labels.roll(1, 0)  # missing where one of both is
         assert torch.allclose(other.labels, expected.float(), atol=1e-3, equal_nan=True)
     assert any((other.labels != one.labels).any() for one, other in zip(plain, mixed, strict=True))
+
+
+@pytest.mark.parametrize(("size", "on_gpu"), [(8, 2048), (32, 2048), (64, 512), (128, 128), (224, 128)])
+def test_a_gpu_predicts_small_images_in_large_batches(tiny: Tiny, size: int, on_gpu: int) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    settings = tiny.settings("predict.batch_size=0", f"input.size={size}")
+    assert (prediction_batch(settings, gpu), prediction_batch(settings, cpu)) == (on_gpu, 128)
+    for device in (gpu, cpu):
+        assert prediction_batch(tiny.settings("predict.batch_size=7"), device) == 7
+
+
+@pytest.mark.parametrize("together", [2, 100])
+def test_images_that_stay_on_a_device_are_those_of_the_file(
+    tiny: Tiny, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.dataset.batches.READ_TOGETHER", together)
+    images = PackedImages(tiny.part("valid"), 8)
+    images.decode()
+    there = all_on_device(images, torch.device("cpu"))
+    assert len(there) == len(tiny.part("valid")) > 2
+    assert np.array_equal(there.numpy(), images.whole()[images.places])

@@ -369,7 +369,7 @@ FREE: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("augment", "flip"): st.booleans(),
     ("predict", "mirror"): st.booleans(),
     ("competition", "title"): TEXT.filter(str.isprintable),
-    ("hardware", "workers"): st.integers(0, 100),
+    ("hardware", "workers"): st.integers(-1, 100),
     ("kaggle", "dataset_sources"): st.lists(st.sampled_from(["you/weights", "kaggle.com/datasets/you/w?select=a"])),
 }
 

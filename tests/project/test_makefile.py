@@ -18,7 +18,7 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.search(r"^TARGETS := (.*)$", MAKEFILE, re.MULTILINE).group(1).split()  # type: ignore[union-attr]
 PROMISED = (
     "install demo doctor download split train retrain predict submit submissions all kernel kaggle-standin test "
-    "test-slow test-processors lint profile bench clean"
+    "test-slow test-processors lint profile bench gpu-check clean"
 ).split()
 
 

@@ -38,7 +38,6 @@ from tests.support.tiny import Tiny
 ROOT = Path(__file__).parents[2]
 PHOTOS = "input.source=photos"
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SEARCH = {"PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"}  # arenas reserve memory that they never use
 # A program that runs the Python line `prepare`, then `main` as a stage.
 SCRIPT = """
@@ -257,7 +256,7 @@ def small_gpu() -> Iterator[None]:
     torch.cuda.empty_cache()
 
 
-@GPU
+@pytest.mark.gpu
 @pytest.mark.parametrize("source", ["packed", "photos"])
 def test_a_full_gpu_in_training_names_a_smaller_batch(tiny: Tiny, small_gpu: None, source: str) -> None:
     job = tiny.job(
@@ -268,7 +267,7 @@ def test_a_full_gpu_in_training_names_a_smaller_batch(tiny: Tiny, small_gpu: Non
         list(tiny.run(job))
 
 
-@GPU
+@pytest.mark.gpu
 def test_a_full_gpu_in_prediction_names_a_smaller_batch(tiny: Tiny, small_gpu: None) -> None:
     settings = tiny.settings(
         "hardware.device=cuda", "input.size=512", "model.widths=[512, 512]", "predict.batch_size=12"

@@ -16,7 +16,7 @@ import pytest
 from pipelines.system import processes
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one
-from pipelines.system.processes import AHEAD, in_processes
+from pipelines.system.processes import AHEAD, decoding_processes, in_processes
 from pipelines.system.watch import unwatched
 
 ROOT = Path(__file__).parents[2]
@@ -129,3 +129,25 @@ def test_processes_end_with_their_parent_even_if_it_is_killed(tmp_path: Path) ->
     for lock in locks:
         with only_one(lock, "holding it", patience=20):
             pass
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "on_gpu", "here", "expected"),
+    [
+        (-1, 0, False, 16, 2),
+        (-1, 0, False, 1, 1),
+        (-1, 1, False, 16, 2),
+        (-1, 0, True, 16, 15),
+        (-1, 0, True, 1, 1),
+        (-1, 4, True, 16, 3),  # one of four trainings, each on a GPU of its own
+        (-1, 0, True, 128, 32),
+        (0, 0, True, 16, 0),
+        (5, 0, True, 16, 5),
+        (5, 0, False, 4, 4),
+    ],
+)
+def test_a_gpu_gets_a_decoding_process_for_each_core_but_one(
+    workers: int, threads: int, on_gpu: bool, here: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "cores", lambda: here)
+    assert decoding_processes(workers, threads, on_gpu) == expected

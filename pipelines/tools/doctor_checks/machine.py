@@ -13,7 +13,7 @@ from pipelines.kaggle.failures import CLIENT
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.memory import problem_of_processes
-from pipelines.system.processes import cores
+from pipelines.system.processes import cores, decoding_processes
 from pipelines.system.shell import pip_command
 from pipelines.system.surroundings import temporary_folder, unusable_temporary_folder
 from pipelines.tools.doctor_checks import Check, Verdict, first_line, install
@@ -110,12 +110,21 @@ def check_machine(settings: Settings) -> Iterator[Check]:
     else:
         yield Check("memory", "-", "not known")
     yield _temporary()
-    workers = min(settings.hardware.workers, cores())
+    workers = decoding_processes(settings.hardware.workers, settings.hardware.threads, _on_gpu(settings))
     if settings.input.source == "photos" and workers:
         problem = problem_of_processes(workers)
         step = f"{problem} Or use no processes to decode photos: hardware.workers=0."
         found = f"{workers} cannot start" if problem else str(workers)
         yield Check("workers", "fails" if problem else "ok", found, (step,))
+
+
+def _on_gpu(settings: Settings) -> bool:
+    """Return whether trainings use a GPU; not where torch cannot be loaded, which is another check."""
+    try:
+        import torch
+    except Exception:  # versions that do not match fail in many ways
+        return False
+    return settings.hardware.device.startswith(("auto", "cuda")) and torch.cuda.is_available()
 
 
 def _temporary() -> Check:
