@@ -10,11 +10,8 @@ from benchmarks.measuring import WARM_UP, Stopwatch, now
 if TYPE_CHECKING:
     from pipelines.dataset.image_set import ImageSet
 
-WAYS = {  # of training: the recipe, and the overrides
-    "default": ("default", ("augment.sizes=[]",)),
-    "best": ("best", ("augment.sizes=[]",)),
-    "airbench": ("default", ()),
-}
+RECIPES = ("default", "best")
+FULL_SIZE = "augment.sizes=[]"
 AIRBENCH_BATCH = "train.batch_size=2000"
 COMPILED = "hardware.compile_training=true"
 PROFILED = 20  # batches
@@ -31,11 +28,10 @@ def training(visit: Visit) -> dict[str, Any]:
     from pipelines.models.transfer import build_network
 
     images = visit.images()
-    overrides = {"airbench": (*AIRBENCH, AIRBENCH_BATCH)}
-    ways = {name: (recipe, overrides.get(name, given)) for name, (recipe, given) in WAYS.items()}
-    settings = {name: visit.settings(recipe, *given) for name, (recipe, given) in ways.items()}
+    settings = {recipe: visit.settings(recipe, FULL_SIZE) for recipe in RECIPES}
+    settings["airbench"] = visit.settings("default", *AIRBENCH, AIRBENCH_BATCH)
     product = multiplication(visit.hardware, visit.sizes.side)
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    speeds: dict[str, list[float]] = {name: [] for name in settings}
     matrix: list[float] = []
     memory: dict[str, float | None] = {}
     for _ in range(visit.sizes.rounds):
@@ -65,10 +61,9 @@ def compiling(visit: Visit) -> dict[str, Any]:
     if visit.toy:
         raise Skipped("compiling takes too long at toy sizes; tests/core/test_job.py compiles")
     images, found = visit.images(), {}
-    for name in ("default", "best"):
-        recipe, given = WAYS[name]
-        plain, _, _ = _train(visit, images, visit.settings(recipe, *given))
-        compiled, _, seconds = _train(visit, images, visit.settings(recipe, *given, COMPILED))
+    for name in RECIPES:
+        plain, _, _ = _train(visit, images, visit.settings(name, FULL_SIZE))
+        compiled, _, seconds = _train(visit, images, visit.settings(name, FULL_SIZE, COMPILED))
         found[name] = {
             "images_per_second": [rounded(plain), rounded(compiled)],
             "times_as_fast": rounded(compiled / plain, 3),
@@ -120,7 +115,7 @@ def predicting(visit: Visit) -> dict[str, Any]:
     from pipelines.models.transfer import build_network
 
     images, found = visit.images(), {}
-    for name in ("default", "best"):
+    for name in RECIPES:
         chosen = visit.settings(name)
         network = to_device(build_network(chosen, images.classes, []), visit.hardware)
         task = make_task(chosen, images.classes, {})

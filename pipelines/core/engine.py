@@ -120,8 +120,7 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
         summed = lr = 0.0
         for step, batch in enumerate(source.batches(epoch)):
             # The middle of the step: otherwise the first step of a warm-up or the last of a decay has a rate of 0.
-            done = epoch - 1 + (step + 0.5) / source.steps
-            lr = learner.schedule(done)
+            lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
             loss = _step(learner, batch, lr)
             if learner.averaged is not None:
                 learner.averaged.update_parameters(learner.model)
