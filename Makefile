@@ -18,10 +18,11 @@ DOGS ?=
 PHOTOS ?=
 WEIGHTS ?=
 QUICK ?=
+NPROC ?=
 PYTHON ?= python3
 
 # The user's values reach the stages as they were typed. Without this, make would expand a $ in them.
-TYPED := COMP RECIPE RUN SET RUNS ARCHIVE METRIC SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK
+TYPED := COMP RECIPE RUN SET RUNS ARCHIVE METRIC SOLUTION MSG AGAIN PORT TRY RECIPES SEEDS DOGS PHOTOS WEIGHTS QUICK NPROC
 $(foreach each,$(TYPED),$(eval override $(each) := $$(value $(each))))
 
 # A misspelt variable would be ignored: the stages would use the defaults.
@@ -49,6 +50,8 @@ VENV := .venv
 RUNNER := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 SIDE_BY_SIDE := -n 2 --dist loadfile
+# The module of a stage, or with NPROC= that which runs it in several processes.
+shared = $(if $(NPROC),pipelines.tools.launch $(call text,NPROC) $(1),pipelines.$(1))
 WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$(call option,SET,--set)
 
 .DEFAULT_GOAL := help
@@ -78,6 +81,7 @@ help:  ## list the targets and their variables
 	@echo '  PORT=8917          kaggle-standin: its port'
 	@echo '  TRY="train.lr=1e-3,3e-4 model.dropout=0,0.5"   sweep: try all combinations of these values'
 	@echo '  RECIPES="default scratch" SEEDS=3              compare: the recipes; compare, folds: the number of seeds'
+	@echo '  NPROC=2            train, retrain, predict: the number of processes, or gpu: one for each GPU'
 	@echo '  QUICK=1            bench: small sizes, three minutes'
 
 install: $(INSTALLED)  ## create .venv and install all packages in it
@@ -110,16 +114,16 @@ audit: $(INSTALLED)  ## find duplicates across the split and labels that may be 
 	$(RUNNER) -m pipelines.tools.audit $(WORDS)
 
 train: $(INSTALLED)  ## train and validate: runs/<c>/<run>/
-	$(RUNNER) -m pipelines.train $(WORDS)
+	$(RUNNER) -m $(call shared,train) $(WORDS)
 
 folds: $(INSTALLED)  ## train on every fold of the split: out-of-fold predictions and their score
 	$(RUNNER) -m pipelines.tools.folds $(WORDS)$(call option,SEEDS,--seeds)
 
 retrain: $(INSTALLED)  ## train on all labelled rows: final.pt
-	$(RUNNER) -m pipelines.retrain $(WORDS)
+	$(RUNNER) -m $(call shared,retrain) $(WORDS)
 
 predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
-	$(RUNNER) -m pipelines.predict $(WORDS)
+	$(RUNNER) -m $(call shared,predict) $(WORDS)
 
 blend: $(INSTALLED)  ## combine predicted runs (RUNS=): weights, submission, what each is worth
 	$(RUNNER) -m pipelines.tools.blend $(WORDS)$(call option,RUNS,--runs)

@@ -100,7 +100,7 @@ def _held_back(job: "Job", held: "ImageSet", weights: Path) -> tuple[float, tupl
     import torch
 
     from pipelines.core.job import prepare_features, run_job
-    from pipelines.core.prediction import predict
+    from pipelines.core.prediction import Resources, predict
     from pipelines.core.search import choose_head
     from pipelines.models.transfer import FineTuned, build_network
     from pipelines.models.weights import find_origins
@@ -113,7 +113,7 @@ def _held_back(job: "Job", held: "ImageSet", weights: Path) -> tuple[float, tupl
     for _ in run_job(job, network):
         pass
     assert job.files.best is not None
-    blocks = predict(job.files.best, job.settings, held, weights, "predicting", command.progress)
+    blocks = predict(job.files.best, job.settings, held, Resources(weights, command.progress), "predicting")
     judge = job.judge()
     kept = torch.cat([judge.keep(block) for _, block in blocks])
     return *judge.judge(kept, held.labels), judge.name

@@ -91,14 +91,13 @@ def digits(visit: Visit) -> dict[str, Any]:
 def _digits_on(device: str, layout: Any, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Train the digits on `device` and return the accuracy of the test images, the seconds, and the last losses."""
     from pipelines.core.job import Job, run_job
-    from pipelines.core.prediction import predict
+    from pipelines.core.prediction import Resources, predict
     from pipelines.dataset.image_set import all_images, open_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.dataset.tables import read_csv
     from pipelines.models.device import choose_hardware
     from pipelines.models.transfer import build_network
     from pipelines.settings.loading import load_settings
-    from pipelines.system.watch import unwatched
 
     settings = load_settings("digits", overrides=[f"hardware.device={device}", *overrides])
     table = read_split_csv(layout.split_csv)
@@ -112,7 +111,7 @@ def _digits_on(device: str, layout: Any, overrides: tuple[str, ...]) -> dict[str
     tests = dataclasses.replace(all_images(settings, layout, table, "").part(test=True), classes=images.classes)
     answers = {
         tests.ids[place]: images.classes[best]
-        for places, found in predict(files.best, settings, tests, layout.weights, "testing", unwatched)
+        for places, found in predict(files.best, settings, tests, Resources(layout.weights), "testing")
         for place, best in zip(places, found.argmax(dim=1).tolist(), strict=True)
     }
     truth = read_csv(layout.held_back)

@@ -54,14 +54,15 @@ def _source(rows: int, settings: "Settings", labels: Sequence[int] = ()) -> "Bat
     import numpy as np
     import torch
 
-    from pipelines.dataset.loading import Batch, BatchSource, Loading
+    from pipelines.dataset.loading import BatchSource, Loading
 
     class Features(BatchSource):
         def batches(self, epoch: int) -> "Iterator[Batch]":
-            for positions in self.loading.divide(rows, epoch):
+            for part in self.loading.divide(rows, epoch):
+                positions = part.taken
                 generator = torch.Generator().manual_seed(int(positions[0]))
                 inputs = torch.randn(len(positions), FEATURES, generator=generator)
-                yield Batch(inputs, self.labels_at(positions), positions)
+                yield self.batch(inputs, self.labels_at(positions), positions, part)
 
     loading = Loading(settings, 1, torch.device("cpu"), training=False)
     return Features(np.arange(rows), torch.tensor(labels, dtype=torch.int64), loading)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipelines.core.checkpoint import Checkpoint
     from pipelines.core.job import Job, Row
     from pipelines.dataset.image_set import ImageSet
-    from pipelines.dataset.loading import Batch, Finisher
+    from pipelines.dataset.loading import Batch, BatchSource, Finisher, Part
     from pipelines.settings.schema import Settings
 
 STEPS = 40
@@ -139,12 +139,12 @@ def hooks(clock: Clock, network: "nn.Module") -> Iterator[None]:
 
     finish, save = Finisher.__call__, checkpoint.save
 
-    def timed_finish(self: "Finisher", pixels: "Tensor", labels: "Tensor", positions: "Tensor") -> "Batch":
+    def timed_finish(self: "Finisher", pixels: "Tensor", source: "BatchSource", part: "Part") -> "Batch":
         if self.loading.training:
             clock.enter("transfer")
-            pixels, labels = pixels.to(self.loading.device), labels.to(self.loading.device)
+            pixels = pixels.to(self.loading.device)
             clock.enter("augment")
-        return finish(self, pixels, labels, positions)
+        return finish(self, pixels, source, part)
 
     def timed_save(path: Path, state: "Checkpoint") -> None:
         clock.enter("I/O")

@@ -3,16 +3,13 @@
 import argparse
 import errno
 import os
-import signal
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from pipelines.settings.competitions import find_competition
@@ -23,11 +20,14 @@ from pipelines.settings.records import refuse_blend
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
 from pipelines.system.files import is_plain_name, only_one
+from pipelines.system.group import joined, started, take_part
 from pipelines.system.memory import explained
 from pipelines.system.screen import aligned, table
 from pipelines.system.screen import uncertainty as uncertainty
 from pipelines.system.shell import as_called, elsewhere, make_command, make_works_here, module_command, unquoted
-from pipelines.system.signals import STOPPING, handled_by
+from pipelines.system.stopping import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+from pipelines.system.stopping import EXIT_TERMINATED as EXIT_TERMINATED
+from pipelines.system.stopping import Terminated, describe_stop, stoppable
 from pipelines.system.surroundings import prepare
 
 Item = TypeVar("Item")
@@ -35,9 +35,8 @@ Item = TypeVar("Item")
 GRACE_SECONDS = 0.5  # for an interrupted child process to end by itself
 EXIT_USER_ERROR = 2
 EXIT_TRY_LATER = 3
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
-EXIT_TERMINATED = 143
+SHARED = ("train", "retrain", "predict")  # stages that several processes can share
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -63,6 +62,7 @@ class Words(argparse.Namespace):
     runs: list[str]  # of blend
     seeds: int  # of compare
     tries: list[str]  # of sweep
+    processes: int = 1  # that share the stage
 
     def settings(self) -> Settings:
         return load_settings(self.competition, self.recipe, self.set)
@@ -100,6 +100,8 @@ class Words(argparse.Namespace):
             return " && ".join(self._direct(stage, more) for stage in stages.split())
         recipe = "" if self.recipe == DEFAULT_RECIPE else self.recipe
         variables = {"COMP": self.competition, "RECIPE": recipe, "RUN": self.run, "SET": " ".join(self.set)}
+        if self.processes > 1 and set(stages.split()) & set(SHARED):
+            variables["NPROC"] = str(self.processes)
         return make_command(stages, variables | more)
 
     def _direct(self, stage: str, more: dict[str, str]) -> str:
@@ -108,6 +110,8 @@ class Words(argparse.Namespace):
         module = f"pipelines.tools.{stage.replace('-', '_')}" if is_tool else f"pipelines.{stage}"
         words = [self.competition, *(["--recipe", self.recipe] if self.recipe != DEFAULT_RECIPE else [])]
         words += [f"--run={self.run}"] if self.run else []
+        if self.processes > 1 and stage in SHARED:
+            module, words = "pipelines.tools.launch", [str(self.processes), stage, *words]
         for name, value in more.items():
             words.append("--again" if name == "AGAIN" else f"--{name.lower()}={value}")
         return module_command(module, [*words, *(["--set", *self.set] if self.set else [])])
@@ -151,27 +155,32 @@ def _plain_name(text: str) -> str:
     return text
 
 
-class Terminated(BaseException):
-    """SIGTERM was received: the machine shuts down, or a job's time limit is over."""
-
-
-def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
+def run(main: Callable[..., None], arguments: Sequence[str] | None = None, shared: bool = False) -> int:
     """Call a stage's `main` and return its exit status.
+
+    shared: the stage can use several processes, and gets their group; without torchrun it is a group of one.
 
     A `UserError`, a full disk, a forbidden path, a lost disk or a lack of memory gives one message on stderr and
     status 2; `TryAgainLater` gives status 3, SIGINT 130, SIGTERM 143.  Any other exception is a bug and is raised.
     """
     try:
-        with _stoppable(), explained("this stage"):  # a loader process can run out of memory at any moment
+        with stoppable(), explained("this stage"):  # a loader process can run out of memory at any moment
             prepare()
-            main(arguments)
+            if shared:
+                with joined() as group:
+                    if not group.is_main:
+                        take_part(group)
+                    main(arguments, group)
+            else:
+                _refuse_processes()
+                main(arguments)
     except TryAgainLater as error:
         return _fail(str(error), EXIT_TRY_LATER)
     except UserError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, Terminated) as stopped:
-        message, status = _describe_stop(stopped)
-        print(message, file=sys.stderr)
+        message, status = describe_stop(stopped)
+        print(message, end="", file=sys.stderr)
         return status
     except BrokenPipeError:  # the reader of stdout, for example `head`, has ended
         _discard_output()
@@ -234,63 +243,12 @@ def _be_stage(stage: str, arguments: Sequence[str], folder: Path | None) -> NoRe
     sys.exit(run(main, arguments))
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` on SIGINT and `Terminated` on SIGTERM, so that the stage removes its partial files.
-
-    During an import the process exits at once instead: an exception there can leave compiled modules half initialised,
-    and Python then aborts at exit.  It also exits at once where Python would discard the exception, as in destructors.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    owner = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner and number == signal.SIGTERM:  # a forked worker: end it as if no handler were set
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        stopped = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
-        if os.getpid() == owner and _in_import(frame):
-            _exit_at_once(stopped)
-        raise stopped
-
-    def discarded(unraisable: "sys.UnraisableHookArgs") -> None:
-        if os.getpid() == owner and isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated):
-            _exit_at_once(unraisable.exc_value)
-        hook(unraisable)
-
-    hook = sys.unraisablehook
-    defaults = (signal.SIG_DFL, signal.default_int_handler)  # keep what nohup or a caller has set instead
-    with handled_by(stop, [number for number in STOPPING if signal.getsignal(number) in defaults]):
-        try:
-            sys.unraisablehook = discarded
-            yield
-        finally:
-            sys.unraisablehook = hook
-
-
-def _in_import(frame: FrameType | None) -> bool:
-    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
-        frame = frame.f_back
-    return frame is not None
-
-
-def _exit_at_once(stopped: BaseException) -> NoReturn:
-    message, status = _describe_stop(stopped)
-    with suppress(OSError, RuntimeError):  # a closed pipe; a signal during a write
-        sys.stdout.flush()
-    with suppress(OSError):
-        os.write(sys.stderr.fileno(), f"{message}\n".encode())
-    os._exit(status)
-
-
-def _describe_stop(stopped: BaseException) -> tuple[str, int]:
-    """Return the message and the exit status of a stage that `stopped` has ended."""
-    by_signal = isinstance(stopped, Terminated)
-    what = "Stopped by SIGTERM" if by_signal else "Interrupted"
-    return f"\n{what}. Run the same command again to continue.", EXIT_TERMINATED if by_signal else EXIT_INTERRUPTED
+def _refuse_processes() -> None:
+    """Raise `UserError`, in the main process, where torchrun has started several for work that one process does."""
+    if started():
+        if os.environ["RANK"] != "0":
+            sys.exit(0)
+        raise UserError(f"This is done by one process: call it without torchrun. Several can do: {', '.join(SHARED)}.")
 
 
 def _explain(error: OSError) -> str:

@@ -27,14 +27,15 @@ from pipelines.settings.running_sections import PredictSettings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, read_note, write_json
+from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
     from pipelines.core.run_networks import RunNetworks
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words())
+def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
+    words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words(processes=group.world))
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     words.require_raw(layout)
@@ -58,9 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already predicted: {shown}.")
             print(f"To do it again: {removal(submission)}")
             return
+        from pipelines.core.prediction import Resources
         from pipelines.core.run_networks import RunNetworks
 
-        networks = RunNetworks(run, settings, members, layout.weights, command.progress)
+        networks = RunNetworks(run, settings, members, Resources(layout.weights, command.progress, group))
         _make_submission(networks, layout, submission, words.repeat("split"), notes | {submission.name: origin})
     print(f"Next: {_next(words, settings)}")
 
@@ -148,4 +150,4 @@ def _make_submission(
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(command.run(main, shared=True))

@@ -15,15 +15,16 @@ from typing import Any
 
 from pipelines import command
 from pipelines.dataset.split_record import check_unchanged
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import RunLayout
 from pipelines.settings.records import finished_run, in_todays_words
 from pipelines.settings.schema import Settings
 from pipelines.system.files import write_json
+from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words())
+def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
+    words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words(processes=group.world))
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     words.require_raw(layout)
@@ -38,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"To do it again: {removal(run.retrained, run.final)}\nNext: {words.repeat('predict')}")
             return
         best = run.member(record.members[0]).best if record.members else run.best
-        _retrain(settings, trained, layout, run, best, words.repeat("split"))
+        _retrain(words, settings, trained, run, best, group)
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")
     print(f"Next: {words.repeat('predict')}")
 
 
 def _retrain(
-    settings: Settings, trained: dict[str, Any], layout: Layout, run: RunLayout, best: Path, split_command: str
+    words: command.Words, settings: Settings, trained: dict[str, Any], run: RunLayout, best: Path, group: Group
 ) -> None:
     """Train the final weights of `run`.  best: a validated checkpoint of it, which knows the classes."""
     import pandas as pd
@@ -59,8 +60,9 @@ def _retrain(
     from pipelines.models.transfer import build_network
     from pipelines.models.weights import find_origins
 
+    layout, split_command = words.layout(), words.repeat("split")
     settings, reason = settle_precision(settings, run.precision)
-    hardware = choose_hardware(settings.hardware)
+    hardware = choose_hardware(settings.hardware, group)
     table = read_split_csv(layout.split_csv, split_command)
     images = all_images(settings, layout, table, split_command, checkpoint.load(best).classes)
     if note := note_changed_pixels(trained, images, run.folder.name, command.progress):
@@ -76,9 +78,9 @@ def _retrain(
         run.retrained.unlink()
     job = jobs.Job(settings, images, None, epochs, run.retraining, hardware, command.progress)
     network = build_network(settings, images.classes, find_origins(settings.model, layout.weights))
-    if counts := jobs.prepare_features(job, network):
+    if counts := jobs.prepare_features(job, network, group):
         print(f"Features: {counts}")
-    new, earlier = jobs.run_job(job, network), jobs.read_history(job)
+    new, earlier = jobs.run_job(job, network, group), jobs.read_history(job)
     history = command.print_epochs(new, earlier, epochs, settings.competition.metric, settings.tuning.head_epochs)
     checkpoint.save(run.final, checkpoint.finished(checkpoint.load(run.retrain_last)))
     seconds = sum(row["seconds"] for row in history)
@@ -87,4 +89,4 @@ def _retrain(
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(command.run(main, shared=True))

@@ -27,6 +27,7 @@ from pipelines.settings.records import start_run, with_head_of
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import printable
 from pipelines.system.files import read_note, write_json
+from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ WORDS = {  # what the classes of a task are called, one and several
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
     parser = command.parser(__doc__, "train")
     parser.add_argument("--member", default="", help=argparse.SUPPRESS)  # of the fold set --run; the tool folds sets it
-    words = parser.parse_args(arguments, namespace=command.Words())
+    words = parser.parse_args(arguments, namespace=command.Words(processes=group.world))
     settings, layout = words.settings(), words.layout()
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
@@ -65,11 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
             print(f"To do it again: {removal(run.folder)}", after, sep="\n")
             return
-        _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found)
+        _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found, group)
     print(after)
 
 
-def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[Origin]") -> None:
+def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[Origin]", group: Group) -> None:
     from pipelines.core import job as jobs
     from pipelines.core.phases import describe_phases
     from pipelines.core.precision import settle_precision
@@ -85,7 +86,7 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     shape = settings.input.size, settings.augment.sizes, settings.input.channels
     parameters = check_model(network, settings.model.name, *shape)
     settings, reason = settle_precision(settings, run.precision, network, len(train))
-    hardware = choose_hardware(settings.hardware)
+    hardware = choose_hardware(settings.hardware, group)
     count = len(images.classes)
     print(
         f"{settings.name}, run {run.folder.name}: {len(train):,} training images, {len(valid):,} validation images, "
@@ -106,14 +107,15 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
         print(note)
     pixels = images_digest(images, command.progress, test=False)
     started = time.perf_counter()
-    if counts := jobs.prepare_features(job, network):
+    if counts := jobs.prepare_features(job, network, group):
         print(f"Features: {counts}")
     features_seconds = time.perf_counter() - started
     if settings.train.search and isinstance(network, FineTuned):
-        job = _choose_head(job, network, run)
+        with group.idle():
+            job = _choose_head(job, network, run)
         settings = job.settings
         command.print_parts(describe_phases(settings, network))
-    new, metric = jobs.run_job(job, network), settings.competition.metric
+    new, metric = jobs.run_job(job, network, group), settings.competition.metric
     rows = command.print_epochs(new, jobs.read_history(job), job.epochs, metric, settings.tuning.head_epochs)
     _finish(job, rows, run, {"features_seconds": features_seconds, "labelled images": pixels})
 
@@ -172,4 +174,4 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(command.run(main, shared=True))

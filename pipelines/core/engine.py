@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipelines.core.averages import Average
 from pipelines.core.decide import Judge
 from pipelines.core.optim import Schedule
+from pipelines.core.processes import average_statistics, collected, shared
 from pipelines.core.solve import Examples, solve
 from pipelines.core.tasks import Task
 from pipelines.dataset.loading import Batch, BatchSource, WatchedBatches
@@ -91,16 +92,19 @@ def fit(
     """Train for `epochs` (numbers from 1) and yield the result of each; without `valid`, nothing is scored.
 
     Everything random in an epoch is seeded by (seed, epoch), so training can resume at any epoch with the same result.
+    Processes that share the sources yield the same losses and scores.
     Raises `UserError` when the training or validation loss is not finite, and `ValueError` when an image is in both
     sources.
     """
     if valid is not None and (shared := set(train.ids.tolist()) & set(valid.ids.tolist())):
         raise ValueError(f"{len(shared)} images are in both training and validation set, such as id {min(shared)!r}")
+    group = train.group
     for epoch in epochs:
-        torch.manual_seed(derive_seed(seed, "network", epoch))
+        torch.manual_seed(derive_seed(seed, "network", epoch, *([group.rank] if group.rank else [])))
         learner.before_epoch(epoch)
         started = time.perf_counter()
         loss, lr = _train_epoch(learner, train, epoch)
+        average_statistics([learner.model, *([learner.result] if learner.averaged else [])], group)
         images_per_second = len(train) / (time.perf_counter() - started)
         evaluation = None
         if valid is not None:
@@ -113,20 +117,21 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
     """Train one epoch; return the mean loss over its images and the last learning rate."""
     if isinstance(learner.optimizer, torch.optim.LBFGS):
         return _solve(learner, source, epoch)
-    size = source.batch_size
+    size, group = source.batch_size, source.group
     with explained(f"training on batches of {size:,} images", smaller_batch("train.batch_size", size)):
         learner.model.train()
+        model = shared(learner.model, learner.hardware, group)
         total = torch.zeros((), device=learner.hardware.device)
         summed = lr = 0.0
         for step, batch in enumerate(source.batches(epoch)):
             # The middle of the step: otherwise the first step of a warm-up or the last of a decay has a rate of 0.
             lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
-            loss = _step(learner, batch, lr)
+            loss = _step(learner, model, batch, lr)
             if learner.averaged is not None:
                 learner.averaged.update_parameters(learner.model)
-            total += loss * len(batch.inputs)
+            total += loss * (batch.whole / group.world)
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
-                summed = total.item()
+                summed = group.all_sum(total).item()
                 _check_finite(summed, "training", epoch, step + 1, lr)
         return summed / len(source), lr
 
@@ -144,13 +149,18 @@ def _solve(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, fl
     return loss, lr
 
 
-def _step(learner: Learner, batch: Batch, lr: float) -> Tensor:
-    """Update the network by one batch; return its mean loss."""
+def _step(learner: Learner, model: nn.Module, batch: Batch, lr: float) -> Tensor:
+    """Update the network by one batch; return its mean loss, which is weighted where the batch is a part.
+
+    model: the network, or what trains it in step with other processes.
+    """
     for group in learner.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_share", 1.0)
     with learner.hardware.autocast():
-        outputs = learner.model(batch.inputs)
+        outputs = model(batch.inputs)
     loss = learner.task.loss(outputs, batch.labels)
+    if batch.weight != 1:
+        loss = loss * batch.weight
     loss.backward()
     if learner.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
@@ -201,16 +211,21 @@ def evaluate(
     hardware: Hardware,
     views: tuple[View, ...] = (unchanged,),
 ) -> Evaluation:
-    """Return loss and score of `model` over all images of `source`."""
+    """Return loss and score of `model` over all images of `source`, in all processes that share them."""
     parts = [
-        (task.losses(averaged, batch.labels), judge.keep(task.predictions(averaged)), batch.labels)
+        (batch.positions, task.losses(averaged, batch.labels), judge.keep(task.predictions(averaged)), batch.labels)
         for batch, averaged in _averaged(model, source, task, hardware, views)
     ]
-    # Fetched once, because each fetch waits for the device; float64 only here, because not every device has it.
-    losses, kept, targets = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
-    loss = losses[~targets.isnan()].double().mean().item()  # of the numbers that are not missing
-    score, bounds = judge.judge(kept, targets.numpy())
-    return Evaluation(loss, score, bounds)
+    evaluation = None
+    if found := collected(parts, source.group):  # float64 only here: not every device has it
+        positions, losses, kept, targets = found
+        assert len(positions) == len(source), f"{len(positions)} of {len(source)} images were predicted"
+        loss = losses[~targets.isnan()].double().mean().item()  # of the numbers that are not missing
+        score, bounds = judge.judge(kept, targets.numpy())
+        evaluation = Evaluation(loss, score, bounds)
+    evaluation = source.group.from_main(evaluation)
+    assert evaluation is not None
+    return evaluation
 
 
 def feature_views(count: int) -> tuple[View, ...]:

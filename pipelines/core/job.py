@@ -17,6 +17,7 @@ from pipelines.core import checkpoint, engine
 from pipelines.core.checkpoint import Checkpoint
 from pipelines.core.decide import Judge, make_judge
 from pipelines.core.phases import Phase, Sources, make_learner, phases
+from pipelines.core.processes import join_norms
 from pipelines.core.tasks import Scale, Task, training_task
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import WatchedBatches, training_size
@@ -28,6 +29,7 @@ from pipelines.settings.metrics import METRICS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file
+from pipelines.system.group import ALONE, Group
 from pipelines.system.watch import Watch, unwatched
 
 Row = dict[str, Any]  # of the history
@@ -50,8 +52,8 @@ class Job:
     hardware: Hardware
     watch: Watch = unwatched
 
-    def sources(self, network: nn.Module) -> Sources:
-        return Sources(self.settings, network, self.hardware, self.watch)
+    def sources(self, network: nn.Module, group: Group = ALONE) -> Sources:
+        return Sources(self.settings, network, self.hardware, self.watch, group)
 
     def task(self, scale: Scale | None = None) -> Task:
         """Return the task, with the `scale` of a checkpoint where the training resumes."""
@@ -62,23 +64,45 @@ class Job:
         return make_judge(self.settings, self.train.classes, self.train.labels, calibrated)
 
 
-def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
+def run_job(job: Job, network: nn.Module, group: Group = ALONE) -> Iterator[Row]:
     """Train `network`, fresh from `build_network`; yield one row per epoch, from the first epoch that is not saved yet.
 
-    A row is yielded after the state of its epoch was written.  Stops early when `train.patience` is spent.
+    A row is yielded after the state of its epoch was written.  Stops early when `train.patience` is spent.  The
+    processes of `group` share the training, unless a solver finds the head: this takes all examples at once.
     """
-    settings = job.settings
-    to_device(network, job.hardware)
     saved = checkpoint.load(job.files.last) if job.files.last.exists() else None
-    rows: list[Row] = []
     job.files.last.parent.mkdir(parents=True, exist_ok=True)
     if saved is not None:
         saved.check_classes(job.train.classes)
+        write_history(job.files.history, saved.history)  # the process may have been killed before it wrote this
+    else:
+        to_device(network, job.hardware)
+        _fit_whitening(job, network)
+    if job.settings.train.optimizer == "lbfgs":
+        with group.idle():
+            yield from _epochs(job, network, saved, ALONE)
+        return
+    if group.world > 1:
+        network.cpu()  # from where each process moves it to its own device
+    with group.sharing(_take_part, replace(job, watch=unwatched), network, saved):
+        yield from _epochs(job, network, saved, group)
+
+
+def _take_part(group: Group, job: Job, network: nn.Module, saved: Checkpoint | None) -> None:
+    """Train along with the main process, in another one."""
+    for _ in _epochs(replace(job, hardware=job.hardware.of(group)), network, saved, group):
+        pass
+
+
+def _epochs(job: Job, network: nn.Module, saved: Checkpoint | None, group: Group) -> Iterator[Row]:
+    """Yield what `run_job` does, from the state `saved`; only the main process writes."""
+    settings = job.settings
+    to_device(network, job.hardware)
+    join_norms(network, job.hardware, group, settings.train.batch_size)
+    rows: list[Row] = []
+    if saved is not None:
         load_learned(network, saved.weights)
         rows = saved.history
-        write_history(job.files.history, rows)  # the process may have been killed between checkpoint and history
-    else:
-        _fit_whitening(job, network)
     task, judge = job.task(saved.scale if saved else None), job.judge()
     for phase in phases(settings):
         remaining = range(max(phase.first, len(rows) + 1), min(phase.last, job.epochs) + 1)
@@ -87,7 +111,7 @@ def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
         learner = make_learner(settings, network, phase, job.hardware, task, judge)
         if saved is not None and remaining.start > phase.first:
             _restore(learner, saved)
-        sources = job.sources(network)
+        sources = job.sources(network, group)
         train = WatchedBatches(sources.open(job.train, phase.cached, training=True), "epoch", job.watch)
         valid = None
         if job.valid is not None:
@@ -95,7 +119,8 @@ def run_job(job: Job, network: nn.Module) -> Iterator[Row]:
         results = engine.fit(learner, train, valid, remaining, settings.train.seed)
         for result in _explained(results) if settings.hardware.compile_training else results:
             rows.append(history_row(result, judge.name))
-            _save(job, learner, phase, rows)
+            if group.is_main:
+                _save(job, learner, phase, rows)
             yield rows[-1]
             if patience_spent(rows, settings):
                 return
@@ -149,13 +174,13 @@ def _fit_whitening(job: Job, network: nn.Module) -> None:
         whitening.fit((batch.inputs for batch in batches), job.settings.model.whitening_epsilon)
 
 
-def prepare_features(job: Job, network: nn.Module) -> str:
+def prepare_features(job: Job, network: nn.Module, group: Group = ALONE) -> str:
     """Compute the features that the job needs; return a line about them, empty if the job trains on images."""
     if not any(phase.cached for phase in phases(job.settings)) or not isinstance(network, FineTuned):
         return ""
     to_device(network, job.hardware)
     images = job.train.select(pd.concat([part.rows for part in (job.train, job.valid) if part is not None]))
-    return job.sources(network).features(images).describe()
+    return job.sources(network, group).features(images).describe()
 
 
 def read_history(job: Job) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +10,11 @@ import torch
 from torch import Tensor
 
 from pipelines.core.ensembles import combine
-from pipelines.core.prediction import Rows, predict
+from pipelines.core.prediction import Resources, Rows, predict
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.fold_sets import Member
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.schema import Settings
-from pipelines.system.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -32,19 +30,18 @@ class Predicted:
 
 
 def predict_members(
-    run: RunLayout, members: Sequence[Member], settings: Settings, images: ImageSet, weights: Path, watch: Watch
+    run: RunLayout, members: Sequence[Member], settings: Settings, images: ImageSet, using: Resources
 ) -> Iterator[tuple[ImageSet, Predicted]]:
     """Yield, for each member of the set `run`, its training rows and its predictions of its validation rows.
 
-    settings: of the set, with the current [predict] and [hardware].  images: all labelled ones.  weights: the folder of
-    pretrained weights.
+    settings: of the set, with the current [predict] and [hardware].  images: all labelled ones.
     """
     for member in members:
         own = member.settings(settings)
         train, valid = images.divide(own)
         rows = Rows(len(valid), run.folder)
         path = run.member(member.name).best
-        for places, block in predict(path, own, valid, weights, f"validating {member.name}", watch):
+        for places, block in predict(path, own, valid, using, f"validating {member.name}"):
             rows.fill(places, block.numpy())
         found = Predicted(valid, np.full(len(valid), member.fold), torch.from_numpy(rows.array))
         yield train, found

@@ -21,6 +21,7 @@ from pipelines.models.networks import whitening_of
 from pipelines.models.side_by_side import lay_side_by_side
 from pipelines.models.transfer import WHOLE, FineTuned
 from pipelines.settings.schema import Settings
+from pipelines.system.group import ALONE, Group
 from pipelines.system.watch import Watch, unwatched
 
 
@@ -121,21 +122,24 @@ def exact(hardware: Hardware) -> Hardware:
 
 @dataclass(frozen=True)
 class Sources:
-    """Opens the batches of image sets for one network."""
+    """Opens the batches of image sets for one network, in one process of `group`."""
 
     settings: Settings
     network: nn.Module
     hardware: Hardware
     watch: Watch = unwatched
+    group: Group = ALONE
 
     def open(self, images: ImageSet, cached: bool, training: bool = False) -> BatchSource:
         """Return the batches of `images`, or of their features if these are `cached`."""
-        if cached:
-            loading = Loading(self.settings, len(images.classes), self.hardware.device, training)
+        settings, device = self.settings, self.hardware.device
+        with self.group.main_first():  # which decodes what is missing
+            if not cached:
+                return open_source(settings, images, device, training, self.watch, self.group)
+            loading = Loading(settings, len(images.classes), device, training, self.group)
             return FeatureBatches(images.ids, self.features(images), torch.from_numpy(images.labels), loading)
-        return open_source(self.settings, images, self.hardware.device, training, self.watch)
 
     def features(self, images: ImageSet) -> Features:
         """Return the features of `images`, after computing those that are not cached yet."""
         assert isinstance(self.network, FineTuned)
-        return compute_features(self.settings, images, self.network, self.hardware, self.watch)
+        return compute_features(self.settings, images, self.network, self.hardware, self.watch, self.group)

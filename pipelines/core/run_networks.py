@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines.core.checkpoint import weights_sha256
 from pipelines.core.ensembles import by_ranks, combine
 from pipelines.core.out_of_fold import pool, predict_members
-from pipelines.core.prediction import Positions, Rows, predict, predict_each
+from pipelines.core.prediction import Positions, Resources, Rows, predict, predict_each
 from pipelines.core.stored import Stored, fits, read_oof, save_test, write_oof
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.fold_sets import Member, checkpoints
@@ -22,7 +22,6 @@ from pipelines.settings.layout import RunLayout
 from pipelines.settings.metrics import NUMBERS
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, read_note
-from pipelines.system.watch import Watch
 
 MOST_ITEMS = 1 << 23  # predictions that are handed on together
 Blocks = Iterable[tuple[Positions, Tensor]]
@@ -33,14 +32,12 @@ class RunNetworks:
     """The networks of `run`.
 
     settings: of the run, with the current [predict] and [hardware].  members: of a fold set; none of a plain run.
-    weights: the folder of pretrained weights.
     """
 
     run: RunLayout
     settings: Settings
     members: Sequence[Member]
-    weights: Path
-    watch: Watch
+    using: Resources
 
     @property
     def paths(self) -> list[Path]:
@@ -94,11 +91,11 @@ class RunNetworks:
 
         folder: for large temporary files.
         """
-        settings, watch, what = self.settings, self.watch, "predicting"
+        settings, what = self.settings, "predicting"
         if len(self.paths) == 1:
-            yield from predict(self.paths[0], settings, images, self.weights, what, watch)
+            yield from predict(self.paths[0], settings, images, self.using, what)
             return
-        blocks = predict_each(self.paths, settings, images, self.weights, what, watch)
+        blocks = predict_each(self.paths, settings, images, self.using, what)
         if not self.averages_ranks(images):
             for places, found in blocks:
                 yield places, combine(found, [1.0] * len(found), images.task)
@@ -116,7 +113,7 @@ class RunNetworks:
         train, valid = images.divide(self.settings)
         if not self.members:
             folds = valid.rows["fold"].to_numpy() if self.settings.split.folds else np.zeros(len(valid), np.int64)
-            found = predict(self.run.best, self.settings, valid, self.weights, "validating", self.watch)
+            found = predict(self.run.best, self.settings, valid, self.using, "validating")
             return HeldOut(valid, folds, train.labels, found)
         stored = self._out_of_fold(images)
         some = images.select(images.rows.iloc[pd.Index(images.ids).get_indexer(stored.ids)])
@@ -151,7 +148,7 @@ class RunNetworks:
         return read_oof(path, images.table, images.classes, images.task)
 
     def _predicted_out_of_fold(self, images: ImageSet) -> Stored:
-        each = predict_members(self.run, self.members, self.settings, images, self.weights, self.watch)
+        each = predict_members(self.run, self.members, self.settings, images, self.using)
         found = pool([predicted for *_, predicted in each])
         return Stored(found.images.ids, found.folds, found.predictions)
 

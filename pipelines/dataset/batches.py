@@ -14,6 +14,7 @@ from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, pinned
 from pipelines.dataset.packed import PackedImages
 from pipelines.dataset.photos import PhotoBatches, workers_for
 from pipelines.settings.schema import Settings
+from pipelines.system.group import ALONE, Group
 from pipelines.system.watch import Watch, unwatched
 
 # uint8 (M, H, W, 3), on the device or the CPU; or a file, from which each batch is read as soon as it is decoded.
@@ -22,20 +23,26 @@ READ_TOGETHER = 4096  # images on their way to a device
 
 
 def open_source(
-    settings: Settings, images: ImageSet, device: torch.device, training: bool = False, watch: Watch = unwatched
+    settings: Settings,
+    images: ImageSet,
+    device: torch.device,
+    training: bool = False,
+    watch: Watch = unwatched,
+    group: Group = ALONE,
 ) -> BatchSource:
-    """Return the source of batches of `images` that the settings name.
+    """Return the source of batches of `images` that the settings name, for one process of `group`.
 
     Packed images are cached for all labelled rows, or all test rows, so every stage and fold shares them. Test images
-    are decoded while the first batches are used. Raises `UserError` for labelled images that cannot be decoded.
+    are decoded while the first batches are used, or before that where several processes share them. Raises `UserError`
+    for labelled images that cannot be decoded.
     """
-    loading = Loading(settings, len(images.classes), device, training)
+    loading = Loading(settings, len(images.classes), device, training, group)
     if settings.input.source == "photos":
         if not images.is_test:
             check_decodable(images, watch)
-        return PhotoBatches(images, loading, workers_for(settings, device))
+        return PhotoBatches(images, loading, workers_for(settings, device, group))
     packed = _packed(settings, images, watch)
-    if not (training or images.is_test):
+    if group.world > 1 or not (training or images.is_test):
         packed.decode()
     places, labels = torch.from_numpy(packed.places), torch.from_numpy(images.labels)
     pixels: Stored = packed
@@ -89,9 +96,8 @@ class PackedBatches(BatchSource):
     def batches(self, epoch: int) -> Iterator[Batch]:
         finish = self.loading.finisher(len(self), epoch, crop=True)
         with self._taking() as take:
-            for positions in self.loading.divide(len(self), epoch):
-                pixels = pinned(take(self.places[positions]), self.loading.device)
-                yield finish(pixels, self.labels_at(positions), positions)
+            for part in self.loading.divide(len(self), epoch):
+                yield finish(pinned(take(self.places[part.taken]), self.loading.device), self, part)
 
     @contextmanager
     def _taking(self) -> Iterator[Callable[[Tensor], Tensor]]:

@@ -1,19 +1,23 @@
 """Sources of batches as the engine sees them, and how pixels become a batch.
 
 Every batch names its images, so nothing depends on order. Randomness depends on seed and epoch alone, so an epoch can
-be repeated whatever came before it and however many workers there are.
+be repeated whatever came before it and however many workers there are. Several processes share the images: each takes
+its part of every training batch, and whole batches in turn of everything else.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.dataset.augment import augment, normalise, reduce, to_float
+from pipelines.dataset.augment import ALL, Draws, augment, normalise, reduce, to_float
 from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from pipelines.system.group import ALONE, Group
 from pipelines.system.seeds import derive_seed
 from pipelines.system.watch import Watch
 
@@ -31,44 +35,91 @@ class Batch:
     labels: the targets on the device, those of `encode`: int64 (N,), or float (N, K) for mixed images, several labels
     and numbers; empty for test images.
     positions: int64 (N,), the places of the images in the source.
+    whole: the number of images of the batch in all processes together.  weight: of this part's mean loss, such that the
+    mean over processes is the mean loss of the whole batch.
     """
 
     inputs: Tensor
     labels: Tensor
     positions: Tensor
+    whole: int = 0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a training batch that this process takes, or a whole batch.
+
+    positions: of all its images in the source, int64 (N,).  mine: the places of the part among them.
+    """
+
+    positions: Tensor
+    mine: Tensor | EllipsisType = ALL
+
+    @property
+    def taken(self) -> Tensor:
+        """The positions of the images of the part."""
+        return self.positions[self.mine]
 
 
 @dataclass(frozen=True)
 class Loading:
-    """What all kinds of sources share: how pixels become batches."""
+    """What all kinds of sources share: how pixels become batches.  group: the processes that share each epoch."""
 
     settings: Settings
     classes: int
     device: torch.device
     training: bool
+    group: Group = ALONE
 
     @property
     def limit(self) -> int:
         """The largest number of images in a batch."""
         return self.settings.train.batch_size if self.training else prediction_batch(self.settings, self.device)
 
-    def divide(self, count: int, epoch: int) -> list[Tensor]:
-        """Return the positions of each batch of `epoch`; no image is dropped.
+    @property
+    def mixes(self) -> bool:
+        """Whether each training image is mixed with the one before it in its batch."""
+        return self.training and bool(self.settings.augment.mixup or self.settings.augment.cutmix)
 
-        Training shuffles. Its batch sizes differ by at most one, and none is 1, too few for batch statistics.
+    def divide(self, count: int, epoch: int) -> list[Part]:
+        """Return the batches of `epoch` of this process; no image is dropped.
+
+        Training shuffles. Its batch sizes differ by at most one, and none is 1, too few for batch statistics. The first
+        image of a part is only mixed with, where images are mixed. Raises `UserError` where a process would have fewer
+        than two images of a batch.
         """
+        rank, world = self.group.rank, self.group.world
         if not self.training:
-            return list(torch.arange(count).split(self.limit))
+            return [Part(positions) for positions in torch.arange(count).split(self.limit)[rank::world]]
         order = torch.randperm(count, generator=self.generator("order", epoch))
-        return list(order.tensor_split(self.steps(count)))
+        batches = order.tensor_split(self.steps(count))
+        if world == 1:
+            return [Part(positions) for positions in batches]
+        if (least := len(batches[-1])) < 2 * world:
+            raise UserError(
+                f"{world} processes cannot share batches of {least} images: each needs two. Use {max(1, least // 2)} "
+                "processes at most (NPROC), or a larger train.batch_size."
+            )
+        mine = [torch.arange(len(positions)).tensor_split(world)[rank] for positions in batches]
+        if self.mixes:
+            mine = [torch.cat([(part[:1] - 1) % len(each), part]) for part, each in zip(mine, batches, strict=True)]
+        return [Part(positions, part) for positions, part in zip(batches, mine, strict=True)]
 
     def steps(self, count: int) -> int:
+        """Return the number of batches of an epoch, in all processes together."""
         steps = -(-count // self.limit)
         return max(min(steps, count // 2), 1) if self.training else steps
 
+    def own_steps(self, count: int) -> int:
+        """Return the number of batches of an epoch in this process."""
+        return self.steps(count) if self.training else len(range(self.group.rank, self.steps(count), self.group.world))
+
     def largest(self, count: int) -> int:
-        """Return the number of images in the largest batch."""
-        return -(-count // self.steps(count)) if self.training else min(self.limit, count)
+        """Return the number of images in the largest batch of a process."""
+        if not self.training:
+            return min(self.limit, count)
+        return -(-count // (self.steps(count) * self.group.world))
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
         """Return a random generator for one epoch, on the CPU, so that all devices draw the same numbers."""
@@ -98,26 +149,30 @@ class Finisher:
     crop: bool
     mirrored: Tensor | None
 
-    def __call__(self, pixels: Tensor, labels: Tensor, positions: Tensor) -> Batch:
-        """Move uint8 (N, H, W, 3) to the device, augment it in training, and normalise it."""
+    def __call__(self, pixels: Tensor, source: "BatchSource", part: Part) -> Batch:
+        """Return the batch of `part` of `source`: uint8 `pixels` (N, H, W, 3), on the device, augmented, normalised."""
         settings, device = self.loading.settings, self.loading.device
-        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        positions = part.taken
+        pixels, labels = (each.to(device, non_blocking=True) for each in (pixels, source.labels_at(positions)))
         if self.loading.training:
             mirrored = None if self.mirrored is None else self.mirrored[positions]
-            varied = augment(pixels, settings.augment, settings.input.size, self.generator, self.crop, mirrored)
+            draws = Draws(self.generator, len(part.positions), part.mine)
+            varied = augment(pixels, settings.augment, settings.input.size, draws, self.crop, mirrored)
             if self.size != settings.input.size:
                 varied = reduce(varied, self.size)
         else:
             varied = to_float(pixels)
         varied = normalise(varied, settings.input.mean, settings.input.std)
-        if self.loading.training and (settings.augment.mixup or settings.augment.cutmix):
+        if self.loading.mixes:
             from torchvision.transforms import v2
 
             mix = v2.MixUp if settings.augment.mixup else v2.CutMix
             alpha = settings.augment.mixup or settings.augment.cutmix
             # Drawn from torch's global generator, which the engine seeds at the start of each epoch.
             varied, labels = mix(alpha=alpha, num_classes=self.loading.classes)(varied, labels)
-        return Batch(varied, labels, positions)
+            if self.loading.group.world > 1:  # the first image is another process's, and was mixed with no one's
+                varied, labels, positions = varied[1:], labels[1:], positions[1:]
+        return source.batch(varied, labels, positions, part)
 
 
 class BatchSource:
@@ -132,12 +187,22 @@ class BatchSource:
 
     @property
     def steps(self) -> int:
-        """The number of batches in an epoch."""
+        """The number of batches in an epoch, in all processes together."""
         return self.loading.steps(len(self))
 
     @property
+    def own_steps(self) -> int:
+        """The number of batches in an epoch in this process."""
+        return self.loading.own_steps(len(self))
+
+    @property
+    def group(self) -> Group:
+        """The processes that share each epoch."""
+        return self.loading.group
+
+    @property
     def batch_size(self) -> int:
-        """The number of images in the largest batch."""
+        """The number of images in the largest batch of a process."""
         return self.loading.largest(len(self))
 
     def labels_at(self, positions: Tensor) -> Tensor:
@@ -145,8 +210,19 @@ class BatchSource:
         labels = self.labels[positions] if len(self.labels) else self.labels
         return labels.float() if labels.dtype == torch.uint8 else labels
 
+    def batch(self, inputs: Tensor, labels: Tensor, positions: Tensor, part: Part) -> Batch:
+        """Return a batch of the images at `positions`, those of `part`, with its weight."""
+        whole, world = len(part.positions), self.group.world
+        if world == 1 or not self.loading.training:
+            return Batch(inputs, labels, positions, whole)
+        known, of = (known_targets(self.labels_at(each)) for each in (positions, part.positions))
+        return Batch(inputs, labels, positions, whole, known * world / max(1, of))
+
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield every image once: in training in the order of `epoch`, else in the order of `ids`."""
+        """Yield every image once: in training in the order of `epoch`, else in the order of `ids`.
+
+        Several processes share the images.
+        """
         raise NotImplementedError
 
 
@@ -159,7 +235,12 @@ class WatchedBatches(BatchSource):
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         what = f"{self.what} {epoch}" if epoch else self.what
-        yield from self.watch(self.source.batches(epoch), what, self.steps, "batches")
+        yield from self.watch(self.source.batches(epoch), what, self.own_steps, "batches")
+
+
+def known_targets(labels: Tensor) -> int:
+    """Return the number of targets that are not missing, which a mean loss is over: images, or numbers."""
+    return int((~labels.isnan()).sum()) if labels.is_floating_point() and labels.ndim > 1 else len(labels)
 
 
 def prediction_batch(settings: Settings, device: torch.device) -> int:

@@ -18,6 +18,7 @@ from pipelines.dataset.images import crop, fit, place_of, random_crop_box
 from pipelines.dataset.loading import Batch, BatchSource, Loading, evaluation_resize, pinned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.group import ALONE, Group
 from pipelines.system.memory import check_room_for_processes
 from pipelines.system.processes import decoding_processes
 from pipelines.system.seeds import derive_seed
@@ -38,8 +39,9 @@ class PhotoBatches(BatchSource):
         self.order.epoch = epoch
         finish = self.loading.finisher(len(self), epoch, crop=False)
         with all_listed(self.images):
-            for pixels, positions in decoded(self.loader, self.loading.device):
-                yield finish(pixels, self.labels_at(positions), positions)
+            parts = self.loading.divide(len(self), epoch)
+            for (pixels, _), part in zip(decoded(self.loader, self.loading.device), parts, strict=True):
+                yield finish(pixels, self, part)
 
 
 class _EpochOrder(Sampler[list[tuple[int, int]]]):
@@ -52,11 +54,11 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
         self.loading, self.count, self.epoch = loading, count, 0
 
     def __len__(self) -> int:
-        return self.loading.steps(self.count)
+        return self.loading.own_steps(self.count)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for positions in self.loading.divide(self.count, self.epoch):
-            yield [(position, self.epoch) for position in positions.tolist()]
+        for part in self.loading.divide(self.count, self.epoch):
+            yield [(position, self.epoch) for position in part.taken.tolist()]
 
 
 def centre(settings: Settings, photo: Picture, position: int, epoch: int) -> Pixels:
@@ -124,6 +126,7 @@ def decoded(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Ten
         yield pinned(torch.from_numpy(pixels), device), torch.from_numpy(positions)
 
 
-def workers_for(settings: Settings, device: torch.device) -> int:
-    """Return the number of processes that decode photos for a network on `device`."""
-    return decoding_processes(settings.hardware.workers, settings.hardware.threads, device.type == "cuda")
+def workers_for(settings: Settings, device: torch.device, group: Group = ALONE) -> int:
+    """Return the number of processes that decode photos for a network on `device`, for one process of `group`."""
+    hardware = settings.hardware
+    return decoding_processes(hardware.workers, hardware.threads, device.type == "cuda", group.local)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 
 from pipelines.settings.running_sections import HardwareSettings
 from pipelines.system.errors import UserError
+from pipelines.system.group import ALONE, Group
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,24 @@ class Hardware:
     """A device and the type of its matrix products; parameters and sums stay float32.
 
     side_by_side: the widest maps, in pixels, that convolutions in training lay side by side; see `side_by_side.py`.
+    processes: how many share the work, each with a device and threads of its own.
     """
 
     device: torch.device
     dtype: torch.dtype
     side_by_side: int = 0
+    processes: int = 1
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         if self.dtype != torch.bfloat16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def of(self, group: Group) -> "Hardware":
+        """Return this hardware for the process of `group` that this is: with its own GPU."""
+        if group.world == 1 or self.device.type != "cuda":
+            return self
+        return replace(self, device=torch.device("cuda", group.local_rank))
 
     def record(self) -> dict[str, str | int]:
         """Return what a run's numbers depend on, as JSON values."""
@@ -38,6 +47,7 @@ class Hardware:
             "precision": str(self.dtype).removeprefix("torch."),
             "side_by_side": self.side_by_side,
             "threads": torch.get_num_threads(),
+            **({"processes": self.processes} if self.processes > 1 else {}),
             "torch": torch.__version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("torchvision", "numpy", "pillow")},
@@ -46,14 +56,16 @@ class Hardware:
 
     def __str__(self) -> str:
         record = self.record()
-        where = record["device"] if self.device.type == "cuda" else f"{record['device']}, {record['threads']} threads"
-        return f"{where}, {record['precision']}"
+        threads = f"{record['threads']} thread{'s' if record['threads'] != 1 else ''}"
+        where = record["device"] if self.device.type == "cuda" else f"{record['device']}, {threads}"
+        shared = f"{self.processes} processes, each: " if self.processes > 1 else ""
+        return f"{shared}{where}, {record['precision']}"
 
 
-def choose_hardware(settings: HardwareSettings) -> Hardware:
+def choose_hardware(settings: HardwareSettings, group: Group = ALONE) -> Hardware:
     """Return the device and precision of `settings`, after setting torch's threads and deterministic kernels.
 
-    Raises `UserError` for a device that cannot be used here.
+    Each process of `group` has a GPU of its own.  Raises `UserError` for a device that cannot be used here.
     """
     name = settings.device
     if name == "auto":
@@ -64,13 +76,27 @@ def choose_hardware(settings: HardwareSettings) -> Hardware:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         problem = f"hardware.device is {name!r}, which cannot be used here: {_reason(name, error)}"
         raise UserError(f"{problem}. Try auto or one of: {', '.join(_available())}.") from None
+    if group.world > 1:
+        _check_devices(name, device, group)
     make_deterministic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     widest = max(settings.side_by_side, 0) if device.type == "cpu" else 0
-    if settings.precision == "auto":
-        return Hardware(device, torch.bfloat16 if bfloat16_is_fast(device) else torch.float32, widest)
-    return Hardware(device, getattr(torch, settings.precision), widest)
+    dtype = torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
+    if settings.precision != "auto":
+        dtype = getattr(torch, settings.precision)
+    return Hardware(device, dtype, widest, group.world).of(group)
+
+
+def _check_devices(name: str, device: torch.device, group: Group) -> None:
+    """Raise `UserError` where the processes of `group` cannot each have a device like `device`."""
+    if device.type not in ("cpu", "cuda") or device.index is not None:
+        raise UserError(f"hardware.device is {name!r}; several processes (NPROC) need auto, cpu or cuda.")
+    if device.type == "cuda" and (count := torch.cuda.device_count()) < group.local:
+        raise UserError(
+            f"{group.local} processes need a GPU each, and torch finds {count} here. Use NPROC=gpu, or "
+            "SET=hardware.device=cpu."
+        )
 
 
 def _available() -> list[str]:

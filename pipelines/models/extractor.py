@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from pipelines.models.backbones import Backbone, fold_norms
 from pipelines.models.device import Hardware
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.group import Group
 
 IMAGES_AT_ONCE = 64
 FOLDED_COSINE = 0.999  # least cosine between bfloat16 and float32 features for which norms are folded
@@ -28,7 +29,7 @@ class Extractor:
 
     def __init__(self, backbone: Backbone, settings: Settings, hardware: Hardware, folded: bool) -> None:
         """folded: fold norms away, which rounds biases to bfloat16 too; else norms stay in float32, which is slower."""
-        self.settings, self.hardware, self.folded = settings, hardware, folded
+        self.backbone, self.settings, self.hardware, self.folded = backbone, settings, hardware, folded
         self.likeness: float | None = None  # the least cosine to float32 features, if measured
         network = fold_norms(backbone).to(dtype=hardware.dtype) if folded else copy.deepcopy(backbone).eval()
         self.plain: nn.Module = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -55,6 +56,13 @@ class Extractor:
                 "NaN or infinite numbers: take another one; or they do not belong to input.mean and input.std."
             )
         return found
+
+    def recipe(self, group: Group) -> "Recipe | None":
+        """Return what makes this extractor in the other processes of `group`; None if there are none."""
+        if group.world == 1:
+            return None
+        backbone = copy.deepcopy(self.backbone).cpu()
+        return Recipe(backbone, self.settings, self.hardware, self.folded, self.compiled is not None)
 
     def describe(self) -> str:
         """Return how the features are computed, in a few words."""
@@ -92,6 +100,22 @@ class Extractor:
                 logger.setLevel(level)
         features: Tensor = self.plain(pictures)
         return features
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An extractor as the main process has chosen it, to be made in another process; see `Extractor`."""
+
+    backbone: Backbone
+    settings: Settings
+    hardware: Hardware
+    folded: bool
+    compiled: bool
+
+    def make(self, group: Group) -> Extractor:
+        """Return the extractor for the process of `group` that this is."""
+        extractor = Extractor(self.backbone, self.settings, self.hardware.of(group), self.folded)
+        return extractor.compile() if self.compiled else extractor
 
 
 def _first_line(error: Exception) -> str:

@@ -25,12 +25,13 @@ from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluati
 from pipelines.dataset.photos import Photos, collate, decoded, make_loader, workers_for
 from pipelines.models.backbones import Backbone
 from pipelines.models.device import Hardware
-from pipelines.models.extractor import IMAGES_AT_ONCE, Extractor, choose_extractor
+from pipelines.models.extractor import IMAGES_AT_ONCE, Extractor, Recipe, choose_extractor
 from pipelines.models.feature_store import FeatureStore, view_keys
 from pipelines.models.transfer import FineTuned
 from pipelines.models.weights import Origin
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from pipelines.system.group import ALONE, Group
 from pipelines.system.memory import explained
 from pipelines.system.seeds import derive_seed
 from pipelines.system.watch import Watch, unwatched
@@ -118,26 +119,35 @@ class FeatureBatches(BatchSource):
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         generator = self.loading.generator("view", epoch)
-        for positions in self.loading.divide(len(self), epoch):
-            views: Places | slice = slice(None)
+        for part in self.loading.divide(len(self), epoch):
+            positions = part.taken
             averaged, training = self.loading.settings.averages_views, self.loading.training
             if training and not averaged:
-                views = torch.randint(self.features.views, (len(positions),), generator=generator).numpy()
-            inputs = self.features.take(positions.numpy(), views)
+                drawn = torch.randint(self.features.views, (len(part.positions),), generator=generator)
+                inputs = self.features.take(positions.numpy(), drawn[part.mine].numpy())
+            else:
+                inputs = self.features.take(positions.numpy(), slice(None))
             if averaged:
                 inputs = inputs.mean(dim=1, keepdim=not training)
             device = self.loading.device
             inputs, labels = pinned(inputs, device), self.labels_at(positions)
-            yield Batch(inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True), positions)
+            inputs, labels = (each.to(device, non_blocking=True) for each in (inputs, labels))
+            yield self.batch(inputs, labels, positions, part)
 
 
 def compute_features(
-    settings: Settings, images: ImageSet, network: FineTuned, hardware: Hardware, watch: Watch = unwatched
+    settings: Settings,
+    images: ImageSet,
+    network: FineTuned,
+    hardware: Hardware,
+    watch: Watch = unwatched,
+    group: Group = ALONE,
 ) -> Features:
     """Return the features of `images`, after computing those that are not in the cache yet.
 
-    Worker processes decode images while the network runs; at most `APPEND_ROWS` rows of features wait in memory.
-    Raises `UserError` for all images that cannot be decoded; none of their features are kept.
+    Worker processes decode images while the network runs; at most `APPEND_ROWS` rows of features wait in memory.  The
+    processes of `group` share what is missing, unless they share other work already; the main one writes.  Raises
+    `UserError` for all images that cannot be decoded; none of their features are kept.
     """
     marks = fingerprints(images, watch)
     views, rule = views_of(settings), images.value_rule
@@ -153,7 +163,9 @@ def compute_features(
             compiled = settings.hardware.compile and enough
             with all_listed(images, watch):
                 extractor = choose_extractor(backbone, settings, hardware, compiled, _probe(settings, images))
-            filling = _Filling(store, keys, extractor, f"features by {origin.name}")
+            sharing = ALONE if group.busy else group
+            assert group.is_main, "the main process computes features before the others read them"
+            filling = _Filling(store, keys, extractor, f"features by {origin.name}", sharing)
             with store.writing(), all_listed(images, watch):
                 for gap in gaps:
                     filling.fill(gap, Photos(images, ViewCuts(settings, gap.crops, marks)), watch)
@@ -248,21 +260,23 @@ def _probe(settings: Settings, images: ImageSet) -> Tensor:
 class _Filling:
     """Computes missing features and appends them to `store` under their `keys`, (N, views)."""
 
-    def __init__(self, store: FeatureStore, keys: Keys, extractor: Extractor, what: str) -> None:
-        self.store, self.keys, self.extractor, self.what = store, keys, extractor, what
+    def __init__(self, store: FeatureStore, keys: Keys, extractor: Extractor, what: str, group: Group) -> None:
+        self.store, self.keys, self.extractor, self.what, self.group = store, keys, extractor, what, group
         self.waiting: list[tuple[Keys, npt.NDArray[np.float32]]] = []
 
     def fill(self, gap: Gap, photos: Photos, watch: Watch) -> None:
         """Compute the features of `gap`; those computed before an error are kept."""
-        device = self.extractor.hardware.device
-        loader = make_loader(photos, Chunks(gap.positions), workers_for(self.extractor.settings, device))
-        batches = decoded(loader, device)
+        rounds = -(-len(gap.positions) // (IMAGES_AT_ONCE * self.group.world))
+        unit = f"x {IMAGES_AT_ONCE * self.group.world} images"
         try:
-            with explained(f"the {self.what}, {IMAGES_AT_ONCE} images at a time"):
-                for pixels, places in watch(batches, self.what, len(loader), f"x {IMAGES_AT_ONCE} images"):
-                    for column, view in zip(gap.columns, gap.views, strict=True):
-                        features = self.extractor(pixels[:, gap.crops.index(view.crop)], view.mirrored)
-                        self.waiting.append((self.keys[places.numpy(), column], features))
+            with (
+                explained(f"the {self.what}, {IMAGES_AT_ONCE} images at a time"),
+                self.group.sharing(_take_part, self.extractor.recipe(self.group), gap, photos),
+            ):
+                for found in watch(_computed(self.extractor, gap, photos, self.group), self.what, rounds, unit):
+                    for places, each in found:
+                        for column, features in zip(gap.columns, each, strict=True):
+                            self.waiting.append((self.keys[places, column], features))
                     if sum(len(features) for _, features in self.waiting) >= APPEND_ROWS:
                         self._append()
         except UserError:
@@ -284,15 +298,51 @@ class _Filling:
         self.waiting.clear()
 
 
-class Chunks(Sampler[list[tuple[int, int]]]):
-    """Yields positions in batches of (position, epoch 0); a list would take 100 bytes an image."""
+Found = tuple[Places, list[npt.NDArray[np.float32]]]  # positions of some images, and their features in each view
 
-    def __init__(self, positions: Places) -> None:
-        self.positions = positions
+
+def _take_part(group: Group, recipe: Recipe, gap: Gap, photos: Photos) -> None:
+    """Compute features along with the main process, in another one."""
+    for _ in _computed(recipe.make(group), gap, photos, group):
+        pass
+
+
+def _computed(extractor: Extractor, gap: Gap, photos: Photos, group: Group) -> Iterator[list[Found]]:
+    """Yield the features of `gap`, a chunk of each process at a time; in the main process, empty lists in the others.
+
+    Chunks are the same for any number of processes, so that rounding is.
+    """
+    device = extractor.hardware.device
+    chunks = Chunks(gap.positions, group)
+    loader = make_loader(photos, chunks, workers_for(extractor.settings, device, group))
+    batches = decoded(loader, device)
+    for _ in range(chunks.rounds):
+        own: Found | None = None
+        if batch := next(batches, None):
+            pixels, places = batch
+            views = [extractor(pixels[:, gap.crops.index(view.crop)], view.mirrored) for view in gap.views]
+            own = places.numpy(), views
+        yield [each for each in group.gather(own) if each is not None]
+
+
+class Chunks(Sampler[list[tuple[int, int]]]):
+    """Yields positions in batches of (position, epoch 0); a list would take 100 bytes an image.
+
+    Of several processes, each takes a batch in turn.
+    """
+
+    def __init__(self, positions: Places, group: Group = ALONE) -> None:
+        self.positions, self.step = positions, IMAGES_AT_ONCE * group.world
+        self.starts = range(IMAGES_AT_ONCE * group.rank, len(positions), self.step)
+
+    @property
+    def rounds(self) -> int:
+        """The number of batches of the main process, which has the most."""
+        return -(-len(self.positions) // self.step)
 
     def __len__(self) -> int:
-        return -(-len(self.positions) // IMAGES_AT_ONCE)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for start in range(0, len(self.positions), IMAGES_AT_ONCE):
+        for start in self.starts:
             yield [(position, 0) for position in self.positions[start : start + IMAGES_AT_ONCE].tolist()]

@@ -31,17 +31,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decoding_processes(workers: int, threads: int, on_gpu: bool) -> int:
+def decoding_processes(workers: int, threads: int, on_gpu: bool, sharing: int = 1) -> int:
     """Return the number of processes that decode photos: `workers`, but at most one per core.
 
     workers: -1: two beside a processor's own computing; for a GPU one per core, except the core of the process that
-    feeds it.  threads: of the cores, how many this process may use; 0: all.
+    feeds it.  threads: of the cores, how many this process may use; 0: all.  sharing: the processes that share the
+    cores; the result is for one of them.
     """
+    own = max(1, cores() // sharing)
     if workers >= 0:
-        return min(workers, cores())
+        return min(workers, own)
     if not on_gpu:
-        return min(DECODING, cores())
-    return max(1, min(threads or cores(), cores(), MOST_DECODING + 1) - 1)
+        return max(1, min(DECODING, cores()) // sharing)
+    return max(1, min(threads or own, own, MOST_DECODING + 1) - 1)
 
 
 def in_processes(

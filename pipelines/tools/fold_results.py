@@ -11,6 +11,7 @@ from pipelines.core.decide import make_judge
 from pipelines.core.ensembles import by_ranks
 from pipelines.core.out_of_fold import Predicted, pool, predict_members
 from pipelines.core.precision import settle_precision
+from pipelines.core.prediction import Resources
 from pipelines.core.run_networks import RunNetworks, in_blocks
 from pipelines.core.stored import Stored, fits, write_oof
 from pipelines.core.validation import Validation, validate
@@ -28,7 +29,7 @@ def finish_set(run: RunLayout, members: Sequence[Member], settings: Settings, im
     """
     settings, _ = settle_precision(settings, run.precision)
     found, results = [], []
-    for train, predicted in predict_members(run, members, settings, images, weights, command.progress):
+    for train, predicted in predict_members(run, members, settings, images, Resources(weights, command.progress)):
         found.append(predicted)
         results.append(_score(settings, images, train.labels, predicted, run))
     pooled = pool(found)
@@ -56,7 +57,7 @@ def finish_set(run: RunLayout, members: Sequence[Member], settings: Settings, im
         "images": len(pooled.images),
     }
     if kept:
-        networks = RunNetworks(run, settings, members, weights, command.progress)
+        networks = RunNetworks(run, settings, members, Resources(weights, command.progress))
         folds |= {"oof": file_sha256(run.oof), "oof_made_from": networks.oof_made_from()}
     write_json(run.folds, folds)
     _print(folds, result)

@@ -13,7 +13,7 @@ from pipelines.core import checkpoint
 from pipelines.core.engine import evaluate
 from pipelines.core.job import Job, Row, best_row, patience_spent, read_history, run_job, to_device
 from pipelines.core.phases import Phase, make_learner, phases
-from pipelines.core.prediction import open_predictor
+from pipelines.core.prediction import Resources, open_predictor
 from pipelines.models.device import Hardware
 from pipelines.models.networks import Whitening
 from pipelines.system.errors import UserError
@@ -98,7 +98,7 @@ def test_a_fine_tuned_network_scores_when_reloaded_what_training_reported(
     rows = list(tiny.run(job))
     best = checkpoint.load(job.files.best)
     settings = tiny.settings(*options)
-    predictor = open_predictor(best, settings, job.valid, tiny.layout.weights)
+    predictor = open_predictor(best, settings, job.valid, Resources(tiny.layout.weights))
     judge, views = job.judge(), predictor.views
     evaluation = evaluate(predictor.model, predictor.source, predictor.task, judge, predictor.hardware, views)
     assert evaluation.score == pytest.approx(best_row(rows, "log_loss")["log_loss"], rel=1e-6)

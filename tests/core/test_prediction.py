@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from pipelines.core import checkpoint
-from pipelines.core.prediction import on_features, predict, predict_each
+from pipelines.core.prediction import Resources, on_features, predict, predict_each
 from pipelines.dataset import image_reader
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.watch import unwatched
 from tests.support.tiny import Tiny, pretrained
 
 PHOTOS = ("input.source=photos", "predict.mirror=true")
@@ -32,7 +31,7 @@ def epochs_of(tiny: Tiny, folder: Path, *overrides: str) -> tuple[Settings, Imag
 
 
 def alone(tiny: Tiny, path: Path, settings: Settings, images: ImageSet) -> Tensor:
-    (block,) = [block for _, block in predict(path, settings, images, tiny.layout.weights, "", unwatched)]
+    (block,) = [block for _, block in predict(path, settings, images, Resources(tiny.layout.weights), "")]
     return block
 
 
@@ -49,7 +48,7 @@ def test_each_photo_is_decoded_once_for_all_networks(
         return plain(self, path, *more)
 
     monkeypatch.setattr(image_reader.Reader, "open", counted)
-    ((places, found),) = predict_each([*paths, paths[0]], settings, images, tiny.layout.weights, "", unwatched)
+    ((places, found),) = predict_each([*paths, paths[0]], settings, images, Resources(tiny.layout.weights), "")
     assert sorted(opened) == sorted(images.rows["path"])
     assert places.tolist() == list(range(len(images)))
     for one, other in zip(found, [*expected, expected[0]], strict=True):
@@ -62,7 +61,7 @@ def test_networks_on_features_and_on_images_predict_together(tiny: Tiny, small_w
     settings, images, paths = epochs_of(tiny, tmp_path, *words)
     assert [on_features(checkpoint.load(path), settings) for path in paths] == [True, False]
     for order in (paths, paths[::-1]):
-        blocks = list(predict_each(order, settings, images, tiny.layout.weights, "", unwatched))
+        blocks = list(predict_each(order, settings, images, Resources(tiny.layout.weights), ""))
         assert np.concatenate([places for places, _ in blocks]).tolist() == list(range(len(images)))
         for number, path in enumerate(order):
             assert torch.equal(torch.cat([each[number] for _, each in blocks]), alone(tiny, path, settings, images))
@@ -76,4 +75,4 @@ def test_a_network_with_numbers_that_are_not_finite_is_named(tiny: Tiny, tmp_pat
             weights.fill_(torch.nan)
     checkpoint.save(paths[1], saved)
     with pytest.raises(UserError, match=r"epoch-2\.pt predicts numbers that are not finite"):
-        list(predict_each(paths, settings, images, tiny.layout.weights, "", unwatched))
+        list(predict_each(paths, settings, images, Resources(tiny.layout.weights), ""))

@@ -15,7 +15,7 @@ from pipelines.core import checkpoint
 from pipelines.core.engine import infer
 from pipelines.core.job import read_history, run_job
 from pipelines.core.losses import cumulative_logits
-from pipelines.core.prediction import open_predictor
+from pipelines.core.prediction import Resources, open_predictor
 from pipelines.core.tasks import UNITS, class_weights, loss_unit, make_task, measure_scale, training_task
 from pipelines.settings.checks import LOSSES
 from pipelines.settings.loading import merge
@@ -59,7 +59,7 @@ def graded(tiny: Tiny) -> Tiny:
 
 def predicted(tiny: Tiny, job: Any) -> Tensor:
     """What the best checkpoint of `job` predicts for its validation images."""
-    predictor = open_predictor(checkpoint.load(job.files.best), job.settings, job.valid, tiny.layout.weights)
+    predictor = open_predictor(checkpoint.load(job.files.best), job.settings, job.valid, Resources(tiny.layout.weights))
     batches = infer(predictor.model, predictor.source, predictor.task, predictor.hardware, predictor.views)
     return torch.cat([predictions for _, predictions in batches])
 

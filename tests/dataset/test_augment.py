@@ -1,5 +1,7 @@
 """Augmentation: each variation does what it says, to every image by itself, from the generator's numbers alone."""
 
+from collections.abc import Sized
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from pipelines.dataset.augment import (
+    Draws,
     augment,
     cut_out,
     jitter_colours,
@@ -35,6 +38,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def draws(images: Sized, seed: int = 0) -> Draws:
+    return Draws(seeded(seed), len(images))
+
+
 def batch(count: int = 64, height: int = 8, width: int = 8) -> Tensor:
     return torch.from_numpy(noise(count, height, width, 3))
 
@@ -53,7 +60,7 @@ def test_normalise_is_torchvisions() -> None:
 
 def test_nothing_set_changes_nothing() -> None:
     images = batch()
-    assert torch.equal(augment(images, AugmentSettings(), 8, seeded(), crop=True), to_float(images))
+    assert torch.equal(augment(images, AugmentSettings(), 8, draws(images), crop=True), to_float(images))
 
 
 @pytest.mark.parametrize("setting", ["flip", "translate", "crop_scale", "crop_ratio", "colour_jitter", "cutout"])
@@ -61,7 +68,7 @@ def test_each_setting_alone_changes_images_and_leaves_the_input_alone(setting: s
     images = batch()
     value = {"flip": True, "translate": 2, "crop_scale": (0.3, 0.9), "crop_ratio": (0.5, 2.0), "colour_jitter": 0.5}
     settings = AugmentSettings(**{setting: value.get(setting, 3)})  # type: ignore[arg-type]
-    varied = augment(images, settings, 8, seeded(), crop=True)
+    varied = augment(images, settings, 8, draws(images), crop=True)
     assert varied.shape == (64, 3, 8, 8)
     assert varied.dtype == torch.float32
     assert 0 <= varied.min() <= varied.max() <= 1
@@ -71,33 +78,33 @@ def test_each_setting_alone_changes_images_and_leaves_the_input_alone(setting: s
 
 
 def test_everything_together_keeps_shape_and_range() -> None:
-    varied = augment(batch(), EVERYTHING, 8, seeded(), crop=True)
+    varied = augment(batch(), EVERYTHING, 8, draws(batch()), crop=True)
     assert varied.shape == (64, 3, 8, 8)
     assert 0 <= varied.min() <= varied.max() <= 1
 
 
 def test_the_same_generator_gives_the_same_images_and_another_gives_others() -> None:
-    first, same, other = (augment(batch(), EVERYTHING, 8, seeded(seed), crop=True) for seed in (1, 1, 2))
+    first, same, other = (augment(batch(), EVERYTHING, 8, draws(batch(), seed), crop=True) for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
 def test_augmentation_leaves_torchs_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    augment(batch(), EVERYTHING, 8, seeded(), crop=True)
+    augment(batch(), EVERYTHING, 8, draws(batch()), crop=True)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_photos_that_were_cropped_when_decoded_are_not_cropped_again() -> None:
     settings = AugmentSettings(crop_scale=(0.3, 0.5), resize=12)
-    assert torch.equal(augment(batch(), settings, 8, seeded(), crop=False), to_float(batch()))
+    assert torch.equal(augment(batch(), settings, 8, draws(batch()), crop=False), to_float(batch()))
 
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("pixels", [1, 3])
 def test_each_shift_is_a_crop_of_the_reflected_image(pixels: int, flip: bool) -> None:
     images = noise(100, 8, 9, 3)
-    shifted = shift_and_flip(torch.from_numpy(images), pixels, flip, seeded()).numpy()
+    shifted = shift_and_flip(torch.from_numpy(images), pixels, flip, draws(images)).numpy()
     places = set()
     for image, result in zip(images, shifted, strict=True):
         padded = np.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="reflect")
@@ -116,7 +123,7 @@ def test_each_shift_is_a_crop_of_the_reflected_image(pixels: int, flip: bool) ->
 
 def test_a_shift_beyond_the_image_is_reflected_again() -> None:
     images = noise(50, 3, 3, 3)
-    shifted = shift_and_flip(torch.from_numpy(images), 7, False, seeded()).numpy()
+    shifted = shift_and_flip(torch.from_numpy(images), 7, False, draws(images)).numpy()
     for image, result in zip(images, shifted, strict=True):
         padded = np.pad(image, ((7, 7), (7, 7), (0, 0)), mode="reflect")
         assert any((padded[y : y + 3, x : x + 3] == result).all() for y in range(15) for x in range(15))
@@ -124,7 +131,7 @@ def test_a_shift_beyond_the_image_is_reflected_again() -> None:
 
 def test_about_half_are_mirrored() -> None:
     images = batch(400)
-    flipped = shift_and_flip(images, 0, True, seeded())
+    flipped = shift_and_flip(images, 0, True, draws(images))
     mirrored = (flipped == images.flip(2)).flatten(1).all(dim=1)
     assert torch.equal(flipped[~mirrored], images[~mirrored])
     assert 150 < mirrored.sum() < 250
@@ -132,20 +139,25 @@ def test_about_half_are_mirrored() -> None:
 
 def test_a_crop_of_the_whole_area_is_the_image() -> None:
     images = to_float(batch())
-    cropped = random_resized_crop(images, 8, (1.0, 1.0), (1.0, 1.0), seeded())
+    cropped = random_resized_crop(images, 8, (1.0, 1.0), (1.0, 1.0), draws(images))
     assert torch.allclose(cropped, images, atol=1e-5)
 
 
 def test_enlarging_then_cropping_the_whole_is_enlarging_and_reducing() -> None:
     settings = AugmentSettings(resize=16)
     constant = torch.full((4, 8, 8, 3), 77, dtype=torch.uint8)
-    assert torch.allclose(augment(constant, settings, 8, seeded(), crop=True), to_float(constant))
-    assert augment(batch(4), settings, 8, seeded(), crop=True).shape == (4, 3, 8, 8)
+    assert torch.allclose(augment(constant, settings, 8, draws(constant), crop=True), to_float(constant))
+    assert augment(batch(4), settings, 8, draws(batch(4)), crop=True).shape == (4, 3, 8, 8)
 
 
 @pytest.mark.parametrize("size", [4, 8, 12])
 def test_a_crop_has_the_size_asked_for(size: int) -> None:
-    assert random_resized_crop(to_float(batch(5)), size, (0.3, 0.9), (0.5, 2.0), seeded()).shape == (5, 3, size, size)
+    assert random_resized_crop(to_float(batch(5)), size, (0.3, 0.9), (0.5, 2.0), draws(batch(5))).shape == (
+        5,
+        3,
+        size,
+        size,
+    )
 
 
 def ramps(side: int) -> Tensor:
@@ -156,7 +168,9 @@ def ramps(side: int) -> Tensor:
 
 def test_a_crop_shows_what_pillow_shows_of_the_same_box() -> None:
     side, size, count = 40, 40, 200
-    crops = random_resized_crop(ramps(side).expand(count, -1, -1, -1), size, (0.25, 0.81), (0.5, 2.0), seeded())
+    crops = random_resized_crop(
+        ramps(side).expand(count, -1, -1, -1), size, (0.25, 0.81), (0.5, 2.0), Draws(seeded(), count)
+    )
     centres, drawn = set(), []
     for red, green, _ in crops:
         # Away from the borders the values are linear: the step between two pixels is the box's side over `size`.
@@ -183,13 +197,13 @@ def test_a_crop_shows_what_pillow_shows_of_the_same_box() -> None:
 
 
 def test_crops_are_drawn_for_each_image() -> None:
-    crops = random_resized_crop(ramps(16).expand(8, -1, -1, -1), 8, (0.2, 0.6), (1.0, 1.0), seeded())
+    crops = random_resized_crop(ramps(16).expand(8, -1, -1, -1), 8, (0.2, 0.6), (1.0, 1.0), Draws(seeded(), 8))
     assert len({tuple(each.flatten().tolist()) for each in crops}) == 8
 
 
 def test_colour_jitter_is_torchvisions_with_the_same_factors() -> None:
     images = to_float(batch(20))
-    jittered = jitter_colours(images, 0.4, seeded())
+    jittered = jitter_colours(images, 0.4, draws(images))
     factors = 1 + 0.4 * (2 * torch.rand(3, 20, generator=seeded()) - 1)
     assert 0.6 <= factors.min() < 0.7 < 1.3 < factors.max() <= 1.4
     for number in range(20):
@@ -201,7 +215,7 @@ def test_colour_jitter_is_torchvisions_with_the_same_factors() -> None:
 
 
 def test_colour_jitter_of_full_strength_stays_in_range() -> None:
-    jittered = jitter_colours(to_float(batch(200)), 1.0, seeded())
+    jittered = jitter_colours(to_float(batch(200)), 1.0, draws(batch(200)))
     assert 0 <= jittered.min() <= jittered.max() <= 1
     assert jittered.isfinite().all()
 
@@ -209,7 +223,7 @@ def test_colour_jitter_of_full_strength_stays_in_range() -> None:
 @pytest.mark.parametrize("side", [1, 3, 4, 8, 20])
 def test_cutout_greys_one_square_around_any_centre(side: int) -> None:
     white = torch.ones(600, 3, 8, 8)
-    cut = cut_out(white, side, seeded())
+    cut = cut_out(white, side, draws(white))
     assert set(cut.unique().tolist()) <= {0.5, 1.0}
     seen = torch.zeros(8, 8, dtype=torch.bool)
     for image in cut:
@@ -230,15 +244,15 @@ def test_cutout_greys_one_square_around_any_centre(side: int) -> None:
 @pytest.mark.parametrize("translate", [0, 2])
 def test_images_that_are_to_be_mirrored_are_and_the_others_are_not(translate: int) -> None:
     images, mirrored = batch(100), torch.arange(100) % 3 == 0
-    plain = shift_and_flip(images, translate, False, seeded())
-    varied = shift_and_flip(images, translate, False, seeded(), mirrored)
+    plain = shift_and_flip(images, translate, False, draws(images))
+    varied = shift_and_flip(images, translate, False, draws(images), mirrored)
     assert torch.equal(varied[~mirrored], plain[~mirrored])
-    shifted_after_mirroring = shift_and_flip(images, translate, False, seeded(), torch.ones(100, dtype=torch.bool))
+    shifted_after_mirroring = shift_and_flip(images, translate, False, draws(images), torch.ones(100, dtype=torch.bool))
     assert torch.equal(varied[mirrored], shifted_after_mirroring[mirrored])
     if not translate:
         assert torch.equal(varied[mirrored], images[mirrored].flip(2))
     settings = AugmentSettings(translate=translate)
-    assert torch.equal(augment(images, settings, 8, seeded(), crop=True, mirrored=mirrored), to_float(varied))
+    assert torch.equal(augment(images, settings, 8, draws(images), crop=True, mirrored=mirrored), to_float(varied))
 
 
 def test_reducing_is_pillows_and_keeps_the_channels_last() -> None:

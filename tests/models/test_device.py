@@ -71,7 +71,7 @@ def test_as_many_threads_compute_as_the_settings_say() -> None:
 def test_hardware_reads_as_a_line() -> None:
     hardware = Hardware(torch.device("cpu"), torch.float32)
     assert str(hardware).endswith(", float32")
-    assert "threads" in str(hardware)
+    assert " thread" in str(hardware)
     assert "\n" not in str(hardware)
 
 

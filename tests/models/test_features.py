@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipelines.core import checkpoint, engine
 from pipelines.core.job import Job, prepare_features, run_job
-from pipelines.core.prediction import open_predictor
+from pipelines.core.prediction import Resources, open_predictor
 from pipelines.dataset import images
 from pipelines.dataset.augment import normalise, to_float
 from pipelines.dataset.loading import Loading, evaluation_resize
@@ -664,7 +664,7 @@ def test_predicting_gives_what_validating_gave(tiny: Tiny, weights: Path) -> Non
     rows = list(run_job(job, network))
     assert job.valid is not None
     saved = checkpoint.load(job.files.last)
-    predictor = open_predictor(saved, job.settings, job.valid, tiny.layout.weights)
+    predictor = open_predictor(saved, job.settings, job.valid, Resources(tiny.layout.weights))
     judge, views = job.judge(), predictor.views
     found = engine.evaluate(predictor.model, predictor.source, predictor.task, judge, predictor.hardware, views)
     assert (found.loss, found.score) == pytest.approx((rows[-1]["valid_loss"], rows[-1]["log_loss"]))

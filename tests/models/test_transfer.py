@@ -16,7 +16,7 @@ from torchvision.models import ResNet34_Weights
 from pipelines.core import checkpoint, engine
 from pipelines.core.job import Job, Row, best_row, prepare_features, run_job
 from pipelines.core.phases import Phase, describe_phases, phases
-from pipelines.core.prediction import open_predictor
+from pipelines.core.prediction import Resources, open_predictor
 from pipelines.models import backbones, extractor, features
 from pipelines.models import published as published_module
 from pipelines.models.transfer import WHOLE, FineTuned, build_fine_tuned, build_network
@@ -513,7 +513,7 @@ def check_best(tiny: Tiny, job: Job, rows: list[Row]) -> checkpoint.Checkpoint:
     assert job.valid is not None
     saved = checkpoint.load(job.files.best)
     row = best_row(rows, job.settings.competition.metric)
-    predictor = open_predictor(saved, saved.settings, job.valid, tiny.layout.weights)
+    predictor = open_predictor(saved, saved.settings, job.valid, Resources(tiny.layout.weights))
     judge, views = job.judge(), predictor.views
     found = engine.evaluate(predictor.model, predictor.source, predictor.task, judge, predictor.hardware, views)
     assert saved.epoch == row["epoch"]

@@ -18,6 +18,7 @@ from pipelines import command, predict, retrain
 from pipelines.core import stored as stored_module
 from pipelines.core.calibration import apply_temperature, fit_temperature
 from pipelines.core.ensembles import ranks
+from pipelines.core.prediction import Resources
 from pipelines.core.prediction import predict as predict_one
 from pipelines.core.stored import load_test, read_oof
 from pipelines.dataset.image_set import read_images
@@ -25,7 +26,6 @@ from pipelines.dataset.splits import read_split_csv
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
 from pipelines.system.files import file_sha256
-from pipelines.system.watch import unwatched
 from pipelines.tools import audit, doctor, folds, reproduce
 from tests.support.fold_sets import LABELLED, TEST, make_set, toml_of, trained_here, write_data
 from tests.support.stages import run_stage_here
@@ -73,7 +73,7 @@ def by(layout: Layout, checkpoint: str, part: str = "test", **more: Any) -> Floa
     images = read_images(settings, layout, "split")
     images = images.part(test=True) if part == "test" else images.divide(settings)[1]
     found = np.empty((len(images), len(images.classes)), np.float32)
-    for places, block in predict_one(path, settings, images, layout.weights, "", unwatched):
+    for places, block in predict_one(path, settings, images, Resources(layout.weights), ""):
         found[places] = block
     return np.exp(found.astype(np.float64))
 

@@ -22,7 +22,7 @@ from pipelines.core import checkpoint
 from pipelines.core.calibration import fit_temperature
 from pipelines.core.choices import Temperature, cross_fit, decide
 from pipelines.core.engine import infer
-from pipelines.core.prediction import open_predictor
+from pipelines.core.prediction import Resources, open_predictor
 from pipelines.core.stored import load_test, read_oof
 from pipelines.dataset.image_set import read_images
 from pipelines.dataset.splits import read_split_csv
@@ -161,7 +161,7 @@ def test_probabilities_for_a_log_loss_are_calibrated_on_the_valid_rows(
     layout = Layout(colours, "colours")
     saved = checkpoint.load(layout.run("sure").best)
     _, valid = read_images(saved.settings, layout, "split").divide(saved.settings)
-    predictor = open_predictor(saved, saved.settings, valid, layout.weights)
+    predictor = open_predictor(saved, saved.settings, valid, Resources(layout.weights))
     ((_, logs),) = infer(predictor.model, predictor.source, predictor.task, predictor.hardware, predictor.views)
     truth = torch.from_numpy(valid.labels)
     assert ours["temperature"] == pytest.approx(fit_temperature(logs, truth), rel=1e-4)

@@ -265,7 +265,8 @@ def test_damaged_files_of_a_run_are_made_again_by_the_advice(work: Tiny, capsys:
         message = refused(audit.main)
         assert "RUN=mine" in message
         follow(message)
-        for stage in (predict.main, audit.main):
+        stages: tuple[Callable[..., None], ...] = (predict.main, audit.main)
+        for stage in stages:
             assert command.run(stage, words) == 0
     work.layout.submission("mine").unlink(missing_ok=True)
     for path in work.layout.submission("mine").parent.glob("*.csv"):

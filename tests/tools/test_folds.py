@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipelines import command, predict, retrain, split, train
 from pipelines.core import prediction
+from pipelines.core.prediction import Resources
 from pipelines.core.stored import read_oof
 from pipelines.dataset.image_set import read_images
 from pipelines.dataset.splits import read_split_csv
@@ -31,7 +32,6 @@ from pipelines.settings.records import read_record
 from pipelines.settings.running_sections import HardwareSettings
 from pipelines.system.files import only_one, read_json
 from pipelines.system.processes import cores
-from pipelines.system.watch import unwatched
 from pipelines.tools import folds, parallel
 from pipelines.tools.parallel import Training, places_for, threads_for
 from tests.support.fold_sets import trained_here
@@ -82,7 +82,7 @@ def test_each_row_is_predicted_by_the_model_that_was_not_trained_on_it(
         assert not set(train_rows.ids) & set(valid.ids)
         assert read_json(run.member(f"fold-{fold}").trained)["train_images"] == len(train_rows)
         blocks = prediction.predict(
-            run.member(f"fold-{fold}").best, settings, valid, layout.weights, "validating", unwatched
+            run.member(f"fold-{fold}").best, settings, valid, Resources(layout.weights), "validating"
         )
         places, alone = (torch.cat([torch.as_tensor(each) for each in parts]) for parts in zip(*blocks, strict=True))
         rows = stored.predictions[torch.from_numpy(stored.folds == fold)]
@@ -187,7 +187,7 @@ def test_seeds_of_a_fold_are_averaged(divided: Tiny, here: None, capfd: pytest.C
     _, valid = read_images(own, layout, "make split").divide(own)
     both = []
     for name in ("fold-1", "fold-1-seed-1"):
-        blocks = prediction.predict(run.member(name).best, own, valid, layout.weights, "validating", unwatched)
+        blocks = prediction.predict(run.member(name).best, own, valid, Resources(layout.weights), "validating")
         both.append(torch.cat([block.exp() for _, block in blocks]))
     mean = stored.predictions[torch.from_numpy(stored.folds == 1)].exp()
     torch.testing.assert_close(mean, (both[0] + both[1]) / 2, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,103 @@
+"""Run a stage in several processes on this machine, by torchrun's own launcher: one per GPU, or on a processor's cores.
+
+The stage is one of train, retrain and predict; its own arguments follow.  Several machines are started by torchrun
+itself (docs/processes.md).  The status is that of the stage; if it is killed, the same command continues.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines import command
+from pipelines.system.errors import UserError
+from pipelines.system.processes import cores
+from pipelines.system.stopping import Terminated
+
+PER_GPU = "gpu"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.tools.launch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("processes", type=_processes, help=f"number of processes, or {PER_GPU}: one for each GPU")
+    parser.add_argument("stage", choices=command.SHARED)
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="…", help="the arguments of the stage")
+    words = parser.parse_args(arguments)
+    count = words.processes or _gpus()
+    call = ["-m", f"pipelines.{words.stage}", *words.words]
+    if count == 1:
+        os.execv(sys.executable, [sys.executable, *call])
+    if status := _launch(count, call):
+        sys.exit(status)
+
+
+def _processes(text: str) -> int:
+    """Return the number that `text` means, 0 for one process per GPU.  Raises what argparse makes a usage error of."""
+    if text == PER_GPU:
+        return 0
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"NPROC={text} is no number of processes. Write 1 or more, or {PER_GPU}")
+    return int(text)
+
+
+def _gpus() -> int:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(f"NPROC={PER_GPU} starts a process for each GPU, and torch finds none. Write a number.")
+    return torch.cuda.device_count()
+
+
+def _launch(count: int, call: Sequence[str]) -> int:
+    """Run this Python with `call` in `count` processes; return the exit status of the one that decided it."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Otherwise each process computes with one thread, on any number of cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
+    if sys.platform == "linux":  # gloo takes the address of the host's name, which containers often cannot resolve
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it reports what is said below
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*call)
+    except SignalException as stopped:
+        raise (KeyboardInterrupt if stopped.sigval == signal.SIGINT else Terminated) from None
+    except ChildFailedError as error:
+        return _status({rank: failure.exitcode for rank, failure in error.failures.items()}, count)
+    return 0
+
+
+def _status(exits: dict[int, Any], count: int) -> int:
+    """Return the status of the stage, by the exits of the processes that failed; say which one was killed."""
+    for rank, code in sorted(exits.items()):
+        if code < 0 and code != -signal.SIGTERM:  # which the launcher sends to the others
+            name = signal.Signals(-code).name
+            why = ", most likely because memory ran out" if name == "SIGKILL" else ""
+            killed = f"error: Process {rank + 1} of {count} was killed ({name}){why}, so all have ended."
+            print(f"{killed} Run the same command again to continue.", file=sys.stderr)
+            return 128 - code
+    code = exits.get(0, command.EXIT_USER_ERROR)
+    return code if code > 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
