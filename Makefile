@@ -81,7 +81,7 @@ help:  ## list the targets and their variables
 	@echo '  PORT=8917          kaggle-standin: its port'
 	@echo '  TRY="train.lr=1e-3,3e-4 model.dropout=0,0.5"   sweep: try all combinations of these values'
 	@echo '  RECIPES="default scratch" SEEDS=3              compare: the recipes; compare, folds: the number of seeds'
-	@echo '  NPROC=2            train, retrain, predict: the number of processes, or gpu: one for each GPU'
+	@echo '  NPROC=2            train, retrain, predict: the number of processes, or gpu: one for each GPU; folds: trainings at a time'
 	@echo '  QUICK=1            bench: small sizes, three minutes'
 
 install: $(INSTALLED)  ## create .venv and install all packages in it
@@ -117,7 +117,7 @@ train: $(INSTALLED)  ## train and validate: runs/<c>/<run>/
 	$(RUNNER) -m $(call shared,train) $(WORDS)
 
 folds: $(INSTALLED)  ## train on every fold of the split: out-of-fold predictions and their score
-	$(RUNNER) -m pipelines.tools.folds $(WORDS)$(call option,SEEDS,--seeds)
+	$(RUNNER) -m pipelines.tools.folds $(WORDS)$(call option,SEEDS,--seeds)$(call option,NPROC,--at-once)
 
 retrain: $(INSTALLED)  ## train on all labelled rows: final.pt
 	$(RUNNER) -m $(call shared,retrain) $(WORDS)

@@ -20,7 +20,7 @@ from pipelines.settings.records import refuse_blend
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
 from pipelines.system.files import is_plain_name, only_one
-from pipelines.system.group import joined, started, take_part
+from pipelines.system.group import SHARED, joined, started, take_part
 from pipelines.system.memory import explained
 from pipelines.system.screen import aligned, table
 from pipelines.system.screen import uncertainty as uncertainty
@@ -36,7 +36,7 @@ GRACE_SECONDS = 0.5  # for an interrupted child process to end by itself
 EXIT_USER_ERROR = 2
 EXIT_TRY_LATER = 3
 EXIT_BROKEN_PIPE = 141
-SHARED = ("train", "retrain", "predict")  # stages that several processes can share
+PER_GPU = "gpu"  # a value of NPROC
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -62,6 +62,7 @@ class Words(argparse.Namespace):
     runs: list[str]  # of blend
     seeds: int  # of compare
     tries: list[str]  # of sweep
+    at_once: int  # of folds: the most trainings at a time; 0: no limit
     processes: int = 1  # that share the stage
 
     def settings(self) -> Settings:
@@ -89,6 +90,10 @@ class Words(argparse.Namespace):
         refuse_blend(run, self.repeat)
         doing = f"training, retraining or predicting {self.competition}, run {run.folder.name}"
         return only_one(run.lock, doing, inherited=False)
+
+    def most(self, trainings: int) -> int:
+        """Return how many of so many `trainings` may run at a time."""
+        return min(trainings, self.at_once or trainings)
 
     def plus(self, *settings: str) -> "Words":
         """Return these arguments with more settings."""
@@ -168,9 +173,10 @@ def run(main: Callable[..., None], arguments: Sequence[str] | None = None, share
             prepare()
             if shared:
                 with joined() as group:
-                    if not group.is_main:
+                    if group.is_main:
+                        main(arguments, group)
+                    else:
                         take_part(group)
-                    main(arguments, group)
             else:
                 _refuse_processes()
                 main(arguments)
@@ -196,6 +202,15 @@ def number_of_seeds(text: str) -> int:
     """Return the number in the argument `text`.  Raises what argparse turns into a usage error."""
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds (1 or more)")
+    return int(text)
+
+
+def number_of_processes(text: str) -> int:
+    """Return the number in `text`, a value of NPROC; 0 for `gpu`.  Raises what argparse turns into a usage error."""
+    if text == PER_GPU:
+        return 0
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"NPROC={text} is no number of processes. Write 1 or more, or {PER_GPU}")
     return int(text)
 
 

@@ -25,7 +25,7 @@ from pipelines.system.errors import UserError
 
 PACKAGE = Path(__file__).parent.parent
 SCRIPT, METADATA = "script.py", "kernel-metadata.json"
-ROOTS = (*(f"pipelines.{stage}" for stage in STAGES), "pipelines.kaggle.kernel_script")
+ROOTS = (*(f"pipelines.{stage}" for stage in STAGES), "pipelines.tools.launch", "pipelines.kaggle.kernel_script")
 LINE = 116  # characters of base64
 LEAST, MOST = 5, 50  # length of Kaggle's slugs
 HASH_LENGTH = 6

@@ -24,6 +24,7 @@ from pipelines.settings.loading import load_settings, submission_name
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, write_json
+from pipelines.system.group import SHARED
 
 STAGES = ("download", "split", "train", "retrain", "predict")
 MANIFEST = "manifest.json"
@@ -65,7 +66,8 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
         shutil.copytree(tables, layout.root, dirs_exist_ok=True)
     working.mkdir(parents=True, exist_ok=True)
     (working / MANIFEST).unlink(missing_ok=True)
-    facts = {"python": platform.python_version(), "torch": torch.__version__, "gpus": torch.cuda.device_count()}
+    gpus = torch.cuda.device_count()
+    facts = {"python": platform.python_version(), "torch": torch.__version__, "gpus": gpus}
     say(f"{task.competition}, recipe {task.recipe}, run {task.run}; run id {task.run_id}")
     say(f"Python {facts['python']}, torch {facts['torch']}, GPUs: {facts['gpus']}")
     status = 2
@@ -78,7 +80,7 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
         attach_weights(settings, base / "input", source, layout, say)
         if source and _needs_seven_zip(source):
             source = _without_seven_zip(source, folder / "given", settings.kaggle.internet, say)
-        status = _run_stages(task, source, folder, layout.root, say)
+        status = _run_stages(task, source, folder, gpus, say)
     except UserError as error:
         say(f"error: {error}")
     finally:
@@ -241,17 +243,23 @@ def _weight_files(folder: Path, data: Path | None) -> list[Path]:
     return found
 
 
-def _run_stages(task: Task, source: Path | None, folder: Path, work: Path, say: Say) -> int:
-    """Run the stages in order, with their output in the log; return the last status."""
+def _run_stages(task: Task, source: Path | None, folder: Path, gpus: int, say: Say) -> int:
+    """Run the stages in order, with their output in the log; return the last status.
+
+    Where there are several GPUs, such as two T4, a process for each shares the stages that can be shared.
+    """
     paths = [str(folder / "code"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     words = [task.competition, "--recipe", task.recipe, "--run", task.run]
     words += ["--set", *task.overrides] if task.overrides else []
     for stage in STAGES:
         say(f"\n{stage}")
-        program = [sys.executable, "-m", f"pipelines.{stage}", *words]
+        module = [f"pipelines.{stage}"]
+        if gpus > 1 and stage in SHARED:
+            module = ["pipelines.tools.launch", str(gpus), stage]
+        program = [sys.executable, "-m", *module, *words]
         program += ["--archive", str(source)] if stage == "download" and source else []
-        if status := subprocess.run(program, cwd=work, env=environment, check=False).returncode:
+        if status := subprocess.run(program, cwd=folder / "work", env=environment, check=False).returncode:
             say(f"The stage {stage} failed with status {status}.")
             return status
     return 0

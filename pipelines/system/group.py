@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+SHARED = ("train", "retrain", "predict")  # the stages that several processes can share
 PATIENCE = timedelta(days=2)  # the main process may decode a million images, or draw pictures, while the others wait
 NOTICE_SECONDS = 5.0  # in which the error of a process arrives after its connection is lost
 PARENT_SECONDS = 0.5
@@ -248,7 +248,7 @@ def _explain(group: Group, error: BaseException) -> None:
         ) from None
 
 
-def take_part(group: Group) -> NoReturn:
+def take_part(group: Group) -> None:
     """Do what the main process shares, and end with it; for every process but the main one.
 
     An error is left in the store for the main process, which ends all; that of a bug is printed here too.
@@ -261,10 +261,6 @@ def take_part(group: Group) -> NoReturn:
         if is_loss(error):
             os._exit(EXIT_AFTER_ANOTHER)
         _leave(group, error)
-    import torch.distributed as dist
-
-    dist.destroy_process_group()
-    sys.exit(0)
 
 
 def _leave(group: Group, error: BaseException) -> NoReturn:
@@ -275,7 +271,7 @@ def _leave(group: Group, error: BaseException) -> NoReturn:
         assert group._store is not None
         if group._store.add("told", 1) == 1:
             if not isinstance(error, UserError):
-                traceback.print_exception(error)
+                sys.excepthook(type(error), error, error.__traceback__)
             group._store.set(FAILED, pickle.dumps(error if isinstance(error, UserError) else None).hex())
     sys.stderr.flush()
     dist.destroy_process_group()  # closes the connections, so that exchanges of the others end

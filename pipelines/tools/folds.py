@@ -8,7 +8,9 @@ Writes  runs/<c>/<run>/fold-<k>/: a normal run of the stage train for each fold,
 With --seeds n, every fold is trained n times, with the seeds train.seed, train.seed + 1, …: fold-<k>-seed-<s>. Without
 folds (split.folds = 0) it trains the recipe with n seeds, which all validate the same rows: seed-<s>.
 
-As many trainings run at a time as the machine has GPUs, or on a processor as there are cores, which they share.
+As many trainings run at a time as the machine has GPUs, or on a processor as there are cores, which they share; with
+--at-once n at most n.  Each is one process: trainings of their own need no exchange, so this is the fastest way to use
+several GPUs.
 If it is killed, the same command continues.
 """
 
@@ -76,6 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seeds", type=command.number_of_seeds, default=1, help="number of seeds of each fold; default: 1"
     )
+    parser.add_argument(
+        *("--at-once",),
+        type=command.number_of_processes,
+        default=0,
+        metavar="NPROC",
+        help="number of trainings at a time, or gpu: one on each GPU; default: one on each GPU or core",
+    )
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
     _check_words(words, settings)
@@ -83,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_split(layout, settings, words.repeat("split"))
     run, members = layout.run(words.run_name()), plan(settings, words.seeds)
     with words.only_one_in(run):
-        threads = 0 if run.trained.exists() else threads_for(settings.hardware, len(members))
+        threads = 0 if run.trained.exists() else threads_for(settings.hardware, words.most(len(members)))
         whole, _ = with_weights(settings, run, layout.weights, command.progress)
         whole = replace(whole, hardware=replace(settings.hardware, threads=threads))
         whole = start_run(run, with_head_of(run, whole), layout.split_csv, [member.name for member in members])
@@ -209,7 +218,7 @@ def _train(group: FoldSet, images: int, chosen: list[str]) -> None:
         arguments = [words.competition, "--recipe", words.recipe, "--run", run.folder.name, "--member", member.name]
         arguments += ["--set", *shared, f"train.fold={member.fold}", f"train.seed={member.seed}"]
         trainings.append(Training(member.name, arguments, run.member(member.name).log))
-    places = places_for(settings.hardware, len(trainings))
+    places = places_for(settings.hardware, words.most(len(trainings)))
     done = len(group.members) - len(trainings)
     print(
         f"{settings.name}, run {run.folder.name}: {len(group.members)} trainings of {images:,} labelled images"

@@ -15,10 +15,9 @@ from typing import Any
 
 from pipelines import command
 from pipelines.system.errors import UserError
+from pipelines.system.group import SHARED
 from pipelines.system.processes import cores
 from pipelines.system.stopping import Terminated
-
-PER_GPU = "gpu"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("processes", type=_processes, help=f"number of processes, or {PER_GPU}: one for each GPU")
-    parser.add_argument("stage", choices=command.SHARED)
+    parser.add_argument(
+        "processes", type=command.number_of_processes, help="number of processes, or gpu: one for each GPU"
+    )
+    parser.add_argument("stage", choices=SHARED)
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="…", help="the arguments of the stage")
     words = parser.parse_args(arguments)
     count = words.processes or _gpus()
@@ -39,20 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(status)
 
 
-def _processes(text: str) -> int:
-    """Return the number that `text` means, 0 for one process per GPU.  Raises what argparse makes a usage error of."""
-    if text == PER_GPU:
-        return 0
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"NPROC={text} is no number of processes. Write 1 or more, or {PER_GPU}")
-    return int(text)
-
-
 def _gpus() -> int:
     import torch
 
     if not torch.cuda.is_available():
-        raise UserError(f"NPROC={PER_GPU} starts a process for each GPU, and torch finds none. Write a number.")
+        raise UserError(f"NPROC={command.PER_GPU} starts a process for each GPU, and torch finds none. Write a number.")
     return torch.cuda.device_count()
 
 

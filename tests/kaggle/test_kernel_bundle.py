@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipelines.dataset.digits import write_digits
 from pipelines.kaggle import kernel_bundle, kernel_script
@@ -150,7 +151,7 @@ def test_a_script_holds_what_is_needed_and_nothing_else() -> None:
     assert outside_rooms == {*stages, "pipelines/__init__.py", "pipelines/command.py"}
     assert "pipelines/competitions/digits.toml" in files
     tools = [name for name in files if name.startswith("pipelines/tools/")]
-    assert tools == ["pipelines/tools/__init__.py", "pipelines/tools/obtaining.py"]  # which download imports
+    assert [Path(name).stem for name in tools] == ["__init__", "launch", "obtaining"]  # download imports the last
     assert all((ROOT / name).read_bytes() == content for name, content in files.items())
     assert {"pipelines/kaggle/kernel_script.py", "pipelines/core/job.py"} <= set(files)
     assert not {"pipelines/kaggle/kernel_bundle.py", "pipelines/kaggle/worker.py"} & set(files)
@@ -425,6 +426,21 @@ def test_no_data(tmp_path: Path) -> None:
     assert "searched for trainLabels.csv, sampleSubmission.csv, train, test" in message
     assert "There is: other/." in message and "competitions/cifar-10/rules" in message
     assert manifest_of(tmp_path)["files"] == {}
+
+
+def test_a_process_for_each_of_two_gpus(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(small, tmp_path / "input/digits")
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(bundled().split('PIPELINE = """\n')[1].split('"""')[0]))) as code:
+        code.extractall(tmp_path / "temp/pipeline/code")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # of this process; the stages find none, and use cores
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    task = kernel_bundle.make_task("digits", load_settings("digits"), "trial", QUICK, RUN_ID)
+    said: list[str] = []
+    assert kernel_script.run(task, tmp_path, tmp_path / "temp/pipeline", said.append) == 0, said
+    assert manifest_of(tmp_path)["finished"]
+    trained = json.loads((tmp_path / "working/runs/digits/trial/train.json").read_text())
+    assert trained["hardware"]["processes"] == 2
 
 
 def test_a_stage_that_fails_ends_the_run_with_its_status(tmp_path: Path) -> None:

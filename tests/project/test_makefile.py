@@ -11,6 +11,7 @@ import pytest
 from pipelines.settings.competitions import COMPETITIONS
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import DEFAULT_RECIPE
+from pipelines.system.group import SHARED
 from tests.support.desk import FOLDER, Desk
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,6 +63,14 @@ def test_words_reach_the_stage() -> None:
     dry = make("-n", "train", "COMP=cifar-10", "RECIPE=textbook", "RUN=mine", "SET=train.epochs=5 train.lr=1e-3")
     words = "cifar-10 --recipe=textbook --run=mine --set='train.epochs=5 train.lr=1e-3'"
     assert f"-m pipelines.train {words}" in dry
+
+
+def test_processes_share_the_stages_that_can_be_shared() -> None:
+    dry = make("-n", "all", "folds", "COMP=cifar-10", "NPROC=2")
+    for stage in SHARED:
+        assert f"-m pipelines.tools.launch 2 {stage} cifar-10\n" in dry
+    assert "-m pipelines.split cifar-10\n" in dry
+    assert "-m pipelines.tools.folds cifar-10 --at-once=2\n" in dry
 
 
 AWKWARD = (

@@ -66,10 +66,18 @@ def states(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def test_at_most_so_many_trainings_at_a_time() -> None:
+    words = command.Words(at_once=2)
+    assert (words.most(5), words.most(1), command.Words(at_once=0).most(5)) == (2, 1, 5)
+    one = HardwareSettings(device="cpu", threads=1)
+    assert len(places_for(one, command.Words(at_once=1).most(5))) == 1
+    assert threads_for(HardwareSettings(device="cpu"), command.Words(at_once=1).most(5)) == cores()
+
+
 def test_each_row_is_predicted_by_the_model_that_was_not_trained_on_it(
     divided: Tiny, here: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert made("--set", "predict.mirror=true") == 0
+    assert made("--at-once", "1", "--set", "predict.mirror=true") == 0
     layout, run = divided.layout, divided.layout.run("set")
     out = capfd.readouterr().out
     table = read_split_csv(layout.split_csv)
