@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
-    words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words(processes=group.world))
+    words = command.parser(__doc__, "predict").parse_args(arguments, namespace=command.Words(processes=group.nproc))
     layout = words.layout()
     run, record, _ = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     words.require_raw(layout)

@@ -24,7 +24,7 @@ from pipelines.system.shell import removal
 
 
 def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
-    words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words(processes=group.world))
+    words = command.parser(__doc__, "retrain").parse_args(arguments, namespace=command.Words(processes=group.nproc))
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     words.require_raw(layout)

@@ -46,7 +46,7 @@ WORDS = {  # what the classes of a task are called, one and several
 def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
     parser = command.parser(__doc__, "train")
     parser.add_argument("--member", default="", help=argparse.SUPPRESS)  # of the fold set --run; the tool folds sets it
-    words = parser.parse_args(arguments, namespace=command.Words(processes=group.world))
+    words = parser.parse_args(arguments, namespace=command.Words(processes=group.nproc))
     settings, layout = words.settings(), words.layout()
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv

@@ -50,6 +50,11 @@ class Group:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def nproc(self) -> int:
+        """The value of NPROC that starts this group; 1 where it is on several machines, which NPROC does not start."""
+        return self.world if self.local == self.world else 1
+
     def all_sum(self, values: "Tensor") -> "Tensor":
         """Return the sum of the `values` of all processes, a tensor of the same shape in each."""
         if self.world == 1:

@@ -12,6 +12,7 @@ STAGES = ("download", "split", "train", "retrain", "predict", "submit", "tools")
 ON_SCREEN = ("command", "stages")  # these rooms may read the command line and print
 ALONE = "pipelines.kaggle.worker"  # it runs in a process of its own and imports no other module of the project
 WITHOUT_TORCH = ("system", "settings")
+IMPORTS = (ast.Import, ast.ImportFrom)
 LAZY = "pipelines.system.group"  # it imports torch in functions, for processes that torchrun has started
 DECODING = ("images", "packed", "fingerprints")  # decoding processes import these modules of dataset
 
@@ -34,12 +35,6 @@ def imported(tree: ast.AST) -> set[str]:
             assert node.level == 0, "imports are absolute"
             names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
-
-
-def in_functions(tree: ast.AST) -> set[str]:
-    """Return the names of the modules that functions of `tree` import."""
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    return set().union(*map(imported, functions))
 
 
 GRAPH = {name: imported(tree) for name, tree in MODULES.items()}
@@ -95,8 +90,7 @@ def test_settings_and_decoding_need_no_torch() -> None:
         seen.add(module)
         names = GRAPH[module]
         if module == LAZY:
-            names = imported(ast.Module([node for node in MODULES[module].body if not isinstance(node, ast.If)], []))
-            names -= in_functions(MODULES[module])
+            names = imported(ast.Module([node for node in MODULES[module].body if isinstance(node, IMPORTS)], []))
         assert not any(each.partition(".")[0] in ("torch", "torchvision") for each in names), module
         pending += ours(module) - seen
 
