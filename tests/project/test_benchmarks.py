@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import measuring, predict_memory, profile, safety, scaling, textbook, training_speed
+from benchmarks import measuring, predict_memory, processes, profile, safety, scaling, textbook, training_speed
 from pipelines import command, download, split
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
@@ -113,6 +113,21 @@ def test_scaling_counts_the_fastest_try_and_the_largest_process() -> None:
     found = scaling.fastest(tries)
     assert found.seconds == dict.fromkeys(scaling.STAGES, 1.0)
     assert (found.memory, found.largest) == (3, "stage 3")
+
+
+def test_two_processes_are_compared_with_as_many_threads_and_with_one() -> None:
+    both, cores, one = ({"training": speed, "features": speed} for speed in (19.0, 20.0, 11.0))
+    ways = {processes.TOGETHER: [both], processes.ALL_CORES: [cores], processes.ONE: [one]}
+    training, *features = processes.findings(ways)
+    assert (training.figure, training.reached) == ("0.95 times", True)
+    assert [(each.figure, each.reached) for each in features] == [("0.95 times", True), ("1.73 times", False)]
+
+
+@pytest.mark.slow
+def test_two_processes_and_one_are_measured() -> None:
+    ways = (processes.TOGETHER, processes.ONE)
+    for speeds in processes.measure(200, 70, 2, 1, ways).values():
+        assert all(speed > 0 for each in speeds for speed in each.values())
 
 
 @pytest.mark.slow
