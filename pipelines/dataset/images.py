@@ -100,9 +100,12 @@ def open_image(path: Path | str, place: str, white: int = 0, channels: int = 3) 
         return decode(path, place, white, channels)
 
 
-def decode(path: Path | str, place: str, white: int = 0, channels: int = 3) -> Picture:
-    """Return what `open_image` returns; for use inside `settled_warnings`. A text as path saves time."""
-    with _problems_of(path, place) as content:
+def decode(path: Path | str, place: str, white: int = 0, channels: int = 3, stored: bytes | None = None) -> Picture:
+    """Return what `open_image` returns; for use inside `settled_warnings`. A text as path saves time.
+
+    stored: the bytes of the image, where it is no file of its own; `path` then only names it.
+    """
+    with _problems_of(path, place, stored) as content:
         if str(path).lower().endswith(ARRAY):
             return as_picture(load_array(content, Path(path)), white, channels)
         if channels not in AS_COLOURS and (values := tiff_array(content)) is not None:
@@ -154,16 +157,17 @@ def _load(image: Image.Image, content: io.BytesIO) -> Depth:
 
 
 @contextmanager
-def _problems_of(path: Path | str, place: str) -> Iterator[io.BytesIO]:
-    """Yield the bytes of a file. Any error, also of the block, becomes an `UnreadableImage`."""
+def _problems_of(path: Path | str, place: str, stored: bytes | None = None) -> Iterator[io.BytesIO]:
+    """Yield the bytes of a file, or those `stored`. Any error, also of the block, becomes an `UnreadableImage`."""
     head = b""
     try:
-        with open(path, "rb", buffering=0) as file:  # one read: Pillow's small reads take a tenth of the time
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes, the limit")
-            content = io.BytesIO(file.read())
-        head = content.getvalue()
-        yield content
+        if stored is None:
+            with open(path, "rb", buffering=0) as file:  # one read: Pillow's small reads take a tenth of the time
+                if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                    raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes, the limit")
+                stored = file.read()
+        head = stored
+        yield io.BytesIO(stored)
         return
     except FileNotFoundError:
         problem = MISSING

@@ -15,7 +15,7 @@ from pipelines.dataset.channels import Picture, Pixels
 from pipelines.dataset.fingerprints import all_listed
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import crop, fit, place_of, random_crop_box
-from pipelines.dataset.loading import Batch, BatchSource, Loading, evaluation_resize, pinned
+from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize, pinned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.group import ALONE, Group
@@ -26,22 +26,32 @@ from pipelines.system.seeds import derive_seed
 Cut = Callable[[Picture, int, int], Pixels]  # takes a decoded photo, its position and the epoch, in a worker process
 
 
-class PhotoBatches(BatchSource):
-    """Batches of photos from a loader whose workers live through all epochs."""
+class LoadedBatches(BatchSource):
+    """Batches from a loader whose workers live through all epochs."""
 
-    def __init__(self, images: ImageSet, loading: Loading, workers: int) -> None:
-        super().__init__(images.ids, torch.from_numpy(images.labels), loading)
-        self.images, self.order = images, _EpochOrder(loading, len(images))
-        cut = partial(random_box if loading.training else centre, loading.settings)
-        self.loader = make_loader(Photos(images, cut), self.order, workers, keep=workers > 0)
+    def __init__(self, ids: Ids, labels: Tensor, loading: Loading, photos: "Photos", workers: int) -> None:
+        super().__init__(ids, labels, loading)
+        self.order = _EpochOrder(loading, len(ids))
+        self.loader = make_loader(photos, self.order, workers, keep=workers > 0)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         self.order.epoch = epoch
         finish = self.loading.finisher(len(self), epoch, crop=False)
+        parts = self.loading.divide(len(self), epoch)
+        for (pixels, _), part in zip(decoded(self.loader, self.loading.device), parts, strict=True):
+            yield finish(pixels, self, part)
+
+
+class PhotoBatches(LoadedBatches):
+    """Batches of photos that are files of their own."""
+
+    def __init__(self, images: ImageSet, loading: Loading, workers: int) -> None:
+        self.images, photos = images, Photos(images, cut_of(loading))
+        super().__init__(images.ids, torch.from_numpy(images.labels), loading, photos, workers)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
         with all_listed(self.images):
-            parts = self.loading.divide(len(self), epoch)
-            for (pixels, _), part in zip(decoded(self.loader, self.loading.device), parts, strict=True):
-                yield finish(pixels, self, part)
+            yield from super().batches(epoch)
 
 
 class _EpochOrder(Sampler[list[tuple[int, int]]]):
@@ -59,6 +69,11 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for part in self.loading.divide(self.count, self.epoch):
             yield [(position, self.epoch) for position in part.taken.tolist()]
+
+
+def cut_of(loading: Loading) -> Cut:
+    """Return what cuts photos: at random in training, else the centre."""
+    return partial(random_box if loading.training else centre, loading.settings)
 
 
 def centre(settings: Settings, photo: Picture, position: int, epoch: int) -> Pixels:
@@ -84,10 +99,14 @@ class Photos(Dataset[Any]):
     def __getitem__(self, item: tuple[int, int]) -> tuple[Pixels, int] | UserError:
         position, epoch = item
         try:
-            photo = self.reader.open(self.paths[position].decode(), self.places[position].decode())
+            photo = self.photo(position)
         except UserError as error:  # returned: torch would bury a raised one in a worker's traceback
             return error
         return self.cut(photo, position, epoch), position
+
+    def photo(self, position: int) -> Picture:
+        """Return the photo at `position`.  Raises `UserError` if it cannot be read."""
+        return self.reader.open(self.paths[position].decode(), self.places[position].decode())
 
 
 def collate(items: list[Any]) -> tuple[Pixels, npt.NDArray[np.int64]] | UserError:
