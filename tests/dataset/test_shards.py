@@ -16,10 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.core.checkpoint import weights_sha256
+from pipelines.core.job import run_job
 from pipelines.dataset import shard_index
 from pipelines.dataset.loading import Batch, BatchSource, Loading
 from pipelines.dataset.shard_index import Shards, open_shards, scan
 from pipelines.dataset.shards import ShardBatches
+from pipelines.models.device import choose_hardware
+from pipelines.models.transfer import build_network
+from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
 from pipelines.system.group import ALONE, Group
@@ -208,13 +213,18 @@ def test_three_real_processes_read_each_image_once(folder: Path) -> None:
         check_shared(summary(source), [each[part] for each in found], part == "train")
 
 
-def test_the_documented_script_trains_in_two_processes_and_continues_in_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def documented_script(folder: Path) -> Path:
     page = (REPOSITORY / "docs" / "shards.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     path = folder / "train_shards.py"
     path.write_text(script, encoding="utf-8")
+    return path
+
+
+def test_the_documented_script_trains_in_two_processes_and_continues_in_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = documented_script(folder)
     said = torchrun(path, "tiny.toml", folder, processes=2, folder=folder)
     assert f"{COUNT} training images, 12 validation images; 2 processes" in said
     run = folder / "runs" / "tiny" / "shards"
@@ -230,6 +240,21 @@ def test_the_documented_script_trains_in_two_processes_and_continues_in_one(
         assert ended.value.code == status
     assert pd.read_csv(run / "history.csv").equals(history)
     assert "was trained with other settings" in capsys.readouterr().err
+
+
+def test_a_stopped_training_continues_with_the_same_weights(folder: Path) -> None:
+    script, settings = documented_script(folder), load_settings(str(folder / "tiny.toml"))
+    shard_job, hardware = runpy.run_path(str(script))["ShardJob"], choose_hardware(settings.hardware)
+    weights = []
+    for name in ("whole", "stopped"):
+        run = Layout(folder, "tiny").run(name)
+        job = shard_job(settings, opened(folder), opened(folder, part="valid"), 2, run.training, hardware)
+        epochs = run_job(job, build_network(settings, CLASSES, []))
+        if name == "stopped":
+            next(epochs)
+            epochs = run_job(job, build_network(settings, CLASSES, []))
+        weights.append((len(list(epochs)), weights_sha256(run.last)))
+    assert weights == [(2, weights[0][1]), (1, weights[0][1])]
 
 
 def test_an_index_is_made_once_and_again_for_a_changed_shard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
