@@ -96,8 +96,10 @@ def fit(
     Raises `UserError` when the training or validation loss is not finite, and `ValueError` when an image is in both
     sources.
     """
-    if valid is not None and (shared := set(train.ids.tolist()) & set(valid.ids.tolist())):
-        raise ValueError(f"{len(shared)} images are in both training and validation set, such as id {min(shared)!r}")
+    if valid is not None:
+        validated = set(valid.ids.tolist())  # usually far fewer than those of training
+        if twice := [each for each in train.ids if each in validated]:
+            raise ValueError(f"{len(twice)} images are in both training and validation set, such as id {min(twice)}")
     group = train.group
     for epoch in epochs:
         torch.manual_seed(derive_seed(seed, "network", epoch, *([group.rank] if group.rank else [])))
