@@ -25,7 +25,7 @@ from pipelines.system.errors import UserError
 from pipelines.system.files import read_json, read_note, write_text
 
 LENGTHS = {("train", "epochs"): 1 << 30, ("finetune", "head_epochs"): 0}  # with these, each setting has an effect
-Stages = dict[str, list[str]]  # modules of stages, with arguments of their own
+Stages = dict[str, list[str]]  # of each stage its module, and arguments of their own
 Sections = Mapping[str, dict[str, Any]]  # settings: section -> key -> value
 
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if note is None:
         make = words.repeat("blend", RUNS=shlex.join(members)) if members else words.repeat("predict")
         raise UserError(f"{submission.name} was not predicted from this run. First: {make}")
-    sections, stages = _sections(record, note, words), _stages(run, record, note)
+    sections, stages = _sections(record, note, words), _stages(run, record, note, trained)
     sections["hardware"] |= _hardware(record, note, trained)
     scratch = run.folder.with_name(f"{run.folder.name}-reproduced")
     copy = Layout(scratch, layout.competition)
@@ -81,13 +81,19 @@ def _sections(record: RunRecord, note: dict[str, Any], words: command.Words) -> 
     return sections
 
 
-def _stages(run: RunLayout, record: RunRecord, note: dict[str, Any]) -> Stages:
-    """Return the stages that made the submission with this `note`."""
+def _stages(run: RunLayout, record: RunRecord, note: dict[str, Any], trained: dict[str, Any]) -> Stages:
+    """Return the stages that made the submission with this `note`, with as many processes as trained then."""
+    split: Stages = {"split": ["split"]}
     if members := blended(run):
-        return {"split": [], "tools.blend": [f"--runs={shlex.join(members)}"]}
-    train: Stages = {"tools.folds": ["--seeds", str(record.seeds)]} if record.members else {"train": []}
+        return split | {"blend": ["tools.blend", f"--runs={shlex.join(members)}"]}
     unused = note["checkpoint"] in (run.best.name, "folds")
-    return {"split": [], **train, **({} if unused else {"retrain": []}), "predict": []}
+    named = ["train", *([] if unused else ["retrain"]), "predict"]
+    processes = trained["hardware"].get("processes", 1)
+    calls = {stage: ["tools.launch", str(processes), stage] if processes > 1 else [stage] for stage in named}
+    if record.members:
+        calls = {"folds": ["tools.folds", "--seeds", str(record.seeds)]} | calls
+        del calls["train"]
+    return split | calls
 
 
 def _hardware(record: RunRecord, note: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
@@ -126,10 +132,10 @@ def _rebuild(layout: Layout, copy: Layout, run: str, sections: Sections, stages:
     path = copy.root / f"{layout.competition}.toml"
     write_text(path, toml_of(sections))
     words = [path.name, "--run", run, "--set", *(f"{key}={value}" for key, value in lengths.items())]
-    for number, (stage, more) in enumerate(stages.items(), 1):
-        log = (copy.root / f"{stage}.log").relative_to(layout.root)
+    for number, (stage, (module, *more)) in enumerate(stages.items(), 1):
+        log = (copy.root / f"{module}.log").relative_to(layout.root)
         print(f"Stage {number} of {len(stages)}: {stage}; output: {log}", flush=True)
-        if status := command.run_stage(stage, [*more, *words], copy.root):
+        if status := command.run_stage(module, [*more, *words], copy.root):
             sys.exit(status)
 
 

@@ -13,6 +13,7 @@ from pipelines import command, predict, retrain, split, train
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.loading import to_dict
 from pipelines.settings.schema import Settings
+from pipelines.system.group import SHARED
 from pipelines.tools import reproduce
 from tests.support.stages import run_stage_here
 from tests.support.tiny import Tiny, pretrained
@@ -65,6 +66,19 @@ def test_same_bytes_though_the_toml_and_the_submission_are_gone(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_made_again_by_two(tiny: Tiny) -> None:
+    root = tiny.layout.root
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words = ["tiny.toml", "--run", "done", "--set", "train.epochs=2"]
+    for call in (["pipelines.split"], *(["pipelines.tools.launch", "2", stage] for stage in SHARED)):
+        assert subprocess.run([sys.executable, "-m", *call, *words], cwd=root, env=environment).returncode == 0
+    done = again(tiny.layout.run("done").folder, "train.epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert "Stage 2 of 4: train; output: runs/tiny/done-reproduced/tools.launch.log" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(", byte for byte.")
+
+
 def test_a_difference_is_an_error_that_lists_what_has_changed(finished: Path) -> None:
     notes = json.loads((finished / "predict.json").read_text())
     (name,) = notes
