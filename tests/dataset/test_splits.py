@@ -1,5 +1,6 @@
 """Dividing rows into train and valid: each rule, each error, and what a split must not depend on."""
 
+import tracemalloc
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -210,6 +211,25 @@ def test_split_csv_is_plain_utf8_with_unix_line_ends(tmp_path: Path) -> None:
     assert lines[0] == "id,path,label,split,fold"
     assert lines[1] in ("1,train/1.png,hündchen,train,-1", "1,train/1.png,hündchen,valid,-1")
     assert [path.name for path in tmp_path.iterdir()] == ["split.csv"]
+
+
+def test_a_row_of_the_split_takes_at_most_300_bytes(tmp_path: Path) -> None:
+    count = 60_000
+    rows = "".join(
+        f"{number},train/{number}.png,{number % 120},{'train' if number % 10 else 'valid'},{number % 5}\n"
+        for number in range(10**6, 10**6 + count)
+    )
+    (tmp_path / "split.csv").write_text(f"id,path,label,split,fold\n{rows}")
+    read_split_csv(tmp_path / "split.csv")  # what is imported and kept for all tables is not counted
+    tracemalloc.start()
+    try:
+        table = read_split_csv(tmp_path / "split.csv")
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(table) == count
+    assert held / count < 200
+    assert peak / count < 300
 
 
 def test_missing_or_foreign_split_csv(tmp_path: Path) -> None:

@@ -3,9 +3,19 @@
 import gzip
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from pipelines.dataset.tables import find_column, index_columns, read_csv, read_listing
+from pipelines.dataset import tables
+from pipelines.dataset.tables import (
+    csv_text,
+    find_column,
+    index_columns,
+    read_csv,
+    read_listing,
+    table_text,
+    write_csv,
+)
 from pipelines.system.errors import UserError
 from tests.support.raw_files import write
 
@@ -46,6 +56,69 @@ def test_csv_mistakes_name_file_and_line(tmp_path: Path, content: bytes, expecte
         read_csv(path)
     assert str(path) in str(caught.value)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "plain"),
+    [
+        ("id,label\n1,a\n2, b \n", True),
+        ('id,label\n"1","a,b"\n2,"say ""hi"""', True),
+        ("id,label\r\n1,a\r\n2,b\r\n", True),
+        ("id,label\n1,a\n\n2,b\n", False),
+        ('id,label\n1,"two\nlines"\n2,b\n', False),
+        ("\nid,label\n1,a\n", False),
+        ("id,label\r1,a\r2,b\r", False),
+        ("id\n1\n\n", False),
+        ("id,label\n1,a\n2\n", False),
+        ("id,id\n1,a\n", False),
+        ("id,label\n", False),
+        ('id,label\n1,"a"b\n', False),
+        ("", False),
+        ("\n\n", False),
+    ],
+)
+@pytest.mark.parametrize("strip", [True, False])
+def test_a_plain_table_read_in_one_pass_is_what_the_careful_reader_returns(
+    tmp_path: Path, content: str, plain: bool, strip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.csv", content)
+    assert (tables._in_one_pass(content, strip) is not None) == plain
+    quick = outcome(path, strip)
+    monkeypatch.setattr(tables, "_in_one_pass", lambda text, strip: None)
+    careful = outcome(path, strip)
+    if isinstance(quick, pd.DataFrame):
+        pd.testing.assert_frame_equal(quick, careful, check_index_type=False)
+    else:
+        assert quick == careful
+
+
+def outcome(path: Path, strip: bool) -> pd.DataFrame | str:
+    """Return the table, or the message of the error."""
+    try:
+        return read_csv(path, strip)
+    except UserError as error:
+        return str(error)
+
+
+def test_equal_values_of_a_column_are_kept_once_if_few_differ(tmp_path: Path) -> None:
+    count = 4 * tables.BLOCK_ROWS
+    lines = "".join(f"image {number},class {number % 1000}\n" for number in range(count))
+    table = read_csv(write(tmp_path / "a.csv", f"id,label\n{lines}"))
+    assert len({id(label) for label in table["label"].array}) == 1000
+    assert table["id"].tolist() == [f"image {number}" for number in range(count)]
+    assert table["label"].tolist() == [f"class {number % 1000}" for number in range(count)]
+    assert table.index.tolist() == list(range(2, count + 2)) and table.index.name == "line"
+
+
+@pytest.mark.parametrize("value", ["a", "carriage\rreturn", 'two\nlines, and "quotes"', "ä", ""])
+def test_a_table_is_written_and_read_back(tmp_path: Path, value: str) -> None:
+    table = pd.DataFrame({"id": ["1", "2"], "label": [value, "b"], "number": [3, 4]})
+    write_csv(tmp_path / "a.csv", table)
+    text = (tmp_path / "a.csv").read_bytes().decode()
+    assert text == table_text(table) == csv_text([("id", "label", "number"), ("1", value, 3), ("2", "b", 4)])
+    back = read_csv(tmp_path / "a.csv", strip=False)
+    assert back.to_numpy().tolist() == [["1", value, "3"], ["2", "b", "4"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_missing_csv(tmp_path: Path) -> None:
