@@ -278,15 +278,20 @@ def _ids(table: _Table, column: str) -> list[str]:
 
 
 def _write(folder: Path, ids: Sequence[str], pieces: Sequence[Array], ends: tuple[float, float], watch: Watch) -> None:
-    """Write one file per image: a PNG of one or three channels, else an array. ends: what becomes black and white."""
-    folder.mkdir()
+    """Write one file per image: a PNG of one or three channels, else an array. ends: what becomes black and white.
+
+    More than `files.MOST_IN_FOLDER` of them are in numbered folders.
+    """
     images = (image for piece in pieces for image in _in_bytes(piece, *ends))
-    for name, image in watch(zip(ids, images, strict=True), f"writing {folder.name} images", len(ids), "images"):
+    stems = (f"{folder}{below}/{name}" for below, name in zip(files.numbered_folders(len(ids)), ids, strict=True))
+    for below in set(files.numbered_folders(len(ids))):
+        Path(f"{folder}{below}").mkdir(parents=True)
+    for stem, image in watch(zip(stems, images, strict=True), f"writing {folder.name} images", len(ids), "images"):
         if image.shape[2] in PNG_COLOURS:
-            with open(f"{folder}/{name}.png", "wb", buffering=0) as file:
+            with open(f"{stem}.png", "wb", buffering=0) as file:
                 file.write(_png(image))
         else:
-            np.save(f"{folder}/{name}.npy", image)
+            np.save(f"{stem}.npy", image)
 
 
 def _in_bytes(images: Array, black: float, white: float) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, count, groupby
 from operator import itemgetter
@@ -42,8 +42,9 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, task: str = ONE_CLASS, watc
     The tree holds `train`, `valid` and `train_valid` with a folder for every class (`folder_names`, listed in
     `classes.csv`), and `test/unknown`. A class without validation images has an empty folder in `valid`, so that
     ImageFolder numbers the classes of `valid` like those of `train`. Without one class per image, each of the four has
-    one folder, `images`. An entry is a hard link if the file system allows it, else a symbolic link, else a copy. The
-    tree appears only when it is complete.
+    one folder, `images`. More than `files.MOST_IN_FOLDER` entries are in numbered folders, which ImageFolder walks too.
+    An entry is a hard link if the file system allows it, else a symbolic link, else a copy. The tree appears only when
+    it is complete.
     """
     of_class = folder_names(rows["label"][rows["split"] != "test"].unique()) if task == ONE_CLASS else {}
     source, beside = os.path.realpath(raw), os.path.realpath(raw.parent)  # raw may be a link to another place
@@ -56,12 +57,14 @@ def build(tree: Path, raw: Path, rows: pd.DataFrame, task: str = ONE_CLASS, watc
         if of_class:
             classes = csv_text([("folder", "label"), *((name, label) for label, name in of_class.items())])
             (unfinished / CLASSES_CSV).write_text(classes, encoding="utf-8", newline="")
-        links = _links(rows, of_class)
-        for folder, group in groupby(watch(links, "linking", len(links)), key=itemgetter(0)):
+        pairs = zip(rows["path"].tolist(), rows["split"].tolist(), strict=True)
+        total = sum(len(files_of(path)) * len(PARTS.get(split, (split,))) for path, split in pairs)
+        for folder, group in groupby(watch(_links(rows, of_class), "linking", total), key=itemgetter(0)):
             # relative to the final place of the tree, where a symbolic link must lead to the image
             here = os.path.realpath(tree / folder)
             upwards = {base: os.path.relpath(base, here) for base in (source, beside)}
             place = unfinished / folder
+            place.mkdir(exist_ok=True)  # a numbered folder is new
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)  # faster than a path per link
             try:
                 for _, name, path in group:
@@ -88,22 +91,27 @@ def _link(source: str, relative: str, folder: Path, descriptor: int, name: str) 
     return COPY
 
 
-def _links(rows: pd.DataFrame, of_class: dict[str, str]) -> list[tuple[str, str, str]]:
-    """Return folder, name and image path of each entry of the tree, sorted by folder.
+def _links(rows: pd.DataFrame, of_class: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield folder, name and image path of each entry of the tree, folder by folder.
 
     of_class: the folder of each class; empty if there are none. No two names in a folder differ only by case.
     """
-    links: list[tuple[str, str, str]] = []
-    taken: dict[str, set[str]] = {}
+    images: dict[tuple[bool, str], list[tuple[str, str]]] = {}  # paths and their split, by test or not, and label
     columns = (rows[name].tolist() for name in ("path", "label", "split"))
-    for path, label, split in sorted(zip(*columns, strict=True)):  # names must not depend on the order of rows
-        parts = PARTS.get(split, (split,))
-        folder = IMAGES if not of_class else UNKNOWN if split == "test" else of_class[label]
-        used = taken.setdefault(f"test/{folder}" if split == "test" else folder, set())
-        for file in files_of(path):
-            name = _unique(used, file.rpartition("/")[2], file.replace("/", "_"))
-            links.extend((f"{part}/{folder}", name, file) for part in parts)
-    return sorted(links, key=itemgetter(0))
+    for path, label, split in zip(*columns, strict=True):
+        images.setdefault((split == "test", label if of_class else ""), []).append((path, split))
+    for (is_test, label), found in sorted(images.items()):
+        folder = IMAGES if not of_class else UNKNOWN if is_test else of_class[label]
+        taken: set[str] = set()
+        places: dict[str, list[tuple[str, str]]] = {}
+        for path, split in sorted(found):  # names must not depend on the order of rows
+            for file in files_of(path):
+                entry = _unique(taken, file.rpartition("/")[2], file.replace("/", "_")), file
+                for part in PARTS.get(split, (split,)):
+                    places.setdefault(f"{part}/{folder}", []).append(entry)
+        for place, entries in places.items():
+            numbers = files.numbered_folders(len(entries))
+            yield from ((f"{place}{below}", *entry) for below, entry in zip(numbers, entries, strict=True))
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ except ImportError:  # Windows
 CHUNK_BYTES = 1 << 20
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # raised by some network file systems
 LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes; the limits of common file systems
+MOST_IN_FOLDER = 100_000  # new files in one folder: some file systems and tools are slow with more, or refuse them
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -38,6 +39,14 @@ def path_problem(text: str) -> str:
 def is_plain_name(text: str) -> bool:
     """Return whether `text` can name a file or folder, with 40 characters to spare for prefixes and suffixes."""
     return Path(text).name == text != "" and not text.startswith(".") and not path_problem(text + "-" * 40)
+
+
+def numbered_folders(count: int) -> Iterator[str]:
+    """Yield for each of `count` files where it belongs in its folder: `/0`, `/1`, … such that none holds too many.
+
+    Up to `MOST_IN_FOLDER` files are in the folder itself: an empty text.
+    """
+    return (f"/{number // MOST_IN_FOLDER}" if count > MOST_IN_FOLDER else "" for number in range(count))
 
 
 def partial_name(path: Path) -> Path:

@@ -23,6 +23,7 @@ from pipelines.dataset.splits import read_split_csv
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings, merge
 from pipelines.settings.schema import Settings
+from pipelines.system import files
 from pipelines.system.errors import UserError
 from tests.support.pictures import noise
 
@@ -288,3 +289,17 @@ def test_the_stages_use_the_files(
         require_split(layout, chosen, "make split")
     split.main(["x.toml"])
     assert layout.images.is_dir()
+
+
+def test_many_images_are_written_into_numbered_folders(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MOST_IN_FOLDER", 2)
+    digits(layout)
+    given = settings(sample_submission="sample.csv", label_column="label")
+    found, _ = as_files(layout, given)
+    assert names(layout.images / "train") == ["0", "1"] and names(layout.images / "test") == ["1.png", "2.png"]
+    assert names(layout.images / "train/1") == ["3.png", "4.png"]
+    assert (image(layout, "train/1/3.png") == DIGITS[2]).all()
+    source = RawData(layout.raw, found.data, found.split, found.competition)
+    rows = labels.labelled_rows(source)
+    assert rows["path"].tolist() == [f"../images/train/{number // 2}/{number + 1}.png" for number in range(4)]
+    assert rows["id"].tolist() == ["1", "2", "3", "4"]

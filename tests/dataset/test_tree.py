@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torchvision.datasets import ImageFolder
 
 from pipelines.dataset import tree
 from pipelines.dataset.tree import COPY, HARD_LINK, SYMBOLIC_LINK, folder_names
+from pipelines.system import files
 
 
 def make(raw: Path, *rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -180,3 +182,36 @@ def test_image_folder_reads_the_tree_with_the_same_numbers_everywhere(tmp_path: 
     with open(tmp_path / "tree/classes.csv", encoding="utf-8", newline="") as file:
         label_of = {row["folder"]: row["label"] for row in csv.DictReader(file)}
     assert {label_of[name] for name in train.classes} == set(labels)
+
+
+def test_a_folder_with_too_many_entries_has_numbered_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MOST_IN_FOLDER", 2)
+    parts = {"train": 3, "valid": 2, "test": 5}
+    rows = [
+        (f"{part}/{number}.png", "" if part == "test" else "cat", part)
+        for part in parts
+        for number in range(parts[part])
+    ]
+    table = make(tmp_path / "raw", *rows, ("train/dog.png", "dog", "train"))
+    for path in table["path"]:
+        Image.new("RGB", (2, 2)).save(tmp_path / "raw" / path)
+    assert tree.build(tmp_path / "tree", tmp_path / "raw", table) == {HARD_LINK: 2 * 6 + 5}
+    found = [path.relative_to(tmp_path / "tree").as_posix() for path in (tmp_path / "tree").rglob("*.png")]
+    holding = Counter(path.rpartition("/")[0] for path in found)
+    assert holding == {
+        "train/cat/0": 2, "train/cat/1": 1, "train/dog": 1, "valid/cat": 2, "train_valid/cat/0": 2,
+        "train_valid/cat/1": 2, "train_valid/cat/2": 1, "train_valid/dog": 1,
+        "test/unknown/0": 2, "test/unknown/1": 2, "test/unknown/2": 1,
+    }  # fmt: skip
+    train, valid = (ImageFolder(tmp_path / "tree" / part, allow_empty=True) for part in ("train", "valid"))
+    assert train.classes == valid.classes == ["cat", "dog"]
+    assert Counter(train.targets) == {0: 3, 1: 1} and len(ImageFolder(tmp_path / "tree/test")) == 5
+
+
+def test_links_in_numbered_folders_lead_to_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MOST_IN_FOLDER", 1)
+    monkeypatch.setattr(os, "link", refuse(errno.EXDEV))
+    rows = make(tmp_path / "raw", ("a/1.png", "cat", "train"), ("b/1.png", "cat", "train"))
+    tree.build(tmp_path / "tree", tmp_path / "raw", rows)
+    found = entries(tmp_path / "tree")
+    assert found["train/cat/0/1.png"] == "a/1.png" and found["train/cat/1/b_1.png"] == "b/1.png"
