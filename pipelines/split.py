@@ -3,17 +3,19 @@
 Reads   data/<competition>/raw: the labels CSV or class folders, the image names, the list of test images;
         the CSV that split.group_file names, if any.
 Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all later stages use it,
-        data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools,
+        data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools; not made,
+        and removed, with split.tree=false,
         data/<competition>/images: the images of data.pixel_columns, as files,
         data/<competition>/dropped.csv: the rows that were left out, if data.flaws is drop,
         data/<competition>/split.json: what the split was made from; it is written last.
 
-A split depends only on ids, labels, groups and split.seed. A repeated split does nothing.
+A split depends only on ids, labels, groups and split.seed. A repeated split does nothing, but for another split.tree.
 """
 
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import command
@@ -21,8 +23,10 @@ from pipelines.dataset.split_record import (
     Listing,
     complete_split_record,
     list_images,
+    record_tree,
     split_again,
     split_is_made,
+    tree_is_as_set,
     write_split_record,
 )
 from pipelines.settings.layout import Layout
@@ -42,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with files.only_one(layout.split_lock, f"splitting {settings.name}", inherited=False):
         if split_is_made(layout, settings, words.repeat("split")):
             complete_split_record(layout, settings)
-            again = split_again(layout, words.repeat("split"))
-            print(f"{settings.name} is already split: nothing to do. To do it again: {again}")
-            return
-        _split(settings, layout)
+            if tree_is_as_set(layout, settings):
+                again = split_again(layout, words.repeat("split"))
+                print(f"{settings.name} is already split: nothing to do. To do it again: {again}")
+                return
+            print(f"{settings.name} is already split, and stays so. {_change_tree(settings, layout)}")
+        else:
+            _split(settings, layout)
     print(
         f"Next: {words.repeat('train')}"
         + f"\nOr train every fold: {words.repeat('folds')}" * bool(settings.split.folds)
@@ -63,12 +70,12 @@ def _split(settings: Settings, layout: Layout) -> None:
     rows = splits.with_test(labelled, test)
     listing = list_images(layout.raw, settings.data)
     dropped = write_dropped(layout.dropped, found.dropped)
-    links = _write(settings, layout, rows, listing)
+    about_tree = _write(settings, layout, rows, listing)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
     for subject, text in understood.describe(found.settings, layout.raw, labelled, test, dict(read), classes):
         print(f"{subject:<8}  {printable(text)}")
     print(command.table(*summarise(rows, task, classes)))
-    print(f"Tree: {layout.tree.relative_to(layout.root)}, {links}.")
+    print(about_tree)
     _print_groups(settings, labelled)
     notes = [found.pixels, *(text for subject, text in read if subject == "note")]
     known = labelled["label"].tolist()
@@ -88,15 +95,43 @@ def _split(settings: Settings, layout: Layout) -> None:
 
 
 def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame", listing: Listing) -> str:
-    """Write tree, split.csv and record; return how many links of each kind the tree has."""
-    from pipelines.dataset import splits, tree
+    """Write tree, split.csv and record; return a line about the tree."""
+    from pipelines.dataset import splits
 
     layout.split_record.unlink(missing_ok=True)  # it marks a complete split, and the old one is being replaced
-    links = tree.build(layout.tree, layout.raw, rows, settings.competition.task, command.progress)
+    links = _make_tree(settings, layout, rows) if settings.split.tree else {}
     splits.write_split_csv(layout.split_csv, rows)
     write_split_record(layout, settings, rows, links, listing)
-    plural = {kind: f"{kind}s" for kind in links} | {tree.COPY: f"{tree.COPY} (no link could be made)"}
-    return ", ".join(f"{number:,} {plural[kind]}" for kind, number in links.items())
+    return _settle_tree(layout, links)
+
+
+def _change_tree(settings: Settings, layout: Layout) -> str:
+    """Make or remove the tree of a complete split, as `split.tree` says; return a line about it."""
+    from pipelines.dataset.splits import read_split_csv
+
+    links = _make_tree(settings, layout, read_split_csv(layout.split_csv)) if settings.split.tree else {}
+    record_tree(layout, links)
+    return _settle_tree(layout, links)
+
+
+def _make_tree(settings: Settings, layout: Layout, rows: "pd.DataFrame") -> Mapping[str, int]:
+    """Write the tree of the split `rows`; return how many links of each kind it has."""
+    from pipelines.dataset import tree
+
+    return tree.build(layout.tree, layout.raw, rows, settings.competition.task, command.progress)
+
+
+def _settle_tree(layout: Layout, links: Mapping[str, int]) -> str:
+    """Return a line about the tree; without one, remove what is left of an earlier one."""
+    from pipelines.dataset.tree import COPY
+
+    if not links:  # the record says so already: the next call continues after a kill
+        if layout.tree.exists():
+            shutil.rmtree(layout.tree)
+        return "Tree: none, as split.tree is false."
+    plural = {kind: f"{kind}s" for kind in links} | {COPY: f"{COPY} (no link could be made)"}
+    counts = ", ".join(f"{number:,} {plural[kind]}" for kind, number in links.items())
+    return f"Tree: {layout.tree.relative_to(layout.root)}, {counts}."
 
 
 def summarise(rows: "pd.DataFrame", task: str, classes: Sequence[str]) -> tuple[Sequence[str], list[Sequence[str]]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLIT_SECTIONS = ("data", "split")  # settings that determine a split
-OUTSIDE_A_SPLIT = ("data.accept:", "data.submitted_labels:")  # the keys among them that change no row
+OUTSIDE_A_SPLIT = ("data.accept:", "data.submitted_labels:", "split.tree:")  # the keys among them that change no row
 WHITE = "data.white:"  # changes no row either, unless images of tables are written as files
 GROUP_FILE = "split.group_file"  # key of its SHA-256 among the inputs of a split
 DOWNLOAD_RECORD = ".download.json"  # inside the raw folder
@@ -128,7 +128,10 @@ def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
 def write_split_record(
     layout: Layout, settings: Settings, rows: "pd.DataFrame", links: Mapping[str, int], listing: Listing
 ) -> None:
-    """Write the record of the split `rows`, whose tree has `links`; the tree and split.csv must be complete."""
+    """Write the record of the split `rows`, whose tree has `links`; the tree and split.csv must be complete.
+
+    links: none without a tree.
+    """
     sections = to_dict(settings)
     record = {name: sections[name] for name in SPLIT_SECTIONS} | {
         "task": settings.competition.task,
@@ -149,6 +152,24 @@ def complete_split_record(layout: Layout, settings: Settings) -> None:
     if "listing" not in record:
         listing = _listing_record(list_images(layout.raw, settings.data), _split_rows(layout))
         files.write_json(layout.split_record, record | {"download": _download(layout), "listing": listing})
+
+
+def record_tree(layout: Layout, links: Mapping[str, int]) -> None:
+    """Write into the record of the split which `links` its tree has; none without a tree."""
+    record = read_json(layout.split_record)
+    split = record["split"] | {"tree": bool(links)}
+    files.write_json(layout.split_record, record | {"split": split, "links": dict(links)})
+
+
+def tree_is_as_set(layout: Layout, settings: Settings) -> bool:
+    """Return whether the tree of the split exists, or does not exist, as `split.tree` says."""
+    wanted = settings.split.tree
+    return layout.tree.is_dir() == wanted == _has_tree(read_json(layout.split_record))
+
+
+def _has_tree(record: Mapping[str, Any]) -> bool:
+    """Return whether a split was made with a tree; those of older versions were."""
+    return bool(record["split"].get("tree", True))
 
 
 def _listing_record(listing: Listing, used: Iterable[str]) -> dict[str, Any]:
@@ -173,7 +194,8 @@ def _download(layout: Layout) -> dict[str, Any]:
 def split_is_made(layout: Layout, settings: Settings, split_command: str) -> bool:
     """Return whether the split of `settings` exists. Raises `UserError` if it was made from anything else.
 
-    The message says what has changed and how to split again; its last command is `split_command`.
+    It must have its tree only if it was made with one, and `split.tree` still wants it: no stage reads it. The message
+    says what has changed and how to split again; its last command is `split_command`.
     """
     if not (layout.split_record.exists() and layout.split_csv.exists()):
         return False
@@ -184,7 +206,8 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
         raise UserError(f"{_short(layout, layout.split_csv)} was changed after it was made. Put it back, or {again}")
     if found := _changes(layout, settings, record):
         raise UserError(_since(layout, found, split_command))
-    return layout.tree.is_dir() and (layout.images.is_dir() or not settings.data.pixel_columns)
+    without_tree = not (settings.split.tree and _has_tree(record))
+    return (without_tree or layout.tree.is_dir()) and (layout.images.is_dir() or not settings.data.pixel_columns)
 
 
 def _check_settings(layout: Layout, settings: Settings, record: Mapping[str, Any], again: str) -> None:
@@ -203,10 +226,15 @@ def _check_settings(layout: Layout, settings: Settings, record: Mapping[str, Any
 def require_split(layout: Layout, settings: Settings, split_command: str) -> None:
     """Raise `UserError`, with `split_command`, unless the split of `settings` exists and nothing has changed since."""
     if not split_is_made(layout, settings, split_command):
-        parts = [layout.split_csv, layout.split_record, layout.tree]
-        parts += [layout.images] if settings.data.pixel_columns else []
-        absent = ", ".join(_short(layout, path) for path in parts if not path.exists())
+        absent = ", ".join(_short(layout, path) for path in split_parts(layout, settings) if not path.exists())
         raise UserError(f"The split is not complete: {absent} is missing. First: {split_command}")
+
+
+def split_parts(layout: Layout, settings: Settings) -> list[Path]:
+    """Return the files and folders of a complete split."""
+    parts = [layout.split_csv, layout.split_record]
+    parts += [layout.tree] if settings.split.tree else []
+    return parts + ([layout.images] if settings.data.pixel_columns else [])
 
 
 def check_unchanged(layout: Layout, settings: Settings, split_command: str, *kinds: Kind) -> str:

@@ -224,6 +224,7 @@ class SplitSettings(Section):
     group_column: str = option("", "column of the labels CSV or JSON; rows with one value stay together in the split")
     group_file: str = option("", "CSV of id,group (`audit` writes one), from the working folder; groups stay together")
     seed: int = option(0, "random seed of the split", minimum=0)
+    tree: bool = option(True, "make the tree of links for ImageFolder and other tools; no stage reads it")
 
     def problems(self) -> Iterator[str]:
         if self.group_column and self.group_file:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from pipelines import command
-from pipelines.dataset.split_record import split_is_made
+from pipelines.dataset.split_record import split_is_made, split_parts
 from pipelines.kaggle.submission_log import SubmissionLog
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.records import blended, members_of
@@ -64,7 +64,7 @@ def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterato
     yield Check("data", "ok" if raw else "-", short(layout.raw) if raw else "not downloaded yet")
     try:
         made = raw and split_is_made(layout, settings, words.repeat("split"))
-        parts = (layout.split_csv, layout.split_record, layout.tree)
+        parts = split_parts(layout, settings)
         absent = [path.name for path in parts if not path.exists()]
         state = "not made yet" if len(absent) == len(parts) else f"not complete: {', '.join(absent)} is missing"
         yield Check("split", "ok" if made else "-", short(layout.split_csv) if made else state)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, list_images, split_is_made
+from pipelines.dataset.split_record import (
+    check_unchanged,
+    is_split_by_audit,
+    list_images,
+    require_split,
+    split_is_made,
+    tree_is_as_set,
+)
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
@@ -209,6 +216,28 @@ def test_a_removed_tree_is_made_again_by_the_stage_that_is_named(
     shutil.rmtree(folders.layout.tree)
     follow(folders.refusal())  # rm gets only what exists, and does not fail
     assert folders.is_made()
+
+
+@pytest.mark.parametrize("made_with", ["true", "false"])
+@pytest.mark.parametrize("wanted", ["true", "false"])
+def test_split_tree_makes_no_other_split(folders: Pets, made_with: str, wanted: str) -> None:
+    assert run_stage_here("split", [str(folders.toml), "--set", f"split.tree={made_with}"]) == 0
+    folders.toml.write_text(f"{CLASS_FOLDERS}tree = {wanted}\n")
+    assert folders.is_made()
+    settings = load_settings(str(folders.toml))
+    require_split(folders.layout, settings, "make split")
+    assert check_unchanged(folders.layout, settings, "make split", "labelled") == ""
+    assert tree_is_as_set(folders.layout, settings) == (made_with == wanted)
+
+
+def test_a_tree_that_is_removed_by_hand_may_be_missing_if_it_is_not_wanted(folders: Pets) -> None:
+    shutil.rmtree(folders.layout.tree)
+    assert not folders.is_made()
+    folders.toml.write_text(f"{CLASS_FOLDERS}tree = false\n")
+    assert folders.is_made()
+    folders.layout.split_record.unlink()
+    with pytest.raises(UserError, match=r"not complete: data/some pets/split\.json is missing"):
+        require_split(folders.layout, load_settings(str(folders.toml)), "make split")
 
 
 def test_other_settings_are_named_with_commands_that_work(folders: Pets) -> None:

@@ -158,6 +158,37 @@ def test_whatever_is_missing_is_made_again_the_same(work: Path, missing: str) ->
     assert file_sha256(work / "data/tiny/split.csv") == digest
 
 
+def test_the_tree_can_be_left_out_added_and_removed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree, csv = work / "data/tiny/train_valid_test", work / "data/tiny/split.csv"
+    assert call("--set", "split.tree=false") == 0
+    assert "\nTree: none, as split.tree is false.\n" in capsys.readouterr().out
+    assert not tree.exists()
+    written = file_sha256(csv), csv.stat().st_mtime_ns
+    assert call("--set", "split.tree=false") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert call() == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        "tiny is already split, and stays so. Tree: data/tiny/train_valid_test, 26 hard links.\nNext"
+    )
+    assert len([path for path in tree.rglob("*") if path.is_file()]) == 27  # with classes.csv
+    assert call() == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert call("--set", "split.tree=false") == 0
+    assert not tree.exists() and json.loads((work / "data/tiny/split.json").read_text())["links"] == {}
+    (tree / "left").mkdir(parents=True)  # by a process that was killed
+    assert call("--set", "split.tree=false") == 0
+    assert not tree.exists()
+    assert written == (file_sha256(csv), csv.stat().st_mtime_ns)
+
+
+def test_a_new_split_without_a_tree_removes_that_of_the_old_one(work: Path) -> None:
+    assert call() == 0
+    (work / "data/tiny/split.json").unlink()
+    assert call("--set", "split.tree=false", "split.seed=3") == 0
+    assert not (work / "data/tiny/train_valid_test").exists()
+
+
 def test_row_order_and_extension_do_not_change_the_split(work: Path) -> None:
     assert call() == 0
     raw = work / "data/tiny/raw"
