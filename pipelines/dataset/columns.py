@@ -105,7 +105,7 @@ class Listing:
         """Return the same table with the column `name` as ids."""
         return _listing(self.path, self.table, self.table[name], folder)
 
-    @property
+    @cached_property
     def files(self) -> list[str]:
         """The image of each row, or an empty text."""
         return [self.matches.image(name) for name in self.named.tolist()]
@@ -120,12 +120,12 @@ class Listing:
         if exact:
             matches = Matches(exact_matches(names, folder.images, folder.folder))
         else:
-            matches = match_ids(names, folder.images, folder.folder)
+            matches = match_ids(names.tolist(), folder.images, folder.folder)
         return replace(self, names=names, matches=matches)
 
 
 def _listing(path: Path, table: pd.DataFrame, ids: "pd.Series[str]", folder: ImageFolder) -> Listing:
-    return Listing(path, table, ids, match_ids(ids, folder.images, folder.folder))
+    return Listing(path, table, ids, match_ids(ids.tolist(), folder.images, folder.folder))
 
 
 def name_files(listing: Listing, folder: ImageFolder, data: DataSettings, file_column: str = "") -> Listing:

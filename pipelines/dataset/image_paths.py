@@ -15,6 +15,7 @@ IMAGE_EXTENSIONS = (
 )
 
 ARRAY = ".npy"  # an array of NumPy; see `image_files`
+_ENDINGS = frozenset((*IMAGE_EXTENSIONS, ARRAY))
 SEVERAL = re.compile(r"(.*)\{([^{}]*,[^{}]*)\}([^{}/]*)", re.DOTALL)  # the path of an image in several files
 JUNK = ("__MACOSX", "@eaDir")  # folders of previews and the like, which macOS and Synology make
 _CONVERT = "This format is not read. Convert them to PNG with a tool of that format, each to a file of its own name."
@@ -39,13 +40,17 @@ def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
 
 def normal(text: str) -> str:
     """Return `text` in Unicode's composed form: some systems store `ä` in file names as `a` and a combining mark."""
-    return unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def without_extension(name: str) -> str:
     """Return an id or path without its image extension; other dots are part of the name."""
     stem, dot, extension = name.rpartition(".")
-    return stem if dot + extension.lower() in (*IMAGE_EXTENSIONS, ARRAY) else name
+    return stem if dot + extension.lower() in _ENDINGS else name
+
+
+def _has_ending(name: str) -> bool:
+    return without_extension(name) != name
 
 
 def file_name(path: str) -> str:
@@ -191,12 +196,17 @@ def images_by_id(ids: Iterable[str], images: Sequence[str], folder: str) -> dict
     cuts: list[Callable[[str], str]] = [str, lambda image: image[below:], file_name]
     forms: list[Callable[[str], str]] = [*cuts, *(lambda image, cut=cut: without_extension(cut(image)) for cut in cuts)]
     pending = {normal(identifier) for identifier in ids}
+    names = images if not any("{" in image for image in images) else list(map(common_name, images))
+    # What cannot match is not compared: among millions of ids, each look-up takes longer.
+    nested = any("/" in identifier for identifier in pending)
+    if not any(map(_has_ending, pending)) and all(map(_has_ending, names)):
+        forms = forms[len(cuts) :]
     found: dict[str, list[str]] = {}
     for form in forms:
         matches: dict[str, list[str]] = {}
-        for image in images:
-            if (name := normal(form(common_name(image)))) in pending:
-                matches.setdefault(name, []).append(image)
+        for image, name in zip(images, map(form, names), strict=True):
+            if (nested or "/" not in name) and (identifier := normal(name)) in pending:
+                matches.setdefault(identifier, []).append(image)
         found |= matches
         pending -= matches.keys()
         if not pending:

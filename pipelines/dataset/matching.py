@@ -30,7 +30,8 @@ def one_image_each(listing: Listing, folder: ImageFolder, remedy: str, source: R
     """
     path, ids = listing.path, listing.ids
     refuse_empty(path, "id", ids)
-    rows = zip(by_line(ids), listing.named.tolist(), strict=True)
+    odd = [place for place, file in enumerate(listing.files) if not file]
+    rows = zip(by_line(ids.iloc[odd]), listing.named.iloc[odd].tolist(), strict=True)
     found = [(line, name, text, listing.matches.found.get(normal(text), [])) for (line, name), text in rows]
     several = [f"{line}: {quoted(name)} may be {' or '.join(files)}" for line, name, _, files in found if files[1:]]
     none = [(line, name, text) for line, name, text, files in found if not files]
@@ -49,7 +50,7 @@ def one_image_each(listing: Listing, folder: ImageFolder, remedy: str, source: R
                 source.leave_out(problem, flaws, remedy) if len(none) < len(ids) else None
             refuse(problem, list(map(str, flaws)), remedy)
     refuse(f"{path}: ids that match several images", several, "Write the id as a path, or remove the other images.")
-    return [files[0] if files else "" for _, _, _, files in found]
+    return listing.files
 
 
 def _remedy(listing: Listing, folder: ImageFolder, none: Sequence[str], remedy: str) -> str:
@@ -102,6 +103,8 @@ def repeated(table: str, rows: pd.DataFrame) -> tuple[list[Flaw], list[str]]:
     """Return the `rows` (`line`, `id`, `path`, `label`) whose image an earlier row has with the same label, and texts
     about those whose image has another label there.  table: the name of their file.
     """
+    if rows["path"].is_unique:
+        return [], []
     first: dict[str, tuple[str, str]] = {}
     same, other = [], []
     columns = (rows[name].tolist() for name in ("line", "id", "path", "label"))

@@ -20,7 +20,7 @@ from pipelines.dataset.image_paths import (
 from pipelines.dataset.long_form import images_of, long_form_of
 from pipelines.dataset.matching import OF_SAMPLE, OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.named_tables import known_targets, listed_paths, only_tests, read_tests
-from pipelines.dataset.raw_data import RawData
+from pipelines.dataset.raw_data import Flaw, RawData
 from pipelines.dataset.tables import find_column, index_columns, read_listing
 from pipelines.settings.choices import advice
 from pipelines.settings.data_sections import DataSettings
@@ -72,8 +72,7 @@ def _table_rows(source: RawData, folder: ImageFolder) -> pd.DataFrame:
     files = one_image_each(listing, folder, OF_TABLE, source)
     kept = [bool(file) for file in files]
     listing, files = listing.part(kept), [file for file in files if file]
-    same, _ = repeated(listing.path.name, _as_rows(listing, files))
-    source.leave_out(f"{listing.path}: images listed twice", same, "Remove the second rows.")
+    source.leave_out(f"{listing.path}: images listed twice", _twice(listing, files), "Remove the second rows.")
     first = (~pd.Series(files).duplicated()).tolist()
     listing, files = listing.part(first), [file for file, keep in zip(files, first, strict=True) if keep]
     ids = listing.ids.tolist()
@@ -82,16 +81,19 @@ def _table_rows(source: RawData, folder: ImageFolder) -> pd.DataFrame:
     return pd.DataFrame({"id": ids, "path": files}, dtype=str)
 
 
-def _as_rows(listing: Listing, files: Sequence[str]) -> pd.DataFrame:
+def _twice(listing: Listing, files: Sequence[str]) -> list[Flaw]:
+    """Return the rows of a listing whose image, one of `files` for each row, an earlier row has."""
+    if len(set(files)) == len(files):
+        return []
     lines = [line for line, _ in by_line(listing.ids)]
-    return pd.DataFrame({"line": lines, "id": listing.ids.tolist(), "path": files, "label": ""}, dtype=str)
+    columns = {"line": lines, "id": listing.ids.tolist(), "path": files, "label": ""}
+    return repeated(listing.path.name, pd.DataFrame(columns, dtype=str))[0]
 
 
 def _sample_rows(source: RawData, folder: ImageFolder) -> pd.DataFrame:
     listing = _sample(source, folder)
     files = one_image_each(listing, folder, OF_SAMPLE)
-    same, _ = repeated(listing.path.name, _as_rows(listing, files))
-    refuse(f"{listing.path}: images listed twice", list(map(str, same)), "Remove the second rows.")
+    refuse(f"{listing.path}: images listed twice", list(map(str, _twice(listing, files))), "Remove the second rows.")
     return pd.DataFrame({"id": listing.ids.tolist(), "path": files}, dtype=str)
 
 
@@ -171,8 +173,7 @@ def _sample_ids(source: RawData, listing: Listing, files: Sequence[str], sample:
         'data.test_table = "", which finds them in data.test_images by these ids.'
     )
     refuse(f"{sample.path}: ids that {listing.path.name} has no image for", absent, remedy)
-    same, _ = repeated(sample.path.name, _as_rows(sample, images))
-    refuse(f"{sample.path}: images listed twice", list(map(str, same)), "Remove the second rows.")
+    refuse(f"{sample.path}: images listed twice", list(map(str, _twice(sample, images))), "Remove the second rows.")
     result = [id_of.get(file, name) for file, name in zip(files, listing.ids.tolist(), strict=True)]
     if extra := len(known - set(images)):
         note(
