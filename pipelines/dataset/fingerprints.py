@@ -71,9 +71,10 @@ def readable_fingerprints(images: ImageSet, watch: Watch = unwatched) -> tuple[M
     finally:
         pool.shutdown(cancel_futures=True)
         _save(file, entries[known], recorded)
-    rows = zip(images.rows.index.tolist(), images.places.tolist(), strict=True)
-    found = [(index, bad[place]) for index, place in rows if place in bad] if bad else []
-    return entries["fingerprint"].astype(np.uint64)[images.places], found
+    places, index = images.places, images.rows.index.to_numpy()
+    unreadable = np.flatnonzero(np.isin(places, [*bad]))
+    found = [(int(index[row]), bad[int(places[row])]) for row in unreadable]
+    return entries["fingerprint"].astype(np.uint64)[places], found
 
 
 def images_digest(images: ImageSet, watch: Watch = unwatched, test: bool = True) -> str:
