@@ -274,6 +274,11 @@ def _session(leader: int) -> Iterator[Path]:
             continue  # the process has ended
 
 
+def resident(key: str) -> int:
+    """Return the resident memory of this process in bytes: now (`VmRSS`) or its peak (`VmHWM`)."""
+    return _kibibytes(Path("/proc/self/status"), key) * KIBIBYTE
+
+
 def _kibibytes(path: Path, key: str) -> int:
     """Return the value of `key`, in kB, in a file of /proc; 0 for a process that has ended."""
     try:

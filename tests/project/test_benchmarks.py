@@ -1,6 +1,7 @@
 """What the benchmarks measure with: tried on little, and never on how long something took."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks import measuring, predict_memory, processes, profile, safety, sc
 from pipelines import command, download, split
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
+from tests.support.stages import run_stage_here
 from tests.support.tiny import TOML, Tiny, pretrained
 
 
@@ -91,21 +93,48 @@ def test_time_for_an_image_is_without_the_start_and_memory_without_what_is_alway
     def trials(count: int) -> list[scaling.Trial]:
         seconds = {
             "split": 2 + 3e-6 * count,
+            "tree": 1 + 2e-6 * count,
             "packing": 5 + 1e-3 * count,
             "epoch": 1.0 + count**2,
             "predict": 4 + count,
         }
-        return [scaling.Trial(seconds, 10**9 + 50 * count, "train")] * 3
+        return [scaling.Trial(seconds, 10**9 + 50 * count, "train", 10**7 + 200 * count, count + 5, count // 4)] * 3
 
     found = scaling.findings({count: trials(count) for count in (scaling.TINY, 1000, 10_000, 100_000)})
     ratios = {finding.what.partition(":")[0]: finding for finding in found}
     assert "3.0 (3.0-3.0) µs" in ratios["split, 10,000 images"].what
     assert "2,000.0 (2,000.0-2,000.0) µs" in ratios["packing, 100,000 images"].what  # half of them are labelled
     assert ratios["packing, 100,000 images"].figure == "1.00 times (1.00-1.00)"
-    assert [ratios[f"{stage}, 100,000 images"].reached for stage in scaling.STAGES] == [True, True, False, True]
+    assert [ratios[f"{stage}, 100,000 images"].reached for stage in scaling.STAGES] == [True, True, True, False, True]
     assert ratios["largest process, 100,000 images"].figure == "1,005 MB, 50 bytes more for each image"
+    table = ratios["table, read from split.csv, 100,000 images"]
+    assert table.figure == "30 MB, 200 bytes more for each image" and table.reached
+    assert ratios["files written, 100,000 images"].figure == "100,005, at most 25,000 a folder"
     (quadratic,) = [finding for finding in found if finding.what.startswith("  each more") and not finding.reached]
     assert quadratic.figure == "10.00 times (10.00-10.00)"
+
+
+def test_scaling_measures_all_stages_at_every_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = itertools.accumulate(itertools.count(1))  # no two differences are equal
+
+    def in_this_process(folder: Path, stage: str, *words: str) -> measuring.StageRun:
+        monkeypatch.chdir(folder)
+        assert run_stage_here(stage, list(words)) == 0
+        return measuring.StageRun(stage, float(next(seconds)), measuring.Memory(10**9, 10**9, 10**9))
+
+    monkeypatch.setattr(scaling, "run_stage", in_this_process)
+    monkeypatch.setattr(scaling, "TINY", 40)
+    monkeypatch.setattr(scaling, "TRIES", 1)
+    found = {finding.what.partition(":")[0]: finding for finding in scaling.measure(tmp_path, (60, 80), 1)}
+    assert "Tree: none" in capsys.readouterr().out
+    for stage in scaling.STAGES:
+        assert found[f"{stage}, 80 images"].against.startswith("60 images: ")
+    assert "bytes more for each image" in found["table, read from split.csv, 80 images"].figure
+    few, many = (int(found[f"files written, {size} images"].figure.partition(",")[0]) for size in (60, 80))
+    assert many - few == 10 * 2 + 10  # labelled images are linked twice
+    assert not list(tmp_path.glob("*/data/*/train_valid_test"))
 
 
 def test_scaling_counts_the_fastest_try_and_the_largest_process() -> None:
