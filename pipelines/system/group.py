@@ -6,6 +6,7 @@ exchange values (`all_sum`, `gather`, `from_main`).  So an error of the main pro
 of another one is raised in the main process, by whichever exchange notices it.
 """
 
+import gc
 import os
 import pickle
 import signal
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+PARENT = os.getppid()  # before torch is imported, which takes seconds, in which it may end
 SHARED = ("train", "retrain", "predict")  # the stages that several processes can share
 PATIENCE = timedelta(days=2)  # the main process may decode a million images, or draw pictures, while the others wait
+MEETING = timedelta(minutes=2)  # for all processes to start
 NOTICE_SECONDS = 5.0  # in which the error of a process arrives after its connection is lost
 PARENT_SECONDS = 0.5
 EXIT_AFTER_ANOTHER = 75  # of a process that ends because another one did
@@ -44,6 +47,7 @@ class Group:
         self.rank, self.world, self.local_rank, self.local = rank, world, local_rank, local
         self._store: Store | None = None
         self._shared = 0  # calls that were shared
+        self._notice = NOTICE_SECONDS
         self.busy = False
 
     @property
@@ -143,16 +147,20 @@ class Group:
             function(self, *arguments)
             self.busy = False
 
-    def failure(self, seconds: float) -> BaseException | None:
-        """Return the error of another process that is known within `seconds`; for a bug, which was printed, an exit."""
-        deadline = time.monotonic() + seconds
+    def failure(self, wait: bool = True) -> BaseException | None:
+        """Return the error of another process; for a bug, which was printed, an exit.
+
+        wait: until it arrives, but not longer than `NOTICE_SECONDS` in all calls together.
+        """
+        started = time.monotonic()
         while self._store is not None:
             with suppress(RuntimeError):  # its process is gone
                 if self._store.check([FAILED]):
                     return pickle.loads(bytes.fromhex(self._store.get(FAILED).decode())) or SystemExit(1)
-            if time.monotonic() > deadline:
+            if not wait or time.monotonic() > started + self._notice:
                 break
             time.sleep(0.05)
+        self._notice -= time.monotonic() - started
         return None
 
     @contextmanager
@@ -161,7 +169,7 @@ class Group:
         try:
             yield
         except RuntimeError as error:
-            if is_loss(error) and self.is_main and (failure := self.failure(NOTICE_SECONDS)):
+            if is_loss(error) and self.is_main and (failure := self.failure()):
                 raise failure from None
             raise
 
@@ -232,7 +240,7 @@ def _connect() -> Group:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    store, rank, world = next(iter(dist.rendezvous("env://", group.rank, group.world)))
+    store, rank, world = next(iter(dist.rendezvous("env://", group.rank, group.world, timeout=MEETING)))
     store.set_timeout(PATIENCE)
     dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world)
     group._store = dist.PrefixStore("stage", store)
@@ -244,7 +252,7 @@ def _explain(group: Group, error: BaseException) -> None:
     if isinstance(error, UserError):
         return
     lost = is_loss(error)
-    if failure := group.failure(NOTICE_SECONDS if lost else 0):
+    if failure := group.failure(wait=lost):
         raise failure from None
     if lost:
         raise UserError(
@@ -263,33 +271,39 @@ def take_part(group: Group) -> None:
     try:
         group.serve()
     except BaseException as error:
-        if is_loss(error):
-            os._exit(EXIT_AFTER_ANOTHER)
-        _leave(group, error)
+        if not is_loss(error):
+            _tell(group, error)
+    else:
+        return
+    _leave()
 
 
-def _leave(group: Group, error: BaseException) -> NoReturn:
-    """Tell the main process of `error`, then let it end this process, so that its message is complete."""
-    import torch.distributed as dist
-
+def _tell(group: Group, error: BaseException) -> None:
+    """Tell the main process of `error`, the first one of the group; print that of a bug."""
     with suppress(RuntimeError):
         assert group._store is not None
         if group._store.add("told", 1) == 1:
             if not isinstance(error, UserError):
                 sys.excepthook(type(error), error, error.__traceback__)
             group._store.set(FAILED, pickle.dumps(error if isinstance(error, UserError) else None).hex())
+
+
+def _leave() -> NoReturn:
+    """Let the main process end this one: torchrun would end both if this one ended first, before any message."""
+    import torch.distributed as dist
+
     sys.stderr.flush()
-    dist.destroy_process_group()  # closes the connections, so that exchanges of the others end
+    dist.destroy_process_group()
+    gc.collect()  # frames of the error may hold the connections: now they are closed, so exchanges of the others end
     time.sleep(60 * NOTICE_SECONDS)
     os._exit(EXIT_AFTER_ANOTHER)
 
 
 def _end_with_parent() -> None:
     """End this process as soon as torchrun ends, for any reason."""
-    parent = os.getppid()
 
     def follow() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == PARENT:
             time.sleep(PARENT_SECONDS)
         os._exit(EXIT_AFTER_ANOTHER)
 

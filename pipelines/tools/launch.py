@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines import command
 from pipelines.system.errors import UserError
-from pipelines.system.group import SHARED
+from pipelines.system.group import EXIT_AFTER_ANOTHER, SHARED
 from pipelines.system.processes import cores
 from pipelines.system.stopping import Terminated
 
@@ -87,8 +87,8 @@ def _status(exits: dict[int, Any], count: int) -> int:
             killed = f"error: Process {rank + 1} of {count} was killed ({name}){why}, so all have ended."
             print(f"{killed} Run the same command again to continue.", file=sys.stderr)
             return 128 - code
-    code = exits.get(0, command.EXIT_USER_ERROR)
-    return code if code > 0 else 128 - code
+    own = (code for _, code in sorted(exits.items()) if 0 < code != EXIT_AFTER_ANOTHER)
+    return next(own, command.EXIT_USER_ERROR)
 
 
 if __name__ == "__main__":
