@@ -6,6 +6,7 @@ its part of every training batch, and whole batches in turn of everything else.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
@@ -132,7 +133,8 @@ class Loading:
             first = torch.rand(count, generator=self.generator("flip", 0)) < 0.5
             mirrored = first ^ bool(epoch % 2)
         size = training_size(self.settings, epoch) if self.training else self.settings.input.size
-        return Finisher(self, self.generator("augmentation", epoch), size, crop, mirrored)
+        mixing = self.generator("network", epoch) if self.group.world > 1 else None
+        return Finisher(self, self.generator("augmentation", epoch), size, crop, mirrored, mixing)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class Finisher:
     """Turns the pixels of one epoch into batches.
 
     size: height and width of the images. crop: apply the random resized crop here. mirrored: bool (N,) over the whole
-    source; None if each batch draws it.
+    source; None if each batch draws it. mixing: draws how images are mixed, the same in each of several processes.
+    None: torch's global generator does, which the engine seeds in the same way at the start of each epoch.
     """
 
     loading: Loading
@@ -148,6 +151,7 @@ class Finisher:
     size: int
     crop: bool
     mirrored: Tensor | None
+    mixing: torch.Generator | None = None
 
     def __call__(self, pixels: Tensor, source: "BatchSource", part: Part) -> Batch:
         """Return the batch of `part` of `source`: uint8 `pixels` (N, H, W, 3), on the device, augmented, normalised."""
@@ -168,11 +172,24 @@ class Finisher:
 
             mix = v2.MixUp if settings.augment.mixup else v2.CutMix
             alpha = settings.augment.mixup or settings.augment.cutmix
-            # Drawn from torch's global generator, which the engine seeds at the start of each epoch.
-            varied, labels = mix(alpha=alpha, num_classes=self.loading.classes)(varied, labels)
+            with _drawing_from(self.mixing):
+                varied, labels = mix(alpha=alpha, num_classes=self.loading.classes)(varied, labels)
             if self.loading.group.world > 1:  # the first image is another process's, and was mixed with no one's
                 varied, labels, positions = varied[1:], labels[1:], positions[1:]
         return source.batch(varied, labels, positions, part)
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Let what draws from torch's global generator in the block draw from this one, if there is one."""
+    if generator is None:
+        yield
+        return
+    kept = torch.get_rng_state()
+    torch.set_rng_state(generator.get_state())
+    yield
+    generator.set_state(torch.get_rng_state())
+    torch.set_rng_state(kept)
 
 
 class BatchSource:
