@@ -242,8 +242,9 @@ def _connect() -> Group:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     store, rank, world = next(iter(dist.rendezvous("env://", group.rank, group.world, timeout=MEETING)))
     store.set_timeout(PATIENCE)
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world)
-    group._store = dist.PrefixStore("stage", store)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep the store when it restarts all
+    dist.init_process_group(backend, store=dist.PrefixStore(f"group {attempt}", store), rank=rank, world_size=world)
+    group._store = dist.PrefixStore(f"stage {attempt}", store)
     return group
 
 
