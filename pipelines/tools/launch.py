@@ -58,7 +58,7 @@ def _launch(count: int, call: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     if sys.platform == "linux":  # gloo takes the address of the host's name, which containers often cannot resolve
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it reports what is said below
+    logging.disable(logging.ERROR)  # torch reports what is said below, by loggers that have levels of their own
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
