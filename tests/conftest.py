@@ -5,15 +5,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
-from pipelines.settings.layout import Layout
 from tests.support.starter import Starter
-from tests.support.tiny import CLASSES, LABELLED, TEST, TOML, Tiny
+from tests.support.tiny import Tiny, make_tiny
 
 # Networks this small gain nothing from threads, and the hand-over between threads costs them most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the stages that tests start as processes
@@ -56,25 +52,4 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
-    toml = tmp_path / "tiny.toml"
-    toml.write_text(TOML)
-    layout = Layout(tmp_path, "tiny")
-    random = np.random.default_rng(0)
-    rows = []
-    for part, count in (("train", LABELLED), ("test", TEST)):
-        (layout.raw / part).mkdir(parents=True)
-        for number in range(1, count + 1):
-            label = CLASSES[number % 3]
-            pixels = random.integers(0, 120, (8, 8, 3), dtype=np.uint8)
-            pixels[..., 2 - number % 3] += 130
-            pixels[0, 0] = (number, 0, 0)
-            path = f"{part}/{number}.png"
-            Image.fromarray(pixels).save(layout.raw / path)
-            split = "test" if part == "test" else "valid" if number % 4 == 0 else "train"
-            rows.append((str(number), path, "" if part == "test" else label, split, -1))
-    tested = [rows[LABELLED + place] for place in (7, 0, 11, 2, 9, 1, 10, 3, 5, 4, 8, 6)]
-    table = pd.DataFrame([*rows[:LABELLED], *tested], columns=["id", "path", "label", "split", "fold"])
-    labelled = table[table["split"] != "test"]
-    labelled[["id", "label"]].to_csv(layout.raw / "labels.csv", index=False)
-    (layout.raw / "sample.csv").write_text("id,label\n" + "".join(f"{row[0]},red\n" for row in tested))
-    return Tiny(toml, layout, table, CLASSES)
+    return make_tiny(tmp_path)

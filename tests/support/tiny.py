@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import nn
 
 from pipelines.core.job import Job, Row, run_job
@@ -106,6 +108,32 @@ class Tiny:
     def run(self, job: Job) -> Iterator[Row]:
         """Train as the stages do."""
         return run_job(job, self.network(job.settings))
+
+
+def make_tiny(folder: Path) -> Tiny:
+    """Write the competition into `folder`."""
+    toml = folder / "tiny.toml"
+    toml.write_text(TOML)
+    layout = Layout(folder, "tiny")
+    random = np.random.default_rng(0)
+    rows = []
+    for part, count in (("train", LABELLED), ("test", TEST)):
+        (layout.raw / part).mkdir(parents=True)
+        for number in range(1, count + 1):
+            label = CLASSES[number % 3]
+            pixels = random.integers(0, 120, (8, 8, 3), dtype=np.uint8)
+            pixels[..., 2 - number % 3] += 130
+            pixels[0, 0] = (number, 0, 0)
+            path = f"{part}/{number}.png"
+            Image.fromarray(pixels).save(layout.raw / path)
+            split = "test" if part == "test" else "valid" if number % 4 == 0 else "train"
+            rows.append((str(number), path, "" if part == "test" else label, split, -1))
+    tested = [rows[LABELLED + place] for place in (7, 0, 11, 2, 9, 1, 10, 3, 5, 4, 8, 6)]
+    table = pd.DataFrame([*rows[:LABELLED], *tested], columns=["id", "path", "label", "split", "fold"])
+    labelled = table[table["split"] != "test"]
+    labelled[["id", "label"]].to_csv(layout.raw / "labels.csv", index=False)
+    (layout.raw / "sample.csv").write_text("id,label\n" + "".join(f"{row[0]},red\n" for row in tested))
+    return Tiny(toml, layout, table, CLASSES)
 
 
 def pretrained(weights: Path) -> tuple[str, ...]:
