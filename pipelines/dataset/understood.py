@@ -267,6 +267,6 @@ def _notes_on_labels(rows: pd.DataFrame, task: str, others: Sequence[str]) -> li
     if single := sorted(name for name, count in counts.items() if count == 1):
         found.append(f"{what} with a single image, which stays in train: {len(single):,} ({few(single, 5)}).")
     if unseen := counts.keys() - count_labels(rows["label"][rows["split"] == "valid"].tolist(), task).keys():
-        folders = " In the tree they have empty folders in valid: read these with ImageFolder(…, allow_empty=True)."
+        folders = " A tree of links has empty folders for them in valid: read it with ImageFolder(…, allow_empty=True)."
         found.append(f"{what} without a validation image: {len(unseen):,}.{folders * (task == ONE_CLASS)}")
     return found
