@@ -21,7 +21,7 @@ from pipelines.core.processes import join_norms
 from pipelines.core.tasks import Scale, Task, training_task
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import WatchedBatches, training_size
-from pipelines.models.device import Hardware
+from pipelines.models.device import Hardware, settle
 from pipelines.models.networks import whitening_of
 from pipelines.models.transfer import FineTuned, learned_state, load_learned
 from pipelines.settings.layout import StateFiles
@@ -90,6 +90,7 @@ def run_job(job: Job, network: nn.Module, group: Group = ALONE) -> Iterator[Row]
 
 def _take_part(group: Group, job: Job, network: nn.Module, saved: Checkpoint | None) -> None:
     """Train along with the main process, in another one."""
+    settle(job.settings.hardware)
     for _ in _epochs(replace(job, hardware=job.hardware.of(group)), network, saved, group):
         pass
 

@@ -136,7 +136,7 @@ class Sources:
         with self.group.main_first():  # which decodes what is missing
             if not cached:
                 return open_source(settings, images, device, training, self.watch, self.group)
-            loading = Loading(settings, len(images.classes), device, training, self.group)
+            loading = Loading(settings, len(images.classes), device, training, self.group, pixels=False)
             return FeatureBatches(images.ids, self.features(images), torch.from_numpy(images.labels), loading)
 
     def features(self, images: ImageSet) -> Features:

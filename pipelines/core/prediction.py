@@ -163,6 +163,7 @@ def blocks(predictors: Sequence[Predictor], paths: Sequence[Path]) -> Iterator[t
             _check_finite(paths, predictions)
             count += len(positions)
             yield positions.numpy(), predictions
+    assert next(batches, None) is None  # only an exhausted source has kept all that it decoded
     assert not group.is_main or count == len(source), f"{count} of {len(source)} images were predicted"
 
 

@@ -1,7 +1,7 @@
 """Train and evaluate one network in several processes: averaged gradients and statistics, collected results."""
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,15 @@ def shared(model: nn.Module, hardware: Hardware, group: Group) -> nn.Module:
 def join_norms(model: nn.Module, hardware: Hardware, group: Group, batch_size: int) -> None:
     """Let the batch norms inside of `model` use the images of all processes, on GPUs where each has few of a batch."""
     if group.world > 1 and hardware.device.type == "cuda" and batch_size // group.world < FEW:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        convert_norms(model)
+
+
+def convert_norms(model: nn.Module) -> None:
+    """Replace the batch norms inside of `model` by those over all processes; timm's keep their activations."""
+    convert: Callable[[nn.Module], object] = nn.SyncBatchNorm.convert_sync_batchnorm
+    if any(type(module).__module__.startswith("timm.") for module in model.modules()):
+        from timm.layers import convert_sync_batchnorm as convert  # torch's would leave activations out
+    convert(model)
 
 
 @torch.no_grad()

@@ -65,13 +65,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Loading:
-    """What all kinds of sources share: how pixels become batches.  group: the processes that share each epoch."""
+    """What all kinds of sources share: how pixels become batches.
+
+    group: the processes that share each epoch.  pixels: whether the inputs are images, which can be mixed.
+    """
 
     settings: Settings
     classes: int
     device: torch.device
     training: bool
     group: Group = ALONE
+    pixels: bool = True
 
     @property
     def limit(self) -> int:
@@ -81,7 +85,7 @@ class Loading:
     @property
     def mixes(self) -> bool:
         """Whether each training image is mixed with the one before it in its batch."""
-        return self.training and bool(self.settings.augment.mixup or self.settings.augment.cutmix)
+        return self.training and self.pixels and bool(self.settings.augment.mixup or self.settings.augment.cutmix)
 
     def divide(self, count: int, epoch: int) -> list[Part]:
         """Return the batches of `epoch` of this process; no image is dropped.

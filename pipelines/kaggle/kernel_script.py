@@ -80,7 +80,8 @@ def run(task: Task, base: Path, folder: Path, say: Say) -> int:
         attach_weights(settings, base / "input", source, layout, say)
         if source and _needs_seven_zip(source):
             source = _without_seven_zip(source, folder / "given", settings.kaggle.internet, say)
-        status = _run_stages(task, source, folder, gpus, say)
+        processes = gpus if settings.hardware.device in ("auto", "cuda") else 1
+        status = _run_stages(task, source, folder, processes, say)
     except UserError as error:
         say(f"error: {error}")
     finally:
@@ -243,10 +244,10 @@ def _weight_files(folder: Path, data: Path | None) -> list[Path]:
     return found
 
 
-def _run_stages(task: Task, source: Path | None, folder: Path, gpus: int, say: Say) -> int:
+def _run_stages(task: Task, source: Path | None, folder: Path, processes: int, say: Say) -> int:
     """Run the stages in order, with their output in the log; return the last status.
 
-    Where there are several GPUs, such as two T4, a process for each shares the stages that can be shared.
+    processes: of the stages that can be shared; one for each GPU, such as two T4.
     """
     paths = [str(folder / "code"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
@@ -255,8 +256,8 @@ def _run_stages(task: Task, source: Path | None, folder: Path, gpus: int, say: S
     for stage in STAGES:
         say(f"\n{stage}")
         module = [f"pipelines.{stage}"]
-        if gpus > 1 and stage in SHARED:
-            module = ["pipelines.tools.launch", str(gpus), stage]
+        if processes > 1 and stage in SHARED:
+            module = ["pipelines.tools.launch", str(processes), stage]
         program = [sys.executable, "-m", *module, *words]
         program += ["--archive", str(source)] if stage == "download" and source else []
         if status := subprocess.run(program, cwd=folder / "work", env=environment, check=False).returncode:

@@ -78,14 +78,19 @@ def choose_hardware(settings: HardwareSettings, group: Group = ALONE) -> Hardwar
         raise UserError(f"{problem}. Try auto or one of: {', '.join(_available())}.") from None
     if group.world > 1:
         _check_devices(name, device, group)
-    make_deterministic()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    settle(settings)
     widest = max(settings.side_by_side, 0) if device.type == "cpu" else 0
     dtype = torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     if settings.precision != "auto":
         dtype = getattr(torch, settings.precision)
     return Hardware(device, dtype, widest, group.world).of(group)
+
+
+def settle(settings: HardwareSettings) -> None:
+    """Set this process's threads and deterministic kernels; in each process that shares work."""
+    make_deterministic()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
 
 
 def _check_devices(name: str, device: torch.device, group: Group) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipelines.dataset.augment import normalise, to_float
 from pipelines.models.backbones import Backbone, fold_norms
-from pipelines.models.device import Hardware
+from pipelines.models.device import Hardware, settle
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.group import Group
@@ -114,7 +114,10 @@ class Recipe:
 
     def make(self, group: Group) -> Extractor:
         """Return the extractor for the process of `group` that this is."""
-        extractor = Extractor(self.backbone, self.settings, self.hardware.of(group), self.folded)
+        settle(self.settings.hardware)
+        hardware = self.hardware.of(group)
+        # Moved first, as in the main process: norms folded elsewhere are rounded differently.
+        extractor = Extractor(self.backbone.to(hardware.device), self.settings, hardware, self.folded)
         return extractor.compile() if self.compiled else extractor
 
 

@@ -243,7 +243,8 @@ def _connect() -> Group:
     store, rank, world = next(iter(dist.rendezvous("env://", group.rank, group.world, timeout=MEETING)))
     store.set_timeout(PATIENCE)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep the store when it restarts all
-    dist.init_process_group(backend, store=dist.PrefixStore(f"group {attempt}", store), rank=rank, world_size=world)
+    own = dist.PrefixStore(f"group {attempt}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=PATIENCE)
     group._store = dist.PrefixStore(f"stage {attempt}", store)
     return group
 
@@ -256,9 +257,10 @@ def _explain(group: Group, error: BaseException) -> None:
     if failure := group.failure(wait=lost):
         raise failure from None
     if lost:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"Another of the {group.world} processes has ended: it was killed, or its machine cannot be reached. Run "
-            "the same command again to continue."
+            f"the same command again to continue. (torch says: {reason})"
         ) from None
 
 
@@ -274,9 +276,7 @@ def take_part(group: Group) -> None:
     except BaseException as error:
         if not is_loss(error):
             _tell(group, error)
-    else:
-        return
-    _leave()
+        _leave(group, error)
 
 
 def _tell(group: Group, error: BaseException) -> None:
@@ -289,15 +289,31 @@ def _tell(group: Group, error: BaseException) -> None:
             group._store.set(FAILED, pickle.dumps(error if isinstance(error, UserError) else None).hex())
 
 
-def _leave() -> NoReturn:
+def _leave(group: Group, error: BaseException) -> NoReturn:
     """Let the main process end this one: torchrun would end both if this one ended first, before any message."""
+    import torch
     import torch.distributed as dist
 
     sys.stderr.flush()
+    if torch.cuda.is_available() and not _main_has_ended(group):
+        # No lost connection ends an exchange between GPUs, so the main process may never notice.
+        if isinstance(error, UserError):
+            sys.stderr.write(f"error: {error}\n")
+        os._exit(EXIT_AFTER_ANOTHER if is_loss(error) else 2 if isinstance(error, UserError) else 1)
     dist.destroy_process_group()
     gc.collect()  # frames of the error may hold the connections: now they are closed, so exchanges of the others end
     time.sleep(60 * NOTICE_SECONDS)
     os._exit(EXIT_AFTER_ANOTHER)
+
+
+def _main_has_ended(group: Group) -> bool:
+    """Return whether the main process ends its work within twice the time in which it notices an error."""
+    assert group._store is not None
+    try:
+        group._store.wait([f"work {group._shared}"], timedelta(seconds=2 * NOTICE_SECONDS))
+        return True
+    except RuntimeError:  # not in time, or its machine is gone
+        return False
 
 
 def _end_with_parent() -> None:

@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from pipelines import command
 from pipelines.system.errors import UserError
@@ -74,21 +74,34 @@ def _launch(count: int, call: Sequence[str]) -> int:
     except SignalException as stopped:
         raise (KeyboardInterrupt if stopped.sigval == signal.SIGINT else Terminated) from None
     except ChildFailedError as error:
-        return _status({rank: failure.exitcode for rank, failure in error.failures.items()}, count)
+        return _status([Exit(each.timestamp, rank, each.exitcode) for rank, each in error.failures.items()], count)
     return 0
 
 
-def _status(exits: dict[int, Any], count: int) -> int:
-    """Return the status of the stage, by the exits of the processes that failed; say which one was killed."""
-    for rank, code in sorted(exits.items()):
-        if code < 0 and code != -signal.SIGTERM:  # which the launcher sends to the others
-            name = signal.Signals(-code).name
-            why = ", most likely because memory ran out" if name == "SIGKILL" else ""
-            killed = f"error: Process {rank + 1} of {count} was killed ({name}){why}, so all have ended."
-            print(f"{killed} Run the same command again to continue.", file=sys.stderr)
-            return 128 - code
-    own = (code for _, code in sorted(exits.items()) if 0 < code != EXIT_AFTER_ANOTHER)
-    return next(own, command.EXIT_USER_ERROR)
+class Exit(NamedTuple):
+    """How a process ended: at which second, its number, its status, or minus the signal that ended it."""
+
+    second: int
+    rank: int
+    code: int
+
+
+def _status(exits: Iterable[Exit], count: int) -> int:
+    """Return the status of the stage, by the first process that failed by itself; say if it was killed.
+
+    The launcher ends the others by SIGTERM, and by SIGKILL after half a minute.
+    """
+    own = [each for each in exits if each.code not in (-signal.SIGTERM, EXIT_AFTER_ANOTHER)]
+    if not own:
+        return command.EXIT_USER_ERROR
+    first = min(own, key=lambda each: (each.second, each.code > 0, each.rank))
+    if first.code > 0:
+        return first.code
+    name = signal.Signals(-first.code).name
+    why = ", most likely because memory ran out" if name == "SIGKILL" else ""
+    killed = f"error: Process {first.rank + 1} of {count} was killed ({name}){why}, so all have ended."
+    print(f"{killed} Run the same command again to continue.", file=sys.stderr)
+    return 128 - first.code
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ import torch
 
 from pipelines.core import checkpoint
 from pipelines.core.engine import evaluate
-from pipelines.core.job import Job, Row, best_row, patience_spent, read_history, run_job, to_device
+from pipelines.core.job import Job, Row, _take_part, best_row, patience_spent, read_history, run_job, to_device
 from pipelines.core.phases import Phase, make_learner, phases
 from pipelines.core.prediction import Resources, open_predictor
 from pipelines.models.device import Hardware
 from pipelines.models.networks import Whitening
 from pipelines.system.errors import UserError
+from pipelines.system.group import ALONE
 from tests.support.histories import TIMES, same, same_checkpoints, timeless
 from tests.support.tiny import LOG_LOSS, Tiny, pretrained
 
@@ -413,3 +414,18 @@ def test_the_watch_sees_every_epoch(tiny: Tiny, tmp_path: Path) -> None:
 
     list(tiny.run(dataclasses.replace(tiny.job("train.epochs=2"), watch=watch)))
     assert seen == ["decoding", "epoch 1", "validating", "epoch 2", "validating"]
+
+
+def test_a_process_that_takes_part_has_the_threads_and_kernels_of_the_settings(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    job = tiny.job("train.epochs=1", f"hardware.threads={threads + 1}")
+    job.files.last.parent.mkdir(parents=True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    try:
+        _take_part(ALONE, job, tiny.network(job.settings), None)
+        assert torch.get_num_threads() == threads + 1
+        assert not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_num_threads(threads)

@@ -67,6 +67,15 @@ def test_networks_on_features_and_on_images_predict_together(tiny: Tiny, small_w
             assert torch.equal(torch.cat([each[number] for _, each in blocks]), alone(tiny, path, settings, images))
 
 
+def test_images_that_are_decoded_while_they_are_predicted_are_kept(tiny: Tiny, tmp_path: Path) -> None:
+    settings, images, (path,) = epochs_of(tiny, tmp_path, "train.epochs=1")
+    tests, cache = images.part(test=True), images.cache
+    assert not [*cache.glob("test-*px-*")]
+    alone(tiny, path, settings, tests)
+    (kept,) = cache.glob("*test-*px-*")  # without a partial file and a journal
+    assert kept.suffix == ".npy" and not kept.name.startswith(".")
+
+
 def test_a_network_with_numbers_that_are_not_finite_is_named(tiny: Tiny, tmp_path: Path) -> None:
     settings, images, paths = epochs_of(tiny, tmp_path, "train.epochs=2")
     saved = checkpoint.load(paths[1])

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.core import engine
 from pipelines.core.prediction import blocks
-from pipelines.core.processes import shared
+from pipelines.core.processes import convert_norms, shared
 from pipelines.core.tasks import Task, make_task
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.loading import Batch, BatchSource, Loading, Part
@@ -168,6 +169,8 @@ def test_whitening_biases_stop_learning(groups: Groups, world: int) -> None:
 @pytest.mark.parametrize("world", SEVERAL)
 def test_a_network_unfreezes_after_its_head(groups: Groups, world: int) -> None:
     """With frozen norms and without dropout, the weights are those of one process but for rounding."""
+    losses = [[row["train_loss"] for row in groups.main(each, "unfrozen")["rows"]] for each in (world, 1)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     found, expected = (groups.main(each, "unfrozen")["weights"] for each in (world, 1))
     start, head, everything = found
     assert len(head) < len(everything)  # the head alone, then all
@@ -184,6 +187,21 @@ def test_a_head_on_shared_features_is_that_of_one_process(groups: Groups, world:
     for ours, theirs in zip(found, expected, strict=True):
         for name in theirs:
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_joined_norms_keep_the_activations_of_timm() -> None:
+    """In evaluation, which needs no GPU, a converted network gives the same."""
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=3).eval()
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(pixels)
+        convert_norms(network)
+        assert torch.equal(network(pixels), expected)
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    convert_norms(plain)
+    assert [type(module) for module in plain] == [nn.Conv2d, nn.SyncBatchNorm, nn.ReLU]
 
 
 def test_too_small_batches_are_refused(tiny: Tiny) -> None:

@@ -435,7 +435,9 @@ def test_a_process_for_each_of_two_gpus(tmp_path: Path, small: Path, monkeypatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # of this process; the stages find none, and use cores
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    task = kernel_bundle.make_task("digits", load_settings("digits"), "trial", QUICK, RUN_ID)
+    task = kernel_bundle.make_task(
+        "digits", load_settings("digits"), "trial", ("train.epochs=1", "hardware.workers=0"), RUN_ID
+    )
     said: list[str] = []
     assert kernel_script.run(task, tmp_path, tmp_path / "temp/pipeline", said.append) == 0, said
     assert manifest_of(tmp_path)["finished"]

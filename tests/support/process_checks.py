@@ -205,7 +205,7 @@ def alone(group: Group, checks: Checks) -> None:
     found: dict[str, Any] = {}
     cases = {"twice": VARIED, "again": VARIED, "whitened": WHITENED}
     frozen = (*checks.pretrained(), "finetune.freeze_norms=true")
-    cases["unfrozen"] = (*frozen, "finetune.head_epochs=1")
+    cases["unfrozen"] = (*frozen, "finetune.head_epochs=1", "augment.cutmix=1")  # of images; features are not mixed
     cases["head"] = (*frozen, "finetune.frozen_stages=-1", "features.mirror=true")
     for name, options in cases.items():
         job = checks.job(group, name, *options)

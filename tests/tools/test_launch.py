@@ -221,9 +221,11 @@ def test_other_stages_below_torchrun_are_refused_once(
 
 
 @pytest.mark.parametrize(
-    ("exits", "status", "said"),
+    ("exits", "status", "said"),  # by the number of the process: its status, or this and the second when it ended
     [
         ({0: 2}, 2, ""),
+        ({0: (-signal.SIGKILL, 31), 1: (2, 1)}, 2, ""),  # the launcher killed it, because it did not end
+        ({0: (143, 5), 1: (-signal.SIGKILL, 5)}, 137, "Process 2 of 3 was killed (SIGKILL)"),
         ({0: 1, 1: EXIT_AFTER_ANOTHER}, 1, ""),
         ({1: EXIT_AFTER_ANOTHER}, 2, ""),
         ({0: -signal.SIGTERM, 1: EXIT_AFTER_ANOTHER}, 2, ""),
@@ -233,9 +235,10 @@ def test_other_stages_below_torchrun_are_refused_once(
     ],
 )
 def test_status_of_the_launcher(
-    exits: dict[int, int], status: int, said: str, capsys: pytest.CaptureFixture[str]
+    exits: dict[int, int | tuple[int, int]], status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch._status(exits, 3) == status
+    ends = {rank: end if isinstance(end, tuple) else (end, 0) for rank, end in exits.items()}
+    assert launch._status([launch.Exit(second, rank, code) for rank, (code, second) in ends.items()], 3) == status
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == bool(said)
 
