@@ -15,8 +15,18 @@ import pytest
 from PIL import Image
 
 from pipelines import command, split, train
-from tests.support.groups import check_gone
-from tests.support.launches import LONG, end, epochs_of, results, split_tiny, start
+from tests.support.groups import PATIENCE, TORCHRUN, Running, check_gone
+from tests.support.launches import (
+    EPOCHS,
+    LONG,
+    check_partial,
+    end,
+    epochs_of,
+    results,
+    split_tiny,
+    start,
+    wait_for_epochs,
+)
 
 KILLS, COUNT = 20, 3
 WORDS = ("train", "tiny.toml")
@@ -59,7 +69,9 @@ def test_one_of_three_processes_killed_at_random_the_end_is_the_same(tmp_path: P
         running = start(folder, *WORDS, count=COUNT)
         running.wait_for(lambda running=running: len(running.members()) == COUNT, "all processes")  # type: ignore[misc]
         members = running.members()
-        time.sleep(random.uniform(0, life))
+        if trial % 4:  # most of a life goes by before the first epoch
+            wait_for_epochs(running, folder, random.randrange(EPOCHS - 2))
+        time.sleep(random.uniform(0, 0.2 if trial % 4 else life))
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(random.choice(list(members.values())), signal.SIGKILL)
         ended = end(running)
@@ -77,6 +89,31 @@ def test_one_of_three_processes_killed_at_random_the_end_is_the_same(tmp_path: P
             break
     print(f"killed {kills} times, after the epochs {sorted(moments)}; the same bytes each time")
     assert kills == KILLS
+
+
+@pytest.mark.slow
+def test_it_continues_after_a_kill_of_the_launcher_and_by_a_restart_of_torchrun(tmp_path: Path) -> None:
+    work, again = tmp_path / "launched", tmp_path / "restarted"
+    split_tiny(work)
+    for folder in (again, tmp_path / "whole"):
+        shutil.copytree(work, folder)
+    assert end(start(tmp_path / "whole", "train", "tiny.toml")).status == 0
+    running = start(work, "train", "tiny.toml")
+    wait_for_epochs(running, work, 2)
+    members = running.members().values()
+    running.process.kill()
+    running.process.wait(PATIENCE)
+    check_gone(members)
+    check_partial(work)
+    assert end(start(work, "train", "tiny.toml")).status == 0
+
+    words = ["--nproc-per-node=2", "--max-restarts=1", "-m", "pipelines.train", "tiny.toml"]
+    running = Running([*TORCHRUN, *words], again, again / "logs")
+    wait_for_epochs(running, again, 2)
+    os.kill(running.members()[1], signal.SIGKILL)
+    ended = end(running)
+    assert ended.status == 0, ended.err
+    assert results(work) == results(again) == results(tmp_path / "whole")
 
 
 def make_hard(folder: Path) -> None:

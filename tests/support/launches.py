@@ -13,7 +13,8 @@ from tests.support.histories import TIMES
 from tests.support.tiny import TOML, Tiny, make_tiny
 
 # Enough epochs that a signal arrives before the last one.
-LONG = TOML.replace("epochs = 3", "epochs = 40").replace("lr = 0.1", "lr = 0.02\nema_decay = 0.8")
+EPOCHS = 30
+LONG = TOML.replace("epochs = 3", f"epochs = {EPOCHS}").replace("lr = 0.1", "lr = 0.02\nema_decay = 0.8")
 RUN = Path("runs/tiny/default")
 
 
@@ -50,3 +51,15 @@ def results(folder: Path) -> tuple[dict[str, bytes], str]:
 def epochs_of(folder: Path) -> int:
     path = folder / RUN / "history.csv"
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def wait_for_epochs(running: Running, folder: Path, count: int) -> None:
+    running.wait_for(lambda: epochs_of(folder) >= count, f"{count} epochs")
+
+
+def check_partial(folder: Path) -> None:
+    """Nothing is half written, and nothing looks complete."""
+    assert not (folder / RUN / "train.json").exists()
+    torch.load(folder / RUN / "last.pt", weights_only=True)
+    left = [path.name for path in (folder / RUN).iterdir()]
+    assert sorted(left) == ["best.pt", "history.csv", "last.pt", "run.json"], left
