@@ -6,16 +6,16 @@ exchange values (`all_sum`, `gather`, `from_main`).  So an error of the main pro
 of another one is raised in the main process, by whichever exchange notices it.
 """
 
-import gc
 import os
-import pickle
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pipelines.system.errors import UserError
@@ -156,7 +156,8 @@ class Group:
         while self._store is not None:
             with suppress(RuntimeError):  # its process is gone
                 if self._store.check([FAILED]):
-                    return pickle.loads(bytes.fromhex(self._store.get(FAILED).decode())) or SystemExit(1)
+                    message = self._store.get(FAILED).decode()
+                    return UserError(message) if message else SystemExit(1)
             if not wait or time.monotonic() > started + self._notice:
                 break
             time.sleep(0.05)
@@ -286,13 +287,12 @@ def _tell(group: Group, error: BaseException) -> None:
         if group._store.add("told", 1) == 1:
             if not isinstance(error, UserError):
                 sys.excepthook(type(error), error, error.__traceback__)
-            group._store.set(FAILED, pickle.dumps(error if isinstance(error, UserError) else None).hex())
+            group._store.set(FAILED, str(error) if isinstance(error, UserError) else "")
 
 
 def _leave(group: Group, error: BaseException) -> NoReturn:
     """Let the main process end this one: torchrun would end both if this one ended first, before any message."""
     import torch
-    import torch.distributed as dist
 
     sys.stderr.flush()
     if torch.cuda.is_available() and not _main_has_ended(group):
@@ -300,8 +300,12 @@ def _leave(group: Group, error: BaseException) -> NoReturn:
         if isinstance(error, UserError):
             sys.stderr.write(f"error: {error}\n")
         os._exit(EXIT_AFTER_ANOTHER if is_loss(error) else 2 if isinstance(error, UserError) else 1)
-    dist.destroy_process_group()
-    gc.collect()  # frames of the error may hold the connections: now they are closed, so exchanges of the others end
+    # So that exchanges of the others end.  Torch closes connections later: what trains a network keeps them.
+    for file in Path("/dev/fd").iterdir():
+        with suppress(OSError), socket.socket(fileno=os.dup(int(file.name))) as each:
+            waits = each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)  # for connections; gloo would abort
+            if each.family in (socket.AF_INET, socket.AF_INET6) and not waits:
+                each.shutdown(socket.SHUT_RDWR)
     time.sleep(60 * NOTICE_SECONDS)
     os._exit(EXIT_AFTER_ANOTHER)
 

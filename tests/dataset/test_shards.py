@@ -28,6 +28,7 @@ from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
 from pipelines.system.group import ALONE, Group
+from pipelines.system.seeds import derive_seed
 
 CLASSES = ["blue", "green", "red"]
 COUNT, SHARDS = 26, 4
@@ -126,7 +127,7 @@ def summary(source: BatchSource) -> list[list[Batch]]:
     """Return the batches of two epochs, in training as the engine seeds them."""
     found = []
     for epoch in (1, 2):
-        torch.manual_seed(epoch)
+        torch.manual_seed(derive_seed(source.loading.settings.train.seed, "network", epoch))
         found.append(list(source.batches(epoch)))
     return found
 
@@ -188,7 +189,7 @@ def test_several_processes_share_the_batches_of_one(folder: Path, world: int, pa
 def test_loader_workers_change_nothing_and_an_epoch_can_be_repeated(folder: Path) -> None:
     shards = opened(folder)
     alone, parallel = summary(sources(shards, folder)["train"]), sources(shards, folder, workers=2)["train"]
-    torch.manual_seed(2)
+    torch.manual_seed(derive_seed(parallel.loading.settings.train.seed, "network", 2))
     again = list(parallel.batches(2))
     assert len(again) == len(alone[1])
     for one, other in zip(alone[1], again, strict=True):

@@ -228,7 +228,7 @@ def test_a_set_is_reproduced(pets: Layout, monkeypatch: pytest.MonkeyPatch, caps
     out = capsys.readouterr().out
     assert [line.split(";")[0] for line in out.splitlines() if line.startswith("Stage")] == [
         "Stage 1 of 4: split",
-        "Stage 2 of 4: tools.folds",
+        "Stage 2 of 4: folds",
         "Stage 3 of 4: retrain",
         "Stage 4 of 4: predict",
     ]

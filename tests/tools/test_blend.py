@@ -88,7 +88,7 @@ def test_real_runs_are_blended_and_reproduced(
     capsys.readouterr()
     assert command.run(reproduce.main, ["tiny.toml", "--run", "blend-one-two"]) == 0
     out = capsys.readouterr().out
-    assert "Stage 2 of 2: tools.blend" in out and out.count("equal") == 2
+    assert "Stage 2 of 2: blend" in out and out.count("equal") == 2
     assert "blend-one-two.csv, byte for byte, from the stored predictions of its members." in out
     assert "make reproduce COMP=tiny.toml RUN=one; make reproduce COMP=tiny.toml RUN=two" in out
     assert divided.layout.run("one").best.exists() and not run.folder.with_name("blend-one-two-reproduced").exists()
