@@ -67,16 +67,22 @@ def open_predictor(
     settings: those of the run, with the current [predict] and [hardware].  A head on frozen backbones gets their cached
     features, as it did in training.  source: the batches, where another network of the same settings has opened them.
     """
-    hardware = choose_hardware(settings.hardware, using.group)
-    network = to_device(saved.model(images.classes, using.weights), hardware)
-    cached = on_features(saved, settings)
-    source = source or Sources(settings, network, hardware, using.watch, using.group).open(images, cached)
+    sources = _sources(saved, settings, images, using)
+    network, hardware, cached = sources.network, sources.hardware, on_features(saved, settings)
+    source = source or sources.open(images, cached)
     task = make_task(saved.settings, saved.classes, saved.scale)
     if not cached:
         views = engine.make_views(settings.predict.mirror, settings.predict.shift)
         return Predictor(network, source, task, hardware, views)
     assert isinstance(network, FineTuned)
     return Predictor(network.top, source, task, exact(hardware), engine.feature_views(inputs_of(settings)))
+
+
+def _sources(saved: Checkpoint, settings: Settings, images: ImageSet, using: Resources) -> Sources:
+    """Return what opens batches for the network of the checkpoint `saved`, which is on its device."""
+    hardware = choose_hardware(settings.hardware, using.group)
+    network = to_device(saved.model(images.classes, using.weights), hardware)
+    return Sources(settings, network, hardware, using.watch, using.group)
 
 
 def on_features(saved: Checkpoint, settings: Settings) -> bool:
@@ -113,9 +119,7 @@ def _prepare_features(paths: Sequence[Path], settings: Settings, images: ImageSe
     """Compute the features that the checkpoints at `paths` predict, which several processes share too."""
     for saved in (checkpoint.load(path) for path in paths):
         if on_features(saved, settings):
-            hardware = choose_hardware(settings.hardware, using.group)
-            network = to_device(saved.model(images.classes, using.weights), hardware)
-            Sources(settings, network, hardware, using.watch, using.group).features(images)
+            _sources(saved, settings, images, using).features(images)
             return
 
 

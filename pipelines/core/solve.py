@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.core.tasks import Task
-from pipelines.dataset.loading import BatchSource
+from pipelines.dataset.loading import BatchSource, known_targets
 from pipelines.settings.training_sections import TrainSettings
 from pipelines.system.watch import Watch
 
@@ -49,7 +49,7 @@ class Examples:
             values = batch.inputs.double() - first
             sums += values.sum(dim=0)
             squares += values.square().sum(dim=0)
-            self._known += _known(batch.labels)
+            self._known += known_targets(batch.labels)
         mean = sums / len(source)
         deviation = (squares / len(source) - mean.square()).clamp(min=0).sqrt()
         varied = deviation[deviation > 0]
@@ -72,7 +72,7 @@ class Examples:
         most = max(1, MOST_OUTPUTS // outputs)
         for inputs, labels in [self._held] if self._held is not None else self._read():
             for some, targets in zip(inputs.split(most), labels.split(most), strict=True):
-                yield some, targets, _known(targets) / max(1, self._known)
+                yield some, targets, known_targets(targets) / max(1, self._known)
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.source.batches(self.epoch):
@@ -111,10 +111,6 @@ def solve(
         mean = sum(task.loss(model(inputs), labels).item() * share for inputs, labels, share in parts)
         _rescale(layer, -examples.mean / examples.deviation, 1 / examples.deviation)
     return mean
-
-
-def _known(labels: Tensor) -> int:
-    return int((~labels.isnan()).sum())
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pipelines.dataset.channels import Picture, Pixels
 from pipelines.dataset.fingerprints import all_listed
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import crop, fit, place_of, random_crop_box
-from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, evaluation_resize, pinned
+from pipelines.dataset.loading import Batch, BatchSource, Ids, Loading, Part, evaluation_resize, pinned
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.group import ALONE, Group
@@ -31,14 +31,13 @@ class LoadedBatches(BatchSource):
 
     def __init__(self, ids: Ids, labels: Tensor, loading: Loading, photos: "Photos", workers: int) -> None:
         super().__init__(ids, labels, loading)
-        self.order = _EpochOrder(loading, len(ids))
+        self.order = _EpochOrder()
         self.loader = make_loader(photos, self.order, workers, keep=workers > 0)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        self.order.epoch = epoch
+        self.order.epoch, self.order.parts = epoch, self.loading.divide(len(self), epoch)
         finish = self.loading.finisher(len(self), epoch, crop=False)
-        parts = self.loading.divide(len(self), epoch)
-        for (pixels, _), part in zip(decoded(self.loader, self.loading.device), parts, strict=True):
+        for (pixels, _), part in zip(decoded(self.loader, self.loading.device), self.order.parts, strict=True):
             yield finish(pixels, self, part)
 
 
@@ -60,14 +59,15 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
     A worker lives through all epochs, so the request must tell it which epoch it is.
     """
 
-    def __init__(self, loading: Loading, count: int) -> None:
-        self.loading, self.count, self.epoch = loading, count, 0
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.parts: list[Part] = []
 
     def __len__(self) -> int:
-        return self.loading.own_steps(self.count)
+        return len(self.parts)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for part in self.loading.divide(self.count, self.epoch):
+        for part in self.parts:
             yield [(position, self.epoch) for position in part.taken.tolist()]
 
 

@@ -266,14 +266,14 @@ class _Filling:
 
     def fill(self, gap: Gap, photos: Photos, watch: Watch) -> None:
         """Compute the features of `gap`; those computed before an error are kept."""
-        rounds = -(-len(gap.positions) // (IMAGES_AT_ONCE * self.group.world))
-        unit = f"x {IMAGES_AT_ONCE * self.group.world} images"
+        chunks = Chunks(gap.positions, self.group)
+        unit = f"x {chunks.step} images"
         try:
             with (
                 explained(f"the {self.what}, {IMAGES_AT_ONCE} images at a time"),
                 self.group.sharing(_take_part, self.extractor.recipe(self.group), gap, photos),
             ):
-                for found in watch(_computed(self.extractor, gap, photos, self.group), self.what, rounds, unit):
+                for found in watch(_computed(self.extractor, gap, photos, self.group), self.what, chunks.rounds, unit):
                     for places, each in found:
                         for column, features in zip(gap.columns, each, strict=True):
                             self.waiting.append((self.keys[places, column], features))

@@ -143,7 +143,8 @@ class Group:
                 return
             self._shared += 1
             self.busy = True
-            function, arguments = self.from_main((_nothing, ()))
+            call: Any = None
+            function, arguments = self.from_main(call)
             function(self, *arguments)
             self.busy = False
 
@@ -176,10 +177,6 @@ class Group:
 
 
 ALONE = Group()
-
-
-def _nothing(group: Group) -> None:
-    """Do nothing."""
 
 
 def is_loss(error: BaseException) -> bool:

@@ -58,7 +58,8 @@ def _launch(count: int, call: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     if sys.platform == "linux":  # gloo takes the address of the host's name, which containers often cannot resolve
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    logging.disable(logging.ERROR)  # torch reports what is said below, by loggers that have levels of their own
+    # Messages are printed below.  Some loggers of torch have their own level, so lowering one level is not enough.
+    logging.disable(logging.ERROR)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -86,14 +86,13 @@ def _stages(run: RunLayout, record: RunRecord, note: dict[str, Any], trained: di
     split: Stages = {"split": ["split"]}
     if members := blended(run):
         return split | {"blend": ["tools.blend", f"--runs={shlex.join(members)}"]}
-    unused = note["checkpoint"] in (run.best.name, "folds")
-    named = ["train", *([] if unused else ["retrain"]), "predict"]
     processes = trained["hardware"].get("processes", 1)
-    calls = {stage: ["tools.launch", str(processes), stage] if processes > 1 else [stage] for stage in named}
-    if record.members:
-        calls = {"folds": ["tools.folds", "--seeds", str(record.seeds)]} | calls
-        del calls["train"]
-    return split | calls
+    launched = ["tools.launch", str(processes)] if processes > 1 else []
+    folds: Stages = {"folds": ["tools.folds", "--seeds", str(record.seeds)]}
+    train = folds if record.members else {"train": [*launched, "train"]}
+    unused = note["checkpoint"] in (run.best.name, "folds")
+    retrain = {} if unused else {"retrain": [*launched, "retrain"]}
+    return split | train | retrain | {"predict": [*launched, "predict"]}
 
 
 def _hardware(record: RunRecord, note: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
