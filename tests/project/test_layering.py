@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pipelines"
 # A room may import the rooms before it.
-ROOMS = ("system", "settings", "dataset", "models", "core", "kaggle", "analysis", "command", "stages")
+ROOMS = ("system", "settings", "dataset", "models", "core", "kaggle", "analysis", "report", "command", "stages")
 STAGES = ("download", "split", "train", "retrain", "predict", "submit", "tools")
 ON_SCREEN = ("command", "stages")  # these rooms may read the command line and print
 ALONE = "pipelines.kaggle.worker"  # it runs in a process of its own and imports no other module of the project

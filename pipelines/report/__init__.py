@@ -1,0 +1,1 @@
+"""What the finished runs of a competition show together: a table of them, comparisons, and one page."""
