@@ -1,0 +1,111 @@
+"""What a run has predicted of images that it was not trained on, and of the test images, read from its files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipelines.analysis.results import Predictions, read_predictions
+from pipelines.core.calibration import apply_column_temperatures, apply_temperature
+from pipelines.core.stored import load_test, read_oof
+from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.targets import encode
+from pipelines.report.ledger import Entry
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.system.files import file_sha256
+
+LARGEST_READ = 1 << 26  # bytes of predictions as text; reading more takes longer than a page should
+SAMPLED = 20_000  # test images whose confidence is looked at
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The predictions of `entry`.
+
+    images: all labelled ones.  found: the predictions of those that were validated.
+    """
+
+    entry: Entry
+    images: ImageSet
+    found: Predictions
+
+    @property
+    def task(self) -> str:
+        return self.images.task
+
+    @property
+    def classes(self) -> list[str]:
+        return self.images.classes
+
+    @property
+    def note(self) -> Mapping[str, Any]:
+        """The entry of predict.json."""
+        return self.entry.note
+
+    @cached_property
+    def places(self) -> npt.NDArray[np.int64]:
+        """The row of each predicted image in the split table, (N,)."""
+        return np.array(self.found.places, np.int64)
+
+    @cached_property
+    def actual(self) -> Array:
+        """The targets of the predicted images, as `encode` returns them."""
+        return encode(self.images.table["label"].iloc[self.places].tolist(), self.task, self.classes)
+
+    @cached_property
+    def decided(self) -> Array:
+        """The predicted class of each image, (N,); or the given labels, bool (N, K); or the numbers, (N, T)."""
+        if self.task == ONE_CLASS:
+            return encode(self.found.names, self.task, self.classes)
+        return self.found.values >= self.thresholds if self.task == SEVERAL_LABELS else self.found.values
+
+    @cached_property
+    def thresholds(self) -> Floats:
+        """The threshold of each label, (K,)."""
+        found = self.note.get("thresholds", {})
+        return np.array([float(found.get(name, 0.5)) for name in self.classes])
+
+    def held_out(self) -> tuple[Tensor, Array] | None:
+        """Return the stored predictions before a temperature, and the targets; None where they are not kept."""
+        path = self.entry.run.oof
+        if self.task == NUMBERS or not path.exists() or path.stat().st_size > LARGEST_READ:
+            return None
+        stored = read_oof(path, self.images.table, self.classes, self.task)
+        label_of = dict(zip(self.images.table["id"].tolist(), self.images.table["label"].tolist(), strict=True))
+        return stored.predictions, encode([label_of[name] for name in stored.ids], self.task, self.classes)
+
+    def test(self) -> tuple[npt.NDArray[np.int64], Tensor] | None:
+        """Return some rows of the split table, and the stored predictions of these test images; None if not kept."""
+        images, path = self.images.part(test=True), self.entry.run.test_predictions
+        if not len(images) or not path.exists() or self.note.get("test_predictions") != file_sha256(path):
+            return None
+        stored = load_test(path, len(images), len(self.classes))
+        some = np.linspace(0, len(images) - 1, min(len(images), SAMPLED)).astype(int)
+        return images.rows.index.to_numpy()[some], torch.from_numpy(np.array(stored[some]))
+
+    def probabilities(self, predictions: Tensor, tempered: bool = True) -> Floats:
+        """Return probabilities (N, K) of stored predictions.  tempered: with the temperatures of the submission."""
+        if self.task == ONE_CLASS:
+            temperature = float(self.note.get("temperature", 1.0)) if tempered else 1.0
+            changed = predictions if temperature == 1.0 else apply_temperature(predictions, temperature)
+            return np.asarray(changed.double().exp().numpy())
+        if tempered and (found := self.note.get("temperatures")):
+            predictions = apply_column_temperatures(predictions, [float(found[name]) for name in self.classes])
+        return np.asarray(predictions.double().numpy())
+
+    @property
+    def has_temperature(self) -> bool:
+        return bool(self.note.get("temperatures")) or float(self.note.get("temperature", 1.0)) != 1.0
+
+
+def read_evidence(entry: Entry, images: ImageSet) -> Evidence:
+    """Return the predictions of `entry`.  Raises `UserError` if they are missing, damaged or of another split."""
+    return Evidence(entry, images, read_predictions(entry.run.valid_predictions, images.table, images.task))
