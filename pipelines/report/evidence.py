@@ -12,11 +12,13 @@ from torch import Tensor
 
 from pipelines.analysis.results import Predictions, read_predictions
 from pipelines.core.calibration import apply_column_temperatures, apply_temperature
+from pipelines.core.ensembles import by_ranks
 from pipelines.core.stored import load_test, read_oof
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.targets import encode
-from pipelines.report.ledger import Entry
+from pipelines.report.ledger import PLAIN, Entry
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256
 
 LARGEST_READ = 1 << 26  # bytes of predictions as text; reading more takes longer than a page should
@@ -30,12 +32,14 @@ Floats = npt.NDArray[np.float64]
 class Evidence:
     """The predictions of `entry`.
 
-    images: all labelled ones.  found: the predictions of those that were validated.
+    images: those of the whole split table.  found: the predictions of the validated ones.  ranks: whether the stored
+    predictions are mean ranks, which say nothing of an image by itself.
     """
 
     entry: Entry
     images: ImageSet
     found: Predictions
+    ranks: bool = False
 
     @property
     def task(self) -> str:
@@ -76,7 +80,7 @@ class Evidence:
     def held_out(self) -> tuple[Tensor, Array] | None:
         """Return the stored predictions before a temperature, and the targets; None where they are not kept."""
         path = self.entry.run.oof
-        if self.task == NUMBERS or not path.exists() or path.stat().st_size > LARGEST_READ:
+        if self.ranks or self.task == NUMBERS or not path.exists() or path.stat().st_size > LARGEST_READ:
             return None
         stored = read_oof(path, self.images.table, self.classes, self.task)
         label_of = dict(zip(self.images.table["id"].tolist(), self.images.table["label"].tolist(), strict=True))
@@ -85,7 +89,7 @@ class Evidence:
     def test(self) -> tuple[npt.NDArray[np.int64], Tensor] | None:
         """Return some rows of the split table, and the stored predictions of these test images; None if not kept."""
         images, path = self.images.part(test=True), self.entry.run.test_predictions
-        if not len(images) or not path.exists() or self.note.get("test_predictions") != file_sha256(path):
+        if self.ranks or not len(images) or not path.exists() or self.note.get("test_predictions") != file_sha256(path):
             return None
         stored = load_test(path, len(images), len(self.classes))
         some = np.linspace(0, len(images) - 1, min(len(images), SAMPLED)).astype(int)
@@ -106,6 +110,8 @@ class Evidence:
         return bool(self.note.get("temperatures")) or float(self.note.get("temperature", 1.0)) != 1.0
 
 
-def read_evidence(entry: Entry, images: ImageSet) -> Evidence:
+def read_evidence(entry: Entry, images: ImageSet, settings: Settings) -> Evidence:
     """Return the predictions of `entry`.  Raises `UserError` if they are missing, damaged or of another split."""
-    return Evidence(entry, images, read_predictions(entry.run.valid_predictions, images.table, images.task))
+    found = read_predictions(entry.run.valid_predictions, images.table, images.task)
+    ranks = entry.kind != PLAIN and by_ranks(settings.competition, images.classes)
+    return Evidence(entry, images, found, ranks)
