@@ -38,7 +38,9 @@ def _probabilities(evidence: Evidence) -> list[Block]:
         drawn.append(charts.histogram(title, edges, shares, "probability of the surest class", "share of images"))
     blocks: list[Block] = [Charts(drawn)] if drawn else []
     if said:
-        blocks.append(Text(f"Mean distance between stated and true shares (expected calibration error), {'; '.join(said)}."))
+        blocks.append(
+            Text(f"Mean distance between stated and true shares (expected calibration error), {'; '.join(said)}.")
+        )
     if len(shares) == 2:
         blocks.append(Text(_compare(*(evidence_mean(some) for some in shares.values()))))
     return blocks

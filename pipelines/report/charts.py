@@ -75,14 +75,14 @@ def lines(title: str, series: Sequence[Line], x_label: str, y_label: str, mark: 
     right = _axis([0.0, *rates], HEIGHT - BOTTOM, TOP, margin=0)
     parts = [_frame(x, main, x_label, y_label)]
     if not math.isnan(mark):
-        parts.append(Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(
-            x(mark), TOP, HEIGHT - BOTTOM
-        ))
+        parts.append(
+            Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(
+                x(mark), TOP, HEIGHT - BOTTOM
+            )
+        )
     for line in series:
         axis = right if line.right else main
-        points = " ".join(
-            f"{x(a):.1f},{axis(b):.1f}" for a, b in zip(line.x, line.y, strict=True) if math.isfinite(b)
-        )
+        points = " ".join(f"{x(a):.1f},{axis(b):.1f}" for a, b in zip(line.x, line.y, strict=True) if math.isfinite(b))
         kind = f"line c{line.colour % COLOURS}" + " faint" * line.faint + " rate" * line.right + " dashed" * line.dashed
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, points))
     named = {line.name: f"c{line.colour % COLOURS}" + " rate" * line.right for line in series if line.name}
@@ -108,9 +108,11 @@ def scatter(
     shape = "dot" if len(known) < 100 else "dot small"
     for a, b, text in known:
         tip = Markup("<title>{}</title>").format(text) if text else ""
-        parts.append(Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}">{}</circle>').format(
-            shape, x(a), y(b), 4 if shape == "dot" else 2, tip
-        ))
+        parts.append(
+            Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}">{}</circle>').format(
+                shape, x(a), y(b), 4 if shape == "dot" else 2, tip
+            )
+        )
     return _svg(title, HEIGHT, parts)
 
 
@@ -122,13 +124,18 @@ def histogram(
     y = _axis([0.0, *(value for some in shares.values() for value in some)], HEIGHT - BOTTOM, TOP, margin=0)
     parts = [_frame(x, y, x_label, y_label)]
     for colour, some in enumerate(shares.values()):
-        steps = [(edge, value) for pair, value in zip(zip(edges, edges[1:], strict=False), some, strict=True)
-                 for edge, value in zip(pair, (value, value), strict=True)]
+        steps = [
+            (edge, value)
+            for pair, value in zip(zip(edges, edges[1:], strict=False), some, strict=True)
+            for edge, value in zip(pair, (value, value), strict=True)
+        ]
         points = [(edges[0], 0.0), *steps, (edges[-1], 0.0)]
         text = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-        parts.append(Markup('<polygon class="area c{0}" points="{1}"/><polyline class="line c{0}" points="{1}"/>').format(
-            colour, text
-        ))
+        parts.append(
+            Markup('<polygon class="area c{0}" points="{1}"/><polyline class="line c{0}" points="{1}"/>').format(
+                colour, text
+            )
+        )
     return _svg(title, HEIGHT, parts, {name: f"c{colour}" for colour, name in enumerate(shares)})
 
 
@@ -144,21 +151,29 @@ def bars(
     parts = []
     for row, (name, label) in enumerate(zip(names, labels, strict=True)):
         top = TOP + BAR * row
-        parts.append(Markup('<text class="end" x="{:.1f}" y="{:.1f}">{}<title>{}</title></text>').format(
-            left - 6, top + BAR / 2 + 1, label, name
-        ))
+        parts.append(
+            Markup('<text class="end" x="{:.1f}" y="{:.1f}">{}<title>{}</title></text>').format(
+                left - 6, top + BAR / 2 + 1, label, name
+            )
+        )
         for colour, (which, some) in enumerate(values.items()):
             if not math.isfinite(some[row]):
                 continue
             place = top + colour * thick
-            parts.append(Markup(
-                '<rect class="fill c{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-            ).format(colour, left, place, max(x(some[row]) - left, 0.5), thick - 1, f"{name}: {shown(some[row])} {which}"))
+            parts.append(
+                Markup(
+                    '<rect class="fill c{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+                ).format(
+                    colour, left, place, max(x(some[row]) - left, 0.5), thick - 1, f"{name}: {shown(some[row])} {which}"
+                )
+            )
         texts = " · ".join(shown(some[row]) for some in values.values() if math.isfinite(some[row]))
         end = max((x(some[row]) for some in values.values() if math.isfinite(some[row])), default=left)
-        parts.append(Markup('<text class="quiet" x="{:.1f}" y="{:.1f}">{}</text>').format(
-            min(end + 5, WIDTH - LETTER * len(texts)), top + BAR / 2 + 1, texts
-        ))
+        parts.append(
+            Markup('<text class="quiet" x="{:.1f}" y="{:.1f}">{}</text>').format(
+                min(end + 5, WIDTH - LETTER * len(texts)), top + BAR / 2 + 1, texts
+            )
+        )
     named = {name: f"c{colour}" for colour, name in enumerate(values)} if len(values) > 1 else {}
     return _svg(title, height, parts, named)
 
@@ -172,17 +187,28 @@ def matrix(title: str, names: Sequence[str], shares: "np.ndarray[tuple[int, ...]
     for row, label in enumerate(labels):
         middle = top + (row + 0.5) * side + 4
         parts.append(Markup('<text class="end" x="{:.1f}" y="{:.1f}">{}</text>').format(left - 6, middle, label))
-        parts.append(Markup('<text x="0" y="0" transform="translate({:.1f} {:.1f}) rotate(-90)">{}</text>').format(
-            left + (row + 0.5) * side + 4, top - 6, label
-        ))
+        parts.append(
+            Markup('<text x="0" y="0" transform="translate({:.1f} {:.1f}) rotate(-90)">{}</text>').format(
+                left + (row + 0.5) * side + 4, top - 6, label
+            )
+        )
     for (row, column), share in np.ndenumerate(shares):
         if share > 0:
             kind = "right" if row == column else "wrong"
-            parts.append(Markup(
-                '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" opacity="{:.2f}">'
-                "<title>{}</title></rect>"
-            ).format(kind, left + column * side, top + row * side, side - 1, side - 1, 0.12 + 0.88 * share,
-                     f"{names[row]} seen as {names[column]}: {share:.0%}"))
+            parts.append(
+                Markup(
+                    '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" opacity="{:.2f}">'
+                    "<title>{}</title></rect>"
+                ).format(
+                    kind,
+                    left + column * side,
+                    top + row * side,
+                    side - 1,
+                    side - 1,
+                    0.12 + 0.88 * share,
+                    f"{names[row]} seen as {names[column]}: {share:.0%}",
+                )
+            )
     size = left + side * len(names) + RIGHT
     return _svg(title, size, parts, width=size)
 
@@ -199,22 +225,30 @@ def _axis(values: Sequence[float], start: float, end: float, margin: float = 0.0
 def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> Markup:
     parts = []
     for value in y.ticks:
-        parts.append(Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>').format(
-            LEFT, WIDTH - RIGHT, y(value)
-        ))
-        parts.append(Markup('<text class="end quiet" x="{}" y="{:.1f}">{}</text>').format(
-            LEFT - 6, y(value) + 4, number(value)
-        ))
+        parts.append(
+            Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>').format(
+                LEFT, WIDTH - RIGHT, y(value)
+            )
+        )
+        parts.append(
+            Markup('<text class="end quiet" x="{}" y="{:.1f}">{}</text>').format(LEFT - 6, y(value) + 4, number(value))
+        )
     for value in x.ticks:
-        parts.append(Markup('<text class="middle quiet" x="{:.1f}" y="{}">{}</text>').format(
-            x(value), HEIGHT - BOTTOM + 15, number(value)
-        ))
-    parts.append(Markup('<text class="middle" x="{}" y="{}">{}</text>').format(
-        (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, short_name(x_label, 48)
-    ))
-    parts.append(Markup('<text class="middle" transform="translate(11 {}) rotate(-90)">{}</text>').format(
-        (TOP + HEIGHT - BOTTOM) / 2, short_name(y_label, 30)
-    ))
+        parts.append(
+            Markup('<text class="middle quiet" x="{:.1f}" y="{}">{}</text>').format(
+                x(value), HEIGHT - BOTTOM + 15, number(value)
+            )
+        )
+    parts.append(
+        Markup('<text class="middle" x="{}" y="{}">{}</text>').format(
+            (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, short_name(x_label, 48)
+        )
+    )
+    parts.append(
+        Markup('<text class="middle" transform="translate(11 {}) rotate(-90)">{}</text>').format(
+            (TOP + HEIGHT - BOTTOM) / 2, short_name(y_label, 30)
+        )
+    )
     return Markup("").join(parts)
 
 
@@ -227,7 +261,11 @@ def _level(y: Axis) -> Markup:
 
 
 def _svg(
-    title: str, height: float, parts: Iterable[Markup], named: Mapping[str, str] = {}, width: float = WIDTH  # noqa: B006
+    title: str,
+    height: float,
+    parts: Iterable[Markup],
+    named: Mapping[str, str] = {},
+    width: float = WIDTH,  # noqa: B006
 ) -> Markup:
     """Return the picture, with a legend below it where there are several sets.  named: the class of each one."""
     keys = Markup("").join(
@@ -237,4 +275,6 @@ def _svg(
     picture = Markup('<svg role="img" viewBox="0 0 {:.0f} {:.0f}" aria-label="{}">{}</svg>').format(
         width, height, title, Markup("").join(parts)
     )
-    return Markup('<figure class="chart"><figcaption>{}</figcaption>{}{}</figure>').format(escape(title), picture, legend)
+    return Markup('<figure class="chart"><figcaption>{}</figcaption>{}{}</figure>').format(
+        escape(title), picture, legend
+    )

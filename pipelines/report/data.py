@@ -13,7 +13,6 @@ from pipelines.system.files import read_note
 
 WIDTH = 1000  # of the pictures in pixels
 SUSPECTS = 10
-PAIRS = {"train-valid": "training and validation", "train-test": "training and test", "valid-test": "validation and test"}
 
 
 def section(layout: Layout, repeat: Repeat) -> Section:
@@ -35,13 +34,16 @@ def _audit(layout: Layout, repeat: Repeat) -> list[Block]:
     if not layout.audit.record.exists():
         return [Text(f"Duplicates and wrong labels were not looked for: {repeat('audit')}")]
     found = read_note(layout.audit.record)
-    return [Text(_pairs(found)), *_suspects(layout, found)]
+    return [Text(_twins(found)), *_suspects(layout, found)]
 
 
-def _pairs(found: Mapping[str, Any]) -> str:
-    counts = {words: int(found.get("pairs", {}).get(key, 0)) for key, words in PAIRS.items()}
-    across = [f"{count:,} between {words} images" for words, count in counts.items() if count]
-    return f"Duplicates: {'; '.join(across)}." if across else "Audit has found no duplicates across the split."
+def _twins(found: Mapping[str, Any]) -> str:
+    said = []
+    for part, words in (("valid", "validation"), ("test", "test")):
+        counts = found.get("twins", {}).get(part, {})
+        if counts.get("images"):
+            said.append(f"{counts['with a twin in train']:,} of {counts['images']:,} {words} images")
+    return f"Images with a duplicate among the training images: {'; '.join(said)}." if said else ""
 
 
 def _suspects(layout: Layout, found: Mapping[str, Any]) -> list[Block]:

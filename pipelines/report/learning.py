@@ -81,7 +81,6 @@ def _members(entry: Entry) -> list[Block]:
     note = read_note(entry.run.blend)
     rows = [(name, score(note["scores"][name]), f"{note['weights'][name]:.3f}") for name in entry.members]
     gain = note["gain_over_best"]
-    said = f"It gains {float(gain['mean']):+.4f} (standard error {float(gain['error']):.4f}) over its best member." \
-        if {"mean", "error"} <= gain.keys() else ""
-    blocks: list[Block] = [Table("Its members", ("member", "score", "weight"), rows)]
-    return [*blocks, Text(said)] if said else blocks
+    said = f"It gains {gain['value']:+.4f} (standard error {gain['error']:.4f}) over its best member, on rows that did "
+    said += "not choose the weights; positive is better."
+    return [Table("Its members", ("member", "score", "weight"), rows), Text(said)]

@@ -32,8 +32,11 @@ def _classes(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
     confidence = evidence.found.values[:, 0]
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:PICTURES]
     texts = [
-        [f"is {charts.short_name(classes[actual[row]])}", f"seen as {charts.short_name(classes[decided[row]])}",
-         f"{confidence[row]:.0%} sure"]
+        [
+            f"is {charts.short_name(classes[actual[row]])}",
+            f"seen as {charts.short_name(classes[decided[row]])}",
+            f"{confidence[row]:.0%} sure",
+        ]
         for row in shown
     ]
     blocks: list[Block] = [Text(f"{len(wrong):,} of {len(actual):,} validated images are wrong.")]
@@ -45,16 +48,27 @@ def _classes(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
     rows = [(each[0], f"{each[1]:.3f}", f"{each[2]:,}", each[3]) for each in table.to_numpy().tolist()]
     blocks.append(Table("Worst classes by recall", ("class", "recall", "images", "most often seen as"), rows[:WORST]))
     if rows[WORST:]:
-        blocks.append(Table(f"{len(rows) - WORST:,} more classes", ("class", "recall", "images", "most often seen as"),
-                            rows[WORST : WORST + 500], folded=True))
-    first = [(each.label, each.predicted, f"{each.images:,}", f"{each.images / each.of:.0%}")
-             for each in pairs.head(PAIRS).itertuples()]  # type: ignore[operator]
+        blocks.append(
+            Table(
+                f"{len(rows) - WORST:,} more classes",
+                ("class", "recall", "images", "most often seen as"),
+                rows[WORST : WORST + 500],
+                folded=True,
+            )
+        )
+    first = [
+        (each.label, each.predicted, f"{each.images:,}", f"{each.images / each.of:.0%}")
+        for each in pairs.head(PAIRS).itertuples()
+    ]  # type: ignore[operator]
     blocks.append(Table("Most confused pairs", ("is", "seen as", "images", "of the class"), first, words=2))
     if 2 <= len(classes) <= MATRIX:
         blocks.append(Charts([_matrix(actual, decided, classes)]))
     large = table[table["images"] >= LEAST_IMAGES]
     name, recall, images, other = (large if len(large) else table).iloc[0]
-    return blocks, (charts.short_name(name), f"recall {recall:.2f} of {images:,} images, most often seen as {charts.short_name(other)}")
+    return blocks, (
+        charts.short_name(name),
+        f"recall {recall:.2f} of {images:,} images, most often seen as {charts.short_name(other)}",
+    )
 
 
 def _class_table(actual: Array, decided: Array, pairs: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
@@ -102,8 +116,16 @@ def _labels(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
     table["f1"] = (2 * precision * recall / (precision + recall)).fillna(0.0)
     table = table[table["images"] > 0].iloc[np.argsort(table.loc[table["images"] > 0, "f1"].to_numpy(), kind="stable")]
     rows = [
-        (each.label, f"{each.f1:.3f}", _share(each.precision), _share(each.recall), f"{each.threshold:.3f}",
-         f"{each.images:,}", f"{each.missed:,}", f"{each.wrongly_given:,}")
+        (
+            each.label,
+            f"{each.f1:.3f}",
+            _share(each.precision),
+            _share(each.recall),
+            f"{each.threshold:.3f}",
+            f"{each.images:,}",
+            f"{each.missed:,}",
+            f"{each.wrongly_given:,}",
+        )
         for each in table.itertuples()
     ]
     headings = ("label", "F1", "precision", "recall", "threshold", "images", "missed", "wrongly given")
@@ -130,8 +152,10 @@ def _numbers(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
         texts.append([*name, f"is {actual[row, column]:.6g}", f"seen as {predicted[row, column]:.5g}"])
     blocks: list[Block] = [_gallery(evidence, "The largest errors", shown, texts)]
     table = number_table(actual, predicted, names)
-    rows = [(each.number, f"{each.rmse:.5g}", f"{each.mae:.5g}", f"{each.bias:+.4g}", _share(each.r2), f"{each.images:,}")
-            for each in table.itertuples()]
+    rows = [
+        (each.number, f"{each.rmse:.5g}", f"{each.mae:.5g}", f"{each.bias:+.4g}", _share(each.r2), f"{each.images:,}")
+        for each in table.itertuples()
+    ]
     blocks.append(Table("Errors of each number", ("number", "RMSE", "MAE", "mean error", "R²", "images"), rows))
     worst = np.argsort(-(table["rmse"] / deviations(actual)).fillna(-1).to_numpy(), kind="stable")
     drawn = []
@@ -143,7 +167,11 @@ def _numbers(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
         drawn.append(charts.scatter(f"Error by size: {name}", left, ("true", "predicted − true")))
     blocks.append(Charts(drawn))
     first = table.iloc[int(worst[0])]
-    about = f"RMSE {first['rmse']:.4g}, mean error {first['bias']:+.3g}" if len(names) > 1 else f"mean error {first['bias']:+.3g}"
+    about = (
+        f"RMSE {first['rmse']:.4g}, mean error {first['bias']:+.3g}"
+        if len(names) > 1
+        else f"mean error {first['bias']:+.3g}"
+    )
     return blocks, (charts.short_name(str(first["number"])), about)
 
 

@@ -28,9 +28,13 @@ def section(evidence: Evidence, path: Path, shown: str) -> Section:
         blocks.append(Text(f"{shown} is missing."))
         return section
     if note.get("sha256") != file_sha256(path):
-        blocks.append(Text(f"{shown} is not as predict left it: it was changed since, or belongs to another run.", "strong"))
+        blocks.append(
+            Text(f"{shown} is not as predict left it: it was changed since, or belongs to another run.", "strong")
+        )
     else:
-        checked = "checked against the sample submission" if note.get("sample") else "there is no sample to check it against"
+        checked = (
+            "checked against the sample submission" if note.get("sample") else "there is no sample to check it against"
+        )
         blocks.append(Text(f"{shown}: {int(note['rows']):,} rows, {checked}; sha256 {str(note['sha256'])[:12]}…"))
     blocks.append(_first_lines(path))
     test = evidence.test()
@@ -47,8 +51,14 @@ def section(evidence: Evidence, path: Path, shown: str) -> Section:
         Picture(address, [*_answer(evidence, answers[row]), f"id {charts.short_name(name, 24)}"])
         for address, row, name in zip(pictures, some, ids, strict=True)
     ]
-    blocks.append(Gallery(f"{len(cells)} test images, chosen at random, with their most probable answer"
-                          if evidence.task != NUMBERS else f"{len(cells)} test images, chosen at random", cells))
+    blocks.append(
+        Gallery(
+            f"{len(cells)} test images, chosen at random, with their most probable answer"
+            if evidence.task != NUMBERS
+            else f"{len(cells)} test images, chosen at random",
+            cells,
+        )
+    )
     return section
 
 
@@ -81,7 +91,9 @@ def _answer(evidence: Evidence, values: "np.ndarray[tuple[int, ...], np.dtype[np
     """Return what the network says of an image, as lines."""
     names = evidence.classes
     if evidence.task == NUMBERS:
-        return [f"{charts.short_name(name, 16)} {value:.5g}" for name, value in list(zip(names, values, strict=True))[:3]]
+        return [
+            f"{charts.short_name(name, 16)} {value:.5g}" for name, value in list(zip(names, values, strict=True))[:3]
+        ]
     if evidence.task == ONE_CLASS:
         best = int(values.argmax())
         return [f"{charts.short_name(names[best])} {values[best]:.0%}"]

@@ -54,11 +54,17 @@ def _next(ledger: Ledger, repeat: Repeat, sends: bool) -> Card:
     if not sends:
         return Card("Next", "Score the best run", repeat("score", **variables))
     if not best.sent:
-        first = max((row for row in ledger.log if row.local_score), default=None,
-                    key=lambda row: ledger.goodness(float(row.local_score)))
+        first = max(
+            (row for row in ledger.log if row.local_score),
+            default=None,
+            key=lambda row: ledger.goodness(float(row.local_score)),
+        )
         if first is not None and _within(best, float(first.local_score)):
-            return Card("Next", "Perhaps send the best run",
-                        f"It is not better than {first.run}, which was sent, beyond its interval. {repeat('submit', **variables)}")
+            return Card(
+                "Next",
+                "Perhaps send the best run",
+                f"It is not better than {first.run}, which was sent, beyond its interval. {repeat('submit', **variables)}",
+            )
         return Card("Next", "Send the best run", repeat("submit", **variables))
     if any(row.status == PENDING for row in best.sent):
         return Card("Next", "Read its score", repeat("submissions"))
@@ -76,8 +82,21 @@ def section(ledger: Ledger, limits: str) -> Section:
     if ledger.problem:
         blocks.append(Text(f"The log of submissions cannot be read: {ledger.problem}"))
     rows = [_row(ledger, entry) for entry in ledger.entries]
-    headings = ("run", "kind", "state", "what differs", ledger.metric, "95 % interval", "n", "public", "private", "gap",
-                "best epoch", "time", "device")
+    headings = (
+        "run",
+        "kind",
+        "state",
+        "what differs",
+        ledger.metric,
+        "95 % interval",
+        "n",
+        "public",
+        "private",
+        "gap",
+        "best epoch",
+        "time",
+        "device",
+    )
     kept = [place for place in range(len(headings)) if place < 1 or any(row[place] not in ("", "–") for row in rows)]
     marked = [place for place, entry in enumerate(ledger.entries) if entry is ledger.best]
     direction = "highest" if ledger.higher_is_better else "lowest"
@@ -89,7 +108,9 @@ def section(ledger: Ledger, limits: str) -> Section:
     if rest := shown[ROWS_SHOWN:]:
         blocks.append(Table(f"{len(rest)} more runs", names, rest, words, folded=True))
     if len(ledger.log) and (ranks := "#" in "".join(str(row) for row in rows)):
-        blocks.append(Text("✓ was sent. # is the rank among our own submissions; gap is public minus local score." * ranks))
+        blocks.append(
+            Text("✓ was sent. # is the rank among our own submissions; gap is public minus local score." * ranks)
+        )
     if limits:
         blocks.append(Text(limits))
     blocks += _agreement(ledger)
@@ -145,7 +166,9 @@ def _agreement(ledger: Ledger) -> list[Block]:
     points = [(*both, f"{name}: local {both[0]:g}, public {both[1]:g}") for both, name in known.items()]
     chart = charts.scatter(
         "Local against public score: does validation predict the leaderboard?",
-        points, (f"local {ledger.metric}", f"public {ledger.metric}"), diagonal=True,
+        points,
+        (f"local {ledger.metric}", f"public {ledger.metric}"),
+        diagonal=True,
     )
     return [Charts([chart]), Text(said)]
 

@@ -12,7 +12,10 @@ from pipelines.dataset.channels import as_colours
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import UnreadableImage, place_of
 
-SIDE, LEAST = 112, 56  # the longer side in pixels at most; smaller images are enlarged by whole factors to at least this
+SIDE, LEAST = (
+    112,
+    56,
+)  # the longer side in pixels at most; smaller images are enlarged by whole factors to at least this
 QUALITY = 80
 
 

@@ -1,0 +1,153 @@
+"""One page on a competition, in the order in which a competitor looks: standing, best run, mistakes, submission, data.
+
+It is one HTML file that needs no other and no script, and nothing in it depends on the time: the same runs give the
+same bytes. Everything comes from the files of finished stages. A section whose files are damaged says so.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.report import certainty, data, learning, mistakes, repeat, sending, standing
+from pipelines.report.blocks import Block, Section, Text
+from pipelines.report.evidence import Evidence, read_evidence
+from pipelines.report.ledger import Entry, Ledger, read_ledger, submission_path
+from pipelines.report.standing import Repeat
+from pipelines.settings.layout import Layout
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from pipelines.system.files import read_json, read_note, write_json, write_text
+
+TEMPLATE = "page.html"
+READ = (  # files of each run and member that the page depends on
+    *("run.json", "train.json", "retrain.json", "predict.json", "folds.json", "blend.json", "history.csv"),
+    *("valid_predictions.csv", "oof.csv", "test_predictions.npy"),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A competition as the page sees it.
+
+    competition: the name or TOML that was given.  sends: whether submissions go to Kaggle.  command: returns the
+    command of stages, with make's variables.
+    """
+
+    settings: Settings
+    layout: Layout
+    competition: str
+    sends: bool
+    command: Repeat
+
+
+def write_page(subject: Subject) -> None:
+    """Write the page and the record of what it was made from."""
+    inputs = _inputs(subject)
+    ledger = read_ledger(subject.layout, subject.settings, subject.competition)
+    text = render(subject, ledger)
+    subject.layout.report_record.unlink(missing_ok=True)
+    write_text(subject.layout.report, text)
+    write_json(subject.layout.report_record, {"inputs": inputs})
+
+
+def is_current(subject: Subject) -> bool:
+    """Return whether the page was made from the files as they are."""
+    layout = subject.layout
+    try:
+        return layout.report.exists() and read_json(layout.report_record)["inputs"] == _inputs(subject)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _inputs(subject: Subject) -> str:
+    """Return a digest of the sizes and times of the files that the page is made from, and of the code that makes it."""
+    layout = subject.layout
+    files = [layout.split_csv, layout.submission_log, layout.submission_limits, layout.look_picture, layout.look_table]
+    files += [layout.audit.record, layout.audit.suspects, *sorted(Path(__file__).parent.glob("*.*"))]
+    for run in layout.runs():
+        files += [path for name in READ for path in (run.folder / name, *sorted(run.folder.glob(f"*/{name}")))]
+    files += sorted(layout.submissions.glob("*.csv"))
+    found = [str(subject.settings)]
+    for path in files:
+        if path.exists():
+            state = path.stat()
+            found.append(f"{path} {state.st_size} {state.st_mtime_ns}")
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+def render(subject: Subject, ledger: Ledger) -> str:
+    """Return the page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("pipelines.report", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    cards, sections = build(subject, ledger)
+    competition = subject.settings.competition
+    return environment.get_template(TEMPLATE).render(
+        name=subject.settings.name, title=competition.title or subject.settings.name, cards=cards, sections=sections
+    )
+
+
+def build(subject: Subject, ledger: Ledger) -> tuple[standing.Cards, list[Section]]:
+    """Return the cards of the first screen, and the sections."""
+    best = ledger.best
+    sections, wrong = [standing.section(ledger, _limits(subject.layout))], ("", "")
+    if best is not None:
+        from pipelines.analysis.fit_words import describe_fit
+
+        sections.append(_guarded("best", "The best run", lambda: learning.section(best, ledger.metric, describe_fit)))
+        predicted = next((entry for entry in ledger.entries if entry.scored and entry.file), None)
+        if predicted is not None:
+            found, wrong = _of_predictions(subject, predicted)
+            sections += found
+    sections.append(_guarded("data", "The data", lambda: data.section(subject.layout, subject.command)))
+    if best is not None:
+        sections.append(_guarded("repeat", "How to repeat it", lambda: repeat.section(best, subject.command)))
+    return standing.cards(ledger, wrong, subject.command, subject.sends), sections
+
+
+def _of_predictions(subject: Subject, entry: Entry) -> tuple[list[Section], tuple[str, str]]:
+    """Return the sections on the predictions of `entry`, and what it gets wrong most."""
+    from pipelines.dataset.image_set import read_images
+
+    layout, settings = subject.layout, subject.settings
+    try:
+        labelled = read_images(settings, layout, subject.command("split"))
+        everything = replace(labelled, rows=labelled.table)
+        evidence: Evidence = read_evidence(entry, everything, settings)
+        wrong_section, wrong = mistakes.section(evidence)
+    except UserError as error:
+        return [_trouble("mistakes", f"What {entry.name} gets wrong", error)], ("", "")
+    path = submission_path(layout, entry)
+    shown = str(path.relative_to(layout.root))
+    sure = _guarded("sure", "How sure it is", lambda: certainty.section(evidence))
+    sent = _guarded("submission", "The submission", lambda: sending.section(evidence, path, shown))
+    return [wrong_section, *([sure] if sure else []), sent], wrong
+
+
+def _guarded(anchor: str, title: str, section: Callable[[], Any]) -> Any:
+    """Return the section, or why its files cannot be read."""
+    try:
+        return section()
+    except UserError as error:
+        return _trouble(anchor, title, error)
+
+
+def _trouble(anchor: str, title: str, error: UserError) -> Section:
+    blocks: list[Block] = [Text(str(error), "strong")]
+    return Section(anchor, title, blocks)
+
+
+def _limits(layout: Layout) -> str:
+    """Return how many submissions are left, as Kaggle said last."""
+    if not layout.submission_limits.exists():
+        return ""
+    try:
+        found = read_note(layout.submission_limits)
+        return f"Submissions left: {int(found['left'])}, as Kaggle said at {found['time']} (UTC)."
+    except (UserError, KeyError, TypeError, ValueError):
+        return ""

@@ -1,0 +1,32 @@
+"""The report page, as stages and tools write it when they have ended."""
+
+from pathlib import Path
+
+from pipelines import command
+from pipelines.settings.layout import Layout
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+
+
+def refresh(words: command.Words, settings: Settings, layout: Layout) -> None:
+    """Write the page if it is out of date, and print where it is; a page that cannot be written stops nothing."""
+    from pipelines.report.page import is_current, write_page
+
+    subject = subject_of(words, settings, layout)
+    try:
+        if not is_current(subject):
+            write_page(subject)
+    except UserError as error:
+        print(f"Note: the report was not written: {error}")
+        return
+    print(f"Report: {layout.report.relative_to(Path.cwd())}")
+
+
+def subject_of(words: command.Words, settings: Settings, layout: Layout) -> "Subject":  # noqa: F821
+    """Return what the page is about.  Its commands name their own run, so those of `words` are left out."""
+    from pipelines.kaggle.service import is_standin
+    from pipelines.report.page import Subject
+
+    sends = settings.competition.source == "kaggle" or is_standin()
+    plain = command.Words(competition=words.competition, recipe="default", run="", set=[], processes=1)
+    return Subject(settings, layout, words.competition, sends, plain.repeat)
