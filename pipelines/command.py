@@ -23,6 +23,7 @@ from pipelines.system.files import is_plain_name, only_one
 from pipelines.system.group import SHARED, joined, started, take_part
 from pipelines.system.memory import explained
 from pipelines.system.screen import aligned, table
+from pipelines.system.screen import duration as duration
 from pipelines.system.screen import uncertainty as uncertainty
 from pipelines.system.shell import as_called, elsewhere, make_command, make_works_here, module_command, unquoted
 from pipelines.system.stopping import EXIT_INTERRUPTED as EXIT_INTERRUPTED
@@ -356,12 +357,3 @@ def print_epochs(
             print(f"Continuing after epoch {len(earlier)}.")
         print(aligned(cells.values(), widths), flush=True)
     return rows
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words: `42 s`, `3 min 05 s`, `2 h 10 min`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -4,6 +4,7 @@ Each chart has a title for people who do not see it. Names are escaped and short
 the pointer rests on it. matplotlib would fix the colours, and need ten times the bytes and seconds of a short stage.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,11 +125,7 @@ def histogram(
     y = _axis([0.0, *(value for some in shares.values() for value in some)], HEIGHT - BOTTOM, TOP, margin=0)
     parts = [_frame(x, y, x_label, y_label)]
     for colour, some in enumerate(shares.values()):
-        steps = [
-            (edge, value)
-            for pair, value in zip(zip(edges, edges[1:], strict=False), some, strict=True)
-            for edge, value in zip(pair, (value, value), strict=True)
-        ]
+        steps = [(edge, value) for ends, value in zip(itertools.pairwise(edges), some, strict=True) for edge in ends]
         points = [(edges[0], 0.0), *steps, (edges[-1], 0.0)]
         text = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
         parts.append(
@@ -159,14 +156,8 @@ def bars(
         for colour, (which, some) in enumerate(values.items()):
             if not math.isfinite(some[row]):
                 continue
-            place = top + colour * thick
-            parts.append(
-                Markup(
-                    '<rect class="fill c{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-                ).format(
-                    colour, left, place, max(x(some[row]) - left, 0.5), thick - 1, f"{name}: {shown(some[row])} {which}"
-                )
-            )
+            box = (left, top + colour * thick, max(x(some[row]) - left, 0.5), thick - 1)
+            parts.append(_box(f"fill c{colour}", box, f"{name}: {shown(some[row])} {which}"))
         texts = " · ".join(shown(some[row]) for some in values.values() if math.isfinite(some[row]))
         end = max((x(some[row]) for some in values.values() if math.isfinite(some[row])), default=left)
         parts.append(
@@ -195,22 +186,16 @@ def matrix(title: str, names: Sequence[str], shares: "np.ndarray[tuple[int, ...]
     for (row, column), share in np.ndenumerate(shares):
         if share > 0:
             kind = "right" if row == column else "wrong"
-            parts.append(
-                Markup(
-                    '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" opacity="{:.2f}">'
-                    "<title>{}</title></rect>"
-                ).format(
-                    kind,
-                    left + column * side,
-                    top + row * side,
-                    side - 1,
-                    side - 1,
-                    0.12 + 0.88 * share,
-                    f"{names[row]} seen as {names[column]}: {share:.0%}",
-                )
-            )
+            box = (left + column * side, top + row * side, side - 1, side - 1)
+            parts.append(_box(kind, box, f"{names[row]} seen as {names[column]}: {share:.0%}", 0.12 + 0.88 * share))
     size = left + side * len(names) + RIGHT
     return _svg(title, size, parts, width=size)
+
+
+def _box(kind: str, box: tuple[float, float, float, float], text: str, opacity: float = 1.0) -> Markup:
+    """Return a rectangle at (left, top) with (width, height), which tells `text`."""
+    place = Markup('x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"').format(*box)
+    return Markup('<rect class="{}" {} opacity="{:.2f}"><title>{}</title></rect>').format(kind, place, opacity, text)
 
 
 def _axis(values: Sequence[float], start: float, end: float, margin: float = 0.05) -> Axis:
@@ -264,14 +249,15 @@ def _svg(
     title: str,
     height: float,
     parts: Iterable[Markup],
-    named: Mapping[str, str] = {},
-    width: float = WIDTH,  # noqa: B006
+    named: Mapping[str, str] | None = None,
+    width: float = WIDTH,
 ) -> Markup:
     """Return the picture, with a legend below it where there are several sets.  named: the class of each one."""
     keys = Markup("").join(
-        Markup('<span class="key {}">{}</span>').format(kind, short_name(name, 40)) for name, kind in named.items()
+        Markup('<span class="key {}">{}</span>').format(kind, short_name(name, 40))
+        for name, kind in (named or {}).items()
     )
-    legend = Markup('<div class="legend">{}</div>').format(keys) if len(named) > 1 else Markup("")
+    legend = Markup('<div class="legend">{}</div>').format(keys) if len(named or {}) > 1 else Markup("")
     picture = Markup('<svg role="img" viewBox="0 0 {:.0f} {:.0f}" aria-label="{}">{}</svg>').format(
         width, height, title, Markup("").join(parts)
     )

@@ -83,7 +83,8 @@ class Evidence:
         if self.ranks or self.task == NUMBERS or not path.exists() or path.stat().st_size > LARGEST_READ:
             return None
         stored = read_oof(path, self.images.table, self.classes, self.task)
-        label_of = dict(zip(self.images.table["id"].tolist(), self.images.table["label"].tolist(), strict=True))
+        labelled = self.images.part(test=False).rows
+        label_of = dict(zip(labelled["id"].tolist(), labelled["label"].tolist(), strict=True))
         return stored.predictions, encode([label_of[name] for name in stored.ids], self.task, self.classes)
 
     def test(self) -> tuple[npt.NDArray[np.int64], Tensor] | None:

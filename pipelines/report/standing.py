@@ -63,7 +63,7 @@ def _next(ledger: Ledger, repeat: Repeat, sends: bool) -> Card:
             return Card(
                 "Next",
                 "Perhaps send the best run",
-                f"It is not better than {first.run}, which was sent, beyond its interval. {repeat('submit', **variables)}",
+                f"{first.run}, which was sent, lies within its interval. {repeat('submit', **variables)}",
             )
         return Card("Next", "Send the best run", repeat("submit", **variables))
     if any(row.status == PENDING for row in best.sent):
@@ -162,7 +162,7 @@ def _agreement(ledger: Ledger) -> list[Block]:
         return []
     pairs = [(a, b) for a, b in itertools.combinations(known, 2) if a[0] != b[0] and a[1] != b[1]]
     alike = sum((a[0] < b[0]) == (a[1] < b[1]) for a, b in pairs)
-    said = f"In {alike} of {len(pairs)} pairs of submissions, the one with the better local score has the better public score."
+    said = f"In {alike} of {len(pairs)} pairs of submissions, local and public score agree which is better."
     points = [(*both, f"{name}: local {both[0]:g}, public {both[1]:g}") for both, name in known.items()]
     chart = charts.scatter(
         "Local against public score: does validation predict the leaderboard?",

@@ -22,3 +22,12 @@ def uncertainty(bounds: tuple[float | None, ...], images: int) -> str:
     """Return the text after a score, ` (0.9723 to 0.9979, n = 259)`; `bounds` are those of its 95 % interval."""
     known = [bound for bound in bounds if bound is not None and not math.isnan(bound)]
     return f" ({' to '.join(f'{bound:.4f}' for bound in known)}, n = {images:,})" if known else f" (n = {images:,})"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
