@@ -56,7 +56,7 @@ WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-TARGETS := help install demo doctor new download split train folds retrain predict blend submit submissions score reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench gpu-check clean
+TARGETS := help install demo doctor new download split train folds retrain predict blend submit submissions score report reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench gpu-check clean
 .PHONY: $(TARGETS)
 
 # make itself would notice such a word only after the targets before it: make train cifar-10 would train digits.
@@ -136,6 +136,9 @@ submissions: $(INSTALLED)  ## fetch the scores of all submissions: local, public
 
 score: $(INSTALLED)  ## score the submission where the true labels are known
 	$(RUNNER) -m pipelines.tools.score $(WORDS)$(call option,SOLUTION,--solution)
+
+report: $(INSTALLED)  ## one page on all runs: scores, curves, mistakes, the submission
+	$(RUNNER) -m pipelines.tools.report $(WORDS)
 
 reproduce: $(INSTALLED)  ## rebuild a run's submission from its record alone, and compare the bytes
 	$(RUNNER) -m pipelines.tools.reproduce $(WORDS)

@@ -29,6 +29,7 @@ from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, read_note, write_json
 from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
+from pipelines.tools.reporting import refresh
 
 if TYPE_CHECKING:
     from pipelines.core.run_networks import RunNetworks
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
 
         networks = RunNetworks(run, settings, members, Resources(layout.weights, command.progress, group))
         _make_submission(networks, layout, submission, words.repeat("split"), notes | {submission.name: origin})
+    refresh(words)
     print(f"Next: {_next(words, settings)}")
 
 

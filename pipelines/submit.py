@@ -31,6 +31,7 @@ from pipelines.settings.schema import Settings
 from pipelines.system.errors import TryAgainLater, UserError, one_line
 from pipelines.system.files import file_sha256, only_one, read_json
 from pipelines.system.shell import removal
+from pipelines.tools.reporting import refresh
 
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 1.0, 15.0, 1.5  # seconds between two requests for the score
 SHOWN_DIGITS = 12
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"right, send it again: {parcel.send_again}"
         )
     print(_scores(row))
+    refresh(words)
     print(f"Log: {log.path.relative_to(layout.root)}. Next: {words.repeat('submissions')}")
 
 

@@ -29,20 +29,22 @@ def _probabilities(evidence: Evidence) -> list[Block]:
             means, shares, error = reliability(sure, right)
             lines.append(charts.Line(name, means, shares, colour))
             said.append(f"{name}: {error:.3f}")
-        what = "the predicted class is right" if evidence.task == ONE_CLASS else "the label is there"
-        drawn.append(charts.lines("Reliability on the validated images", lines, "stated probability", f"share: {what}"))
-    shares = _confidence(evidence)
-    if shares:
+        what = "right" if evidence.task == ONE_CLASS else "present"
+        drawn.append(
+            charts.lines("Reliability on the validated images", lines, "stated probability", f"share that is {what}")
+        )
+    confidence = _confidence(evidence)
+    if confidence:
         edges = np.linspace(0, 1, 2 * BINS + 1).tolist()
         title = "How sure it is of its answers"
-        drawn.append(charts.histogram(title, edges, shares, "probability of the surest class", "share of images"))
+        drawn.append(charts.histogram(title, edges, confidence, "probability of the surest class", "share of images"))
     blocks: list[Block] = [Charts(drawn)] if drawn else []
     if said:
         blocks.append(
             Text(f"Mean distance between stated and true shares (expected calibration error), {'; '.join(said)}.")
         )
-    if len(shares) == 2:
-        blocks.append(Text(_compare(*(evidence_mean(some) for some in shares.values()))))
+    if len(confidence) == 2:
+        blocks.append(Text(_compare(*(mean_of(some) for some in confidence.values()))))
     return blocks
 
 
@@ -53,7 +55,7 @@ def _compare(valid: float, test: float) -> str:
     return f"{about} It sees no clear difference between them."
 
 
-def evidence_mean(shares: list[float]) -> float:
+def mean_of(shares: list[float]) -> float:
     """Return the mean confidence of a histogram of `_confidence`."""
     return float(np.dot(shares, (np.arange(len(shares)) + 0.5) / len(shares)))
 

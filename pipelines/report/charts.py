@@ -143,7 +143,11 @@ def bars(
     labels = [short_name(name, 26) for name in names]
     left = min(200.0, 14 + LETTER * max(map(len, labels), default=1))
     longest = max((value for some in values.values() for value in some if math.isfinite(value)), default=0.0)
-    x = Axis(0.0, longest or 1.0, left, WIDTH - 60)
+    texts = [
+        " · ".join(shown(some[row]) for some in values.values() if math.isfinite(some[row]))
+        for row in range(len(names))
+    ]
+    x = Axis(0.0, longest or 1.0, left, WIDTH - 8 - LETTER * max(map(len, texts), default=0))
     height, thick = TOP + BAR * len(names) + 6, (BAR - 5) / len(values)
     parts = []
     for row, (name, label) in enumerate(zip(names, labels, strict=True)):
@@ -158,12 +162,9 @@ def bars(
                 continue
             box = (left, top + colour * thick, max(x(some[row]) - left, 0.5), thick - 1)
             parts.append(_box(f"fill c{colour}", box, f"{name}: {shown(some[row])} {which}"))
-        texts = " · ".join(shown(some[row]) for some in values.values() if math.isfinite(some[row]))
         end = max((x(some[row]) for some in values.values() if math.isfinite(some[row])), default=left)
         parts.append(
-            Markup('<text class="quiet" x="{:.1f}" y="{:.1f}">{}</text>').format(
-                min(end + 5, WIDTH - LETTER * len(texts)), top + BAR / 2 + 1, texts
-            )
+            Markup('<text class="quiet" x="{:.1f}" y="{:.1f}">{}</text>').format(end + 5, top + BAR / 2 + 1, texts[row])
         )
     named = {name: f"c{colour}" for colour, name in enumerate(values)} if len(values) > 1 else {}
     return _svg(title, height, parts, named)
@@ -173,7 +174,7 @@ def matrix(title: str, names: Sequence[str], shares: "np.ndarray[tuple[int, ...]
     """Return the confusion matrix of `shares` (K, K) of each true class, row, that is seen as each class, column."""
     labels = [short_name(name, 16) for name in names]
     left = 14 + LETTER * max(map(len, labels))
-    side = max(14.0, (WIDTH - left - RIGHT) / len(names))
+    side = float(np.clip((WIDTH - left - RIGHT) / len(names), 14, 30))
     top, parts = left, []
     for row, label in enumerate(labels):
         middle = top + (row + 0.5) * side + 4
@@ -189,7 +190,7 @@ def matrix(title: str, names: Sequence[str], shares: "np.ndarray[tuple[int, ...]
             box = (left + column * side, top + row * side, side - 1, side - 1)
             parts.append(_box(kind, box, f"{names[row]} seen as {names[column]}: {share:.0%}", 0.12 + 0.88 * share))
     size = left + side * len(names) + RIGHT
-    return _svg(title, size, parts, width=size)
+    return _svg(title, size, parts, width=max(size, WIDTH))
 
 
 def _box(kind: str, box: tuple[float, float, float, float], text: str, opacity: float = 1.0) -> Markup:

@@ -2,8 +2,8 @@
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pipelines.report import charts
 from pipelines.report.blocks import Block, Charts, Section, Table, Text
@@ -15,7 +15,7 @@ from pipelines.system.screen import duration
 Row = dict[str, float]
 
 
-def section(entry: Entry, metric: str, says: "Any") -> Section:
+def section(entry: Entry, metric: str, says: Callable[[list[Row], str], str]) -> Section:
     """Return the section.  says: what tells in a sentence how a run has learned, from its history and the metric."""
     title = f"The best {'blend' if entry.kind == BLEND else 'run'}: {entry.name}"
     if entry.kind == BLEND:
@@ -28,8 +28,8 @@ def section(entry: Entry, metric: str, says: "Any") -> Section:
     if len(histories) == 1 and (said := says(histories[0], metric)):
         blocks.append(Text(said, "strong"))
     if entry.kind == FOLDS:
-        rows = [(name, score(value)) for name, value in zip(entry.members, entry.folds, strict=True)]
-        blocks.append(Table("Score of each fold", ("member", metric), rows))
+        scores = [(name, score(value)) for name, value in zip(entry.members, entry.folds, strict=True)]
+        blocks.append(Table("Score of each fold", ("member", metric), scores))
     blocks.append(_times(entry))
     return Section("best", title, blocks)
 

@@ -1,6 +1,8 @@
 """What a run gets wrong: images, classes, pairs of classes, labels and numbers."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,8 +60,8 @@ def _classes(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
         )
     first = [
         (each.label, each.predicted, f"{each.images:,}", f"{each.images / each.of:.0%}")
-        for each in pairs.head(PAIRS).itertuples()
-    ]  # type: ignore[operator]
+        for each in _rows(pairs.head(PAIRS))
+    ]
     blocks.append(Table("Most confused pairs", ("is", "seen as", "images", "of the class"), first, words=2))
     if 2 <= len(classes) <= MATRIX:
         blocks.append(Charts([_matrix(actual, decided, classes)]))
@@ -126,7 +128,7 @@ def _labels(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
             f"{each.missed:,}",
             f"{each.wrongly_given:,}",
         )
-        for each in table.itertuples()
+        for each in _rows(table)
     ]
     headings = ("label", "F1", "precision", "recall", "threshold", "images", "missed", "wrongly given")
     blocks.append(Table("Labels, the lowest F1 first", headings, rows[:WORST]))
@@ -134,8 +136,8 @@ def _labels(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
         blocks.append(Table(f"{len(rows) - WORST:,} more labels", headings, rows[WORST : WORST + 500], folded=True))
     large = table[table["images"] >= LEAST_IMAGES]
     first = (large if len(large) else table).head(1)
-    for each in first.itertuples():
-        return blocks, (charts.short_name(each.label), f"F1 {each.f1:.2f}, {each.missed:,} of {each.images:,} missed")  # type: ignore[arg-type]
+    for each in _rows(first):
+        return blocks, (charts.short_name(each.label), f"F1 {each.f1:.2f}, {each.missed:,} of {each.images:,} missed")
     return blocks, ("", "")
 
 
@@ -154,17 +156,17 @@ def _numbers(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
     table = number_table(actual, predicted, names)
     rows = [
         (each.number, f"{each.rmse:.5g}", f"{each.mae:.5g}", f"{each.bias:+.4g}", _share(each.r2), f"{each.images:,}")
-        for each in table.itertuples()
+        for each in _rows(table)
     ]
     blocks.append(Table("Errors of each number", ("number", "RMSE", "MAE", "mean error", "R²", "images"), rows))
     worst = np.argsort(-(table["rmse"] / deviations(actual)).fillna(-1).to_numpy(), kind="stable")
     drawn = []
     for column in sorted(worst[:NUMBERS_DRAWN].tolist()):
-        name, pair = charts.short_name(names[column]), (actual[:, column], predicted[:, column])
+        title, pair = charts.short_name(names[column]), (actual[:, column], predicted[:, column])
         points = [(float(a), float(b), "") for a, b in zip(*pair, strict=True)]
-        drawn.append(charts.scatter(f"Predicted against true: {name}", points, ("true", "predicted"), diagonal=True))
+        drawn.append(charts.scatter(f"Predicted against true: {title}", points, ("true", "predicted"), diagonal=True))
         left = [(a, b - a, "") for a, b, _ in points]
-        drawn.append(charts.scatter(f"Error by size: {name}", left, ("true", "predicted − true")))
+        drawn.append(charts.scatter(f"Error by size: {title}", left, ("true", "predicted − true")))
     blocks.append(Charts(drawn))
     first = table.iloc[int(worst[0])]
     about = (
@@ -183,6 +185,11 @@ def _gallery(evidence: Evidence, title: str, shown: Array, texts: list[list[str]
         for address, lines, name in zip(thumbnails(evidence.images, places), texts, ids, strict=True)
     ]
     return Gallery(title, pictures)
+
+
+def _rows(table: pd.DataFrame) -> Iterable[Any]:
+    """Return the rows of a table, each with its columns as attributes."""
+    return table.itertuples()
 
 
 def _share(value: float) -> str:

@@ -69,7 +69,7 @@ def _inputs(subject: Subject) -> str:
     for run in layout.runs():
         files += [path for name in READ for path in (run.folder / name, *sorted(run.folder.glob(f"*/{name}")))]
     files += sorted(layout.submissions.glob("*.csv"))
-    found = [str(subject.settings)]
+    found = [f"{subject.settings.competition} {subject.settings.data}"]
     for path in files:
         if path.exists():
             state = path.stat()

@@ -28,6 +28,7 @@ from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, only_one, read_note, write_json
 from pipelines.system.shell import removal
+from pipelines.tools.reporting import refresh
 
 if TYPE_CHECKING:
     from pipelines.core.blending import Blended, Pool
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"To do it again: {removal(made.submission)}")
         else:
             _make(made)
+    refresh(words)
     print(f"Next: {_next(words, settings, run)}")
 
 

@@ -34,6 +34,7 @@ from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
 from pipelines.system.shell import removal
 from pipelines.tools.parallel import Training, describe, places_for, run_side_by_side, threads_for
+from pipelines.tools.reporting import refresh
 
 if TYPE_CHECKING:
     from pipelines.core.job import Job
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print_done(group)
         else:
             _make(group)
+    refresh(words)
     print(f"Next: {words.repeat('predict' if settings.predict.members == 'folds' else 'retrain')}")
 
 

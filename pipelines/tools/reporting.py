@@ -1,19 +1,24 @@
 """The report page, as stages and tools write it when they have ended."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines import command
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 
+if TYPE_CHECKING:
+    from pipelines.report.page import Subject
 
-def refresh(words: command.Words, settings: Settings, layout: Layout) -> None:
+
+def refresh(words: command.Words) -> None:
     """Write the page if it is out of date, and print where it is; a page that cannot be written stops nothing."""
     from pipelines.report.page import is_current, write_page
 
-    subject = subject_of(words, settings, layout)
+    layout = words.layout()
     try:
+        subject = subject_of(words, words.settings(), layout)
         if not is_current(subject):
             write_page(subject)
     except UserError as error:
@@ -22,7 +27,7 @@ def refresh(words: command.Words, settings: Settings, layout: Layout) -> None:
     print(f"Report: {layout.report.relative_to(Path.cwd())}")
 
 
-def subject_of(words: command.Words, settings: Settings, layout: Layout) -> "Subject":  # noqa: F821
+def subject_of(words: command.Words, settings: Settings, layout: Layout) -> "Subject":
     """Return what the page is about.  Its commands name their own run, so those of `words` are left out."""
     from pipelines.kaggle.service import is_standin
     from pipelines.report.page import Subject

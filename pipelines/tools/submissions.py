@@ -18,6 +18,7 @@ from pipelines.kaggle.submission_log import SubmissionLog, look_for, may_be_unli
 from pipelines.settings.metrics import METRICS
 from pipelines.system.errors import UserError, one_line
 from pipelines.system.files import only_one
+from pipelines.tools.reporting import refresh
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise trouble
     if log.rows:
         print(f"Log: {layout.submission_log.relative_to(layout.root)}")
+    if layout.runs():
+        refresh(words)
 
 
 def _read_back(kaggle: Kaggle, log: SubmissionLog) -> list[Submission]:
