@@ -21,6 +21,7 @@ from pipelines.settings.schema import Settings
 from pipelines.system.files import write_json
 from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
+from pipelines.tools.epoch_table import print_epochs
 from pipelines.tools.reporting import refresh
 
 
@@ -83,7 +84,7 @@ def _retrain(
     if counts := jobs.prepare_features(job, network, group):
         print(f"Features: {counts}")
     new, earlier = jobs.run_job(job, network, group), jobs.read_history(job)
-    history = command.print_epochs(new, earlier, epochs, settings.competition.metric, settings.tuning.head_epochs)
+    history = print_epochs(new, earlier, epochs, settings)
     checkpoint.save(run.final, checkpoint.finished(checkpoint.load(run.retrain_last)))
     seconds = sum(row["seconds"] for row in history)
     write_json(run.retrained, {"epochs": epochs, "train_images": len(images), "seconds": seconds})

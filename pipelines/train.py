@@ -14,7 +14,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from pipelines.system.errors import printable
 from pipelines.system.files import read_note, write_json
 from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
+from pipelines.tools.epoch_table import print_epochs
 from pipelines.tools.reporting import refresh
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pipelines.models.transfer import FineTuned
     from pipelines.models.weights import Origin
 
+DRAW_SECONDS = 10.0  # between two drawings of the curves while a training runs
 WORDS = {  # what the classes of a task are called, one and several
     "one_class": ("class", "classes"),
     "several_labels": ("label", "labels"),
@@ -118,8 +120,9 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
             job = _choose_head(job, network, run)
         settings = job.settings
         command.print_parts(describe_phases(settings, network))
-    new, metric = jobs.run_job(job, network, group), settings.competition.metric
-    rows = command.print_epochs(new, jobs.read_history(job), job.epochs, metric, settings.tuning.head_epochs)
+    earlier = jobs.read_history(job)
+    new = _drawn(jobs.run_job(job, network, group), earlier, settings, run)
+    rows = print_epochs(new, earlier, job.epochs, settings)
     _finish(job, rows, run, {"features_seconds": features_seconds, "labelled images": pixels})
 
 
@@ -145,15 +148,13 @@ def _choose_head(job: "Job", network: "FineTuned", run: RunLayout) -> "Job":
 
 def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[str, Any]) -> None:
     """Draw the curves, write train.json with `facts`, and print the best epoch."""
-    from pipelines.analysis import plots
+    from pipelines.analysis.fit_words import describe_fit
     from pipelines.core.job import best_row, interval_columns
-    from pipelines.core.tasks import loss_unit
 
     assert job.valid is not None
     settings, metric = job.settings, job.settings.competition.metric
     best = best_row(rows, metric)
-    title = f"{settings.name}, run {run.folder.name}"
-    plots.draw_curves(run.curves, rows, metric, best["epoch"], title, loss_unit(settings))
+    _draw(rows, settings, run)
     bounds = tuple(best.get(column) for column in interval_columns(metric))
     note = {
         "best_epoch": best["epoch"],
@@ -173,7 +174,33 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[
     print(f"Best: valid {metric} {best[metric]:.4f}{sure} in epoch {best['epoch']}{stopped}.")
     if math.isnan(best[metric]):
         print("Note: no epoch has a defined score, so the epoch with the lowest validation loss counts as the best.")
+    if said := describe_fit(rows, metric):
+        print(said)
     print(f"Curves: {run.curves.relative_to(Path.cwd())}")
+
+
+def _drawn(
+    new: Iterator[dict[str, Any]], earlier: list[dict[str, Any]], settings: Settings, run: RunLayout
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `new` epochs; draw the curves so far, at most every `DRAW_SECONDS`."""
+    rows, last = [*earlier], time.monotonic()
+    for row in new:
+        yield row
+        rows.append(row)
+        if time.monotonic() - last >= DRAW_SECONDS:
+            _draw(rows, settings, run)
+            last = time.monotonic()
+
+
+def _draw(rows: list[dict[str, Any]], settings: Settings, run: RunLayout) -> None:
+    """Draw the curves of the epochs so far."""
+    from pipelines.analysis.plots import draw_curves
+    from pipelines.core.job import best_row
+    from pipelines.core.tasks import loss_unit
+
+    metric = settings.competition.metric
+    title = f"{settings.name}, run {run.folder.name}"
+    draw_curves(run.curves, rows, metric, best_row(rows, metric)["epoch"], title, loss_unit(settings))
 
 
 if __name__ == "__main__":

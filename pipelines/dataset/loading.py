@@ -5,6 +5,8 @@ be repeated whatever came before it and however many workers there are. Several 
 its part of every training batch, and whole batches in turn of everything else.
 """
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.group import ALONE, Group
 from pipelines.system.seeds import derive_seed
-from pipelines.system.watch import Watch
+from pipelines.system.watch import Noted, Watch
 
 Ids = npt.NDArray[Any]
 PREDICTED = 128  # images in a batch by default
@@ -246,6 +248,9 @@ class BatchSource:
         """
         raise NotImplementedError
 
+    def tell(self, loss: float) -> None:
+        """Take the mean loss of the epoch so far, to show it."""
+
 
 class WatchedBatches(BatchSource):
     """A source that shows its progress through each epoch."""
@@ -253,10 +258,23 @@ class WatchedBatches(BatchSource):
     def __init__(self, source: BatchSource, what: str, watch: Watch) -> None:
         super().__init__(source.ids, source.labels, source.loading)
         self.source, self.what, self.watch = source, what, watch
+        self.loss, self.seen, self.started = math.nan, 0, 0.0
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         what = f"{self.what} {epoch}" if epoch else self.what
-        yield from self.watch(self.source.batches(epoch), what, self.own_steps, "batches")
+        self.loss, self.seen, self.started = math.nan, 0, time.perf_counter()
+        noted = Noted(self.source.batches(epoch), self._note)
+        for batch in self.watch(noted, what, self.own_steps, "batches"):
+            yield batch
+            self.seen += batch.whole or len(batch.positions)
+
+    def tell(self, loss: float) -> None:
+        self.loss = loss
+
+    def _note(self) -> str:
+        """Return the images per second of the epoch so far, and the loss if it is known."""
+        speed = f"{self.seen / (time.perf_counter() - self.started):,.0f} images/s"
+        return speed if math.isnan(self.loss) else f"loss {self.loss:.4f}, {speed}"
 
 
 def known_targets(labels: Tensor) -> int:

@@ -1,7 +1,8 @@
 """The interface through which a stage shows the progress of work in other rooms, which never print."""
 
-from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
 
@@ -17,3 +18,14 @@ class Watch(Protocol):
 def unwatched(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterable[Item]:
     """Return `items`; the `Watch` that shows nothing."""
     return items
+
+
+@dataclass(frozen=True)
+class Noted(Generic[Item]):
+    """Items, and a note on them that a `Watch` may show and that changes meanwhile, such as the loss."""
+
+    items: Iterable[Item]
+    note: Callable[[], str]
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
