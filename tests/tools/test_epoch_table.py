@@ -4,6 +4,8 @@ import os
 import pty
 import subprocess
 import sys
+import termios
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,16 @@ import pytest
 
 from pipelines.settings.loading import load_settings
 from pipelines.settings.metrics import METRICS
+from pipelines.settings.schema import Settings
 from pipelines.tools.epoch_table import WIDTH, phase_names, print_epochs
 
 REPOSITORY = Path(__file__).parents[2]
 BAR = """
+from time import sleep
 from pipelines.command import progress
 from pipelines.system.watch import Noted
 for number in progress(Noted(range(3), lambda: f"loss {number}.25"), "epoch 1", 3, "batches"):
-    pass
+    sleep(0.2)  # a bar is drawn ten times a second at most
 """
 
 
@@ -27,8 +31,12 @@ def row(epoch: int, score: float = 0.5, metric: str = "accuracy", **more: float)
     return {"epoch": epoch, **values, "seconds": 2.0, **more}
 
 
-def settings_of(metric: str = "accuracy", *overrides: str) -> Any:
-    return load_settings("digits", "default", [f"competition.metric={metric}", *overrides])
+def settings_of(*overrides: str) -> Settings:
+    return load_settings("digits", "default", overrides)
+
+
+def replace_metric(settings: Settings, metric: str) -> Settings:
+    return replace(settings, competition=replace(settings.competition, metric=metric))
 
 
 def test_epochs_are_printed_once_each_and_aligned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +56,7 @@ def test_each_epoch_that_is_the_best_so_far_is_marked(capsys: pytest.CaptureFixt
 
 
 def test_of_a_loss_the_lowest_is_the_best(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = settings_of("rmse", "competition.task=numbers", "competition.submission=numbers")
+    settings = replace_metric(settings_of(), "rmse")
     print_epochs((row(epoch, 1 / epoch, "rmse") for epoch in (1, 2)), [], 2, settings)
     assert ["*" in line for line in capsys.readouterr().out.splitlines()[1:]] == [True, True]
 
@@ -56,8 +64,7 @@ def test_of_a_loss_the_lowest_is_the_best(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_a_row_fits_eighty_columns(metric: str, warmup: int, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = load_settings("digits", "default", [f"train.warmup_epochs={warmup}"])
-    settings = replace_metric(settings, metric)
+    settings = replace_metric(settings_of(f"train.warmup_epochs={warmup}"), metric)
     print_epochs((row(epoch, 0.12345, metric) for epoch in range(1, 101)), [], 100, settings)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 101 and max(map(len, lines)) <= WIDTH
@@ -67,30 +74,24 @@ def test_a_row_fits_eighty_columns(metric: str, warmup: int, capsys: pytest.Capt
     assert ("phase" in heading) <= bool(warmup)
 
 
-def replace_metric(settings: Any, metric: str) -> Any:
-    from dataclasses import replace
-
-    return replace(settings, competition=replace(settings.competition, metric=metric))
-
-
 def test_without_validation_only_the_training_loss_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [
-        {key: value for key, value in row(epoch).items() if key not in ("valid_loss", "accuracy")} for epoch in (1, 2)
-    ]
+    scored = ("valid_loss", "accuracy")
+    rows = ({key: value for key, value in row(epoch).items() if key not in scored} for epoch in (1, 2))
     print_epochs(rows, [], 2, settings_of())
     out = capsys.readouterr().out
     assert "valid_loss" not in out and "*" not in out
 
 
 def test_phases_are_named() -> None:
-    settings = settings_of("accuracy", "train.epochs=6", "train.warmup_epochs=1", "augment.sizes=[4, 8]")
+    settings = settings_of("train.epochs=6", "train.warmup_epochs=1", "augment.sizes=[4, 8]")
     assert phase_names(settings, 6) == ["4 px", "4 px", "4 px", "", "", ""]
-    settings = settings_of("accuracy", "train.epochs=4", "train.warmup_epochs=1.5")
+    settings = settings_of("train.epochs=4", "train.warmup_epochs=1.5")
     assert phase_names(settings, 4) == ["warm-up", "", "", ""]
 
 
 def test_a_bar_on_a_terminal_ends_with_the_note() -> None:
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     with subprocess.Popen([sys.executable, "-c", BAR], stderr=theirs, cwd=REPOSITORY) as process:
         os.close(theirs)
         shown = b""
@@ -101,4 +102,4 @@ def test_a_bar_on_a_terminal_ends_with_the_note() -> None:
             pass
     os.close(ours)
     assert process.returncode == 0
-    assert b"epoch 1" in shown and b"loss 2.25" in shown
+    assert b"epoch 1" in shown and b"loss 1.25" in shown
