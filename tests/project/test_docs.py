@@ -23,7 +23,7 @@ PAGES = {
 README = PAGES["README.md"]
 EXPECTED = (
     *("architecture", "competitions", "data", "ensembles", "kaggle", "performance", "reliability", "settings"),
-    *("shards", "tasks", "transfer-learning", "troubleshooting"),
+    *("reports", "shards", "tasks", "transfer-learning", "troubleshooting"),
 )
 NOT_RUN = "<!-- not run -->"
 BLOCK = re.compile(rf"^({NOT_RUN}\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
