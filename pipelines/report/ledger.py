@@ -157,7 +157,7 @@ def _entry(layout: Layout, run: RunLayout, metric: str, competition: str, split:
         facts |= _trained(run, kind, record) | _predicted(layout, run)
         return Entry(run, kind, **facts)
     except UserError as error:
-        return Entry(run, kind, str(error).partition("\n")[0])
+        return Entry(run, kind, str(error).partition("\n")[0].replace(f"{layout.root}/", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a file that no stage wrote like this
         return Entry(run, kind, f"a file of it is damaged ({type(error).__name__}: {error})")
 

@@ -38,10 +38,21 @@ def predicted_run(name: str, layout: Layout, settings: Settings, repeat: Repeat)
             "rows may be training rows of other runs. Train it again on this split, with another RUN=."
         )
     in_todays_words(run, record.settings, settings)  # raises where task or metric have changed
-    if not run.oof.exists():
-        first = _to_predict(run, record, layout, settings, repeat)
-        raise UserError(f"{shown} has no stored predictions ({run.oof.name}), so it cannot be compared. First: {first}")
-    return run
+    if run.oof.exists() and _as_left(run):
+        return run
+    state = "are not as predict left them" if run.oof.exists() else "are missing"
+    raise UserError(
+        f"{shown} cannot be compared: its stored predictions ({run.oof.name}) {state}. "
+        f"First: {_to_predict(run, record, layout, settings, repeat)}"
+    )
+
+
+def _as_left(run: RunLayout) -> bool:
+    """Return whether a record of the run names the stored predictions by their SHA-256."""
+    notes = [read_note(run.folds)] if run.folds.exists() else []
+    notes += list(read_note(run.predicted).values()) if run.predicted.exists() else []
+    digest = file_sha256(run.oof)
+    return any(note.get("oof") == digest for note in notes)
 
 
 def _to_predict(run: RunLayout, record: RunRecord, layout: Layout, settings: Settings, repeat: Repeat) -> str:

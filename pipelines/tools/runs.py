@@ -83,13 +83,15 @@ def _next(ledger: Ledger, settings: Settings, words: command.Words) -> str:
 
 def _next_of(entry: Entry, settings: Settings, words: command.Words) -> str:
     """Return the command that predicts a run or sends its submission; empty where that is done."""
+    if entry.sent:
+        return ""
     if not words.layout().submission(entry.name).exists():
         if entry.kind == BLEND:
             return words.repeat("blend", RUN=entry.name, RUNS=shlex.join(entry.members))
         recipe = "" if entry.recipe == DEFAULT_RECIPE else entry.recipe
         stages = "predict" if entry.kind == FOLDS or entry.run.retrained.exists() else "retrain predict"
         return words.repeat(stages, RUN=entry.name, RECIPE=recipe)
-    return words.repeat("submit", RUN=entry.name) if _at_kaggle(settings) and not entry.sent else ""
+    return words.repeat("submit", RUN=entry.name) if _at_kaggle(settings) else ""
 
 
 def _at_kaggle(settings: Settings) -> bool:
