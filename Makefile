@@ -56,7 +56,7 @@ WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-TARGETS := help install demo doctor new download split train folds retrain predict blend submit submissions score report reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench gpu-check clean
+TARGETS := help install demo doctor new download split train folds retrain predict blend runs submit submissions score report reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench gpu-check clean
 .PHONY: $(TARGETS)
 
 # make itself would notice such a word only after the targets before it: make train cifar-10 would train digits.
@@ -70,7 +70,7 @@ help:  ## list the targets and their variables
 	@echo
 	@echo '  COMP=digits        competition: a name in this folder or in pipelines/competitions, or the path of a TOML; new: its name at Kaggle'
 	@echo '  RECIPE=default     a recipe in the competition'\''s TOML'
-	@echo '  RUN=               name of the run; default: the name of the recipe'
+	@echo '  RUN=               name of the run; default: the name of the recipe; runs: the runs to compare, RUN="a b"'
 	@echo '  RUNS="default best"   blend: the runs to combine; RUN= then names the blend'
 	@echo '  SET="train.epochs=5 input.mean=[0.5, 0.5, 0.5]"   override settings (docs/settings.md lists them)'
 	@echo '  ARCHIVE=           download, new: an archive or folder to use instead of Kaggle; bench: cifar-10.zip'
@@ -127,6 +127,9 @@ predict: $(INSTALLED)  ## predict the test images: submissions/<c>/<run>.csv
 
 blend: $(INSTALLED)  ## combine predicted runs (RUNS=): weights, submission, what each is worth
 	$(RUNNER) -m pipelines.tools.blend $(WORDS)$(call option,RUNS,--runs)
+
+runs: $(INSTALLED)  ## list all runs, best first; with RUN="a b": is b really better than a?
+	$(RUNNER) -m pipelines.tools.runs $(WORDS)
 
 submit: $(INSTALLED)  ## send the submission to Kaggle and wait for its score
 	$(RUNNER) -m pipelines.submit $(WORDS)$(call option,MSG,--message) $(if $(filter-out 0 no false,$(AGAIN)),--again)

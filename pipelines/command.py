@@ -58,7 +58,7 @@ class Words(argparse.Namespace):
     archive: Path | None  # of download
     solution: Path | None  # of score
     recipes: list[str]  # of compare
-    runs: list[str]  # of blend
+    runs: list[str]  # of blend and runs
     seeds: int  # of compare
     tries: list[str]  # of sweep
     at_once: int  # of folds: the most trainings at a time; 0: no limit
@@ -129,8 +129,11 @@ class SettingsAction(argparse.Action):
         setattr(namespace, self.dest, [*earlier, *split_settings(" ".join(values), str(self.const))])
 
 
-def parser(doc: str, stage: str) -> argparse.ArgumentParser:
-    """Return the parser of the shared arguments. `doc` is the docstring of the stage's module."""
+def parser(doc: str, stage: str, several_runs: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of the shared arguments. `doc` is the docstring of the stage's module.
+
+    several_runs: --run takes the names of several runs, `runs` of the words.
+    """
     result = argparse.ArgumentParser(
         prog=f"python -m pipelines.{stage}",
         description=textwrap.dedent(doc),
@@ -139,7 +142,11 @@ def parser(doc: str, stage: str) -> argparse.ArgumentParser:
     )
     result.add_argument("competition", type=unquoted, help="name of a competition, or the path of its TOML")
     result.add_argument("--recipe", default=DEFAULT_RECIPE, help="name of a recipe in the competition's TOML")
-    result.add_argument("--run", default="", type=_plain_name, help="name of the run; default: the recipe's")
+    if several_runs:
+        result.add_argument("--run", default=[], dest="runs", nargs="+", help="names of runs")
+        result.set_defaults(run="")
+    else:
+        result.add_argument("--run", default="", type=_plain_name, help="name of the run; default: the recipe's")
     result.add_argument(
         *("--set",),
         nargs="+",

@@ -1,8 +1,10 @@
 """Send a submission to Kaggle and wait for its score.  The same file is not sent twice by accident.
 
 Reads   submissions/<c>/<run>.csv, which is first checked against the sample; runs/<c>/<run>/predict.json for its local
-        score; runs/<c>/<run>-kernel/, the run on Kaggle, where the competition takes code; Kaggle.
-Writes  submissions/<c>/log.csv: a row before anything is sent, updated when Kaggle has the file and when it is scored.
+        score; runs/<c>/<run>-kernel/, the run on Kaggle, where the competition takes code; Kaggle;
+        oof.csv of this run and of the best one sent before, for a note if this one is not clearly better.
+Writes  submissions/<c>/log.csv: a row before anything is sent, updated when Kaggle has the file and when it is scored;
+        submissions/<c>/limits.json: how many submissions are left.
 
 After an interruption at any point, run the same command again to continue.  If it is unknown whether the file was sent,
 it searches Kaggle's submissions for the id at the end of the message.  Where the competition takes code, the version of
@@ -23,8 +25,10 @@ from typing import Any
 from pipelines import command
 from pipelines.kaggle import service, submission_log
 from pipelines.kaggle.failures import CODE_ONLY, ConnectionLost
+from pipelines.kaggle.limits import write_limits
 from pipelines.kaggle.service import Kaggle, Limits, Submission
 from pipelines.kaggle.submission_log import NOT_SENT, PENDING, Row, SubmissionLog, look_for, may_be_unlisted
+from pipelines.report.sent_before import note_on_sent
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import submission_name
 from pipelines.settings.schema import Settings
@@ -83,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # another process may rewrite the file between the check and the upload
         copy = Path(shutil.copy2(submission, private))
         parcel = _prepare(copy, submission, settings, layout, words)
+        if parcel.local_score and (note := note_on_sent(parcel.run, parcel.sha256, layout, settings)):
+            print(note, flush=True)
         with (
             only_one(layout.submission_lock(slug), f"sending a submission to {slug}") as lock,
             Kaggle(slug, settings.kaggle.stall_seconds, (lock,)) as kaggle,
@@ -90,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             log = SubmissionLog(layout.submission_log)
             place = _sent_before(kaggle, log, parcel)
             if place is None:
-                place = _send(kaggle, log, parcel)
+                place = _send(kaggle, log, parcel, layout.submission_limits)
             row = log.rows[place]
             if row.status == PENDING:
                 row = _wait(kaggle, log, place, settings.kaggle.score_minutes, words.repeat("submissions"))
@@ -224,8 +230,11 @@ def _adopt(log: SubmissionLog, place: int, found: Submission) -> int:
     return place
 
 
-def _send(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel) -> int:
-    """Send the parcel and return the index of its row; if Kaggle has the file already, adopt that submission."""
+def _send(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel, limits_file: Path) -> int:
+    """Send the parcel and return the index of its row; if Kaggle has the file already, adopt that submission.
+
+    limits_file: for the number of submissions that are left.
+    """
     competition = kaggle.competition()
     if not competition.entered:
         raise service.not_entered(kaggle.slug)
@@ -239,6 +248,7 @@ def _send(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel) -> int:
         print(f"Kaggle has this file already, as ref {ref}. To send it again: {parcel.send_again}", flush=True)
         return place
     limits = kaggle.limits()
+    write_limits(limits_file, limits)
     _check_quota(limits)
 
     place = _new_row(log, parcel)
@@ -256,6 +266,7 @@ def _send(kaggle: Kaggle, log: SubmissionLog, parcel: Parcel) -> int:
         trouble = _record(log, place, sent)
     if trouble:
         _find(kaggle, log, place, limits, trouble)
+    write_limits(limits_file, limits, sent=1)
     return place
 
 

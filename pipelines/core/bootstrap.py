@@ -61,15 +61,19 @@ def of_calls(score: Callable[..., float]) -> Callable[..., Bounds]:
 
 
 def error_of_difference(
-    score: Callable[[Array, Array], float], pair: tuple[Array, Array], targets: Array, watch: Watch = unwatched
+    score: Callable[[Array, Array], float],
+    pair: tuple[Array, Array],
+    targets: Array,
+    watch: Watch = unwatched,
+    number: int = FEWEST_RESAMPLES,
 ) -> float:
     """Return the standard error of the difference of two scores of the same images; each resample scores both.
 
-    pair: predictions, row by row.  NaN if fewer than two resamples have both scores.
+    pair: predictions, row by row.  number: of resamples.  NaN if fewer than two of them have both scores.
     """
     generator = np.random.default_rng(RESAMPLING_SEED)
     found = []
-    for _ in watch(range(FEWEST_RESAMPLES), "comparing", FEWEST_RESAMPLES, "resamples"):
+    for _ in watch(range(number), "comparing", number, "resamples"):
         rows = generator.integers(len(targets), size=len(targets))
         first, second = (score(predicted[rows], targets[rows]) for predicted in pair)
         found.append(first - second)

@@ -78,12 +78,14 @@ class Candidates:
         """Return the predictions of the members' weighted mean, float32 (N, ·)."""
         return combine(self.members, weights, self.judge.task)
 
+    def compared(self, predictions: Tensor) -> tuple[Array, Array]:
+        """Return predictions and targets as the metric takes them, with choices made for each row from others."""
+        kept = self.judge.keep(predictions)
+        return self.judge.compared(_crossed(self.judge, kept, self.targets), kept, self.targets)
+
     def score(self, predictions: Tensor) -> float:
         """Return the official score, with choices that are made for each row from others; NaN if it is undefined."""
-        kept = self.judge.keep(predictions)
-        return self.judge.metric.score(
-            *self.judge.compared(_crossed(self.judge, kept, self.targets), kept, self.targets)
-        )
+        return self.judge.metric.score(*self.compared(predictions))
 
 
 @dataclass(frozen=True)
@@ -185,12 +187,8 @@ def gain_of(candidates: Candidates, better: Tensor, than: Tensor, watch: Watch =
     Its standard error is that of the paired bootstrap over the images: both score the same resamples, by the
     temperatures, thresholds or cut points that were chosen for each row from all others.
     """
-    judge, targets = candidates.judge, candidates.targets
-    compared = []
-    for predictions in (better, than):
-        kept = judge.keep(predictions)
-        compared.append(judge.compared(_crossed(judge, kept, targets), kept, targets))
-    (first, known), (second, _) = compared
+    judge = candidates.judge
+    (first, known), (second, _) = map(candidates.compared, (better, than))
     difference = judge.metric.score(first, known) - judge.metric.score(second, known)
     error = bootstrap.error_of_difference(judge.metric.score, (first, second), known, watch)
     return Gain(difference if judge.higher_is_better else -difference, error)

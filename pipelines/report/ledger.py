@@ -39,8 +39,9 @@ class Entry:
     state: what is missing or wrong; empty where training has finished. differs: the settings that are not those of its
     recipe. score: of the validation rows, as predicted where `as_predicted`, else of the best epoch; NaN if there is
     none. bounds: of its 95 % interval. images: the number of validated rows. folds: the score of each member. seconds:
-    training, features and retraining. submission: the file that was predicted, and the entry of it in predict.json,
-    empty if there is none. sent: rows of the log, oldest first.
+    training, features and retraining. when: the last of them ended or, without an end, the run began; seconds since
+    1970. file: the name of the submission that was predicted, and note: its entry in predict.json; empty if there is
+    none. sent: rows of the log, oldest first.
     """
 
     run: RunLayout
@@ -58,6 +59,7 @@ class Entry:
     epochs: int = 0
     best_epoch: int = 0
     seconds: float = 0.0
+    when: float = 0.0
     device: str = ""
     file: str = ""
     note: Mapping[str, Any] = field(default_factory=dict)
@@ -132,7 +134,7 @@ def read_ledger(layout: Layout, settings: Settings, competition: str) -> Ledger:
 def _log(layout: Layout) -> tuple[tuple[Row, ...], str]:
     try:
         return tuple(SubmissionLog(layout.submission_log).rows), ""
-    except UserError as error:
+    except (UserError, OSError) as error:
         return (), str(error)
 
 
@@ -145,7 +147,8 @@ def _entry(layout: Layout, run: RunLayout, metric: str, competition: str, split:
     kind = BLEND if blended(run) else FOLDS if members_of(run) else PLAIN
     try:
         record = read_record(run)
-        facts = {"recipe": record.settings.recipe, "other_split": bool(split) and record.split_sha256 != split}
+        other_split = bool(split) and record.split_sha256 != split
+        facts: dict[str, Any] = {"recipe": record.settings.recipe, "other_split": other_split, "when": _when(run)}
         if record.settings.competition.metric != metric:
             return Entry(run, kind, f"trained for {record.settings.competition.metric}", **facts)
         facts |= {"members": blended(run) or record.members}
@@ -154,9 +157,14 @@ def _entry(layout: Layout, run: RunLayout, metric: str, competition: str, split:
         facts |= _trained(run, kind, record) | _predicted(layout, run)
         return Entry(run, kind, **facts)
     except UserError as error:
-        return Entry(run, kind, str(error).partition("\n")[0])
+        return Entry(run, kind, str(error).partition("\n")[0].replace(f"{layout.root}/", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a file that no stage wrote like this
         return Entry(run, kind, f"a file of it is damaged ({type(error).__name__}: {error})")
+
+
+def _when(run: RunLayout) -> float:
+    ends = (run.blend, run.retrained, run.trained, run.record)
+    return next(path.stat().st_mtime for path in ends if path.exists())
 
 
 def _trained(run: RunLayout, kind: str, record: RunRecord) -> dict[str, Any]:

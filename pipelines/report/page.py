@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.kaggle.limits import read_limits
 from pipelines.report import certainty, data, learning, mistakes, repeat, sending, standing
 from pipelines.report.blocks import Block, Section, Text
 from pipelines.report.evidence import Evidence, read_evidence
@@ -18,7 +19,7 @@ from pipelines.report.standing import Repeat
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.files import read_json, read_note, write_json, write_text
+from pipelines.system.files import read_json, write_json, write_text
 
 TEMPLATE = "page.html"
 READ = (  # files of each run and member that the page depends on
@@ -144,10 +145,7 @@ def _trouble(anchor: str, title: str, error: UserError) -> Section:
 
 def _limits(layout: Layout) -> str:
     """Return how many submissions are left, as Kaggle said last."""
-    if not layout.submission_limits.exists():
+    known = read_limits(layout.submission_limits)
+    if known is None or known.left is None:
         return ""
-    try:
-        found = read_note(layout.submission_limits)
-        return f"Submissions left: {int(found['left'])}, as Kaggle said at {found['time']} (UTC)."
-    except (UserError, KeyError, TypeError, ValueError):
-        return ""
+    return f"Submissions left: {known.left}, as Kaggle said at {known.time}."

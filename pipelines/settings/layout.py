@@ -1,7 +1,10 @@
 """The paths of all files and folders of a competition, so that no other module spells them out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipelines.system.shell import names_in
 
 
 class Below:
@@ -117,8 +120,8 @@ class Layout:
     report_record = Below("report.json", "runs_folder")  # what it was made from
     look_picture = Below("look.png", "data")
     look_table = Below("look.csv", "data")
-    submission_limits = Below("limits.json", "submissions")
     submission_log = Below("log.csv", "submissions")  # one row per submission to Kaggle, with its scores
+    submission_limits = Below("limits.json", "submissions")  # how many were left when Kaggle last said so
 
     @property
     def audit(self) -> AuditLayout:
@@ -140,6 +143,10 @@ class Layout:
     def run(self, name: str, member: str = "") -> RunLayout:
         """Return the files of the run `name`, or of a `member` of this fold set."""
         return RunLayout(self.runs_folder / name / member)
+
+    def names_in(self, texts: Sequence[str]) -> list[str]:
+        """Return the names of runs in `texts`, values given to make; one that is the name of a run is not divided."""
+        return [name for text in texts for name in ([text] if self.run(text).record.exists() else names_in(text))]
 
     def runs(self) -> list[RunLayout]:
         """Return all runs that have a record, sorted by name."""

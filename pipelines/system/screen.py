@@ -11,11 +11,19 @@ def aligned(texts: Iterable[str], widths: Sequence[int]) -> str:
     return "  ".join(text.rjust(width) for text, width in zip(texts, widths, strict=True))
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return an aligned table: the first column left-aligned, the others right-aligned."""
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
+    """Return an aligned table: the first `left` columns left-aligned, the others right-aligned."""
     cells = [[printable(str(value)) for value in row] for row in (headings, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    return "\n".join(aligned([row[0].ljust(widths[0]), *row[1:]], widths).rstrip() for row in cells)
+    for row in cells:
+        row[:left] = [text.ljust(width) for text, width in zip(row[:left], widths[:left], strict=True)]
+    return "\n".join(aligned(row, widths).rstrip() for row in cells)
+
+
+def cut(text: str, length: int) -> str:
+    """Return `text` on one line of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def uncertainty(bounds: tuple[float | None, ...], images: int) -> str:

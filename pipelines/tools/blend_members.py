@@ -21,7 +21,7 @@ from pipelines.settings.records import blended, finished_run, in_todays_words, r
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import UserError, did_you_mean, few
 from pipelines.system.files import file_sha256, is_plain_name, read_note
-from pipelines.system.shell import names_in, path_word, removal
+from pipelines.system.shell import path_word, removal
 
 LEAST_COMMON = 50  # rows, where the members have not all predicted the same
 
@@ -45,7 +45,7 @@ class Member:
 
 def names_of(words: command.Words, layout: Layout) -> list[str]:
     """Return the names in RUNS=.  Raises `UserError` for fewer than two, and for one that is there twice."""
-    names = [name for text in words.runs for name in ([text] if layout.run(text).record.exists() else names_in(text))]
+    names = layout.names_in(words.runs)
     if len(names) < 2:
         given = f"RUNS= names one run, {names[0]!r}, but a" if names else "RUNS= names no run. A"
         raise UserError(f"{given} blend combines two or more. {_candidates(words, layout)}")

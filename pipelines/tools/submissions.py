@@ -1,7 +1,8 @@
 """Show the scores of all submissions, read back from Kaggle: local, public and private, best first.
 
 Reads   submissions/<c>/log.csv; Kaggle.
-Writes  submissions/<c>/log.csv: statuses and scores, and the outcome of interrupted submissions.
+Writes  submissions/<c>/log.csv: statuses and scores, and the outcome of interrupted submissions;
+        submissions/<c>/limits.json: how many submissions are left.
 
 Submissions made elsewhere are shown too, by the names of their files; they are not added to the log.
 """
@@ -9,15 +10,18 @@ Submissions made elsewhere are shown too, by the names of their files; they are 
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from pipelines import command
 from pipelines.kaggle import submission_log
+from pipelines.kaggle.limits import write_limits
 from pipelines.kaggle.service import Kaggle, Submission, is_standin
 from pipelines.kaggle.submission_log import SubmissionLog, look_for, may_be_unlisted, plain_score
 from pipelines.settings.metrics import METRICS
 from pipelines.system.errors import UserError, one_line
 from pipelines.system.files import only_one
+from pipelines.system.screen import cut
 from pipelines.tools.reporting import refresh
 
 
@@ -38,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.print_credential()
             with Kaggle(slug, settings.kaggle.stall_seconds, (lock,)) as kaggle:
                 listed = _read_back(kaggle, log)
+                with suppress(UserError):  # the scores are what was asked for
+                    write_limits(layout.submission_limits, kaggle.limits())
         except UserError as error:
             trouble = error
     metric = settings.competition.metric
@@ -97,15 +103,15 @@ def _table_rows(log: SubmissionLog, listed: list[Submission] | None, sign: int) 
     found.sort(key=lambda row: row[1], reverse=True)
     found.sort(key=lambda row: sign * float(row[2][2] or row[2][1] or sign * math.inf))  # unknown: last
     return [
-        (name, when[:16].replace("T", " ") or "-", *(score or "-" for score in scores), _cut(status), _cut(message, 32))
+        (
+            name,
+            when[:16].replace("T", " ") or "-",
+            *(score or "-" for score in scores),
+            cut(status, 40),
+            cut(message, 32),
+        )
         for name, when, scores, status, message in found
     ]
-
-
-def _cut(text: str, length: int = 40) -> str:
-    """Return `text` on one line of at most `length` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 if __name__ == "__main__":
