@@ -104,7 +104,9 @@ class Layout:
     weights = Below("weights", "root")  # pretrained weights, shared by all competitions
     raw = Below("raw", "data")  # the unpacked data; never changed after the download
     held_back = Below("held_back/labels.csv", "data")  # true labels of test images, if known; only `score` reads them
-    examples = Below("new.png", "data")  # training images with their targets, as `new` understood them
+    look_picture = Below("look.png", "data")  # the data before training; without look_record, examples of `new` alone
+    look_table = Below("look.csv", "data")  # its facts, a row for each part of the split and fact
+    look_record = Below("look.json", "data")  # everything in the picture as text and numbers; written last
     split_csv = Below("split.csv", "data")
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv
     split_lock = Below(".split.lock", "data")  # held while splitting; outside the tree, so `rm -r` leaves it
