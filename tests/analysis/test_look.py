@@ -76,10 +76,10 @@ def test_tiles_are_whole_images_in_colours(shape: tuple[int, ...]) -> None:
 def test_targets_of_a_batch_as_text() -> None:
     classes = ["cat", "dog", "a\nbear"]
     assert target_text(torch.tensor(2), ONE_CLASS, classes) == "a\\nbear"
-    assert target_text(torch.tensor([0.25, 0.75, 0.0]), ONE_CLASS, classes) == "75% dog\n25% cat"
+    assert target_text(torch.tensor([0.25, 0.75, 0.0]), ONE_CLASS, classes) == "75% dog, 25% cat"
     assert target_text(torch.tensor([0, 0, 0], dtype=torch.uint8), SEVERAL_LABELS, classes) == "(none)"
-    assert target_text(torch.tensor([1.0, 0.0, 1.0]), SEVERAL_LABELS, classes) == "cat\na\\nbear"
-    assert target_text(torch.tensor([1.5, float("nan")]), NUMBERS, classes[:2]) == "cat 1.5\ndog nan"
+    assert target_text(torch.tensor([1.0, 0.0, 1.0]), SEVERAL_LABELS, classes) == "cat, a\\nbear"
+    assert target_text(torch.tensor([1.5, float("nan")]), NUMBERS, classes[:2]) == "cat 1.5\ndog -"
 
 
 def numbers(texts: Sequence[str], names: list[str]) -> ImageSet:

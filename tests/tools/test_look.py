@@ -90,7 +90,8 @@ def test_the_digits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed[1].split() == ["images", "1,038", "259", "500"]
     assert printed[-5:] == [
         "Classes: 10; smallest class: 8 (126), largest: 3 (132).",
-        "Brightness: train and test are alike (means 78 and 78 of 255, sd 8 and 9; KS distance 0.04, bound 0.11).",
+        "Brightness: no clear difference between train and test (means 78 and 78 of 255, sd 8 and 9; KS distance 0.04, "
+        "bound 0.11).",
         "Duplicates: not looked for. To look: make audit COMP=digits",
         "Picture: data/digits/look.png",
         "Table: data/digits/look.csv",

@@ -58,7 +58,10 @@ def test_what_was_seen_is_printed_drawn_and_commented(tmp_path: Path) -> None:
     seen = json.loads((tmp_path / "data/weeds/look.json").read_text())
     assert png_size(tmp_path / "data/weeds/look.png")[0] == 1280 and (tmp_path / "data/weeds/look.csv").exists()
     assert (seen["split_csv_sha256"], seen["parts"]["test"]["images"]) == (None, 16)
-    assert "Classes: 5; smallest class: " in printed and "Brightness: train and test are alike" in printed
+    assert (
+        "Classes: 5; smallest class: " in printed
+        and "Brightness: no clear difference between train and test" in printed
+    )
     assert {path.name for path in (tmp_path / "data/weeds").iterdir()} == {"raw", "look.png", "look.csv", "look.json"}
     text = (tmp_path / "weeds.toml").read_text()
     keys = [line for line in text.splitlines() if "=" in line and line[0] not in "#[ "]

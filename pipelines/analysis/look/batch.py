@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.analysis.plots import short
 from pipelines.dataset.augment import channel_values
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.channels import Pixels
@@ -24,6 +26,7 @@ from pipelines.system.errors import UserError, shown
 from pipelines.system.seeds import derive_seed
 
 EPOCH = 1  # the one whose training images are shown
+NAME = 10  # characters of a number's name
 
 
 @dataclass(frozen=True)
@@ -117,14 +120,19 @@ def _view_text(settings: Settings) -> str:
 
 
 def target_text(target: Tensor, task: str, classes: Sequence[str]) -> str:
-    """Return a target of a batch as lines: a class, labels or numbers; of mixed images, classes with their weights."""
+    """Return a target of a batch as text: a class, labels or numbers; of mixed images, classes with their weights."""
     if target.ndim == 0:
         return shown(classes[int(target)])
     if task == NUMBERS:
-        return "\n".join(f"{shown(name)} {value:.4g}" for name, value in zip(classes, target.tolist(), strict=True))
+        return numbers_text(classes, ["" if isnan(value) else f"{value:.4g}" for value in target.tolist()])
     order = target.argsort(descending=True, stable=True)[: int((target > 0).sum())]
     named = [(float(target[place]), shown(classes[int(place)])) for place in order]
-    return "\n".join(name if weight == 1 else f"{weight:.0%} {name}" for weight, name in named) or "(none)"
+    return ", ".join(name if weight == 1 else f"{weight:.0%} {name}" for weight, name in named) or "(none)"
+
+
+def numbers_text(names: Sequence[str], cells: Sequence[str]) -> str:
+    """Return numbers as lines of a name and the number; an empty cell is a missing one."""
+    return "\n".join(f"{short(shown(name), NAME)} {cell or '-'}" for name, cell in zip(names, cells, strict=True))
 
 
 def _augmentation(augment: AugmentSettings) -> str:

@@ -91,7 +91,7 @@ def shift_line(parts: Mapping[str, Json], found: Json) -> str:
     means = f"means {train['mean']:.0f} and {test['mean']:.0f} of 255, sd {train['sd']:.0f} and {test['sd']:.0f}"
     how = f"KS distance {found['distance']:.2f}, bound {found['bound']:.2f}"
     if not found["clear"]:
-        return f"Brightness: train and test are alike ({means}; {how})."
+        return f"Brightness: no clear difference between train and test ({means}; {how})."
     compared = {"different": "differ from train images"}.get(found["test_is"], f"are {found['test_is']} than train")
     return f"Brightness: test images {compared}: {means} ({how})."
 

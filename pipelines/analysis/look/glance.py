@@ -13,6 +13,7 @@ from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.images import UnreadableImage, read_header, settled_warnings
 
 SIDE = 132  # height and width in pixels of a tile
+MOST_SIDE = 1024  # of images with twice as many pixels a side, every second one in both directions is looked at, …
 GREY = 160  # of the tile of an image that cannot be read
 Item = tuple[int, str, bool]  # the index of a row, its path, and whether a small copy is wanted
 
@@ -22,7 +23,7 @@ class Glance:
     """What was seen of the image of a row.
 
     problem: why it cannot be read; the other facts then mean nothing. format, mode, bits: as stored, of the first of
-    several files. width, height: upright. brightness: the mean of all values, 0 to 255. small: see `tile`.
+    several files. width, height: upright. brightness: the mean of the values, 0 to 255. small: see `tile`.
     """
 
     row: int
@@ -47,7 +48,8 @@ def _glance(reader: Reader, row: int, path: str, wanted: bool) -> Glance:
     except UnreadableImage as error:
         return Glance(row, error.problem, small=np.full((SIDE, SIDE, 3), GREY, np.uint8) if wanted else None)
     width, height = picture.size
-    pixels = np.asarray(picture).reshape(height, width, -1)
+    step = max(1, max(width, height) // MOST_SIDE)
+    pixels = np.asarray(picture).reshape(height, width, -1)[::step, ::step]
     with settled_warnings():
         header = read_header(Path(files_at(reader.raw, path)[0]))
     brightness = int(pixels.sum(dtype=np.uint64)) / pixels.size  # whole numbers: the same on every machine
@@ -58,6 +60,6 @@ def _glance(reader: Reader, row: int, path: str, wanted: bool) -> Glance:
 def tile(pixels: Pixels) -> Pixels:
     """Return a whole image (H, W, channels) as colours of at most `SIDE` pixels; a small one enlarged by a factor."""
     factor = max(1, SIDE // max(pixels.shape[:2]))
-    image = Image.fromarray(np.ascontiguousarray(as_colours(pixels).repeat(factor, axis=0).repeat(factor, axis=1)))
+    image = Image.fromarray(as_colours(pixels).repeat(factor, axis=0).repeat(factor, axis=1))
     image.thumbnail((SIDE, SIDE))
     return np.asarray(image)

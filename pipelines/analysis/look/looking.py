@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.analysis.look import charts, facts, findings, page
-from pipelines.analysis.look.batch import Seen, completed, seen_by_network
+from pipelines.analysis.look.batch import Seen, completed, numbers_text, seen_by_network
 from pipelines.analysis.look.facts import Json
 from pipelines.analysis.look.glance import Glance, tile
 from pipelines.analysis.look.sample import look_at
@@ -132,12 +132,11 @@ def _examples(images: ImageSet, part: str, glances: Sequence[Glance], about: Jso
 
 
 def _target(row: "pd.Series[Any]", images: ImageSet) -> str:
-    """Return the target of a row of the split table as lines of text."""
+    """Return the target of a row of the split table as text."""
     text = str(row["label"])
     if images.task == NUMBERS:
-        cells = zip(images.classes, text.split(JOINT), strict=True)
-        return "\n".join(f"{shown(name)} {cell or '-'}" for name, cell in cells)
-    return "\n".join(map(shown, labels_in(text, images.task))) or "(none)"
+        return numbers_text(images.classes, text.split(JOINT))
+    return ", ".join(map(shown, labels_in(text, images.task))) or "(none)"
 
 
 def _network_block(seen: Seen) -> page.Block:

@@ -98,7 +98,8 @@ def picture_block(heading: str, cells: Sequence[Cell]) -> Block:
 
 
 def _caption(text: str) -> list[str]:
-    lines = [short(line, CAPTION) for line in text.split("\n")]
+    parts = [part for line in text.split("\n") for part in wrap(line, CAPTION, break_long_words=False) or [""]]
+    lines = [short(part, CAPTION) for part in parts]
     return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1]} …"]
 
 

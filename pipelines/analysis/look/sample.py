@@ -21,7 +21,7 @@ from pipelines.system.watch import Watch
 SHOWN = 16  # images of each part of the split that are drawn
 SAMPLED = 1000  # images of each part that are looked at,
 MOST_BYTES = 1 << 25  # or fewer: of files of about this size together,
-LEAST = 48  # but at least so many
+LEAST = 32  # but at least so many
 TASK_IMAGES, TASK_BYTES = 1024, 1 << 22  # of a process at once
 Places = npt.NDArray[np.int64]
 
