@@ -105,7 +105,7 @@ class Layout:
     raw = Below("raw", "data")  # the unpacked data; never changed after the download
     held_back = Below("held_back/labels.csv", "data")  # true labels of test images, if known; only `score` reads them
     look_picture = Below("look.png", "data")  # the data before training; without look_record, examples of `new` alone
-    look_table = Below("look.csv", "data")  # its facts, a row for each part of the split and fact
+    look_table = Below("look.csv", "data")  # its facts, a row each, with a column for each part of the split
     look_record = Below("look.json", "data")  # everything in the picture as text and numbers; written last
     split_csv = Below("split.csv", "data")
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv

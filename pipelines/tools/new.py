@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (Path.cwd() / name).exists():
             write_text(Path.cwd() / name, text)
             print(f"Written: {name}")
-    problem, lines = _look(draft.text(header), layout, words.repeat("audit"))
+    problem, lines = _look(draft.text(header), layout)
     if problem:
         draft.doubts.append(problem)
         _draw_examples(layout, seen)
@@ -141,7 +141,7 @@ def _known(settings: Settings, words: command.Words) -> "Known":
     return replace(metric, metric=record.metric, source="Kaggle's record of the competition")
 
 
-def _look(text: str, layout: Layout, audit_command: str) -> tuple[str, Sequence[str]]:
+def _look(text: str, layout: Layout) -> tuple[str, Sequence[str]]:
     """Look at the data as the TOML `text` divides them.
 
     Return why the stages would refuse the TOML, empty if they would not, and what to look at.
@@ -164,7 +164,7 @@ def _look(text: str, layout: Layout, audit_command: str) -> tuple[str, Sequence[
             return str(error).replace(f"{folder}/", ""), []
         table = with_test(found.labelled, found.test)
         images = all_images(settings, trial, table, "make split", found.classes)
-        return "", look(settings, images, layout, None, audit_command, command.progress).lines
+        return "", look(settings, images, layout, None, "", command.progress).lines
 
 
 def _draw_examples(layout: Layout, seen: "Seen") -> None:

@@ -183,10 +183,13 @@ def _texts_of(facts: Json) -> dict[str, str]:
 
 
 def flat_table(parts: Mapping[str, Json]) -> pd.DataFrame:
-    """Return the facts as the columns `split`, `fact` and `value`."""
-    rows = []
+    """Return the facts as a row each: the column `fact`, and one for each part, with a single value in a cell."""
+    columns: dict[str, dict[str, str]] = {}
     for name, facts in parts.items():
+        column = columns.setdefault(name, {})
         for key, value in facts.items():
-            several = value.items() if isinstance(value, dict) else [("", value)]
-            rows += [(name, f"{key} {inner}".rstrip(), str(each)) for inner, each in several]
-    return pd.DataFrame(rows, columns=["split", "fact", "value"])
+            for inner, each in value.items() if isinstance(value, dict) else [("", value)]:
+                column[f"{key.replace('_', ' ')} {inner}".rstrip()] = str(each)
+    names = [*dict.fromkeys(name for column in columns.values() for name in column)]
+    cells = {part: [column.get(name, "") for name in names] for part, column in columns.items()}
+    return pd.DataFrame({"fact": names} | cells)

@@ -50,9 +50,9 @@ def audit_facts(layout: Layout, table: pd.DataFrame) -> Json | None:
 
 
 def audit_line(found: Json | None, command: str) -> str:
-    """Return one line about duplicates. command: what looks for them."""
+    """Return one line about duplicates. command: what looks for them; empty: no line says so."""
     if found is None:
-        return f"Duplicates: not looked for. To look: {command}"
+        return f"Duplicates: not looked for. To look: {command}" if command else ""
     twins = ", ".join(f"{count:,} {part}" for part, count in found["with_a_twin_in_train"].items())
     line = f"Duplicates: {found['pairs']:,} pairs, {found['conflicts']:,} of them with different labels"
     return f"{line}; images with a twin in train: {twins}."

@@ -44,7 +44,7 @@ def look(
     """Look at all images of a split table, and write the picture, the table and the record to `layout`.
 
     images: their classes are known. split_sha256: of split.csv; None if the table comes from no file. audit_command:
-    what looks for duplicates. Raises `UserError` for damaged files of other tools.
+    what looks for duplicates; empty: it is not named. Raises `UserError` for damaged files of other tools.
     """
     layout.look_record.unlink(missing_ok=True)  # written last: it must not describe another picture
     sample = look_at(images, watch)
@@ -100,7 +100,8 @@ def _lines(found: Json, layout: Layout, audit_command: str) -> list[str]:
     lines += [facts.shift_line(parts, light)] if light else []
     lines += facts.differences(parts)
     damaged = findings.damaged_line(found["damaged"], layout)
-    return [*lines, *[damaged] * bool(damaged), findings.audit_line(found["audit"], audit_command)]
+    duplicates = findings.audit_line(found["audit"], audit_command)
+    return [*lines, *filter(None, (damaged, duplicates))]
 
 
 def _as_seen(
