@@ -117,8 +117,6 @@ class Layout:
     cache = Below("cache", "data")
     report = Below("report.html", "runs_folder")  # one page on all runs
     report_record = Below("report.json", "runs_folder")  # what it was made from
-    look_picture = Below("look.png", "data")
-    look_table = Below("look.csv", "data")
     submission_limits = Below("limits.json", "submissions")
     submission_log = Below("log.csv", "submissions")  # one row per submission to Kaggle, with its scores
 
