@@ -56,7 +56,7 @@ WORDS = $(call text,COMP)$(call option,RECIPE,--recipe)$(call option,RUN,--run)$
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-TARGETS := help install demo doctor new download split train folds retrain predict blend runs submit submissions score report reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench gpu-check clean
+TARGETS := help install demo doctor new download split look train folds retrain predict blend runs submit submissions score report reproduce all audit kernel kaggle-standin sweep compare test test-slow test-processors lint docs profile bench gpu-check clean
 .PHONY: $(TARGETS)
 
 # make itself would notice such a word only after the targets before it: make train cifar-10 would train digits.
@@ -109,6 +109,9 @@ download: $(INSTALLED)  ## download the competition's data to data/<c>/raw
 
 split: $(INSTALLED)  ## split the labelled rows: data/<c>/split.csv and train_valid_test/
 	$(RUNNER) -m pipelines.split $(WORDS)
+
+look: $(INSTALLED)  ## draw the data before training: data/<c>/look.png and look.csv
+	$(RUNNER) -m pipelines.tools.look $(WORDS)
 
 audit: $(INSTALLED)  ## find duplicates across the split and labels that may be wrong
 	$(RUNNER) -m pipelines.tools.audit $(WORDS)

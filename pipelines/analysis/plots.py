@@ -40,7 +40,7 @@ def draw_curves(
     scores.set(xlabel="epoch", ylabel=metric)
     for axes in (losses, scores):
         axes.legend()
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def draw_comparison(path: Path, histories: Mapping[str, Runs], metric: str, title: str, loss: str) -> None:
@@ -73,7 +73,7 @@ def draw_comparison(path: Path, histories: Mapping[str, Runs], metric: str, titl
         for text in legend.get_texts():
             text.set_parse_math(False)
     has_bands = any(len(runs) > 1 for runs in histories.values())
-    _save(figure, path, title + f"\nbands: {CONFIDENCE:.0%} intervals of the mean over seeds" * has_bands)
+    save(figure, path, title + f"\nbands: {CONFIDENCE:.0%} intervals of the mean over seeds" * has_bands)
 
 
 def mean_interval(values: Values) -> tuple[Values, Values]:
@@ -138,7 +138,7 @@ def draw_confusion(path: Path, counts: npt.NDArray[np.int64], classes: Sequence[
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     axes.set_title(title, parse_math=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_correlations(path: Path, values: Values, names: Sequence[str], title: str) -> None:
@@ -159,7 +159,7 @@ def draw_correlations(path: Path, values: Values, names: Sequence[str], title: s
                 colour = "white" if abs(value) > 0.6 else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_title(title, fontsize=10, parse_math=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_labels(path: Path, table: pd.DataFrame, title: str) -> None:
@@ -179,7 +179,7 @@ def draw_labels(path: Path, table: pd.DataFrame, title: str) -> None:
     axes.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6), xlabel="share; in brackets: images that have the label")
     axes.grid(alpha=0.3, axis="x")
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def draw_numbers(path: Path, numbers: Sequence[tuple[str, Values, Values]], title: str) -> None:
@@ -213,7 +213,7 @@ def draw_numbers(path: Path, numbers: Sequence[tuple[str, Values, Values]], titl
         right.set_ylabel("predicted − true")
         for axes in (left, right):
             axes.grid(alpha=0.3)
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def _two_axes() -> tuple[Figure, Axes, Axes]:
@@ -238,7 +238,7 @@ def _draw_grid(
     for axes, (picture, text) in zip(grid.flat, cells, strict=False):
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(text, fontsize=8, parse_math=False)
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def short(name: str, length: int = 24) -> str:
@@ -247,7 +247,8 @@ def short(name: str, length: int = 24) -> str:
     return name if len(name) <= length else f"{name[: length - half].rstrip()}…{name[1 - half :].lstrip()}"
 
 
-def _save(figure: Figure, path: Path, title: str = "") -> None:
+def save(figure: Figure, path: Path, title: str = "") -> None:
+    """Write a figure to the PNG `path`; the same figure gives the same bytes."""
     if title:
         figure.suptitle(title, parse_math=False)
     with atomic_file(path) as partial, warnings.catch_warnings():

@@ -46,6 +46,17 @@ OTHERS = (
 )
 
 
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image file says, of an image as stored. mode: as in `Described`. bits: of a value."""
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    bits: int
+
+
 @contextmanager
 def settled_warnings() -> Iterator[None]:
     """Silence Pillow's warnings about damaged tags, and make it refuse images of more than MAX_PIXELS.
@@ -214,17 +225,25 @@ def holds_deep(path: Path) -> bool:
         return False
 
 
+def read_header(path: Path) -> Header:
+    """Return what the header of an image says that was decoded before; an array of numbers is read whole."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False) if str(path).lower().endswith(ARRAY) else None
+    with settled_warnings(), open(path, "rb") as file:
+        head = file.read(32)
+        if head.startswith(STARTS):
+            array = tiff_array(io.BytesIO(head + file.read()))
+        if array is not None:
+            size, mode, bits, _ = array_facts(array, 0)
+            return Header("TIFF" if head.startswith(STARTS) else "NumPy", *size, mode, bits)
+        file.seek(0)
+        with Image.open(file, formats=FORMATS) as image:
+            return Header(image.format or "", *image.size, image.mode, depth_of(image, head).bits)
+
+
 def shorter_side(path: Path) -> int:
-    """Return the shorter side, in pixels, of an image that was decoded before; only its header is read."""
-    if str(path).lower().endswith(ARRAY):
-        return min(array_facts(np.load(path, mmap_mode="r", allow_pickle=False), 0)[0])
-    try:
-        with settled_warnings(), Image.open(path, formats=FORMATS) as image:
-            return min(image.size)
-    except UnidentifiedImageError:  # a TIFF of many channels
-        array = tiff_array(io.BytesIO(path.read_bytes()))
-        assert array is not None
-        return min(array.shape[:2])
+    """Return the shorter side, in pixels, of an image that was decoded before."""
+    header = read_header(path)
+    return min(header.width, header.height)
 
 
 def _upright(image: Image.Image) -> Image.Image:

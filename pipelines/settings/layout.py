@@ -107,7 +107,9 @@ class Layout:
     weights = Below("weights", "root")  # pretrained weights, shared by all competitions
     raw = Below("raw", "data")  # the unpacked data; never changed after the download
     held_back = Below("held_back/labels.csv", "data")  # true labels of test images, if known; only `score` reads them
-    examples = Below("new.png", "data")  # training images with their targets, as `new` understood them
+    look_picture = Below("look.png", "data")  # the data before training; without look_record, examples of `new` alone
+    look_table = Below("look.csv", "data")  # its facts, a row each, with a column for each part of the split
+    look_record = Below("look.json", "data")  # everything in the picture as text and numbers; written last
     split_csv = Below("split.csv", "data")
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv
     split_lock = Below(".split.lock", "data")  # held while splitting; outside the tree, so `rm -r` leaves it
@@ -118,8 +120,6 @@ class Layout:
     cache = Below("cache", "data")
     report = Below("report.html", "runs_folder")  # one page on all runs
     report_record = Below("report.json", "runs_folder")  # what it was made from
-    look_picture = Below("look.png", "data")
-    look_table = Below("look.csv", "data")
     submission_log = Below("log.csv", "submissions")  # one row per submission to Kaggle, with its scores
     submission_limits = Below("limits.json", "submissions")  # how many were left when Kaggle last said so
 

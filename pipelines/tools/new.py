@@ -5,7 +5,8 @@ Reads   data/<competition>/raw, which is downloaded from Kaggle, or unpacked fro
 Writes  <competition>.toml in the working folder, which all stages then find: each value has a comment that says what
         was seen, why the value is so, and what else it could be. An existing TOML is never overwritten;
         <competition>-labels.csv beside it, if the sample names the classes in other words;
-        data/<competition>/new.png: sixteen training images with their targets.
+        data/<competition>/look.png, look.csv and look.json, as `look` does, for the split that it would make; if the
+        stages would refuse the TOML, look.png alone, with sixteen training images and their targets.
 
 Where the data leave two readings, the safer one is taken, and a comment says so. The TOML is tried before it is
 written: if the stages would refuse it, their message stands on top of it, and the exit status is 2.
@@ -34,7 +35,7 @@ from pipelines.system.shell import make_works_here, path_word, unquoted, user_pa
 from pipelines.tools.obtaining import obtain
 
 if TYPE_CHECKING:
-    from pipelines.analysis.recognise.compose import Known
+    from pipelines.analysis.recognise.compose import Known, Seen
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     obtain(settings, layout, words, "new")
 
-    from pipelines.analysis.plots import draw_examples
     from pipelines.analysis.recognise.compose import recognise
-    from pipelines.analysis.recognise.examples import examples
 
     known = _known(settings, words)
     draft, seen = recognise(words.competition, layout.raw, known)
@@ -62,14 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (Path.cwd() / name).exists():
             write_text(Path.cwd() / name, text)
             print(f"Written: {name}")
-    if problem := _try(draft.text(header), layout):
+    problem, lines = _look(draft.text(header), layout)
+    if problem:
         draft.doubts.append(problem)
+        _draw_examples(layout, seen)
     write_text(target, draft.text(header))
     width = max(len(subject) for subject, _ in draft.found)
     for subject, text in draft.found:
         print(f"{subject:<{width}}  {printable(text)}")
-    draw_examples(layout.examples, examples(seen), f"{words.competition}: training images and their targets")
-    print(f"Pictures: {layout.examples.relative_to(layout.root)}")
+    for line in lines:
+        print(printable(line))
+    print(f"Pictures: {layout.look_picture.relative_to(layout.root)}")
     for note in draft.notes:
         print(f"Note: {printable(note)}")
     if draft.doubts:
@@ -139,9 +141,15 @@ def _known(settings: Settings, words: command.Words) -> "Known":
     return replace(metric, metric=record.metric, source="Kaggle's record of the competition")
 
 
-def _try(text: str, layout: Layout) -> str:
-    """Return why the stages would refuse the TOML `text`; empty if they would not."""
+def _look(text: str, layout: Layout) -> tuple[str, Sequence[str]]:
+    """Look at the data as the TOML `text` divides them.
+
+    Return why the stages would refuse the TOML, empty if they would not, and what to look at.
+    """
+    from pipelines.analysis.look.looking import look
     from pipelines.dataset.division import divide
+    from pipelines.dataset.image_set import all_images
+    from pipelines.dataset.splits import with_test
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{layout.competition}{ENDING}"
@@ -150,10 +158,23 @@ def _try(text: str, layout: Layout) -> str:
         trial.data.mkdir(parents=True)
         trial.raw.symlink_to(layout.raw.absolute())
         try:
-            divide(trial, load_settings(str(path)))
+            settings = load_settings(str(path))
+            found = divide(trial, settings)
         except UserError as error:
-            return str(error).replace(f"{folder}/", "")
-    return ""
+            return str(error).replace(f"{folder}/", ""), []
+        table = with_test(found.labelled, found.test)
+        images = all_images(settings, trial, table, "make split", found.classes)
+        return "", look(settings, images, layout, None, "", command.progress).lines
+
+
+def _draw_examples(layout: Layout, seen: "Seen") -> None:
+    """Draw training images with their targets where the data cannot be divided."""
+    from pipelines.analysis.plots import draw_examples
+    from pipelines.analysis.recognise.examples import examples
+
+    for stale in (layout.look_record, layout.look_table):
+        stale.unlink(missing_ok=True)
+    draw_examples(layout.look_picture, examples(seen), f"{layout.competition}: training images and their targets")
 
 
 if __name__ == "__main__":

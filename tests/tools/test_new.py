@@ -1,13 +1,13 @@
 """`make new` writes a TOML that the stages accept, and says what it saw, what it guessed and what it refuses."""
 
 import contextlib
+import json
 import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from pipelines import split
 from pipelines.analysis.recognise.compose import Known, recognise
@@ -20,6 +20,7 @@ from pipelines.tools import new
 from tests.support.clients import forget, kept_client, run_stage, shared_environment
 from tests.support.forms import FORMS, Form
 from tests.support.layouts import MAKERS, TEST, Layout, cycle, folders, sheet
+from tests.support.pictures import png_size
 from tests.support.standin import Competition, Standin
 
 BY_NAME = {form.name: form for form in FORMS}
@@ -54,8 +55,14 @@ def test_what_was_seen_is_printed_drawn_and_commented(tmp_path: Path) -> None:
     assert lines["sizes"].strip() == "16 x 16 pixels; 3 channels in those looked at"
     assert "Class folders below train: one label per image, 5 different values" in printed
     assert "plant" not in printed and printed.endswith("Next: make all COMP=weeds\n")
-    with Image.open(tmp_path / "data/weeds/new.png") as picture:
-        assert picture.width > 500 and picture.height > 500
+    seen = json.loads((tmp_path / "data/weeds/look.json").read_text())
+    assert png_size(tmp_path / "data/weeds/look.png")[0] == 1280 and (tmp_path / "data/weeds/look.csv").exists()
+    assert (seen["split_csv_sha256"], seen["parts"]["test"]["images"]) == (None, 16)
+    assert (
+        "Classes: 5; smallest class: " in printed
+        and "Brightness: no clear difference between train and test" in printed
+    )
+    assert {path.name for path in (tmp_path / "data/weeds").iterdir()} == {"raw", "look.png", "look.csv", "look.json"}
     text = (tmp_path / "weeds.toml").read_text()
     keys = [line for line in text.splitlines() if "=" in line and line[0] not in "#[ "]
     before = text.partition("[augment]")[0].splitlines()
@@ -116,6 +123,8 @@ def test_what_split_would_refuse_is_a_doubt_on_top_and_status_2(tmp_path: Path) 
     status, _, errors = run_new(tmp_path, "cacti", f"--archive={raw}", "--metric=AUC")
     assert status == 2 and "images with two different labels" in errors
     assert "DOUBT: data/cacti/raw/train.csv" in (tmp_path / "cacti.toml").read_text()
+    assert png_size(tmp_path / "data/cacti/look.png") == (880, 1060)  # sixteen examples
+    assert not (tmp_path / "data/cacti/look.json").exists()
 
 
 def test_what_is_not_supported_leaves_no_toml(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_the_better_run_is_found(digits: Layout, out: pytest.CaptureFixture[str]
     labels = table[table["split"] == "valid"].set_index("id")["label"]
     right = {}
     for name, each in oof.items():
-        decided = each.filter(like="p_").idxmax(axis=1).str.removeprefix("p_")
+        decided = each.filter(like="p_").idxmax(axis=1).astype(str).str.removeprefix("p_")
         right[name] = decided.to_numpy() == labels[each.index.astype(str)].to_numpy()
     short, long = right["a short one"], right["long"]
     assert lines[3] == (
