@@ -135,6 +135,7 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
                 summed = group.all_sum(total).item()
                 _check_finite(summed, "training", epoch, step + 1, lr)
+                source.report(summed)
         return summed / len(source), lr
 
 
