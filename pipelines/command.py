@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -22,13 +21,14 @@ from pipelines.system.errors import TryAgainLater, UserError, printable, printab
 from pipelines.system.files import is_plain_name, only_one
 from pipelines.system.group import SHARED, joined, started, take_part
 from pipelines.system.memory import explained
-from pipelines.system.screen import aligned, table
+from pipelines.system.screen import table
 from pipelines.system.screen import uncertainty as uncertainty
 from pipelines.system.shell import as_called, elsewhere, make_command, make_works_here, module_command, unquoted
 from pipelines.system.stopping import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from pipelines.system.stopping import EXIT_TERMINATED as EXIT_TERMINATED
 from pipelines.system.stopping import Terminated, describe_stop, stoppable
 from pipelines.system.surroundings import prepare
+from pipelines.system.watch import Noted
 
 Item = TypeVar("Item")
 
@@ -45,8 +45,7 @@ OUTSIDE = (
     *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
-EPOCH_CELL = len("100/100")  # the widest number in an epoch's row
-LEFT_CELL = len("59 min 59 s")
+NOTED_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class Words(argparse.Namespace):
@@ -304,12 +303,19 @@ def _discard_output() -> None:
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterator[Item]:
-    """Yield `items` and show a progress bar. Print nothing where stderr is not a terminal."""
+    """Yield `items` and show a progress bar, with the note of `Noted` ones.  Print nothing where stderr is not a
+    terminal."""
     from tqdm import tqdm
 
-    yield from tqdm(
-        items, desc=printable(what), total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True
-    )
+    note = items.note if isinstance(items, Noted) else None
+    bar = tqdm(items, desc=printable(what), total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True)
+    if bar.disable or note is None:
+        yield from bar
+        return
+    bar.bar_format = NOTED_BAR
+    for item in bar:
+        yield item
+        bar.set_postfix_str(note(), refresh=False)
 
 
 def print_credential() -> None:
@@ -329,33 +335,6 @@ def print_parts(rows: Sequence[dict[str, Any]]) -> None:
         cells.append((row["part"], row["epochs"], f"{row['parameters']:,}", lr, decay))
     if cells:
         print(table(("part", "epochs", "parameters", "lr", "weight decay"), cells))
-
-
-def print_epochs(
-    new: Iterable[dict[str, Any]], earlier: Sequence[dict[str, Any]], epochs: int, metric: str, head_epochs: int = 0
-) -> list[dict[str, Any]]:
-    """Print one aligned row per epoch as it ends, and return the rows of `earlier` and `new` epochs.
-
-    head_epochs: the number of first epochs that train the head alone; the time left is not estimated from them.
-    """
-    rows: list[dict[str, Any]] = []
-    for row in chain(earlier, new):
-        rows.append(row)
-        cells = {"epoch": f"{row['epoch']}/{epochs}", "train_loss": f"{row['train_loss']:.4f}"}
-        if metric in row:
-            cells |= {"valid_loss": f"{row['valid_loss']:.4f}", metric: f"{row[metric]:.4f}"}
-        alike = [each["seconds"] for each in rows if (each["epoch"] > head_epochs) == (row["epoch"] > head_epochs)]
-        left = duration((epochs - row["epoch"]) * sum(alike) / len(alike))
-        cells |= {"lr": f"{row['lr']:.2g}", "images/s": f"{row['images_per_second']:,.0f}"}
-        cells |= {"left": "-" if row["epoch"] <= head_epochs < epochs else left}
-        if len(rows) == 1:
-            least = {"left": LEFT_CELL, metric: len(cells.get(metric, ""))}
-            widths = [max(len(name), least.get(name, EPOCH_CELL)) for name in cells]
-            print(aligned(cells.keys(), widths))
-        if earlier and len(rows) == len(earlier) + 1:
-            print(f"Continuing after epoch {len(earlier)}.")
-        print(aligned(cells.values(), widths), flush=True)
-    return rows
 
 
 def duration(seconds: float) -> str:

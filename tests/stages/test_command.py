@@ -181,19 +181,6 @@ def test_progress_is_quiet_when_not_a_terminal(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
-def test_epochs_are_printed_once_each_and_aligned(capsys: pytest.CaptureFixture[str]) -> None:
-    def row(epoch: int) -> dict[str, float]:
-        values = {"train_loss": 1.0, "valid_loss": 2.0, "accuracy": 0.5, "lr": 0.1, "images_per_second": 100.0}
-        return {"epoch": epoch, **values, "seconds": 2.0}
-
-    rows = command.print_epochs(iter([row(2), row(3)]), [row(1)], 3, "accuracy")
-    lines = capsys.readouterr().out.splitlines()
-    assert [each["epoch"] for each in rows] == [1, 2, 3]
-    assert lines.pop(2) == "Continuing after epoch 1."
-    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
-    assert lines[2].split()[0] == "2/3" and lines[2].endswith("2 s")
-
-
 def test_parts_are_printed_with_what_they_learn_by(capsys: pytest.CaptureFixture[str]) -> None:
     frozen = {"part": "resnet34: conv1 to layer4", "epochs": "1-2", "parameters": 21284672, "lr": None}
     head = {"part": "head", "epochs": "1-2", "parameters": 61560, "lr": 0.0123, "weight_decay": 1e-4}
