@@ -18,8 +18,8 @@ def require_tensorboard(settings: Settings) -> None:
     """Raise `UserError` if `settings` ask for event files and the package that writes them is missing."""
     if settings.train.tensorboard and find_spec(PACKAGE) is None:
         raise UserError(
-            f"train.tensorboard is true, but the package {PACKAGE} is missing. Set train.tensorboard=false, or install "
-            f"it: {pip_command(PACKAGE)}"
+            f"train.tensorboard is true, but the package {PACKAGE} is missing. Set it to false, or install the "
+            f"package: {pip_command(PACKAGE)}"
         )
 
 
