@@ -46,6 +46,7 @@ OUTSIDE = (
     *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
+NOTED_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class Words(argparse.Namespace):
@@ -310,14 +311,19 @@ def _discard_output() -> None:
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterator[Item]:
-    """Yield `items` and show a progress bar, with their note. Print nothing where stderr is not a terminal."""
+    """Yield `items` and show a progress bar, with the note of `Noted` ones.  Print nothing where stderr is not a
+    terminal."""
     from tqdm import tqdm
 
+    note = items.note if isinstance(items, Noted) else None
     bar = tqdm(items, desc=printable(what), total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True)
+    if bar.disable or note is None:
+        yield from bar
+        return
+    bar.bar_format = NOTED_BAR
     for item in bar:
         yield item
-        if isinstance(items, Noted) and not bar.disable:
-            bar.set_postfix_str(items.note(), refresh=False)
+        bar.set_postfix_str(note(), refresh=False)
 
 
 def print_credential() -> None:

@@ -3,7 +3,7 @@
 The learning rate follows the schedule of the run, so the validated training is repeated with more images.
 
 Reads   runs/<c>/<run>/run.json and train.json, data/<c>/split.csv and its images.
-Writes  runs/<c>/<run>/final.pt, retrain_history.csv, retrain.json.
+Writes  runs/<c>/<run>/final.pt, retrain_history.csv, retrain.json; tensorboard/retrain/ (with train.tensorboard).
 
 There is no validation score: the validation rows are trained on too.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import command
+from pipelines.core.events import event_log, require_tensorboard
 from pipelines.dataset.split_record import check_unchanged
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.records import finished_run, in_todays_words
@@ -21,8 +22,7 @@ from pipelines.settings.schema import Settings
 from pipelines.system.files import write_json
 from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
-from pipelines.tools.epoch_table import print_epochs
-from pipelines.tools.reporting import refresh
+from pipelines.tools.epoch_table import train_and_show
 
 
 def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
     layout = words.layout()
     run, record, trained = finished_run(layout, words.run_name(), words.settings(), words.repeat)
     words.require_raw(layout)
+    require_tensorboard(record.settings)
     settings = in_todays_words(run, record.settings, words.settings())
     if note := check_unchanged(layout, settings, words.repeat("split"), "labelled"):
         print(note)
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
         best = run.member(record.members[0]).best if record.members else run.best
         _retrain(words, settings, trained, run, best, group)
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")
-    refresh(words)
+    print(f"Look at: {run.retrain_history.relative_to(Path.cwd())}")
     print(f"Next: {words.repeat('predict')}")
 
 
@@ -83,8 +84,8 @@ def _retrain(
     network = build_network(settings, images.classes, find_origins(settings.model, layout.weights))
     if counts := jobs.prepare_features(job, network, group):
         print(f"Features: {counts}")
-    new, earlier = jobs.run_job(job, network, group), jobs.read_history(job)
-    history = print_epochs(new, earlier, epochs, settings)
+    with event_log(run.events / "retrain", settings.train.tensorboard) as log:
+        history = train_and_show(job, network, group, log)
     checkpoint.save(run.final, checkpoint.finished(checkpoint.load(run.retrain_last)))
     seconds = sum(row["seconds"] for row in history)
     write_json(run.retrained, {"epochs": epochs, "train_images": len(images), "seconds": seconds})

@@ -2,7 +2,8 @@
 
 Reads   data/<c>/split.csv and its images; weights/, the folder of pretrained weights.
 Writes  runs/<c>/<run>/: run.json (settings), history.csv (a row per epoch), best.pt, last.pt, curves.png, train.json,
-        precision.json (where faster ways were measured), search.csv (where train.search tried heads);
+        precision.json (where faster ways were measured), search.csv (where train.search tried heads),
+        tensorboard/train/ (event files, with train.tensorboard);
         data/<c>/cache/: decoded images, or the features of a frozen network;
         data/<c>/damaged.csv: images that cannot be decoded, if there are any.
 
@@ -14,11 +15,12 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
+from pipelines.core.events import event_log, require_tensorboard
 from pipelines.dataset.split_record import require_split
 from pipelines.models.run_weights import with_weights
 from pipelines.settings.checks import no_effect
@@ -29,8 +31,7 @@ from pipelines.system.errors import printable
 from pipelines.system.files import read_note, write_json
 from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
-from pipelines.tools.epoch_table import print_epochs
-from pipelines.tools.reporting import refresh
+from pipelines.tools.epoch_table import Row, Seen, train_and_show
 
 if TYPE_CHECKING:
     from pipelines.core.job import Job
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pipelines.models.transfer import FineTuned
     from pipelines.models.weights import Origin
 
-DRAW_SECONDS = 10.0  # between two drawings of the curves while a training runs
 WORDS = {  # what the classes of a task are called, one and several
     "one_class": ("class", "classes"),
     "several_labels": ("label", "labels"),
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
     parser.add_argument("--member", default="", help=argparse.SUPPRESS)  # of the fold set --run; the tool folds sets it
     words = parser.parse_args(arguments, namespace=command.Words(processes=group.nproc))
     settings, layout = words.settings(), words.layout()
+    require_tensorboard(settings)
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
 
@@ -70,12 +71,11 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
             print(f"To do it again: {removal(run.folder)}", after, sep="\n")
             return
         _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found, group)
-    if not words.member:
-        refresh(words)
     print(after)
 
 
 def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[Origin]", group: Group) -> None:
+    from pipelines.analysis.redrawing import Redrawn
     from pipelines.core import job as jobs
     from pipelines.core.phases import describe_phases
     from pipelines.core.precision import settle_precision
@@ -120,9 +120,10 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
             job = _choose_head(job, network, run)
         settings = job.settings
         command.print_parts(describe_phases(settings, network))
-    earlier = jobs.read_history(job)
-    new = _drawn(jobs.run_job(job, network, group), earlier, settings, run)
-    rows = print_epochs(new, earlier, job.epochs, settings)
+    draw = _curves(job, run)
+    with event_log(run.events / "train", settings.train.tensorboard) as log:
+        rows = train_and_show(job, network, group, Redrawn(draw), log)
+    draw(rows)
     _finish(job, rows, run, {"features_seconds": features_seconds, "labelled images": pixels})
 
 
@@ -146,15 +147,30 @@ def _choose_head(job: "Job", network: "FineTuned", run: RunLayout) -> "Job":
     return dataclasses.replace(job, settings=settings)
 
 
-def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[str, Any]) -> None:
-    """Draw the curves, write train.json with `facts`, and print the best epoch."""
+def _curves(job: "Job", run: RunLayout) -> Seen:
+    """Return the function that draws the curves of the rows so far."""
+    from pipelines.core.job import best_row
+    from pipelines.core.tasks import loss_unit
+
+    metric, unit = job.settings.competition.metric, loss_unit(job.settings)
+    title = f"{job.settings.name}, run {run.folder.name}"
+
+    def draw(rows: Sequence[Row]) -> None:
+        from pipelines.analysis import plots  # takes a second to import
+
+        plots.draw_curves(run.curves, rows, metric, best_row(rows, metric)["epoch"], title, unit)
+
+    return draw
+
+
+def _finish(job: "Job", rows: list[Row], run: RunLayout, facts: dict[str, Any]) -> None:
+    """Write train.json with `facts`, and print the best epoch."""
     from pipelines.analysis.fit_words import describe_fit
     from pipelines.core.job import best_row, interval_columns
 
     assert job.valid is not None
     settings, metric = job.settings, job.settings.competition.metric
     best = best_row(rows, metric)
-    _draw(rows, settings, run)
     bounds = tuple(best.get(column) for column in interval_columns(metric))
     note = {
         "best_epoch": best["epoch"],
@@ -174,33 +190,8 @@ def _finish(job: "Job", rows: list[dict[str, Any]], run: RunLayout, facts: dict[
     print(f"Best: valid {metric} {best[metric]:.4f}{sure} in epoch {best['epoch']}{stopped}.")
     if math.isnan(best[metric]):
         print("Note: no epoch has a defined score, so the epoch with the lowest validation loss counts as the best.")
-    if said := describe_fit(rows, metric):
-        print(said)
-    print(f"Curves: {run.curves.relative_to(Path.cwd())}")
-
-
-def _drawn(
-    new: Iterator[dict[str, Any]], earlier: list[dict[str, Any]], settings: Settings, run: RunLayout
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `new` epochs; draw the curves so far, at most every `DRAW_SECONDS`."""
-    rows, last = [*earlier], time.monotonic()
-    for row in new:
-        yield row
-        rows.append(row)
-        if time.monotonic() - last >= DRAW_SECONDS:
-            _draw(rows, settings, run)
-            last = time.monotonic()
-
-
-def _draw(rows: list[dict[str, Any]], settings: Settings, run: RunLayout) -> None:
-    """Draw the curves of the epochs so far."""
-    from pipelines.analysis.plots import draw_curves
-    from pipelines.core.job import best_row
-    from pipelines.core.tasks import loss_unit
-
-    metric = settings.competition.metric
-    title = f"{settings.name}, run {run.folder.name}"
-    draw_curves(run.curves, rows, metric, best_row(rows, metric)["epoch"], title, loss_unit(settings))
+    print(describe_fit(rows, metric))
+    print(f"Look at: {run.curves.relative_to(Path.cwd())}")
 
 
 if __name__ == "__main__":

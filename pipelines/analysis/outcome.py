@@ -47,7 +47,7 @@ def report(
     sure = uncertainty(found.bounds, len(images))
     said += [f"{who}, {what} {judge.name} as predicted here{how}: {found.score:.4f}{sure}"]
     said += [f"Note: {note}" for note in found.notes]
-    said += [f"Mistakes: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}"]
+    said += [f"Look at: {', '.join(str(path.relative_to(Path.cwd())) for path in drawn.files)}"]
     said += [table(drawn.headings, drawn.rows)] if drawn.rows else []
     facts = {"valid_score": found.score, "valid_interval": list(found.bounds), "valid_images": len(images)}
     return facts | judge.facts(found.choice, images.classes), list(filter(None, said))

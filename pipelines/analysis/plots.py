@@ -28,12 +28,22 @@ Twins = tuple[Pixels, Pixels, Sequence[str]]  # two images side by side, and the
 def draw_curves(
     path: Path, rows: Sequence[dict[str, Any]], metric: str, best_epoch: int, title: str, loss: str
 ) -> None:
-    """Draw the losses and the metric per epoch to the PNG `path`, and mark the best epoch. loss: its name and unit."""
+    """Draw the losses, the learning rate and the metric per epoch to the PNG `path`, and mark the best epoch.
+
+    loss: its name and unit.
+    """
     figure, losses, scores = _two_axes()
     epochs = [row["epoch"] for row in rows]
     losses.plot(epochs, [row["train_loss"] for row in rows], marker=".", label="train (augmented, during the epoch)")
     losses.plot(epochs, [row["valid_loss"] for row in rows], marker=".", label="valid")
     losses.set(xlabel="epoch", ylabel=loss)
+    rates = losses.twinx()
+    rates.plot(epochs, [row["lr"] for row in rows], color="grey", linewidth=0.7)
+    rates.set_ylim(bottom=0)
+    losses.set_zorder(rates.get_zorder() + 1)  # the losses and their legend lie over the rate
+    losses.patch.set_visible(False)
+    rates.set_ylabel("learning rate, at the end of the epoch", color="grey", fontsize="small")
+    rates.tick_params(colors="grey", labelsize="small")
     scores.plot(epochs, [row[metric] for row in rows], marker=".", color="C1", label="valid")
     label = f"best: {rows[best_epoch - 1][metric]:.4f} in epoch {best_epoch}"
     scores.axvline(best_epoch, color="grey", linestyle=":", label=label)

@@ -125,7 +125,6 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
         model = shared(learner.model, learner.hardware, group)
         total = torch.zeros((), device=learner.hardware.device)
         summed = lr = 0.0
-        seen = 0
         for step, batch in enumerate(source.batches(epoch)):
             # The middle of the step: otherwise the first step of a warm-up or the last of a decay has a rate of 0.
             lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
@@ -133,11 +132,10 @@ def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[flo
             if learner.averaged is not None:
                 learner.averaged.update_parameters(learner.model)
             total += loss * (batch.whole / group.world)
-            seen += batch.whole
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
                 summed = group.all_sum(total).item()
                 _check_finite(summed, "training", epoch, step + 1, lr)
-                source.tell(summed / seen)
+                source.report(summed)
         return summed / len(source), lr
 
 

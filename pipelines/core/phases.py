@@ -14,7 +14,7 @@ from pipelines.core.optim import make_optimizer, make_schedule
 from pipelines.core.tasks import Task
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.loading import BatchSource, Loading
+from pipelines.dataset.loading import BatchSource, Loading, training_size
 from pipelines.models.device import Hardware
 from pipelines.models.features import FeatureBatches, Features, compute_features, inputs_of
 from pipelines.models.networks import whitening_of
@@ -64,6 +64,22 @@ def describe_phases(settings: Settings, network: nn.Module) -> list[dict[str, An
             row |= {"lr": part.lr_share * phase.lr if trains else None}
             rows.append(row | {"weight_decay": settings.train.weight_decay if trains else None})
     return rows
+
+
+def phase_of_epochs(settings: Settings) -> list[str]:
+    """Return for each epoch a few words on its phase: the part that trains, the size of the images and what the
+    learning rate does.  What is the same in all epochs is left out."""
+    columns: list[list[str]] = [[], [], []]
+    for phase in phases(settings):
+        train = replace(settings.train, lr=phase.lr, epochs=phase.last - phase.first + 1)
+        schedule = make_schedule(train)
+        for done in range(train.epochs):
+            rate = "warm-up" if done < train.warmup_epochs else "decay" if schedule(done + 0.5) < phase.lr else "peak"
+            part, size = "head" if phase.head_only else "tuning", training_size(settings, phase.first + done)
+            for column, word in zip(columns, (part, f"{size} px", rate), strict=True):
+                column.append(word)
+    changing = [column for column in columns if len(set(column)) > 1]
+    return [" ".join(words) for words in zip(*changing, strict=True)] or [""] * settings.train.epochs
 
 
 def freeze(network: FineTuned, settings: Settings, phase: Phase) -> None:

@@ -5,7 +5,6 @@ be repeated whatever came before it and however many workers there are. Several 
 its part of every training batch, and whole batches in turn of everything else.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -248,33 +247,36 @@ class BatchSource:
         """
         raise NotImplementedError
 
-    def tell(self, loss: float) -> None:
-        """Take the mean loss of the epoch so far, to show it."""
+    def report(self, summed: float) -> None:
+        """Take note of the summed loss of all images that the current epoch has yielded so far."""
 
 
 class WatchedBatches(BatchSource):
-    """A source that shows its progress through each epoch."""
+    """A source that shows its progress through each epoch: images per second, and the mean loss last reported."""
 
     def __init__(self, source: BatchSource, what: str, watch: Watch) -> None:
         super().__init__(source.ids, source.labels, source.loading)
         self.source, self.what, self.watch = source, what, watch
-        self.loss, self.seen, self.started = math.nan, 0, 0.0
+        self._epoch = self._images = 0
+        self._started = 0.0
+        self._loss = ""
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         what = f"{self.what} {epoch}" if epoch else self.what
-        self.loss, self.seen, self.started = math.nan, 0, time.perf_counter()
-        noted = Noted(self.source.batches(epoch), self._note)
-        for batch in self.watch(noted, what, self.own_steps, "batches"):
+        if self._loss and " in epoch " not in self._loss:
+            self._loss += f" in epoch {self._epoch}"
+        self._epoch, self._images, self._started = epoch, 0, time.perf_counter()
+        for batch in self.watch(Noted(self.source.batches(epoch), self._note), what, self.own_steps, "batches"):
+            self._images += batch.whole
             yield batch
-            self.seen += batch.whole or len(batch.positions)
 
-    def tell(self, loss: float) -> None:
-        self.loss = loss
+    def report(self, summed: float) -> None:
+        self._loss = f"loss {summed / max(self._images, 1):.4f}"
 
     def _note(self) -> str:
-        """Return the images per second of the epoch so far, and the loss if it is known."""
-        speed = f"{self.seen / (time.perf_counter() - self.started):,.0f} images/s"
-        return speed if math.isnan(self.loss) else f"loss {self.loss:.4f}, {speed}"
+        """Return the note on the epoch so far; the loss is that of an earlier epoch until one of this is reported."""
+        speed = self._images / max(time.perf_counter() - self._started, 1e-9)
+        return ", ".join(filter(None, [self._loss, f"{speed:,.0f} images/s"]))
 
 
 def known_targets(labels: Tensor) -> int:

@@ -70,6 +70,7 @@ class RunLayout:
     retrain_last = Below("retrain_last.pt")
     final = Below("final.pt")
     curves = Below("curves.png")
+    events = Below("tensorboard")  # with train.tensorboard: event files of train and retrain, in a folder each
     mistakes = Below("mistakes.png")
     confusion = Below("confusion.png")
     by_label = Below("labels.png")  # several labels: precision and recall of each

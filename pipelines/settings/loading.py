@@ -14,7 +14,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pipelines.settings.checks import check_together, mistakes, no_effect
 from pipelines.settings.competitions import COMPETITIONS, find_competition, read_toml, toml_problem
 from pipelines.settings.overrides import split_settings
-from pipelines.settings.schema import DEFAULT_RECIPE, OUTSIDE_A_RUN, SECTIONS, SHARED_BY_RECIPES, Settings, plain_input
+from pipelines.settings.schema import (
+    DEFAULT_RECIPE,
+    KEYS_OUTSIDE_A_RUN,
+    OUTSIDE_A_RUN,
+    SECTIONS,
+    SHARED_BY_RECIPES,
+    Settings,
+    plain_input,
+)
 from pipelines.system.errors import UserError, did_you_mean, quoted, shown
 from pipelines.system.files import CONTROL_CHARACTERS, is_plain_name
 
@@ -255,7 +263,12 @@ def _number(text: str) -> float | None:
 
 def run_name(recipe: str, overrides: Sequence[str]) -> str:
     """Return the name of the run: the recipe, and a short hash of the overrides that change the training."""
-    return recipe + _short_hash({k: v for k, v in parse_overrides(overrides).items() if k not in OUTSIDE_A_RUN})
+    changes = {
+        section: {key: value for key, value in values.items() if key not in KEYS_OUTSIDE_A_RUN.get(section, ())}
+        for section, values in parse_overrides(overrides).items()
+        if section not in OUTSIDE_A_RUN
+    }
+    return recipe + _short_hash({section: values for section, values in changes.items() if values})
 
 
 def submission_name(run: str, overrides: Sequence[str]) -> str:
@@ -280,12 +293,13 @@ def from_dict(values: Mapping[str, Any], where: str) -> Settings:
 
 
 def differences(ours: Settings, theirs: Settings, sections: Sequence[str]) -> list[str]:
-    """Return a line `section.key: ours now, theirs then` for each key of `sections` that differs."""
+    """Return a line `section.key: ours now, theirs then` for each key of `sections` that a run depends on and that
+    differs."""
     return [
         f"{section}.{key}: {mine!r} now, {other!r} then"
         for section in sections
         for key, mine in vars(getattr(ours, section)).items()
-        if mine != (other := getattr(getattr(theirs, section), key))
+        if key not in KEYS_OUTSIDE_A_RUN.get(section, ()) and mine != (other := getattr(getattr(theirs, section), key))
     ]
 
 

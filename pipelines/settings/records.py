@@ -1,6 +1,7 @@
 """Write and read the records of runs, and check that the current request equals them."""
 
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from pipelines.settings.loading import (
     with_input,
 )
 from pipelines.settings.metrics import METRICS
-from pipelines.settings.schema import OUTSIDE_A_RUN, SHARED_BY_RECIPES, Settings
+from pipelines.settings.schema import KEYS_OUTSIDE_A_RUN, OUTSIDE_A_RUN, SHARED_BY_RECIPES, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, plain_sha256, read_json, read_note, write_json
 from pipelines.system.shell import removal
@@ -76,6 +77,7 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path, members: Sequ
         # Files of an earlier run of this name, perhaps of another network, must not be used for the new one.
         for stale in (run.precision, run.search, run.valid_predictions, run.retrained, run.retrain_last, run.oof):
             stale.unlink(missing_ok=True)
+        shutil.rmtree(run.events, ignore_errors=True)
         content = {"settings": to_dict(settings), "split_sha256": file_sha256(split_csv)}
         write_json(run.record, content | ({"members": list(members)} if members else {}))
         return settings
@@ -232,7 +234,7 @@ def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
 def finished_run(
     layout: Layout, name: str, settings: Settings, repeat: Callable[..., str]
 ) -> tuple[RunLayout, RunRecord, Any]:
-    """Return the run `name`, its record and its train note; sections outside a run are those of `settings`.
+    """Return the run `name`, its record and its train note; what a run does not depend on is that of `settings`.
 
     repeat: returns the command of a stage, as `repeat` of command.Words. Raises `UserError` if training has not
     finished, with the command that continues it, or if recipe or split differ.
@@ -249,7 +251,9 @@ def finished_run(
         problem = f"{_shown(run)} was trained with the recipe {record.settings.recipe!r}, but the recipe given is"
         raise UserError(f"{problem} {settings.recipe!r}: add RECIPE={shlex.quote(record.settings.recipe)}")
     check_split(run, record, layout.split_csv)
-    current = {section: to_dict(settings)[section] for section in OUTSIDE_A_RUN}
+    now = to_dict(settings)
+    current = {section: now[section] for section in OUTSIDE_A_RUN}
+    current |= {section: {key: now[section][key] for key in keys} for section, keys in KEYS_OUTSIDE_A_RUN.items()}
     return run, replace(record, settings=merge(record.settings, current, "settings")), read_note(run.trained)
 
 

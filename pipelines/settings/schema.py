@@ -59,6 +59,7 @@ SECTIONS: dict[str, type] = {
 }
 SHARED_BY_RECIPES = ("competition", "data", "split")
 OUTSIDE_A_RUN = ("predict", "hardware", "kaggle", "audit")
+KEYS_OUTSIDE_A_RUN = {"train": ("tensorboard",)}  # of the other sections
 
 
 def plain_input(channels: int) -> dict[str, Any]:

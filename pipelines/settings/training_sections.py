@@ -210,6 +210,7 @@ class TrainSettings(Section):
     search: bool = option(
         False, "lbfgs: choose train.weight_decay and features.mirror on the validation rows before the first epoch"
     )
+    tensorboard: bool = option(False, "write event files for TensorBoard; a run does not depend on it")
 
     @property
     def weights_by_class(self) -> dict[str, float]:

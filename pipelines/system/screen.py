@@ -1,9 +1,18 @@
 """Texts for the screen: aligned tables, and the uncertainty of a score."""
 
 import math
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 
 from pipelines.system.errors import printable
+
+PLAIN_WIDTH = 80
+
+
+def screen_width() -> int:
+    """Return the number of columns of the terminal that stdout is; 80 where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
 
 
 def aligned(texts: Iterable[str], widths: Sequence[int]) -> str:

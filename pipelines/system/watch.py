@@ -1,7 +1,6 @@
 """The interface through which a stage shows the progress of work in other rooms, which never print."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -15,17 +14,16 @@ class Watch(Protocol):
     ) -> Iterable[Item]: ...
 
 
-def unwatched(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterable[Item]:
-    """Return `items`; the `Watch` that shows nothing."""
-    return items
-
-
-@dataclass(frozen=True)
 class Noted(Generic[Item]):
-    """Items, and a note on them that a `Watch` may show and that changes meanwhile, such as the loss."""
+    """Items with a note: a short text on the work so far, which a `Watch` may ask for after each item and show."""
 
-    items: Iterable[Item]
-    note: Callable[[], str]
+    def __init__(self, items: Iterable[Item], note: Callable[[], str]) -> None:
+        self.items, self.note = items, note
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)
+
+
+def unwatched(items: Iterable[Item], what: str, total: int | None = None, unit: str = "files") -> Iterable[Item]:
+    """Return `items`; the `Watch` that shows nothing."""
+    return items

@@ -46,7 +46,7 @@ epochs = 5
   not TOML is text: `SET='competition.title=My leaves'` needs no quotes inside. Put single quotes around all: then the
   shell keeps the brackets, the double quotes of a list of texts, and `$`. Write `$` once: make passes it on as it is.
 - A run is named after its recipe, with a hash of the overrides, or by `RUN=`. These sections are not part of a run and
-  may change between its stages: {outside}.
+  may change between its stages: {outside}; and `train.tensorboard`.
   Overrides of `[predict]` name another submission of the same run.
 - Unknown sections and keys, wrong types, values out of range and contradictions are errors, in every recipe. The
   message names the file and the key, and suggests the nearest valid name.

@@ -1,102 +1,123 @@
-"""The table of epochs that a training prints, a row as each one ends."""
+"""The table that train and retrain print while a network learns: a row per epoch, as wide as the screen at most."""
 
-import shutil
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.analysis.plots import short
-from pipelines.settings.schema import Settings
-from pipelines.system.screen import aligned, duration
+from pipelines import command
+from pipelines.settings.metrics import METRICS
+from pipelines.system.group import Group
+from pipelines.system.screen import aligned, screen_width
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipelines.core.job import Job
 
 Row = dict[str, Any]  # of the history
+Seen = Callable[[Sequence[Row]], None]  # called with the rows so far after each epoch
 
-WIDTH = 80  # columns where the output is no terminal
-LEAST_NAME = 8  # letters of the metric in a narrow table
-NUMBER, LEFT = len("100/100"), len("59 min 59 s")  # the widest cells
-DROPPED = ("images/s", "phase", "lr")  # columns that a narrow table leaves out, in this order
-BEST, OTHER = "*", " "  # after the score of an epoch that is the best so far
+DROPPED = ("images/s", "phase", "lr")  # the columns that a narrow screen does without, the first one first
+GAP = len("  ")
+WIDTHS = {"epoch": 7, "train_loss": 10, "valid_loss": 10, "lr": 7, "images/s": 9, "left": 12}
+SHARE, NUMBER = len("0.5000*"), len("-9999.9999*")  # the widest scores, of most metrics and of numbers
 
 
-def print_epochs(new: Iterable[Row], earlier: Sequence[Row], epochs: int, settings: Settings) -> list[Row]:
-    """Print one aligned row per epoch as it ends, and return the rows of `earlier` and `new` epochs.
+@dataclass(frozen=True)
+class EpochTable:
+    """The lines for a training of so many `epochs`.
 
-    A star marks each epoch that is the best so far. Less important columns are left out where they do not fit.
+    metric: its name, empty without a validation set.  phases: words on each epoch, empty where there is one phase.
+    head_epochs: the number of first epochs that train the head alone; the time left is not estimated from them.
+    screen: its width.
     """
-    from pipelines.core.job import best_row
 
-    metric, names = settings.competition.metric, phase_names(settings, epochs)
-    table, rows = _Columns(metric), list[Row]()
+    epochs: int
+    metric: str
+    phases: Sequence[str]
+    head_epochs: int = 0
+    screen: int = 80
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of each column that fits.  The name of the metric is cut where nothing else helps."""
+        least = NUMBER if self.metric and METRICS[self.metric].takes == "numbers" else SHARE
+        scores = {"valid_loss": 0, self.metric: max(len(self.metric), least)} if self.metric else {}
+        names = dict.fromkeys(("epoch", "train_loss")) | scores | dict.fromkeys(("lr", "phase", "images/s", "left"))
+        widths = {name: WIDTHS.get(name) or width or 0 for name, width in names.items()}
+        widths["epoch"] = max(widths["epoch"], len(f"{self.epochs}/{self.epochs}"))
+        widths["phase"] = max(map(len, ("phase", *self.phases)))
+        if not any(self.phases):
+            del widths["phase"]
+        for name in DROPPED:
+            if _total(widths) > self.screen:
+                widths.pop(name, None)
+        if self.metric:
+            widths[self.metric] = max(least, widths[self.metric] - max(0, _total(widths) - self.screen))
+        return widths
+
+    def heading(self) -> str:
+        """Return the names of the columns."""
+        widths = self.widths
+        names = [name if len(name) <= width else f"{name[: width - 1]}…" for name, width in widths.items()]
+        return aligned(names, list(widths.values()))
+
+    def line(self, rows: Sequence[Row]) -> str:
+        """Return the line of the last of `rows`; a star marks the best score so far."""
+        from pipelines.core.job import best_row
+
+        row, widths = rows[-1], self.widths
+        epoch = row["epoch"]
+        cells = {"epoch": f"{epoch}/{self.epochs}", "train_loss": _number(row["train_loss"])}
+        if self.metric:
+            star = "*" if best_row(rows, self.metric) is row else " "
+            cells |= {"valid_loss": _number(row["valid_loss"]), self.metric: _number(row[self.metric]) + star}
+        cells |= {"lr": f"{row['lr']:.2g}", "phase": self.phases[epoch - 1], "left": self._left(rows)}
+        cells |= {"images/s": f"{row['images_per_second']:,.0f}"}
+        return aligned([cells[name] for name in widths], list(widths.values()))
+
+    def _left(self, rows: Sequence[Row]) -> str:
+        """Return the time left after the last of `rows`, as long as epochs of its kind have taken."""
+        epoch, head = rows[-1]["epoch"], self.head_epochs
+        if epoch <= head < self.epochs:
+            return "-"
+        alike = [row["seconds"] for row in rows if (row["epoch"] > head) == (epoch > head)]
+        return command.duration((self.epochs - epoch) * sum(alike) / len(alike))
+
+
+def _total(widths: dict[str, int]) -> int:
+    return sum(widths.values()) + GAP * (len(widths) - 1)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3e}" if 1e4 <= abs(value) < float("inf") else f"{value:.4f}"
+
+
+def print_epochs(new: Iterable[Row], earlier: Sequence[Row], table: EpochTable, *seen: Seen) -> list[Row]:
+    """Print one aligned row per epoch as it ends, and return the rows of `earlier` and `new` epochs."""
+    rows: list[Row] = []
     for row in chain(earlier, new):
         rows.append(row)
-        cells = _cells(rows, epochs, settings, names[row["epoch"] - 1] if any(names) else None)
-        if metric in row:
-            cells[metric] += BEST if best_row(rows, metric) is row else OTHER
         if len(rows) == 1:
-            table.choose(cells)
             print(table.heading())
         if earlier and len(rows) == len(earlier) + 1:
             print(f"Continuing after epoch {len(earlier)}.")
-        print(table.line(cells), flush=True)
+        print(table.line(rows), flush=True)
+        for each in seen:
+            each(rows)
     return rows
 
 
-def phase_names(settings: Settings, epochs: int) -> list[str]:
-    """Return what is special of each epoch: the head alone, smaller images, a rising learning rate; mostly nothing."""
-    from pipelines.dataset.loading import training_size
+def train_and_show(job: "Job", network: "nn.Module", group: Group, *seen: Seen) -> list[Row]:
+    """Train `network`, print each epoch as it ends, then call each of `seen`; return the rows of all epochs."""
+    from pipelines.core.job import read_history, run_job
+    from pipelines.core.phases import phase_of_epochs
 
-    head, size = settings.tuning.head_epochs, settings.input.size
-    warm, names = settings.train.warmup_epochs, list[str]()
-    for epoch in range(1, epochs + 1):
-        start = 0 if epoch <= head else head  # the schedule starts again after the epochs of the head alone
-        pixels = training_size(settings, min(epoch, settings.train.epochs))
-        if epoch <= head < settings.train.epochs:
-            names.append("head")
-        elif pixels < size:
-            names.append(f"{pixels} px")
-        else:
-            names.append("warm-up" if epoch - start <= warm else "")
-    return names
-
-
-class _Columns:
-    """The columns of a table and their widths, chosen by its first row."""
-
-    def __init__(self, metric: str) -> None:
-        self.metric, self.widths = metric, dict[str, int]()
-        self.least = {"left": LEFT, "phase": len("warm-up"), metric: NUMBER + len(BEST)}
-        self.wide = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
-
-    def choose(self, cells: dict[str, str]) -> None:
-        """Choose the columns that fit; the metric's name is shortened if nothing else helps."""
-        names = list(cells)
-        self.widths = {name: max(len(name), len(cells[name]), self.least.get(name, NUMBER)) for name in names}
-        for name in DROPPED:
-            if self._width() > self.wide:
-                self.widths.pop(name, None)
-        if self.metric in self.widths and (over := self._width() - self.wide) > 0:
-            narrow = max(self.widths[self.metric] - over, LEAST_NAME, len(cells[self.metric]))
-            self.widths[self.metric] = min(narrow, self.widths[self.metric])
-
-    def _width(self) -> int:
-        return sum(self.widths.values()) + 2 * (len(self.widths) - 1)
-
-    def heading(self) -> str:
-        return aligned([short(name, width) for name, width in self.widths.items()], list(self.widths.values()))
-
-    def line(self, cells: dict[str, str]) -> str:
-        return aligned([cells[name] for name in self.widths], list(self.widths.values()))
-
-
-def _cells(rows: Sequence[Row], epochs: int, settings: Settings, phase: str | None) -> dict[str, str]:
-    """Return the cells of the last of `rows`; the time left comes from the epochs that are like it."""
-    row, metric, head = rows[-1], settings.competition.metric, settings.tuning.head_epochs
-    cells = {"epoch": f"{row['epoch']}/{epochs}", "train_loss": f"{row['train_loss']:.4f}"}
-    if metric in row:
-        cells |= {"valid_loss": f"{row['valid_loss']:.4f}", metric: f"{row[metric]:.4f}"}
-    alike = [each["seconds"] for each in rows if (each["epoch"] > head) == (row["epoch"] > head)]
-    left = duration((epochs - row["epoch"]) * sum(alike) / len(alike))
-    cells |= {} if phase is None else {"phase": phase}
-    cells |= {"lr": f"{row['lr']:.2g}", "images/s": f"{row['images_per_second']:,.0f}"}
-    return cells | {"left": "-" if row["epoch"] <= head < epochs else left}
+    settings = job.settings
+    metric = settings.competition.metric if job.valid is not None else ""
+    phases = phase_of_epochs(settings)[: job.epochs]
+    if len(set(phases)) == 1:  # retraining may end before the second
+        phases = [""] * job.epochs
+    table = EpochTable(job.epochs, metric, phases, settings.tuning.head_epochs, screen_width())
+    return print_epochs(run_job(job, network, group), read_history(job), table, *seen)

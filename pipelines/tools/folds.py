@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import command
+from pipelines.core.events import require_tensorboard
 from pipelines.dataset.split_record import require_split
 from pipelines.models.run_weights import with_weights
 from pipelines.settings.fold_sets import Member, plan
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
+    require_tensorboard(settings)
     _check_words(words, settings)
     words.require_raw(layout)
     require_split(layout, settings, words.repeat("split"))

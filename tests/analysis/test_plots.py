@@ -24,7 +24,7 @@ ODD = ["$x$", r"$\frac{$", "a$b", r"\frac{", "größer", "猫", "عربي", "�
 
 def rows(epochs: int) -> list[dict[str, Any]]:
     return [
-        {"epoch": n, "train_loss": 2 / n, "valid_loss": 2.5 / n, "accuracy": 1 - 1 / (n + 1)}
+        {"epoch": n, "train_loss": 2 / n, "valid_loss": 2.5 / n, "accuracy": 1 - 1 / (n + 1), "lr": 0.1 / n}
         for n in range(1, epochs + 1)
     ]
 

@@ -250,3 +250,19 @@ def test_a_searched_run_with_mirror_images_is_none_without(
             start_run(run, with_head_of(run, settings), layout.split_csv)
     else:
         assert start_run(run, with_head_of(run, settings), layout.split_csv) == found
+
+
+def test_what_a_run_does_not_depend_on_may_change(layout: Layout) -> None:
+    start(layout, trained_epochs=1)
+    shown = changed("train", tensorboard=True)
+    start(layout, shown)
+    run = layout.run("quick")
+    run.trained.write_text("{}")
+    assert finished_run(layout, "quick", shown, command_of)[1].settings == shown
+    assert finished_run(layout, "quick", SETTINGS, command_of)[1].settings == SETTINGS
+
+
+def test_a_new_run_has_no_events_of_an_older_one(layout: Layout) -> None:
+    (layout.run("quick").events / "train").mkdir(parents=True)
+    start(layout)
+    assert not layout.run("quick").events.exists()

@@ -383,7 +383,7 @@ def test_differences_name_key_and_both_values() -> None:
 
 
 def test_a_run_is_named_by_its_recipe_and_a_hash_of_training_overrides() -> None:
-    assert run_name("quick", []) == "quick"
+    assert run_name("quick", []) == run_name("quick", ["train.tensorboard=true"]) == "quick"
     name = run_name("quick", ["train.epochs=5", "model.dropout=0.5", "train.lr=0.1"])
     assert name.startswith("quick-")
     assert name == run_name("quick", ["train.lr=1e-1", "model.dropout = 0.50", "train.epochs=5"])
