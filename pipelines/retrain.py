@@ -23,6 +23,7 @@ from pipelines.system.files import write_json
 from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
 from pipelines.tools.epoch_table import train_and_show
+from pipelines.tools.reporting import refresh
 
 
 def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
         best = run.member(record.members[0]).best if record.members else run.best
         _retrain(words, settings, trained, run, best, group)
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")
-    print(f"Look at: {run.retrain_history.relative_to(Path.cwd())}")
+    refresh(words)
     print(f"Next: {words.repeat('predict')}")
 
 

@@ -32,6 +32,7 @@ from pipelines.system.files import read_note, write_json
 from pipelines.system.group import ALONE, Group
 from pipelines.system.shell import removal
 from pipelines.tools.epoch_table import Row, Seen, train_and_show
+from pipelines.tools.reporting import refresh
 
 if TYPE_CHECKING:
     from pipelines.core.job import Job
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
             print(f"To do it again: {removal(run.folder)}", after, sep="\n")
             return
         _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found, group)
+    if not words.member:
+        refresh(words)
     print(after)
 
 

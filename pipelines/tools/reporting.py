@@ -24,7 +24,7 @@ def refresh(words: command.Words) -> None:
     except UserError as error:
         print(f"Note: the report was not written: {error}")
         return
-    print(f"Look at: {layout.report.relative_to(Path.cwd())}")
+    print(f"Report: {layout.report.relative_to(Path.cwd())}")
 
 
 def subject_of(words: command.Words, settings: Settings, layout: Layout) -> "Subject":

@@ -147,7 +147,7 @@ def _describe(first: str, second: str, found: "Paired", ledger: Ledger) -> list[
     ]
     if found.alone:
         test = "" if math.isnan(found.p_value) else f" (McNemar's exact test: p = {found.p_value:.2g})"
-        lines.append(f"Right in {second} alone: {found.alone[1]:,} rows; in {first} alone: {found.alone[0]:,}{test}")
+        lines.append(f"Rows right in {second} alone: {found.alone[1]:,}; in {first} alone: {found.alone[0]:,}{test}")
     better, worse = (second, first) if found.verdict > 0 else (first, second)
     return [
         *lines,

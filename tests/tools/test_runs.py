@@ -157,7 +157,7 @@ def test_the_better_run_is_found(digits: Layout, out: pytest.CaptureFixture[str]
     labels = table[table["split"] == "valid"].set_index("id")["label"]
     right = {}
     for name, each in oof.items():
-        decided = each.filter(like="p_").idxmax(axis=1).astype(str).str.removeprefix("p_")
+        decided = each.filter(like="p_").idxmax(axis=1).str.slice(2)
         right[name] = decided.to_numpy() == labels[each.index.astype(str)].to_numpy()
     short, long = right["a short one"], right["long"]
     assert lines[3] == (
@@ -166,7 +166,7 @@ def test_the_better_run_is_found(digits: Layout, out: pytest.CaptureFixture[str]
     )
     assert lines[4].startswith(f"Gain of long over a short one: {long.mean() - short.mean():+.4f} (")
     assert (
-        f"Right in long alone: {(long & ~short).sum()} rows; in a short one alone: {(short & ~long).sum()}" in lines[5]
+        f"Rows right in long alone: {(long & ~short).sum()}; in a short one alone: {(short & ~long).sum()}" in lines[5]
     )
     assert lines[6] == "long is better than a short one."
     assert lines[7] == "Next: make retrain predict COMP=digits RUN=long"
