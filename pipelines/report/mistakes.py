@@ -47,17 +47,11 @@ def _classes(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
     table = _class_table(actual, decided, pairs, classes)
     if not len(wrong):
         return blocks, ("nothing", "no validated image is wrong")
-    rows = [(each[0], f"{each[1]:.3f}", f"{each[2]:,}", each[3]) for each in table.to_numpy().tolist()]
-    blocks.append(Table("Worst classes by recall", ("class", "recall", "images", "most often seen as"), rows[:WORST]))
-    if rows[WORST:]:
-        blocks.append(
-            Table(
-                f"{len(rows) - WORST:,} more classes",
-                ("class", "recall", "images", "most often seen as"),
-                rows[WORST : WORST + 500],
-                folded=True,
-            )
-        )
+    rows = [(each[0], each[3], f"{each[1]:.3f}", f"{each[2]:,}") for each in table.to_numpy().tolist()]
+    headings, rest = ("class", "most often seen as", "recall", "images"), rows[WORST : WORST + 500]
+    blocks.append(Table("Worst classes by recall", headings, rows[:WORST], words=2))
+    if rest:
+        blocks.append(Table(f"{len(rows) - WORST:,} more classes", headings, rest, words=2, folded=True))
     first = [
         (each.label, each.predicted, f"{each.images:,}", f"{each.images / each.of:.0%}")
         for each in _rows(pairs.head(PAIRS))
