@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         part, size, _ = score_submission(submission, solution, settings, truth[truth["usage"] == use], words_sent)
         print(f"  {use or 'without usage'}: {part:.4f} (n = {size:,})")
     files = {"submission": submission, "mistakes": run.mistakes, "confusion": run.confusion, "labels": run.by_label}
-    files |= {"numbers": run.by_number, "summary": run.summary, "curves": run.curves}
+    files |= {"numbers": run.by_number, "summary": run.summary, "curves": run.curves, "report": layout.report}
     for what, path in files.items():
         if path.exists():
             print(f"  {what:<10}  {path.relative_to(Path.cwd())}")
