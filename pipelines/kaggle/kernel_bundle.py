@@ -24,6 +24,7 @@ from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 
 PACKAGE = Path(__file__).parent.parent
+TEMPLATES = (".html", ".css")  # of pages that modules beside them write
 SCRIPT, METADATA = "script.py", "kernel-metadata.json"
 ROOTS = (*(f"pipelines.{stage}" for stage in STAGES), "pipelines.tools.launch", "pipelines.kaggle.kernel_script")
 LINE = 116  # characters of base64
@@ -133,7 +134,8 @@ def needed_files(
 
 
 def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, Path]:
-    """Return `roots` and all modules of `package` that they import: paths by names relative to the package's folder."""
+    """Return `roots`, all modules of `package` that they import, and the templates beside these: paths by names relative
+    to the package's folder."""
     home = package.parent
     found: dict[str, Path] = {}
     pending = list(roots)
@@ -144,7 +146,9 @@ def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str,
             if relative.as_posix() not in found and (home / relative).is_file():
                 found[relative.as_posix()] = home / relative
                 pending += _imports((home / relative).read_text(encoding="utf-8"), package.name)
-    return found
+    rooms = {path.parent for path in found.values()}
+    templates = [path for room in rooms for path in room.iterdir() if path.suffix in TEMPLATES]
+    return found | {path.relative_to(home).as_posix(): path for path in templates}
 
 
 def _imports(source: str, package: str) -> list[str]:
