@@ -4,6 +4,7 @@ It is one HTML file that needs no other and no script, and nothing in it depends
 same bytes. Everything comes from the files of finished stages. A section whose files are damaged says so.
 """
 
+import csv
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ READ = (  # files of each run and member that the page depends on
     *("run.json", "train.json", "retrain.json", "predict.json", "folds.json", "blend.json", "history.csv"),
     *("valid_predictions.csv", "oof.csv", "test_predictions.npy"),
 )
+DAMAGE = (UserError, OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _of_predictions(subject: Subject, entry: Entry) -> tuple[list[Section], tupl
         everything = replace(labelled, rows=labelled.table)
         evidence: Evidence = read_evidence(entry, everything, settings)
         wrong_section, wrong = mistakes.section(evidence)
-    except UserError as error:
+    except DAMAGE as error:
         return [_trouble("mistakes", f"What {entry.name} gets wrong", error)], ("", "")
     path = submission_path(layout, entry)
     shown = str(path.relative_to(layout.root))
@@ -133,12 +135,15 @@ def _guarded(anchor: str, title: str, section: Callable[[], Any]) -> Any:
     """Return the section, or why its files cannot be read."""
     try:
         return section()
-    except UserError as error:
+    except DAMAGE as error:
         return _trouble(anchor, title, error)
 
 
-def _trouble(anchor: str, title: str, error: UserError) -> Section:
-    blocks: list[Block] = [Text(str(error), "strong")]
+def _trouble(anchor: str, title: str, error: Exception) -> Section:
+    said = str(error)
+    if not isinstance(error, UserError):  # a file that no stage wrote like this, or that was removed meanwhile
+        said = f"A file of this section is damaged or was removed ({type(error).__name__}: {error})."
+    blocks: list[Block] = [Text(said, "strong")]
     return Section(anchor, title, blocks)
 
 
