@@ -97,6 +97,7 @@ def render(subject: Subject, ledger: Ledger) -> str:
 def build(subject: Subject, ledger: Ledger) -> tuple[standing.Cards, list[Section]]:
     """Return the cards of the first screen, and the sections."""
     best = ledger.best
+    chosen = repeat.predict_settings(best, subject.competition) if best else []
     sections, wrong = [standing.section(ledger, _limits(subject.layout))], ("", "")
     if best is not None:
         from pipelines.analysis.fit_words import describe_fit
@@ -108,8 +109,8 @@ def build(subject: Subject, ledger: Ledger) -> tuple[standing.Cards, list[Sectio
             sections += found
     sections.append(_guarded("data", "The data", lambda: data.section(subject.layout, subject.command)))
     if best is not None:
-        sections.append(_guarded("repeat", "How to repeat it", lambda: repeat.section(best, subject.command)))
-    return standing.cards(ledger, wrong, subject.command, subject.sends), sections
+        sections.append(_guarded("repeat", "How to repeat it", lambda: repeat.section(best, subject.command, chosen)))
+    return standing.cards(ledger, wrong, subject.command, subject.sends, chosen), sections
 
 
 def _of_predictions(subject: Subject, entry: Entry) -> tuple[list[Section], tuple[str, str]]:

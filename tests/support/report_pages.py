@@ -14,8 +14,8 @@ from PIL import Image
 
 from pipelines.command import Words
 from pipelines.kaggle.submission_log import COMPLETE, Row, SubmissionLog
-from pipelines.settings.layout import Layout
 from pipelines.report.page import is_current
+from pipelines.settings.layout import Layout
 from pipelines.system.files import file_sha256
 from pipelines.tools.reporting import subject_of
 from tests.support.stages import run_stage_here
@@ -149,7 +149,9 @@ def make_hostile(folder: Path) -> Site:
     """Return a competition whose names are of the worst kind, with two runs and a log."""
     short = [name.strip()[:60] for name in HOSTILE]
     ids = [f"{name}{copy}" for copy in range(4) for name in short]
-    site = make_classes(folder, [name.strip() for name in HOSTILE], ids, title=f"{HOSTILE[0]} {HOSTILE[3]} {HOSTILE[5]}")
+    site = make_classes(
+        folder, [name.strip() for name in HOSTILE], ids, title=f"{HOSTILE[0]} {HOSTILE[3]} {HOSTILE[5]}"
+    )
     site.run("<b>&'run")
     site.run("b" * 150, "train.epochs=1", stages=["train"])
     site.send("<b>&'run", "0.5", "0.4", "0.3")
