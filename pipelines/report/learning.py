@@ -39,7 +39,7 @@ def read_history(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
-        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file, strict=True)]
 
 
 def _curves(histories: list[list[Row]], metric: str, best_epoch: int) -> list[charts.Markup]:

@@ -4,6 +4,7 @@ It is one HTML file that needs no other and no script, and nothing in it depends
 same bytes. Everything comes from the files of finished stages. A section whose files are damaged says so.
 """
 
+import csv
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ READ = (  # files of each run and member that the page depends on
     *("run.json", "train.json", "retrain.json", "predict.json", "folds.json", "blend.json", "history.csv"),
     *("valid_predictions.csv", "oof.csv", "test_predictions.npy"),
 )
+DAMAGE = (UserError, OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def render(subject: Subject, ledger: Ledger) -> str:
 def build(subject: Subject, ledger: Ledger) -> tuple[standing.Cards, list[Section]]:
     """Return the cards of the first screen, and the sections."""
     best = ledger.best
+    chosen = repeat.predict_settings(best, subject.competition) if best else []
     sections, wrong = [standing.section(ledger, _limits(subject.layout))], ("", "")
     if best is not None:
         from pipelines.analysis.fit_words import describe_fit
@@ -107,8 +110,8 @@ def build(subject: Subject, ledger: Ledger) -> tuple[standing.Cards, list[Sectio
             sections += found
     sections.append(_guarded("data", "The data", lambda: data.section(subject.layout, subject.command)))
     if best is not None:
-        sections.append(_guarded("repeat", "How to repeat it", lambda: repeat.section(best, subject.command)))
-    return standing.cards(ledger, wrong, subject.command, subject.sends), sections
+        sections.append(_guarded("repeat", "How to repeat it", lambda: repeat.section(best, subject.command, chosen)))
+    return standing.cards(ledger, wrong, subject.command, subject.sends, chosen), sections
 
 
 def _of_predictions(subject: Subject, entry: Entry) -> tuple[list[Section], tuple[str, str]]:
@@ -121,7 +124,7 @@ def _of_predictions(subject: Subject, entry: Entry) -> tuple[list[Section], tupl
         everything = replace(labelled, rows=labelled.table)
         evidence: Evidence = read_evidence(entry, everything, settings)
         wrong_section, wrong = mistakes.section(evidence)
-    except UserError as error:
+    except DAMAGE as error:
         return [_trouble("mistakes", f"What {entry.name} gets wrong", error)], ("", "")
     path = submission_path(layout, entry)
     shown = str(path.relative_to(layout.root))
@@ -134,12 +137,15 @@ def _guarded(anchor: str, title: str, section: Callable[[], Any]) -> Any:
     """Return the section, or why its files cannot be read."""
     try:
         return section()
-    except UserError as error:
+    except DAMAGE as error:
         return _trouble(anchor, title, error)
 
 
-def _trouble(anchor: str, title: str, error: UserError) -> Section:
-    blocks: list[Block] = [Text(str(error), "strong")]
+def _trouble(anchor: str, title: str, error: Exception) -> Section:
+    said = str(error)
+    if not isinstance(error, UserError):  # a file that no stage wrote like this, or that was removed meanwhile
+        said = f"A file of this section is damaged or was removed ({type(error).__name__}: {error})."
+    blocks: list[Block] = [Text(said, "strong")]
     return Section(anchor, title, blocks)
 
 

@@ -39,6 +39,8 @@ def section(evidence: Evidence, path: Path, shown: str) -> Section:
     blocks.append(_first_lines(path))
     test = evidence.test()
     if test is None:
+        if note.get("test_predictions"):
+            blocks.append(Text("Its stored predictions are missing, damaged or of another submission, or are ranks."))
         return section
     places, predictions = test
     answers = evidence.probabilities(predictions) if evidence.task != NUMBERS else predictions.double().numpy()

@@ -15,8 +15,9 @@ KINDS = {FOLDS: "fold set", BLEND: "blend", "run": "run"}
 ROWS_SHOWN = 15  # of the table; the others are folded
 
 
-def cards(ledger: Ledger, wrong: tuple[str, str], repeat: Repeat, sends: bool) -> Cards:
-    """Return the first screen.  wrong: the worst class with a line about it.  sends: whether Kaggle scores it."""
+def cards(ledger: Ledger, wrong: tuple[str, str], repeat: Repeat, sends: bool, chosen: Sequence[str] = ()) -> Cards:
+    """Return the first screen.  wrong: the worst class with a line about it.  sends: whether Kaggle scores it.
+    chosen: the settings of [predict] of the best run's submission."""
     found, best = [], ledger.best
     if best:
         about = f"{best.name}, {_interval(best)}{'' if best.as_predicted else ', not yet as predicted'}"
@@ -25,7 +26,7 @@ def cards(ledger: Ledger, wrong: tuple[str, str], repeat: Repeat, sends: bool) -
         found.append(_board(ledger))
     if wrong[0]:
         found.append(Card("Where it fails most", *wrong))
-    found.append(_next(ledger, repeat, sends))
+    found.append(_next(ledger, repeat, sends, chosen))
     return Cards(found)
 
 
@@ -42,12 +43,12 @@ def _board(ledger: Ledger) -> Card:
     return Card("Best public score", row.public_score, about + private)
 
 
-def _next(ledger: Ledger, repeat: Repeat, sends: bool) -> Card:
+def _next(ledger: Ledger, repeat: Repeat, sends: bool, chosen: Sequence[str]) -> Card:
     """Return what to do next: predict, send or score the best run."""
     best = ledger.best
     if best is None:
         return Card("Next", "Train a run", repeat("train"))
-    variables = run_variables(best)
+    variables = run_variables(best, chosen)
     if not best.file:
         stages = "retrain predict" if best.epochs and not best.run.retrained.exists() else "predict"
         return Card("Next", "Predict the best run", repeat(stages, **variables))
@@ -173,10 +174,10 @@ def _agreement(ledger: Ledger) -> list[Block]:
     return [Charts([chart]), Text(said)]
 
 
-def run_variables(entry: Entry) -> dict[str, str]:
-    """Return make's variables that name the run."""
+def run_variables(entry: Entry, chosen: Sequence[str] = ()) -> dict[str, str]:
+    """Return make's variables that name the run, and `chosen` settings."""
     recipe = {} if entry.recipe in ("", "default") else {"RECIPE": entry.recipe}
-    return {**recipe, "RUN": entry.name}
+    return {**recipe, "RUN": entry.name, **({"SET": " ".join(chosen)} if chosen else {})}
 
 
 def score(value: float) -> str:

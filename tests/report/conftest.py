@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.report_pages import Site, make_hostile
+from tests.support.report_pages import Site, make_classes, make_hostile
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +26,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Site:
     site.send("a", "0.32", "0.30")
     site.send("a", "0.32", "0.31", "0.29")
     site.look()
+    site.page()
+    return site
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Three classes, a run with two submissions in the log, and one that is only trained.  Tests copy it."""
+    site = make_classes(tmp_path_factory.mktemp("small"), ["cat", "dog", "owl"], [f"n{number}" for number in range(36)])
+    site.run("a")
+    site.run("b", "train.epochs=1", "train.seed=5", stages=["train"])
+    site.send("a", "0.5", "0.4")
     site.page()
     return site

@@ -1,5 +1,6 @@
 """The report page in a real browser: wide and narrow, light and dark, and on paper, with names of the worst kind."""
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ CONTRAST = """(least) => {
   const dark = matchMedia('(prefers-color-scheme: dark)').matches;
   const ground = element => {
     const layers = [];
-    for (let each = element; each; each = each.parentElement) layers.push(numbers(getComputedStyle(each).backgroundColor));
+    for (let each = element; each; each = each.parentElement)
+      layers.push(numbers(getComputedStyle(each).backgroundColor));
     return layers.reverse().reduce((below, above) => over(above, below), dark ? [18, 18, 18, 1] : [255, 255, 255, 1]);
   };
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -153,7 +155,7 @@ def test_the_page_can_be_printed(browser: Any, pages: dict[str, Path], name: str
 def test_the_headings_are_in_order(pages: dict[str, Path], name: str) -> None:
     levels = [int(tag[1]) for tag, _ in Page(pages[name].read_text()).headings]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_a_keyboard_reaches_what_scrolls_and_what_is_folded(browser: Any, pages: dict[str, Path]) -> None:

@@ -1,5 +1,6 @@
 """Competitions with cheap runs for the report page, and what a page is made of."""
 
+import contextlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -11,9 +12,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipelines.command import Words
 from pipelines.kaggle.submission_log import COMPLETE, Row, SubmissionLog
+from pipelines.report.page import is_current
 from pipelines.settings.layout import Layout
 from pipelines.system.files import file_sha256
+from pipelines.tools.reporting import subject_of
 from tests.support.stages import run_stage_here
 
 QUICK = (
@@ -79,8 +83,14 @@ class Site:
         self.stage("tools.report", *words)
         return self.layout.report.read_text()
 
+    def current(self) -> bool:
+        """Return whether the page is up to date, as stages ask."""
+        with contextlib.chdir(self.folder):
+            words = Words(competition=self.name, recipe="default", run="", set=[], processes=1)
+            return is_current(subject_of(words, words.settings(), self.layout))
+
     def copied(self, folder: Path) -> "Site":
-        """Return a copy in another folder, to damage it.  The images are shared, except the folder `raw` itself."""
+        """Return a copy in another folder, to damage it."""
         for part in ("runs", "submissions", "data"):
             if (self.folder / part).exists():
                 shutil.copytree(self.folder / part, folder / part)
@@ -139,7 +149,9 @@ def make_hostile(folder: Path) -> Site:
     """Return a competition whose names are of the worst kind, with two runs and a log."""
     short = [name.strip()[:60] for name in HOSTILE]
     ids = [f"{name}{copy}" for copy in range(4) for name in short]
-    site = make_classes(folder, [name.strip() for name in HOSTILE], ids, title=f"{HOSTILE[0]} {HOSTILE[3]} {HOSTILE[5]}")
+    site = make_classes(
+        folder, [name.strip() for name in HOSTILE], ids, title=f"{HOSTILE[0]} {HOSTILE[3]} {HOSTILE[5]}"
+    )
     site.run("<b>&'run")
     site.run("b" * 150, "train.epochs=1", stages=["train"])
     site.send("<b>&'run", "0.5", "0.4", "0.3")
