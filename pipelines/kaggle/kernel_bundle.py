@@ -134,8 +134,10 @@ def needed_files(
 
 
 def imported_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, Path]:
-    """Return `roots`, all modules of `package` that they import, and the templates beside these: paths by names relative
-    to the package's folder."""
+    """Return `roots`, all modules of `package` that they import, and the templates beside these.
+
+    These are paths, by names relative to the package's folder.
+    """
     home = package.parent
     found: dict[str, Path] = {}
     pending = list(roots)

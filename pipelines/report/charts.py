@@ -7,7 +7,7 @@ the pointer rests on it. matplotlib would fix the colours, and need ten times th
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -39,12 +39,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale from `low` to `high` that is drawn from `start` to `end`."""
+    """A scale from `low` to `high` that is drawn from `start` to `end`.  whole: its ticks are whole numbers."""
 
     low: float
     high: float
     start: float
     end: float
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
@@ -54,6 +55,7 @@ class Axis:
         """Round numbers within the scale."""
         step = 10.0 ** math.floor(math.log10((self.high - self.low) / TICKS))
         step *= next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (step * factor) <= TICKS)
+        step = max(step, 1.0) if self.whole else step
         first = math.ceil(self.low / step - 1e-9)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
@@ -70,7 +72,11 @@ def number(value: float) -> str:
 
 def lines(title: str, series: Sequence[Line], x_label: str, y_label: str, mark: float = math.nan) -> Markup:
     """Return a line chart.  mark: an x with a vertical line."""
-    x = _axis([value for line in series for value in line.x], LEFT, WIDTH - RIGHT, margin=0)
+    places = [value for line in series for value in line.x]
+    x = replace(
+        _axis(places, LEFT, WIDTH - RIGHT, margin=0),
+        whole=all(value == round(value) for value in places) and max(places, default=0) > 1,
+    )
     main = _axis([value for line in series for value in line.y if not line.right], HEIGHT - BOTTOM, TOP)
     rates = [value for line in series for value in line.y if line.right]
     right = _axis([0.0, *rates], HEIGHT - BOTTOM, TOP, margin=0)
@@ -83,9 +89,10 @@ def lines(title: str, series: Sequence[Line], x_label: str, y_label: str, mark: 
         )
     for line in series:
         axis = right if line.right else main
-        points = " ".join(f"{x(a):.1f},{axis(b):.1f}" for a, b in zip(line.x, line.y, strict=True) if math.isfinite(b))
+        points = [f"{x(a):.1f},{axis(b):.1f}" for a, b in zip(line.x, line.y, strict=True) if math.isfinite(b)]
+        points *= 2 if len(points) == 1 else 1  # with round ends, a dot
         kind = f"line c{line.colour % COLOURS}" + " faint" * line.faint + " rate" * line.right + " dashed" * line.dashed
-        parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, points))
+        parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, " ".join(points)))
     named = {line.name: f"c{line.colour % COLOURS}" + " rate" * line.right for line in series if line.name}
     return _svg(title, HEIGHT, parts, named)
 

@@ -55,7 +55,15 @@ def _curves(histories: list[list[Row]], metric: str, best_epoch: int) -> list[ch
         if not faint and low in rows[0]:
             scores += [charts.Line("", epochs, [row[key] for row in rows], 1, dashed=True) for key in (low, high)]
         if first:
-            rate = [charts.Line("learning rate", epochs, [row["lr"] for row in rows], 3, right=True)]
+            rate = [
+                charts.Line(
+                    f"learning rate, at most {max(row['lr'] for row in rows):.2g}",
+                    epochs,
+                    [row["lr"] for row in rows],
+                    3,
+                    right=True,
+                )
+            ]
     mark = float(best_epoch) if best_epoch and not faint else math.nan
     return [
         charts.lines("Loss in each epoch", loss, "epoch", "loss", mark),

@@ -200,6 +200,8 @@ def _predicted(layout: Layout, run: RunLayout) -> dict[str, Any]:
     own = layout.submission(run.folder.name).name
     file = own if own in notes else next(iter(notes), "")
     note = notes.get(file, {})
+    if not isinstance(note, dict):
+        raise ValueError(f"the entry of {file} in {run.predicted.name} is no object")
     if "valid_score" not in note:
         return {"file": file, "note": note}
     facts = {"score": _number(note["valid_score"]), "bounds": _bounds(note.get("valid_interval", ()))}

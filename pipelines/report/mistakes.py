@@ -47,13 +47,13 @@ def _classes(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
     table = _class_table(actual, decided, pairs, classes)
     if not len(wrong):
         return blocks, ("nothing", "no validated image is wrong")
-    rows = [(each[0], each[3], f"{each[1]:.3f}", f"{each[2]:,}") for each in table.to_numpy().tolist()]
+    rows = [(_name(each[0]), _name(each[3]), f"{each[1]:.3f}", f"{each[2]:,}") for each in table.to_numpy().tolist()]
     headings, rest = ("class", "most often seen as", "recall", "images"), rows[WORST : WORST + 500]
     blocks.append(Table("Worst classes by recall", headings, rows[:WORST], words=2))
     if rest:
         blocks.append(Table(f"{len(rows) - WORST:,} more classes", headings, rest, words=2, folded=True))
     first = [
-        (each.label, each.predicted, f"{each.images:,}", f"{each.images / each.of:.0%}")
+        (_name(each.label), _name(each.predicted), f"{each.images:,}", f"{each.images / each.of:.0%}")
         for each in _rows(pairs.head(PAIRS))
     ]
     blocks.append(Table("Most confused pairs", ("is", "seen as", "images", "of the class"), first, words=2))
@@ -113,7 +113,7 @@ def _labels(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
     table = table[table["images"] > 0].iloc[np.argsort(table.loc[table["images"] > 0, "f1"].to_numpy(), kind="stable")]
     rows = [
         (
-            each.label,
+            _name(each.label),
             f"{each.f1:.3f}",
             _share(each.precision),
             _share(each.recall),
@@ -188,3 +188,8 @@ def _rows(table: pd.DataFrame) -> Iterable[Any]:
 
 def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _name(name: str) -> str:
+    """Return a name for a table; one of hundreds of letters would fill it."""
+    return charts.short_name(name, 60)

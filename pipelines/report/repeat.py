@@ -25,7 +25,7 @@ def predict_settings(entry: Entry, competition: str) -> list[str]:
     SET= must have them for predict, and for the name of the submission.
     """
     chosen = entry.note.get("predict", {})
-    with suppress(UserError):  # the TOML has lost the recipe
+    with suppress(UserError, AttributeError):  # the TOML has lost the recipe, or predict.json is damaged
         usual = to_dict(load_settings(competition, entry.recipe or "default"))["predict"]
         return [setting(f"predict.{key}", value) for key, value in chosen.items() if value != usual.get(key, value)]
     return []

@@ -21,7 +21,7 @@ def refresh(words: command.Words) -> None:
         subject = subject_of(words, words.settings(), layout)
         if not is_current(subject):
             write_page(subject)
-    except UserError as error:
+    except (UserError, OSError) as error:  # the stage has done its work
         print(f"Note: the report was not written: {error}")
         return
     print(f"Report: {layout.report.relative_to(Path.cwd())}")
