@@ -17,6 +17,8 @@ def refresh(words: command.Words) -> None:
     from pipelines.report.page import is_current, write_page
 
     layout = words.layout()
+    if not layout.runs():
+        return
     try:
         subject = subject_of(words, words.settings(), layout)
         if not is_current(subject):

@@ -61,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise trouble
     if log.rows:
         print(f"Log: {layout.submission_log.relative_to(layout.root)}")
-    if layout.runs():
-        refresh(words)
+    refresh(words)
 
 
 def _read_back(kaggle: Kaggle, log: SubmissionLog) -> list[Submission]:

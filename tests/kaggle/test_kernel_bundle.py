@@ -150,8 +150,9 @@ def test_a_script_holds_what_is_needed_and_nothing_else() -> None:
     outside_rooms = {name for name in files if name.count("/") == 1}
     assert outside_rooms == {*stages, "pipelines/__init__.py", "pipelines/command.py"}
     assert "pipelines/competitions/digits.toml" in files
-    tools = [name for name in files if name.startswith("pipelines/tools/")]
-    assert [Path(name).stem for name in tools] == ["__init__", "launch", "obtaining"]  # download imports the last
+    tools = [Path(name).stem for name in files if name.startswith("pipelines/tools/")]
+    assert tools == ["__init__", "epoch_table", "launch", "obtaining", "reporting"]  # the stages import these
+    assert {"pipelines/report/page.html", "pipelines/report/page.css"} <= set(files)
     assert all((ROOT / name).read_bytes() == content for name, content in files.items())
     assert {"pipelines/kaggle/kernel_script.py", "pipelines/core/job.py"} <= set(files)
     assert not {"pipelines/kaggle/kernel_bundle.py", "pipelines/kaggle/worker.py"} & set(files)
