@@ -126,7 +126,7 @@ def test_a_worker_that_dies_ends_the_training_in_one_line_and_the_next_goes_on(
     settings = (PHOTOS, "train.epochs=2000")
     with start(split, "train", *settings, "hardware.workers=2") as process:
         assert process.stdout is not None
-        while not process.stdout.readline().startswith(" 3/2000"):
+        while not process.stdout.readline().lstrip().startswith("3/2000"):
             assert process.poll() is None, process.communicate()
         workers = children(process.pid)
         os.kill(workers[0], number)
