@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, layout = words.settings(), words.layout()
     submission = layout.submission(submission_name(words.run_name(), words.set))
     shown = submission.relative_to(layout.root)
-    if settings.competition.source != "kaggle" and not service.is_standin():
+    if not service.takes_submissions(settings.competition.source):
         raise UserError(f"{settings.name} is not a competition on Kaggle. To score it here: {words.repeat('score')}")
     if submission == layout.submission_log:
         raise UserError(f"{shown} is the log of sent submissions. Choose another run name: RUN=")

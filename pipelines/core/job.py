@@ -3,7 +3,6 @@
 The state is written after every epoch, so a run that is killed at any moment continues from there.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from pipelines.models.device import Hardware, settle
 from pipelines.models.networks import whitening_of
 from pipelines.models.transfer import FineTuned, learned_state, load_learned
 from pipelines.settings.layout import StateFiles
-from pipelines.settings.metrics import METRICS
+from pipelines.settings.metrics import badness
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import atomic_file
@@ -232,13 +231,6 @@ def interval_columns(metric: str) -> tuple[str, str]:
 def best_row(rows: Sequence[Row], metric: str) -> Row:
     """Return the row of the best epoch by the metric; of equal ones that with the lower loss."""
     return min(rows, key=lambda row: (badness(row[metric], metric), row["valid_loss"]))
-
-
-def badness(score: float, metric: str) -> float:
-    """Return `score` with the sign for which lower is better; infinity for a score that is not defined (NaN)."""
-    if math.isnan(score):
-        return math.inf
-    return -score if METRICS[metric].higher_is_better else score
 
 
 def patience_spent(rows: Sequence[Row], settings: Settings) -> bool:

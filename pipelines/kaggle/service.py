@@ -208,6 +208,11 @@ def check_environment(environment: Mapping[str, str]) -> None:
         )
 
 
+def takes_submissions(source: str) -> bool:
+    """Return whether a competition of this `source`, competition.source, is scored at Kaggle or the stand-in."""
+    return source == "kaggle" or is_standin()
+
+
 def is_standin() -> bool:
     """Return whether calls go to the stand-in instead of Kaggle."""
     return os.environ.get("KAGGLE_API_ENVIRONMENT") == STANDIN

@@ -25,12 +25,6 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Cards:
-    cards: Sequence[Card]
-    kind: str = "cards"
-
-
-@dataclass(frozen=True)
 class Table:
     """words: the number of first columns that hold words; the others hold numbers.  marked: rows that stand out.
     folded: whether it is closed until it is opened."""
@@ -74,7 +68,7 @@ class Plate:
     kind: str = "plate"
 
 
-Block = Text | Cards | Table | Charts | Gallery | Plate
+Block = Text | Table | Charts | Gallery | Plate
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _confidence(evidence: Evidence) -> dict[str, list[float]]:
     sets: dict[str, Floats] = {}
     values = evidence.found.values
     sets["validated images"] = values[:, 0] if evidence.task == ONE_CLASS else values.max(axis=1)
-    test = evidence.test()
+    test = evidence.test
     if test is not None:
         sets["test images"] = evidence.probabilities(test[1]).max(axis=1)
     counts = {name: np.histogram(some, 2 * BINS, (0, 1))[0] for name, some in sets.items()}
@@ -97,7 +97,7 @@ def reliability(sure: Floats, right: Array) -> tuple[list[float], list[float], f
 
 def _numbers(evidence: Evidence) -> list[Block]:
     """Return the distributions of true, predicted and test numbers."""
-    test, drawn = evidence.test(), []
+    test, drawn = evidence.test, []
     for column, name in enumerate(evidence.classes[:6]):
         actual, predicted = evidence.actual[:, column].astype(np.float64), evidence.found.values[:, column]
         sets = {"true": actual[np.isfinite(actual)], "predicted": predicted}

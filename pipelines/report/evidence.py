@@ -87,8 +87,9 @@ class Evidence:
         label_of = dict(zip(labelled["id"].tolist(), labelled["label"].tolist(), strict=True))
         return stored.predictions, encode([label_of[name] for name in stored.ids], self.task, self.classes)
 
+    @cached_property
     def test(self) -> tuple[npt.NDArray[np.int64], Tensor] | None:
-        """Return some rows of the split table, and the stored predictions of these test images; None if not kept."""
+        """Some rows of the split table, and the stored predictions of these test images; None if not kept."""
         images, path = self.images.part(test=True), self.entry.run.test_predictions
         if self.ranks or not len(images) or not path.exists() or self.note.get("test_predictions") != file_sha256(path):
             return None

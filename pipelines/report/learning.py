@@ -2,9 +2,9 @@
 
 import csv
 import math
-from collections.abc import Callable
 from pathlib import Path
 
+from pipelines.analysis.fit_words import describe_fit
 from pipelines.report import charts
 from pipelines.report.blocks import Block, Charts, Section, Table, Text
 from pipelines.report.ledger import BLEND, FOLDS, Entry
@@ -15,8 +15,8 @@ from pipelines.system.screen import duration
 Row = dict[str, float]
 
 
-def section(entry: Entry, metric: str, says: Callable[[list[Row], str], str]) -> Section:
-    """Return the section.  says: what tells in a sentence how a run has learned, from its history and the metric."""
+def section(entry: Entry, metric: str) -> Section:
+    """Return the section."""
     title = f"The best {'blend' if entry.kind == BLEND else 'run'}: {entry.name}"
     if entry.kind == BLEND:
         return Section("best", title, _members(entry))
@@ -25,7 +25,7 @@ def section(entry: Entry, metric: str, says: Callable[[list[Row], str], str]) ->
     if not histories:
         return Section("best", title, [Text("It has no history of its epochs.")])
     blocks: list[Block] = [Charts(_curves(histories, metric, entry.best_epoch))]
-    if len(histories) == 1 and (said := says(histories[0], metric)):
+    if len(histories) == 1 and (said := describe_fit(histories[0], metric)):
         blocks.append(Text(said, "strong"))
     if entry.kind == FOLDS:
         scores = [(name, score(value)) for name, value in zip(entry.members, entry.folds, strict=True)]
@@ -39,7 +39,8 @@ def read_history(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
-        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file, strict=True)]
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file, strict=True)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def _curves(histories: list[list[Row]], metric: str, best_epoch: int) -> list[charts.Markup]:

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.kaggle.submission_log import COMPLETE, Row, SubmissionLog
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import load_settings
-from pipelines.settings.metrics import METRICS
+from pipelines.settings.metrics import METRICS, badness
 from pipelines.settings.overrides import setting
 from pipelines.settings.records import (
     RUN_SECTIONS,
@@ -114,9 +114,7 @@ class Ledger:
 
     def goodness(self, score: float) -> float:
         """Return `score` with the sign for which higher is better; minus infinity for NaN."""
-        if math.isnan(score):
-            return -math.inf
-        return score if self.higher_is_better else -score
+        return -badness(score, self.metric)
 
 
 def read_ledger(layout: Layout, settings: Settings, competition: str) -> Ledger:
@@ -126,8 +124,7 @@ def read_ledger(layout: Layout, settings: Settings, competition: str) -> Ledger:
     split = file_sha256(layout.split_csv) if layout.split_csv.exists() else ""
     entries = [_entry(layout, run, metric, competition, split) for run in layout.runs()]
     entries = [_with_sent(entry, log) for entry in entries]
-    ledger = Ledger(metric, (), log, problem)
-    entries.sort(key=lambda entry: (not entry.scored, -ledger.goodness(entry.score), entry.name))
+    entries.sort(key=lambda entry: (not entry.scored, badness(entry.score, metric), entry.name))
     return Ledger(metric, tuple(entries), log, problem)
 
 

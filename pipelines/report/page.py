@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.kaggle.limits import read_limits
 from pipelines.report import certainty, data, learning, mistakes, repeat, sending, standing
-from pipelines.report.blocks import Block, Section, Text
+from pipelines.report.blocks import Block, Card, Section, Text
 from pipelines.report.evidence import Evidence, read_evidence
 from pipelines.report.ledger import Entry, Ledger, read_ledger, submission_path
 from pipelines.report.standing import Repeat
@@ -95,15 +95,13 @@ def render(subject: Subject, ledger: Ledger) -> str:
     )
 
 
-def build(subject: Subject, ledger: Ledger) -> tuple[standing.Cards, list[Section]]:
+def build(subject: Subject, ledger: Ledger) -> tuple[list[Card], list[Section]]:
     """Return the cards of the first screen, and the sections."""
     best = ledger.best
     chosen = repeat.predict_settings(best, subject.competition) if best else []
     sections, wrong = [standing.section(ledger, _limits(subject.layout))], ("", "")
     if best is not None:
-        from pipelines.analysis.fit_words import describe_fit
-
-        sections.append(_guarded("best", "The best run", lambda: learning.section(best, ledger.metric, describe_fit)))
+        sections.append(_guarded("best", "The best run", lambda: learning.section(best, ledger.metric)))
         predicted = next((entry for entry in ledger.entries if entry.scored and entry.file), None)
         if predicted is not None:
             found, wrong = _of_predictions(subject, predicted)

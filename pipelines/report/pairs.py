@@ -25,10 +25,7 @@ def predicted_run(name: str, layout: Layout, settings: Settings, repeat: Repeat)
     settings: of today.  Raises `UserError`, with what to do, if there is none, if it has another split, task or metric,
     or if it has no stored predictions.
     """
-    run, shown = layout.run(name), f"runs/{layout.competition}/{name}"
-    if not run.record.exists():
-        known = [each.folder.name for each in layout.runs()]
-        raise UserError(f"The run {shown} does not exist.{did_you_mean(name, known)} There are: {few(known, 20)}.")
+    run, shown = find_run(layout, name), f"runs/{layout.competition}/{name}"
     record = read_record(run)
     if not layout.split_csv.exists():
         raise UserError(f"{path_word(layout.split_csv)} is missing. First: {repeat('split', RUN='')}")
@@ -47,6 +44,23 @@ def predicted_run(name: str, layout: Layout, settings: Settings, repeat: Repeat)
     )
 
 
+def find_run(layout: Layout, name: str) -> RunLayout:
+    """Return the run, fold set or blend `name`.  Raises `UserError`, with the names there are, if there is none."""
+    run = layout.run(name)
+    if not run.record.exists():
+        known = [each.folder.name for each in layout.runs()]
+        raise UserError(
+            f"The run runs/{layout.competition}/{name} does not exist.{did_you_mean(name, known)} There are: "
+            f"{few(known, 20)}."
+        )
+    return run
+
+
+def commands_of(run: str, recipe: str, repeat: Repeat) -> Repeat:
+    """Return what gives the command of a stage for another run, which has a `recipe` of its own."""
+    return partial(repeat, RUN=run, RECIPE="" if recipe == DEFAULT_RECIPE else recipe)
+
+
 def _as_left(run: RunLayout) -> bool:
     """Return whether a record of the run names the stored predictions by their SHA-256."""
     notes = [read_note(run.folds)] if run.folds.exists() else []
@@ -58,7 +72,7 @@ def _as_left(run: RunLayout) -> bool:
 def _to_predict(run: RunLayout, record: RunRecord, layout: Layout, settings: Settings, repeat: Repeat) -> str:
     """Return the command that stores the predictions of `run`.  Raises `UserError` if its training is not finished."""
     recipe = record.settings.recipe
-    again = partial(repeat, RUN=run.folder.name, RECIPE="" if recipe == DEFAULT_RECIPE else recipe)
+    again = commands_of(run.folder.name, recipe, repeat)
     if members := blended(run):
         return again("blend", RUNS=shlex.join(members))
     finished_run(layout, run.folder.name, replace(settings, recipe=recipe), again)

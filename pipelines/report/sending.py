@@ -37,7 +37,7 @@ def section(evidence: Evidence, path: Path, shown: str) -> Section:
         )
         blocks.append(Text(f"{shown}: {int(note['rows']):,} rows, {checked}; sha256 {str(note['sha256'])[:12]}…"))
     blocks.append(_first_lines(path))
-    test = evidence.test()
+    test = evidence.test
     if test is None:
         if note.get("test_predictions"):
             blocks.append(Text("Its stored predictions are missing, damaged or of another submission, or are ranks."))

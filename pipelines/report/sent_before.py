@@ -7,7 +7,7 @@ from itertools import islice
 
 from pipelines.kaggle.submission_log import NOT_SENT, Row, SubmissionLog
 from pipelines.settings.layout import Layout
-from pipelines.settings.metrics import METRICS
+from pipelines.settings.metrics import badness
 from pipelines.settings.schema import Settings
 from pipelines.system.files import read_note
 
@@ -35,10 +35,9 @@ def _rivals(run: str, sha256: str, layout: Layout, metric: str) -> Iterator[Row]
     rows = SubmissionLog(layout.submission_log).rows
     if any(row.sha256 == sha256 and row.status != NOT_SENT for row in rows):
         return  # it was sent, or may have been
-    sign = 1 if METRICS[metric].higher_is_better else -1
     sent = [row for row in rows if row.ref and not row.error and row.local_score and row.run != run]
     seen = set[str]()
-    for row in sorted(sent, key=lambda row: -sign * float(row.local_score)):
+    for row in sorted(sent, key=lambda row: badness(float(row.local_score), metric)):
         if row.run not in seen and _is_there(row, layout):
             seen.add(row.run)
             yield row

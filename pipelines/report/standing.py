@@ -2,11 +2,12 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Sequence
 
 from pipelines.kaggle.submission_log import COMPLETE, PENDING, Row
 from pipelines.report import charts
-from pipelines.report.blocks import Block, Card, Cards, Charts, Section, Table, Text
+from pipelines.report.blocks import Block, Card, Charts, Section, Table, Text
 from pipelines.report.ledger import BLEND, FOLDS, Entry, Ledger
 from pipelines.system.screen import duration
 
@@ -15,7 +16,9 @@ KINDS = {FOLDS: "fold set", BLEND: "blend", "run": "run"}
 ROWS_SHOWN = 15  # of the table; the others are folded
 
 
-def cards(ledger: Ledger, wrong: tuple[str, str], repeat: Repeat, sends: bool, chosen: Sequence[str] = ()) -> Cards:
+def cards(
+    ledger: Ledger, wrong: tuple[str, str], repeat: Repeat, sends: bool, chosen: Sequence[str] = ()
+) -> list[Card]:
     """Return the first screen.  wrong: the worst class with a line about it.  sends: whether Kaggle scores it.
     chosen: the settings of [predict] of the best run's submission."""
     found, best = [], ledger.best
@@ -27,7 +30,7 @@ def cards(ledger: Ledger, wrong: tuple[str, str], repeat: Repeat, sends: bool, c
     if wrong[0]:
         found.append(Card("Where it fails most", *wrong))
     found.append(_next(ledger, repeat, sends, chosen))
-    return Cards(found)
+    return found
 
 
 def _board(ledger: Ledger) -> Card:
@@ -190,12 +193,7 @@ def _interval(entry: Entry) -> str:
 
 
 def _spread(entry: Entry) -> str:
-    return f" (folds ± {_deviation(entry.folds):.4f})" if len(entry.folds) > 1 else ""
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return f" (folds ± {statistics.stdev(entry.folds):.4f})" if len(entry.folds) > 1 else ""
 
 
 def _gap(row: Row) -> str:

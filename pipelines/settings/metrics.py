@@ -1,5 +1,6 @@
 """The table of metrics: what each takes, its direction and Kaggle's names. `pipelines/core/scores.py` computes them."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -341,6 +342,13 @@ def facts_of(name: str, task: str) -> MetricFacts:
 
 _K = re.compile(r"(?:@|\b(?:at|top))[\s_-]*\{?(k|\d+)\}?(?![a-z0-9])")
 _BETA = re.compile(r"\bf[\s_-]*\{?(beta|\d+(?:\.\d+)?)\}?(?![a-z0-9.])")
+
+
+def badness(score: float, metric: str) -> float:
+    """Return `score` with the sign for which lower is better; infinity for a score that is not defined (NaN)."""
+    if math.isnan(score):
+        return math.inf
+    return -score if METRICS[metric].higher_is_better else score
 
 
 def metric_of_kaggle_name(text: str) -> list[str]:

@@ -1,9 +1,8 @@
 """The runs that a blend combines: found by name, checked, and their stored predictions read."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from pipelines import command
 from pipelines.core.blending import Pool, make_pool
 from pipelines.core.stored import MOST_STORED, Stored, fits, load_test, read_oof
 from pipelines.dataset.image_set import ImageSet
+from pipelines.report.pairs import commands_of, find_run
 from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.loading import load_settings, submission_name, to_dict
 from pipelines.settings.overrides import setting
 from pipelines.settings.records import blended, finished_run, in_todays_words, read_record
-from pipelines.settings.schema import DEFAULT_RECIPE, Settings
-from pipelines.system.errors import UserError, did_you_mean, few
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError, few
 from pipelines.system.files import file_sha256, is_plain_name, read_note
 from pipelines.system.shell import path_word, removal
 
@@ -82,11 +82,7 @@ def find_members(names: Sequence[str], words: command.Words, layout: Layout, set
 
 
 def _member(name: str, words: command.Words, layout: Layout, settings: Settings, split: str) -> Member:
-    run = layout.run(name)
-    shown = f"runs/{layout.competition}/{name}"
-    if not run.record.exists():
-        known = [each.folder.name for each in layout.runs()]
-        raise UserError(f"The run {shown} does not exist.{did_you_mean(name, known)} There are: {few(known, 20)}.")
+    run, shown = find_run(layout, name), f"runs/{layout.competition}/{name}"
     if inner := blended(run):
         raise UserError(f"{shown} is a blend. Name its members in its place: RUNS={shlex.quote(shlex.join(inner))}")
     record = read_record(run)
@@ -98,7 +94,7 @@ def _member(name: str, words: command.Words, layout: Layout, settings: Settings,
         )
     in_todays_words(run, record.settings, settings)  # raises where task, metric or pixels have changed
     recipe = record.settings.recipe
-    again = _commands(words, name, recipe)
+    again = commands_of(name, recipe, words.repeat)
     finished_run(layout, name, replace(settings, recipe=recipe), again)
     notes = read_note(run.predicted) if run.predicted.exists() else {}
     if not notes:
@@ -122,11 +118,6 @@ def _member(name: str, words: command.Words, layout: Layout, settings: Settings,
     )
 
 
-def _commands(words: command.Words, run: str, recipe: str) -> Callable[[str], str]:
-    """Return what gives the command of a stage for another run, which has a `recipe` of its own."""
-    return partial(words.repeat, RUN=run, RECIPE="" if recipe == DEFAULT_RECIPE else recipe)
-
-
 def notes_on(members: Sequence[Member], words: command.Words, layout: Layout) -> list[str]:
     """Return a note for each run that was predicted last with other networks or views than the present words say."""
     notes = []
@@ -141,7 +132,7 @@ def notes_on(members: Sequence[Member], words: command.Words, layout: Layout) ->
         keys = ("mirror", "shift", "members" if record.members else "checkpoint")
         if changed := [setting(f"predict.{key}", then[key]) for key in keys if then[key] != now[key]]:
             old = layout.submission(submission_name(member.name, words.set))
-            again = _commands(words, member.name, recipe)("predict")
+            again = commands_of(member.name, recipe, words.repeat)("predict")
             first = f"{removal(old)} && " if old.exists() else ""
             notes.append(
                 f"Note: {member.name} was predicted last with {' '.join(changed)}, and the blend takes these "

@@ -7,7 +7,6 @@ Writes  runs/<c>/<recipe>-seed<k>/: a normal run of the stage train for each rec
 Run the same command again after a kill: it continues, and does not repeat finished runs.
 """
 
-import csv
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -55,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.analysis import plots
     from pipelines.core.tasks import loss_unit
     from pipelines.dataset.tables import spreadsheet_safe, write_csv
+    from pipelines.report.learning import read_history
 
     name = run_name("-".join(["compare", *recipes]), words.set)
     numbers, curves = layout.comparison(name, "csv"), layout.comparison(name, "png")
-    histories = {recipe: [_history(run.history) for run in runs[recipe]] for recipe in recipes}
+    histories = {recipe: [read_history(run.history) for run in runs[recipe]] for recipe in recipes}
     rows = [
         {"recipe": spreadsheet_safe(recipe), "seed": seed, **row}
         for recipe in recipes
@@ -104,13 +104,6 @@ def _train(words: command.Words, recipe: str, seed: int, runs: "list[RunLayout]"
     if status := command.run_stage("train", arguments):
         print(f"The comparison stopped at the run {run}. The same command continues from there.", file=sys.stderr)
         sys.exit(status)
-
-
-def _history(path: Path) -> list[dict[str, float]]:
-    """Return a row per epoch of a run's history.csv."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def _print(runs: "dict[str, list[RunLayout]]", metric: str) -> None:

@@ -31,9 +31,9 @@ def refresh(words: command.Words) -> None:
 
 def subject_of(words: command.Words, settings: Settings, layout: Layout) -> "Subject":
     """Return what the page is about.  Its commands name their own run, so those of `words` are left out."""
-    from pipelines.kaggle.service import is_standin
+    from pipelines.kaggle.service import takes_submissions
     from pipelines.report.page import Subject
 
-    sends = settings.competition.source == "kaggle" or is_standin()
+    sends = takes_submissions(settings.competition.source)
     plain = command.Words(competition=words.competition, recipe="default", run="", set=[], processes=1)
     return Subject(settings, layout, words.competition, sends, plain.repeat)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import command
-from pipelines.kaggle.service import is_standin
+from pipelines.kaggle.service import takes_submissions
 from pipelines.report.ledger import BLEND, FOLDS, Entry, Ledger, read_ledger
 from pipelines.report.run_table import HEADINGS, LEFT_ALIGNED, compared_settings, fitted, table_row
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
@@ -78,7 +78,11 @@ def _next(ledger: Ledger, settings: Settings, words: command.Words) -> str:
     stored = [entry.name for entry in ledger.entries if entry.scored and entry.run.oof.exists()]
     if len(stored) > 1:
         return words.repeat("runs", RUN=shlex.join(stored[1::-1]))
-    return words.repeat("submissions") if _at_kaggle(settings) else words.repeat("score", RUN=ledger.best.name)
+    return (
+        words.repeat("submissions")
+        if takes_submissions(settings.competition.source)
+        else words.repeat("score", RUN=ledger.best.name)
+    )
 
 
 def _next_of(entry: Entry, settings: Settings, words: command.Words) -> str:
@@ -91,11 +95,7 @@ def _next_of(entry: Entry, settings: Settings, words: command.Words) -> str:
         recipe = "" if entry.recipe == DEFAULT_RECIPE else entry.recipe
         stages = "predict" if entry.kind == FOLDS or entry.run.retrained.exists() else "retrain predict"
         return words.repeat(stages, RUN=entry.name, RECIPE=recipe)
-    return words.repeat("submit", RUN=entry.name) if _at_kaggle(settings) else ""
-
-
-def _at_kaggle(settings: Settings) -> bool:
-    return settings.competition.source == "kaggle" or is_standin()
+    return words.repeat("submit", RUN=entry.name) if takes_submissions(settings.competition.source) else ""
 
 
 def _chosen(names: Sequence[str], ledger: Ledger, words: command.Words) -> list[Entry]:

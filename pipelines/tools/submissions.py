@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from pipelines import command
 from pipelines.kaggle import submission_log
 from pipelines.kaggle.limits import write_limits
-from pipelines.kaggle.service import Kaggle, Submission, is_standin
+from pipelines.kaggle.service import Kaggle, Submission, takes_submissions
 from pipelines.kaggle.submission_log import SubmissionLog, look_for, may_be_unlisted, plain_score
 from pipelines.settings.metrics import METRICS
 from pipelines.system.errors import UserError, one_line
@@ -28,7 +28,7 @@ from pipelines.tools.reporting import refresh
 def main(arguments: Sequence[str] | None = None) -> None:
     words = command.parser(__doc__, "tools.submissions").parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-    if settings.competition.source != "kaggle" and not is_standin():
+    if not takes_submissions(settings.competition.source):
         raise UserError(
             f"{settings.name} is not a competition on Kaggle, so nothing was sent there. To score it here: "
             f"{words.repeat('score')}"

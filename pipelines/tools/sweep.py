@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import command
 from pipelines.dataset.split_record import require_split
 from pipelines.settings.loading import load_settings, recipe_names
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS, badness
 from pipelines.settings.overrides import setting, toml
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -112,7 +112,7 @@ def _try_all(job: "Job", found: "list[Origin]", trials: list[tuple[Row, Settings
     trials: the changed keys, and the settings with these changes.
     """
     from pipelines.core.engine import Diverged
-    from pipelines.core.job import badness, try_out
+    from pipelines.core.job import try_out
     from pipelines.models.transfer import build_network
     from pipelines.models.weights import resolve
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from pipelines.tools import submissions
-from tests.support.clients import forget, kept_client
 from tests.support.standin import (
     Body,
     Cut,
@@ -25,7 +24,18 @@ from tests.support.standin import (
     Status,
     Submission,
 )
-from tests.support.submitting import GOOD, SAMPLE, SHA256, Trial, free_port, make_trial, note_prediction, serve_sample
+from tests.support.submitting import (
+    GOOD,
+    SAMPLE,
+    SHA256,
+    Trial,
+    checked_trial,
+    free_port,
+    make_trial,
+    note_prediction,
+    serve_sample,
+    watched_standin,
+)
 
 MARK = f"#{SHA256[:12]}"
 NO_QUICK_ANSWER = "kaggle.score_minutes=0"
@@ -40,17 +50,14 @@ EMPTY = json_body("{}")  # also Kaggle's list before it contains a new submissio
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
-    with Standin(tmp_path_factory.mktemp("standin")) as started:
-        started.key = "0123456789abcdef"  # a value that would be noticed in any output
-        with kept_client(started):
-            yield started
+    with watched_standin(tmp_path_factory.mktemp("standin")) as started:
+        yield started
 
 
 @pytest.fixture
 def trial(standin: Standin, tmp_path: Path) -> Iterator[Trial]:
-    yield make_trial(standin, tmp_path)
-    assert standin.violations == []
-    forget(standin)
+    with checked_trial(standin, tmp_path) as made:
+        yield made
 
 
 def test_a_submission_is_sent_and_scored_and_not_sent_twice(trial: Trial) -> None:

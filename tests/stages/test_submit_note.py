@@ -15,32 +15,27 @@ from pipelines.settings.loading import load_settings
 from pipelines.system.files import read_json, write_json
 from pipelines.tools import submissions
 from tests.support.blends import predicted_run
-from tests.support.clients import forget, kept_client
 from tests.support.standin import Standin, Status
-from tests.support.submitting import SHA256, Trial, make_trial
+from tests.support.submitting import SHA256, Trial, checked_trial, watched_standin
 
 ROWS = 400
 
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
-    with Standin(tmp_path_factory.mktemp("standin")) as started:
-        started.key = "0123456789abcdef"  # a value that would be noticed in any output
-        with kept_client(started):
-            yield started
+    with watched_standin(tmp_path_factory.mktemp("standin")) as started:
+        yield started
 
 
 @pytest.fixture
 def trial(standin: Standin, tmp_path: Path) -> Iterator[Trial]:
-    made = make_trial(standin, tmp_path)
-    rows = "".join(
-        f"v{number},train/v{number}.png,{'cat dog'.split()[number % 2]},valid,-1\n" for number in range(ROWS)
-    )
-    with open(tmp_path / "data/cats/split.csv", "a") as file:
-        file.write(rows)
-    yield made
-    assert standin.violations == []
-    forget(standin)
+    with checked_trial(standin, tmp_path) as made:
+        rows = "".join(
+            f"v{number},train/v{number}.png,{'cat dog'.split()[number % 2]},valid,-1\n" for number in range(ROWS)
+        )
+        with open(tmp_path / "data/cats/split.csv", "a") as file:
+            file.write(rows)
+        yield made
 
 
 def layout_of(trial: Trial) -> Layout:

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +16,7 @@ from typing import Any
 
 from pipelines import submit
 from pipelines.settings.loading import load_settings
-from tests.support.clients import run_stage, shared_environment
+from tests.support.clients import forget, kept_client, run_stage, shared_environment
 from tests.support.standin import (
     Competition,
     Request,
@@ -47,6 +49,23 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def watched_standin(folder: Path) -> Iterator[Standin]:
+    """Run a stand-in with one process of Kaggle's client, and a key that would be noticed in any output."""
+    with Standin(folder) as standin:
+        standin.key = "0123456789abcdef"
+        with kept_client(standin):
+            yield standin
+
+
+@contextmanager
+def checked_trial(standin: "Standin", folder: Path) -> Iterator["Trial"]:
+    """Make a trial, and check afterwards that the stand-in has seen no violation."""
+    yield make_trial(standin, folder)
+    assert standin.violations == []
+    forget(standin)
 
 
 @dataclass

@@ -7,24 +7,20 @@ import pytest
 
 from pipelines.kaggle.submission_log import Row, SubmissionLog
 from pipelines.tools import submissions
-from tests.support.clients import forget, kept_client
 from tests.support.standin import Standin, Status, Submission
-from tests.support.submitting import GOOD, SHA256, Trial, free_port, make_trial
+from tests.support.submitting import GOOD, SHA256, Trial, checked_trial, free_port, watched_standin
 
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
-    with Standin(tmp_path_factory.mktemp("standin")) as started:
-        started.key = "0123456789abcdef"  # a value that would be noticed in any output
-        with kept_client(started):
-            yield started
+    with watched_standin(tmp_path_factory.mktemp("standin")) as started:
+        yield started
 
 
 @pytest.fixture
 def trial(standin: Standin, tmp_path: Path) -> Iterator[Trial]:
-    yield make_trial(standin, tmp_path)
-    assert standin.violations == []
-    forget(standin)
+    with checked_trial(standin, tmp_path) as made:
+        yield made
 
 
 def read_back(trial: Trial, expect: int = 0) -> list[str]:
