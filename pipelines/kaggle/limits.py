@@ -24,7 +24,7 @@ def write_limits(path: Path, limits: Limits, sent: int = 0) -> None:
     known = limits.left or limits.spent  # all zeros: no limit is reported, see `Limits`
     left = max(limits.left - sent, 0) if known else None
     record = KnownLimits(left, limits.today + sent, limits.total + sent, now())
-    with suppress(OSError):  # a record that nothing depends on
+    with suppress(OSError):  # no stage needs this record
         write_json(path, asdict(record))
 
 

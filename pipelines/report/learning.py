@@ -1,4 +1,4 @@
-"""How the best run has learned: its curves, what they mean, and where its time went."""
+"""The training of the best run: its curves, what they mean, and the time of each part."""
 
 import csv
 import math

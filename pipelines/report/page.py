@@ -46,7 +46,7 @@ class Subject:
 
 
 def write_page(subject: Subject) -> None:
-    """Write the page and the record of what it was made from."""
+    """Write the page and the digest of its inputs."""
     inputs = _inputs(subject)
     ledger = read_ledger(subject.layout, subject.settings, subject.competition)
     text = render(subject, ledger)

@@ -19,7 +19,7 @@ MOST_VALUES = 1 << 16  # of one run, for the same reason, where a score takes lo
 def note_on_sent(run: str, sha256: str, layout: Layout, settings: Settings) -> str:
     """Return a note if the submission of `run` is not better, beyond its interval, than the best one sent before.
 
-    The best one is that with the best validation score, of those whose predictions are still there.  sha256: identifies
+    The best one has the best validation score among the runs whose predictions still exist.  sha256: identifies
     in the log what is about to be sent.  Empty if nothing can be compared: no file of another run, whatever is in it,
     may stop a submission.
     """

@@ -158,7 +158,7 @@ def _describe(first: str, second: str, found: "Paired", ledger: Ledger) -> list[
 def _after(
     first: Entry, others: Sequence[Entry], results: Sequence["Paired"], settings: Settings, words: command.Words
 ) -> str:
-    """Return the command for the winner; where two runs are about as good, that which combines them."""
+    """Return the command for the winner; a blend of both runs where neither is clearly better."""
     better = [(each.gain, place) for place, each in enumerate(results) if each.verdict > 0]
     winner = others[max(better)[1]] if better else first
     if len(others) == 1 and not results[0].verdict and BLEND not in (first.kind, others[0].kind):

@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 def part_facts(count: int, glances: Sequence[Glance]) -> Json:
-    """Return the facts about a part of the split: `count` images, of which `glances` were looked at."""
+    """Return the facts about a part of the split: `count` images; `glances`: those that were looked at."""
     good = [each for each in glances if not each.problem]
     facts: Json = {"images": count, "looked_at": len(glances), "damaged": len(glances) - len(good)}
     facts["formats"] = _counts(each.format for each in good)

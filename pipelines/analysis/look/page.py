@@ -82,7 +82,7 @@ def text_block(text: str, **style: Any) -> Block:
 
 
 def picture_block(heading: str, cells: Sequence[Cell]) -> Block:
-    """Return a block of images, each below its text: printable lines, of which the first are shown."""
+    """Return a block of images, each below its text: printable lines; the first ones are shown."""
     texts = [_caption(text) for _, text in cells]
     above = max((len(lines) for lines in texts), default=1) * LINE
     height = above + SIDE + LINE // 2
