@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
         note["predict"] = to_dict(Settings(""))["predict"] | note.get("predict", {})
         if known and note == note | origin | {"sha256": file_sha256(submission)}:
             print(f"Already predicted: {shown}.")
+            refresh(words)
             print(f"To do it again: {removal(submission)}")
             return
         from pipelines.core.prediction import Resources

@@ -40,11 +40,13 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
         if run.retrained.exists() and run.final.exists():
             run.retrain_last.unlink(missing_ok=True)  # left by a process that was killed after everything else was done
             print(f"Already retrained: {final}.")
+            refresh(words)
             print(f"To do it again: {removal(run.retrained, run.final)}\nNext: {words.repeat('predict')}")
             return
         best = run.member(record.members[0]).best if record.members else run.best
         _retrain(words, settings, trained, run, best, group)
     print(f"Final weights: {final}. No validation score: final.pt was trained on the validation rows too.")
+    print(f"Look at: {run.retrain_history.relative_to(Path.cwd())}")
     refresh(words)
     print(f"Next: {words.repeat('predict')}")
 

@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())
             metric = settings.competition.metric
             print(f"Already trained: {shown}, valid {metric} {note['score']:.4f} in epoch {note['best_epoch']}.")
+            if not words.member:
+                refresh(words)
             print(f"To do it again: {removal(run.folder)}", after, sep="\n")
             return
         _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found, group)

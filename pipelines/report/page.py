@@ -5,28 +5,23 @@ same bytes. Everything comes from the files of finished stages. A section whose 
 """
 
 import csv
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pipelines.kaggle.limits import read_limits
 from pipelines.report import certainty, data, learning, mistakes, repeat, sending, standing
 from pipelines.report.blocks import Block, Card, Section, Text
 from pipelines.report.evidence import Evidence, read_evidence
+from pipelines.report.inputs import digest
 from pipelines.report.ledger import Entry, Ledger, read_ledger, submission_path
 from pipelines.report.standing import Repeat
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.files import read_json, write_json, write_text
+from pipelines.system.files import write_text
 
 TEMPLATE = "page.html"
-READ = (  # files of each run and member that the page depends on
-    *("run.json", "train.json", "retrain.json", "predict.json", "folds.json", "blend.json", "history.csv"),
-    *("valid_predictions.csv", "oof.csv", "test_predictions.npy"),
-)
 DAMAGE = (UserError, OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error)
 
 
@@ -46,42 +41,14 @@ class Subject:
 
 
 def write_page(subject: Subject) -> None:
-    """Write the page and the digest of its inputs."""
-    inputs = _inputs(subject)
+    """Write the page, which holds the digest of its inputs."""
+    inputs = digest(subject.layout, subject.settings)
     ledger = read_ledger(subject.layout, subject.settings, subject.competition)
-    text = render(subject, ledger)
-    subject.layout.report_record.unlink(missing_ok=True)
-    write_text(subject.layout.report, text)
-    write_json(subject.layout.report_record, {"inputs": inputs})
+    write_text(subject.layout.report, render(subject, ledger, inputs))
 
 
-def is_current(subject: Subject) -> bool:
-    """Return whether the page was made from the files as they are."""
-    layout = subject.layout
-    try:
-        return layout.report.exists() and read_json(layout.report_record)["inputs"] == _inputs(subject)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _inputs(subject: Subject) -> str:
-    """Return a digest of the sizes and times of the files that the page is made from, and of the code that makes it."""
-    layout = subject.layout
-    files = [layout.split_csv, layout.submission_log, layout.submission_limits, layout.look_picture, layout.look_table]
-    files += [layout.audit.record, layout.audit.suspects, *sorted(Path(__file__).parent.glob("*.*"))]
-    for run in layout.runs():
-        files += [path for name in READ for path in (run.folder / name, *sorted(run.folder.glob(f"*/{name}")))]
-    files += sorted(layout.submissions.glob("*.csv"))
-    found = [f"{subject.settings.competition} {subject.settings.data}"]
-    for path in files:
-        if path.exists():
-            state = path.stat()
-            found.append(f"{path} {state.st_size} {state.st_mtime_ns}")
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()
-
-
-def render(subject: Subject, ledger: Ledger) -> str:
-    """Return the page."""
+def render(subject: Subject, ledger: Ledger, inputs: str) -> str:
+    """Return the page.  inputs: their digest."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("pipelines.report", "")
@@ -91,7 +58,11 @@ def render(subject: Subject, ledger: Ledger) -> str:
     cards, sections = build(subject, ledger)
     competition = subject.settings.competition
     return environment.get_template(TEMPLATE).render(
-        name=subject.settings.name, title=competition.title or subject.settings.name, cards=cards, sections=sections
+        name=subject.settings.name,
+        title=competition.title or subject.settings.name,
+        cards=cards,
+        sections=sections,
+        inputs=inputs,
     )
 
 

@@ -120,7 +120,6 @@ class Layout:
     damaged = Below("damaged.csv", "data")  # images that cannot be decoded; absent if there are none
     cache = Below("cache", "data")
     report = Below("report.html", "runs_folder")  # one page on all runs
-    report_record = Below("report.json", "runs_folder")  # a digest of its inputs
     submission_log = Below("log.csv", "submissions")  # one row per submission to Kaggle, with its scores
     submission_limits = Below("limits.json", "submissions")  # how many were left when Kaggle last said so
 

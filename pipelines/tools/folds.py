@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print_done(group)
         else:
             _make(group)
-            refresh(words)
+    refresh(words)
     print(f"Next: {words.repeat('predict' if settings.predict.members == 'folds' else 'retrain')}")
 
 

@@ -1,7 +1,7 @@
 """Write one page on all runs of a competition: scores, curves, mistakes, the submission, the data.
 
 Reads   runs/<c>/*/, submissions/<c>/, data/<c>/split.csv and the images that it shows.
-Writes  runs/<c>/report.html, one file that needs no other; runs/<c>/report.json: a digest of its inputs.
+Writes  runs/<c>/report.html, one file that needs no other.
 
 Stages write the page too when they end. Nothing is computed again for it.
 """

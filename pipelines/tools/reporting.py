@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import command
+from pipelines.report.inputs import is_current
 from pipelines.settings.layout import Layout
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -13,16 +14,18 @@ if TYPE_CHECKING:
 
 
 def refresh(words: command.Words) -> None:
-    """Write the page if it is out of date, and print where it is; a page that cannot be written stops nothing."""
-    from pipelines.report.page import is_current, write_page
+    """Write the page if it is out of date, and print where it is; a page that cannot be written stops nothing.
 
+    Finished stages call it too: the process may have been killed before it wrote the page.
+    """
     layout = words.layout()
-    if not layout.runs():
-        return
     try:
-        subject = subject_of(words, words.settings(), layout)
-        if not is_current(subject):
-            write_page(subject)
+        settings = words.settings()
+        if not layout.runs() or is_current(layout, settings):
+            return
+        from pipelines.report.page import write_page
+
+        write_page(subject_of(words, settings, layout))
     except (UserError, OSError) as error:  # the stage has done its work
         print(f"Note: the report was not written: {error}")
         return

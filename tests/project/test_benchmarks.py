@@ -201,6 +201,7 @@ def test_a_moment_inside_two_counted_functions_is_counted_once(monkeypatch: pyte
 def test_every_benchmark_is_in_the_list_that_make_bench_goes_through() -> None:
     aside = {"__init__", "__main__", "measuring", "profile", "synthetic", "textbook"}  # profile: a target of its own
     aside |= {"blend", "frozen_default"}  # of runs and competitions that the user names
+    aside |= {"screenshot"}  # draws a picture of the README
     aside |= {"gpu_check", "gpu_speed", "gpu_visit", "gpu_work"}  # a target of their own
     there = {path.stem for path in Path(bench.__file__).parent.glob("*.py")} - aside
     assert there <= {benchmark.name for benchmark in bench.BENCHMARKS}

@@ -14,10 +14,9 @@ from PIL import Image
 
 from pipelines.command import Words
 from pipelines.kaggle.submission_log import COMPLETE, Row, SubmissionLog
-from pipelines.report.page import is_current
+from pipelines.report.inputs import is_current
 from pipelines.settings.layout import Layout
 from pipelines.system.files import file_sha256
-from pipelines.tools.reporting import subject_of
 from tests.support.stages import run_stage_here
 
 QUICK = (
@@ -87,7 +86,7 @@ class Site:
         """Return whether the page is up to date, as stages ask."""
         with contextlib.chdir(self.folder):
             words = Words(competition=self.name, recipe="default", run="", set=[], processes=1)
-            return is_current(subject_of(words, words.settings(), self.layout))
+            return is_current(self.layout, words.settings())
 
     def copied(self, folder: Path) -> "Site":
         """Return a copy in another folder, to damage it."""

@@ -31,7 +31,10 @@ NAME = 10  # characters of a number's name
 
 @dataclass(frozen=True)
 class Seen:
-    """Images as the network sees them. title: the part of the split, and how the images were made. cells: pixels and target."""
+    """Images as the network sees them.
+
+    title: the part of the split, and how the images were made. cells: pixels and target.
+    """
 
     title: str
     cells: list[tuple[Pixels, str]]
