@@ -34,7 +34,7 @@ FASTEST_KILLS = 6  # of all stages together, in the short one
 FRESH_KILLS = 2  # of each stage, in an interpreter of its own
 FOLD_KILLS = 20  # of a set and of its trainings
 LAST_CHANGES = 5
-PAGE_CHANGES = 2  # of the report page, which is written last: opened for writing and renamed
+PAGE_CHANGES = 4  # of the report page, which is written last: a folder made, a file opened twice and renamed
 
 TOML = """
 [competition]
