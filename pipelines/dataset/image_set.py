@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipelines.dataset.boxes import read_boxes, targets_of
 from pipelines.dataset.image_paths import files_at
 from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.images import describe_image, holds_deep
@@ -19,7 +20,7 @@ from pipelines.dataset.submission import class_list
 from pipelines.dataset.targets import encode
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout
-from pipelines.settings.metrics import ONE_CLASS
+from pipelines.settings.metrics import BOXES, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 
@@ -59,9 +60,12 @@ class ImageSet:
 
     @property
     def labels(self) -> npt.NDArray[Any]:
-        """The targets as `encode` returns them; (0,) for test images."""
+        """The targets as `encode` returns them, or boxes as `targets_of` does; (0,) for test images."""
         if self.is_test:
             return np.zeros(0, np.int64)
+        if self.task == BOXES:
+            assert self.layout is not None
+            return targets_of(read_boxes(self.layout.boxes_csv), self.ids.tolist(), self.classes)
         return encode(self.rows["label"].tolist(), self.task, self.classes)
 
     @property

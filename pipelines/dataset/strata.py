@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipelines.dataset.targets import JOINT, labels_in
-from pipelines.settings.metrics import NUMBERS
+from pipelines.settings.metrics import BOXES, NUMBERS
 
 RANGES, LEAST = 10, 4  # ranges of each number, with about equally many images; images that a range should have
 NONE = ""  # the stratum of images without a label
@@ -26,8 +26,12 @@ def strata_of(texts: Sequence[str], task: str) -> list[list[str]]:
 
     No label is a stratum too, and so is a missing number. A number's range is one of `RANGES` quantiles of the known
     numbers, fewer for few images; equal numbers are in one range. With no more different numbers than ranges, each is
-    one, as with grades.
+    one, as with grades.  An image with boxes has the stratum of each of their classes, and the range of their number.
     """
+    if task == BOXES:
+        of_each = [labels_in(text, task) for text in texts]
+        numbers = _ranges([str(len(labels)) for labels in of_each])
+        return [[*sorted(set(labels)), JOINT + name] for labels, name in zip(of_each, numbers, strict=True)]
     if task != NUMBERS:
         return [labels_in(text, task) or [NONE] for text in texts]
     columns = zip(*(text.split(JOINT) for text in texts), strict=True)

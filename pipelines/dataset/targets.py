@@ -1,7 +1,8 @@
 """Targets as text, in the column `label` of split.csv, and as the arrays that training and metrics take.
 
 A target is a class; or labels, joined by JOINT in sorted order, an empty text for none; or numbers, joined by JOINT in
-the order of their names, an empty text between two for a missing one.
+the order of their names, an empty text between two for a missing one; or the sorted labels of all boxes, each as often
+as it has boxes: the boxes themselves are in boxes.csv.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 
 JOINT = "|"
@@ -23,10 +24,10 @@ def join_labels(labels: Iterable[str]) -> str:
 
 
 def labels_in(text: str, task: str) -> list[str]:
-    """Return the labels in a target of the task one_class or several_labels; those of numbers are none."""
+    """Return the labels in a target, of boxes one for each box; those of numbers are none."""
     if task == ONE_CLASS:
         return [text]
-    return text.split(JOINT) if text and task == SEVERAL_LABELS else []
+    return text.split(JOINT) if text and task in (SEVERAL_LABELS, BOXES) else []
 
 
 def count_labels(texts: Iterable[str], task: str) -> Counter[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from pipelines.settings.choices import choice_problems
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import PLAIN_INPUT, SECTIONS, Settings
 from pipelines.system.errors import UserError
 
@@ -13,6 +13,7 @@ LOSSES = {  # the values of train.loss besides auto, for each value of competiti
     ONE_CLASS: ("cross_entropy", "focal"),
     SEVERAL_LABELS: ("binary", "focal", "asymmetric"),
     NUMBERS: ("squared", "absolute", "huber", "ordinal"),
+    BOXES: (),  # the detector's own
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.settings.data_sections import CompetitionSettings
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.overrides import toml
 from pipelines.settings.schema import Settings
 
@@ -13,6 +13,7 @@ SENT: dict[str, tuple[str, ...]] = {  # what each task can send
     ONE_CLASS: ("labels", "probabilities", "probability", "best_labels"),
     SEVERAL_LABELS: ("label_lists", "probabilities", "best_labels"),
     NUMBERS: ("numbers",),
+    BOXES: ("boxes",),
 }
 USUAL = {  # the metric of a task and a submission, where nothing else is known
     (ONE_CLASS, "labels"): "accuracy",
@@ -23,8 +24,19 @@ USUAL = {  # the metric of a task and a submission, where nothing else is known
     (SEVERAL_LABELS, "probabilities"): "auc_columns",
     (SEVERAL_LABELS, "best_labels"): "map_at_k",
     (NUMBERS, "numbers"): "rmse",
+    (BOXES, "boxes"): "box_map",
 }
 ID, TARGET = "{id}", "{target}"  # in competition.long_form
+OF_BOXES = (
+    *("competition.box_answer", "competition.no_boxes", "data.box_columns", "data.box_form", "data.box_units"),
+    *("data.no_box_label", "model.anchor_sizes", "model.anchor_ratios", "augment.zoom_out"),
+)
+NOT_OF_BOXES = (
+    *("augment.alternating_flip", "augment.translate", "augment.resize", "augment.cutout", "augment.mixup"),
+    *("augment.cutmix", "augment.sizes", "model.features", "model.hidden", "model.label_map", "model.dropout"),
+    *("finetune.head_epochs", "train.class_weights", "train.label_smoothing", "predict.shift", "train.search"),
+    *("data.label_columns", "data.class_folders", "data.pixel_columns", "data.channel_files", "data.submitted_labels"),
+)
 
 
 def sends(metric: str) -> tuple[str, ...]:
@@ -100,7 +112,7 @@ def effects(settings: Settings) -> dict[str, tuple[str, bool]]:
     competition = settings.competition
     task, submission, metric = competition.task, competition.submission, competition.metric
     takes = METRICS[metric].takes
-    several = task == SEVERAL_LABELS
+    several, boxes = task == SEVERAL_LABELS, task == BOXES
     return {
         "competition.guesses": (
             "submission best_labels and the metrics map_at_k and top_k_error",
@@ -135,9 +147,12 @@ def effects(settings: Settings) -> dict[str, tuple[str, bool]]:
         ),
         "predict.thresholds": ('task = "several_labels" with a metric fbeta_*', several and takes == "label_sets"),
         "predict.choose": (
-            'task = "several_labels" with a metric fbeta_*, and "numbers" with quadratic_kappa',
-            (several and takes == "label_sets") or (task == NUMBERS and takes == "grades"),
+            'the metrics fbeta_* of task = "several_labels", quadratic_kappa of "numbers", and box_precision',
+            (several and takes == "label_sets") or (task == NUMBERS and takes == "grades") or metric == "box_precision",
         ),
+        "competition.box_iou": ("the metric box_map_at", metric == "box_map_at"),
+        **dict.fromkeys(OF_BOXES, ('task = "boxes"', boxes)),
+        **dict.fromkeys(NOT_OF_BOXES, ("the other tasks than boxes", not boxes)),
     }
 
 

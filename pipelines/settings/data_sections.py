@@ -20,6 +20,22 @@ CHECKS = tuple(
 )
 
 
+BOX_WORDS = ("label", "confidence", "xmin", "ymin", "xmax", "ymax", "width", "height", "xcentre", "ycentre")
+BOX_NOTATIONS = (
+    *(("xmin", "ymin", "xmax", "ymax"), ("xmin", "ymin", "width", "height"), ("xcentre", "ycentre", "width", "height")),
+)
+
+
+def _box_problem(form: str, needed: set[str]) -> str:
+    """Return what is wrong with the words of a box, which are one of `BOX_NOTATIONS`, `needed` and maybe label."""
+    words = form.split()
+    sides = tuple(word for word in words if word not in {*needed, "label"})
+    if sides in BOX_NOTATIONS and len(set(words)) == len(words) and needed <= set(words):
+        return ""
+    ways = "; or ".join(" ".join(notation) for notation in BOX_NOTATIONS)
+    return f"it takes, in this order, {ways}; with {' and '.join(sorted(needed))}{' and ' * bool(needed)}maybe label."
+
+
 def is_ascending(values: Sequence[float]) -> bool:
     return all(one < other for one, other in pairwise(values))
 
@@ -37,8 +53,8 @@ class CompetitionSettings(Section):
     takes: Literal["file", "code"] = option(
         "file", "what Kaggle takes: a file of answers, or the code that writes it (`kernel`, then `submit`)"
     )
-    task: Literal["one_class", "several_labels", "numbers"] = option(
-        "one_class", "what an image has: one class, any number of labels, or one or more numbers"
+    task: Literal["one_class", "several_labels", "numbers", "boxes"] = option(
+        "one_class", "what an image has: one class, any number of labels, one or more numbers, or any number of boxes"
     )
     metric: str = option("accuracy", f"metric that Kaggle scores by: {', '.join(METRICS)}")
     guesses: int = option(5, "map_at_k, top_k_error, submission best_labels: number of labels per image", minimum=1)
@@ -49,10 +65,12 @@ class CompetitionSettings(Section):
     )
     auc_weights: tuple[float, ...] = option((2.0, 1.0), "auc_weighted: weight of each range", minimum=0)
     auc_above: float = option(0.8, "auc_partial: lowest true positive rate that counts", minimum=0, below=1)
-    submission: Literal["labels", "probabilities", "probability", "best_labels", "label_lists", "numbers"] = option(
-        "labels",
-        "sent per test image: its label; a probability per class; the probability of competition.positive; the "
-        "competition.guesses best labels in one cell; all its labels in one cell; its numbers",
+    submission: Literal["labels", "probabilities", "probability", "best_labels", "label_lists", "numbers", "boxes"] = (
+        option(
+            "labels",
+            "sent per test image: its label; a probability per class; the probability of competition.positive; the "
+            "competition.guesses best labels in one cell; all its labels in one cell; its numbers; its boxes",
+        )
     )
     positive: str = option("", "submission probability: its class, which metrics of two classes count as positive")
     answer_separator: str = option(" ", "best_labels, label_lists: text between two labels in a cell")
@@ -63,6 +81,12 @@ class CompetitionSettings(Section):
     long_form: str = option(
         "", "a row per image and target, with this id: {id}_{target}, or two columns: {id},{target}; empty: per image"
     )
+    box_iou: float = option(0.5, "box_map_at: least intersection over union of a match", above=0, below=1)
+    box_answer: str = option(
+        "label confidence xmin ymin xmax ymax",
+        f"boxes: the words of each box in a cell, of {', '.join(BOX_WORDS)}; label may be left out",
+    )
+    no_boxes: str = option("", "boxes: the cell of an image without a box")
 
     def problems(self) -> Iterator[str]:
         if self.slug and not is_plain_name(self.slug):
@@ -77,6 +101,8 @@ class CompetitionSettings(Section):
             yield f"competition.metric is {quoted(self.metric)}.{hint} Valid: {', '.join(METRICS)}."
         if not is_ascending(self.grades) or len(self.grades) == 1:
             yield f"competition.grades is {list(self.grades)}; list all grades, two or more, from the lowest up."
+        if box_problem := _box_problem(self.box_answer, {"confidence"}):
+            yield f"competition.box_answer is {quoted(self.box_answer)}; {box_problem}"
         ranges, weights = self.auc_ranges, self.auc_weights
         if not is_ascending(ranges) or len(ranges) != len(weights) + 1 or not any(weights):
             yield (
@@ -141,6 +167,18 @@ class DataSettings(Section):
     white: int = option(
         0, "values of more than 8 bits: the value of white, to 65535; 0: by each image's own rule", minimum=0
     )
+    box_columns: tuple[str, ...] = option(
+        (), "boxes: the columns of the words of data.box_form; or one column, with one box or all boxes of the image"
+    )
+    box_form: str = option(
+        "xmin ymin xmax ymax",
+        "boxes: the words of a box in the labels CSV: two corners, xmin ymin width height, or xcentre ycentre width "
+        "height; with label where it stands in the same cell",
+    )
+    box_units: Literal["pixels", "shares"] = option(
+        "pixels", "boxes: in the labels and in the submission; shares: of the width and the height, 0 to 1"
+    )
+    no_box_label: str = option("", "boxes: label of the rows that say that an image has no box")
 
     def problems(self) -> Iterator[str]:
         if self.zip_encoding and not _is_encoding(self.zip_encoding):
@@ -154,6 +192,13 @@ class DataSettings(Section):
         if unknown := [word for word in self.accept if word not in CHECKS]:
             hint = did_you_mean(unknown[0], CHECKS)
             yield f"data.accept has {', '.join(map(repr, unknown))}.{hint} Valid: {', '.join(CHECKS)}."
+        if box_problem := _box_problem(self.box_form, set()):
+            yield f"data.box_form is {quoted(self.box_form)}; {box_problem}"
+        if len(self.box_columns) not in (0, 1, len(self.box_form.split())):
+            yield (
+                f"data.box_columns has {len(self.box_columns)} columns; it takes one, or one for each word of "
+                f"data.box_form, {quoted(self.box_form)}."
+            )
         if self.white > 65535:
             yield f"data.white is {self.white}; it must be 0 (each image's own) or 1 to 65535."
         for key in ("labels", "train_images", "test_images", "test_table", "sample_submission"):

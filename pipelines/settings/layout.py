@@ -112,6 +112,7 @@ class Layout:
     look_table = Below("look.csv", "data")  # its facts, a row each, with a column for each part of the split
     look_record = Below("look.json", "data")  # everything in the picture as text and numbers; written last
     split_csv = Below("split.csv", "data")
+    boxes_csv = Below("boxes.csv", "data")  # task boxes: those of the labelled rows of split_csv
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv
     split_lock = Below(".split.lock", "data")  # held while splitting; outside the tree, so `rm -r` leaves it
     tree = Below("train_valid_test", "data")

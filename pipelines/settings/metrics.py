@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-ONE_CLASS, SEVERAL_LABELS, NUMBERS = "one_class", "several_labels", "numbers"  # the values of competition.task
-Takes = Literal["label", "probabilities", "positive", "ranking", "label_sets", "columns", "numbers", "grades"]
+ONE_CLASS, SEVERAL_LABELS, NUMBERS, BOXES = "one_class", "several_labels", "numbers", "boxes"  # competition.task
+Takes = Literal["label", "probabilities", "positive", "ranking", "label_sets", "columns", "numbers", "grades", "boxes"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class MetricFacts:
     takes: what it compares with the targets. label: the most probable class; probabilities: (N, K); positive: the
     probability of competition.positive; ranking: the best labels in order; label_sets: the labels above a threshold,
     or for one class the most probable one; columns: the probability of each label, (N, K), column by column; numbers:
-    (N, T); grades: whole numbers.
+    (N, T); grades: whole numbers; boxes: see `pipelines/dataset/boxes.py`.
     tasks: the values of competition.task that it scores. sends: the values of competition.submission that fit.
     definition: for people. options: the keys of [competition] that it depends on, and `classes`, their number. kaggle:
     names that Kaggle or a competition's page gives it, lower case; {k} and {beta} are numbers. doubt: why Kaggle's name
@@ -36,6 +36,7 @@ class MetricFacts:
 
 
 _ONE, _SETS, _BOTH, _NUMBERS = (ONE_CLASS,), (SEVERAL_LABELS,), (ONE_CLASS, SEVERAL_LABELS), (NUMBERS,)
+_BOXES = (BOXES,)
 _LABELS, _COLUMNS, _LISTS = ("labels",), ("probabilities",), ("labels", "label_lists")
 _MEAN_F = (
     "Kaggle says F-Score (Micro) or Mean F-Score for two metrics: of all labels together (fbeta_micro; f1_micro for "
@@ -330,6 +331,36 @@ METRICS: dict[str, MetricFacts] = {
             "mean columnwise spearman correlation",
             "mcspearmanr",
         ),
+    ),
+    "box_map": MetricFacts(
+        "boxes",
+        True,
+        _BOXES,
+        _BOXES,
+        "mean over the classes, and over an IoU of 0.50 to 0.95, of the average precision of the boxes (COCO)",
+        ("classes",),
+        ("mean average precision", "coco mean average precision", "map@{k}", "object detection map"),
+        _MEAN_AP,
+    ),
+    "box_map_at": MetricFacts(
+        "boxes",
+        True,
+        _BOXES,
+        _BOXES,
+        "mean over the classes of the average precision of the boxes at the IoU competition.box_iou (COCO, PASCAL VOC)",
+        ("classes", "box_iou"),
+        ("mean average precision", "pascal voc map", "map at iou", "average precision at iou"),
+        _MEAN_AP,
+    ),
+    "box_precision": MetricFacts(
+        "boxes",
+        True,
+        _BOXES,
+        _BOXES,
+        "per image the mean over an IoU of 0.50 to 0.75 of TP / (TP + FP + FN), then the mean over the images; boxes "
+        "are matched in the order of confidence (global-wheat-detection)",
+        kaggle=("mean precision at iou thresholds", "mean average precision at different intersection over union"),
+        doubt=_MEAN_AP,
     ),
 }
 

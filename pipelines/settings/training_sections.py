@@ -47,6 +47,7 @@ class AugmentSettings(Section):
     crop_scale: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least, most share of the area", maximum=1)
     crop_ratio: tuple[float, ...] = option((1.0, 1.0), "random resized crop: least, most width / height")
     colour_jitter: float = option(0.0, "vary brightness, contrast, saturation by ± this share", minimum=0, maximum=1)
+    zoom_out: float = option(1.0, "boxes: largest side of a grey border canvas, in sides of the image", minimum=1)
     cutout: int = option(0, "side in pixels of a random grey square (arXiv 1708.04552); 0: off", minimum=0)
     mixup: float = option(0.0, "alpha of mixup (arXiv 1710.09412); 0: off", minimum=0)
     cutmix: float = option(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", minimum=0)
@@ -107,6 +108,12 @@ class ModelSettings(Section):
         "", "start the head from the pretrained rows of the same labels: names, or a CSV of label,category; empty: off"
     )
     label_map_sha256: str = option("", "expected SHA-256 of the label map's CSV; empty: not checked")
+    anchor_sizes: tuple[float, ...] = option(
+        (), "boxes: sides of the anchors, as shares of the image's side; empty: from the training boxes", above=0
+    )
+    anchor_ratios: tuple[float, ...] = option(
+        (), "boxes: height / width of the anchors; empty: from the training boxes", above=0
+    )
 
     def problems(self) -> Iterator[str]:
         for key in ("weights", "label_map"):
