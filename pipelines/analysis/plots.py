@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from pipelines.dataset.channels import Pixels
 from pipelines.system.files import atomic_file
+from pipelines.system.screen import short
 
 NUMBERED_CLASSES = 20  # with more classes, the numbers in a confusion matrix would be too small to read
 CONFIDENCE = 0.95  # of intervals
@@ -175,7 +176,7 @@ def draw_correlations(path: Path, values: Values, names: Sequence[str], title: s
 def draw_labels(path: Path, table: pd.DataFrame, title: str) -> None:
     """Draw precision, recall and threshold of each label, most frequent first, to the PNG `path`.
 
-    table: `label`, `precision`, `recall`, `threshold` and `images`, as `label_table` in `pictures.py` returns it.
+    table: `label`, `precision`, `recall`, `threshold` and `images`, as `label_table` in `result_tables.py` returns it.
     """
     table = table.iloc[np.argsort(-table["images"], kind="stable")]
     figure = Figure(figsize=(9, min(max(3.0, len(table) * 0.25 + 1.5), 18.0)), layout="constrained")
@@ -249,12 +250,6 @@ def _draw_grid(
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(text, fontsize=8, parse_math=False)
     save(figure, path, title)
-
-
-def short(name: str, length: int = 24) -> str:
-    """Return `name`, without its middle if it is long: many names differ only at their end."""
-    half = length // 2
-    return name if len(name) <= length else f"{name[: length - half].rstrip()}…{name[1 - half :].lstrip()}"
 
 
 def save(figure: Figure, path: Path, title: str = "") -> None:

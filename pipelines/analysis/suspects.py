@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.analysis.plots import short
 from pipelines.analysis.results import Predictions, read_predictions, unusable
 from pipelines.dataset.tables import spreadsheet_safe
 from pipelines.dataset.targets import JOINT, encode, join_labels, labels_in
@@ -22,6 +21,7 @@ from pipelines.settings.layout import Layout, RunLayout
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.records import read_record
 from pipelines.system.files import file_sha256
+from pipelines.system.screen import short
 
 LABELS_SHOWN = 4  # changed ones, above a picture
 LARGE = 3.0  # standard deviations; larger errors of a number are suspect

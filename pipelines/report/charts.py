@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from markupsafe import Markup, escape
 
-from pipelines.analysis.plots import short
 from pipelines.system.errors import one_line
+from pipelines.system.screen import short
 
 WIDTH, HEIGHT = 420, 250  # of a chart in units of its text, which has a size of 12
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 40  # margins

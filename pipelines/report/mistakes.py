@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.analysis.pictures import confused_pairs, deviations, label_table, number_table, wrong_labels
+from pipelines.analysis.result_tables import confused_pairs, deviations, label_table, number_table, wrong_labels
 from pipelines.report import charts
 from pipelines.report.blocks import Block, Charts, Gallery, Picture, Section, Table, Text
 from pipelines.report.evidence import Array, Evidence

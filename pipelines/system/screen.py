@@ -35,6 +35,12 @@ def cut(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
+def short(name: str, length: int = 24) -> str:
+    """Return `name`, without its middle if it is long: many names differ only at their end."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[: length - half].rstrip()}…{name[1 - half :].lstrip()}"
+
+
 def uncertainty(bounds: tuple[float | None, ...], images: int) -> str:
     """Return the text after a score, ` (0.9723 to 0.9979, n = 259)`; `bounds` are those of its 95 % interval."""
     known = [bound for bound in bounds if bound is not None and not math.isnan(bound)]

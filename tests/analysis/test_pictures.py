@@ -9,15 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import mean_absolute_error, precision_recall_fscore_support, r2_score, root_mean_squared_error
 
-from pipelines.analysis.pictures import (
-    confused_pairs,
-    deviations,
-    draw_results,
-    label_table,
-    number_table,
-    wrong_labels,
-)
+from pipelines.analysis.pictures import draw_results
 from pipelines.analysis.plots import draw_labels, draw_numbers, draw_pictures
+from pipelines.analysis.result_tables import confused_pairs, deviations, label_table, number_table, wrong_labels
 from pipelines.analysis.results import Results
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.tables import read_csv

@@ -15,8 +15,8 @@ from pipelines.analysis.plots import (
     draw_mistakes,
     draw_twins,
     mean_interval,
-    short,
 )
+from pipelines.system.screen import short
 from tests.support.pictures import noise, png_size
 
 ODD = ["$x$", r"$\frac{$", "a$b", r"\frac{", "größer", "猫", "عربي", "🐕", "_^", "%s {0}", "x" * 100, "", " "]

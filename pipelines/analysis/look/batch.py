@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.analysis.plots import short
 from pipelines.dataset.augment import channel_values
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.channels import Pixels
@@ -23,6 +22,7 @@ from pipelines.settings.metrics import NUMBERS
 from pipelines.settings.schema import Settings
 from pipelines.settings.training_sections import AugmentSettings
 from pipelines.system.errors import UserError, shown
+from pipelines.system.screen import short
 from pipelines.system.seeds import derive_seed
 
 EPOCH = 1  # the one whose training images are shown

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from pipelines.analysis.look.facts import LABELLED, Json
 from pipelines.analysis.look.glance import Glance
 from pipelines.analysis.look.page import Block, chart_block
-from pipelines.analysis.plots import short
 from pipelines.settings.metrics import SEVERAL_LABELS
 from pipelines.system.errors import shown
+from pipelines.system.screen import short
 
 ALL_SHOWN = 60  # classes in a bar chart; of more, the ends are shown
 ENDS = 10  # largest and smallest classes

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.analysis.look.glance import Glance
-from pipelines.analysis.plots import short
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.targets import count_labels, encode
 from pipelines.dataset.understood import COLOURS
 from pipelines.settings.metrics import NUMBERS, SEVERAL_LABELS
 from pipelines.system.errors import shown
+from pipelines.system.screen import short
 
 LABELLED = ("train", "valid")
 EDGES = list(range(0, 257, 8))  # of the histogram of brightness

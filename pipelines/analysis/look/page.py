@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.analysis.look.glance import SIDE
-from pipelines.analysis.plots import save, short
+from pipelines.analysis.plots import save
 from pipelines.dataset.channels import Pixels
+from pipelines.system.screen import short
 
 WIDTH, MARGIN, DPI = 1280, 40, 100
 INNER = WIDTH - 2 * MARGIN
