@@ -25,6 +25,8 @@ BICUBIC = "bicubic"  # of `input.interpolation`; anything else is bilinear
 # By the value of the EXIF tag Orientation, from 2; 1 is upright.
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
 TURNS = {value: Image.Transpose[turn] for value, turn in enumerate(_TURNS, start=2)}
+QUARTERS = [TURNS[value] for value in (5, 6, 7, 8)]  # width and height change places
+EXIF_MARKS = (b"eXIf", b"profile type", b"Orientation")  # in a PNG that may have an orientation
 # Pillow reads more formats, but would start Ghostscript for a PostScript file named .jpg.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM")
 AS_COLOURS = (PLANE, 1, 3)  # numbers of channels that are made of each other
@@ -246,12 +248,33 @@ def shorter_side(path: Path) -> int:
     return min(header.width, header.height)
 
 
+def upright_size(path: Path | str, place: str) -> tuple[int, int]:
+    """Return width and height of the image in `path` as `open_image` returns it, by its header alone.
+
+    Raises as `open_image` does, but not for damage after the header.
+    """
+    with settled_warnings(), _problems_of(path, place) as content:
+        array = load_array(content, Path(path)) if str(path).lower().endswith(ARRAY) else tiff_array(content)
+        if array is not None:
+            return array_facts(array, 0)[0]
+        with Image.open(content, formats=FORMATS) as image:
+            width, height = image.size
+            # Pillow has turned the size of a TIFF, and would decode a PNG to find its EXIF.
+            stored = content.getvalue() if image.format == "PNG" else b""
+            may_turn = image.format != "TIFF" and (not stored or any(mark in stored for mark in EXIF_MARKS))
+            return (height, width) if may_turn and _turn(image) in QUARTERS else (width, height)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except ValueError:  # Pillow 11 and older, for a truncated EXIF
+        return None
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Return `image` turned as its EXIF says. Pillow's exif_transpose fails if another tag is damaged."""
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except ValueError:  # Pillow 11 and older, for a truncated EXIF
-        turn = None
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 

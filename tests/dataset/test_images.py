@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from pipelines.dataset import depth
-from pipelines.dataset.images import MAX_PIXELS, crop, fit, open_image, random_crop_box
+from pipelines.dataset.images import MAX_PIXELS, crop, fit, open_image, random_crop_box, upright_size
 from pipelines.system.errors import UserError
 from tests.support.pictures import noise
 
@@ -200,7 +200,7 @@ def test_a_photo_is_turned_upright(tmp_path: Path, orientation: int, suffix: str
     options: dict[str, object] = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {"lossless": True}
     path = saved(tmp_path / f"a.{suffix}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif, **options)
     image = np.array(opened(path)).astype(int)
-    assert image.shape == upright.shape
+    assert image.shape == upright.shape and upright_size(path, "") == image.shape[1::-1]
     assert np.abs(image - upright).max() <= (3 if suffix == "jpg" else 0)
 
 
