@@ -3,6 +3,7 @@
 Reads   data/<competition>/raw: the labels CSV or class folders, the image names, the list of test images;
         the CSV that split.group_file names, if any.
 Writes  data/<competition>/split.csv: id, path, label, split, fold of every image; all later stages use it,
+        data/<competition>/boxes.csv: id, label, xmin, ymin, xmax, ymax of every box, if competition.task is boxes,
         data/<competition>/train_valid_test: folders of links to the images, for ImageFolder and other tools; not made,
         and removed, with split.tree=false,
         data/<competition>/images: the images of data.pixel_columns, as files,
@@ -30,7 +31,7 @@ from pipelines.dataset.split_record import (
     write_split_record,
 )
 from pipelines.settings.layout import Layout
-from pipelines.settings.metrics import NUMBERS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system import files
 from pipelines.system.errors import printable, shown
@@ -70,7 +71,7 @@ def _split(settings: Settings, layout: Layout) -> None:
     rows = splits.with_test(labelled, test)
     listing = list_images(layout.raw, settings.data)
     dropped = write_dropped(layout.dropped, found.dropped)
-    about_tree = _write(settings, layout, rows, listing)
+    about_tree = _write(settings, layout, rows, listing, found.boxes)
     # Only now: a reader such as `head` ends the stage when it closes the pipe.
     for subject, text in understood.describe(found.settings, layout.raw, labelled, test, dict(read), classes):
         print(f"{subject:<8}  {printable(text)}")
@@ -94,12 +95,15 @@ def _split(settings: Settings, layout: Layout) -> None:
         print(f"Note: {printable(note)}")
 
 
-def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame", listing: Listing) -> str:
-    """Write tree, split.csv and record; return a line about the tree."""
-    from pipelines.dataset import splits
+def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame", listing: Listing, of_rows: "pd.DataFrame") -> str:
+    """Write tree, boxes.csv, split.csv and record; return a line about the tree.  of_rows: the boxes."""
+    from pipelines.dataset import boxes, splits
 
     layout.split_record.unlink(missing_ok=True)  # it marks a complete split, and the old one is being replaced
     links = _make_tree(settings, layout, rows) if settings.split.tree else {}
+    layout.boxes_csv.unlink(missing_ok=True)  # of a split for another task
+    if settings.competition.task == BOXES:
+        boxes.write_boxes(layout.boxes_csv, of_rows)
     splits.write_split_csv(layout.split_csv, rows)
     write_split_record(layout, settings, rows, links, listing)
     return _settle_tree(layout, links)
@@ -137,9 +141,10 @@ def _settle_tree(layout: Layout, links: Mapping[str, int]) -> str:
 def summarise(rows: "pd.DataFrame", task: str, classes: Sequence[str]) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Return the headings and the lines of a table about the targets of train and valid.
 
-    For classes and labels: how many there are, the smallest and the largest; for numbers, a line for each of them.
+    For classes and labels: how many there are, the smallest and the largest; for numbers, a line for each of them; for
+    boxes also how many an image has.
     """
-    from pipelines.dataset.targets import count_labels, encode
+    from pipelines.dataset.targets import count_labels, encode, labels_in
 
     parts = {name: rows["label"][rows["split"] == name].tolist() for name in ("train", "valid")}
     tests = f"{(rows['split'] == 'test').sum():,}"
@@ -156,11 +161,17 @@ def summarise(rows: "pd.DataFrame", task: str, classes: Sequence[str]) -> tuple[
         counts = count_labels(texts, task)
         sizes = sorted((number, label) for label, number in counts.items()) or [(0, "-")]
         ends = [f"{shown(label)} ({number:,})" for number, label in (sizes[0], sizes[-1])]
-        without = [f"{sum(not text for text in texts):,}"] if task == SEVERAL_LABELS else []
+        without = [f"{sum(not text for text in texts):,}"] if task in (SEVERAL_LABELS, BOXES) else []
+        if task == BOXES:
+            most = max((len(labels_in(text, task)) for text in texts), default=0)
+            without = [f"{counts.total():,}", f"{counts.total() / max(len(texts), 1):.1f}", str(most), *without]
         lines.append((name, f"{len(texts):,}", str(len(counts)), *ends, *without))
     if task == SEVERAL_LABELS:
         headings = ("split", "images", "labels", "smallest label", "largest label", "without a label")
         return headings, [*lines, ("test", tests, *"----")]
+    if task == BOXES:
+        of_boxes = ("split", "images", "classes", "smallest class", "largest class", "boxes", "per image", "most")
+        return (*of_boxes, "without a box"), [*lines, ("test", tests, *"-------")]
     return ("split", "images", "classes", "smallest class", "largest class"), [*lines, ("test", tests, *"---")]
 
 

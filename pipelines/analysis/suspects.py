@@ -17,10 +17,9 @@ import pandas as pd
 from pipelines.analysis.results import Predictions, read_predictions, unusable
 from pipelines.dataset.tables import spreadsheet_safe
 from pipelines.dataset.targets import JOINT, encode, join_labels, labels_in
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import Layout, RunLayout, split_sha256
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.records import read_record
-from pipelines.system.files import file_sha256
 from pipelines.system.screen import short
 
 LABELS_SHOWN = 4  # changed ones, above a picture
@@ -33,7 +32,7 @@ Means = tuple[list[int], npt.NDArray[np.int64], Floats]  # places of rows, the r
 
 def runs_on(layout: Layout) -> tuple[list[RunLayout], list[RunLayout]]:
     """Return the runs that have predicted their validation set: those of the current split, and the others."""
-    split = file_sha256(layout.split_csv)
+    split = split_sha256(layout.split_csv)
     found: tuple[list[RunLayout], list[RunLayout]] = [], []
     for run in layout.runs():
         if run.trained.exists() and run.valid_predictions.exists():

@@ -1,7 +1,8 @@
 """Read JSON that lists images, in the form of COCO or as plain records, as a table of text."""
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ LABEL_KEYS = (
     *("category_id", "categoryId", "label_id", "labelId", "class_id", "category", "label", "class"),
     *("labels", "categories", "category_ids", "label_ids"),
 )
+BOX = "bbox"  # the key of COCO's boxes
 VALUE = "value"  # the column of the values of a dictionary
 NAME = "category_name"  # the column of the names of categories
 PLACE, IMAGE = "\0place", "\0image"  # columns of our own
@@ -45,18 +47,21 @@ def is_json(name: str) -> bool:
     return name.lower().removesuffix(".zip").removesuffix(".gz").endswith(".json")
 
 
-def read_json_table(paths: Sequence[Path], label_column: str = "", note: Note = silent) -> JsonTable:
+def read_json_table(
+    paths: Sequence[Path], label_column: str = "", note: Note = silent, boxes: Collection[str] = ()
+) -> JsonTable:
     """Return the images of the JSON files `paths`, all of one form.
 
     The forms are: a dictionary with `images`, and maybe `annotations` and `categories`; a list of records; or a
     dictionary of ids with a value, a list of values, or a record each. label_column: which list of values is split into
-    rows; else one that is named like labels. `note` receives an encoding that is a guess.
+    rows; else one that is named like labels. `note` receives an encoding that is a guess. boxes: the keys of lists that
+    stay in one cell.
     Raises `UserError` for another form, and for ids that contradict each other.
     """
     contents = []
     for path in paths:
         content, guess = read_json(path)
-        contents.append(content)
+        contents.append(_with_texts(content, boxes) if boxes else content)
         if guess:
             note("note", f"{path.name} is not UTF-8; it was read as {guess}. Check names with accents.")
     if all(isinstance(each, dict) and _is_coco(each) for each in contents):
@@ -71,6 +76,16 @@ def read_json_table(paths: Sequence[Path], label_column: str = "", note: Note = 
     names = list(map(str, table.columns))
     identity = next((name for name in IMAGE_KEYS if name in names), names[0])
     return JsonTable(table, identity, next((name for name in FILE_KEYS if name in names), ""))
+
+
+def _with_texts(content: Any, keys: Collection[str]) -> Any:
+    """Return JSON with the lists of `keys` as text."""
+    if isinstance(content, dict):
+        return {
+            key: json.dumps(value) if key in keys and isinstance(value, list) else _with_texts(value, keys)
+            for key, value in content.items()
+        }
+    return [_with_texts(each, keys) for each in content] if isinstance(content, list) else content
 
 
 def _is_coco(content: Mapping[str, Any]) -> bool:

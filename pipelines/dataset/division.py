@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipelines.dataset import labels, meaning, pixel_tables, splits, submission, test_set
+from pipelines.dataset import box_tables, labels, meaning, pixel_tables, splits, submission, test_set
 from pipelines.dataset.raw_data import Flaw, RawData
 from pipelines.dataset.tables import Note, silent
 from pipelines.settings.layout import Layout
@@ -19,6 +19,7 @@ class Division:
     settings: the given ones, with the folders of images that were rows of a table. pixels: a note about these images;
     empty without them. labelled: rows of `splits.assign`. test, unlisted: as `test_set.test_rows` returns them.
     classes: as `submission.class_list` returns them. dropped: the rows that data.flaws leaves out.
+    boxes: as boxes.csv has them; none for other tasks.
     """
 
     settings: Settings
@@ -28,6 +29,7 @@ class Division:
     unlisted: int
     classes: list[str]
     dropped: list[Flaw]
+    boxes: pd.DataFrame
 
 
 def divide(layout: Layout, given: Settings, note: Note = silent, watch: Watch = unwatched) -> Division:
@@ -46,4 +48,5 @@ def divide(layout: Layout, given: Settings, note: Note = silent, watch: Watch = 
     if settings.split.group_file:
         rows["group"] = splits.read_groups(layout.root, settings.split.group_file, rows["id"].tolist())
     rows = splits.assign(rows, settings.split, settings.competition.task)
-    return Division(settings, pixels, rows, test, unlisted, classes, source.dropped)
+    boxes = box_tables.box_table(rows, source.boxes)
+    return Division(settings, pixels, rows, test, unlisted, classes, source.dropped, boxes)

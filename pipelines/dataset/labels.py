@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.dataset.annotations import JsonTable
+from pipelines.dataset.box_tables import box_targets, gather_boxes, target_of
 from pipelines.dataset.class_folders import in_class_folders, labels_of, without_tests
 from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files, several_advice
 from pipelines.dataset.encodings import listed_names
@@ -19,6 +20,7 @@ from pipelines.dataset.image_paths import (
     no_images,
     normal,
     posix,
+    without_extension,
 )
 from pipelines.dataset.matching import OF_TABLE, by_line, one_image_each, repeated
 from pipelines.dataset.name_patterns import GROUP, LABEL, described, match_names, named_groups
@@ -29,7 +31,7 @@ from pipelines.dataset.target_cells import Targets, of_cells
 from pipelines.dataset.targets import join_labels
 from pipelines.dataset.vocabulary import is_number
 from pipelines.settings.data_sections import DataSettings
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.overrides import toml
 from pipelines.system.errors import UserError, few, quoted, refuse
 
@@ -44,6 +46,8 @@ def labelled_rows(source: RawData, test_paths: Iterable[str] = ()) -> pd.DataFra
     Raises `UserError`, with file and line, for anything missing, empty, repeated or ambiguous.
     """
     raw, data, tests = source.raw, source.data, set(test_paths)
+    if source.task == BOXES and not data.labels:
+        raise UserError(f"{raw}: data.labels is empty; name the table of boxes, or the folder of their XML files.")
     images = without_tests(image_files(raw, data.train_images, "data.train_images", data.channel_files), data)
     if not images:
         raise UserError(no_images(raw, data.train_images, "data.train_images"))
@@ -52,7 +56,11 @@ def labelled_rows(source: RawData, test_paths: Iterable[str] = ()) -> pd.DataFra
         raise UserError(f'{raw}: no row has both an image and a target, so data.flaws = "drop" leaves out all.')
     both = sorted(set(rows["path"].tolist()) & tests, key=natural_key)
     refuse(f"{raw}: images both labelled and in the test set", both, _both(data))
-    _leave_out_unlabelled(source, [image for image in images if image not in known and image not in tests])
+    others = [image for image in images if image not in known and image not in tests]
+    if source.task == BOXES:
+        rows = _with_others(source, rows, others)
+    else:
+        _leave_out_unlabelled(source, others)
     return rows[["id", "path", "label", "group"]].reset_index(drop=True)
 
 
@@ -81,6 +89,24 @@ def _leave_out_unlabelled(source: RawData, images: Sequence[str]) -> None:
         remedy += f"same columns, data.labels can name both, as in {toml(f'{data.labels}+{min(others)}')}."
     remedy += ' Or leave them out: data.flaws = "drop".'
     refuse(f"{raw / data.train_images}: images without a label in {data.labels}", list(images), remedy)
+
+
+def _with_others(source: RawData, rows: pd.DataFrame, images: Sequence[str]) -> pd.DataFrame:
+    """Return `rows` and, without boxes, the `images` that no row names; each is a group, if there are groups."""
+    if not images:
+        return rows
+    data, paths = source.data, [_below(image, source.data.train_images) for image in images]
+    source.note("note", f"Images that no row of {data.labels} names, and so without a box: {len(images):,}.")
+    listed = zip(rows["id"], rows["path"], strict=True)
+    short = all(name == without_extension(_below(path, data.train_images)) for name, path in listed)
+    stems = list(map(without_extension, paths))
+    names = stems if short and len({*stems, *rows["id"]}) == len(stems) + len(rows) else paths
+    more = pd.DataFrame({"id": names, "path": images, "label": "", "group": ""}, dtype=str)
+    if name := _group_of_names(source):
+        more["group"] = _matched(source, paths, images)[name]
+    elif source.split.group_column:
+        more["group"] = [f"image {path}" for path in paths]
+    return pd.concat([rows, more])
 
 
 def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str]) -> tuple[pd.DataFrame, set[str]]:
@@ -131,6 +157,8 @@ def _listed_rows(source: RawData, images: Sequence[str], tests: Collection[str])
 def _targets(source: RawData, listing: Listing, folder: ImageFolder, listed: JsonTable) -> Targets:
     """Return the targets of the rows of data.labels."""
     data = source.data
+    if source.task == BOXES:
+        return box_targets(listing, source, listed)
     if listed.targets:
         data = replace(data, label_columns=tuple(listed.targets), label_column="", label_separator="")
         return choose_targets(listing, replace(source, data=data), folder, [])
@@ -206,6 +234,10 @@ def _group_of_names(source: RawData) -> str:
 
 def _one_row_each(source: RawData, path: Path, rows: pd.DataFrame, targets: Targets, listed: JsonTable) -> pd.DataFrame:
     """Return one row per image: labels in rows of their own are joined, and repeated rows are left out."""
+    if source.task == BOXES:
+        gather_boxes(source, path, rows)
+        rows = _joined(path, rows.assign(label=""))
+        return rows.assign(label=[target_of(source.boxes, image) for image in rows["path"]])
     if source.task == SEVERAL_LABELS and targets.is_list:
         if not listed.of_annotations and rows["path"].is_unique:
             raise UserError(

@@ -19,7 +19,7 @@ from pipelines.dataset.targets import JOINT, labels_in
 from pipelines.dataset.vocabulary import RARE_SEPARATORS, SEPARATORS, is_number, loose_form, number
 from pipelines.settings.choices import SENT, advice
 from pipelines.settings.data_sections import DataSettings
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
 
@@ -43,6 +43,8 @@ def check_labels(rows: pd.DataFrame, raw: Path, settings: Settings) -> None:
     listed, written = bool(table), is_csv(data.labels) or bool(data.label_pattern)
     counts = Counter(label for text in rows["label"].tolist() for label in labels_in(text, task))
     checks: dict[str, Callable[[], str]] = {"one_class": lambda: _one_class(rows, counts, table, task)}
+    if task == BOXES:  # an image without a box, and a single class, are usual
+        checks = {}
     if task == NUMBERS:
         counts = Counter(rows["label"].tolist())
     elif listed:
@@ -50,7 +52,7 @@ def check_labels(rows: pd.DataFrame, raw: Path, settings: Settings) -> None:
         checks["missing_labels"] = lambda: _missing(rows, counts)
     if task == ONE_CLASS:
         checks["unique_labels"] = lambda: _unique(rows, counts, table)
-    if task != NUMBERS and written:
+    if task not in (NUMBERS, BOXES) and written:
         checks["combined_labels"] = lambda: _combined(counts, settings, raw)
     if task == SEVERAL_LABELS and written:
         checks["combined_labels"] = lambda: (
@@ -63,7 +65,7 @@ def check_labels(rows: pd.DataFrame, raw: Path, settings: Settings) -> None:
         checks["garbled_labels"] = lambda: _garbled(counts, table)
     for name, check in checks.items():
         if name not in data.accept and (problem := check()):
-            where, others = _where(raw, data)
+            where, others = _where(raw, data) if task != BOXES else (str(table), "")
             columns = f"{others} " if name in OTHER_COLUMN and others else ""
             end = "" if problem.endswith("\n") else " "
             raise UserError(f"{where}: {problem}{end}{columns}{unless(name, data)}")
@@ -154,7 +156,7 @@ def _missing(rows: pd.DataFrame, counts: Count) -> str:
     gaps = sorted(GAPS & set(counts))
     if not gaps or len(counts) == 1:
         return ""
-    paths = few(rows["path"][rows["label"].isin(gaps)].tolist(), MOST)
+    paths = few(rows["path"][[bool(set(gaps) & set(text.split(JOINT))) for text in rows["label"]]].tolist(), MOST)
     problem = f"labels that stand for a missing value: {_counted(gaps, counts)}, of the images {paths}"
     return f"{problem}. Fill them in, or remove these rows and their images."
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.dataset.annotations import JsonTable, is_json, read_json_table
+from pipelines.dataset.annotations import BOX, JsonTable, is_json, read_json_table
 from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import from_raw
 from pipelines.dataset.long_form import widened
@@ -15,6 +15,8 @@ from pipelines.dataset.raw_data import RawData, line_of
 from pipelines.dataset.tables import Note, index_columns, read_listing, silent, without_indexes
 from pipelines.dataset.target_cells import chosen_columns, parts
 from pipelines.dataset.targets import JOINT
+from pipelines.dataset.voc import voc_table
+from pipelines.settings.metrics import BOXES
 from pipelines.system.errors import UserError, did_you_mean, few, shown
 
 # Values of a column that says which part of a split a row belongs to.
@@ -44,7 +46,10 @@ def read_labels(source: RawData) -> JsonTable:
     It is in long form if competition.long_form is set, and its header is that of the sample submission.
     """
     data, form = source.data, source.competition.long_form
-    listed = _read(listed_paths(source.raw, data.labels, "data.labels"), data.label_column, source.note)
+    boxes = (*data.box_columns, BOX) if source.task == BOXES else ()
+    if boxes and (folder := Path(from_raw(source.raw, data.labels))).is_dir():
+        return JsonTable(voc_table(folder), "filename", label_columns=("label",))
+    listed = _read(listed_paths(source.raw, data.labels, "data.labels"), data.label_column, source.note, boxes)
     if not form or is_json(data.labels) or not data.sample_submission:
         return listed
     table, sample = without_indexes(listed.table), without_indexes(_sample(source))
@@ -60,9 +65,9 @@ def read_tests(raw: Path, name: str, note: Note = silent) -> JsonTable:
     return _read(listed_paths(raw, name, "data.test_table"), "", note)
 
 
-def _read(paths: Sequence[Path], label_column: str, note: Note) -> JsonTable:
+def _read(paths: Sequence[Path], label_column: str, note: Note, boxes: Sequence[str] = ()) -> JsonTable:
     if all(is_json(path.name) for path in paths):
-        return read_json_table(paths, label_column, note)
+        return read_json_table(paths, label_column, note, boxes)
     tables = [read_listing(path, note) for path in paths]
     if len(paths) == 1:
         return JsonTable(tables[0], "")

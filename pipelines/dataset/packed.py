@@ -25,7 +25,8 @@ import numpy.typing as npt
 from pipelines.dataset.channels import Pixels
 from pipelines.dataset.image_paths import files_at
 from pipelines.dataset.image_reader import Reader
-from pipelines.dataset.images import BICUBIC, UnreadableImage, fit, place_of, settled_warnings
+from pipelines.dataset.images import BICUBIC, UnreadableImage, crop, fit, place_of, settled_warnings
+from pipelines.settings.metrics import BOXES
 from pipelines.system.errors import UserError
 from pipelines.system.files import only_one, partial_name, reserve
 from pipelines.system.processes import in_processes
@@ -60,7 +61,7 @@ class PackedImages:
         watch: Watch = unwatched,
         how: str = "",
     ) -> None:
-        """how: `input.interpolation`; files of both are kept side by side."""
+        """how: `input.interpolation`; files of both are kept side by side, and those of boxes, stretched images."""
         together = images.cached_together
         self.places = images.places  # of `images` in the file, int64 (N,)
         self.rows = together.rows[["id", "path"]]
@@ -72,7 +73,8 @@ class PackedImages:
             from pipelines.dataset.fingerprints import readable_fingerprints  # imports pandas: see above
 
             marks = map(str, readable_fingerprints(together, watch)[0])  # decoding reports the unreadable ones
-        self.how, special = how, f"-{BICUBIC}" if how == BICUBIC else ""
+        self.stretch, self.how = images.task == BOXES, how
+        special = f"-{BICUBIC}" * (how == BICUBIC) + "-stretched" * self.stretch
         digest = hashlib.sha256(f"{FORMAT} {size}{special} {together.value_rule}".rstrip().encode() + b"\n")
         for path, mark in zip(self.rows["path"], marks, strict=True):
             digest.update(f"{path}\0{mark}\n".encode())
@@ -172,7 +174,9 @@ class PackedImages:
                 unit = f"x {self._chunk_images()} images"
                 bad: list[tuple[int, str]] = []
                 reader = self.together.reader
-                work = partial(_decode_chunk, self.partial, len(self.header), (self.shape, self.how), reader)
+                work = partial(
+                    _decode_chunk, self.partial, len(self.header), (self.shape, self.how, self.stretch), reader
+                )
                 with closing(in_processes(work, chunks, len(pending), watch, "decoding", unit)) as finished:
                     for end, problems in zip(ends[1:], finished, strict=True):
                         bad += problems
@@ -242,19 +246,20 @@ def _times(paths: Iterable[str], raw: Path) -> Iterator[str]:
 
 
 def _decode_chunk(
-    unfinished: Path, offset: int, form: tuple[tuple[int, int, int], str], reader: Reader, chunk: Chunk
+    unfinished: Path, offset: int, form: tuple[tuple[int, int, int], str, bool], reader: Reader, chunk: Chunk
 ) -> list[tuple[int, str]]:
     """Decode `chunk` into the file `unfinished`; return number and problem of each image that cannot be decoded.
 
-    form: the shape of an image, and `input.interpolation`.
+    form: the shape of an image, `input.interpolation`, and whether all of it is stretched to a square.
     """
-    (first, items), (shape, how) = chunk, form
+    (first, items), (shape, how, stretch) = chunk, form
     bad = []
     pixels = np.empty((len(items), *shape), np.uint8)
     with settled_warnings():
         for number, (path, place) in enumerate(items):
             try:
-                pixels[number] = fit(reader.decode(path, place), shape[0], shape[0], how)
+                image, side = reader.decode(path, place), shape[0]
+                pixels[number] = crop(image, (0, 0, *image.size), side, how) if stretch else fit(image, side, side, how)
             except UnreadableImage as error:
                 bad.append((first + number, error.problem))
     if bad:

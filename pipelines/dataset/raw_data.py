@@ -30,11 +30,15 @@ class Flaw(NamedTuple):
         return f"{self.line}: {quoted(self.id)}{self.more}" if self.line else f"{self.id}{self.more}"
 
 
+Boxes = dict[str, list[tuple[str, float, float, float, float]]]
+
+
 @dataclass(frozen=True)
 class RawData:
     """A raw folder and the settings about it.
 
-    note: receives the columns taken and how ids were compared. dropped: receives the rows that are left out.
+    note: receives the columns taken and how ids were compared. dropped: receives the rows that are left out. boxes:
+    receives those of each image by its path: label, xmin, ymin, xmax, ymax.
     """
 
     raw: Path
@@ -43,6 +47,7 @@ class RawData:
     competition: CompetitionSettings = field(default_factory=CompetitionSettings)
     note: Note = silent
     dropped: list[Flaw] = field(default_factory=list)
+    boxes: Boxes = field(default_factory=dict)
 
     @property
     def task(self) -> str:

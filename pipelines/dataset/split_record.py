@@ -13,9 +13,9 @@ from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
 from pipelines.dataset.name_patterns import LABEL, named_groups
 from pipelines.settings.data_sections import DataSettings
-from pipelines.settings.layout import Layout
+from pipelines.settings.layout import Layout, split_sha256
 from pipelines.settings.loading import differences, overlay, to_dict
-from pipelines.settings.metrics import ONE_CLASS
+from pipelines.settings.metrics import BOXES, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system import files
 from pipelines.system.errors import UserError, few, quoted, shown
@@ -116,13 +116,18 @@ def _images_in(raw: Path, folder: str, key: str) -> list[str]:
 
 
 def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
-    """Return the SHA-256 of each input of a split: the CSVs, the download record and split.group_file, if present."""
+    """Return the SHA-256 of each input of a split: the tables, the download record and split.group_file, if present."""
     data = settings.data
     named = (data.labels, data.test_table, data.sample_submission)
     names = [each for name in named if name for each in listed_names(layout.raw, name)]
     paths = {name: listing_file(layout.raw / name) for name in (*names, DOWNLOAD_RECORD)}
     paths[GROUP_FILE] = layout.root / settings.split.group_file  # the root folder if not set
-    return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
+    found = {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
+    if settings.competition.task == BOXES and (folder := layout.raw / data.labels).is_dir():
+        files_in = sorted(folder.rglob("*.xml"))
+        contents = "".join(f"{path.relative_to(folder)}\0{file_sha256(path)}\n" for path in files_in)
+        found[data.labels] = hashlib.sha256(contents.encode()).hexdigest()
+    return found
 
 
 def write_split_record(
@@ -141,7 +146,7 @@ def write_split_record(
         "inputs": split_inputs(layout, settings),
         "download": _download(layout),
         "listing": _listing_record(listing, rows["path"].tolist()),
-        "split_csv_sha256": file_sha256(layout.split_csv),
+        "split_csv_sha256": split_sha256(layout.split_csv),
     }
     files.write_json(layout.split_record, record)
 
@@ -202,8 +207,11 @@ def split_is_made(layout: Layout, settings: Settings, split_command: str) -> boo
     again = f"split again ({NOT_COMPARABLE}): {split_again(layout, split_command)}"
     record = _read_record(layout, split_command)
     _check_settings(layout, settings, record, again)
-    if file_sha256(layout.split_csv) != record["split_csv_sha256"]:
-        raise UserError(f"{_short(layout, layout.split_csv)} was changed after it was made. Put it back, or {again}")
+    if settings.competition.task == BOXES and not layout.boxes_csv.exists():
+        return False
+    if split_sha256(layout.split_csv) != record["split_csv_sha256"]:
+        names = " or ".join(_short(layout, path) for path in (layout.split_csv, layout.boxes_csv) if path.exists())
+        raise UserError(f"{names} was changed after it was made. Put it back, or {again}")
     if found := _changes(layout, settings, record):
         raise UserError(_since(layout, found, split_command))
     without_tree = not (settings.split.tree and _has_tree(record))
@@ -233,6 +241,7 @@ def require_split(layout: Layout, settings: Settings, split_command: str) -> Non
 def split_parts(layout: Layout, settings: Settings) -> list[Path]:
     """Return the files and folders of a complete split."""
     parts = [layout.split_csv, layout.split_record]
+    parts += [layout.boxes_csv] if settings.competition.task == BOXES else []
     parts += [layout.tree] if settings.split.tree else []
     return parts + ([layout.images] if settings.data.pixel_columns else [])
 
@@ -270,11 +279,11 @@ def split_again(layout: Layout, split_command: str) -> str:
 
 def split_removal(layout: Layout) -> str:
     """Return the command that removes what exists of the split."""
-    return removal(layout.split_record, layout.split_csv, layout.tree, *_written_images(layout))
+    return removal(layout.split_record, layout.split_csv, layout.tree, *_written(layout))
 
 
-def _written_images(layout: Layout) -> list[Path]:
-    return [layout.images] if layout.images.exists() else []
+def _written(layout: Layout) -> list[Path]:
+    return [path for path in (layout.boxes_csv, layout.images) if path.exists()]
 
 
 def is_split_by_audit(layout: Layout) -> bool:

@@ -15,7 +15,7 @@ from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import csv_writer
 from pipelines.dataset.targets import count_labels
 from pipelines.dataset.vocabulary import answers_of, submitted_labels
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few
 
@@ -37,7 +37,7 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
         check_positive(occurring, settings)
     sent = [texts.get(label, label) for label in occurring]
     check_separator(sent, settings)
-    if not data.sample_submission:
+    if not data.sample_submission or competition.task == BOXES:
         return occurring
     form = sample_form(settings, raw, sent)
     table = listing_file(raw / data.labels) if is_csv(data.labels) else None

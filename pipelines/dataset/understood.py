@@ -16,7 +16,7 @@ from pipelines.dataset.images import Described, UnreadableImage, describe_image
 from pipelines.dataset.targets import count_labels, encode, labels_in
 from pipelines.dataset.vocabulary import NAMED, answers_of, counted
 from pipelines.settings.data_sections import DataSettings
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import few, quoted, shown
 
@@ -72,6 +72,8 @@ def _target(settings: Settings, texts: Sequence[str], classes: Sequence[str]) ->
             values = encode(texts, task, classes)
             return f"one number, {shown(classes[0])}, {np.nanmin(values):g} to {np.nanmax(values):g}"
         return f"{len(classes)} numbers, {few(classes, 5)}"
+    if task == BOXES:
+        return f"any number of boxes of {len(classes):,} classes"
     number = len(classes) or len(count_labels(texts, task))
     return f"one of {number:,} classes" if task == ONE_CLASS else f"any of {number:,} labels"
 
@@ -93,6 +95,8 @@ def _sent(settings: Settings, form: Form | None) -> str:
         case "label_lists":
             none = f"; {quoted(competition.no_label)} for none" if competition.no_label else ""
             what = f"its labels, {between}{none}"
+        case "boxes":
+            what = f"its boxes, each as {quoted(competition.box_answer)} in {settings.data.box_units}"
         case _:
             digits = number_digits(form, settings)
             if METRICS[competition.metric].takes == "grades" and digits < 1:
@@ -116,17 +120,18 @@ def describe_targets(texts: Sequence[str], task: str, classes: Sequence[str]) ->
     if task == ONE_CLASS:
         return "classes", found
     most, without = max(len(labels_in(text, task)) for text in texts), sum(not text for text in texts)
-    return "targets", f"up to {most} labels per image of {found}; images without a label: {without:,}"
+    what, one = ("boxes", "a box") if task == BOXES else ("labels", "a label")
+    return "targets", f"up to {most} {what} per image of {found}; images without {one}: {without:,}"
 
 
 def summarise(texts: Sequence[str], task: str, classes: Sequence[str]) -> str:
     """Return a line about the targets of some images.  classes: the classes or labels, or the names of the numbers."""
     if task == ONE_CLASS:
         return f"Classes: {counted(texts)}"
-    if task == SEVERAL_LABELS:
-        return (
-            f"Labels: {counted(count_labels(texts, task))}; images without a label: {sum(not text for text in texts):,}"
-        )
+    if task in (SEVERAL_LABELS, BOXES):
+        what, one = ("Boxes", "a box") if task == BOXES else ("Labels", "a label")
+        counts = counted(count_labels(texts, task))
+        return f"{what}: {counts}; images without {one}: {sum(not text for text in texts):,}"
     columns = encode(texts, task, classes).astype(np.float64).T
     described = [f"{shown(name)} {_range(values)}" for name, values in zip(classes, columns[:NAMED], strict=False)]
     return f"Numbers: {'; '.join(described)}{'; …' if len(classes) > NAMED else ''}"
@@ -214,6 +219,7 @@ def describe_sample(form: Form, settings: Settings) -> str:
         "probability": f"the probability of {quoted(settings.competition.positive or '1')}",
         "best_labels": f"the {settings.competition.guesses} best labels",
         "label_lists": "all labels",
+        "boxes": "all boxes",
     }.get(submission, "a number")
     column = form.values[0]
     examples = list(dict.fromkeys(value for value in form.cells[column].tolist() if value))
@@ -255,11 +261,11 @@ def notes(
 
 def _notes_on_labels(rows: pd.DataFrame, task: str, others: Sequence[str]) -> list[str]:
     """Return notes on classes or labels, around `others`."""
-    what = "Classes" if task == ONE_CLASS else "Labels"
-    counts = count_labels(rows["label"].tolist(), task)
+    what = "Labels" if task == SEVERAL_LABELS else "Classes"
+    counts = Counter(label for text in rows["label"].tolist() for label in dict.fromkeys(labels_in(text, task)))
     found = []
     label, largest = counts.most_common(1)[0] if counts else ("", 0)
-    if largest > LARGE * len(rows):
+    if largest > LARGE * len(rows) and task != BOXES:
         share = largest / len(rows)
         alone = f": this answer alone has accuracy {share:.4f}" if task == ONE_CLASS else ""
         found.append(f"{share:.1%} of the labelled images {'are' if alone else 'have'} {quoted(label)}{alone}.")

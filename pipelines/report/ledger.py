@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.kaggle.submission_log import COMPLETE, Row, SubmissionLog
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import Layout, RunLayout, split_sha256
 from pipelines.settings.loading import load_settings
 from pipelines.settings.metrics import METRICS, badness
 from pipelines.settings.overrides import setting
@@ -26,7 +26,7 @@ from pipelines.settings.records import (
 )
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from pipelines.system.files import file_sha256, read_note
+from pipelines.system.files import read_note
 
 PLAIN, FOLDS, BLEND = "run", "folds", "blend"
 FROM_FILES = ("weights_sha256", "label_map_sha256")  # settings that follow from files and are no choice
@@ -121,7 +121,7 @@ def read_ledger(layout: Layout, settings: Settings, competition: str) -> Ledger:
     """Return the ledger.  settings: of today.  competition: the name or TOML that gives the recipes' settings."""
     metric = settings.competition.metric
     log, problem = _log(layout)
-    split = file_sha256(layout.split_csv) if layout.split_csv.exists() else ""
+    split = split_sha256(layout.split_csv) if layout.split_csv.exists() else ""
     entries = [_entry(layout, run, metric, competition, split) for run in layout.runs()]
     entries = [_with_sent(entry, log) for entry in entries]
     entries.sort(key=lambda entry: (not entry.scored, badness(entry.score, metric), entry.name))

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.core.blending import Pool, make_pool
 from pipelines.core.stored import read_oof
 from pipelines.dataset.image_set import ImageSet
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import Layout, RunLayout, split_sha256
 from pipelines.settings.records import RunRecord, blended, finished_run, in_todays_words, read_record
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import UserError, did_you_mean, few
@@ -29,7 +29,7 @@ def predicted_run(name: str, layout: Layout, settings: Settings, repeat: Repeat)
     record = read_record(run)
     if not layout.split_csv.exists():
         raise UserError(f"{path_word(layout.split_csv)} is missing. First: {repeat('split', RUN='')}")
-    if record.split_sha256 != file_sha256(layout.split_csv):
+    if record.split_sha256 != split_sha256(layout.split_csv):
         raise UserError(
             f"{shown} was trained on another split than {path_word(layout.split_csv)} now holds, so its validation "
             "rows may be training rows of other runs. Train it again on this split, with another RUN=."

@@ -23,6 +23,7 @@ def check_together(settings: Settings, where: str) -> None:
     across = (
         choice_problems(settings),
         _image_problems(settings),
+        _box_problems(settings),
         _finetuning_problems(settings),
         _fold_problems(settings),
         _group_problems(settings),
@@ -88,6 +89,16 @@ def _image_problems(settings: Settings) -> Iterator[str]:
         yield f"augment.sizes is {list(sizes)}; the last size must be input.size, {size}, and no size may exceed it."
     if 0 < settings.input.resize < size:
         yield f"input.resize is {settings.input.resize}; it must be 0 or at least input.size, {size}."
+
+
+def _box_problems(settings: Settings) -> Iterator[str]:
+    data = settings.data
+    if settings.competition.task != BOXES:
+        return
+    if settings.input.source != "packed":
+        yield f'input.source is {settings.input.source!r}, but boxes need all of an image: input.source = "packed".'
+    if data.label_column and "label" in data.box_form.split():
+        yield "data.label_column is set, and data.box_form has the word label; keep one of the two."
 
 
 def _finetuning_problems(settings: Settings) -> Iterator[str]:

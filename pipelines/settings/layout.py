@@ -1,10 +1,20 @@
 """The paths of all files and folders of a competition, so that no other module spells them out."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.system.files import file_sha256
 from pipelines.system.shell import names_in
+
+BOXES_CSV = "boxes.csv"
+
+
+def split_sha256(split_csv: Path) -> str:
+    """Return the SHA-256 of a split: of split.csv, and of the boxes beside it if there are any."""
+    digest, boxes = file_sha256(split_csv), split_csv.with_name(BOXES_CSV)
+    return hashlib.sha256(f"{digest}{file_sha256(boxes)}".encode()).hexdigest() if boxes.exists() else digest
 
 
 class Below:
@@ -112,7 +122,7 @@ class Layout:
     look_table = Below("look.csv", "data")  # its facts, a row each, with a column for each part of the split
     look_record = Below("look.json", "data")  # everything in the picture as text and numbers; written last
     split_csv = Below("split.csv", "data")
-    boxes_csv = Below("boxes.csv", "data")  # task boxes: those of the labelled rows of split_csv
+    boxes_csv = Below(BOXES_CSV, "data")  # task boxes: those of the labelled rows of split_csv
     split_record = Below("split.json", "data")  # the settings and inputs of split_csv
     split_lock = Below(".split.lock", "data")  # held while splitting; outside the tree, so `rm -r` leaves it
     tree = Below("train_valid_test", "data")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import Layout, RunLayout, split_sha256
 from pipelines.settings.loading import (
     differences,
     from_dict,
@@ -78,7 +78,7 @@ def start_run(run: RunLayout, settings: Settings, split_csv: Path, members: Sequ
         for stale in (run.precision, run.search, run.valid_predictions, run.retrained, run.retrain_last, run.oof):
             stale.unlink(missing_ok=True)
         shutil.rmtree(run.events, ignore_errors=True)
-        content = {"settings": to_dict(settings), "split_sha256": file_sha256(split_csv)}
+        content = {"settings": to_dict(settings), "split_sha256": split_sha256(split_csv)}
         write_json(run.record, content | ({"members": list(members)} if members else {}))
         return settings
     record = read_record(run)
@@ -227,7 +227,7 @@ def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
     """Raise `UserError` if `run` was trained on another split: its training rows could be validation rows now."""
     if not split_csv.exists():
         raise UserError(f"{split_csv} is missing; {_shown(run)} was trained on it. Split again with the same settings.")
-    if file_sha256(split_csv) != record.split_sha256:
+    if split_sha256(split_csv) != record.split_sha256:
         raise UserError(f"{_shown(run)} was trained on another split than {split_csv} now holds. {_new_run(run)}")
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, split_removal
-from pipelines.settings.layout import Layout
+from pipelines.settings.layout import Layout, split_sha256
 from pipelines.settings.loading import to_dict
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.overrides import setting
 from pipelines.settings.schema import Settings
-from pipelines.system.files import file_sha256, write_json
+from pipelines.system.files import write_json
 from pipelines.system.shell import path_word
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     layout.audit.record.unlink(missing_ok=True)  # written last: it must not describe an unfinished audit
     found = _audit_pairs(words, settings, layout, images)
     found["suspects"] = _audit_labels(words, settings, layout, images)
-    record = {"audit": to_dict(settings)["audit"], "split_csv_sha256": file_sha256(layout.split_csv)}
+    record = {"audit": to_dict(settings)["audit"], "split_csv_sha256": split_sha256(layout.split_csv)}
     write_json(layout.audit.record, record | found)
 
 

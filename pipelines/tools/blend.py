@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import command
 from pipelines.dataset.sent import form_sent
 from pipelines.dataset.split_record import check_unchanged
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import Layout, RunLayout, split_sha256
 from pipelines.settings.loading import submission_name, to_dict
 from pipelines.settings.records import blended
 from pipelines.settings.schema import Settings
@@ -143,7 +143,7 @@ def _make(made: Blend) -> None:
     title = f"{settings.name}, run {run.folder.name}"
     print(*notes, f"{title}: {len(names)} members, {len(pool.images):,} labelled rows to choose weights", sep="\n")
     run.blend.unlink(missing_ok=True)
-    split = file_sha256(made.layout.split_csv)
+    split = split_sha256(made.layout.split_csv)
     write_json(run.record, {"settings": to_dict(settings), "split_sha256": split, "blend": names})
     found = blend(pool, run.folder, command.progress)
     metric = settings.competition.metric

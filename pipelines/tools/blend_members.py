@@ -14,7 +14,7 @@ from pipelines.core.blending import Pool, make_pool
 from pipelines.core.stored import MOST_STORED, Stored, fits, load_test, read_oof
 from pipelines.dataset.image_set import ImageSet
 from pipelines.report.pairs import commands_of, find_run
-from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.layout import Layout, RunLayout, split_sha256
 from pipelines.settings.loading import load_settings, submission_name, to_dict
 from pipelines.settings.overrides import setting
 from pipelines.settings.records import blended, finished_run, in_todays_words, read_record
@@ -70,7 +70,7 @@ def _candidates(words: command.Words, layout: Layout) -> str:
 def find_members(names: Sequence[str], words: command.Words, layout: Layout, settings: Settings) -> list[Member]:
     """Return the runs `names`.  Raises `UserError`, with all that cannot be blended and what to do about each."""
     members, problems = [], list[str]()
-    split = file_sha256(layout.split_csv)
+    split = split_sha256(layout.split_csv)
     for name in names:
         try:
             members.append(_member(name, words, layout, settings, split))

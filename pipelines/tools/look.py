@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from pipelines import command
 from pipelines.dataset.split_record import check_unchanged
+from pipelines.settings.layout import split_sha256
 from pipelines.system.errors import printable
-from pipelines.system.files import file_sha256
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if note := check_unchanged(layout, settings, words.repeat("split")):
         print(note)
     images = open_images(settings, layout, table, words.repeat("split"))
-    sha256, audit = file_sha256(layout.split_csv), words.repeat("audit")
+    sha256, audit = split_sha256(layout.split_csv), words.repeat("audit")
     seen = look(settings, images, layout, sha256, audit, command.progress)
     print(command.table(seen.headings, seen.rows))
     for line in seen.lines:

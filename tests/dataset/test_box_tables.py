@@ -1,0 +1,154 @@
+"""Tables that do not hold boxes, or boxes of another notation, are refused with the line and the setting."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipelines.dataset.packed import PackedImages
+from pipelines.settings.checks import check_together
+from pipelines.settings.data_sections import CompetitionSettings, DataSettings
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import UserError
+from tests.support.boxes import HEIGHT, WIDTH, pictures
+from tests.support.image_sets import image_set
+from tests.support.raw_files import write
+from tests.support.rows import read, refused
+
+GOOD = "".join(f"i{number}.png,a,10,10,30,40\n" for number in range(6))
+TABLE = {"labels": "labels.csv", "label_column": "kind", "test_images": ""}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    pictures(tmp_path, [f"i{number}.png" for number in range(6)])
+    return tmp_path
+
+
+def table(raw: Path, rows: str, header: str = "name,kind,xmin,ymin,xmax,ymax") -> None:
+    write(raw / "labels.csv", f"{header}\n{rows}")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("i0.png,a,30,10,30,40", ("line 8: 'i0.png' (30 10 30 40), empty or inverted", "data.box_form", "data.flaws")),
+        ("i0.png,a,30,10,20,40", ("line 8", "empty or inverted box")),
+        ("i0.png,a,200,10,220,40", ("line 8", "box outside its image")),
+        ("i0.png,a,10,10,,40", ("line 8", "not the numbers of a box")),
+        ("i0.png,a,10,ten,30,40", ("line 8", "not the numbers of a box")),
+        ("i0.png,a,10,10,1e999,40", ("line 8", "not the numbers of a box")),
+        ("i0.png,,11,10,30,40", ("line 8", "box without a label")),
+        ("i0.png,a,,,,", ("line 8", "label 'a' without a box", "data.no_box_label")),
+        ("i0.png,a|b,11,10,30,40", ("'|'",)),
+        ("i9.png,a,11,10,30,40", ("ids without an image in train", "i9.png")),
+    ],
+)
+def test_a_row_that_holds_no_box_is_refused(raw: Path, row: str, words: tuple[str, ...]) -> None:
+    table(raw, f"{GOOD}{row}\n")
+    refused(raw, *words, task="boxes", **TABLE)
+
+
+def test_flaws_are_left_out_and_listed(raw: Path) -> None:
+    table(raw, f"{GOOD}i0.png,a,30,10,20,40\ni1.png,a,,,,\ni2.png,,1,2,3,4\n")
+    found = read(raw, "boxes", flaws="drop", **TABLE)
+    assert [(flaw.line, flaw.reason) for flaw in found.dropped] == [
+        ("line 9", "label 'a' without a box"),
+        ("line 10", "box without a label"),
+        ("line 8", "empty or inverted box"),
+    ]
+    assert found.labels == {f"train/i{number}.png": "a" for number in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "words"),
+    [
+        (GOOD, {"box_units": "shares"}, ('data.box_units is "shares"', 'data.box_units = "pixels"')),
+        ("i0.png,a,0.1,0.1,0.5,0.5\n", {}, ('data.box_units is "pixels"', 'data.box_units = "shares"')),
+        (
+            "".join(f"i{number}.png,a,10,10,95,45\n" for number in range(6)),
+            {"box_form": "xmin ymin width height", "box_columns": ("xmin", "ymin", "xmax", "ymax")},
+            ("6 of 6 boxes leave their image", "data.box_form"),
+        ),
+        (
+            "".join(f"i{number}.png,a,60,30,20,10\n" for number in range(6)),
+            {},
+            ("6 of 6 boxes", "end before they begin", "data.box_form"),
+        ),
+        ("i0.png,,,,,\n", {}, ("no row has a box",)),
+        (GOOD, {"label_column": "sort"}, ("no column 'sort', which data.label_column names",)),
+        (GOOD, {"box_columns": ("x0", "ymin", "xmax", "ymax")}, ("no column 'x0', which data.box_columns names",)),
+        (GOOD, {"box_form": "xcentre ycentre width height"}, ("no column 'xcentre', which data.box_form names",)),
+    ],
+)
+def test_another_notation_is_refused(raw: Path, rows: str, settings: dict[str, Any], words: tuple[str, ...]) -> None:
+    table(raw, rows)
+    refused(raw, *words, task="boxes", **(TABLE | settings))
+
+
+def test_boxes_need_a_table(raw: Path) -> None:
+    refused(raw, "data.labels is empty", task="boxes", test_images="")
+
+
+def test_a_cell_of_another_form_is_refused(raw: Path) -> None:
+    table(raw, 'i0.png,"1 2 3 4 5"\n', "name,boxes")
+    refused(raw, "line 2", "not the numbers", task="boxes", labels="labels.csv", box_columns=("boxes",))
+
+
+def test_an_image_that_is_damaged_is_named_with_its_row(raw: Path) -> None:
+    table(raw, GOOD)
+    write(raw / "train/i3.png", b"no image")
+    refused(raw, "i3.png", "line 5 of labels.csv", "cannot be read", task="boxes", **TABLE)
+
+
+def test_rows_of_an_image_in_two_groups_are_refused(raw: Path) -> None:
+    table(raw, "i0.png,a,10,10,30,40,x\ni0.png,a,11,10,30,40,y\n", "name,kind,xmin,ymin,xmax,ymax,place")
+    refused(raw, "different groups", task="boxes", group="place", **TABLE)
+
+
+def test_ids_of_images_that_no_row_names_are_written_like_the_others(raw: Path) -> None:
+    table(raw, "i0,a,10,10,30,40\n")
+    found = read(raw, "boxes", **TABLE)
+    assert sorted(found.ids) == [f"i{number}" for number in range(6)]
+
+
+def test_boxes_of_coco_need_its_notation(raw: Path) -> None:
+    write(
+        raw / "boxes.json",
+        '{"images": [{"id": 1, "file_name": "i0.png"}], "categories": [{"id": 1, "name": "a"}], '
+        '"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]}',
+    )
+    refused(raw, 'data.box_form = "xmin ymin width height"', task="boxes", labels="boxes.json", test_images="")
+
+
+def test_images_are_stretched_in_a_cache_of_their_own(tmp_path: Path) -> None:
+    image = Image.new("RGB", (WIDTH, HEIGHT))
+    image.paste((255, 255, 255), (0, 0, WIDTH // 4, HEIGHT))
+    image.save(tmp_path / "a.png")
+    rows = pd.DataFrame({"id": ["a"], "path": ["a.png"]})
+    found = {}
+    for task in ("one_class", "boxes"):
+        packed = PackedImages(image_set(rows, tmp_path, tmp_path / "cache", task=task), 8)
+        found[task] = packed.whole()[0, :, :, 0].mean(axis=0)
+        found[packed.path.name.rpartition("-")[0]] = packed.path
+    assert found["boxes"][:2].min() > 200 and found["boxes"][3:].max() < 5
+    assert found["one_class"].max() < 250 and {"labelled-8px", "labelled-8px-stretched"} <= found.keys()
+    assert all(path.exists() for path in found.values() if isinstance(path, Path))
+
+
+def test_settings_that_boxes_need() -> None:
+    def problems(**data: str) -> str:
+        competition = CompetitionSettings(task="boxes", metric="box_map", submission="boxes")
+        settings = Settings("tiny", competition=competition, data=DataSettings(**data))  # type: ignore[arg-type]
+        settings = replace(settings, input=replace(settings.input, source="photos"))
+        with pytest.raises(UserError) as caught:
+            check_together(settings, "tiny.toml")
+        return str(caught.value)
+
+    assert 'input.source = "packed"' in problems(labels="labels.csv")
+    assert "keep one of the two" in problems(
+        labels="labels.csv", label_column="kind", box_form="label xmin ymin xmax ymax"
+    )
