@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from pipelines.dataset.image_sizes import image_sizes
 from pipelines.dataset.packed import PackedImages
 from pipelines.settings.checks import check_together
 from pipelines.settings.data_sections import CompetitionSettings, DataSettings
@@ -152,3 +154,14 @@ def test_settings_that_boxes_need() -> None:
     assert "keep one of the two" in problems(
         labels="labels.csv", label_column="kind", box_form="label xmin ymin xmax ymax"
     )
+
+
+def test_the_sizes_of_images(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"id": ["a", "b"], "path": ["a.png", "b.npy"]})
+    Image.new("RGB", (7, 5)).save(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", np.zeros((4, 9, 3), np.uint8))
+    assert image_sizes(image_set(rows, tmp_path, tmp_path)).tolist() == [[7, 5], [9, 4]]
+    assert image_sizes(image_set(rows[:0], tmp_path, tmp_path)).shape == (0, 2)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match=r"a\.png .id 'a', line 2 of split\.csv. cannot be read"):
+        image_sizes(image_set(rows, tmp_path, tmp_path))
