@@ -60,14 +60,22 @@ class Answer:
         return set() if self.is_decimal else {*self.filled, *(word for value in self.filled for word in value.split())}
 
 
-def read_answer(roles: Roles) -> Answer:
-    """Return the form of the sample submission. Raises `UserError`, by its name, for one that is not supported."""
+def read_answer(roles: Roles, has_boxes: bool = False) -> Answer:
+    """Return the form of the sample submission. Raises `UserError`, by its name, for one that is not supported.
+
+    has_boxes: whether the labels have boxes, which the sample asks for.
+    """
     sample = roles.sample
     if sample is None:
         return Answer()
     name = sample.table.name
+    if has_boxes:
+        return Answer(list(sample.answers), list(dict.fromkeys(sample.table.values(sample.answers[0]))))
     if boxes := [column for column in sample.answers if BOXES.fullmatch(column)]:
-        raise UserError(f"{name} has the column {few(boxes)}: boxes of objects (detection) {UNSUPPORTED}.")
+        raise UserError(
+            f"{name} has the column {few(boxes)}: boxes of objects (detection). These are supported for one column of "
+            "answers, and labels with the boxes, which were not found. Write the TOML yourself (docs/detection.md)."
+        )
     if masks := [column for column in sample.answers if MASKS.fullmatch(column)]:
         raise UserError(f"{name} has the column {few(masks)}: masks of pixels (segmentation) {UNSUPPORTED}.")
     if roles.long_form:

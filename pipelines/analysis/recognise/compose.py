@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pipelines.analysis.recognise.affixes import template
 from pipelines.analysis.recognise.answers import Answer, read_answer, words_of
+from pipelines.analysis.recognise.boxes import box_target, set_answer, set_columns
 from pipelines.analysis.recognise.draft import Draft
 from pipelines.analysis.recognise.facts import RawFolder, folder_setting, look
-from pipelines.analysis.recognise.groups import find_groups
+from pipelines.analysis.recognise.groups import set_groups
 from pipelines.analysis.recognise.listing import Table, read_tables, shape
-from pipelines.analysis.recognise.network import Look, choose_network, look_at
+from pipelines.analysis.recognise.network import Look, choose_detector, choose_network, look_at
 from pipelines.analysis.recognise.readings import Reading, choose, metrics_named, positive_of, readings
 from pipelines.analysis.recognise.refusals import refuse_raw
 from pipelines.analysis.recognise.roles import Roles, find_roles
@@ -18,7 +19,7 @@ from pipelines.analysis.recognise.targets import Target, find_target
 from pipelines.dataset.tables import csv_text
 from pipelines.dataset.vocabulary import counted, is_number, loose_form, number
 from pipelines.settings.metrics import METRICS, NUMBERS, SEVERAL_LABELS, metric_of_kaggle_name, options_of_kaggle_name
-from pipelines.system.errors import few, shown
+from pipelines.system.errors import few
 
 MOST_TABLES = 12  # in the printed table
 
@@ -63,8 +64,9 @@ def recognise(name: str, raw: Path, known: Known) -> tuple[Draft, Seen]:
     tables, problems = read_tables(raw, folder.tables, folder.lists)
     refuse_raw(folder, tables)
     roles = find_roles(folder, tables)
-    answer = read_answer(roles)
-    target = find_target(folder, roles, answer)
+    boxes = box_target(folder, roles)
+    answer = read_answer(roles, boxes is not None)
+    target = boxes or find_target(folder, roles, answer)
     images = roles.train.images if roles.train else target.images or folder.images
     seen = Seen(folder, tables, roles, answer, target, look_at(raw, images) if images and folder.images else None)
     draft = Draft(name)
@@ -72,7 +74,8 @@ def recognise(name: str, raw: Path, known: Known) -> tuple[Draft, Seen]:
     draft.found += _files(seen)
     _competition(draft, seen, known)
     _data(draft, seen)
-    _groups(draft, seen)
+    if roles.labels is not None:
+        set_groups(draft, roles.labels, target, [roles.id_column, roles.file_column])
     _network(draft, seen)
     return draft, seen
 
@@ -137,6 +140,8 @@ def _competition(draft: Draft, seen: Seen, known: Known) -> None:
         joint = _joint(seen)
         if joint != " ":
             draft.set("competition.answer_separator", joint, "The text between two labels in a cell of the sample.")
+    if target.boxes:
+        set_answer(draft, target, seen.roles, known.metric)
     if seen.roles.long_form:
         draft.set(
             "competition.long_form",
@@ -209,6 +214,8 @@ def _source(seen: Seen) -> str:
     if target.where in ("folders", "names"):
         return f"Class {target.why}" if target.where == "folders" else f"Classes {target.why}"
     name = labels.name if labels is not None else ""
+    if target.boxes:
+        return f"{few(target.boxes.columns, 4)} of {name}"
     if target.where == "columns":
         return f"{len(target.columns)} columns of {name} ({few(target.columns, 4)}; {target.why})"
     return f"Column {target.columns[0]!r} of {name} ({target.why})"
@@ -222,7 +229,7 @@ def _examples(target: Target, task: str) -> tuple[str, str]:
         return "numbers", text
     cells = [cell.split(target.separator) for cell in target.cells] if target.separator else [target.cells]
     found = [label.strip() for parts in cells for label in parts if label.strip()]
-    listed = counted(found) if target.kind in ("classes", "sets") and found else few(target.labels, 6)
+    listed = counted(found) if target.kind in ("classes", "sets", "boxes") and found else few(target.labels, 6)
     count = len(set(found)) if target.separator else len(target.labels)
     return ("labels" if task == SEVERAL_LABELS else "classes"), f"{count:,}: {listed}"
 
@@ -313,6 +320,9 @@ def _label_columns(draft: Draft, seen: Seen, labels: Table) -> None:
         draft.set("data.id_column", roles.id_column, "Its values name the images.")
     if roles.file_column:
         draft.set("data.file_column", roles.file_column, "Its values name the images; the ids are those of the sample.")
+    if target.boxes:
+        set_columns(draft, target)
+        return
     if target.where == "columns":
         draft.set("data.label_columns", target.columns, f"Chosen because {target.why}.")
     else:
@@ -364,26 +374,6 @@ def _templates(draft: Draft, seen: Seen) -> None:
             draft.set(key, form, f"An id names its image so: {names[0]}.")
 
 
-def _groups(draft: Draft, seen: Seen) -> None:
-    labels = seen.roles.labels
-    if labels is None:
-        return
-    skip = [seen.roles.id_column, seen.roles.file_column]
-    groups = find_groups(labels, seen.target, skip)
-    if not groups:
-        draft.found.append(("groups", "no column looks like one (patient, location, driver, …)"))
-        return
-    column, what = groups[0]
-    others = "".join(f"; also {shown(name)} ({text})" for name, text in groups[1:])
-    draft.set(
-        "split.group_column",
-        column,
-        f"{what}{others}. Rows of one group stay on one side of the split: else the validation score is too good. "
-        "Remove this line if the test images come from the same groups.",
-    )
-    draft.found.append(("groups", f"{shown(column)}: {what}{others}"))
-
-
 def _network(draft: Draft, seen: Seen) -> None:
     labels, target = seen.roles.labels, seen.target
     images = len(labels) if labels is not None else len(target.images)
@@ -395,5 +385,8 @@ def _network(draft: Draft, seen: Seen) -> None:
         draft.set("input.channels", channels, "As the images have; 3, the default, are colours.")
         draft.set("input.mean", [0.5] * channels)
         draft.set("input.std", [0.25] * channels)
+    if target.boxes:
+        choose_detector(draft, len(set(seen.roles.train.images)) if seen.roles.train else 0)
+        return
     classes = len(target.labels) if target.kind in ("classes", "one_hot") else 1
     choose_network(draft, side, images, classes)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pipelines.analysis.recognise.draft import Draft
 from pipelines.analysis.recognise.listing import Table
 from pipelines.analysis.recognise.targets import Target
+from pipelines.system.errors import shown
 
 # Names of such columns, from what shares most to what shares least.
 GROUPS = tuple(
@@ -35,6 +37,26 @@ CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 FEWEST = 5  # groups; fewer leave no choice for the validation rows
 LARGEST = 0.5  # share of the rows in the largest group
 DIVISIBLE = 0.8  # least share of rows whose class occurs in several groups
+
+
+def set_groups(draft: Draft, labels: Table, target: Target, skip: Sequence[str]) -> None:
+    """Set the column whose rows stay together, if one looks like it."""
+    groups = find_groups(labels, target, skip)
+    if target.boxes:  # an image has several rows, all of one group
+        names = [name for name in skip if name]
+        groups = [each for each in groups if names and (labels.frame.groupby(names)[each[0]].nunique() < 2).all()]
+    if not groups:
+        draft.found.append(("groups", "no column looks like one (patient, location, driver, …)"))
+        return
+    column, what = groups[0]
+    others = "".join(f"; also {shown(name)} ({text})" for name, text in groups[1:])
+    draft.set(
+        "split.group_column",
+        column,
+        f"{what}{others}. Rows of one group stay on one side of the split: else the validation score is too good. "
+        "Remove this line if the test images come from the same groups.",
+    )
+    draft.found.append(("groups", f"{shown(column)}: {what}{others}"))
 
 
 def find_groups(table: Table, target: Target, skip: Sequence[str]) -> list[tuple[str, str]]:

@@ -105,6 +105,29 @@ def choose_network(draft: Draft, side: int, images: int, classes: int) -> None:
         draft.recipes = PRETRAINED
 
 
+def choose_detector(draft: Draft, images: int) -> None:
+    """Set input, augmentation, network and training of boxes.  images: how many are labelled."""
+    draft.set(
+        "input.size", 416, "Each image is stretched to this square. More shows smaller objects, and takes longer."
+    )
+    draft.set("augment.flip", True, "A mirrored photo shows the same. Set false if left and right differ in meaning.")
+    draft.set(
+        "model.name",
+        "fasterrcnn/mobilenet_v2",
+        "Detector and backbone (docs/detection.md). The backbone's weights are downloaded once: torchvision's name, or "
+        "the path of a file. pretrained = false trains it from scratch, which takes many more images.",
+    )
+    draft.set("model.weights", "IMAGENET1K_V1")
+    epochs = 30 if images <= 1_000 else 15 if images <= 10_000 else 6
+    draft.set("train.epochs", epochs, f"{images:,} labelled images. More epochs help until the validation score falls.")
+    draft.set("train.batch_size", 4)
+    draft.set("train.optimizer", "adamw")
+    draft.set("train.lr", 0.0003)
+    draft.set("train.weight_decay", 0.02)
+    draft.set("train.schedule", "cosine")
+    draft.set("train.warmup_epochs", 1)
+
+
 PRETRAINED = """
 # A pretrained network, frozen, for machines that can download its weights once (torchvision): RECIPE=pretrained
 # Features of several depths are computed once for each image and its mirror image.  A linear head is solved for; the

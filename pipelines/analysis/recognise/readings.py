@@ -9,7 +9,7 @@ from pipelines.analysis.recognise.answers import Answer
 from pipelines.analysis.recognise.targets import Target
 from pipelines.dataset.image_paths import file_name
 from pipelines.dataset.tables import NUMBER
-from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS, metric_of_kaggle_name
+from pipelines.settings.metrics import BOXES, METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS, metric_of_kaggle_name
 from pipelines.system.errors import UserError, few
 
 MOST_GRADES = (
@@ -40,6 +40,8 @@ class Reading:
 
 def readings(target: Target, answer: Answer) -> list[Reading]:
     """Return the readings that the data allow, the safest first. Raises `UserError` if there is none."""
+    if target.kind == "boxes":
+        return [Reading(BOXES, "boxes", "box_map_at", f"boxes of {len(target.labels):,} classes")]
     if target.kind == "numbers":
         several = len(target.columns) > 1
         metric = "mean_column_rmse" if several else "rmse"
@@ -176,7 +178,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"balanced", ("balanced_accuracy",)),
     (r"weighted.*(auc|roc)", ("auc_weighted",)),
     (r"partial|pauc|auc above", ("auc_partial",)),
-    (r"map ?@|@|mean average precision", ("map_at_k", "average_precision_columns", "average_precision")),
+    (r"\biou\b|intersection|pascal|coco", ("box_map_at", "box_map", "box_precision")),
+    (r"map ?@|@|mean average precision", ("map_at_k", "box_map_at", "average_precision_columns", "average_precision")),
     (r"average precision|precision.recall", ("average_precision", "average_precision_columns")),
     (r"auc|roc|receiver|area under", ("auc", "auc_columns")),
     (r"log.?loss|logarithmic loss|cross.?entropy", ("log_loss_binary", "log_loss", "log_loss_columns")),

@@ -36,7 +36,17 @@ WRITTEN = re.compile(
     r"(?P<unit>%|°C?|[mck]?m[²³23]?|[munk]?g|m?l|px|(?:year|yr|day|hour|h|second|sec|minute|min)s?)?",
 )
 FEWEST_WRITTEN = 3  # different cells; fewer may be names of classes
-Kind = Literal["classes", "sets", "flags", "one_hot", "numbers"]
+Kind = Literal["classes", "sets", "flags", "one_hot", "numbers", "boxes"]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The values of data.box_columns, box_form, box_units and no_box_label."""
+
+    columns: list[str]
+    form: str
+    units: str
+    no_label: str
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,8 @@ class Target:
     """The targets of the labelled images.
 
     where: column, columns, folders or names. kind: one class each; several labels in a cell; 0 and 1 for each label, or
-    exactly one 1; numbers. cells: the text of each image, for a single column. labels: classes, labels or the names of
-    numbers. others: columns that might be meant instead. sure: whether something else than a guess chose the column.
+    exactly one 1; numbers; boxes. cells: the text of each row, for a single column. labels: classes, labels or the
+    names of numbers. others: columns that might be meant instead.
     """
 
     where: Literal["column", "columns", "folders", "names"]
@@ -60,6 +70,7 @@ class Target:
     level: int = 1
     pattern: str = ""
     images: list[str] = field(default_factory=list)
+    boxes: Boxes | None = None
 
     @property
     def counts(self) -> Counter[str]:

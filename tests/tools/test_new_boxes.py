@@ -1,0 +1,46 @@
+"""Each form that boxes are published in is recognised, and the stages accept the TOML that `make new` writes for it."""
+
+import contextlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipelines import split
+from pipelines.analysis.recognise.compose import Known, recognise
+from pipelines.dataset.archives import unpack
+from pipelines.dataset.boxes import ONLY_CLASS, SIDES, read_boxes
+from pipelines.settings.data_sections import DataSettings
+from pipelines.settings.loading import load_settings
+from pipelines.system.errors import UserError
+from pipelines.tools import new
+from tests.support.box_forms import BOX_FORMS, CORNERS, EMPTY, TRAIN, TRUE, BoxForm, name, pictures, sample, sheet
+from tests.support.clients import run_stage
+
+COMPETITION = {"competition.task": "boxes", "competition.submission": "boxes"}
+
+
+@pytest.mark.parametrize("form", BOX_FORMS, ids=lambda form: form.name)
+def test_a_form_of_boxes_is_recognised(form: BoxForm, tmp_path: Path) -> None:
+    unpack(form.archive(tmp_path), tmp_path / "raw", data=DataSettings(train_images="", test_images=""))
+    draft, _ = recognise("mine", tmp_path / "raw", Known(form.metric, "given"))
+    assert not draft.doubts
+    toml = tmp_path / "mine.toml"
+    toml.write_text(draft.text("make all"), encoding="utf-8")
+    settings = load_settings(str(toml))
+    expected = COMPETITION | form.settings
+    found = {key: getattr(getattr(settings, key.partition(".")[0]), key.partition(".")[2]) for key in expected}
+    assert found == expected
+
+
+@pytest.mark.parametrize("form", BOX_FORMS, ids=lambda form: form.name)
+def test_the_stages_accept_the_toml_of_a_form(form: BoxForm, tmp_path: Path) -> None:
+    words = ["mine", f"--archive={form.archive(tmp_path)}", f"--metric={form.metric}"]
+    status, printed, errors = run_stage(new, words, tmp_path, {"CALLED_FROM": ""})
+    assert (status, errors) == (0, ""), errors
+    status, printed, errors = run_stage(split, ["mine"], tmp_path, {"CALLED_FROM": ""})
+    assert (status, errors) == (0, ""), errors
+    found = read_boxes(tmp_path / "data/mine/boxes.csv")
+    names = found["id"].str.removesuffix(".jpg")
+    width, height = 96, 64
+    assert False
