@@ -9,12 +9,13 @@ import pytest
 from pipelines import split
 from pipelines.analysis.recognise.compose import Known, recognise
 from pipelines.dataset.archives import unpack
-from pipelines.dataset.boxes import ONLY_CLASS, SIDES, read_boxes
+from pipelines.dataset.boxes import SIDES, read_boxes
+from pipelines.dataset.splits import read_split_csv
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
 from pipelines.tools import new
-from tests.support.box_forms import BOX_FORMS, CORNERS, EMPTY, TRAIN, TRUE, BoxForm, name, pictures, sample, sheet
+from tests.support.box_forms import BOX_FORMS, HEIGHT, TEST, TRAIN, TRUE, WIDTH, BoxForm, name
 from tests.support.clients import run_stage
 
 COMPETITION = {"competition.task": "boxes", "competition.submission": "boxes"}
@@ -41,6 +42,11 @@ def test_the_stages_accept_the_toml_of_a_form(form: BoxForm, tmp_path: Path) -> 
     status, printed, errors = run_stage(split, ["mine"], tmp_path, {"CALLED_FROM": ""})
     assert (status, errors) == (0, ""), errors
     found = read_boxes(tmp_path / "data/mine/boxes.csv")
-    names = found["id"].str.removesuffix(".jpg")
-    width, height = 96, 64
-    assert False
+    sides = (found[SIDES] * [WIDTH, HEIGHT, WIDTH, HEIGHT]).round().astype(int).to_numpy().tolist()
+    names = [each.removesuffix(".jpg") for each in found["id"]]
+    expected = sorted((name(box.image), *box[2:]) for box in TRUE)
+    assert sorted((each, *box) for each, box in zip(names, sides, strict=True)) == expected
+    rows = read_split_csv(tmp_path / "data/mine/split.csv")
+    counts = {part: int((rows["split"] == part).sum()) for part in ("train", "valid", "test")}
+    assert counts["train"] + counts["valid"] == TRAIN and counts["test"] == TEST
+    assert len(found["label"].unique()) == (1 if form.one_class else 3)

@@ -14,7 +14,9 @@ from pipelines.analysis.recognise.facts import RawFolder
 from pipelines.analysis.recognise.listing import Table
 from pipelines.analysis.recognise.roles import Roles
 from pipelines.analysis.recognise.targets import LIKELY, Boxes, Target
+from pipelines.dataset.box_tables import BETWEEN
 from pipelines.dataset.boxes import ONLY_CLASS
+from pipelines.dataset.columns import LABEL_NAMES
 from pipelines.dataset.tables import NUMBER
 from pipelines.settings.data_sections import BOX_NOTATIONS
 from pipelines.system.errors import UserError, few
@@ -29,7 +31,6 @@ ORDERS = (  # the words of a box in a cell of the sample, the usual ones first
     *("label confidence {}", "confidence label {}", "label {} confidence", "{} confidence label"),
     *("confidence {}", "{} confidence"),
 )
-BETWEEN = re.compile(r"[\s,;|\[\](){}'\"]+")  # separates the words of a cell
 SAMPLED = 48  # images whose sizes are read
 SLACK = 0.02  # share of a side by which a box may leave its image
 FITTING = 0.8  # least share of the boxes that lie in their images
@@ -163,8 +164,9 @@ def _label_column(table: Table, columns: Sequence[str], rows: Array, asked: Sequ
         none = set(cells[~has_box]) - {""}
         no_label = none.pop() if len(none) == 1 and not none & used else ""
         if no_label or not asked or "label" in _words(asked):
-            found.append((bool(words & {*used, no_label}), not all(map(NUMBER.fullmatch, used)), column, no_label))
-    return max(found, key=lambda each: each[:2], default=(False, False, "", ""))[2:]
+            plain = bool(LABEL_NAMES.fullmatch(column)), not all(map(NUMBER.fullmatch, used))
+            found.append(((bool(words & {*used, no_label}), *plain), column, no_label))
+    return max(found, key=lambda each: each[0], default=((), "", ""))[1:]
 
 
 def _words(asked: Sequence[str], labels: Collection[str] = ()) -> str:
@@ -209,7 +211,8 @@ def set_answer(draft: Draft, target: Target, roles: Roles, metric: str) -> None:
     draft.set(
         "competition.box_answer", words.format(sides), f"{why}; the sides as in the labels. Read Kaggle's page on them."
     )
-    if boxes.no_label and len(set(asked)) == 1 and boxes.no_label in asked[0].split():
+    place = words.split().index("label") if asked and "label {" in words else 0
+    if boxes.no_label and len(set(asked)) == 1 and asked[0].split()[place] == boxes.no_label:
         draft.set("competition.no_boxes", asked[0], f"An image without a box: the label {boxes.no_label!r}.")
     if draft.get("competition.metric") == "box_map_at" and (number := re.search(r"\b0?\.\d+", metric)):
         draft.set("competition.box_iou", float(number[0]), "As the metric's name says.")

@@ -61,10 +61,13 @@ class Seen:
 def recognise(name: str, raw: Path, known: Known) -> tuple[Draft, Seen]:
     """Return the draft of the TOML for the data in `raw`. Raises `UserError` for data that are not supported."""
     folder = look(raw)
-    tables, problems = read_tables(raw, folder.tables, folder.lists)
+    tables, problems = read_tables(folder, boxes=True)
     refuse_raw(folder, tables)
     roles = find_roles(folder, tables)
     boxes = box_target(folder, roles)
+    if boxes is None and any(table.is_list for table in tables):
+        tables, problems = read_tables(folder)
+        roles = find_roles(folder, tables)
     answer = read_answer(roles, boxes is not None)
     target = boxes or find_target(folder, roles, answer)
     images = roles.train.images if roles.train else target.images or folder.images

@@ -31,7 +31,8 @@ PROBED = 400  # ids of a column that are compared with names
 class RawFolder:
     """The files below the folder `raw`: POSIX paths relative to it, in natural order.
 
-    others: the number of files by extension that are neither images nor tables.
+    others: the number of files by extension that are neither images nor tables. xml: the folder of the XML files, but
+    for those of test images; empty if there are none.
     """
 
     raw: Path
@@ -39,6 +40,7 @@ class RawFolder:
     tables: list[str]
     lists: list[str]
     others: Counter[str]
+    xml: str = ""
 
     @cached_property
     def names(self) -> "Names":
@@ -53,6 +55,7 @@ class RawFolder:
 def look(raw: Path) -> RawFolder:
     """Return what the folder `raw` holds. Hidden files and folders are skipped, symbolic links followed."""
     images, arrays, tables, lists = [], [], [], []
+    marked: set[str] = set()  # folders with XML
     others: Counter[str] = Counter()
     for top, folders, names in os.walk(raw, followlinks=True):
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in JUNK)
@@ -72,8 +75,11 @@ def look(raw: Path) -> RawFolder:
                 lists.append(prefix + name)
             else:
                 others[PurePosixPath(lower).suffix] += 1
+                marked |= {top} if lower.endswith(".xml") else set()
     images = sorted(images or arrays, key=natural_key)
-    return RawFolder(raw, images, _likely(tables), _likely(lists), others)
+    marked = {path for path in marked if not TESTS.search(Path(path).relative_to(raw).as_posix())} or marked
+    xml = Path(os.path.commonpath(marked)).relative_to(raw).as_posix() if marked else ""
+    return RawFolder(raw, images, _likely(tables), _likely(lists), others, xml)
 
 
 def _likely(paths: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ import fnmatch
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.analysis.recognise.facts import Names
-from pipelines.dataset.annotations import read_json_table
+from pipelines.analysis.recognise.facts import Names, RawFolder
+from pipelines.dataset.annotations import BOX, read_json_table
 from pipelines.dataset.encodings import read_json
 from pipelines.dataset.tables import index_columns, read_listing
+from pipelines.dataset.voc import voc_table
 from pipelines.system.errors import UserError
 
 FEWEST_PIXELS = 49  # columns of numbers that are images: 7 x 7
@@ -30,7 +32,7 @@ NAMING = 0.5  # least share of a column's values that name images
 class Table:
     """A table of the raw folder.
 
-    name: its path below raw. frame: its columns as text, without indexes and pixels. is_list: whether it is JSON.
+    name: its path below raw. frame: its columns as text, without indexes and pixels. is_list: whether it is JSON, or a folder of XML.
     is_long: whether it had a row for each image and target; the frame has a row for each image.
     pixels: the columns that are an image in each row, as `data.pixel_columns` names them; pixel_names: all of them;
     pixel_count: the numbers of an image.
@@ -74,20 +76,23 @@ class Table:
         return {}
 
 
-def read_tables(raw: Path, tables: Sequence[str], lists: Sequence[str]) -> tuple[list[Table], list[str]]:
-    """Return the tables that can be read, and why others cannot."""
-    found, problems = [], []
-    for name in tables:
+def read_tables(folder: RawFolder, boxes: bool = False) -> tuple[list[Table], list[str]]:
+    """Return the tables that can be read, and why others cannot.  boxes: whether JSON and XML may have boxes."""
+    raw, found, problems = folder.raw, [], []
+    for name in folder.tables:
         try:
             found.append(_read_csv(raw, name))
         except UserError as error:
             problems.append(str(error))
-    for name in _joined_lists(raw, lists):
+    for name in _joined_lists(raw, folder.lists):
         try:
             paths = [raw / part for part in name.split("+")]
-            found.append(Table(name, read_json_table(paths).table, is_list=True))
+            found.append(Table(name, read_json_table(paths, boxes=[BOX] * boxes).table, is_list=True))
         except UserError:  # such as words for numbers, or settings of some program
             continue
+    if boxes and folder.xml:
+        with suppress(UserError):  # some other XML
+            found.append(Table(folder.xml, voc_table(raw / folder.xml), is_list=True))
     return found, problems
 
 
