@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.settings.choices import SENT, USUAL, advice, effects, fits, metrics_of
+from pipelines.settings.choices import NOT_OF_BOXES, SENT, USUAL, advice, effects, fits, metrics_of
+from pipelines.settings.data_sections import BOX_NOTATIONS
 from pipelines.settings.loading import merge
 from pipelines.settings.metrics import METRICS
 from pipelines.settings.schema import Settings
@@ -69,6 +70,7 @@ def test_a_message_names_what_fits(competition: dict[str, Any], words: list[str]
 
 
 NUMBERS = {"task": "numbers", "submission": "numbers", "metric": "rmse"}
+BOXES = {"task": "boxes", "submission": "boxes", "metric": "box_map"}
 WITHOUT_EFFECT: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"positive": "cat"}, {}, "competition.positive is 'cat'"),
     ({"guesses": 3}, {}, "competition.guesses is 3"),
@@ -88,6 +90,20 @@ WITHOUT_EFFECT: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"train": {"focal_gamma": 1.0}}, "train.focal_gamma is 1.0"),
     (NUMBERS, {"train": {"huber_delta": 2.0}}, "train.huber_delta is 2.0"),
     ({}, {"data": {"pixel_shape": [8, 8]}}, "data.pixel_shape is [8, 8]"),
+    ({"box_iou": 0.4}, {}, "competition.box_iou is 0.4"),
+    (
+        {"box_answer": "confidence xmin ymin xmax ymax"},
+        {},
+        "competition.box_answer is 'confidence xmin ymin xmax ymax'",
+    ),
+    ({"no_boxes": "none"}, {}, "competition.no_boxes is 'none'"),
+    ({}, {"data": {"box_columns": ["bbox"]}}, "data.box_columns is ['bbox']"),
+    ({}, {"data": {"box_form": "xmin ymin width height"}}, "data.box_form is 'xmin ymin width height'"),
+    ({}, {"data": {"box_units": "shares"}}, "data.box_units is 'shares'"),
+    ({}, {"data": {"no_box_label": "none"}}, "data.no_box_label is 'none'"),
+    ({}, {"model": {"anchor_sizes": [0.1]}}, "model.anchor_sizes is [0.1]"),
+    ({}, {"model": {"anchor_ratios": [1.0]}}, "model.anchor_ratios is [1.0]"),
+    ({}, {"augment": {"zoom_out": 2.0}}, "augment.zoom_out is 2.0"),
 ]
 OF_OTHERS = {"data.pixel_shape": {"data": {"pixel_columns": "pixel*", "labels": "x.csv"}}}
 OF_OTHERS |= {f"train.{key}": {"train": {"loss": key.partition("_")[0]}} for key in ("focal_gamma", "huber_delta")}
@@ -99,6 +115,73 @@ def test_an_option_without_an_effect_is_refused(number: int) -> None:
     message = refusal(competition, **sections)
     assert f"{words}, which has no effect here: it is for" in message
     assert message.endswith("Remove it.")
+
+
+OF_OTHER_TASKS: dict[str, Any] = {
+    "augment.alternating_flip": True,
+    "augment.translate": 2,
+    "augment.resize": 9,
+    "augment.cutout": 2,
+    "augment.mixup": 0.2,
+    "augment.cutmix": 1.0,
+    "augment.sizes": [8],
+    "model.features": "stages",
+    "model.hidden": [8],
+    "model.label_map": "names",
+    "model.dropout": 0.5,
+    "finetune.head_epochs": 1,
+    "train.class_weights": ["balanced"],
+    "train.label_smoothing": 0.1,
+    "predict.shift": 2,
+    "train.search": True,
+    "data.label_columns": ["a"],
+    "data.class_folders": ["a=b"],
+    "data.pixel_columns": "p*",
+    "data.channel_files": ["_a"],
+    "data.submitted_labels": "x.csv",
+}
+
+
+def test_what_boxes_cannot_do_is_refused() -> None:
+    assert OF_OTHER_TASKS.keys() == set(NOT_OF_BOXES)
+    for key, value in OF_OTHER_TASKS.items():
+        section, _, name = key.partition(".")
+        message = refusal(BOXES, **{section: {name: value}})
+        assert f"{key} is " in message and "it is for the other tasks than boxes. Remove it." in message, key
+
+
+@pytest.mark.parametrize(
+    ("competition", "data", "words"),
+    [
+        (
+            {"box_answer": "xmin ymin xmax ymax"},
+            {},
+            "competition.box_answer is 'xmin ymin xmax ymax'; it takes, in this",
+        ),
+        ({"box_answer": "confidence xmin xmax ymin ymax"}, {}, "with confidence and maybe label."),
+        ({"box_answer": "confidence xmin ymin width"}, {}, "or xcentre ycentre width height"),
+        ({"box_answer": "confidence confidence xmin ymin xmax ymax"}, {}, "it takes, in this order"),
+        (
+            {},
+            {"box_form": "xmin ymin w h"},
+            "data.box_form is 'xmin ymin w h'; it takes, in this order, xmin ymin xmax",
+        ),
+        ({}, {"box_form": "confidence xmin ymin xmax ymax"}, "xmin ymin width height; or xcentre"),
+        ({}, {"box_columns": ["x", "y"]}, "data.box_columns has 2 columns; it takes one, or one for each word of"),
+        ({}, {"box_columns": ["a", "b", "c", "d"], "box_form": "label xmin ymin xmax ymax"}, "has 4 columns"),
+        ({}, {"box_units": "percent"}, "data.box_units"),
+        ({"metric": "box_map_at", "box_iou": 1.0}, {}, "competition.box_iou"),
+    ],
+)
+def test_the_words_of_a_box_are_checked(competition: dict[str, Any], data: dict[str, Any], words: str) -> None:
+    assert words in refusal(BOXES | competition, data=data)
+
+
+def test_each_notation_of_a_box_is_taken() -> None:
+    for sides in map(" ".join, BOX_NOTATIONS):
+        for answer in (f"label confidence {sides}", f"confidence {sides}", f"confidence label {sides}"):
+            load(BOXES | {"box_answer": answer}, data={"box_form": sides, "box_columns": ["bbox"]})
+        load(BOXES, data={"box_form": f"label {sides}", "box_columns": ["c", "x", "y", "w", "h"]})
 
 
 def test_each_option_has_an_effect_somewhere() -> None:

@@ -132,7 +132,7 @@ def _wheat() -> Files:
 
 
 def _in_one_cell(words: str, joint: str) -> Files:
-    cells = {image: "" for image in range(TRAIN)}
+    cells = dict.fromkeys(range(TRAIN), "")
     for box in TRUE:
         text = words.format(" ".join(map(str, box.sides(SIZE))), label=box.label)
         cells[box.image] += joint * bool(cells[box.image]) + text
@@ -184,10 +184,7 @@ def _coco() -> Files:
         ],
         "categories": [{"id": place + 1, "name": label} for place, label in enumerate(CLASSES)],
         "annotations": [
-            {
-                **{"id": place, "image_id": box.image, "category_id": CLASSES.index(box.label) + 1},
-                **{"bbox": box.sides(SIZE), "area": box.sides(SIZE)[2] * box.sides(SIZE)[3], "iscrowd": 0},
-            }
+            {"id": place, "image_id": box.image, "category_id": CLASSES.index(box.label) + 1, "bbox": box.sides(SIZE)}
             for place, box in enumerate(TRUE)
         ],
     }

@@ -1,9 +1,7 @@
 """Each form that boxes are published in is recognised, and the stages accept the TOML that `make new` writes for it."""
 
-import contextlib
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from pipelines import split
@@ -13,7 +11,6 @@ from pipelines.dataset.boxes import SIDES, read_boxes
 from pipelines.dataset.splits import read_split_csv
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.loading import load_settings
-from pipelines.system.errors import UserError
 from pipelines.tools import new
 from tests.support.box_forms import BOX_FORMS, HEIGHT, TEST, TRAIN, TRUE, WIDTH, BoxForm, name
 from tests.support.clients import run_stage
@@ -37,10 +34,9 @@ def test_a_form_of_boxes_is_recognised(form: BoxForm, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", BOX_FORMS, ids=lambda form: form.name)
 def test_the_stages_accept_the_toml_of_a_form(form: BoxForm, tmp_path: Path) -> None:
     words = ["mine", f"--archive={form.archive(tmp_path)}", f"--metric={form.metric}"]
-    status, printed, errors = run_stage(new, words, tmp_path, {"CALLED_FROM": ""})
-    assert (status, errors) == (0, ""), errors
-    status, printed, errors = run_stage(split, ["mine"], tmp_path, {"CALLED_FROM": ""})
-    assert (status, errors) == (0, ""), errors
+    for stage, arguments in ((new, words), (split, ["mine"])):
+        status, _, errors = run_stage(stage, arguments, tmp_path, {"CALLED_FROM": ""})
+        assert (status, errors) == (0, ""), errors
     found = read_boxes(tmp_path / "data/mine/boxes.csv")
     sides = (found[SIDES] * [WIDTH, HEIGHT, WIDTH, HEIGHT]).round().astype(int).to_numpy().tolist()
     names = [each.removesuffix(".jpg") for each in found["id"]]
