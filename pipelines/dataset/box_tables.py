@@ -66,7 +66,7 @@ def box_targets(listing: Listing, source: RawData, listed: JsonTable) -> Targets
     labels = find_column(table, path, named, 0, "data.label_column").tolist() if named else [""] * len(table)
     texts = []
     for label, *sides in zip(labels, *cells, strict=True):
-        none = data.no_box_label and data.no_box_label in (label, *sides)
+        none = data.no_box_label and data.no_box_label in (label, " ".join(sides))
         blank = not label and all(token.lower() in NO_NUMBER for cell in sides for token in _tokens(cell))
         texts.append("" if none or blank else APART.join([label if named else ONLY_CLASS, *sides]))
     labelled = f", labels in {quoted(named)}" if named else ""
