@@ -16,6 +16,8 @@ from tests.support.forms import FORMS
 
 
 def load(competition: dict[str, Any], **sections: dict[str, Any]) -> Settings:
+    if competition.get("task") == "boxes":
+        sections["data"] = {"labels": "x.csv", **sections.get("data", {})}
     return merge(Settings("x"), {"competition": competition, **sections}, "x.toml")
 
 

@@ -37,12 +37,12 @@ def test_the_stages_accept_the_toml_of_a_form(form: BoxForm, tmp_path: Path) -> 
     for stage, arguments in ((new, words), (split, ["mine"])):
         status, _, errors = run_stage(stage, arguments, tmp_path, {"CALLED_FROM": ""})
         assert (status, errors) == (0, ""), errors
+    rows = read_split_csv(tmp_path / "data/mine/split.csv")
+    named = dict(zip(rows["id"], rows["path"].map(lambda path: Path(path).stem), strict=True))
     found = read_boxes(tmp_path / "data/mine/boxes.csv")
     sides = (found[SIDES] * [WIDTH, HEIGHT, WIDTH, HEIGHT]).round().astype(int).to_numpy().tolist()
-    names = [each.removesuffix(".jpg") for each in found["id"]]
     expected = sorted((name(box.image), *box[2:]) for box in TRUE)
-    assert sorted((each, *box) for each, box in zip(names, sides, strict=True)) == expected
-    rows = read_split_csv(tmp_path / "data/mine/split.csv")
-    counts = {part: int((rows["split"] == part).sum()) for part in ("train", "valid", "test")}
-    assert counts["train"] + counts["valid"] == TRAIN and counts["test"] == TEST
+    assert sorted((named[each], *box) for each, box in zip(found["id"], sides, strict=True)) == expected
     assert len(found["label"].unique()) == (1 if form.one_class else 3)
+    counts = rows["split"].value_counts()
+    assert counts["train"] + counts["valid"] == TRAIN and counts["test"] == TEST
