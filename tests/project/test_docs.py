@@ -22,8 +22,8 @@ PAGES = {
 }
 README = PAGES["README.md"]
 EXPECTED = (
-    *("architecture", "competitions", "data", "ensembles", "kaggle", "performance", "reliability", "settings"),
-    *("reports", "shards", "tasks", "transfer-learning", "troubleshooting"),
+    *("architecture", "competitions", "data", "detection", "ensembles", "kaggle", "performance", "reliability"),
+    *("settings", "reports", "shards", "tasks", "transfer-learning", "troubleshooting"),
 )
 NOT_RUN = "<!-- not run -->"
 BLOCK = re.compile(rf"^({NOT_RUN}\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -204,13 +204,13 @@ def test_competition_in_the_readme_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_docs_show_a_toml_of_each_task(tmp_path: Path) -> None:
-    page = PAGES["docs/competitions.md"]
+    page = PAGES["docs/competitions.md"] + PAGES["docs/detection.md"]
     shown = []
     for number, text in enumerate(block for _, language, block in BLOCK.findall(page) if language == "toml"):
         path = tmp_path / f"example{number}.toml"
         path.write_text(text, encoding="utf-8")
         shown.append(load_settings(str(path)).competition.task)
-    assert shown == ["one_class", "several_labels", "numbers"]
+    assert shown == ["one_class", "several_labels", "numbers", "boxes"]
 
 
 def test_every_target_and_every_competition_is_described() -> None:

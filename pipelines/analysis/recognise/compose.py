@@ -389,7 +389,7 @@ def _network(draft: Draft, seen: Seen) -> None:
         draft.set("input.mean", [0.5] * channels)
         draft.set("input.std", [0.25] * channels)
     if target.boxes:
-        choose_detector(draft, len(set(seen.roles.train.images)) if seen.roles.train else 0)
+        choose_detector(draft, side, len(set(seen.roles.train.images)) if seen.roles.train else 0)
         return
     classes = len(target.labels) if target.kind in ("classes", "one_hot") else 1
     choose_network(draft, side, images, classes)

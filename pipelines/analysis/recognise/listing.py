@@ -32,7 +32,7 @@ NAMING = 0.5  # least share of a column's values that name images
 class Table:
     """A table of the raw folder.
 
-    name: its path below raw. frame: its columns as text, without indexes and pixels. is_list: whether it is JSON or XML.
+    name: its path below raw. frame: its columns as text, without indexes and pixels. is_list: if it is JSON or XML.
     is_long: whether it had a row for each image and target; the frame has a row for each image.
     pixels: the columns that are an image in each row, as `data.pixel_columns` names them; pixel_names: all of them;
     pixel_count: the numbers of an image.

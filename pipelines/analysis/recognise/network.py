@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ SAMPLED = 48  # images whose headers are read
 SIDES = (224, 192, 160, 128, 96, 64, 48, 32, 28, 24, 16, 8)
 BUDGET = 50_000 * 64 * 64  # pixels of all images: an epoch then takes some minutes on two cores
 SMALL = 40  # pixels; larger images are photos
+LARGE = 720  # pixels; objects in larger images are small
 
 
 @dataclass(frozen=True)
@@ -105,29 +107,26 @@ def choose_network(draft: Draft, side: int, images: int, classes: int) -> None:
         draft.recipes = PRETRAINED
 
 
-def choose_detector(draft: Draft, images: int) -> None:
-    """Set input, augmentation, network and training of boxes.  images: how many are labelled."""
-    draft.set(
-        "input.size", 416, "Each image is stretched to this square. More shows smaller objects, and takes longer."
-    )
+def choose_detector(draft: Draft, side: int, images: int) -> None:
+    """Set input, augmentation, network and training of boxes.  side: of the images; images: how many are labelled."""
+    size = "Each image is stretched to this square. More shows smaller objects, and takes longer."
+    draft.set("input.size", 512 if side > LARGE else 320, size)
     draft.set("augment.flip", True, "A mirrored photo shows the same. Set false if left and right differ in meaning.")
-    draft.set(
-        "model.name",
-        "fasterrcnn/mobilenet_v2",
-        "Detector and backbone (docs/detection.md). The backbone's weights are downloaded once: torchvision's name, or "
-        "the path of a file. pretrained = false trains it from scratch, which takes many more images.",
-    )
-    draft.set("model.weights", "IMAGENET1K_V1")
-    epochs = 30 if images <= 1_000 else 15 if images <= 10_000 else 6
+    draft.set("augment.colour_jitter", 0.2)
+    detector = "A detector and its backbone, pretrained: others are in docs/detection.md."
+    draft.set("model.name", "fasterrcnn_fpn/mobilenet_v2", detector)
+    weights = "Of the backbone; they are downloaded once. A path takes a file. pretrained = false: from scratch."
+    draft.set("model.weights", "IMAGENET1K_V1", weights)
+    draft.set("finetune.freeze_norms", True, "A batch has too few images for their statistics.")
+    draft.set("finetune.backbone_lr", 0.3)
+    epochs = 12 if images <= 10_000 else 6
     draft.set("train.epochs", epochs, f"{images:,} labelled images. More epochs help until the validation score falls.")
-    draft.set("train.batch_size", 4)
-    draft.set("train.optimizer", "adamw")
-    draft.set("train.lr", 0.0003)
-    draft.set("train.weight_decay", 0.02)
-    draft.set("train.schedule", "cosine")
-    draft.set("train.warmup_epochs", 1)
+    for key, value in DETECTOR.items():
+        draft.set(f"train.{key}", value)
 
 
+DETECTOR: dict[str, Any] = {"batch_size": 4, "optimizer": "adamw", "lr": 0.0005, "weight_decay": 0.0001}
+DETECTOR |= {"schedule": "cosine", "warmup_epochs": 1, "clip_norm": 10}
 PRETRAINED = """
 # A pretrained network, frozen, for machines that can download its weights once (torchvision): RECIPE=pretrained
 # Features of several depths are computed once for each image and its mirror image.  A linear head is solved for; the
