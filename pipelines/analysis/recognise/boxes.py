@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ ORDERS = (  # the words of a box in a cell of the sample, the usual ones first
 SAMPLED = 48  # images whose sizes are read
 SLACK = 0.02  # share of a side by which a box may leave its image
 FITTING = 0.8  # least share of the boxes that lie in their images
+HINT = 0.01  # of the boxes: what the names of the columns count
 Array = npt.NDArray[Any]
 
 
@@ -73,7 +75,7 @@ def box_target(folder: RawFolder, roles: Roles) -> Target | None:
     return Target(
         *("column", "boxes", sorted({label for each in cells for label in each}), list(map(" ".join, cells))),
         columns=[column] * bool(column),
-        others=others,
+        others=[each for each in others if each != column],
         why=f"{len(found.rows):,} boxes; {share:.0%} of those looked at lie in their images when read so",
         boxes=Boxes(found.columns, found.words.format(form), units, no_label),
     )
@@ -86,14 +88,13 @@ def _best(table: Table, columns: Sequence[str], sizes: Array) -> tuple[Found | N
     """
     best: tuple[Found | None, str, str, float] = None, "", "", 0.0
     most = FITTING
-    for found in (*_in_columns(table), *_in_cells(table, columns)):
-        looked = found.rows[~np.isnan(sizes[found.rows, 0])]
-        sides, most_side = found.sides[np.isin(found.rows, looked)], np.abs(found.sides).max(initial=0)
-        units, bounds = ("shares", 1.0) if most_side <= 1 + SLACK else ("pixels", sizes[looked])
-        for form in NAMES:
-            share = _inside(sides, form, bounds)
-            if share + 0.01 * (form == found.hint) > most + 0.001:
-                most, best = share + 0.01 * (form == found.hint), (found, form, units, share)
+    for found, form in product((*_in_columns(table), *_in_cells(table, columns)), NAMES):
+        bounds = sizes[found.rows]
+        looked = ~np.isnan(bounds[:, 0])
+        units = "pixels" if np.abs(found.sides).max(initial=0) > 1 + SLACK else "shares"
+        share = _inside(found.sides[looked], form, bounds[looked] if units == "pixels" else 1.0)
+        if (points := share + HINT * (form == found.hint)) > most:
+            most, best = points, (found, form, units, share)
     return best
 
 
@@ -174,18 +175,16 @@ def _words(asked: Sequence[str], labels: Collection[str] = ()) -> str:
 
     labels: those that may occur; empty: any.
     """
+    cells = [cell.split() for cell in asked]
+    tokens = [word for cell in cells for word in cell]
     for words in ORDERS if asked else ():
         order = words.format(CORNERS).split()
-        cells = [cell.split() for cell in asked]
         if any(len(cell) % len(order) for cell in cells):
             continue
-        boxes = np.array([word for cell in cells for word in cell], object).reshape(-1, len(order))
-        numbers = boxes[:, [place for place, word in enumerate(order) if word != "label"]]
-        if not all(NUMBER.fullmatch(word) for word in numbers.flat):
-            continue
-        shares = boxes[:, order.index("confidence")].astype(float)
-        named = set(boxes[:, order.index("label")]) if "label" in order else set()
-        if shares.min() >= 0 and shares.max() <= 1 and (not labels or named <= set(labels)):
+        boxes = dict(zip(order, np.array(tokens, object).reshape(-1, len(order)).T, strict=True))
+        named = set(boxes.pop("label", ()))
+        are_numbers = all(NUMBER.fullmatch(word) for column in boxes.values() for word in column)
+        if are_numbers and boxes["confidence"].astype(float).max() <= 1 and (not labels or named <= set(labels)):
             return words
     return ""
 
@@ -198,38 +197,38 @@ def set_answer(draft: Draft, target: Target, roles: Roles, metric: str) -> None:
     boxes, sample = target.boxes, roles.sample
     assert boxes is not None
     sides = next(form for form in NAMES if form in boxes.form)
-    asked = list(filter(None, sample.table.values(sample.answers[0]))) if sample else []
+    asked = list(dict.fromkeys(filter(None, sample.table.values(sample.answers[0])))) if sample else []
     words = _words(asked, {*target.labels, boxes.no_label})
     if asked and not words:
         raise UserError(
             f"{sample.table.name if sample else ''}: cells such as {few(asked)} are no boxes with a confidence, as "
-            f"{few([each.format(CORNERS) for each in ORDERS[::4]])}, whose labels are those of the boxes: "
-            f"{few(target.labels)}. Other answers about boxes are not supported."
+            f"{few([each.format(sides) for each in ORDERS[::4]])}, with one of the labels {few(target.labels)}."
         )
     why = f"The order in the sample's cells, such as {few(asked, 1)}" if asked else "A GUESS: there is no such cell"
     words = words or ("label confidence {}" if target.columns or "label" in boxes.form else "confidence {}")
-    draft.set(
-        "competition.box_answer", words.format(sides), f"{why}; the sides as in the labels. Read Kaggle's page on them."
-    )
-    place = words.split().index("label") if asked and "label {" in words else 0
-    if boxes.no_label and len(set(asked)) == 1 and asked[0].split()[place] == boxes.no_label:
+    why += "; the sides as in the labels: compare them with Kaggle's page."
+    draft.set("competition.box_answer", words.format(sides), why)
+    first = dict(zip(words.format(sides).split(), asked[0].split(), strict=False)) if len(asked) == 1 else {}
+    if boxes.no_label and first.get("label") == boxes.no_label:
         draft.set("competition.no_boxes", asked[0], f"An image without a box: the label {boxes.no_label!r}.")
     if draft.get("competition.metric") == "box_map_at" and (number := re.search(r"\b0?\.\d+", metric)):
         draft.set("competition.box_iou", float(number[0]), "As the metric's name says.")
+    if sample is None:
+        draft.notes.append(
+            'The labels have boxes, so boxes are predicted. For one class per image: task = "one_class".'
+        )
 
 
 def set_columns(draft: Draft, target: Target) -> None:
     """Set where the labels have the boxes, and in which form."""
     boxes = target.boxes
     assert boxes is not None
+    others = f" Others: {few(target.others, 8)}." if target.others else ""
     if target.columns:
-        draft.set("data.label_column", target.columns[0], f"The class of each box. Others: {few(target.others, 8)}.")
+        draft.set("data.label_column", target.columns[0], f"The class of each box.{others}")
     if boxes.no_label:
         draft.set("data.no_box_label", boxes.no_label, "Rows with this label have no box.")
-    draft.set("data.box_columns", boxes.columns, target.why)
-    draft.set(
-        "data.box_form", boxes.form, f"Other notations: {'; '.join(each for each in NAMES if each != boxes.form)}."
-    )
-    draft.set(
-        "data.box_units", boxes.units, "Pixels of the image, or shares of its sides; the submission has the same."
-    )
+    forms = "; ".join(form for form in NAMES if form not in boxes.form)
+    draft.set("data.box_columns", boxes.columns, f"{target.why}.")
+    draft.set("data.box_form", boxes.form, f"Other notations: {forms}.")
+    draft.set("data.box_units", boxes.units, "Pixels, or shares of the image; in the submission too.")
