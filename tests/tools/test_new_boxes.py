@@ -6,15 +6,33 @@ import pytest
 
 from pipelines import split
 from pipelines.analysis.recognise.compose import Known, recognise
+from pipelines.analysis.recognise.draft import Draft
 from pipelines.dataset.archives import unpack
 from pipelines.dataset.boxes import SIDES, read_boxes
 from pipelines.dataset.splits import read_split_csv
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.loading import load_settings
+from pipelines.system.errors import UserError
 from pipelines.tools import new
-from tests.support.box_forms import BOX_FORMS, HEIGHT, TEST, TRAIN, TRUE, WIDTH, BoxForm, name
+from tests.support.box_forms import (
+    BOX_FORMS,
+    CENTRE,
+    CORNERS,
+    HEIGHT,
+    SIZE,
+    TEST,
+    TRAIN,
+    TRUE,
+    WIDTH,
+    BoxForm,
+    name,
+    pictures,
+    sample,
+    sheet,
+)
 from tests.support.clients import run_stage
 
+BY_NAME = {form.name: form for form in BOX_FORMS}
 COMPETITION = {"competition.task": "boxes", "competition.submission": "boxes"}
 
 
@@ -46,3 +64,50 @@ def test_the_stages_accept_the_toml_of_a_form(form: BoxForm, tmp_path: Path) -> 
     assert len(found["label"].unique()) == (1 if form.one_class else 3)
     counts = rows["split"].value_counts()
     assert counts["train"] + counts["valid"] == TRAIN and counts["test"] == TEST
+
+
+def drafted(files: dict[str, bytes], raw: Path) -> Draft:
+    for path, content in files.items():
+        (raw / path).parent.mkdir(parents=True, exist_ok=True)
+        (raw / path).write_bytes(content)
+    return recognise("mine", raw, Known())[0]
+
+
+def rows_of(form: str, shares: bool = False) -> list[tuple[object, ...]]:
+    return [(name(box.image), box.label, *box.sides(form, shares)) for box in TRUE]
+
+
+def test_values_decide_where_the_names_of_columns_say_another_notation(tmp_path: Path) -> None:
+    for form, header in ((CENTRE, "x,y,w,h"), (SIZE, "x1,y1,x2,y2"), (CORNERS, "left,top,width,height")):
+        files = pictures() | sample("") | {"train.csv": sheet(f"image,label,{header}", rows_of(form))}
+        assert drafted(files, tmp_path / header).get("data.box_form") == form
+
+
+def test_annotations_beside_the_images_are_recognised_without_those_of_the_test_images(tmp_path: Path) -> None:
+    files = {path.replace("annotations", "images"): content for path, content in BY_NAME["voc"].make().items()}
+    first = next(path for path in files if path.endswith(".xml"))
+    files[f"test/{name(TRAIN)}.xml"] = files[first]
+    draft = drafted(files, tmp_path)
+    assert (draft.get("data.labels"), draft.get("data.train_images")) == ("images", "images")
+
+
+def test_boxes_that_the_sample_does_not_ask_for_are_no_targets(tmp_path: Path) -> None:
+    once = {row[0]: row for row in rows_of(CORNERS)}
+    files = pictures() | sample("red", "image,label")
+    draft = drafted(files | {"train.csv": sheet("image,label,xmin,ymin,xmax,ymax", list(once.values()))}, tmp_path)
+    assert (draft.get("competition.task"), draft.get("data.label_column")) == ("one_class", "label")
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("red 0 0 50 50", "cells such as 'red 0 0 50 50' are no boxes with a confidence"),
+        ("red 7.5 0 0 50 50", "are no boxes with a confidence"),
+        ("cat 0.5 0 0 50 50", "with one of the labels 'blue', 'green', 'red'"),
+    ],
+)
+def test_cells_that_are_no_boxes_are_refused(cell: str, words: str, tmp_path: Path) -> None:
+    labels = {"train.csv": sheet("image,label,xmin,ymin,xmax,ymax", rows_of(CORNERS))}
+    with pytest.raises(UserError) as error:
+        drafted(pictures() | sample(cell) | labels, tmp_path)
+    assert words in str(error.value)
