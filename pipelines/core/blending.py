@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from pipelines.core.decide import MOST_ITEMS, Judge, make_judge
-from pipelines.core.ensembles import by_ranks, combine, ranks
+from pipelines.core.ensembles import combine, ranks
 from pipelines.core.prediction import Positions
 from pipelines.core.run_networks import in_blocks
 from pipelines.core.selection import Candidates, Estimate, Gain, Weights, estimate, gain_of, parts_of, select
 from pipelines.core.stored import Stored
 from pipelines.core.validation import Validation, validate
 from pipelines.dataset.image_set import ImageSet
+from pipelines.settings.choices import by_ranks
 from pipelines.settings.schema import Settings
 from pipelines.system.watch import Watch
 

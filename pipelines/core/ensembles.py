@@ -12,21 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.settings.data_sections import CompetitionSettings
-from pipelines.settings.metrics import METRICS, ONE_CLASS
+from pipelines.settings.metrics import ONE_CLASS
 
 MOST_ITEMS = 1 << 22  # values that are averaged together
 Array = npt.NDArray[Any]
-
-
-def by_ranks(competition: CompetitionSettings, classes: Sequence[str]) -> bool:
-    """Return whether members are averaged by rank: for metrics of the order within a column, such as the AUC.
-
-    Not where a row of more than two classes is sent: it is divided by its sum, which would change the order within
-    each column.
-    """
-    rescaled = competition.task == ONE_CLASS and competition.submission == "probabilities" and len(classes) != 2
-    return METRICS[competition.metric].order_only and not rescaled
 
 
 def combine(members: Sequence[Tensor], weights: Sequence[float], task: str, by_rank: bool = False) -> Tensor:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from pipelines.core.checkpoint import weights_sha256
-from pipelines.core.ensembles import by_ranks, combine
+from pipelines.core.ensembles import combine
 from pipelines.core.out_of_fold import pool, predict_members
 from pipelines.core.prediction import Positions, Resources, Rows, predict, predict_each
 from pipelines.core.stored import Stored, fits, read_oof, save_test, write_oof
 from pipelines.dataset.image_set import ImageSet
+from pipelines.settings.choices import by_ranks
 from pipelines.settings.fold_sets import Member, checkpoints
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.metrics import NUMBERS

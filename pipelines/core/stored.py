@@ -8,19 +8,20 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from torch import Tensor
 
 from pipelines.dataset.tables import csv_writer
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS
 from pipelines.system.errors import UserError, few
 from pipelines.system.files import atomic_file
 from pipelines.system.shell import path_word, removal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_STORED = 1 << 26  # values in a file: 256 MiB of test predictions, about 800 MB of text
 PREFIX = {"one_class": "p_", "several_labels": "p_", "numbers": "predicted_"}  # of columns, by task
@@ -36,7 +37,7 @@ class Stored:
 
     ids: npt.NDArray[Any]
     folds: npt.NDArray[np.int64]
-    predictions: Tensor
+    predictions: "Tensor"
 
 
 def write_oof(path: Path, stored: Stored, classes: Sequence[str], task: str) -> None:
@@ -56,6 +57,16 @@ def write_oof(path: Path, stored: Stored, classes: Sequence[str], task: str) -> 
 
 def read_oof(path: Path, table: pd.DataFrame, classes: Sequence[str], task: str) -> Stored:
     """Return what `write_oof` has written.  Raises `UserError` if it is damaged, or not of the split `table`."""
+    import torch
+
+    ids, folds, values = read_oof_arrays(path, table, classes, task)
+    return Stored(ids, folds, torch.from_numpy(values))
+
+
+def read_oof_arrays(
+    path: Path, table: pd.DataFrame, classes: Sequence[str], task: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the three arrays of `read_oof`, without torch, which takes long to import."""
     names = [*KEYS, *(f"{PREFIX[task]}{name}" for name in classes)]
     try:
         types: dict[str, Any] = dict.fromkeys(names, np.float64) | {"id": str, "fold": np.int64}
@@ -76,7 +87,8 @@ def read_oof(path: Path, table: pd.DataFrame, classes: Sequence[str], task: str)
     if task == ONE_CLASS:
         with np.errstate(divide="ignore"):  # a probability may be 0
             values = np.log(values)
-    return Stored(ids.to_numpy(), read["fold"].to_numpy(), torch.from_numpy(values).float())
+    with np.errstate(over="ignore"):  # a number may be too large
+        return ids.to_numpy(), read["fold"].to_numpy(), values.astype(np.float32)
 
 
 def fits(images: int, columns: int) -> bool:

@@ -42,18 +42,21 @@ class Form:
         return list(dict.fromkeys(self.targets)) if self.targets else self.values
 
 
-def sample_form(settings: Settings, raw: Path, known: Sequence[str] = ()) -> Form:
-    """Return the form of the sample submission. known: targets, as the sample writes them.
+def sample_form(settings: Settings, raw: Path, known: Sequence[str] = (), rows: int = 0) -> Form:
+    """Return the form of the sample submission. known: targets, as the sample writes them. rows: see `read_listing`;
+    of a long form, whose rows name the targets, and of a sample with indexes, all are read.
 
     The ids are in the column `data.sample_id`, else in the first one that is no index. Columns before it are repeated,
     those after it are answers; if none is after it, those before it are.
     """
     data, path = settings.data, listing_file(raw / settings.data.sample_submission)
-    table = read_listing(path)
+    form = settings.competition.long_form
+    table = read_listing(path, rows=0 if form else rows)
     indexes = index_columns(table)
+    if rows and indexes:
+        return sample_form(settings, raw, known)
     name = str(find_column(table, path, data.sample_id, indexes, "data.sample_id").name)
     header = list(map(str, table.columns))
-    form = settings.competition.long_form
     values, target = answer_columns(header, name, indexes, form)
     images, targets, keys = table[name].tolist(), [], [name]
     if target is not None:

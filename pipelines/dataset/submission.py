@@ -19,13 +19,15 @@ from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few
 
+FIRST_ROWS = 100  # of the sample; more say nothing else about its columns
 
-def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str]:
+
+def class_list(labels: Sequence[str], settings: Settings, raw: Path, checked: bool = True) -> list[str]:
     """Return the sorted classes or labels, or the names of the numbers in their order.
 
     labels: the targets as text. Where a probability of each is submitted, the classes are the columns of the sample
     submission, else those that occur. Raises `UserError` if the sample submission contradicts the settings, lacks a
-    column, or shows answers of another kind.
+    column, or shows answers of another kind. checked: else the sample is not compared, and its first rows are enough.
     """
     data, competition = settings.data, settings.competition
     if competition.task == NUMBERS:
@@ -37,14 +39,16 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path) -> list[str
         check_positive(occurring, settings)
     sent = [texts.get(label, label) for label in occurring]
     check_separator(sent, settings)
-    if not data.sample_submission or competition.task == BOXES:
+    by_columns = competition.submission == "probabilities"
+    if not data.sample_submission or competition.task == BOXES or not (checked or by_columns):
         return occurring
-    form = sample_form(settings, raw, sent)
-    table = listing_file(raw / data.labels) if is_csv(data.labels) else None
-    known = Known(sent, settings, table if table and table.is_file() else None)
-    check_columns(form, known)
-    check_sample(form, known)
-    if competition.submission != "probabilities":
+    form = sample_form(settings, raw, sent, 0 if checked else FIRST_ROWS)
+    if checked:
+        table = listing_file(raw / data.labels) if is_csv(data.labels) else None
+        known = Known(sent, settings, table if table and table.is_file() else None)
+        check_columns(form, known)
+        check_sample(form, known)
+    if not by_columns:
         return occurring
     labels_of = {text: label for label, text in texts.items()}
     return sorted(labels_of.get(column, column) for column in form.columns)

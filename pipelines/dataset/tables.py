@@ -61,13 +61,19 @@ def read_csv(path: Path, strip: bool = True, may_lack_rows: bool = False) -> pd.
     return _table(path, _parse(path, text, ",", None if strip else ""), may_lack_rows) if table is None else table
 
 
-def read_listing(path: Path, note: Note = silent, strip: bool = True, may_lack_rows: bool = False) -> pd.DataFrame:
+def read_listing(
+    path: Path, note: Note = silent, strip: bool = True, may_lack_rows: bool = False, rows: int = 0
+) -> pd.DataFrame:
     """Return what `read_csv` does, of a CSV that came from elsewhere: a spreadsheet, pandas, R or an editor.
 
     Semicolons, tabs and `|` may separate the values, as may be UTF-16 and gzip. Invisible characters around values,
-    empty rows and empty columns at the end are dropped. `note` receives another separator than the comma.
+    empty rows and empty columns at the end are dropped. `note` receives another separator than the comma. rows: how
+    many are enough, of a plain table; 0: all.
     """
     text, characters = read_text(path, foreign=True), INVISIBLE if strip else ""
+    end = next(islice(re.finditer("\n", text), rows, None), None) if rows else None
+    if end and (table := _in_one_pass(text[: end.end()], characters, foreign=True)) is not None:
+        return table
     if (table := _in_one_pass(text, characters, foreign=True)) is not None:
         return table
     if stated := SEPARATOR_LINE.match(text):

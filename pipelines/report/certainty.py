@@ -102,7 +102,7 @@ def _numbers(evidence: Evidence) -> list[Block]:
         actual, predicted = evidence.actual[:, column].astype(np.float64), evidence.found.values[:, column]
         sets = {"true": actual[np.isfinite(actual)], "predicted": predicted}
         if test is not None:
-            sets["test images"] = test[1][:, column].double().numpy()
+            sets["test images"] = test[1][:, column].astype(np.float64)
         everything = np.concatenate(list(sets.values()))
         edges = np.linspace(everything.min(), everything.max() or 1.0, NUMBER_BINS + 1)
         if edges[0] == edges[-1]:

@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from pipelines.analysis.results import Predictions, read_predictions
-from pipelines.core.calibration import apply_column_temperatures, apply_temperature
-from pipelines.core.ensembles import by_ranks
-from pipelines.core.stored import load_test, read_oof
+from pipelines.core.stored import load_test, read_oof_arrays
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.targets import encode
 from pipelines.report.ledger import PLAIN, Entry
+from pipelines.report.temperatures import apply_column_temperatures, apply_temperature
+from pipelines.settings.choices import by_ranks
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256
@@ -77,35 +75,35 @@ class Evidence:
         found = self.note.get("thresholds", {})
         return np.array([float(found.get(name, 0.5)) for name in self.classes])
 
-    def held_out(self) -> tuple[Tensor, Array] | None:
+    def held_out(self) -> tuple[Array, Array] | None:
         """Return the stored predictions before a temperature, and the targets; None where they are not kept."""
         path = self.entry.run.oof
         if self.ranks or self.task == NUMBERS or not path.exists() or path.stat().st_size > LARGEST_READ:
             return None
-        stored = read_oof(path, self.images.table, self.classes, self.task)
+        ids, _, predictions = read_oof_arrays(path, self.images.table, self.classes, self.task)
         labelled = self.images.part(test=False).rows
         label_of = dict(zip(labelled["id"].tolist(), labelled["label"].tolist(), strict=True))
-        return stored.predictions, encode([label_of[name] for name in stored.ids], self.task, self.classes)
+        return predictions, encode([label_of[name] for name in ids], self.task, self.classes)
 
     @cached_property
-    def test(self) -> tuple[npt.NDArray[np.int64], Tensor] | None:
+    def test(self) -> tuple[npt.NDArray[np.int64], Array] | None:
         """Some rows of the split table, and the stored predictions of these test images; None if not kept."""
         images, path = self.images.part(test=True), self.entry.run.test_predictions
         if self.ranks or not len(images) or not path.exists() or self.note.get("test_predictions") != file_sha256(path):
             return None
         stored = load_test(path, len(images), len(self.classes))
         some = np.linspace(0, len(images) - 1, min(len(images), SAMPLED)).astype(int)
-        return images.rows.index.to_numpy()[some], torch.from_numpy(np.array(stored[some]))
+        return images.rows.index.to_numpy()[some], np.array(stored[some])
 
-    def probabilities(self, predictions: Tensor, tempered: bool = True) -> Floats:
+    def probabilities(self, predictions: Array, tempered: bool = True) -> Floats:
         """Return probabilities (N, K) of stored predictions.  tempered: with the temperatures of the submission."""
         if self.task == ONE_CLASS:
             temperature = float(self.note.get("temperature", 1.0)) if tempered else 1.0
             changed = predictions if temperature == 1.0 else apply_temperature(predictions, temperature)
-            return np.asarray(changed.double().exp().numpy())
+            return np.exp(changed.astype(np.float64))
         if tempered and (found := self.note.get("temperatures")):
             predictions = apply_column_temperatures(predictions, [float(found[name]) for name in self.classes])
-        return np.asarray(predictions.double().numpy())
+        return predictions.astype(np.float64)
 
     @property
     def has_temperature(self) -> bool:

@@ -4,9 +4,10 @@ Nothing is computed here: it reads what the stages wrote. A file that cannot be 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipelines.system.errors import UserError
 from pipelines.system.files import read_note
 
 PLAIN, FOLDS, BLEND = "run", "folds", "blend"
+Recipes = Callable[[str], Settings]  # the settings of a recipe by its name
 FROM_FILES = ("weights_sha256", "label_map_sha256")  # settings that follow from files and are no choice
 
 
@@ -122,7 +124,8 @@ def read_ledger(layout: Layout, settings: Settings, competition: str) -> Ledger:
     metric = settings.competition.metric
     log, problem = _log(layout)
     split = split_sha256(layout.split_csv) if layout.split_csv.exists() else ""
-    entries = [_entry(layout, run, metric, competition, split) for run in layout.runs()]
+    recipes = cache(partial(load_settings, competition))  # read once for all runs of a recipe
+    entries = [_entry(layout, run, metric, recipes, split) for run in layout.runs()]
     entries = [_with_sent(entry, log) for entry in entries]
     entries.sort(key=lambda entry: (not entry.scored, badness(entry.score, metric), entry.name))
     return Ledger(metric, tuple(entries), log, problem)
@@ -140,7 +143,7 @@ def _with_sent(entry: Entry, log: Sequence[Row]) -> Entry:
     return Entry(**(vars(entry) | {"sent": rows}))
 
 
-def _entry(layout: Layout, run: RunLayout, metric: str, competition: str, split: str) -> Entry:
+def _entry(layout: Layout, run: RunLayout, metric: str, recipes: Recipes, split: str) -> Entry:
     kind = BLEND if blended(run) else FOLDS if members_of(run) else PLAIN
     try:
         record = read_record(run)
@@ -150,7 +153,7 @@ def _entry(layout: Layout, run: RunLayout, metric: str, competition: str, split:
             return Entry(run, kind, f"trained for {record.settings.competition.metric}", **facts)
         facts |= {"members": blended(run) or record.members}
         if kind != BLEND:
-            facts["differs"] = differs(record, competition)
+            facts["differs"] = differs(record, recipes)
         facts |= _trained(run, kind, record) | _predicted(layout, run)
         return Entry(run, kind, **facts)
     except UserError as error:
@@ -205,11 +208,11 @@ def _predicted(layout: Layout, run: RunLayout) -> dict[str, Any]:
     return facts | {"images": int(note["valid_images"]), "as_predicted": True, "file": file, "note": note}
 
 
-def differs(record: RunRecord, competition: str) -> tuple[str, ...]:
+def differs(record: RunRecord, recipes: Recipes) -> tuple[str, ...]:
     """Return the settings of a run that are not those of its recipe today, each as SET= takes it."""
     then = record.settings
     with suppress(UserError):  # the TOML has lost the recipe, or is another one
-        recipe = with_weights_of(load_settings(competition, then.recipe), then)
+        recipe = with_weights_of(recipes(then.recipe), then)
         if then.train.search:
             recipe = with_head(recipe, then)
         return tuple(

@@ -6,7 +6,7 @@ same bytes. Everything comes from the files of finished stages. A section whose 
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.kaggle.limits import read_limits
@@ -85,12 +85,17 @@ def build(subject: Subject, ledger: Ledger) -> tuple[list[Card], list[Section]]:
 
 def _of_predictions(subject: Subject, entry: Entry) -> tuple[list[Section], tuple[str, str]]:
     """Return the sections on the predictions of `entry`, and what it gets wrong most."""
-    from pipelines.dataset.image_set import read_images
+    from pipelines.dataset.image_set import all_images
+    from pipelines.dataset.splits import read_split_csv
+    from pipelines.dataset.submission import class_list
 
     layout, settings = subject.layout, subject.settings
     try:
-        labelled = read_images(settings, layout, subject.command("split"))
-        everything = replace(labelled, rows=labelled.table)
+        split = subject.command("split")
+        table = read_split_csv(layout.split_csv, split)
+        labels = table.loc[table["split"] != "test", "label"].tolist()
+        classes = class_list(labels, settings, layout.raw, checked=False)  # predict has checked the sample
+        everything = all_images(settings, layout, table, split, classes)
         evidence: Evidence = read_evidence(entry, everything, settings)
         wrong_section, wrong = mistakes.section(evidence)
     except DAMAGE as error:

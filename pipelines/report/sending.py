@@ -43,7 +43,7 @@ def section(evidence: Evidence, path: Path, shown: str) -> Section:
             blocks.append(Text("Its stored predictions are missing, damaged or of another submission, or are ranks."))
         return section
     places, predictions = test
-    answers = evidence.probabilities(predictions) if evidence.task != NUMBERS else predictions.double().numpy()
+    answers = evidence.probabilities(predictions) if evidence.task != NUMBERS else predictions.astype(np.float64)
     if evidence.task == ONE_CLASS:
         blocks.append(Charts([_distribution(evidence, answers.argmax(axis=1))]))
     some = sorted(random.Random(SEED).sample(range(len(places)), min(PICTURES, len(places))))

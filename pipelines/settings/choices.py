@@ -1,6 +1,6 @@
 """Which task, metric and submission fit together, and which options then have an effect."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +54,16 @@ def metrics_of(task: str, submission: str) -> list[str]:
     """Return the metrics that fit, the usual one first."""
     usual = USUAL.get((task, submission), "")
     return sorted((name for name in METRICS if fits(name, task, submission)), key=lambda name: name != usual)
+
+
+def by_ranks(competition: CompetitionSettings, classes: Sequence[str]) -> bool:
+    """Return whether members are averaged by rank: for metrics of the order within a column, such as the AUC.
+
+    Not where a row of more than two classes is sent: it is divided by its sum, which would change the order within
+    each column.
+    """
+    rescaled = competition.task == ONE_CLASS and competition.submission == "probabilities" and len(classes) != 2
+    return METRICS[competition.metric].order_only and not rescaled
 
 
 def choice_problems(settings: Settings) -> Iterator[str]:

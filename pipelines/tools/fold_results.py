@@ -8,7 +8,6 @@ from typing import Any
 from pipelines import command
 from pipelines.core.choices import how_fitted
 from pipelines.core.decide import make_judge
-from pipelines.core.ensembles import by_ranks
 from pipelines.core.out_of_fold import Predicted, pool, predict_members
 from pipelines.core.precision import settle_precision
 from pipelines.core.prediction import Resources
@@ -16,6 +15,7 @@ from pipelines.core.run_networks import RunNetworks, in_blocks
 from pipelines.core.stored import Stored, fits, write_oof
 from pipelines.core.validation import Validation, validate
 from pipelines.dataset.image_set import ImageSet
+from pipelines.settings.choices import by_ranks
 from pipelines.settings.fold_sets import Member
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.schema import Settings

@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from pipelines.core import ensembles
-from pipelines.core.ensembles import by_ranks, combine, ranks
-from pipelines.settings.choices import SENT, fits
+from pipelines.core.ensembles import combine, ranks
+from pipelines.settings.choices import SENT, by_ranks, fits
 from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 

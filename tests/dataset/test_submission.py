@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.analysis.scoring import folder_labels, score_submission
 from pipelines.dataset.answer_summary import describe_answers
-from pipelines.dataset.submission import class_list
+from pipelines.dataset.submission import FIRST_ROWS, class_list
 from pipelines.dataset.submission_check import check_submission
 from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.loading import merge
@@ -198,6 +198,32 @@ def test_classes_are_the_labels_or_the_samples_columns_sorted(tmp_path: Path) ->
     write(tmp_path / "sample.csv", "id,emu,yak,dog,cat", "1,0,0,0,1")
     assert class_list(["dog", "cat", "dog"], PROBABILITIES, tmp_path) == ["cat", "dog", "emu", "yak"]
     assert class_list(["dog", "cat"], settings_of("probabilities", sample=""), tmp_path) == ["cat", "dog"]
+
+
+def test_classes_are_known_from_the_first_rows_of_a_sample(tmp_path: Path) -> None:
+    rows = [f"{number},0,0,1" for number in range(FIRST_ROWS)]
+    write(tmp_path / "sample.csv", "id,emu,dog,cat", *rows, "a row that does not fit")
+    with pytest.raises(UserError, match="do not fit the header"):
+        class_list(["dog", "cat"], PROBABILITIES, tmp_path)
+    assert class_list(["dog", "cat"], PROBABILITIES, tmp_path, checked=False) == ["cat", "dog", "emu"]
+    assert class_list(["dog", "cat"], LABELS, tmp_path, checked=False) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("header", "separator"), [("id,emu,dog,cat", ","), ("id;emu;dog;cat", ";"), ('id,"e\nmu",dog,cat', ",")]
+)
+@pytest.mark.parametrize("index", [None, 3 * FIRST_ROWS, FIRST_ROWS])  # the last one repeats, and so holds the ids
+def test_classes_of_the_first_rows_are_those_of_all(
+    header: str, separator: str, index: int | None, tmp_path: Path
+) -> None:
+    rows = [[str(number), "0", "0", "1"] for number in range(3 * FIRST_ROWS)]
+    if index is not None:
+        header, rows = f"{separator}{header}", [[str(number % index), *row] for number, row in enumerate(rows)]
+    write(tmp_path / "sample.csv", header, *map(separator.join, rows))
+    settings = merge(PROBABILITIES, {"data": {"accept": ["sample_labels"]}}, "here")
+    found = class_list(["dog", "cat"], settings, tmp_path, checked=False)
+    assert found == class_list(["dog", "cat"], settings, tmp_path)
+    assert ("id" in found) == (index == FIRST_ROWS)
 
 
 def test_a_sample_whose_columns_are_not_the_classes_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The report page: it holds what the runs did, is the same each time, and survives damaged files and strange names."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from tests.support.report_pages import HOSTILE, Page, Site
 
 SECTIONS = ["runs", "best", "mistakes", "sure", "submission", "data", "repeat"]
 LARGEST = 3_000_000  # bytes
+ROOT = Path(__file__).parents[2]
 
 
 def cards(page: Page) -> str:
@@ -47,6 +51,14 @@ def test_the_same_runs_give_the_same_bytes(digits: Site) -> None:
     digits.layout.report.unlink()
     assert not digits.current()
     assert digits.page() == before
+
+
+def test_the_page_is_written_without_packages_that_take_long_to_import(digits: Site) -> None:
+    code = "import sys; from pipelines.tools import report; report.main(['digits']); "
+    code += "assert not {'torch', 'matplotlib', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=digits.folder, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def change(path: Path) -> None:
