@@ -27,6 +27,7 @@ DOGS = ("--competition", "dog-breed-identification")
 MOBILENET = ("--network", "mobilenet_v2")
 BENCHMARKS = (
     Benchmark("startup", (), ("--runs", "5")),
+    Benchmark("report_page", (), ("--rounds", "2", "--share", "0.2")),
     Benchmark("download", (), ("--megabytes", "50", "--pairs", "3")),
     Benchmark("split_vs_copy", (), ("--files", "3000")),
     Benchmark("packing", (), ("--images", "3000")),
