@@ -19,6 +19,7 @@ from typing import Any
 
 from pipelines.dataset.archive_pieces import EXTENSIONS
 from pipelines.models.timm_models import HUB_FILE
+from pipelines.settings.detectors import parts_of
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings, submission_name
 from pipelines.settings.schema import Settings
@@ -228,7 +229,7 @@ def weights_of(settings: Settings) -> list[tuple[str, str]]:
     model = settings.model
     if not (model.weights and model.pretrained):
         return []
-    networks = model.name.split("+")
+    networks = [parts_of(name)[1] for name in model.name.split("+")]
     sources = model.weights.split("+") if len(networks) > 1 else [model.weights]
     return list(zip(networks, sources * len(networks) if len(sources) == 1 else sources, strict=False))
 

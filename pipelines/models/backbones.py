@@ -151,7 +151,7 @@ def stages(backbone: Backbone) -> list[Stage]:
     found: list[Stage] = []
     known = {name for name, _ in backbone.named_parameters()}  # of parameters that modules share, only the first name
     closed, bare = True, False
-    for name, module in _units(backbone, ""):
+    for name, module in units(backbone, ""):
         is_block = isinstance(module, nn.Module) and any(list(child.parameters()) for child in module.children())
         names = [name]
         if isinstance(module, nn.Module):
@@ -168,13 +168,13 @@ def stages(backbone: Backbone) -> list[Stage]:
     return found
 
 
-def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+def units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
     """Yield the parameters and children of `module` with their names, and those of `SEQUENCES` in place of these."""
     for name, parameter in module.named_parameters(recurse=False):
         yield prefix + name, parameter
     for name, child in module.named_children():
         if name in SEQUENCES:
-            yield from _units(child, f"{prefix}{name}.")
+            yield from units(child, f"{prefix}{name}.")
         else:
             yield prefix + name, child
 
@@ -189,7 +189,7 @@ def fold_norms(backbone: Backbone) -> Backbone:
     if not has_norms and timm_models.is_of_timm(folded):  # torchvision's are traced, as they have always been
         return folded
     try:
-        graph = _traced(folded.body)
+        graph = traced(folded.body)
     except Exception:  # torch.fx raises many types; the unchanged network is only slower
         return folded
     folded.body = _fused(folded.body, graph)
@@ -198,7 +198,7 @@ def fold_norms(backbone: Backbone) -> Backbone:
     return folded
 
 
-def _traced(body: nn.Module) -> Graph:
+def traced(body: nn.Module) -> Graph:
     """Return the graph of `body` in evaluation mode."""
     from torchvision.ops import StochasticDepth
 

@@ -20,6 +20,7 @@ from pipelines.models.stage_features import add_stages
 from pipelines.models.timm_models import categories_of, is_timm
 from pipelines.models.weights import Origin
 from pipelines.settings.loading import label_map_file
+from pipelines.settings.metrics import BOXES
 from pipelines.settings.records import with_label_map
 from pipelines.settings.schema import Settings
 from pipelines.settings.training_sections import ModelSettings
@@ -43,6 +44,10 @@ class Part:
 def build_network(settings: Settings, classes: Sequence[str], found: Sequence[Origin]) -> nn.Module:
     """Return the network of `settings`, with weights from `found` and random ones seeded by `train.seed`."""
     torch.manual_seed(derive_seed(settings.train.seed, "weights"))
+    if settings.competition.task == BOXES:
+        from pipelines.models.detectors import build_detector  # takes a second to import
+
+        return build_detector(settings, classes, found)
     if not found:
         image = settings.input
         return build_model(settings.model, network_outputs(settings, classes), image.channels, image.size)
@@ -281,7 +286,5 @@ def is_head_only(state: Mapping[str, Tensor]) -> bool:
     return all(name.startswith(HEAD) for name in state)
 
 
-def _head_of(module: nn.Module) -> Head:
-    head = module.head if isinstance(module, Top) else module.get_submodule(HEAD.rstrip("."))
-    assert isinstance(head, Head)
-    return head
+def _head_of(module: nn.Module) -> nn.Module:
+    return module.head if isinstance(module, Top) else module.get_submodule(HEAD.rstrip("."))

@@ -24,6 +24,7 @@ from pipelines.models.published import (
 )
 from pipelines.models.timm_models import HUB_FILE, is_timm, tags_of
 from pipelines.models.weight_files import EXTENSIONS
+from pipelines.settings.detectors import parts_of
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.records import with_label_map
 from pipelines.settings.schema import Settings, plain_input
@@ -218,7 +219,7 @@ def find_origins(
     """
     if not settings.weights:
         return []
-    names = settings.name.split("+")
+    names = [parts_of(name)[1] for name in settings.name.split("+")]
 
     def one_each(text: str, key: str, for_all: bool) -> list[str]:
         values = text.split("+") if len(names) > 1 else [text]  # a path may contain a plus

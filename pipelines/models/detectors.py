@@ -1,0 +1,227 @@
+"""Detectors of torchvision.models.detection on a pretrained classifier, with boxes as shares of the image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.dataset.boxes import MOST
+from pipelines.models.anchors import anchor_levels
+from pipelines.models.backbones import BATCH_NORM, build_backbone, fold_norms
+from pipelines.models.feature_maps import Maps, Pyramid, lite_norm, maps_at, of_mobilenet, of_vgg
+from pipelines.models.first_layer import take_channels
+from pipelines.models.found_boxes import pad
+from pipelines.models.transfer import FineTuned, Top
+from pipelines.models.weights import Origin
+from pipelines.settings.detectors import DETECTORS, parts_of
+from pipelines.settings.schema import Settings
+
+LEAST = 0.005  # confidence of the boxes that are kept: the metrics look at doubtful ones too
+PROPOSALS, PREDICTED = 500, 300  # of each image, in training and in prediction; torchvision's 2,000 are for large ones
+EXAMPLES = 128  # proposals of each image that the second stage learns from, as in arXiv 1504.08083
+STRIDES = (8, 16, 32)  # of the maps below a pyramid, which adds one of 64
+
+
+class Given(nn.Module):
+    """What a detector of torchvision has as its backbone: it returns the maps that were computed before."""
+
+    def __init__(self, out_channels: int | list[int]) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.maps: dict[str, Tensor] = {}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.maps
+
+
+class BoxHead(nn.Module):
+    """Maps of the backbone to the loss and the boxes: what is added to the maps, and a detector of torchvision."""
+
+    def __init__(self, further: nn.Module, detector: nn.Module, name: str, size: int) -> None:
+        super().__init__()
+        self.further, self.detector, self.size = further, detector, size
+        self.facts = DETECTORS[name]
+
+    def levels(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return all maps that the detector takes, float32: coordinates have the type of the maps."""
+        return {name: level.float() for name, level in self.further(maps).items()}
+
+    def losses(self, images: Tensor, levels: dict[str, Tensor], targets: Tensor) -> Tensor:
+        """Return the parts of the loss, (P,), in the order of `DetectorFacts.losses`."""
+        first = int(self.facts.background)
+        truths = []
+        for each in targets:
+            known = each[~each[:, 0].isnan()]
+            truths.append({"boxes": known[:, 1:] * self.size, "labels": known[:, 0].long() + first})
+        found = self._run(images, levels, truths)
+        return torch.stack([found[name].float() for name in self.facts.losses])
+
+    @torch.no_grad()
+    def checked(self, images: Tensor, levels: dict[str, Tensor], targets: Tensor) -> Tensor:
+        """Return the loss of a batch in evaluation: the same for the same batch, and torch's random state stays."""
+        self.detector.train()
+        for module in self.detector.modules():
+            if isinstance(module, (BATCH_NORM, nn.Dropout)):
+                module.eval()
+        devices = [images.device] if images.is_cuda else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            loss = self.losses(images, levels, targets).sum()
+        self.detector.eval()
+        return loss
+
+    def predict(self, images: Tensor, levels: dict[str, Tensor]) -> Tensor:
+        """Return predictions, see `found_boxes`."""
+        found: Any = self._run(images, levels, None)
+        first = int(self.facts.background)
+        boxes = [(each["boxes"] / self.size).clamp(0, 1) for each in found]
+        return pad([each["labels"] - first for each in found], [each["scores"] for each in found], boxes)
+
+    def _run(self, images: Tensor, levels: dict[str, Tensor], truths: Any) -> dict[str, Tensor]:
+        given = self.detector.backbone
+        assert isinstance(given, Given)
+        given.maps = levels
+        try:
+            found: dict[str, Tensor] = self.detector(list(images.float()), truths)
+        finally:
+            given.maps = {}
+        return found
+
+
+class BoxTop(Top):
+    """The top of a detector: no layer of the pretrained classifier, and a head on maps."""
+
+    def __init__(self, head: BoxHead) -> None:
+        nn.Module.__init__(self)
+        self.widths, self.keeps_pooled, self.classifiers = [], True, nn.ModuleList()
+        self.head: BoxHead = head  # type: ignore[assignment]
+
+
+class Detector(FineTuned):
+    """A detector on one backbone; everything else is its head.
+
+    In training it maps images (N, C, S, S) and targets to the parts of its loss, (1, P); in evaluation to (N, 1 + MOST
+    * 6): the loss of the batch if there are targets, else 0, and predictions.  Targets: see `dataset/boxes.py`.
+    """
+
+    top: BoxTop
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor:
+        for module in self._evaluated:  # as in `FineTuned`
+            module.eval()
+        head = self.top.head
+        levels = head.levels(self.bodies[0](images))  # type: ignore[arg-type]
+        if self.training:
+            if targets is None:  # where only time is measured
+                targets = images.new_full((len(images), 1, 5), torch.nan)
+            return head.losses(images, levels, targets)[None]
+        loss = torch.zeros((), device=images.device) if targets is None else head.checked(images, levels, targets)
+        return torch.cat([loss.expand(len(images), 1), head.predict(images, levels)], dim=1)
+
+
+def build_detector(settings: Settings, classes: Sequence[str], found: Sequence[Origin]) -> Detector:
+    """Return the detector of `settings`, with nothing frozen yet.
+
+    found: the origin of its backbone; empty for random weights.  Raises `UserError` as `build_backbone`, `maps_at` and
+    `anchor_levels` do.
+    """
+    kind, name = parts_of(settings.model.name)
+    origin = found[0] if found else Origin(name)
+    facts, channels, size = origin.facts, settings.input.channels, settings.input.size
+    backbone, _ = build_backbone(name, origin.path, facts.size if facts else None)
+    take_channels(backbone.body, name, channels, pretrained=bool(origin.path))
+    further: nn.Module
+    if kind == "ssd300":
+        maps, further, widths = of_vgg(backbone, channels)
+    elif kind == "ssdlite320":
+        maps, further, widths = of_mobilenet(backbone, name, channels)
+    else:
+        maps, places = maps_at(backbone, name, channels, STRIDES if kind.endswith("_fpn") else (16,))
+        further = Pyramid(places) if kind.endswith("_fpn") else nn.Identity()
+        widths = [further.width if isinstance(further, Pyramid) else places[0].width]
+    if settings.tuning.freeze_norms:
+        folded = fold_norms(maps)
+        assert isinstance(folded, Maps)
+        maps = folded
+    plain: dict[str, Any] = {"image_mean": [0.0] * channels, "image_std": [1.0] * channels}  # nothing changes
+    if kind.startswith("ssd"):
+        detector = _ssd(settings, kind, widths, len(classes), plain)
+    else:
+        plain |= {"min_size": size, "max_size": size, "size_divisible": 1}
+        make = _two_stages if kind.startswith("fasterrcnn") else _one_stage
+        detector = make(settings, kind, Given(widths[0]), len(classes), plain)
+    return Detector([maps], [origin], BoxTop(BoxHead(further, detector, kind, size)))
+
+
+def _float_outputs(module: nn.Module) -> None:
+    """Let `module` return float32, from which boxes are computed, in every precision."""
+
+    def as_float(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: as_float(each) for name, each in value.items()}
+        return value.float() if isinstance(value, Tensor) else type(value)(as_float(each) for each in value)
+
+    module.register_forward_hook(lambda module, inputs, outputs: as_float(outputs))
+
+
+def _two_stages(settings: Settings, kind: str, given: Given, classes: int, plain: dict[str, Any]) -> nn.Module:
+    """Return a Faster R-CNN (arXiv 1506.01497)."""
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.ops import MultiScaleRoIAlign
+
+    levels = anchor_levels(settings)
+    detector = FasterRCNN(
+        given,
+        classes + 1,
+        rpn_anchor_generator=AnchorGenerator(tuple(levels), (settings.model.anchor_ratios,) * len(levels)),
+        box_roi_pool=MultiScaleRoIAlign([str(number) for number in range(max(1, len(levels) - 1))], 7, 2),
+        rpn_post_nms_top_n_train=PROPOSALS,
+        rpn_post_nms_top_n_test=PREDICTED,
+        box_batch_size_per_image=EXAMPLES,
+        box_score_thresh=LEAST,
+        box_detections_per_img=MOST,
+        **plain,
+    )
+    _float_outputs(detector.rpn.head)
+    _float_outputs(detector.roi_heads.box_predictor)
+    return detector
+
+
+def _one_stage(settings: Settings, kind: str, given: Given, classes: int, plain: dict[str, Any]) -> nn.Module:
+    """Return a RetinaNet (arXiv 1708.02002) or an FCOS (arXiv 1904.01355)."""
+    from torchvision.models.detection import FCOS, RetinaNet
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    if kind == "fcos_fpn":  # one place in each cell of a map
+        cells, ratios = [(stride,) for stride in (*STRIDES, 2 * STRIDES[-1])], (1.0,)
+    else:
+        cells, ratios = anchor_levels(settings), settings.model.anchor_ratios
+    make = FCOS if kind == "fcos_fpn" else RetinaNet
+    generator = AnchorGenerator(tuple(cells), (ratios,) * len(cells))
+    options = {"anchor_generator": generator, "score_thresh": LEAST, "detections_per_img": MOST}
+    detector: nn.Module = make(given, classes, **options, **plain)
+    _float_outputs(detector.head)
+    return detector
+
+
+def _ssd(settings: Settings, kind: str, widths: list[int], classes: int, plain: dict[str, Any]) -> nn.Module:
+    """Return an SSD (arXiv 1512.02325), or an SSDlite (arXiv 1801.04381)."""
+    from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+    from torchvision.models.detection.ssd import SSD, SSDHead
+    from torchvision.models.detection.ssdlite import SSDLiteHead
+
+    # Each ratio stands for its inverse too, and 1 is always there.
+    ratios = sorted({round(max(ratio, 1 / ratio), 3) for ratio in settings.model.anchor_ratios} - {1.0})
+    anchor_levels(settings)
+    generator = DefaultBoxGenerator([ratios] * len(widths), scales=list(settings.model.anchor_sizes))
+    counts = generator.num_anchors_per_location()
+    head = SSDHead(widths, counts, classes + 1)
+    if kind == "ssdlite320":
+        head = SSDLiteHead(widths, counts, classes + 1, lite_norm())
+    side = settings.input.size
+    options = {"score_thresh": LEAST, "detections_per_img": MOST}
+    detector = SSD(Given(widths), generator, (side, side), classes + 1, head=head, **options, **plain)
+    _float_outputs(detector.head)
+    return detector
