@@ -5,8 +5,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from pipelines.core.decide import Judge
 from pipelines.core.optim import Schedule
 from pipelines.core.processes import average_statistics, collected, shared
 from pipelines.core.solve import Examples, solve
-from pipelines.core.tasks import Task
+from pipelines.core.tasks import Task, View
 from pipelines.dataset.loading import Batch, BatchSource, WatchedBatches
 from pipelines.models.device import Hardware
 from pipelines.system.errors import UserError
@@ -26,7 +26,6 @@ from pipelines.system.seeds import derive_seed
 from pipelines.system.watch import unwatched
 
 CHECK_EVERY = 50  # steps between two checks of the loss; each check waits for the device
-View = Callable[[Tensor], Tensor]
 
 
 def unchanged(inputs: Tensor) -> Tensor:
@@ -49,7 +48,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The result of one epoch.  Losses are means over images; `seconds` include validation."""
+    """The result of one epoch.  Losses are means over images; `seconds` include validation.
+
+    parts: of the training loss, by name; empty for most tasks.
+    """
 
     epoch: int
     train_loss: float
@@ -57,6 +59,7 @@ class EpochResult:
     lr: float
     images_per_second: float
     seconds: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,38 +108,40 @@ def fit(
         torch.manual_seed(derive_seed(seed, "network", epoch, *([group.rank] if group.rank else [])))
         learner.before_epoch(epoch)
         started = time.perf_counter()
-        loss, lr = _train_epoch(learner, train, epoch)
+        (loss, *parts), lr = _train_epoch(learner, train, epoch)
         average_statistics([learner.model, *([learner.result] if learner.averaged else [])], group)
         images_per_second = len(train) / (time.perf_counter() - started)
         evaluation = None
         if valid is not None:
             evaluation = evaluate(learner.result, valid, learner.task, learner.judge, learner.hardware, learner.views)
             _check_finite(evaluation.loss, "validation", epoch, train.steps, lr)
-        yield EpochResult(epoch, loss, evaluation, lr, images_per_second, time.perf_counter() - started)
+        named = dict(zip(learner.task.parts, parts, strict=True))
+        yield EpochResult(epoch, loss, evaluation, lr, images_per_second, time.perf_counter() - started, named)
 
 
-def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, float]:
-    """Train one epoch; return the mean loss over its images and the last learning rate."""
+def _train_epoch(learner: Learner, source: BatchSource, epoch: int) -> tuple[list[float], float]:
+    """Train one epoch; return the mean loss over its images, followed by its parts, and the last learning rate."""
     if isinstance(learner.optimizer, torch.optim.LBFGS):
-        return _solve(learner, source, epoch)
+        loss, lr = _solve(learner, source, epoch)
+        return [loss], lr
     size, group = source.batch_size, source.group
     with explained(f"training on batches of {size:,} images", smaller_batch("train.batch_size", size)):
         learner.model.train()
         model = shared(learner.model, learner.hardware, group)
-        total = torch.zeros((), device=learner.hardware.device)
-        summed = lr = 0.0
+        total = torch.zeros(1 + len(learner.task.parts), device=learner.hardware.device)
+        summed, lr = [0.0], 0.0
         for step, batch in enumerate(source.batches(epoch)):
             # The middle of the step: otherwise the first step of a warm-up or the last of a decay has a rate of 0.
             lr = learner.schedule(epoch - 1 + (step + 0.5) / source.steps)
-            loss = _step(learner, model, batch, lr)
+            losses = _step(learner, model, batch, lr)
             if learner.averaged is not None:
                 learner.averaged.update_parameters(learner.model)
-            total += loss * (batch.whole / group.world)
+            total += losses * (batch.whole / group.world)
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == source.steps:
-                summed = group.all_sum(total).item()
-                _check_finite(summed, "training", epoch, step + 1, lr)
-                source.report(summed)
-        return summed / len(source), lr
+                summed = group.all_sum(total).tolist()
+                _check_finite(summed[0], "training", epoch, step + 1, lr)
+                source.report(summed[0])
+        return [each / len(source) for each in summed], lr
 
 
 def _solve(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, float]:
@@ -153,23 +158,24 @@ def _solve(learner: Learner, source: BatchSource, epoch: int) -> tuple[float, fl
 
 
 def _step(learner: Learner, model: nn.Module, batch: Batch, lr: float) -> Tensor:
-    """Update the network by one batch; return its mean loss, which is weighted where the batch is a part.
+    """Update the network by one batch; return its mean loss and its parts, weighted where the batch is a part.
 
     model: the network, or what trains it in step with other processes.
     """
     for group in learner.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_share", 1.0)
     with learner.hardware.autocast():
-        outputs = model(batch.inputs)
+        (outputs,) = learner.task.outputs(model, batch, (unchanged,))
     loss = learner.task.loss(outputs, batch.labels)
+    losses = learner.task.summed(outputs, loss)
     if batch.weight != 1:
-        loss = loss * batch.weight
+        loss, losses = loss * batch.weight, losses * batch.weight
     loss.backward()
     if learner.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
+    return losses
 
 
 def _check_finite(loss: float, which: str, epoch: int, step: int, lr: float) -> None:
@@ -202,7 +208,7 @@ def _averaged(
     with explained(f"predicting batches of {size:,} images", smaller_batch("predict.batch_size", size)):
         for batch in source.batches(0):
             with hardware.autocast():
-                outputs = [model(view(batch.inputs)) for view in views]
+                outputs = task.outputs(model, batch, views)
             yield batch, task.average(outputs)
 
 
@@ -223,7 +229,8 @@ def evaluate(
     if found := collected(parts, source.group):  # float64 only here: not every device has it
         positions, losses, kept, targets = found
         assert len(positions) == len(source), f"{len(positions)} of {len(source)} images were predicted"
-        loss = losses[~targets.isnan()].double().mean().item()  # of the numbers that are not missing
+        known = losses if losses.ndim < targets.ndim else losses[~targets.isnan()]  # numbers that are not missing
+        loss = known.double().mean().item()
         score, bounds = judge.judge(kept, targets.numpy())
         evaluation = Evaluation(loss, score, bounds)
     evaluation = source.group.from_main(evaluation)

@@ -217,6 +217,7 @@ def to_device(model: nn.Module, hardware: Hardware) -> nn.Module:
 def history_row(result: engine.EpochResult, metric: str) -> Row:
     """Return the history row of an epoch."""
     row: Row = {"epoch": result.epoch, "train_loss": result.train_loss}
+    row |= {f"train_{name if 'loss' in name else f'loss_{name}'}": value for name, value in result.parts.items()}
     if result.valid is not None:
         row |= {"valid_loss": result.valid.loss, metric: result.valid.score}
         row |= dict(zip(interval_columns(metric), result.valid.bounds, strict=True))

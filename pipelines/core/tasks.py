@@ -4,7 +4,7 @@ The engine sees nothing else of a task.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.core.losses import (
     ASYMMETRIC,
@@ -24,12 +24,19 @@ from pipelines.core.losses import (
     step_losses,
 )
 from pipelines.dataset.image_set import ImageSet
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.dataset.loading import Batch
+from pipelines.settings.detectors import DETECTORS, parts_of
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.settings.training_sections import BALANCED, TrainSettings
 from pipelines.system.errors import UserError, did_you_mean, few
 
-LOSS_OF = {"one_class": "cross_entropy", "several_labels": "binary", "numbers": "squared"}  # train.loss = "auto"
+LOSS_OF = {  # train.loss = "auto"
+    "one_class": "cross_entropy",
+    "several_labels": "binary",
+    "numbers": "squared",
+    "boxes": "detector",
+}
 UNITS = {
     "cross_entropy": "cross-entropy (nats)",
     "focal": "focal loss",
@@ -39,7 +46,9 @@ UNITS = {
     "absolute": "absolute error (standardised)",
     "huber": "Huber loss (standardised)",
     "ordinal": "cross-entropy of the steps between grades (nats)",
+    "detector": "loss of the detector",
 }
+View = Callable[[Tensor], Tensor]
 Scale = Mapping[str, Sequence[float]]  # {"mean": …, "std": …}, of each number; empty for other tasks
 
 
@@ -60,10 +69,20 @@ class Task:
     Outputs of a network are float (N, ·). `averaged` values are what `average` makes of the outputs for several views.
     """
 
+    parts: tuple[str, ...] = ()  # the names of the parts of the loss, which the history shows; boxes have some
+
     @property
     def scale(self) -> Scale:
         """What the checkpoint keeps of the training rows' numbers; empty for other tasks."""
         return {}
+
+    def outputs(self, model: nn.Module, batch: Batch, views: Sequence[View]) -> list[Tensor]:
+        """Return the outputs of `model` for each of the views of a batch."""
+        return [model(view(batch.inputs)) for view in views]
+
+    def summed(self, outputs: Tensor, loss: Tensor) -> Tensor:
+        """Return what is summed over the batches of an epoch: the loss, then its parts, (1 + P,)."""
+        return loss.detach()[None]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch of training images, which may be mixed."""
@@ -183,6 +202,43 @@ class Ordinal(Task):
         return grades[0] + (averaged.sigmoid() * grades.diff()).sum(dim=1, keepdim=True)
 
 
+@dataclass(frozen=True)
+class Boxes(Task):
+    """Detection: the network computes its own loss; see `Detector`.  parts: the names of the parts of its loss.
+
+    Outputs in evaluation, and `averaged`: the loss of the batch, then predictions (see `found_boxes`).
+    """
+
+    parts: tuple[str, ...]
+
+    def outputs(self, model: nn.Module, batch: Batch, views: Sequence[View]) -> list[Tensor]:
+        targets = batch.labels if batch.labels.ndim == 3 else None  # test images have none
+        first, *others = views
+        return [model(first(batch.inputs), targets), *(model(view(batch.inputs)) for view in others)]
+
+    def summed(self, outputs: Tensor, loss: Tensor) -> Tensor:
+        return torch.cat([loss.detach()[None], outputs.detach()[0]])
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum()
+
+    def average(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return one view as it is, or the fusion of an image and its mirror image."""
+        if len(outputs) == 1:
+            return outputs[0]
+        from pipelines.core.fusion import fuse
+        from pipelines.models.found_boxes import mirrored
+
+        plain, turned = outputs
+        return torch.cat([plain[:, :1], fuse([plain[:, 1:], mirrored(turned[:, 1:])], [1.0, 1.0])], dim=1)
+
+    def losses(self, averaged: Tensor, targets: Tensor) -> Tensor:
+        return averaged[:, 0]
+
+    def predictions(self, averaged: Tensor) -> Tensor:
+        return averaged[:, 1:]
+
+
 def make_task(settings: Settings, classes: Sequence[str], scale: Scale, weights: Tensor | None = None) -> Task:
     """Return the task of `settings`.
 
@@ -190,6 +246,8 @@ def make_task(settings: Settings, classes: Sequence[str], scale: Scale, weights:
     `class_weights`; only training and its validation loss need them.  Raises `UserError` for several ordered grades.
     """
     train, loss = settings.train, loss_of(settings)
+    if settings.competition.task == BOXES:
+        return Boxes(DETECTORS[parts_of(settings.model.name)[0]].losses)
     match loss:
         case "ordinal":
             if len(classes) != 1:
@@ -214,6 +272,8 @@ def training_task(settings: Settings, train: ImageSet, valid: ImageSet | None, s
     scale: of a checkpoint, when a training resumes.  Raises `UserError` for class weights that name no class, for
     numbers that no training or no validation row has, and for targets that are no grade.
     """
+    if settings.competition.task == BOXES:
+        return make_task(settings, train.classes, {})
     targets = train.labels
     if settings.competition.task != NUMBERS:
         return make_task(settings, train.classes, {}, class_weights(settings.train, targets, train.classes))

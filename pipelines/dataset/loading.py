@@ -16,8 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipelines.dataset import augment_boxes
 from pipelines.dataset.augment import ALL, Draws, augment, normalise, reduce, to_float
+from pipelines.settings.metrics import BOXES
 from pipelines.settings.schema import Settings
+from pipelines.settings.training_sections import AugmentSettings
 from pipelines.system.errors import UserError
 from pipelines.system.group import ALONE, Group
 from pipelines.system.seeds import derive_seed
@@ -25,6 +28,7 @@ from pipelines.system.watch import Noted, Watch
 
 Ids = npt.NDArray[Any]
 PREDICTED = 128  # images in a batch by default
+DETECTED = 8  # the same for boxes
 GPU_PIXELS, MOST_PREDICTED = 1 << 21, 2048  # of a batch on a GPU, which would wait for the processor between small ones
 CENTRE_MARGIN = 8 / 7  # resize to 256 for a centre crop of 224: the usual margin in evaluation
 
@@ -35,7 +39,7 @@ class Batch:
 
     inputs: float32 on the device: normalised images (N, 3, H, W), or features: (N, D) in training, else (N, views, D).
     labels: the targets on the device, those of `encode`: int64 (N,), or float (N, K) for mixed images, several labels
-    and numbers; empty for test images.
+    and numbers; those of `targets_of` for boxes; empty for test images.
     positions: int64 (N,), the places of the images in the source.
     whole: the number of images of the batch in all processes together.  weight: of this part's mean loss, such that the
     mean over processes is the mean loss of the whole batch.
@@ -139,7 +143,7 @@ class Loading:
             mirrored = first ^ bool(epoch % 2)
         size = training_size(self.settings, epoch) if self.training else self.settings.input.size
         mixing = self.generator("network", epoch) if self.group.world > 1 else None
-        return Finisher(self, self.generator("augmentation", epoch), size, crop, mirrored, mixing)
+        return Finisher(self, self.generator("augmentation", epoch), size, crop, mirrored, mixing, epoch)
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class Finisher:
     crop: bool
     mirrored: Tensor | None
     mixing: torch.Generator | None = None
+    epoch: int = 0
 
     def __call__(self, pixels: Tensor, source: "BatchSource", part: Part) -> Batch:
         """Return the batch of `part` of `source`: uint8 `pixels` (N, H, W, 3), on the device, augmented, normalised."""
@@ -166,7 +171,11 @@ class Finisher:
         if self.loading.training:
             mirrored = None if self.mirrored is None else self.mirrored[positions]
             draws = Draws(self.generator, len(part.positions), part.mine)
-            varied = augment(pixels, settings.augment, settings.input.size, draws, self.crop, mirrored)
+            changes = settings.augment
+            if settings.competition.task == BOXES:
+                pixels, labels = augment_boxes.change(pixels, labels, settings, self.epoch, positions.tolist())
+                changes = AugmentSettings(colour_jitter=changes.colour_jitter)
+            varied = augment(pixels, changes, settings.input.size, draws, self.crop, mirrored)
             if self.size != settings.input.size:
                 varied = reduce(varied, self.size)
         else:
@@ -281,13 +290,15 @@ class WatchedBatches(BatchSource):
 
 def known_targets(labels: Tensor) -> int:
     """Return the number of targets that are not missing, which a mean loss is over: images, or numbers."""
-    return int((~labels.isnan()).sum()) if labels.is_floating_point() and labels.ndim > 1 else len(labels)
+    return int((~labels.isnan()).sum()) if labels.is_floating_point() and labels.ndim == 2 else len(labels)
 
 
 def prediction_batch(settings: Settings, device: torch.device) -> int:
     """Return the number of images that are predicted together; by default more on a GPU, if they are small."""
     if settings.predict.batch_size:
         return settings.predict.batch_size
+    if settings.competition.task == BOXES:  # hundreds of proposals of each image are looked at together
+        return DETECTED
     if device.type != "cuda":
         return PREDICTED
     return max(PREDICTED, min(MOST_PREDICTED, GPU_PIXELS // settings.input.size**2))

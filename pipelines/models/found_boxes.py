@@ -20,6 +20,14 @@ def pad(labels: Sequence[Tensor], scores: Sequence[Tensor], boxes: Sequence[Tens
     return found.flatten(1)
 
 
+def mirrored(predictions: Tensor) -> Tensor:
+    """Return predictions for the mirror images of those that `predictions` are for."""
+    found = unpad(predictions).clone()
+    taken = found[..., 1:2] > 0  # the places after the last box stay zeros
+    found[..., [2, 4]] = torch.where(taken, 1 - found[..., [4, 2]], found[..., [2, 4]])
+    return found.flatten(1)
+
+
 def unpad(predictions: Tensor) -> Tensor:
     """Return predictions as (N, MOST, 6), without a copy; boxes of confidence 0 are none."""
     return predictions.unflatten(1, (-1, FOUND))
