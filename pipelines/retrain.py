@@ -63,6 +63,7 @@ def _retrain(
     from pipelines.dataset.fingerprints import note_changed_pixels
     from pipelines.dataset.image_set import all_images
     from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.anchors import with_anchors
     from pipelines.models.device import choose_hardware
     from pipelines.models.transfer import build_network
     from pipelines.models.weights import find_origins
@@ -80,6 +81,7 @@ def _retrain(
         f"{settings.name}, run {run.folder.name}: {len(images):,} training images, train and valid together; {epochs} "
         f"epochs, up to {which}; {hardware}{reason}"
     )
+    settings = with_anchors(settings, images)  # of a fold set: its members have each their own
     if run.retrained.exists():  # its weights were removed, to retrain
         run.retrain_last.unlink(missing_ok=True)
         run.retrained.unlink()

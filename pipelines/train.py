@@ -25,6 +25,7 @@ from pipelines.dataset.split_record import require_split
 from pipelines.models.run_weights import with_weights
 from pipelines.settings.checks import no_effect
 from pipelines.settings.layout import RunLayout
+from pipelines.settings.metrics import BOXES
 from pipelines.settings.records import start_run, with_head_of
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import printable
@@ -44,6 +45,7 @@ WORDS = {  # what the classes of a task are called, one and several
     "one_class": ("class", "classes"),
     "several_labels": ("label", "labels"),
     "numbers": ("number", "numbers"),
+    "boxes": ("class of boxes", "classes of boxes"),
 }
 
 
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
     require_tensorboard(settings)
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.anchors import with_anchors
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
     words.require_raw(layout)
@@ -64,6 +67,9 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
         print(f"Note: {problem}")
     with words.only_one_in(run):
         settings, found = with_weights(settings, run, layout.weights, command.progress)
+        if settings.competition.task == BOXES:
+            train, _ = open_images(settings, layout, table, words.repeat("split")).divide(settings)
+            settings = with_anchors(settings, train)
         settings = start_run(run, with_head_of(run, settings), layout.split_csv)
         if run.trained.exists():
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())

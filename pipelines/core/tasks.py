@@ -25,7 +25,7 @@ from pipelines.core.losses import (
 )
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch
-from pipelines.settings.detectors import DETECTORS, parts_of
+from pipelines.settings.detectors import facts_of
 from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.settings.training_sections import BALANCED, TrainSettings
@@ -247,7 +247,7 @@ def make_task(settings: Settings, classes: Sequence[str], scale: Scale, weights:
     """
     train, loss = settings.train, loss_of(settings)
     if settings.competition.task == BOXES:
-        return Boxes(DETECTORS[parts_of(settings.model.name)[0]].losses)
+        return Boxes(facts_of(settings.model.name).losses)
     match loss:
         case "ordinal":
             if len(classes) != 1:

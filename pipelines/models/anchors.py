@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipelines.dataset.image_set import ImageSet
-from pipelines.settings.detectors import DETECTORS, parts_of
+from pipelines.settings.detectors import facts_of
 from pipelines.settings.loading import merge
 from pipelines.settings.metrics import BOXES
 from pipelines.settings.schema import Settings
@@ -19,17 +19,21 @@ def with_anchors(settings: Settings, train: ImageSet) -> Settings:
     A size is the side of a square of the box's area.  Sizes grow by the same factor; the smallest are for the map with
     the smallest stride.  Raises `UserError` if no image has a box.
     """
-    model, name = settings.model, parts_of(settings.model.name)[0]
+    model = settings.model
     if settings.competition.task != BOXES or (model.anchor_sizes and model.anchor_ratios):
         return settings
+    count = facts_of(model.name).anchor_sizes
     boxes = train.labels.reshape(-1, 5)
     boxes = boxes[~np.isnan(boxes[:, 0]), 1:].astype(np.float64)
     if not len(boxes):
         raise UserError("No training image has a box. Correct the labels, or split again with another split.seed.")
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     found = {}
-    if not model.anchor_sizes and (count := DETECTORS[name].anchor_sizes):
-        sizes = np.geomspace(*np.quantile(np.sqrt(width * height), SIZES), count)
+    if not count:
+        return settings
+    if not model.anchor_sizes:
+        least, most = np.quantile(np.sqrt(width * height), SIZES).tolist()
+        sizes = np.geomspace(least, most, count)
         found["anchor_sizes"] = sizes.clip(1e-4).round(4).tolist()
     if not model.anchor_ratios:
         found["anchor_ratios"] = list(dict.fromkeys(np.quantile(height / width, RATIOS).round(3).clip(0.01).tolist()))
@@ -41,14 +45,13 @@ def anchor_levels(settings: Settings) -> list[tuple[float, ...]]:
 
     Raises `UserError` for sizes that cannot be divided evenly among the maps.
     """
-    name, sizes = parts_of(settings.model.name)[0], settings.model.anchor_sizes
-    facts = DETECTORS[name]
+    facts, sizes = facts_of(settings.model.name), settings.model.anchor_sizes
     if not facts.sizes:
         return []
-    if not sizes or len(sizes) % facts.levels:
-        needed = f"{facts.levels} sizes" if facts.anchor_sizes == 7 else f"a multiple of {facts.levels} sizes"
+    if not sizes or len(sizes) % facts.levels or (facts.pairs and len(sizes) > facts.levels):
+        needed = f"{facts.levels} sizes" if facts.pairs else f"a multiple of {facts.levels} sizes"
         raise UserError(
-            f"model.anchor_sizes has {len(sizes)} numbers, but {name} takes {needed}, the smallest first; or leave it "
-            "empty."
+            f"model.anchor_sizes has {len(sizes)} numbers, but {settings.model.name} takes {needed}, the smallest "
+            "first; or leave it empty."
         )
     return [tuple(level) for level in (np.array(sizes) * settings.input.size).reshape(facts.levels, -1).tolist()]

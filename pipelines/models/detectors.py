@@ -14,7 +14,7 @@ from pipelines.models.first_layer import take_channels
 from pipelines.models.found_boxes import pad
 from pipelines.models.transfer import FineTuned, Top
 from pipelines.models.weights import Origin
-from pipelines.settings.detectors import DETECTORS, parts_of
+from pipelines.settings.detectors import DetectorFacts, facts_of, parts_of
 from pipelines.settings.schema import Settings
 
 LEAST = 0.005  # confidence of the boxes that are kept: the metrics look at doubtful ones too
@@ -38,10 +38,9 @@ class Given(nn.Module):
 class BoxHead(nn.Module):
     """Maps of the backbone to the loss and the boxes: what is added to the maps, and a detector of torchvision."""
 
-    def __init__(self, further: nn.Module, detector: nn.Module, name: str, size: int) -> None:
+    def __init__(self, further: nn.Module, detector: nn.Module, facts: DetectorFacts, size: int) -> None:
         super().__init__()
-        self.further, self.detector, self.size = further, detector, size
-        self.facts = DETECTORS[name]
+        self.further, self.detector, self.facts, self.size = further, detector, facts, size
 
     def levels(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return all maps that the detector takes, float32: coordinates have the type of the maps."""
@@ -111,7 +110,7 @@ class Detector(FineTuned):
         for module in self._evaluated:  # as in `FineTuned`
             module.eval()
         head = self.top.head
-        levels = head.levels(self.bodies[0](images))  # type: ignore[arg-type]
+        levels = head.levels(self.bodies[0](images))
         if self.training:
             if targets is None:  # where only time is measured
                 targets = images.new_full((len(images), 1, 5), torch.nan)
@@ -126,10 +125,11 @@ def build_detector(settings: Settings, classes: Sequence[str], found: Sequence[O
     found: the origin of its backbone; empty for random weights.  Raises `UserError` as `build_backbone`, `maps_at` and
     `anchor_levels` do.
     """
+    facts = facts_of(settings.model.name)
     kind, name = parts_of(settings.model.name)
     origin = found[0] if found else Origin(name)
-    facts, channels, size = origin.facts, settings.input.channels, settings.input.size
-    backbone, _ = build_backbone(name, origin.path, facts.size if facts else None)
+    published, channels, size = origin.facts, settings.input.channels, settings.input.size
+    backbone, _ = build_backbone(name, origin.path, published.size if published else None)
     take_channels(backbone.body, name, channels, pretrained=bool(origin.path))
     further: nn.Module
     if kind == "ssd300":
@@ -151,7 +151,7 @@ def build_detector(settings: Settings, classes: Sequence[str], found: Sequence[O
         plain |= {"min_size": size, "max_size": size, "size_divisible": 1}
         make = _two_stages if kind.startswith("fasterrcnn") else _one_stage
         detector = make(settings, kind, Given(widths[0]), len(classes), plain)
-    return Detector([maps], [origin], BoxTop(BoxHead(further, detector, kind, size)))
+    return Detector([maps], [origin], BoxTop(BoxHead(further, detector, facts, size)))
 
 
 def _float_outputs(module: nn.Module) -> None:
@@ -194,15 +194,14 @@ def _one_stage(settings: Settings, kind: str, given: Given, classes: int, plain:
     from torchvision.models.detection import FCOS, RetinaNet
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+    make: Any = RetinaNet
+    sizes, ratios = anchor_levels(settings), settings.model.anchor_ratios
     if kind == "fcos_fpn":  # one place in each cell of a map
-        cells, ratios = [(stride,) for stride in (*STRIDES, 2 * STRIDES[-1])], (1.0,)
-    else:
-        cells, ratios = anchor_levels(settings), settings.model.anchor_ratios
-    make = FCOS if kind == "fcos_fpn" else RetinaNet
-    generator = AnchorGenerator(tuple(cells), (ratios,) * len(cells))
+        make, sizes, ratios = FCOS, [(float(stride),) for stride in (*STRIDES, 2 * STRIDES[-1])], (1.0,)
+    generator = AnchorGenerator(tuple(sizes), (ratios,) * len(sizes))
     options = {"anchor_generator": generator, "score_thresh": LEAST, "detections_per_img": MOST}
     detector: nn.Module = make(given, classes, **options, **plain)
-    _float_outputs(detector.head)
+    _float_outputs(detector.get_submodule("head"))
     return detector
 
 

@@ -27,6 +27,7 @@ from pipelines.system.shell import removal
 
 RUN_SECTIONS = ("input", "augment", "model", "finetune", "features", "train")  # settings that determine a run
 LABEL_MAP = "model.label_map_sha256:"  # the key that changes with the content of the label map's CSV
+ANCHORS = ("anchor_sizes", "anchor_ratios")  # keys of [model] that a run takes from its training boxes
 MEASURED = ("precision", "side_by_side")  # keys of [hardware] that a run may choose by timing
 WHITE = "data.white:"  # the one key of [data] that a run depends on, beside the split
 
@@ -129,7 +130,7 @@ def _other_meaning(ours: Settings, theirs: Settings) -> list[str]:
 
 
 def with_weights_of(settings: Settings, then: Settings) -> Settings:
-    """Return `settings` with the values that weights files determined for a finished run with the settings `then`.
+    """Return `settings` with the values that weights files, or boxes, determined for a finished run with `then`.
 
     The result equals that of `transfer.resolve` for the same files, but needs neither the files nor torch. Values that
     `settings` set themselves stay, to be compared.
@@ -140,6 +141,8 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
         settings = with_label_map(settings)
     elif settings.model.label_map == then.model.label_map:
         settings = merge(settings, {"model": {"label_map_sha256": then.model.label_map_sha256}}, "model")
+    anchors = {key: getattr(then.model, key) for key in ANCHORS if not getattr(settings.model, key)}
+    settings = merge(settings, {"model": anchors}, "model")  # those of boxes are computed from them
     image = then.input
     keys = ("size", "mean", "std", "resize", "interpolation")
     return with_input(settings, **{key: getattr(image, key) for key in keys})

@@ -157,6 +157,7 @@ def _prepare(group: FoldSet, images: "ImageSet") -> tuple[FoldSet, list[str]]:
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.batches import check_images
     from pipelines.dataset.fingerprints import images_digest
+    from pipelines.models.anchors import with_anchors
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
     from pipelines.models.transfer import FineTuned, build_network
@@ -164,7 +165,8 @@ def _prepare(group: FoldSet, images: "ImageSet") -> tuple[FoldSet, list[str]]:
 
     settings = group.settings
     train, valid = images.divide(group.members[0].settings(settings))
-    network = build_network(settings, images.classes, find_origins(settings.model, group.layout.weights))
+    found = find_origins(settings.model, group.layout.weights)
+    network = build_network(with_anchors(settings, train), images.classes, found)
     check_model(network, settings.model.name, settings.input.size, settings.augment.sizes, settings.input.channels)
     threads = torch.get_num_threads()
     settled, _ = settle_precision(settings, group.run.precision, network, len(train))
