@@ -1,4 +1,5 @@
-"""What a metric leaves open, and validation predictions decide: a temperature, thresholds or cut points.
+"""What a metric leaves open, and validation predictions decide: a temperature, thresholds, cut points, or which
+boxes are sent.
 
 A score is honest only where a row's decision does not depend on its own target.  So the rows are divided into `PARTS`,
 row i into part i modulo `PARTS`, and the rows of each part are decided by a choice that was fitted on the others.
@@ -13,13 +14,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.core import calibration
+from pipelines.core import box_scores, calibration
 from pipelines.core.cut_points import apply_cuts, best_cuts, midpoints
 from pipelines.core.thresholds import PLAIN, Average, best_thresholds
+from pipelines.dataset.boxes import FOUND
 from pipelines.system.errors import shown
 
 PARTS = 5
 MOST_ITEMS = 1 << 23  # predictions that are decided together, in float64
+CONFIDENCES, OVERLAPS = tuple(step / 20 for step in range(1, 20)), (0.3, 0.5, 1.0)  # that `Confidence` tries
 Array = npt.NDArray[Any]
 Values = tuple[float, ...]
 
@@ -176,16 +179,55 @@ class Cuts:
         return torch.from_numpy(apply_cuts(predictions.numpy(), self.grades, values))
 
 
+@dataclass(frozen=True)
+class Confidence:
+    """The least confidence of predicted boxes (N, MOST * 6) that are sent, and the largest overlap of two of a class.
+
+    Of boxes that overlap more, the less confident ones are left out; 1: none is.  classes: their number.
+    """
+
+    classes: int
+    key = "confidence"
+    plain: Values = (PLAIN, 1.0)
+
+    def fit(self, predictions: Tensor, targets: Array, rows: Array) -> Values:
+        """Return the best values for `box_precision`; of equal ones the largest."""
+        found = []
+        for overlap in OVERLAPS:
+            kept = self.apply(predictions[rows], (0.0, overlap)).numpy()
+            matches = box_scores.match(kept, targets[rows], box_scores.WHEAT_IOUS)
+            for least in CONFIDENCES:  # no box depends on less confident ones
+                hits = np.where(matches.confidences[..., None] >= least, matches.hits, -1)
+                found.append((float(box_scores.precisions(hits, targets[rows]).mean()), least, overlap))
+        return max(found)[1:]
+
+    def apply(self, predictions: Tensor, values: Values) -> Tensor:
+        from torchvision.ops import batched_nms
+
+        least, overlap = values
+        boxes = predictions.unflatten(1, (-1, FOUND))
+        kept = (boxes[..., 1] > 0) & (boxes[..., 1] >= least)
+        if overlap < 1:
+            images, places = kept.nonzero(as_tuple=True)
+            some = boxes[images, places].double()  # it moves the boxes of each class and image apart
+            stay = batched_nms(some[:, 2:], some[:, 1], images * self.classes + some[:, 0].long(), overlap)
+            kept = torch.zeros_like(kept).index_put((images[stay], places[stay]), torch.tensor(True))
+        order = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[..., None].expand_as(boxes)
+        return (boxes * kept[..., None]).gather(1, order).flatten(1)
+
+
 WORDS = {
     "temperature": "a temperature",
     "temperatures": "temperatures",
     "thresholds": "thresholds",
     "cuts": "cut points",
+    "confidence": "least confidence and largest overlap",
 }
 PLAINLY = {
     "temperatures": "Probabilities stay as they are.",
     "thresholds": f"Labels are given above {PLAIN}.",
     "cuts": "Numbers are rounded to the nearest grade.",
+    "confidence": f"Boxes of a confidence of at least {PLAIN} are sent.",
 }
 MOST_SHOWN = 20  # values
 
@@ -217,6 +259,6 @@ def facts(choice: Choice, names: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"temperature": choice.values[0] if choice.key == "temperature" else 1.0}
     if choice.key in ("thresholds", "temperatures"):
         found[choice.key] = dict(zip(names, choice.values, strict=True))
-    elif choice.key == "cuts":
-        found["cuts"] = list(choice.values)
+    elif choice.key in ("cuts", "confidence"):
+        found[choice.key] = list(choice.values)
     return found

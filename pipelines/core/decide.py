@@ -1,7 +1,7 @@
 """From predictions to answers: what a score needs of them, what is chosen for it, and what is sent.
 
 Predictions are those of `pipelines/core/tasks.py`, float32: log-probabilities (N, K) of one class; probabilities (N, K)
-of several labels; numbers (N, T).
+of several labels; numbers (N, T); of boxes (N, MOST * 6), see pipelines/dataset/boxes.py.
 """
 
 import math
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from pipelines.core import choices
-from pipelines.core.choices import Choice, ColumnTemperatures, Cuts, Open, Temperature, Thresholds
+from pipelines.core.choices import Choice, ColumnTemperatures, Confidence, Cuts, Open, Temperature, Thresholds
 from pipelines.core.metrics import Metric, make_metric
 from pipelines.core.thresholds import Average
+from pipelines.dataset.boxes import FOUND, MOST
 from pipelines.dataset.vocabulary import positive_class
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
@@ -68,7 +69,7 @@ class Judge:
     @property
     def keeps_all(self) -> bool:
         """Whether a score needs the whole predictions, so that `keep` changes nothing."""
-        return self.open is not None or self.takes in ("probabilities", "columns", "numbers")
+        return self.open is not None or self.takes in ("probabilities", "columns", "numbers", "boxes")
 
     @property
     def plain(self) -> Choice:
@@ -134,7 +135,8 @@ class Judge:
 
     def notes_before(self, targets: Any) -> list[str]:
         """Return the notes on any score of these images, whatever is predicted."""
-        predictions = torch.zeros(1, 1).expand(len(targets), len(self.metric.classes))
+        columns = MOST * FOUND if self.takes == "boxes" else len(self.metric.classes)
+        predictions = torch.zeros(1, 1).expand(len(targets), columns)
         return self.notes(self.plain, self.keep(predictions), targets)
 
     def describe(self, choice: Choice, names: Sequence[str], count: int) -> str:
@@ -155,6 +157,7 @@ class Judge:
 
         labels: class numbers (N,).  best_labels: class numbers (N, k), best first.  probabilities: float32 (N, K).
         probability: float64 (N,).  label_lists: 0 or 1, uint8 (N, K).  numbers: float64 (N, T).
+        boxes: float32 (N, MOST * 6).
         """
         decided = self.decide(choice, predictions)
         match self.sends:
@@ -225,6 +228,8 @@ def make_judge(settings: Settings, classes: Sequence[str], seen: Any, calibrated
     elif takes == "label_sets":
         average, each = AVERAGES[competition.metric], predict.thresholds == "per_label"
         left = Thresholds(len(classes), average, competition.beta, each)
+    elif competition.metric == "box_precision":
+        left = Confidence(len(classes))
     elif takes == "grades" and numbers:
         left = Cuts(competition.grades or grades_in(np.asarray(seen)))
     needs_positive = takes == "positive" or competition.submission == "probability"

@@ -1,7 +1,7 @@
 """Average the predictions of several networks, or their ranks where the metric looks at the order alone.
 
 Predictions are those of `pipelines/core/tasks.py`: log-probabilities (N, K) of one class, probabilities (N, K) of
-several labels, numbers (N, T).  Sums are in float64, in the order of the members.
+several labels, numbers (N, T).  Sums are in float64, in the order of the members.  Boxes are fused (core/fusion.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.settings.metrics import ONE_CLASS
+from pipelines.core.fusion import fuse
+from pipelines.settings.metrics import BOXES, ONE_CLASS
 
 MOST_ITEMS = 1 << 22  # values that are averaged together
 Array = npt.NDArray[Any]
@@ -29,6 +30,8 @@ def combine(members: Sequence[Tensor], weights: Sequence[float], task: str, by_r
         raise ValueError(f"{[tuple(member.shape) for member in members]} cannot be averaged with weights {weights}")
     if not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
         raise ValueError(f"weights must not be negative, and one must be above 0: {weights}")
+    if task == BOXES:
+        return fuse(members, weights)
     shares /= shares.sum()
     result = torch.empty(members[0].shape)
     if by_rank:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pipelines.core import bootstrap
+from pipelines.core import bootstrap, box_scores
 from pipelines.core.bootstrap import UNDEFINED, Bounds
 from pipelines.core.scores import (
     KAGGLE_CLIP,
@@ -149,6 +149,17 @@ def _precision_influence(predicted: Array, positive: Array) -> tuple[float, Arra
     return score, influence / total
 
 
+def _of_boxes(predicted: Array, targets: Array, classes: int, box_iou: float = 0.0) -> Bounds:
+    found = box_scores.match(predicted, targets, box_scores.ious_of(box_iou), classes)
+    cost = (2 * found.confidences.size + 6 * int((found.hits > 0).sum())) / len(targets)
+    return bootstrap.of_weights(lambda weights: box_scores.mean_precision(found, weights), len(targets), 1 + cost)
+
+
+def _of_box_precision(predicted: Array, targets: Array) -> Bounds:
+    hits = box_scores.match(predicted, targets, box_scores.WHEAT_IOUS).hits
+    return _of_shares(box_scores.precisions(hits, targets))
+
+
 INTERVALS: dict[str, Callable[..., Bounds]] = {
     "accuracy": _of_accuracy,
     "f1_micro": _of_accuracy,
@@ -163,5 +174,8 @@ INTERVALS: dict[str, Callable[..., Bounds]] = {
     "average_precision_columns": _of_columns(_precision_influence),
     "fbeta_samples": _of_fbeta_samples,
     "fbeta_micro": _of_fbeta_micro,
+    "box_map": _of_boxes,
+    "box_map_at": _of_boxes,
+    "box_precision": _of_box_precision,
     **bootstrap.INTERVALS,
 }

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from pipelines.core import scores
+from pipelines.core import box_scores, scores
 from pipelines.core.bootstrap import Bounds, of_calls
 from pipelines.core.intervals import INTERVALS
 from pipelines.core.scores import Array
@@ -26,7 +26,7 @@ class Metric:
 
     name: str
     facts: MetricFacts
-    score_of: Callable[[Array, Array], float]
+    score_of: "partial[float]"
     interval_of: Callable[[Array, Array], Bounds]
     classes: Sequence[str] = ()
 
@@ -44,6 +44,14 @@ class Metric:
         Raises `ValueError` for no images.
         """
         return interval(self, predicted, targets)
+
+    def by_rows(
+        self, pair: Sequence[Array], targets: Array
+    ) -> tuple[Callable[[Array, Array], float], Sequence[Array], Array]:
+        """Return a score, a pair of predictions and targets, for scoring many resamples of their rows."""
+        if self.facts.takes != "boxes":
+            return self.score, pair, targets
+        return box_scores.by_rows(pair, targets, **self.score_of.keywords)
 
     def notes(self, predicted: Array, targets: Array) -> list[str]:
         """Return what a reader of the score must know: why it is not defined, or what was left out of it."""
@@ -85,6 +93,12 @@ def _notes(metric: Metric, predicted: Array, targets: Array) -> Iterator[str]:
             yield f"{below:,} answers are below 0 and count as 0"
         if name == "rmsle" and (targets <= -1).any():
             yield "a target is at most -1, so it is not defined"
+    if takes == "boxes" and name != "box_precision":
+        absent = [label for place, label in enumerate(metric.classes) if not (targets[..., 0] == place).any()]
+        if len(absent) == len(metric.classes):
+            yield "there are no true boxes, so it is not defined"
+        elif absent:
+            yield f"{len(absent)} of {len(metric.classes)} classes have no true box and are left out: {few(absent)}"
     if (
         name == "fbeta_macro"
         and targets.ndim == 2

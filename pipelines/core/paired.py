@@ -6,7 +6,6 @@ are drawn one by one, also where groups of them belong together in the split.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +56,12 @@ def compare(pool: Pool, watch: Watch = unwatched) -> Paired:
     candidates, metric = pool.candidates, pool.judge.metric
     (first, known), (second, _) = map(candidates.compared, candidates.members)
     scores = metric.score(first, known), metric.score(second, known)
-    score: Callable[[Array, Array], float] = metric.score
+    score, (first, second), drawn = metric.by_rows((first, second), known)
     if metric.name == "log_loss":  # the mean of a loss of each row: quicker to draw than all probabilities
         first, second = (losses_of_rows(each, known).numpy() for each in (first, second))
         score = _mean
     number = bootstrap.RESAMPLES if metric.name in QUICK else bootstrap.FEWEST_RESAMPLES
-    reach = NORMAL_QUANTILE * bootstrap.error_of_difference(score, (first, second), known, watch, number)
+    reach = NORMAL_QUANTILE * bootstrap.error_of_difference(score, (first, second), drawn, watch, number)
     gain = scores[1] - scores[0] if metric.higher_is_better else scores[0] - scores[1]
     alone = _alone(pool.plain) if pool.judge.task == ONE_CLASS else None
     p_value = mcnemar(alone) if alone and metric.name in SHARES else math.nan

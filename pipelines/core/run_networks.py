@@ -20,7 +20,7 @@ from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.choices import by_ranks
 from pipelines.settings.fold_sets import Member, checkpoints
 from pipelines.settings.layout import RunLayout
-from pipelines.settings.metrics import NUMBERS
+from pipelines.settings.metrics import BOXES, NUMBERS
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256, read_note
 
@@ -54,6 +54,8 @@ class RunNetworks:
         names = list(self._checkpoints)
         if len(names) == 1:
             return names[0]
+        if images.task == BOXES:
+            return f"the fused boxes of {', '.join(names)}"
         what = "numbers" if images.task == NUMBERS else "probabilities"
         return f"the mean {'ranks' if self.averages_ranks(images) else what} of {', '.join(names)}"
 
@@ -142,7 +144,7 @@ class RunNetworks:
     def _out_of_fold(self, images: ImageSet) -> Stored:
         """Return the predictions of oof.csv; write it first if it is missing, or not of these networks and views."""
         path = self.run.oof
-        if not fits(len(images), len(images.classes)):
+        if not fits(len(images), images.columns):
             return self._predicted_out_of_fold(images)
         if not self.knows_oof:
             write_oof(path, self._predicted_out_of_fold(images), images.classes, images.task)
@@ -173,7 +175,7 @@ class Kept:
     """Predictions of `images` that pass by, kept if they are few enough to be stored.  folder: for a large file."""
 
     def __init__(self, images: ImageSet, folder: Path) -> None:
-        self._rows = Rows(len(images), folder) if fits(len(images), len(images.classes)) else None
+        self._rows = Rows(len(images), folder) if fits(len(images), images.columns) else None
 
     @property
     def array(self) -> npt.NDArray[np.float32] | None:

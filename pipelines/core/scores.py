@@ -15,6 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipelines.core.box_scores import box_map as box_map
+from pipelines.core.box_scores import box_map_at as box_map_at
+from pipelines.core.box_scores import box_precision as box_precision
 from pipelines.system.errors import UserError, few
 
 Array = npt.NDArray[Any]

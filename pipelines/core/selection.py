@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.core import bootstrap
-from pipelines.core.choices import PARTS, Choice
+from pipelines.core import bootstrap, box_scores
+from pipelines.core.choices import PARTS, Choice, Confidence
 from pipelines.core.decide import Judge
 from pipelines.core.ensembles import combine
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.system.watch import Watch, unwatched
 
 Array = npt.NDArray[Any]
@@ -130,8 +130,11 @@ def select(
 ) -> Selection:
     """Return the weights that greedy selection chooses on all rows; equal ones where no score is defined.
 
-    Of more than `MOST_VALUES` predictions of a member, it looks at rows that are drawn once.
+    Of more than `MOST_VALUES` predictions of a member, it looks at rows that are drawn once.  Boxes get equal weights:
+    fused boxes are no mean, so that each round would fuse each bag again.
     """
+    if candidates.judge.task == BOXES:
+        return Selection(candidates.equal)
     some = candidates.drawn()
     shares = some.shares()
     total, added, scores = torch.zeros_like(shares[0]), list[int](), list[float]()
@@ -190,7 +193,8 @@ def gain_of(candidates: Candidates, better: Tensor, than: Tensor, watch: Watch =
     judge = candidates.judge
     (first, known), (second, _) = map(candidates.compared, (better, than))
     difference = judge.metric.score(first, known) - judge.metric.score(second, known)
-    error = bootstrap.error_of_difference(judge.metric.score, (first, second), known, watch)
+    score, (first, second), drawn = judge.metric.by_rows((first, second), known)
+    error = bootstrap.error_of_difference(score, (first, second), drawn, watch)
     return Gain(difference if judge.higher_is_better else -difference, error)
 
 
@@ -206,7 +210,7 @@ def correlations(candidates: Candidates) -> Array:
     """Return the correlation of the members' errors, float64 (M, M); NaN where an error is constant.
 
     One class: of 1 - the probability of the true class.  Several labels: of the probability - 0 or 1; numbers: of the
-    residuals; both the mean over the columns.
+    residuals; both the mean over the columns.  Boxes: of 1 - the image's `box_precision` at a confidence of 0.5.
     """
     some = candidates.drawn()
     errors = torch.stack([_errors(member, some) for member in some.members])  # (M, N, C)
@@ -226,6 +230,10 @@ def _errors(member: Tensor, candidates: Candidates) -> Tensor:
     targets = torch.from_numpy(candidates.targets)
     if candidates.judge.task == ONE_CLASS:
         return 1 - member.gather(1, targets[:, None]).double().exp()
+    if candidates.judge.task == BOXES:
+        decided = Confidence(1).apply(member, Confidence.plain).numpy()
+        hits = box_scores.match(decided, candidates.targets, box_scores.WHEAT_IOUS).hits
+        return torch.from_numpy(1 - box_scores.precisions(hits, candidates.targets))[:, None]
     return member.double() - targets
 
 
@@ -276,8 +284,13 @@ def _best(candidates: Candidates, scores: Sequence[float], means: Sequence[Tenso
 
 
 def _loss(candidates: Candidates, mean: Tensor) -> float:
-    """Return the mean loss of mean shares: -ln of the true class, binary cross-entropy, or the squared error."""
+    """Return the mean loss of mean shares: -ln of the true class, binary cross-entropy, or the squared error.
+
+    That of boxes is 0: equally good members stay in their order.
+    """
     targets = torch.from_numpy(candidates.targets)
+    if candidates.judge.task == BOXES:
+        return 0.0
     if candidates.judge.task == ONE_CLASS:
         return float(-mean.gather(1, targets[:, None]).clamp_min(LEAST).log().mean())
     if candidates.judge.task == NUMBERS:

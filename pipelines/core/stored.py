@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipelines.dataset.boxes import FOUND, MOST, SIDES
 from pipelines.dataset.tables import csv_writer
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.system.errors import UserError, few
 from pipelines.system.files import atomic_file
 from pipelines.system.shell import path_word, removal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_STORED = 1 << 26  # values in a file: 256 MiB of test predictions, about 800 MB of text
 PREFIX = {"one_class": "p_", "several_labels": "p_", "numbers": "predicted_"}  # of columns, by task
+PARTS = ("class", "confidence", *SIDES)  # of a predicted box
 KEYS = ("id", "fold")
 
 
@@ -43,9 +45,10 @@ class Stored:
 def write_oof(path: Path, stored: Stored, classes: Sequence[str], task: str) -> None:
     """Write a row per image: id, fold, and its predictions with 9 significant digits, by task
 
-    `p_<class>` or `p_<label>`: probabilities; `predicted_<name>`: numbers.
+    `p_<class>` or `p_<label>`: probabilities; `predicted_<name>`: numbers; `box_<n>_class`, `box_<n>_confidence`,
+    `box_<n>_xmin`, ...: boxes.
     """
-    names = [*KEYS, *(f"{PREFIX[task]}{name}" for name in classes)]
+    names = _names(classes, task)
     keys = zip(stored.ids.tolist(), stored.folds.tolist(), strict=True)
     with atomic_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv_writer(file, [*names, *stored.ids.tolist()])
@@ -67,7 +70,7 @@ def read_oof_arrays(
     path: Path, table: pd.DataFrame, classes: Sequence[str], task: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return the three arrays of `read_oof`, without torch, which takes long to import."""
-    names = [*KEYS, *(f"{PREFIX[task]}{name}" for name in classes)]
+    names = _names(classes, task)
     try:
         types: dict[str, Any] = dict.fromkeys(names, np.float64) | {"id": str, "fold": np.int64}
         read = pd.read_csv(path, dtype=types, keep_default_na=False, encoding="utf-8")
@@ -80,15 +83,27 @@ def read_oof_arrays(
         raise _unusable(path, "lists an id twice" if len(ids) else "has no rows")
     if strangers := sorted(set(ids) - set(table.loc[table["split"] != "test", "id"])):
         raise _unusable(path, f"does not match split.csv, which has no labelled row {few(strangers)}")
-    sensible = np.isfinite(values) if task == NUMBERS else (values >= 0) & (values <= 1 + 1e-6)
+    sensible = np.isfinite(values) if task in (NUMBERS, BOXES) else (values >= 0) & (values <= 1 + 1e-6)
+    if task == BOXES:
+        numbers, confidences = values[:, ::FOUND], values[:, 1::FOUND]
+        sensible[:, ::FOUND] &= np.isin(numbers, np.arange(len(classes)))
+        sensible[:, 1::FOUND] &= (confidences >= 0) & (confidences <= 1 + 1e-6)
     if not sensible.all():
         what = "numbers that are not finite" if task == NUMBERS else "probabilities outside 0 to 1"
+        what = "boxes of no class, or of no confidence" if task == BOXES else what
         raise _unusable(path, f"has {what} ({few(ids.to_numpy()[~sensible.all(axis=1)].tolist())})")
     if task == ONE_CLASS:
         with np.errstate(divide="ignore"):  # a probability may be 0
             values = np.log(values)
     with np.errstate(over="ignore"):  # a number may be too large
         return ids.to_numpy(), read["fold"].to_numpy(), values.astype(np.float32)
+
+
+def _names(classes: Sequence[str], task: str) -> list[str]:
+    """Return the columns of oof.csv."""
+    if task == BOXES:
+        return [*KEYS, *(f"box_{number}_{part}" for number in range(MOST) for part in PARTS)]
+    return [*KEYS, *(f"{PREFIX[task]}{name}" for name in classes)]
 
 
 def fits(images: int, columns: int) -> bool:

@@ -15,7 +15,7 @@ from pipelines.core.decide import MOST_ITEMS, Judge
 from pipelines.core.ensembles import ranks
 from pipelines.core.prediction import Positions, Rows
 from pipelines.core.thresholds import PLAIN
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 
 Array = npt.NDArray[Any]
 
@@ -90,10 +90,12 @@ def _of_classes(block: Tensor, labels: Array) -> Array:
 def _decided(
     judge: Judge, choice: Choice, crossed: Choice, predictions: Tensor
 ) -> tuple[Array, Array, None, tuple[float, ...]]:
-    """Return what is decided and predicted of several labels or numbers, None, and the thresholds."""
+    """Return what is decided and predicted of several labels, numbers or boxes, None, and the thresholds."""
     decided = judge.decide(crossed, predictions)
     if judge.task == NUMBERS:
         return judge.numbers(decided), judge.numbers(decided), None, ()
+    if judge.task == BOXES:
+        return decided.numpy(), predictions.numpy(), None, ()
     if isinstance(judge.open, Thresholds):
         return decided.numpy(), predictions.numpy(), None, choice.values
     return (decided > PLAIN).numpy(), decided.numpy(), None, (PLAIN,)

@@ -36,7 +36,7 @@ def open_source(
     are decoded while the first batches are used, or before that where several processes share them. Raises `UserError`
     for labelled images that cannot be decoded.
     """
-    loading = Loading(settings, len(images.classes), device, training, group)
+    loading = Loading(settings, images.columns, device, training, group)
     if settings.input.source == "photos":
         if not images.is_test:
             check_decodable(images, watch)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.dataset.boxes import read_boxes, targets_of
+from pipelines.dataset.boxes import FOUND, MOST, read_boxes, targets_of
 from pipelines.dataset.image_paths import files_at
 from pipelines.dataset.image_reader import Reader
 from pipelines.dataset.images import describe_image, holds_deep
@@ -57,6 +57,11 @@ class ImageSet:
     @property
     def ids(self) -> npt.NDArray[Any]:
         return self.rows["id"].to_numpy()
+
+    @property
+    def columns(self) -> int:
+        """How many numbers are predicted of each image."""
+        return MOST * FOUND if self.task == BOXES else len(self.classes)
 
     @property
     def labels(self) -> npt.NDArray[Any]:

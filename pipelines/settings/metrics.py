@@ -339,7 +339,7 @@ METRICS: dict[str, MetricFacts] = {
         _BOXES,
         "mean over the classes, and over an IoU of 0.50 to 0.95, of the average precision of the boxes (COCO)",
         ("classes",),
-        ("mean average precision", "coco mean average precision", "map@{k}", "object detection map"),
+        ("mean average precision", "coco mean average precision", "object detection map"),
         _MEAN_AP,
     ),
     "box_map_at": MetricFacts(

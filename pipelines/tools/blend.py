@@ -172,7 +172,7 @@ def _send(made: Blend, pool: "Pool", found: "Blended") -> dict[str, Any]:
     if not len(test):
         raise UserError(f"{made.layout.split_csv.relative_to(Path.cwd())} has no test rows, so there is no submission.")
     predictions, answers = Rows(len(test), run.folder), Rows(len(test), made.submission.parent)
-    for places, block in mix_test(read_tests(made.members, test, len(classes)), found.weights, pool):
+    for places, block in mix_test(read_tests(made.members, test, images.columns), found.weights, pool):
         predictions.fill(places, block.numpy())
         answers.fill(places, pool.final.answers(found.found.choice, block))
     save_test(run.test_predictions, predictions.array)

@@ -146,8 +146,8 @@ def read_pool(members: Sequence[Member], settings: Settings, images: ImageSet) -
 
     Raises `UserError` if there are none, or too few that all have.
     """
-    if not fits(len(images), len(images.classes)):
-        raise UserError(f"{len(images):,} rows of {len(images.classes):,} predictions are too many to be blended.")
+    if not fits(len(images), images.columns):
+        raise UserError(f"{len(images):,} rows of {images.columns:,} predictions are too many to be blended.")
     stored = [read_oof(member.run.oof, images.table, images.classes, images.task) for member in members]
     counts = [f"{member.name} {len(each.ids):,}" for member, each in zip(members, stored, strict=True)]
     common = set.intersection(*(set(each.ids.tolist()) for each in stored))

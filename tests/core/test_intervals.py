@@ -50,8 +50,9 @@ def test_an_interval_is_about_as_wide_as_the_plain_bootstrap(name: str, task: st
     metric, predicted, targets = case(name, task, 300, seed=4)
     generator = np.random.default_rng(5)
     draws = generator.integers(300, size=(80, 300))
-    spread = np.std([metric.score(predicted[rows], targets[rows]) for rows in draws])
     low, high = metric.interval(predicted, targets)
+    score, (predicted,), targets = metric.by_rows([predicted], targets)
+    spread = np.std([score(predicted[rows], targets[rows]) for rows in draws])
     assert (high - low) / 2 / 1.96 == pytest.approx(spread, rel=0.3)
 
 
@@ -113,7 +114,9 @@ def test_a_perfect_score_leaves_room_below_it(name: str) -> None:
     assert high == 1
 
 
-@pytest.mark.parametrize("name", [name for name, call in bootstrap.INTERVALS.items() if name != "f1_macro"])
+@pytest.mark.parametrize(
+    "name", [*(name for name in bootstrap.INTERVALS if name != "f1_macro"), "box_map", "box_map_at"]
+)
 def test_a_bootstrap_of_sums_gives_each_image_its_weight(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With equal weights it is the score itself; with others, that of the images drawn as often."""
     metric, predicted, targets = case(name, METRICS[name].tasks[-1], 25, seed=10)

@@ -84,7 +84,7 @@ def test_the_options_are_those_of_the_competition() -> None:
         ("MAP@{K}", ["map_at_k"], {}),
         ("MAP@5", ["map_at_k"], {"guesses": 5}),
         ("Mean Average Precision @ 3", ["map_at_k"], {"guesses": 3}),
-        ("Mean Average Precision", ["map_at_k", "average_precision_columns"], {}),
+        ("Mean Average Precision", ["map_at_k", "average_precision_columns", "box_map", "box_map_at"], {}),
         ("Top-5 Error", ["top_k_error"], {"guesses": 5}),
         ("F-Score (Micro)", ["f1_micro", "fbeta_micro", "fbeta_samples"], {}),
         ("Mean F1-Score", ["f1_micro", "fbeta_micro", "fbeta_samples"], {"beta": 1.0}),

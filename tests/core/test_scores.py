@@ -17,11 +17,13 @@ from scipy import stats
 from sklearn import metrics as sklearn
 
 from pipelines.core import scores
+from pipelines.core.box_scores import COCO_IOUS, match, mean_precision
 from pipelines.core.metrics import Metric, make_metric
 from pipelines.core.scores import NO_GUESS, Array
 from pipelines.settings.data_sections import CompetitionSettings
 from pipelines.settings.metrics import METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS, Takes
 from pipelines.system.errors import UserError
+from tests.support.found_boxes import perfect, precision_by_loop, random_boxes
 
 LABELS = [str(number) for number in range(5)]  # so that they may be grades
 EXACT: dict[str, Any] = {"abs": 1e-9, "rel": 1e-9}
@@ -52,6 +54,8 @@ def random_input(takes: Takes, images: int, seed: int, task: str = ONE_CLASS) ->
             return (shares > 0.5).astype(np.uint8), flags
         case "columns":
             return shares, flags
+        case "boxes":
+            return random_boxes(images, seed)
     values = generator.gamma(2.0, 3.0, (images, 2)).astype(np.float32)
     return values * generator.uniform(0.5, 1.5, values.shape), values
 
@@ -194,6 +198,11 @@ def correlation(of: Callable[..., Any]) -> Callable[[Array, Array], float]:
     return score
 
 
+def precision_of(ious: Array, predicted: Array, targets: Array) -> float:
+    """Return the mean average precision of our own matches; the score is that of pycocotools."""
+    return float(mean_precision(match(predicted, targets, ious, len(LABELS)))[0])
+
+
 REFERENCES: dict[str, Callable[[Array, Array], float]] = {
     "accuracy": lambda predicted, targets: float(sklearn.accuracy_score(targets, predicted)),
     "balanced_accuracy": lambda predicted, targets: mean([np.mean(predicted[targets == k] == k) for k in set(targets)]),
@@ -227,6 +236,9 @@ REFERENCES: dict[str, Callable[[Array, Array], float]] = {
     "rmsle": known_cells(rmsle),
     "pearson": columns(correlation(stats.pearsonr)),
     "spearman": columns(correlation(stats.spearmanr)),
+    "box_map": lambda *pair: precision_of(COCO_IOUS, *pair),
+    "box_map_at": lambda *pair: precision_of(COCO_IOUS[:1], *pair),
+    "box_precision": precision_by_loop,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     **{name: {"beta": 2.0} for name in ("fbeta_macro", "fbeta_micro", "fbeta_samples")},
@@ -266,7 +278,7 @@ def test_random_input(name: str, images: int) -> None:
         before = predicted.copy(), targets.copy()
         score = check(name, predicted, targets, task)
         assert images < 40 or score > 0
-        assert np.array_equal(before[0], predicted) and np.array_equal(before[1], targets)
+        assert np.array_equal(before[0], predicted) and np.array_equal(before[1], targets, equal_nan=targets.ndim == 3)
 
 
 @pytest.mark.parametrize("name", [name for name, facts in METRICS.items() if facts.takes in ("positive", "columns")])
@@ -418,6 +430,8 @@ def test_better_predictions_go_in_the_direction_of_the_table(name: str) -> None:
     match facts.takes:
         case "probabilities":
             best: Array = np.eye(5)[targets]
+        case "boxes":
+            best = perfect(targets)
         case "ranking":
             best = (targets[:, None] + np.arange(3)) % 5
         case _:

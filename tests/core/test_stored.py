@@ -9,6 +9,7 @@ import torch
 
 from pipelines.core.stored import MOST_STORED, Stored, fits, load_test, read_oof, save_test, write_oof
 from pipelines.system.errors import UserError
+from tests.support.found_boxes import random_boxes
 
 IDS = ["7", "=1+1", 'a "b", c']
 TABLE = pd.DataFrame({"id": [*IDS, "9"], "split": ["train", "valid", "train", "test"]})
@@ -87,3 +88,13 @@ def test_test_predictions_are_mapped_and_checked(tmp_path: Path) -> None:
 def test_what_is_too_large_is_not_kept() -> None:
     assert fits(300_000, 200)
     assert not fits(MOST_STORED, 2)
+
+
+def test_boxes_come_back_as_they_were_and_impossible_ones_are_refused(tmp_path: Path) -> None:
+    values = torch.from_numpy(random_boxes(len(IDS), 0, 3)[0])
+    path = tmp_path / "oof.csv"
+    write_oof(path, Stored(np.array(IDS, object), FOLDS, values), "abc", "boxes")
+    assert "box_99_ymax" in path.read_text().splitlines()[0]
+    assert torch.equal(read_oof(path, TABLE, "abc", "boxes").predictions, values)
+    with pytest.raises(UserError, match="boxes of no class, or of no confidence"):
+        read_oof(path, TABLE, "ab", "boxes")
