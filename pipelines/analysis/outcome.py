@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.analysis.pictures import draw_results
 from pipelines.analysis.results import Results, write_valid_predictions
 from pipelines.core.choices import how_fitted
@@ -10,6 +12,7 @@ from pipelines.core.decide import Judge
 from pipelines.core.validation import Validation
 from pipelines.dataset.answer_cells import Answers
 from pipelines.dataset.answer_summary import describe_answers
+from pipelines.dataset.boxes import FOUND
 from pipelines.dataset.fingerprints import images_digest
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.split_record import split_inputs
@@ -17,6 +20,7 @@ from pipelines.dataset.submission import write_submission
 from pipelines.dataset.submission_check import check_submission
 from pipelines.models.device import choose_hardware
 from pipelines.settings.layout import Layout, RunLayout
+from pipelines.settings.metrics import BOXES
 from pipelines.settings.records import code_version
 from pipelines.settings.schema import Settings
 from pipelines.system.files import atomic_file
@@ -61,8 +65,9 @@ def write_answers(
     by: what has predicted.  by_rank: whether these are mean ranks.  Raises `UserError` if they do not fit the sample;
     then nothing is written.
     """
+    sent = in_units(answers, test, settings) if test.task == BOXES else answers
     with atomic_file(submission) as partial:
-        write_submission(partial, test.ids.tolist(), answers, test.classes, settings, test.raw)
+        write_submission(partial, test.ids.tolist(), sent, test.classes, settings, test.raw)
         count = check_submission(partial, test.classes, settings, test.raw)
     sample = settings.data.sample_submission
     how = f"checked against {sample}" if sample else "no sample"
@@ -73,6 +78,17 @@ def write_answers(
             f"These are mean ranks from 0 to 1, not probabilities: {settings.competition.metric} takes their order."
         )
     return count, "\n".join(said)
+
+
+def in_units(answers: Answers, images: ImageSet, settings: Settings) -> Answers:
+    """Return predicted boxes (N, MOST * 6) within their images, in data.box_units, float64."""
+    boxes = answers.reshape(len(answers), -1, FOUND).astype(np.float64)
+    boxes[..., 2:] = boxes[..., 2:].clip(0, 1)
+    if settings.data.box_units == "pixels":
+        from pipelines.dataset.image_sizes import image_sizes
+
+        boxes[..., 2:] *= np.tile(image_sizes(images), 2)[:, None]
+    return boxes.reshape(answers.shape)
 
 
 def made_on(settings: Settings, layout: Layout, images: ImageSet, watch: Watch) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipelines.core.metrics import make_metric
 from pipelines.core.scores import NO_GUESS
+from pipelines.dataset.box_cells import boxes_in
 from pipelines.dataset.long_form import answer_columns, split_long
 from pipelines.dataset.tables import index_columns, read_csv, read_table
 from pipelines.dataset.target_cells import FLAGS, parts
@@ -110,6 +111,7 @@ class _Compared:
 
     def __init__(self, path: Path, solution: Path, settings: Settings, known: Sequence[str]) -> None:
         self.path, self.solution, self.known = path, solution, known
+        self.settings = settings
         self.competition, self.task = settings.competition, settings.competition.task
         self.takes = facts_of(self.competition.metric, self.task).takes
 
@@ -118,6 +120,8 @@ class _Compared:
         if self.takes == "grades":
             return self._grades(answers, labels)
         match self.competition.submission:
+            case "boxes":
+                return self._boxes(answers.iloc[:, 0].tolist(), labels)
             case "labels":
                 texts = answers.iloc[:, 0].tolist()
                 classes = sorted({*labels, *texts, *self.known})
@@ -148,6 +152,29 @@ class _Compared:
             raise UserError(f"{problem}. Its columns are {few(classes)}: write the labels in the same words.")
         targets = _places(labels, classes) if self.task == ONE_CLASS else _flags(true, classes)
         return (values.argmax(axis=1) if self.takes == "label" else values), targets, classes
+
+    def _boxes(self, answers: list[str], labels: list[str]) -> tuple[Array, Array, list[str]]:
+        """Return boxes in the units of the submission: no overlap depends on them."""
+        read = [
+            [self._boxes_in(cell, path) for cell in cells]
+            for cells, path in ((answers, self.path), (labels, self.solution))
+        ]
+        classes = sorted({*self.known, *(label for each in read for names, _ in each for label in names)})
+        arrays = []
+        for each, empty in zip(read, (0.0, np.nan), strict=True):
+            filled = np.full((len(each), max(1, *(len(names) for names, _ in each)), 6), empty)
+            for row, (names, boxes) in enumerate(each):
+                filled[row, : len(names)] = np.column_stack([_places(names, classes), boxes])
+            arrays.append(filled)
+        return arrays[0].reshape(len(answers), -1), np.delete(arrays[1], 1, axis=2), classes
+
+    def _boxes_in(self, cell: str, path: Path) -> tuple[list[str], Array]:
+        try:
+            return boxes_in(cell, self.settings)
+        except ValueError as error:
+            raise UserError(
+                f"{path}: {quoted(cell)} are no boxes: {error}. {AGAIN if path == self.path else ''}"
+            ) from None
 
     def _grades(self, answers: pd.DataFrame, labels: list[str]) -> tuple[Array, Array, list[str]]:
         """Return whole numbers, (N,), (N,)."""

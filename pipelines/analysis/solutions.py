@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipelines.analysis.box_solutions import solution_cells
 from pipelines.analysis.scoring import COPY, answer_rows, check_repeated, label_list
 from pipelines.dataset.loose_ids import match_ids
 from pipelines.dataset.tables import read_csv, read_table
 from pipelines.dataset.target_cells import parts
 from pipelines.dataset.targets import JOINT, count_labels, join_labels, labels_in
 from pipelines.dataset.vocabulary import difference
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted, shown
 
@@ -29,6 +30,8 @@ def read_solution(
     known = list(answers.values())
     raw = read_csv(submission)
     submitted, table = answer_rows(raw, submission, settings, known), read_table(path)
+    if settings.competition.task == BOXES:
+        table = solution_cells(table, path, submitted, settings)
     usage = next((str(name) for name in table.columns if name.casefold() == "usage"), "")
     columns = [str(name) for name in table.columns if name != usage]
     if len(columns) < 2:
@@ -141,7 +144,7 @@ def _vocabulary(
     """Return a note on labels that are no classes; raise `UserError`, which begins with `problem`, if none is one."""
     competition = settings.competition
     sent, task = competition.submission, competition.task
-    if task == NUMBERS or sent == "probability":
+    if task in (NUMBERS, BOXES) or sent == "probability":
         return []
     counts = count_labels(targets, task)
     match sent:

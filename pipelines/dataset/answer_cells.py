@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.dataset.answer_forms import Form, label_order, sample_decimals
+from pipelines.dataset.box_cells import box_cell, digits_of
 from pipelines.settings.metrics import METRICS, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -45,6 +46,9 @@ def _of_labels(form: Form, texts: Sequence[str], settings: Settings) -> Callable
     if competition.submission == "best_labels":
         return lambda block, _: [[separator.join(texts[number] for number in row)] for row in block.tolist()]
     sample = form.cells[form.values[0]].tolist() if form.path else []
+    if competition.submission == "boxes":
+        digits = digits_of(sample, settings)
+        return lambda block, _: [[box_cell(row, texts, settings, digits)] for row in block]
     order = label_order(sample, separator, texts)
     names = [texts[number] for number in order]
     return lambda block, _: [

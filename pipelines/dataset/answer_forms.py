@@ -16,6 +16,8 @@ from pipelines.dataset.vocabulary import is_number, number
 from pipelines.settings.choices import ID, TARGET
 from pipelines.settings.schema import Settings
 
+BOX_COLUMN = "PredictionString"  # of boxes, where no sample names it
+
 
 @dataclass(frozen=True)
 class Form:
@@ -76,6 +78,7 @@ def plain_form(settings: Settings, raw: Path, ids: Sequence[str], texts: Sequenc
     submission, long = settings.competition.submission, settings.competition.long_form
     id_name, label_name = _header_of_labels(settings, raw, texts)
     images, given, targets = list(ids), pd.DataFrame({id_name: list(ids)}, dtype=str), []
+    label_name = BOX_COLUMN if submission == "boxes" else label_name
     values = list(texts) if submission in ("probabilities", "numbers") else [label_name]
     if long:
         images, targets = [each for each in ids for _ in texts], list(texts) * len(ids)
@@ -100,7 +103,7 @@ def _header_of_labels(settings: Settings, raw: Path, texts: Sequence[str]) -> tu
     The label column is `label` if the CSV has a column for each of the classes, `texts`.
     """
     data, path = settings.data, listing_file(raw / settings.data.labels)
-    if not is_csv(data.labels):
+    if not is_csv(data.labels) or path.is_dir():
         return "id", "label"
     table = read_table(path)
     ids, labels = find_column(table, path, data.id_column, 0), find_column(table, path, data.label_column, 1)

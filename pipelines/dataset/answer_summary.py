@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.dataset.answer_cells import CELLS, Answers
+from pipelines.dataset.boxes import FOUND
 from pipelines.dataset.vocabulary import NAMED, answers_of, counted
 from pipelines.settings.metrics import ONE_CLASS
 from pipelines.settings.schema import Settings
@@ -27,6 +28,11 @@ def describe_answers(answers: Answers, classes: Sequence[str], settings: Setting
         none = sum(int((part.sum(axis=1) == 0).sum()) for part in _parts(answers))
         labels = Counter({text: int(count) for text, count in zip(texts, counts, strict=True) if count})
         lines = [f"Labels: {counted(labels)}" + f"; none in {none:,} of {total:,} answers" * bool(none)]
+    elif submission == "boxes":
+        found = answers.reshape(total, -1, FOUND)
+        known = found[..., 1] > 0
+        numbers = Counter(texts[int(number)] for number in found[known][:, 0])
+        lines = [f"Boxes: {counted(numbers)}; none in {int((~known.any(axis=1)).sum()):,} of {total:,} answers"]
     else:
         names = [f"probability of {settings.competition.positive or '1'}"] if submission == "probability" else texts
         lines = ["Answers: " + "; ".join(_ranges(answers.reshape(total, -1), names))]

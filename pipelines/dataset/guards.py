@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.dataset.answer_forms import Form
+from pipelines.dataset.box_cells import boxes_in
+from pipelines.dataset.boxes import ONLY_CLASS
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import NUMBER, read_table
 from pipelines.dataset.target_cells import FLAGS, ONES
 from pipelines.dataset.vocabulary import RARE_SEPARATORS, SEPARATORS, difference, other_forms, positive_class
 from pipelines.settings.choices import ID, TARGET, advice
+from pipelines.settings.data_sections import BOX_WORDS
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.overrides import toml
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
 
-ONE_CELL = ("labels", "probability", "best_labels", "label_lists")  # submissions with one column of values
+ONE_CELL = ("labels", "probability", "best_labels", "label_lists", "boxes")  # submissions with one column of values
 LOOKED_AT = 1000  # rows whose values are compared
 EVALUATION = 'Kaggle\'s page "Evaluation"'
 Changes = dict[str, Any]
@@ -61,6 +64,12 @@ def check_positive(classes: Sequence[str], settings: Settings) -> None:
 def check_separator(texts: Sequence[str], settings: Settings) -> None:
     """Raise `UserError` for labels that contain the separator of several labels in a cell."""
     competition = settings.competition
+    boxes = competition.submission == "boxes" and "label" in competition.box_answer.split()
+    if boxes and (parted := [text for text in texts if len(text.split()) > 1]):
+        raise UserError(
+            f"Labels have a space, which separates the words of a box in a cell: {few(parted, 10)}. Set "
+            "data.label_column to labels without it."
+        )
     if competition.submission not in ("best_labels", "label_lists"):
         return
     separator = competition.answer_separator
@@ -157,6 +166,7 @@ def check_sample(form: Form, known: Known) -> None:
         "best_labels": _several_in_a_cell,
         "label_lists": _several_in_a_cell,
         "numbers": _numbers,
+        "boxes": _boxes,
     }.get(competition.submission, _probabilities)
     if problem := check(form, list(dict.fromkeys(cells)), known):
         raise UserError(f"{form.path}: {problem}{unless('sample_labels', data)}")
@@ -247,6 +257,27 @@ def _numbers(form: Form, values: Sequence[str], known: Known) -> str:
         return ""
     problem = f"it has values that are no numbers, {few(wrong, 5)}, but numbers would be sent. "
     return f"{problem}Check data.label_column, and competition.task: it is numbers. "
+
+
+def _boxes(form: Form, values: Sequence[str], known: Known) -> str:
+    """Return what is wrong with cells that hold no boxes of competition.box_answer, or others; or an empty text."""
+    column, labels = f"column {form.values[0]!r} has", set[str]()
+    for value in values:
+        try:
+            labels.update(boxes_in(value, known.settings)[0])
+        except ValueError as error:
+            return (
+                f"{column} {quoted(value)}, and competition.box_answer is "
+                f"{quoted(known.settings.competition.box_answer)}: {error}. Set competition.box_answer to the words of "
+                f"a box there, of {', '.join(BOX_WORDS)}; or, if this is an image without a box, competition.no_boxes. "
+            )
+    if unknown := sorted(labels - {*known.texts, ONLY_CLASS}):
+        same = difference(unknown, known.texts)
+        return (
+            f"{column} boxes of {few(unknown, 5)}, but the labels of the boxes are {few(known.texts, 5)}.{same} Set "
+            f"data.label_column to the column of {known.settings.data.labels} that has the words of the sample. "
+        )
+    return ""
 
 
 def of_cells(form: Form, known: Known) -> tuple[str, Changes]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import to_dict
+from pipelines.settings.metrics import BOXES
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256
 
@@ -11,12 +12,16 @@ FORM = {  # settings of an answer that no training depends on, by section
     "competition": tuple("submission positive guesses answer_separator no_label decimals long_form".split()),
     "data": ("sample_id",),
 }
+OF_BOXES = {"competition": ("box_answer", "no_boxes"), "data": ("box_units",)}
 
 
 def form_of(settings: Settings) -> dict[str, Any]:
     """Return {key: value} of [competition] and [data] that say what is sent, and how it is written."""
-    values = to_dict(settings)
-    return {f"{section}.{key}": values[section][key] for section, keys in FORM.items() for key in keys}
+    values, boxes = to_dict(settings), settings.competition.task == BOXES
+    parts = (FORM, OF_BOXES) if boxes else (FORM,)
+    return {
+        f"{section}.{key}": values[section][key] for part in parts for section, keys in part.items() for key in keys
+    }
 
 
 def form_sent(settings: Settings, layout: Layout) -> dict[str, Any]:

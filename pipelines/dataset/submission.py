@@ -68,8 +68,9 @@ def write_submission(
 
     answers: one row for each of `ids`; it may be a memory map, as only some rows are read at a time. labels: numbers of
     classes (N,); probabilities (N, K); probability (N,); best_labels: numbers of classes (N, k), the best first;
-    label_lists: 1 for each label (N, K); numbers (N, T). Without a sample the header is that of the labels CSV, or `id`
-    and `label`, and the rows are in the order of `ids`. Raises `UserError` for an id that was not predicted.
+    label_lists: 1 for each label (N, K); numbers (N, T); boxes in data.box_units (N, MOST * 6). Without a sample the
+    header is that of the labels CSV, or `id` and `label`, and the rows are in the order of `ids`. Raises `UserError`
+    for an id that was not predicted.
     """
     texts = answers_of(classes, settings, raw)
     form = sample_form(settings, raw, texts) if settings.data.sample_submission else None

@@ -14,6 +14,8 @@ import pandas as pd
 
 from pipelines.dataset.answer_cells import number_digits
 from pipelines.dataset.answer_forms import Form, sample_form
+from pipelines.dataset.box_cells import boxes_in
+from pipelines.dataset.boxes import ONLY_CLASS
 from pipelines.dataset.long_form import split_long
 from pipelines.dataset.tables import index_columns, read_csv
 from pipelines.dataset.vocabulary import answers_of, difference
@@ -83,7 +85,8 @@ def check_submission(path: Path, classes: Sequence[str], settings: Settings, raw
 
     Header and ids must be those of the sample submission, each id as often as there. Labels must be known, lists of
     labels without repetition and, for the best ones, of the right length; probabilities between 0 and 1, those of one
-    class with a sum of 1; numbers finite, in the stated range, and with the stated decimals.
+    class with a sum of 1; numbers finite, in the stated range, and with the stated decimals;
+    boxes as `boxes_in` takes them.
     """
     texts = answers_of(classes, settings, raw)
     parts = read_parts(path)
@@ -265,6 +268,20 @@ def _numbers(values: pd.DataFrame) -> npt.NDArray[np.float64]:
     return pd.to_numeric(cells, errors="coerce").to_numpy(np.float64).reshape(values.shape)
 
 
+def _look_at_boxes(answers: Answers, values: pd.DataFrame, keys: pd.DataFrame) -> None:
+    """Add cells that hold no boxes, or boxes of unknown labels."""
+    reasons = []
+    for cell in values.iloc[:, 0].tolist():
+        try:
+            labels, _ = boxes_in(cell, answers.settings)
+            unknown = sorted(set(labels) - {*answers.texts, ONLY_CLASS})
+            reasons.append(f"{few(unknown)} is not a known label ({few(answers.texts)})" if unknown else "")
+        except ValueError as error:
+            reasons.append(str(error))
+    wrong = np.array(list(map(bool, reasons)))
+    answers.add("boxes", values, wrong, lambda row: f"{quoted(values.iat[row, 0])}: {reasons[row]}")
+
+
 LOOKS: dict[str, Callable[[Answers, pd.DataFrame, pd.DataFrame], None]] = {
     "labels": _look_at_labels,
     "best_labels": _look_at_lists,
@@ -272,4 +289,5 @@ LOOKS: dict[str, Callable[[Answers, pd.DataFrame, pd.DataFrame], None]] = {
     "probability": _look_at_probabilities,
     "probabilities": _look_at_probabilities,
     "numbers": _look_at_numbers,
+    "boxes": _look_at_boxes,
 }

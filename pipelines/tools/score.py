@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import command
+from pipelines.settings.metrics import BOXES
 from pipelines.system.errors import UserError
 from pipelines.system.shell import path_word, user_path
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.dataset.vocabulary import answers_of
 
     table = read_split_csv(layout.split_csv) if layout.split_csv.exists() else None
-    if not (solution.exists() or words.solution) and table is not None:
+    if not (solution.exists() or words.solution or settings.competition.task == BOXES) and table is not None:
         truth = folder_labels(table, settings.data.test_images)
     labelled: list[str] = [] if table is None else table.loc[table["split"] != "test", "label"].unique().tolist()
     known = sorted(count_labels(labelled, settings.competition.task))

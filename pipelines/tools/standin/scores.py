@@ -94,6 +94,8 @@ def _check(path: Path, settings: Settings, raw: Path) -> None:
     if competition.submission in ("best_labels", "label_lists"):
         cells = submitted[form.values[0]]
         texts = sorted({label for cell in cells for label in label_list(cell, competition)})
+    if competition.submission == "boxes":
+        texts = sorted({word for cell in submitted[form.values[0]] for word in cell.split()})
     check_submission(path, texts, settings, raw)
 
 
@@ -109,7 +111,7 @@ def _truth_of_sample(settings: Settings, raw: Path) -> pd.DataFrame:
     lists = [label_list(cell, competition) for cell in first]
     drawn = [[column for column in map(str, values) if _hash(f"{each} {column}")[0] % 2] for each in ids]
     match competition.submission, competition.task:
-        case "labels", _:
+        case (("labels" | "boxes"), _):
             labels = first
         case "numbers", _:
             labels = values.agg(JOINT.join, axis=1).tolist()

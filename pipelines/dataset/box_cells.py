@@ -1,0 +1,80 @@
+"""Boxes as the text of a submission's cells, in the words of competition.box_answer, and back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.dataset.boxes import FOUND, ONLY_CLASS, SIDES
+from pipelines.dataset.tables import NUMBER
+from pipelines.settings.data_sections import BOX_WORDS
+from pipelines.settings.schema import Settings
+from pipelines.system.errors import quoted
+
+PIXEL_DIGITS, SHARE_DIGITS = 2, 6  # digits after the point
+OVER = 1e-6  # by which a share may exceed 1: rounding
+Array = npt.NDArray[Any]
+
+
+def digits_of(sample: Sequence[str], settings: Settings) -> int:
+    """Return the digits after the point of a side: none of pixels if the sample has different boxes of whole pixels."""
+    if settings.data.box_units == "shares":
+        return SHARE_DIGITS
+    try:
+        sides = np.concatenate([np.zeros((0, 5)), *(boxes_in(cell, settings)[1] for cell in set(sample))])[:, 1:]
+    except ValueError:  # data.accept overrules what guards.py says of the sample
+        return PIXEL_DIGITS
+    return 0 if len(np.unique(sides, axis=0)) > 1 and (sides % 1 == 0).all() else PIXEL_DIGITS
+
+
+def box_cell(row: Array, texts: Sequence[str], settings: Settings, digits: int) -> str:
+    """Return the cell of an image's boxes (MOST * 6), in data.box_units, the most confident first.
+
+    Boxes of the confidence 0 are none, and those that rounding leaves without an area are left out.
+    """
+    boxes = row.reshape(-1, FOUND)
+    boxes = boxes[np.argsort(-boxes[:, 1], kind="stable")]
+    sides = np.round(boxes[:, 2:], digits) + 0.0  # no -0
+    kept = (boxes[:, 1] > 0) & (sides[:, :2] < sides[:, 2:]).all(axis=1)
+    labels = [texts[int(number)] for number in boxes[kept, 0]]
+    return box_text(labels, np.column_stack([boxes[kept, 1], sides[kept]]), settings, digits)
+
+
+def box_text(labels: Sequence[str], boxes: Array, settings: Settings, digits: int) -> str:
+    """Return the cell of what `boxes_in` returns."""
+    confidence, start, end = boxes[:, 0], boxes[:, 1:3], boxes[:, 3:]
+    sides = np.hstack([start, end, end - start, (start + end) / 2])
+    cells = {word: [f"{value:.{digits}f}" for value in sides[:, place]] for place, word in enumerate(BOX_WORDS[2:])}
+    cells |= {"label": list(labels), "confidence": [f"{value:.6f}" for value in confidence]}
+    words = [cells[word] for word in settings.competition.box_answer.split()]
+    return " ".join(text for box in zip(*words, strict=True) for text in box) or settings.competition.no_boxes
+
+
+def boxes_in(cell: str, settings: Settings) -> tuple[list[str], Array]:
+    """Return the labels of the boxes in a cell, and confidence, xmin, ymin, xmax, ymax of each, float64 (n, 5).
+
+    Raises `ValueError`, with what is wrong, for a cell that holds no boxes.
+    """
+    words, parts = settings.competition.box_answer.split(), cell.split()
+    parts = [] if cell == settings.competition.no_boxes else parts
+    count = len(parts) // len(words)
+    if len(parts) % len(words):
+        raise ValueError(f"it has {len(parts)} words, and each box has {len(words)}")
+    texts = {word: parts[place :: len(words)] for place, word in enumerate(words)}
+    labels = texts.pop("label", [ONLY_CLASS] * count)
+    if wrong := [text for each in texts.values() for text in each if not NUMBER.fullmatch(text)]:
+        raise ValueError(f"{quoted(wrong[0])} is not a number")
+    confidence = np.array(texts.pop("confidence"), np.float64)
+    sides = np.array(list(texts.values()), np.float64).reshape(4, count).T
+    start = sides[:, :2] - sides[:, 2:] / 2 if "xcentre" in texts else sides[:, :2]
+    ends = sides[:, 2:] if tuple(texts) == tuple(SIDES) else start + sides[:, 2:]
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("a confidence is not between 0 and 1")
+    if not (start < ends).all():
+        raise ValueError("a box ends before it begins, or has no area")
+    if (start < -OVER).any() or not np.isfinite(ends).all():
+        raise ValueError("a box leaves its image")
+    if settings.data.box_units == "shares" and (ends > 1 + OVER).any():
+        raise ValueError('a side is above 1, and data.box_units is "shares"')
+    return labels, np.column_stack([confidence, start, ends])
