@@ -15,7 +15,7 @@ from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import csv_writer
 from pipelines.dataset.targets import count_labels
 from pipelines.dataset.vocabulary import answers_of, submitted_labels
-from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few
 
@@ -40,7 +40,7 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path, checked: bo
     sent = [texts.get(label, label) for label in occurring]
     check_separator(sent, settings)
     by_columns = competition.submission == "probabilities"
-    if not data.sample_submission or competition.task == BOXES or not (checked or by_columns):
+    if not data.sample_submission or not (checked or by_columns):
         return occurring
     form = sample_form(settings, raw, sent, 0 if checked else FIRST_ROWS)
     if checked:
