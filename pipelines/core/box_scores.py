@@ -6,6 +6,7 @@ the same rules, and `average_precisions` then scores any weights of the images.
 """
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ COCO_IOUS = np.linspace(0.5, 0.95, 10)
 WHEAT_IOUS = np.linspace(0.5, 0.75, 6)
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
 DIGITS = 12  # that do not depend on the order of a sum
-SIDE = 1000.0  # of an image
 AT_ONCE = 1 << 22  # overlaps, or weighted boxes, in memory
 
 
@@ -57,21 +57,13 @@ def _coco(predicted: Array, targets: Array, classes: int, ious: Array) -> float:
     if not _true(targets).any():
         return np.nan
     boxes = predicted.reshape(len(targets), -1, FOUND)
+    both = {"images": [{"id": row} for row in range(len(targets))], "categories": [{"id": k} for k in range(classes)]}
     truth, found = COCO(), COCO()
     with redirect_stdout(io.StringIO()):
         for one, each, known in ((truth, targets, _true(targets)), (found, boxes, boxes[..., 1] > 0)):
-            sides = _as_coco(each[known][:, -4:])
-            annotations = {"image_id": np.nonzero(known)[0], "category_id": each[known][:, 0].astype(int)}
-            columns = [*annotations.values(), each[known][:, 1], sides]
-            one.dataset = {
-                "images": [{"id": number} for number in range(len(targets))],
-                "categories": [{"id": number} for number in range(classes)],
-                "annotations": [
-                    *(
-                        {"id": place, "image_id": i, "category_id": c, "score": s, "bbox": b, "area": 1, "iscrowd": 0}
-                        for place, (i, c, s, b) in enumerate(zip(*map(np.ndarray.tolist, columns), strict=True), 1)
-                    )
-                ],
+            rows = (known.nonzero()[0], each[known], _as_coco(each[known][:, -4:]))
+            one.dataset = both | {
+                "annotations": list(map(_annotation, itertools.count(1), *(row.tolist() for row in rows)))
             }
             one.createIndex()
         evaluation = COCOeval(truth, found, "bbox")
@@ -83,14 +75,19 @@ def _coco(predicted: Array, targets: Array, classes: int, ious: Array) -> float:
     return round(float(precision[precision > -1].mean()), DIGITS)  # -1: of classes without a true box
 
 
+def _annotation(number: int, image: int, box: list[float], sides: list[float]) -> dict[str, Any]:
+    of_box = {"category_id": int(box[0]), "score": box[1], "bbox": sides, "area": 1, "iscrowd": 0}
+    return {"id": number, "image_id": image, **of_box}
+
+
 def _true(targets: Array) -> Array:
     return np.asarray(~np.isnan(targets[..., 0]))
 
 
 def _as_coco(sides: Array) -> Array:
     """Return corners (..., 4) as xmin, ymin, width, height, float64."""
-    scaled = sides.astype(np.float64) * SIDE
-    return np.concatenate([scaled[..., :2], scaled[..., 2:] - scaled[..., :2]], axis=-1)
+    sides = sides.astype(np.float64)
+    return np.concatenate([sides[..., :2], sides[..., 2:] - sides[..., :2]], axis=-1)
 
 
 class Matches(NamedTuple):
