@@ -17,7 +17,7 @@ from pipelines.dataset.images import fit, place_of
 from pipelines.dataset.loading import evaluation_resize
 from pipelines.dataset.tables import spreadsheet_safe, write_csv
 from pipelines.settings.layout import RunLayout
-from pipelines.settings.metrics import ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.screen import short
 
@@ -45,6 +45,11 @@ def draw_results(run: RunLayout, settings: Settings, results: Results, title: st
         return _draw_classes(run, settings, results, title)
     if results.images.task == SEVERAL_LABELS:
         return _draw_labels(run, settings, results, title)
+    if results.images.task == BOXES:
+        from pipelines.analysis.box_pictures import draw_found
+
+        _write(run.summary, draw_found(run, results.images, results.compared, title))
+        return Drawn([run.mistakes, run.of_boxes, run.summary])
     return _draw_numbers(run, settings, results, title)
 
 

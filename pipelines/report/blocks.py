@@ -54,8 +54,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
+    """wide: of larger pictures."""
+
     title: str
     pictures: Sequence[Picture]
+    wide: bool = False
     kind: str = "gallery"
 
 

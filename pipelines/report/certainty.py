@@ -5,7 +5,7 @@ import numpy as np
 from pipelines.report import charts
 from pipelines.report.blocks import Block, Charts, Section, Text
 from pipelines.report.evidence import Array, Evidence, Floats
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 
 BINS = 10
 FEWEST = 5  # predictions in a bin that is drawn
@@ -14,7 +14,8 @@ NUMBER_BINS = 24
 
 def section(evidence: Evidence) -> Section | None:
     """Return the section; None where no predictions are kept that it could be drawn from."""
-    blocks = _numbers(evidence) if evidence.task == NUMBERS else _probabilities(evidence)
+    build = {NUMBERS: _numbers, BOXES: _boxes}.get(evidence.task, _probabilities)
+    blocks = build(evidence)
     return Section("sure", "How sure it is", blocks) if blocks else None
 
 
@@ -93,6 +94,24 @@ def reliability(sure: Floats, right: Array) -> tuple[list[float], list[float], f
     error = float(np.nansum(np.abs(means - shares) * counts) / max(len(sure), 1))
     kept = counts >= FEWEST
     return means[kept].tolist(), shares[kept].tolist(), error
+
+
+def _boxes(evidence: Evidence) -> list[Block]:
+    """Return the confidence of the boxes, and how many are right of those of a confidence."""
+    found, hits, test = evidence.compared.found[:, :, 1], evidence.compared.hits, evidence.test
+    means, shares, _ = reliability(found[found > 0], hits[found > 0])
+    lines = [charts.Line("right as often as said", [0, 1], [0, 1], 5, dashed=True)]
+    lines.append(charts.Line("validated images", means, shares, 0))
+    title = "Share of boxes that are right, by confidence"
+    drawn = [charts.lines(title, lines, "confidence", "share of right boxes")]
+    sets = {"validated images": found}
+    if test is not None:
+        sets["test images"] = evidence.sent_boxes(test[1], all_of_them=True)[:, :, 1]
+    counts = {name: np.histogram(some[some > 0], 2 * BINS, (0, 1))[0] for name, some in sets.items()}
+    kinds = {name: (each / max(each.sum(), 1)).tolist() for name, each in counts.items()}
+    edges = np.linspace(0, 1, 2 * BINS + 1).tolist()
+    drawn.append(charts.histogram("Confidence of the predicted boxes", edges, kinds, "confidence", "share of boxes"))
+    return [Charts(drawn)]
 
 
 def _numbers(evidence: Evidence) -> list[Block]:

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.analysis.box_results import Compared, compare
 from pipelines.analysis.results import Predictions, read_predictions
 from pipelines.core.stored import load_test, read_oof_arrays
+from pipelines.dataset.boxes import FOUND
 from pipelines.dataset.image_set import ImageSet
-from pipelines.dataset.targets import encode
+from pipelines.dataset.targets import encode, labels_in
 from pipelines.report.ledger import PLAIN, Entry
 from pipelines.report.temperatures import apply_column_temperatures, apply_temperature
 from pipelines.settings.choices import by_ranks
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system.files import file_sha256
 
@@ -59,7 +61,9 @@ class Evidence:
 
     @cached_property
     def actual(self) -> Array:
-        """The targets of the predicted images, as `encode` returns them."""
+        """The targets of the predicted images, as `ImageSet.labels` returns them."""
+        if self.task == BOXES:
+            return self.images.select(self.images.table.iloc[self.places]).labels
         return encode(self.images.table["label"].iloc[self.places].tolist(), self.task, self.classes)
 
     @cached_property
@@ -70,6 +74,30 @@ class Evidence:
         return self.found.values >= self.thresholds if self.task == SEVERAL_LABELS else self.found.values
 
     @cached_property
+    def compared(self) -> Compared:
+        """Of boxes: the predicted ones that were sent beside the true ones."""
+        sure = np.sort(self.found.values[:, 1::FOUND], axis=1)[:, ::-1]
+        counted = np.array([len(labels_in(text, BOXES)) for text in self.found.names])[:, None]
+        kept = sure[np.arange(sure.shape[1]) < counted]
+        cut = 0.0 if len(kept) == (sure > 0).sum() else float(kept.min(initial=1.0))
+        return compare(self.actual, self.found.values, len(self.classes), cut)
+
+    def sent_boxes(self, predictions: Array, all_of_them: bool = False) -> Array:
+        """Return those boxes of stored predictions (n, MOST * 6) that are sent and count, (n, MOST, 6).
+
+        all_of_them: those that do not count too.
+        """
+        if values := self.note.get("confidence"):
+            import torch
+
+            from pipelines.core.choices import Confidence
+
+            kind = Confidence(len(self.classes))
+            predictions = kind.apply(torch.from_numpy(predictions), tuple(values)).numpy()
+        boxes = predictions.reshape(len(predictions), -1, FOUND)
+        return boxes if all_of_them else np.where(boxes[:, :, 1:2] >= self.compared.cut, boxes, 0)
+
+    @cached_property
     def thresholds(self) -> Floats:
         """The threshold of each label, (K,)."""
         found = self.note.get("thresholds", {})
@@ -78,7 +106,7 @@ class Evidence:
     def held_out(self) -> tuple[Array, Array] | None:
         """Return the stored predictions before a temperature, and the targets; None where they are not kept."""
         path = self.entry.run.oof
-        if self.ranks or self.task == NUMBERS or not path.exists() or path.stat().st_size > LARGEST_READ:
+        if self.ranks or self.task in (NUMBERS, BOXES) or not path.exists() or path.stat().st_size > LARGEST_READ:
             return None
         ids, _, predictions = read_oof_arrays(path, self.images.table, self.classes, self.task)
         labelled = self.images.part(test=False).rows
@@ -91,7 +119,7 @@ class Evidence:
         images, path = self.images.part(test=True), self.entry.run.test_predictions
         if self.ranks or not len(images) or not path.exists() or self.note.get("test_predictions") != file_sha256(path):
             return None
-        stored = load_test(path, len(images), len(self.classes))
+        stored = load_test(path, len(images), images.columns)
         some = np.linspace(0, len(images) - 1, min(len(images), SAMPLED)).astype(int)
         return images.rows.index.to_numpy()[some], np.array(stored[some])
 

@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.analysis.box_results import class_table
 from pipelines.analysis.result_tables import confused_pairs, deviations, label_table, number_table, wrong_labels
 from pipelines.report import charts
-from pipelines.report.blocks import Block, Charts, Gallery, Picture, Section, Table, Text
+from pipelines.report.blocks import Block, Charts, Gallery, Picture, Plate, Section, Table, Text
 from pipelines.report.evidence import Array, Evidence
-from pipelines.report.thumbnails import thumbnails
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.report.thumbnails import picture_file, thumbnails
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 
 PICTURES = 24
 WORST, PAIRS = 15, 20
+WIDTH = 1000  # of pictures of boxes in pixels
 LEAST_IMAGES = 5  # of a class that is called the worst
 MATRIX = 30  # classes; more cannot be read
 NUMBERS_DRAWN = 4
@@ -23,7 +25,7 @@ NUMBERS_DRAWN = 4
 
 def section(evidence: Evidence) -> tuple[Section, tuple[str, str]]:
     """Return the section, and for the first screen the worst class or label with a line about it."""
-    build = {ONE_CLASS: _classes, NUMBERS: _numbers}.get(evidence.task, _labels)
+    build = {ONE_CLASS: _classes, NUMBERS: _numbers, BOXES: _boxes}.get(evidence.task, _labels)
     blocks, worst = build(evidence)
     return Section("mistakes", f"What {evidence.entry.name} gets wrong", blocks), worst
 
@@ -169,6 +171,28 @@ def _numbers(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
         else f"mean error {first['bias']:+.3g}"
     )
     return blocks, (charts.short_name(str(first["number"])), about)
+
+
+def _boxes(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
+    run, compared = evidence.entry.run, evidence.compared
+    blocks: list[Block] = [Text(compared.describe())]
+    pictures = {run.mistakes: "The worst images, and some at random", run.of_boxes: "Precision, recall and sizes"}
+    blocks += [Plate(shown, about) for path, about in pictures.items() if (shown := picture_file(path, WIDTH))]
+    table = class_table(compared, evidence.classes)
+    table = table.iloc[np.argsort(table["ap_50"].fillna(2).to_numpy(), kind="stable")]
+    rows = [
+        (_name(each.label), *map(_share, (each.ap_50, each.ap, each.recall_50)), each.boxes, each.missed, each.false)
+        for each in _rows(table)
+    ]
+    headings = ("class", "AP at 0.5", "AP at 0.50:0.95", "recall at 0.5", "boxes", "missed", "false")
+    blocks.append(Table("Classes, the lowest average precision first", headings, rows[:WORST]))
+    if rows[WORST:]:
+        blocks.append(Table(f"{len(rows) - WORST:,} more classes", headings, rows[WORST : WORST + 500], folded=True))
+    large = table[table["boxes"] >= LEAST_IMAGES]
+    for each in _rows((large if len(large) else table).head(1)):
+        about = f"average precision {_share(each.ap_50)} at 0.5, {each.missed:,} of {each.boxes:,} boxes missed"
+        return blocks, (charts.short_name(each.label), about)
+    return blocks, ("", "")
 
 
 def _gallery(evidence: Evidence, title: str, shown: Array, texts: list[list[str]]) -> Gallery:

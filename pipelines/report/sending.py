@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.dataset.targets import count_labels
 from pipelines.report import charts
 from pipelines.report.blocks import Block, Charts, Gallery, Picture, Section, Table, Text
-from pipelines.report.evidence import Evidence
-from pipelines.report.thumbnails import thumbnails
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS
+from pipelines.report.evidence import Array, Evidence
+from pipelines.report.thumbnails import thumbnail_with, thumbnails
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.system.files import file_sha256
 
 LINES, CELLS_SHOWN = 5, 8  # of the CSV
@@ -43,6 +44,8 @@ def section(evidence: Evidence, path: Path, shown: str) -> Section:
             blocks.append(Text("Its stored predictions are missing, damaged or of another submission, or are ranks."))
         return section
     places, predictions = test
+    if evidence.task == BOXES:
+        return Section(section.anchor, section.title, [*blocks, *_boxes(evidence, places, predictions)])
     answers = evidence.probabilities(predictions) if evidence.task != NUMBERS else predictions.astype(np.float64)
     if evidence.task == ONE_CLASS:
         blocks.append(Charts([_distribution(evidence, answers.argmax(axis=1))]))
@@ -64,6 +67,25 @@ def section(evidence: Evidence, path: Path, shown: str) -> Section:
     return section
 
 
+def _boxes(evidence: Evidence, places: Array, predictions: Array) -> list[Block]:
+    """Return the classes and the number of the predicted boxes, and some test images with theirs."""
+    boxes, table = evidence.sent_boxes(predictions), evidence.images.table
+    counts = boxes[:, :, 1] > 0
+    labels = count_labels(table.loc[table["split"] != "test", "label"], BOXES)
+    per_image = f"{labels.total() / max(1, (table['split'] != 'test').sum()):.1f}"
+    said = (
+        f"Boxes per image: {per_image} in the labels, {counts.sum() / max(1, len(boxes)):.1f} in the test images; of "
+    )
+    said += "the test images those count that would count in the validated ones."
+    some = sorted(random.Random(SEED).sample(range(len(places)), min(PICTURES, len(places))))
+    pictures = []
+    for row in some:
+        lines = [f"{counts[row].sum()} boxes", f"id {charts.short_name(table['id'].loc[places[row]], 40)}"]
+        pictures.append(Picture(thumbnail_with(boxes[row], evidence.images, int(places[row])), lines))
+    chart = _distribution(evidence, boxes[:, :, 0][counts].astype(np.int64))
+    return [Charts([chart]), Text(said), Gallery(f"{len(some)} test images, chosen at random", pictures, wide=True)]
+
+
 def _first_lines(path: Path) -> Table:
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(itertools.islice(csv.reader(file), LINES + 1))
@@ -76,9 +98,8 @@ def _distribution(evidence: Evidence, decided: "np.ndarray[tuple[int, ...], np.d
     """Return the shares of the classes among training labels and predicted test images; of many classes, those that
     differ most."""
     table, classes = evidence.images.table, evidence.classes
-    labels = table.loc[table["split"] != "test", "label"]
-    counts = labels.value_counts()
-    trained = np.array([counts.get(name, 0) for name in classes], float) / max(len(labels), 1)
+    counts = count_labels(table.loc[table["split"] != "test", "label"], evidence.task)
+    trained = np.array([counts[name] for name in classes], float) / max(counts.total(), 1)
     predicted = np.bincount(decided, minlength=len(classes)) / max(len(decided), 1)
     order = np.arange(len(classes))
     title = "Classes in the labels and in the predicted test images"

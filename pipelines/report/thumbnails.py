@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipelines.analysis.drawn_boxes import Array, drawn
 from pipelines.dataset.channels import as_colours
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.images import UnreadableImage, place_of
@@ -17,6 +18,7 @@ SIDE, LEAST = (
     56,
 )  # the longer side in pixels at most; smaller images are enlarged by whole factors to at least this
 QUALITY = 80
+WIDE = 300  # the longer side of an image with boxes
 
 
 def thumbnails(images: ImageSet, places: Iterable[int]) -> list[str]:
@@ -35,6 +37,15 @@ def _thumbnail(images: ImageSet, row: object) -> str:
     if (factor := -(-LEAST // max(image.size))) > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     return data_uri(image)
+
+
+def thumbnail_with(boxes: Array, images: ImageSet, place: int) -> str:
+    """Return the image at a row of the split table with predicted boxes (P, 6); empty if it cannot be read."""
+    try:
+        (row,) = images.table.loc[[place]].itertuples()
+        return data_uri(Image.fromarray(drawn(images.reader, row, WIDE, boxes)))
+    except (UnreadableImage, OSError):
+        return ""
 
 
 def data_uri(image: Image.Image, quality: int = QUALITY) -> str:

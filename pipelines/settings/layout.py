@@ -85,6 +85,7 @@ class RunLayout:
     confusion = Below("confusion.png")
     by_label = Below("labels.png")  # several labels: precision and recall of each
     by_number = Below("numbers.png")  # numbers: predicted against true
+    of_boxes = Below("boxes.png")  # boxes: precision and recall of each class, and sizes
     summary = Below("summary.csv")  # the most confused of many classes; or a row for each label or number
 
     @property

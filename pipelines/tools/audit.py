@@ -12,13 +12,14 @@ No data are changed or removed.  The settings in [audit] define a near duplicate
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines import command
 from pipelines.dataset.split_record import check_unchanged, is_split_by_audit, split_removal
 from pipelines.settings.layout import Layout, split_sha256
 from pipelines.settings.loading import to_dict
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.overrides import setting
 from pipelines.settings.schema import Settings
 from pipelines.system.files import write_json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from pipelines.dataset.channels import Pixels
     from pipelines.dataset.image_set import ImageSet
+    from pipelines.settings.layout import RunLayout
 
 PAIRS_SHOWN = 60
 SUSPECTS_SHOWN = 48
@@ -156,6 +158,8 @@ def _audit_labels(words: command.Words, settings: Settings, layout: Layout, imag
             stale.unlink(missing_ok=True)
         print(f"Wrong labels: no run of this split has predicted yet. First: {words.repeat('train retrain predict')}")
         return {"runs": names, "covered": 0, "rows": 0}
+    if images.task == BOXES:
+        return _audit_boxes(words, settings, layout, runs) | {"runs": names}
     table = images.table
     found, covered = suspects.find_suspects(runs, table, images.task)
     write_csv(files[0], suspects.listing(found, table))
@@ -176,6 +180,22 @@ def _audit_labels(words: command.Words, settings: Settings, layout: Layout, imag
     print(f"{what}: {len(found):,} of {covered:,} rows. {shown}")
     _print_uncovered(words, settings, layout, table, covered)
     return {"runs": names, "covered": covered, "rows": len(found)}
+
+
+def _audit_boxes(words: command.Words, settings: Settings, layout: Layout, runs: "list[RunLayout]") -> dict[str, Any]:
+    """List the boxes that predictions contradict; return how many images have predictions, and how many such boxes."""
+    from pipelines.analysis.box_suspects import find_box_suspects, write_box_suspects
+    from pipelines.dataset.image_set import read_images
+
+    images = read_images(settings, layout, words.repeat("split"))
+    images = replace(images, rows=images.table)
+    found, covered = find_box_suspects(runs, images)
+    count, files = int(found.index.nunique()), (layout.audit.suspects, layout.audit.suspects_picture)
+    said = f"{len(found):,} boxes that predictions contradict, in {count:,} of {covered:,} images"
+    write_box_suspects(layout.audit, found, images, f"{settings.name}: {said}")
+    print(f"Wrong boxes: {said}. {', '.join(str(path.relative_to(layout.root)) for path in files)}")
+    _print_uncovered(words, settings, layout, images.table, covered)
+    return {"covered": covered, "rows": count}
 
 
 def _print_uncovered(

@@ -1,5 +1,6 @@
 """Images as the network sees them: from the sources of batches that training uses, with normalisation undone."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.analysis.drawn_boxes import with_boxes
 from pipelines.dataset.augment import channel_values
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.channels import Pixels
@@ -18,7 +20,7 @@ from pipelines.dataset.fingerprints import fingerprints
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import evaluation_resize
 from pipelines.dataset.photos import Photos
-from pipelines.settings.metrics import NUMBERS
+from pipelines.settings.metrics import BOXES, NUMBERS
 from pipelines.settings.schema import Settings
 from pipelines.settings.training_sections import AugmentSettings
 from pipelines.system.errors import UserError, shown
@@ -72,6 +74,8 @@ def seen_by_network(settings: Settings, images: ImageSet, rows: Sequence[int], t
             for batch in open_source(plain, few, device, training).batches(EPOCH):
                 pixels = _undone(batch.inputs, settings)
                 for place, picture, target in zip(batch.positions.tolist(), pixels, batch.labels, strict=True):
+                    if images.task == BOXES:
+                        picture = with_boxes(picture, target.numpy())
                     cells[place] = picture, target_text(target, images.task, images.classes)
     height, width = next(iter(cells.values()))[0].shape[:2]
     how = _augmentation(settings.augment) if training else _evaluation(settings)
@@ -85,7 +89,8 @@ def _alone(images: ImageSet, rows: Sequence[int]) -> Iterator[ImageSet]:
     """Yield a set of the images of `rows` alone, whose caches vanish with the block."""
     table = images.table.loc[[*rows]].reset_index(drop=True)
     with TemporaryDirectory() as folder:
-        yield replace(images, table=table, rows=table, cache=Path(folder) / "cache", layout=None)
+        layout = images.layout if images.task == BOXES else None  # where their boxes are
+        yield replace(images, table=table, rows=table, cache=Path(folder) / "cache", layout=layout)
 
 
 def _undone(inputs: Tensor, settings: Settings) -> Pixels:
@@ -128,9 +133,16 @@ def target_text(target: Tensor, task: str, classes: Sequence[str]) -> str:
         return shown(classes[int(target)])
     if task == NUMBERS:
         return numbers_text(classes, ["" if isnan(value) else f"{value:.4g}" for value in target.tolist()])
+    if task == BOXES:
+        return labels_text([classes[int(number)] for number in target[:, 0].tolist() if not isnan(number)])
     order = target.argsort(descending=True, stable=True)[: int((target > 0).sum())]
     named = [(float(target[place]), shown(classes[int(place)])) for place in order]
     return ", ".join(name if weight == 1 else f"{weight:.0%} {name}" for weight, name in named) or "(none)"
+
+
+def labels_text(labels: Sequence[str]) -> str:
+    """Return the labels of boxes with their numbers."""
+    return ", ".join(f"{count} {shown(name)}" for name, count in Counter(labels).items()) or "(none)"
 
 
 def numbers_text(names: Sequence[str], cells: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from pipelines.analysis.look.facts import LABELLED, Json
 from pipelines.analysis.look.glance import Glance
 from pipelines.analysis.look.page import Block, chart_block
-from pipelines.settings.metrics import SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, SEVERAL_LABELS
 from pipelines.system.errors import shown
 from pipelines.system.screen import short
 
@@ -28,7 +28,7 @@ def class_blocks(found: Json, task: str) -> list[Block]:
     order = sorted(range(len(totals)), key=lambda place: -totals[place])
     what = "label" if task == SEVERAL_LABELS else "class"
     plural = "labels" if task == SEVERAL_LABELS else "classes"
-    heading = f"Images per {what}, {len(order):,} {plural}"
+    heading = f"{'Boxes' if task == BOXES else 'Images'} per {what}, {len(order):,} {plural}"
     charts = [partial(_bars, found, order)]
     if len(order) > ALL_SHOWN:
         heading += f": the largest {ENDS} and the smallest {ENDS}"

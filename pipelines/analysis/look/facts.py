@@ -13,7 +13,7 @@ from pipelines.analysis.look.glance import Glance
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.targets import count_labels, encode
 from pipelines.dataset.understood import COLOURS
-from pipelines.settings.metrics import NUMBERS, SEVERAL_LABELS
+from pipelines.settings.metrics import BOXES, NUMBERS, SEVERAL_LABELS
 from pipelines.system.errors import shown
 from pipelines.system.screen import short
 
@@ -119,7 +119,7 @@ def class_facts(images: ImageSet) -> Json:
     counts = {part: count_labels(texts, images.task) for part, texts in parts.items()}
     found: Json = {"names": images.classes}
     found |= {part: [counts[part][name] for name in images.classes] for part in LABELLED}
-    if images.task == SEVERAL_LABELS:
+    if images.task in (SEVERAL_LABELS, BOXES):
         found["without_label"] = {part: sum(not text for text in texts) for part, texts in parts.items()}
     return found
 
@@ -131,8 +131,21 @@ def class_line(found: Json, task: str) -> str:
     what, one = ("Labels", "label") if task == SEVERAL_LABELS else ("Classes", "class")
     ends = [f"{short(shown(found['names'][place]), NAME)} ({totals[place]:,})" for place in (order[0], order[-1])]
     line = f"{what}: {len(totals):,}; smallest {one}: {ends[0]}, largest: {ends[1]}"
-    without = f"; images without a label: {sum(found['without_label'].values()):,}" if task == SEVERAL_LABELS else ""
-    return f"{line}{without}."
+    without = f"; images without a {'box' if task == BOXES else 'label'}: " if "without_label" in found else ""
+    return f"{line}{without}{sum(found['without_label'].values()):,}." if without else f"{line}."
+
+
+def box_facts(images: ImageSet) -> dict[str, Json]:
+    """Return of train and valid the ranges of the number of boxes per image, and of their sides as shares."""
+    found = {}
+    for part in LABELLED:
+        true = images.select(images.table[images.table["split"] == part]).labels
+        boxes = true[~np.isnan(true[:, :, 0])]
+        ranges = {"boxes_per_image": _range((~np.isnan(true[:, :, 0])).sum(axis=1).tolist())}
+        for key, place in (("box_width", 1), ("box_height", 2)):
+            ranges[key] = _range((boxes[:, place + 2] - boxes[:, place]).tolist())
+        found[part] = ranges
+    return found
 
 
 def number_facts(images: ImageSet) -> list[Json]:
@@ -166,7 +179,7 @@ def _texts(images: ImageSet, part: str) -> list[str]:
 def rows_of_table(parts: Mapping[str, Json]) -> list[tuple[str, ...]]:
     """Return the facts as cells, a row for each fact: its name, and its text for each part."""
     texts = {name: _texts_of(facts) for name, facts in parts.items()}
-    return [(fact, *(texts[name][fact] for name in parts)) for fact in next(iter(texts.values()))]
+    return [(fact, *(texts[name].get(fact, "-") for name in parts)) for fact in next(iter(texts.values()))]
 
 
 def _texts_of(facts: Json) -> dict[str, str]:
@@ -174,7 +187,7 @@ def _texts_of(facts: Json) -> dict[str, str]:
     for key in ("formats", "channels", "bits"):
         counts = facts[key]
         found[key] = ", ".join(f"{name} ({count:,})" if len(counts) > 1 else name for name, count in counts.items())
-    for key in ("width", "height", "aspect_ratio"):
+    for key in ("width", "height", "aspect_ratio", *(key for key in facts if "box" in key)):
         least, median, most = (f"{value:,.4g}" for value in facts[key].values()) if facts[key] else [""] * 3
         found[key.replace("_", " ")] = f"{least} to {most}, median {median}" if least != most else least
     light = facts["brightness"]

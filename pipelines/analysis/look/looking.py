@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from pipelines.analysis.drawn_boxes import legend, with_boxes
 from pipelines.analysis.look import charts, facts, findings, page
-from pipelines.analysis.look.batch import Seen, completed, numbers_text, seen_by_network
+from pipelines.analysis.look.batch import Seen, completed, labels_text, numbers_text, seen_by_network
 from pipelines.analysis.look.facts import Json
 from pipelines.analysis.look.glance import Glance, tile
 from pipelines.analysis.look.sample import look_at
@@ -15,7 +16,7 @@ from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.tables import write_csv
 from pipelines.dataset.targets import JOINT, labels_in
 from pipelines.settings.layout import Layout
-from pipelines.settings.metrics import NUMBERS
+from pipelines.settings.metrics import BOXES, NUMBERS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, shown
 from pipelines.system.files import write_json
@@ -49,6 +50,9 @@ def look(
     layout.look_record.unlink(missing_ok=True)  # written last: it must not describe another picture
     sample = look_at(images, watch)
     found = _facts(settings, images, layout, sample, split_sha256)
+    if images.task == BOXES:
+        for name, about in facts.box_facts(images).items():
+            found["parts"].get(name, {}).update(about)
     lines = _lines(found, layout, audit_command)
     seen, problem = _as_seen(settings, images, layout, sample)
     found["network"] = {part: each.title for part, each in seen.items()} | {"problem": problem}
@@ -58,11 +62,12 @@ def look(
     blocks = [
         page.text_block(table(headings, rows), family="monospace"),
         page.text_block("\n".join(lines)),
+        *([page.strip_block(legend(images.classes, with_true=False))] if images.task == BOXES else []),
         *(_examples(images, name, glances, found["parts"][name]) for name, glances in sample.items()),
         *(charts.class_blocks(found["classes"], images.task) if found["classes"] else []),
         *charts.number_blocks(found["numbers"]),
         charts.file_block(sample, found["brightness"]),
-        *(_network_block(each) for each in seen.values()),
+        *(_network_block(each, images.task) for each in seen.values()),
     ]
     page.draw_page(layout.look_picture, f"{shown(settings.name)}: {parts} images", blocks)
     write_csv(layout.look_table, facts.flat_table(found["parts"]))
@@ -129,7 +134,13 @@ def _examples(images: ImageSet, part: str, glances: Sequence[Glance], about: Jso
             text = shown(str(row["id"])) if part == "test" else _target(row, images)
             cells.append((each.small, "cannot be read\n" * bool(each.problem) + text))
     what = "their ids" if part == "test" else "their targets"
-    return page.picture_block(f"{part.capitalize()}: {len(cells)} of {about['images']:,} images with {what}", cells)
+    heading = f"{part.capitalize()}: {len(cells)} of {about['images']:,} images with {what}"
+    if images.task != BOXES:
+        return page.picture_block(heading, cells)
+    if part != "test":
+        true = images.select(images.table.loc[[each.row for each in glances if each.small is not None]]).labels
+        cells = [(with_boxes(pixels, boxes), text) for (pixels, text), boxes in zip(cells, true, strict=True)]
+    return page.picture_block(heading, cells, page.WIDE)
 
 
 def _target(row: "pd.Series[Any]", images: ImageSet) -> str:
@@ -137,8 +148,14 @@ def _target(row: "pd.Series[Any]", images: ImageSet) -> str:
     text = str(row["label"])
     if images.task == NUMBERS:
         return numbers_text(images.classes, text.split(JOINT))
+    if images.task == BOXES:
+        return labels_text(labels_in(text, images.task))
     return ", ".join(map(shown, labels_in(text, images.task))) or "(none)"
 
 
-def _network_block(seen: Seen) -> page.Block:
+def _network_block(seen: Seen, task: str) -> page.Block:
+    if task == BOXES:
+        return page.picture_block(
+            seen.title, [(tile(pixels, page.WIDE_SIDE), text) for pixels, text in seen.cells], page.WIDE
+        )
     return page.picture_block(seen.title, [(tile(pixels), text) for pixels, text in seen.cells])

@@ -18,6 +18,8 @@ WIDTH, MARGIN, DPI = 1280, 40, 100
 INNER = WIDTH - 2 * MARGIN
 COLUMNS = 8  # of images
 CELL = INNER // COLUMNS
+WIDE = 4  # columns of images with boxes
+WIDE_SIDE = INNER // WIDE - 18  # the longer side of these in pixels
 LINE = 17  # height of a line of text
 CAPTION = 20  # characters in a line above an image
 LINES = 2  # of text above an image
@@ -82,25 +84,32 @@ def text_block(text: str, **style: Any) -> Block:
     return Block(len(lines) * LINE + LINE // 2, draw)
 
 
-def picture_block(heading: str, cells: Sequence[Cell]) -> Block:
+def picture_block(heading: str, cells: Sequence[Cell], columns: int = COLUMNS) -> Block:
     """Return a block of images, each below its text: printable lines; the first ones are shown."""
-    texts = [_caption(text) for _, text in cells]
+    cell = INNER // columns
+    texts = [_caption(text, CAPTION * COLUMNS // columns) for _, text in cells]
     above = max((len(lines) for lines in texts), default=1) * LINE
-    height = above + SIDE + LINE // 2
+    tallest = SIDE if columns == COLUMNS else max((len(pixels) for pixels, _ in cells), default=0)
+    height = above + tallest + LINE // 2
 
     def draw(page: Page, top: int) -> None:
         page.write(heading, MARGIN, top + LINE // 2, fontsize=11, weight="bold")
         for number, ((pixels, _), lines) in enumerate(zip(cells, texts, strict=True)):
-            x, y = MARGIN + number % COLUMNS * CELL, top + HEADING + number // COLUMNS * height
+            x, y = MARGIN + number % columns * cell, top + HEADING + number // columns * height
             page.write("\n".join(lines), x, y + above - 4, fontsize=8, va="bottom")
             page.paste(pixels, x, y + above)
 
-    return Block(HEADING + -(-len(cells) // COLUMNS) * height, draw)
+    return Block(HEADING + -(-len(cells) // columns) * height, draw)
 
 
-def _caption(text: str) -> list[str]:
-    parts = [part for line in text.split("\n") for part in wrap(line, CAPTION, break_long_words=False) or [""]]
-    lines = [short(part, CAPTION) for part in parts]
+def strip_block(pixels: Pixels) -> Block:
+    """Return a block of one picture without a text."""
+    return Block(len(pixels) + LINE // 2, lambda page, top: page.paste(pixels, MARGIN, top))
+
+
+def _caption(text: str, width: int) -> list[str]:
+    parts = [part for line in text.split("\n") for part in wrap(line, width, break_long_words=False) or [""]]
+    lines = [short(part, width) for part in parts]
     return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1]} …"]
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.analysis.look.glance import Glance, Item, glance_at
+from pipelines.analysis.look.glance import SIDE, Glance, Item, glance_at
+from pipelines.analysis.look.page import WIDE_SIDE
 from pipelines.dataset.image_paths import files_at
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.splits import SPLITS
-from pipelines.settings.metrics import ONE_CLASS
+from pipelines.settings.metrics import BOXES, ONE_CLASS
 from pipelines.system.processes import in_processes
 from pipelines.system.watch import Watch
 
@@ -32,6 +33,7 @@ def look_at(images: ImageSet, watch: Watch) -> dict[str, list[Glance]]:
     The sample is random, but the same for the same table.
     """
     items: list[tuple[Item, int]] = []
+    side = WIDE_SIDE if images.task == BOXES else SIDE
     parts: dict[int, str] = {}
     turns: dict[int, int] = {}  # of the rows that are drawn
     for part in SPLITS:
@@ -39,7 +41,7 @@ def look_at(images: ImageSet, watch: Watch) -> dict[str, list[Glance]]:
         shown = rows.index[chosen(rows, images.task)].tolist()
         turns |= {row: turn for turn, row in enumerate(shown)}
         for row, path, size in zip(rows.index.tolist(), rows["path"], sizes, strict=True):
-            items.append(((row, path, row in turns), size))
+            items.append(((row, path, side if row in turns else 0), size))
             parts[row] = part
     tasks = list(_tasks(items))
     work = partial(glance_at, images.reader)
