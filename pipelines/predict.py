@@ -4,7 +4,8 @@ Reads   runs/<c>/<run>/final.pt (best.pt with --set predict.checkpoint=best), da
 Writes  submissions/<c>/<run>.csv;
         runs/<c>/<run>/: predict.json; by best.pt on the validation set, since final.pt was trained on it too:
         valid_predictions.csv and mistakes.png; and a picture by class (confusion.png), label (labels.png) or number
-        (numbers.png), with the numbers in summary.csv; of many classes summary.csv lists the most confused ones;
+        (numbers.png), or the curves and sizes of boxes (boxes.png), with the numbers in summary.csv; of many classes
+        summary.csv lists the most confused ones;
         oof.csv and test_predictions.npy: the same predictions, and those of the test images, for blends.
 
 Of a fold set, predict.members chooses the networks that are averaged; labelled rows are those of oof.csv.

@@ -12,6 +12,7 @@ from pipelines.report.standing import score
 from pipelines.system.files import read_note
 from pipelines.system.screen import duration
 
+PARTS = "train_loss_"  # columns of the parts of the training loss; only boxes have them
 Row = dict[str, float]
 
 
@@ -51,6 +52,9 @@ def _curves(histories: list[list[Row]], metric: str, best_epoch: int) -> list[ch
         first = number == 0
         loss.append(charts.Line("train (augmented)" * first, epochs, [row["train_loss"] for row in rows], 0, faint))
         loss.append(charts.Line("valid" * first, epochs, [row["valid_loss"] for row in rows], 1, faint))
+        parts = [key for key in rows[0] if key.startswith(PARTS)] if not faint else []
+        for colour, key in enumerate(parts, 2):
+            loss.append(charts.Line(key.removeprefix(PARTS), epochs, [row[key] for row in rows], colour, dashed=True))
         scores.append(charts.Line(f"valid {metric}" * first, epochs, [row[metric] for row in rows], 1, faint))
         low, high = f"{metric}_low", f"{metric}_high"
         if not faint and low in rows[0]:

@@ -91,7 +91,7 @@ def test_where_not_all_are_sent_those_that_are_count(tmp_path: Path) -> None:
 def test_boxes_are_drawn_where_they_are() -> None:
     black = np.zeros((40, 60, 3), np.uint8)
     drawn = with_boxes(black, np.array([(1, 0.5, 0.25, 0.75, 0.75), [np.nan] * 5]))
-    rows, columns = drawn.any(axis=2).nonzero()
+    rows, columns = np.nonzero(drawn.any(axis=2))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 30, 30, 45)
     colour = Image.new("RGB", (1, 1), COLOURS[1]).getpixel((0, 0))
     assert tuple(drawn[10, 35]) == colour and not black.any()

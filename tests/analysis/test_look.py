@@ -7,16 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageColor
 from scipy.stats import ks_2samp
 from torch.nn.functional import one_hot
 
+from pipelines.analysis.drawn_boxes import COLOURS
 from pipelines.analysis.look.batch import completed, seen_by_network, target_text
 from pipelines.analysis.look.facts import brightness, number_facts, shift, shift_line
 from pipelines.analysis.look.glance import Glance, tile
+from pipelines.analysis.look.looking import look
 from pipelines.analysis.look.sample import chosen
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.system.errors import UserError
+from tests.support.box_pages import boxes_of, make_boxes, numbers_in, opened
 from tests.support.pictures import noise
 from tests.support.tiny import Tiny, pretrained
 
@@ -157,3 +161,37 @@ def test_weights_give_the_size_and_are_not_downloaded(tiny: Tiny) -> None:
 
 def test_one_hot_targets_of_one_class_are_not_mixed() -> None:
     assert target_text(one_hot(torch.tensor(1), 3).float(), ONE_CLASS, ["a", "b", "c"]) == "b"
+
+
+def test_boxes_are_counted_measured_and_drawn(tmp_path: Path) -> None:
+    site = make_boxes(tmp_path)
+    settings, valid = opened(site)
+    seen = look(settings, valid, site.layout, None, "")
+    boxes = [boxes_of(number) for number in numbers_in(valid)]
+    facts = seen.record["parts"]["valid"]
+    assert (
+        facts["boxes_per_image"]["most"] == max(map(len, boxes))
+        and "boxes_per_image" not in seen.record["parts"]["test"]
+    )
+    assert facts["box_width"]["median"] == 0.25 and facts["box_height"]["least"] == 0.3
+    assert seen.record["classes"]["valid"] == [
+        sum(each[0] == number for some in boxes for each in some) for number in range(3)
+    ]
+    assert seen.record["classes"]["without_label"]["valid"] == sum(not some for some in boxes)
+    assert seen.record["network"]["problem"] == "" and "images without a box" in seen.lines[0]
+    with Image.open(site.layout.look_picture) as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
+    assert all(ImageColor.getrgb(colour) in colours for colour in COLOURS[:3])
+
+
+def test_the_boxes_of_a_batch_are_drawn_on_its_images(tmp_path: Path) -> None:
+    site = make_boxes(tmp_path)
+    settings, valid = opened(site)
+    rows = valid.rows.index[:4].tolist()
+    seen = seen_by_network(settings, valid, rows, training=False)
+    counts = [len(boxes_of(number)) for number in numbers_in(valid)[:4]]
+    assert [sum(int(word) for word in text.split() if word.isdigit()) for _, text in seen.cells] == counts
+    assert all(
+        (np.asarray(ImageColor.getrgb(COLOURS[0])) == pixels).all(axis=2).any() or "cat" not in text
+        for pixels, text in seen.cells
+    )

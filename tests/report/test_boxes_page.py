@@ -17,6 +17,7 @@ def test_the_page_of_boxes(tmp_path: Path) -> None:
     page = Page(text)
     page.check_harmless()
     assert site.current() and site.page() == text
+    assert "classifier" in page.sections["best"]
     mistakes = page.sections["mistakes"]
     assert "right" in mistakes and "missed" in mistakes and "AP at 0.5" in mistakes
     assert [found["class"] for tag, found in page.elements if tag == "img" and "plate" in found.get("class", "")]

@@ -107,7 +107,9 @@ def add_run(site: Site, name: str = "a", predicted: Array | None = None) -> None
     run.folder.mkdir(parents=True)
     submission.parent.mkdir(parents=True, exist_ok=True)
     start_run(run, settings, site.layout.split_csv)
-    run.history.write_text("epoch,train_loss,valid_loss,box_map_at,lr\n1,2,1.5,0.2,0.1\n2,1,1.2,0.5,0.1\n")
+    run.history.write_text(
+        "epoch,train_loss,train_loss_classifier,valid_loss,box_map_at,lr\n1,2,1,1.5,0.2,0.1\n2,1,0.5,1.2,0.5,0.1\n"
+    )
     trained = {"best_epoch": 2, "epochs": 2, "metric": "box_map_at", "score": 0.5, "seconds": 1, "train_images": 13}
     write_json(run.trained, trained | {"valid_images": len(valid), "hardware": {"device": "cpu"}})
     found = guesses(numbers_in(valid)) if predicted is None else predicted
