@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipelines.analysis.box_results import LEAST, Array, Compared, class_curve, class_table, sides
+from pipelines.analysis.box_results import LEAST, Array, Compared, class_table
 from pipelines.analysis.drawn_boxes import COLOURS, drawn, legend
 from pipelines.analysis.look import page
+from pipelines.core.box_scores import curve
 from pipelines.dataset.image_set import ImageSet
 from pipelines.settings.layout import RunLayout
 from pipelines.system.errors import shown
@@ -54,11 +55,11 @@ def _cells(images: ImageSet, compared: Compared, places: Array) -> list[page.Cel
 
 def _curves(compared: Compared, classes: Sequence[str], precisions: Mapping[int, float], axes: Axes) -> None:
     for number, average in precisions.items():
-        recall, precision, kept = class_curve(compared, number)
+        recall, precision, sure = curve(compared.matches, number)
         colour = COLOURS[number % len(COLOURS)]
         name = f"{short(shown(classes[number]), 20)}, AP {average:.3f}"
         axes.plot([0, *recall], [*precision[:1], *precision] or [0], color=colour, label=name)
-        if kept:
+        if kept := int((sure >= compared.cut).sum()):
             axes.plot(recall[kept - 1], precision[kept - 1], "o", color=colour)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_xlabel("recall; dots: the boxes that count", fontsize=8)
@@ -69,7 +70,8 @@ def _curves(compared: Compared, classes: Sequence[str], precisions: Mapping[int,
 
 
 def _sizes(compared: Compared, axes: Axes) -> None:
-    true, found = sides(compared.true[compared.exists][:, 1:]), sides(compared.found[compared.counts][:, 2:])
+    both = compared.true[compared.exists], compared.found[compared.counts]
+    true, found = (np.sqrt((boxes[:, -2:] - boxes[:, -4:-2]).clip(0).prod(axis=1)) for boxes in both)
     edges = np.linspace(0, max([*true, *found, 0.01]), BINS + 1).tolist()
     axes.hist(true, edges, color="0.75", label="true")
     axes.hist(found, edges, color="C0", histtype="step", linewidth=1.5, label="predicted")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.core.box_scores import COCO_IOUS, Matches, average_precisions, curve, match
+from pipelines.core.box_scores import COCO_IOUS, Matches, average_precisions, match
 from pipelines.dataset.boxes import FOUND
 
 LEAST = 0.5  # intersection over union of a predicted box that is right with a true one of its class
@@ -87,12 +87,6 @@ def compare(true: Array, found: Array, classes: int, cut: float | None = None) -
     return Compared(true, found, matches, cut)
 
 
-def class_curve(compared: Compared, number: int) -> tuple[Array, Array, int]:
-    """Return recall and precision of a class after each of its boxes, the surest first; and how many count."""
-    recall, precision, sure = curve(compared.matches, number)
-    return recall, precision, int((sure >= compared.cut).sum())
-
-
 def class_table(compared: Compared, classes: Sequence[str]) -> pd.DataFrame:
     """Return a row per class: `label`, `boxes`; of all predicted boxes `ap_50`, `ap` and `recall_50`, NaN without true
     ones; `missed` and `false` of those that count."""
@@ -102,12 +96,6 @@ def class_table(compared: Compared, classes: Sequence[str]) -> pd.DataFrame:
         mine = compared.found[:, :, 0] == number
         given, right = (int((mine & compared.counts & some).sum()) for some in (True, compared.hits))
         recall = (mine & compared.hits).sum() / total if total else np.nan
-        rows.append(
-            (name, total, precisions[number, 0], precisions[number].mean(), recall, total - right, given - right)
-        )
+        averages = precisions[number, 0], precisions[number].mean()
+        rows.append((name, total, *averages, recall, total - right, given - right))
     return pd.DataFrame(rows, columns=["label", "boxes", "ap_50", "ap", "recall_50", "missed", "false"])
-
-
-def sides(boxes: Array) -> Array:
-    """Return the side of a square of the size of each box (n, 4), as a share of the image's."""
-    return np.sqrt((boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1))

@@ -48,22 +48,19 @@ def find_box_suspects(runs: Iterable[RunLayout], images: ImageSet) -> tuple[pd.D
             name = images.classes[int(number)]
             if not is_right and name not in labels and share >= sure[int(number)]:
                 rows.append((place, min(labels, default=NONE), name, share, *box))
-        rows += [
-            (place, images.classes[int(each[0])], NONE, 0.0, *each[1:]) for each in true[~near.any(axis=0)].tolist()
-        ]
+        alone = true[~near.any(axis=0)].tolist()
+        rows += [(place, images.classes[int(number)], NONE, 0.0, *box) for number, *box in alone]
     rows.sort(key=lambda row: (-row[3], row[0]))
-    return pd.DataFrame(rows, columns=["place", "box_label", "predicted", "p_predicted", *SIDES]).set_index(
-        "place"
-    ), len(places)
+    table = pd.DataFrame(rows, columns=["place", "box_label", "predicted", "p_predicted", *SIDES])
+    return table.set_index("place"), len(places)
 
 
 def write_box_suspects(audit: AuditLayout, found: pd.DataFrame, images: ImageSet, title: str) -> None:
     """List the suspicious boxes of `find_box_suspects`, and draw the surest."""
     rows: Any = images.table.loc[found.index]
     listed = pd.concat([rows[["id", "path", "split"]].reset_index(drop=True), found.reset_index(drop=True)], axis=1)
-    write_csv(
-        audit.suspects, listed.map(lambda cell: f"{cell:.4f}" if isinstance(cell, float) else spreadsheet_safe(cell))
-    )
+    texts = listed.map(lambda cell: f"{cell:.4f}" if isinstance(cell, float) else spreadsheet_safe(cell))
+    write_csv(audit.suspects, texts)
     cells = []
     for row, box in zip(rows.head(SHOWN).itertuples(), found.to_numpy().tolist(), strict=False):
         label, predicted, share, *sides = box

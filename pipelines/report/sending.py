@@ -71,12 +71,9 @@ def _boxes(evidence: Evidence, places: Array, predictions: Array) -> list[Block]
     """Return the classes and the number of the predicted boxes, and some test images with theirs."""
     boxes, table = evidence.sent_boxes(predictions), evidence.images.table
     counts = boxes[:, :, 1] > 0
-    labels = count_labels(table.loc[table["split"] != "test", "label"], BOXES)
-    per_image = f"{labels.total() / max(1, (table['split'] != 'test').sum()):.1f}"
-    said = (
-        f"Boxes per image: {per_image} in the labels, {counts.sum() / max(1, len(boxes)):.1f} in the test images; of "
-    )
-    said += "the test images those count that would count in the validated ones."
+    labels = table.loc[table["split"] != "test", "label"]
+    known, given = count_labels(labels, BOXES).total() / max(1, len(labels)), counts.sum() / max(1, len(boxes))
+    said = f"Boxes per image: {known:.1f} in the labels, {given:.1f} in the test images, counted as the validated ones."
     some = sorted(random.Random(SEED).sample(range(len(places)), min(PICTURES, len(places))))
     pictures = []
     for row in some:

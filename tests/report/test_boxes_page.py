@@ -1,5 +1,6 @@
 """The report page of boxes: what is right of them, how sure they are, and those that are sent."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +37,15 @@ def test_a_run_that_found_nothing_and_names_of_the_worst_kind(tmp_path: Path) ->
     page = Page(site.page())
     page.check_harmless()
     assert "0 right" in page.sections["mistakes"] and "damaged" not in page.words
+
+
+def test_a_chosen_confidence_decides_which_test_boxes_count(tmp_path: Path) -> None:
+    site = make_boxes(tmp_path)
+    add_run(site)
+    before = Page(site.page()).sections["submission"]
+    path = site.layout.run("a").predicted
+    note = json.loads(path.read_text())
+    note["a.csv"]["confidence"] = [0.95, 0.5]
+    path.write_text(json.dumps(note))
+    after = Page(site.page()).sections["submission"]
+    assert ", 0.0 in the test images" in after and ", 0.0 in the test images" not in before

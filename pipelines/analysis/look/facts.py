@@ -131,8 +131,9 @@ def class_line(found: Json, task: str) -> str:
     what, one = ("Labels", "label") if task == SEVERAL_LABELS else ("Classes", "class")
     ends = [f"{short(shown(found['names'][place]), NAME)} ({totals[place]:,})" for place in (order[0], order[-1])]
     line = f"{what}: {len(totals):,}; smallest {one}: {ends[0]}, largest: {ends[1]}"
-    without = f"; images without a {'box' if task == BOXES else 'label'}: " if "without_label" in found else ""
-    return f"{line}{without}{sum(found['without_label'].values()):,}." if without else f"{line}."
+    if "without_label" in found:
+        line += f"; images without a {'box' if task == BOXES else 'label'}: {sum(found['without_label'].values()):,}"
+    return f"{line}."
 
 
 def box_facts(images: ImageSet) -> dict[str, Json]:
@@ -140,11 +141,10 @@ def box_facts(images: ImageSet) -> dict[str, Json]:
     found = {}
     for part in LABELLED:
         true = images.select(images.table[images.table["split"] == part]).labels
-        boxes = true[~np.isnan(true[:, :, 0])]
-        ranges = {"boxes_per_image": _range((~np.isnan(true[:, :, 0])).sum(axis=1).tolist())}
-        for key, place in (("box_width", 1), ("box_height", 2)):
-            ranges[key] = _range((boxes[:, place + 2] - boxes[:, place]).tolist())
-        found[part] = ranges
+        exists = ~np.isnan(true[:, :, 0])
+        width, height = (true[exists][:, 3:] - true[exists][:, 1:3]).T.tolist()
+        values = {"boxes_per_image": exists.sum(axis=1).tolist(), "box_width": width, "box_height": height}
+        found[part] = {key: _range(some) for key, some in values.items()}
     return found
 
 

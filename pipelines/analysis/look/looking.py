@@ -10,7 +10,7 @@ from pipelines.analysis.drawn_boxes import legend, with_boxes
 from pipelines.analysis.look import charts, facts, findings, page
 from pipelines.analysis.look.batch import Seen, completed, labels_text, numbers_text, seen_by_network
 from pipelines.analysis.look.facts import Json
-from pipelines.analysis.look.glance import Glance, tile
+from pipelines.analysis.look.glance import SIDE, Glance, tile
 from pipelines.analysis.look.sample import look_at
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.tables import write_csv
@@ -154,8 +154,5 @@ def _target(row: "pd.Series[Any]", images: ImageSet) -> str:
 
 
 def _network_block(seen: Seen, task: str) -> page.Block:
-    if task == BOXES:
-        return page.picture_block(
-            seen.title, [(tile(pixels, page.WIDE_SIDE), text) for pixels, text in seen.cells], page.WIDE
-        )
-    return page.picture_block(seen.title, [(tile(pixels), text) for pixels, text in seen.cells])
+    side, columns = (page.WIDE_SIDE, page.WIDE) if task == BOXES else (SIDE, page.COLUMNS)
+    return page.picture_block(seen.title, [(tile(pixels, side), text) for pixels, text in seen.cells], columns)
