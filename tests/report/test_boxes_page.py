@@ -31,7 +31,7 @@ def test_the_page_of_boxes(tmp_path: Path) -> None:
 
 
 def test_a_run_that_found_nothing_and_names_of_the_worst_kind(tmp_path: Path) -> None:
-    site = make_boxes(tmp_path, [name.strip()[:60] for name in HOSTILE[:3]])
+    site = make_boxes(tmp_path, [name.strip()[:60].replace(" ", "_") for name in HOSTILE[:3]])
     _, valid = opened(site)
     add_run(site, predicted=np.zeros((len(valid), MOST * FOUND), np.float32))
     page = Page(site.page())

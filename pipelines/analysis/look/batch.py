@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from pipelines.analysis.drawn_boxes import with_boxes
+from pipelines.analysis.look.glance import tile
+from pipelines.analysis.look.page import WIDE_SIDE
 from pipelines.dataset.augment import channel_values
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.channels import Pixels
@@ -75,9 +77,9 @@ def seen_by_network(settings: Settings, images: ImageSet, rows: Sequence[int], t
                 pixels = _undone(batch.inputs, settings)
                 for place, picture, target in zip(batch.positions.tolist(), pixels, batch.labels, strict=True):
                     if images.task == BOXES:
-                        picture = with_boxes(picture, target.numpy())
+                        picture = with_boxes(tile(picture, WIDE_SIDE), target.numpy())
                     cells[place] = picture, target_text(target, images.task, images.classes)
-    height, width = next(iter(cells.values()))[0].shape[:2]
+    height, width = pixels.shape[1:3]
     how = _augmentation(settings.augment) if training else _evaluation(settings)
     when = f" in epoch {EPOCH}" if training else ""
     title = f"{part} images as the network sees them{when}: {width} x {height} pixels{how}"
