@@ -9,6 +9,7 @@ from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 
 BINS = 10
 FEWEST = 5  # predictions in a bin that is drawn
+FAINT = 0.05  # confidence; detectors find many boxes below it, which would hide the others in a histogram
 NUMBER_BINS = 24
 
 
@@ -107,10 +108,14 @@ def _boxes(evidence: Evidence) -> list[Block]:
     sets = {"validated images": found}
     if test is not None:
         sets["test images"] = evidence.sent_boxes(test[1], all_of_them=True)[:, :, 1]
-    counts = {name: np.histogram(some[some > 0], 2 * BINS, (0, 1))[0] for name, some in sets.items()}
+    counts = {name: np.histogram(some[some > FAINT], 2 * BINS, (0, 1))[0] for name, some in sets.items()}
     kinds = {name: (each / max(each.sum(), 1)).tolist() for name, each in counts.items()}
     edges = np.linspace(0, 1, 2 * BINS + 1).tolist()
-    drawn.append(charts.histogram("Confidence of the predicted boxes", edges, kinds, "confidence", "share of boxes"))
+    drawn.append(
+        charts.histogram(
+            f"Confidence of the predicted boxes above {FAINT}", edges, kinds, "confidence", "share of boxes"
+        )
+    )
     return [Charts(drawn)]
 
 
