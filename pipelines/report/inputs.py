@@ -38,15 +38,9 @@ def digest(layout: Layout, settings: Settings) -> str:
 
 def _inputs(layout: Layout) -> Iterator[Path]:
     """Yield the files that there are, of data, runs, submissions and of the code that writes the page."""
-    files = [
-        layout.split_csv,
-        layout.boxes_csv,
-        layout.submission_log,
-        layout.submission_limits,
-        layout.look_picture,
-        layout.look_table,
-    ]
-    files += [layout.audit.record, layout.audit.suspects, *sorted(layout.submissions.glob("*.csv"))]
+    files = [layout.split_csv, layout.submission_log, layout.submission_limits, layout.look_picture, layout.look_table]
+    files += [layout.boxes_csv, layout.audit.record, layout.audit.suspects]
+    files += sorted(layout.submissions.glob("*.csv"))
     for run in layout.runs():
         files += [path for name in READ for path in (run.folder / name, *sorted(run.folder.glob(f"*/{name}")))]
     files += [path for path in sorted(CODE.iterdir()) if path.suffix in (".py", ".html", ".css")]
