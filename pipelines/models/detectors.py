@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipelines.dataset.boxes import MOST
 from pipelines.models.anchors import anchor_levels
 from pipelines.models.backbones import BATCH_NORM, build_backbone, fold_norms
-from pipelines.models.feature_maps import Maps, Pyramid, lite_norm, maps_at, of_mobilenet, of_vgg
+from pipelines.models.feature_maps import Maps, Pyramid, cut, lite_norm, of_mobilenet, of_vgg
 from pipelines.models.first_layer import take_channels
 from pipelines.models.found_boxes import pad
 from pipelines.models.transfer import FineTuned, Top
@@ -122,7 +122,7 @@ class Detector(FineTuned):
 def build_detector(settings: Settings, classes: Sequence[str], found: Sequence[Origin]) -> Detector:
     """Return the detector of `settings`, with nothing frozen yet.
 
-    found: the origin of its backbone; empty for random weights.  Raises `UserError` as `build_backbone`, `maps_at` and
+    found: the origin of its backbone; empty for random weights.  Raises `UserError` as `build_backbone`, `cut` and
     `anchor_levels` do.
     """
     facts = facts_of(settings.model.name)
@@ -131,15 +131,16 @@ def build_detector(settings: Settings, classes: Sequence[str], found: Sequence[O
     published, channels, size = origin.facts, settings.input.channels, settings.input.size
     backbone, _ = build_backbone(name, origin.path, published.size if published else None)
     take_channels(backbone.body, name, channels, pretrained=bool(origin.path))
-    further: nn.Module
-    if kind == "ssd300":
-        maps, further, widths = of_vgg(backbone, channels)
-    elif kind == "ssdlite320":
-        maps, further, widths = of_mobilenet(backbone, name, channels)
+    further: nn.Module = nn.Identity()
+    if facts.pairs:
+        maps, further, widths = (of_vgg if kind == "ssd300" else of_mobilenet)(backbone, name, channels)
+    elif kind.endswith("_fpn"):
+        maps = cut(backbone, name, channels, STRIDES)
+        further = Pyramid(maps.widths)
+        widths = [further.width]
     else:
-        maps, places = maps_at(backbone, name, channels, STRIDES if kind.endswith("_fpn") else (16,))
-        further = Pyramid(places) if kind.endswith("_fpn") else nn.Identity()
-        widths = [further.width if isinstance(further, Pyramid) else places[0].width]
+        maps = cut(backbone, name, channels, (16,))
+        widths = list(maps.widths)
     if settings.tuning.freeze_norms:
         folded = fold_norms(maps)
         assert isinstance(folded, Maps)

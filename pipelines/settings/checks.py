@@ -25,7 +25,6 @@ def check_together(settings: Settings, where: str) -> None:
         _image_problems(settings),
         _box_problems(settings),
         _finetuning_problems(settings),
-        _box_problems(settings),
         _fold_problems(settings),
         _group_problems(settings),
         _loss_problems(settings),
@@ -100,6 +99,11 @@ def _box_problems(settings: Settings) -> Iterator[str]:
         yield f'input.source is {settings.input.source!r}, but boxes need all of an image: input.source = "packed".'
     if data.label_column and "label" in data.box_form.split():
         yield "data.label_column is set, and data.box_form has the word label; keep one of the two."
+    if settings.finetune.frozen_stages == -1 and settings.features.cached:
+        yield (
+            "finetune.frozen_stages is -1, but competition.task is boxes, which has no features to cache: set "
+            "features.cached = false, or a number of stages."
+        )
 
 
 def _finetuning_problems(settings: Settings) -> Iterator[str]:
@@ -119,18 +123,6 @@ def _finetuning_problems(settings: Settings) -> Iterator[str]:
         yield "augment.mixup and augment.cutmix cannot mix cached features: set both to 0, or features.cached = false."
     if finetune.head_epochs and finetune.head_epochs >= epochs:
         yield f"finetune.head_epochs is {finetune.head_epochs}; it must be less than train.epochs, {epochs}."
-
-
-def _box_problems(settings: Settings) -> Iterator[str]:
-    if settings.competition.task != BOXES:
-        return
-    if settings.input.source != "packed":
-        yield 'input.source is photos, but competition.task is boxes: set input.source = "packed".'
-    if settings.finetune.frozen_stages == -1 and settings.features.cached:
-        yield (
-            "finetune.frozen_stages is -1, but competition.task is boxes, which has no features to cache: set "
-            "features.cached = false, or a number of stages."
-        )
 
 
 def _missing_for_lbfgs(settings: Settings) -> list[str]:

@@ -80,7 +80,11 @@ def test_an_image_changes_as_its_place_and_the_epoch_say() -> None:
 
 def test_processes_see_the_images_of_one() -> None:
     pixels, targets = squares(12)
-    settings = merge(settings_of(**CASES["all"]), {"train": {"batch_size": 6}}, "here")
+    settings = merge(
+        settings_of(**CASES["all"]),
+        {"train": {"batch_size": 6}, "input": {"size": SIZE, "mean": [0.5] * 3, "std": [0.5] * 3}},
+        "here",
+    )
 
     def batches(group: Group) -> dict[int, tuple[Tensor, Tensor]]:
         loading = Loading(settings, 2, torch.device("cpu"), True, group)
