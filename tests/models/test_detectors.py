@@ -201,7 +201,7 @@ def test_mistakes_are_named(tiny_boxes: TinyBoxes) -> None:
             detector(tiny_boxes.settings(f"model.name={name}"))
     with pytest.raises(UserError, match="has 3 numbers, but fasterrcnn_fpn/resnet18 takes a multiple of 4 sizes"):
         detector(tiny_boxes.settings("model.name=fasterrcnn_fpn/resnet18", "model.anchor_sizes=[0.1, 0.2, 0.3]"))
-    with pytest.raises(UserError, match=r"input\.source is photos"):
+    with pytest.raises(UserError, match=r"input\.source is 'photos'"):
         tiny_boxes.settings("input.source=photos")
 
 
