@@ -155,15 +155,13 @@ def build_detector(settings: Settings, classes: Sequence[str], found: Sequence[O
     return Detector([maps], [origin], BoxTop(BoxHead(further, detector, facts, size)))
 
 
-def _float_outputs(module: nn.Module) -> None:
-    """Let `module` return float32, from which boxes are computed, in every precision."""
-
-    def as_float(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: as_float(each) for name, each in value.items()}
-        return value.float() if isinstance(value, Tensor) else type(value)(as_float(each) for each in value)
-
-    module.register_forward_hook(lambda module, inputs, outputs: as_float(outputs))
+def in_float32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    """Return the outputs of a layer, from which boxes are computed, in float32; a hook, and processes send it."""
+    if isinstance(outputs, dict):
+        return {name: in_float32(module, inputs, each) for name, each in outputs.items()}
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    return type(outputs)(in_float32(module, inputs, each) for each in outputs)
 
 
 def _two_stages(settings: Settings, kind: str, given: Given, classes: int, plain: dict[str, Any]) -> nn.Module:
@@ -185,8 +183,8 @@ def _two_stages(settings: Settings, kind: str, given: Given, classes: int, plain
         box_detections_per_img=MOST,
         **plain,
     )
-    _float_outputs(detector.rpn.head)
-    _float_outputs(detector.roi_heads.box_predictor)
+    detector.rpn.head.register_forward_hook(in_float32)
+    detector.roi_heads.box_predictor.register_forward_hook(in_float32)
     return detector
 
 
@@ -202,7 +200,7 @@ def _one_stage(settings: Settings, kind: str, given: Given, classes: int, plain:
     generator = AnchorGenerator(tuple(sizes), (ratios,) * len(sizes))
     options = {"anchor_generator": generator, "score_thresh": LEAST, "detections_per_img": MOST}
     detector: nn.Module = make(given, classes, **options, **plain)
-    _float_outputs(detector.get_submodule("head"))
+    detector.get_submodule("head").register_forward_hook(in_float32)
     return detector
 
 
@@ -223,5 +221,5 @@ def _ssd(settings: Settings, kind: str, widths: list[int], classes: int, plain: 
     side = settings.input.size
     options = {"score_thresh": LEAST, "detections_per_img": MOST}
     detector = SSD(Given(widths), generator, (side, side), classes + 1, head=head, **options, **plain)
-    _float_outputs(detector.head)
+    detector.head.register_forward_hook(in_float32)
     return detector
