@@ -102,7 +102,8 @@ def _held_back(job: "Job", held: "ImageSet", weights: Path) -> tuple[float, tupl
     from pipelines.core.job import prepare_features, run_job
     from pipelines.core.prediction import Resources, predict
     from pipelines.core.search import choose_head
-    from pipelines.models.transfer import FineTuned, build_network
+    from pipelines.models.building import build_network
+    from pipelines.models.transfer import FineTuned
     from pipelines.models.weights import find_origins
 
     network = build_network(job.settings, job.train.classes, find_origins(job.settings.model, weights))

@@ -25,7 +25,7 @@ def training(visit: Visit) -> dict[str, Any]:
     """Train in the shape of CIFAR-10 at full image size: images per second, memory, share of the matrix rate."""
     from benchmarks.extraction import multiplication, rate
     from benchmarks.training_speed import AIRBENCH, operations
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
 
     images = visit.images()
     settings = {recipe: visit.settings(recipe, FULL_SIZE) for recipe in RECIPES}
@@ -94,7 +94,7 @@ def _train(visit: Visit, images: "ImageSet", settings: Any) -> tuple[float, floa
 def parts(visit: Visit) -> dict[str, Any]:
     """Divide an epoch of the default recipe into its parts, each measured to its end."""
     from benchmarks import profile
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
 
     settings = visit.settings("default")
     images = visit.images()
@@ -112,7 +112,7 @@ def predicting(visit: Visit) -> dict[str, Any]:
     from pipelines.core.tasks import make_task
     from pipelines.dataset.batches import open_source
     from pipelines.dataset.loading import PREDICTED, prediction_batch
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
 
     images, found = visit.images(), {}
     for name in RECIPES:

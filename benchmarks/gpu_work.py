@@ -95,8 +95,8 @@ def _digits_on(device: str, layout: Any, overrides: tuple[str, ...]) -> dict[str
     from pipelines.dataset.image_set import all_images, open_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.dataset.tables import read_csv
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import build_network
     from pipelines.settings.loading import load_settings
 
     settings = load_settings("digits", overrides=[f"hardware.device={device}", *overrides])
@@ -129,7 +129,7 @@ def determinism(visit: Visit) -> dict[str, Any]:
     """Train two epochs twice, and once with a break in between: the weights must be the same, bit for bit."""
     from pipelines.core.checkpoint import weights_sha256
     from pipelines.core.job import run_job
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
 
     images, found = visit.images(), {}
     for recipe in visit.sizes.repeated:
@@ -233,7 +233,7 @@ def _shortage(visit: Visit, source: "BatchSource") -> str:
     from pipelines.core.job import to_device
     from pipelines.core.phases import make_learner, phases
     from pipelines.core.tasks import make_task
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
 
     settings, classes = source.loading.settings, [str(number) for number in range(10)]
     network = to_device(build_network(settings, classes, []), visit.hardware)

@@ -58,8 +58,8 @@ def speeds(folder: Path, toml: str, epochs: int, group: Group) -> Speeds:
     from pipelines.core.job import Job, run_job
     from pipelines.core.prediction import Resources, predict
     from pipelines.dataset.image_set import read_images
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import build_network
 
     layout = Layout(folder, Path(toml).stem)
     settings = load_settings(toml, overrides=[f"train.epochs={epochs}", "hardware.precision=float32"])
@@ -83,8 +83,9 @@ def speeds(folder: Path, toml: str, epochs: int, group: Group) -> Speeds:
 
 def _features(toml: str, layout: Layout, images: "ImageSet", hardware: "Hardware", group: Group) -> float:
     """Return the seconds that the features of `images` take."""
+    from pipelines.models.building import build_network
     from pipelines.models.features import compute_features
-    from pipelines.models.transfer import FineTuned, build_network
+    from pipelines.models.transfer import FineTuned
     from pipelines.models.weights import find_origins
     from pipelines.system.watch import unwatched
 

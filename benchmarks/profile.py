@@ -285,8 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core.job import Job
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.image_set import open_images
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import build_network
     from pipelines.models.weights import find_origins, resolve
 
     found = []

@@ -35,7 +35,7 @@ def stepper(settings: Settings, hardware: "Hardware", size: int) -> Callable[[],
     from pipelines.core.job import to_device
     from pipelines.core.phases import make_learner, phases
     from pipelines.core.tasks import make_task
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
 
     network = to_device(build_network(settings, CLASSES, []), hardware).train()
     task, judge = make_task(settings, CLASSES, {}), make_judge(settings, CLASSES, np.arange(len(CLASSES)))
@@ -60,8 +60,8 @@ def measure(settings: Settings, widest: int, steps: int) -> list[Finding]:
     """Return the findings over `steps` steps of each way at each image size, after one that does not count."""
     import torch
 
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import build_network
 
     hardware = replace(choose_hardware(replace(settings.hardware, device="cpu")), side_by_side=widest)
     matrix = torch.randn(MATRIX, MATRIX, dtype=hardware.dtype)

@@ -38,8 +38,8 @@ def our_speed(settings: "Settings", images: "ImageSet", hardware: "Hardware", ba
     from pipelines.core.tasks import make_task
     from pipelines.dataset.batches import open_source
     from pipelines.dataset.loading import WatchedBatches
+    from pipelines.models.building import build_network
     from pipelines.models.networks import whitening_of
-    from pipelines.models.transfer import build_network
 
     network = to_device(build_network(settings, images.classes, []), hardware)
     if whitening := whitening_of(network):

@@ -76,7 +76,7 @@ def plain_speed(settings: Settings, tree: Path, device: "torch.device", batches:
     import torch.nn.functional as F
     from torchvision import datasets, transforms
 
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
 
     torch.backends.cudnn.deterministic = False  # our own training turns it on
     augment, train = settings.augment, settings.train
@@ -114,8 +114,8 @@ def measure(
     from pipelines.core.precision import settle_precision
     from pipelines.dataset.image_set import ImageSet
     from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import build_network
 
     table = read_split_csv(layout.split_csv, "the stage split")
     rows = table[table["split"] == "train"]

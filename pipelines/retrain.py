@@ -64,8 +64,8 @@ def _retrain(
     from pipelines.dataset.image_set import all_images
     from pipelines.dataset.splits import read_split_csv
     from pipelines.models.anchors import with_anchors
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import build_network
     from pipelines.models.weights import find_origins
 
     layout, split_command = words.layout(), words.repeat("split")

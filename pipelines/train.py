@@ -93,9 +93,10 @@ def _train(settings: Settings, images: "ImageSet", run: RunLayout, found: "list[
     from pipelines.dataset.batches import check_images
     from pipelines.dataset.fingerprints import images_digest
     from pipelines.dataset.understood import summarise
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
-    from pipelines.models.transfer import FineTuned, build_network
+    from pipelines.models.transfer import FineTuned
 
     train, valid = images.divide(settings)
     network = build_network(settings, images.classes, found)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.models.transfer import build_network, is_head_only, load_learned
+from pipelines.models.building import build_network
+from pipelines.models.transfer import is_head_only, load_learned
 from pipelines.models.weights import find_origins
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.loading import from_dict, merge, to_dict

@@ -15,17 +15,14 @@ from pipelines.dataset.targets import network_outputs
 from pipelines.models.backbones import Backbone, Stage, build_backbone, build_timm, fold_norms, stages
 from pipelines.models.first_layer import spread, take_channels
 from pipelines.models.label_map import match_labels, start_rows
-from pipelines.models.networks import build_model
 from pipelines.models.stage_features import add_stages
 from pipelines.models.timm_models import categories_of, is_timm
 from pipelines.models.weights import Origin
 from pipelines.settings.loading import label_map_file
-from pipelines.settings.metrics import BOXES
 from pipelines.settings.records import with_label_map
 from pipelines.settings.schema import Settings
 from pipelines.settings.training_sections import ModelSettings
 from pipelines.system.errors import UserError, few
-from pipelines.system.seeds import derive_seed
 
 WHOLE = -1  # stages: all of them, and the pretrained last layer
 LABELS_SHOWN = 10
@@ -39,19 +36,6 @@ class Part:
     name: str
     parameters: int
     lr_share: float
-
-
-def build_network(settings: Settings, classes: Sequence[str], found: Sequence[Origin]) -> nn.Module:
-    """Return the network of `settings`, with weights from `found` and random ones seeded by `train.seed`."""
-    torch.manual_seed(derive_seed(settings.train.seed, "weights"))
-    if settings.competition.task == BOXES:
-        from pipelines.models.detectors import build_detector  # takes a second to import
-
-        return build_detector(settings, classes, found)
-    if not found:
-        image = settings.input
-        return build_model(settings.model, network_outputs(settings, classes), image.channels, image.size)
-    return build_fine_tuned(settings, classes, found)
 
 
 class Head(nn.Sequential):

@@ -158,9 +158,10 @@ def _prepare(group: FoldSet, images: "ImageSet") -> tuple[FoldSet, list[str]]:
     from pipelines.dataset.batches import check_images
     from pipelines.dataset.fingerprints import images_digest
     from pipelines.models.anchors import with_anchors
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
     from pipelines.models.networks import check_model
-    from pipelines.models.transfer import FineTuned, build_network
+    from pipelines.models.transfer import FineTuned
     from pipelines.models.weights import find_origins
 
     settings = group.settings

@@ -80,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipelines.core import job as jobs
     from pipelines.dataset.image_set import open_images
     from pipelines.dataset.splits import read_split_csv
+    from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
-    from pipelines.models.transfer import FineTuned, build_network
+    from pipelines.models.transfer import FineTuned
     from pipelines.models.weights import find_origins, resolve
 
     table = read_split_csv(layout.split_csv, words.repeat("split"))
@@ -113,7 +114,7 @@ def _try_all(job: "Job", found: "list[Origin]", trials: list[tuple[Row, Settings
     """
     from pipelines.core.engine import Diverged
     from pipelines.core.job import try_out
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
     from pipelines.models.weights import resolve
 
     metric = job.settings.competition.metric
@@ -195,7 +196,7 @@ def _regression(job: "Job", found: "list[Origin]") -> tuple[str, float | None]:
     import torch
     from sklearn.preprocessing import StandardScaler
 
-    from pipelines.models.transfer import build_network
+    from pipelines.models.building import build_network
 
     assert job.valid is not None
     name = "ridge regression" if job.train.task == NUMBERS else "logistic regression"

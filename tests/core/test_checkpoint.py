@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from pipelines.core.checkpoint import FORMAT, Checkpoint, finished, load, save
+from pipelines.models.building import build_network
 from pipelines.models.networks import build_model
-from pipelines.models.transfer import build_network, learned_state
+from pipelines.models.transfer import learned_state
 from pipelines.models.weights import find_origins, resolve
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.schema import PLAIN_INPUT, Settings

@@ -18,8 +18,8 @@ from pipelines.core.phases import make_learner, phases
 from pipelines.core.tasks import make_task
 from pipelines.dataset.batches import PackedBatches
 from pipelines.dataset.loading import Loading
+from pipelines.models.building import build_network
 from pipelines.models.device import Hardware
-from pipelines.models.transfer import build_network
 from pipelines.settings.loading import merge, with_input
 from pipelines.settings.schema import PLAIN_INPUT, Settings
 from pipelines.system.errors import UserError

@@ -22,8 +22,8 @@ from pipelines.dataset import shard_index
 from pipelines.dataset.loading import Batch, BatchSource, Loading
 from pipelines.dataset.shard_index import Shards, open_shards, scan
 from pipelines.dataset.shards import ShardBatches
+from pipelines.models.building import build_network
 from pipelines.models.device import choose_hardware
-from pipelines.models.transfer import build_network
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError

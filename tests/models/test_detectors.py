@@ -11,10 +11,11 @@ from pipelines.core.phases import describe_phases, freeze, make_learner, phases
 from pipelines.core.tasks import Boxes
 from pipelines.dataset.boxes import MOST
 from pipelines.models.anchors import anchor_levels, with_anchors
+from pipelines.models.building import build_network
 from pipelines.models.detectors import Detector
 from pipelines.models.device import choose_hardware
 from pipelines.models.found_boxes import mirrored, pad, unpad
-from pipelines.models.transfer import build_network, is_head_only, learned_state, load_learned
+from pipelines.models.transfer import is_head_only, learned_state, load_learned
 from pipelines.models.weights import find_origins
 from pipelines.settings.detectors import DETECTORS
 from pipelines.settings.schema import Settings

@@ -27,10 +27,11 @@ from pipelines.dataset.augment import normalise, to_float
 from pipelines.dataset.loading import Loading, evaluation_resize
 from pipelines.models import extractor, features
 from pipelines.models.backbones import Backbone, build_backbone
+from pipelines.models.building import build_network
 from pipelines.models.device import Hardware, choose_hardware
 from pipelines.models.features import FeatureBatches, Features, View, compute_features, views_of
 from pipelines.models.published import Published
-from pipelines.models.transfer import FineTuned, Top, build_fine_tuned, build_network, learned_state
+from pipelines.models.transfer import FineTuned, Top, build_fine_tuned, learned_state
 from pipelines.models.weights import Origin, find_origins
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from pipelines.models.backbones import build_backbone
+from pipelines.models.building import build_network
 from pipelines.models.device import choose_hardware
 from pipelines.models.features import compute_features
 from pipelines.models.first_layer import spread, take_channels
 from pipelines.models.networks import build_model, check_model, whitening_of
-from pipelines.models.transfer import FineTuned, build_fine_tuned, build_network
+from pipelines.models.transfer import FineTuned, build_fine_tuned
 from pipelines.models.weights import find_origins, resolve
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pipelines.models import timm_models
 from pipelines.models.backbones import build_timm, fold_norms, stages
+from pipelines.models.building import build_network
 from pipelines.models.published import published, recognised
 from pipelines.models.stage_features import add_stages
-from pipelines.models.transfer import build_fine_tuned, build_network
+from pipelines.models.transfer import build_fine_tuned
 from pipelines.models.weights import Origin, find_origins, resolve
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
@@ -284,7 +285,7 @@ def test_a_label_map_starts_from_the_rows_of_timms_last_layer() -> None:
 
 def test_networks_of_torchvision_do_not_import_timm() -> None:
     code = (
-        "import sys\nfrom pipelines.models.transfer import build_network\n"
+        "import sys\nfrom pipelines.models.building import build_network\n"
         "from pipelines.settings.loading import merge\n"
         "from pipelines.models.weights import Origin; from pipelines.settings.schema import Settings\n"
         "chosen = merge(Settings('x'), {'model': {'name': 'resnet18', 'pretrained': False, 'weights': 'IMAGENET1K_V1'},"

@@ -19,7 +19,8 @@ from pipelines.core.phases import Phase, describe_phases, phases
 from pipelines.core.prediction import Resources, open_predictor
 from pipelines.models import backbones, extractor, features
 from pipelines.models import published as published_module
-from pipelines.models.transfer import WHOLE, FineTuned, build_fine_tuned, build_network
+from pipelines.models.building import build_network
+from pipelines.models.transfer import WHOLE, FineTuned, build_fine_tuned
 from pipelines.models.weights import Origin, find_origins, resolve
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError

@@ -15,8 +15,8 @@ from pipelines.core.job import Job, Row, run_job
 from pipelines.dataset.batches import open_source
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch, BatchSource
+from pipelines.models.building import build_network
 from pipelines.models.device import choose_hardware
-from pipelines.models.transfer import build_network
 from pipelines.models.weights import find_origins
 from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
