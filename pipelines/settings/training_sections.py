@@ -75,7 +75,7 @@ class ModelSettings(Section):
     name: str = option(
         "convnet",
         "convnet, resnet18-small (3x3 stem), a torchvision classifier or timm/<name>; with weights several: "
-        "resnet34+timm/vit_tiny_patch16_224",
+        "resnet34+timm/vit_tiny_patch16_224; boxes: a detector on one of these, as fasterrcnn_fpn/resnet50",
     )
     widths: tuple[int, ...] = option((64, 128, 256), "convnet: channels of each block; a block halves the image side")
     depth: tuple[int, ...] = option((2,), "convnet: convolutions of each block; one number: of every block", minimum=1)
