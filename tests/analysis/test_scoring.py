@@ -10,8 +10,8 @@ from sklearn import metrics as sklearn
 
 from pipelines.analysis.scoring import Scored, score_submission
 from pipelines.analysis.solutions import read_solution
+from pipelines.settings.kaggle_names import metric_of_kaggle_name
 from pipelines.settings.loading import merge
-from pipelines.settings.metrics import metric_of_kaggle_name
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
 from tests.support.forms import FORMS, Form, csv

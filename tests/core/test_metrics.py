@@ -11,7 +11,8 @@ from sklearn.metrics import f1_score
 
 from pipelines.core.metrics import make_metric
 from pipelines.settings.data_sections import CompetitionSettings
-from pipelines.settings.metrics import METRICS, metric_of_kaggle_name, options_of_kaggle_name
+from pipelines.settings.kaggle_names import metric_of_kaggle_name, options_of_kaggle_name
+from pipelines.settings.metrics import METRICS
 from tests.core.test_scores import LABELS, metric_of, random_input
 
 ONE = np.ones(3, np.int64)

@@ -18,7 +18,8 @@ from pipelines.analysis.recognise.roles import Roles, find_roles
 from pipelines.analysis.recognise.targets import Target, find_target
 from pipelines.dataset.tables import csv_text
 from pipelines.dataset.vocabulary import counted, is_number, loose_form, number
-from pipelines.settings.metrics import METRICS, NUMBERS, SEVERAL_LABELS, metric_of_kaggle_name, options_of_kaggle_name
+from pipelines.settings.kaggle_names import metric_of_kaggle_name, options_of_kaggle_name
+from pipelines.settings.metrics import METRICS, NUMBERS, SEVERAL_LABELS
 from pipelines.system.errors import few
 
 MOST_TABLES = 12  # in the printed table

@@ -9,7 +9,8 @@ from pipelines.analysis.recognise.answers import Answer
 from pipelines.analysis.recognise.targets import Target
 from pipelines.dataset.image_paths import file_name
 from pipelines.dataset.tables import NUMBER
-from pipelines.settings.metrics import BOXES, METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS, metric_of_kaggle_name
+from pipelines.settings.kaggle_names import metric_of_kaggle_name
+from pipelines.settings.metrics import BOXES, METRICS, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.system.errors import UserError, few
 
 MOST_GRADES = (
