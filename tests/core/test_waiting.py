@@ -39,9 +39,9 @@ class Checks(TorchFunctionMode):
         self.count = 0
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is Tensor.item and args[0].is_meta:
+        if function in (Tensor.item, Tensor.tolist) and args[0].is_meta:
             self.count += 1
-            return 0.0
+            return 0.0 if function is Tensor.item else [0.0] * args[0].numel()
         return function(*args, **(kwargs or {}))
 
 
@@ -181,9 +181,9 @@ def test_these_tests_see_what_waits() -> None:
     """A value, a truth, a fetch and a plain copy are noticed."""
     there = torch.zeros(3, device="meta")
     with Checks() as checks, Copies():
-        there[0].item()
-        assert checks.count == 1
-        for waiting in (lambda: bool(there[0]), lambda: there.cpu(), lambda: there.tolist(), lambda: there.nonzero()):
+        assert (there[0].item(), checks.count) == (0.0, 1)
+        assert (there.tolist(), checks.count) == ([0.0] * 3, 2)
+        for waiting in (lambda: bool(there[0]), lambda: there.cpu(), lambda: there.nonzero()):
             with pytest.raises((RuntimeError, NotImplementedError)):
                 waiting()
         for copying in (lambda: torch.zeros(3).to("meta"), lambda: there.copy_(torch.ones(3))):
