@@ -16,7 +16,7 @@ from pipelines.core.engine import infer
 from pipelines.core.job import read_history, run_job
 from pipelines.core.losses import cumulative_logits
 from pipelines.core.prediction import Resources, open_predictor
-from pipelines.core.tasks import UNITS, class_weights, loss_unit, make_task, measure_scale, training_task
+from pipelines.core.tasks import LOSS_OF, UNITS, class_weights, loss_unit, make_task, measure_scale, training_task
 from pipelines.settings.checks import LOSSES
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
@@ -286,7 +286,8 @@ def test_a_weight_for_no_class_names_the_nearest_and_the_advice_works(tiny: Tiny
 
 
 def test_every_loss_has_a_unit() -> None:
-    assert set(UNITS) - {"detector"} == {loss for losses in LOSSES.values() for loss in losses}
+    assert set(UNITS) == {loss for losses in LOSSES.values() for loss in losses} | set(LOSS_OF.values())
+    assert set(LOSSES) == set(LOSS_OF)
     assert loss_unit(settings_of("one_class")) == "cross-entropy (nats)"
     assert loss_unit(settings_of("several_labels", class_weights=["balanced"])).startswith("weighted binary")
     assert "standardised" in loss_unit(settings_of("numbers"))
