@@ -15,7 +15,7 @@ from pipelines.report.thumbnails import thumbnail_with, thumbnails
 from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.system.files import file_sha256
 
-LINES, CELLS_SHOWN = 5, 8  # of the CSV
+LINES, CELLS_SHOWN, SIGNS_SHOWN = 5, 8, 120  # of the CSV, of a line and of a cell
 PICTURES = 20
 MOST_BARS = 20
 SEED = 0
@@ -85,7 +85,8 @@ def _boxes(evidence: Evidence, places: Array, predictions: Array) -> list[Block]
 
 def _first_lines(path: Path) -> Table:
     with open(path, encoding="utf-8", newline="") as file:
-        rows = list(itertools.islice(csv.reader(file), LINES + 1))
+        lines = itertools.islice(csv.reader(file), LINES + 1)
+        rows = [[charts.short_name(cell, SIGNS_SHOWN) for cell in line] for line in lines]
     cut = [[*row[:CELLS_SHOWN], "…"] if len(row) > CELLS_SHOWN else row for row in rows]
     heading = cut[0] if cut else []
     return Table("Its first lines", heading, [row for row in cut[1:] if len(row) == len(heading)], words=len(heading))
