@@ -157,9 +157,10 @@ def _fold_problems(settings: Settings) -> Iterator[str]:
 
 def _loss_problems(settings: Settings) -> Iterator[str]:
     task, train, grades = settings.competition.task, settings.train, settings.competition.grades
-    if train.loss not in ("auto", *LOSSES[task]):
+    known = ("auto", *LOSSES[task])
+    if train.loss not in known:
         yield (
-            f"train.loss is {train.loss}, but competition.task is {task}, which takes auto, {', '.join(LOSSES[task])}. "
+            f"train.loss is {train.loss}, but competition.task is {task}, which takes {', '.join(known)}. "
             'Set train.loss = "auto", or correct competition.task.'
         )
     if train.loss == "ordinal" and not grades:

@@ -11,6 +11,7 @@ from pipelines.system.errors import UserError
 
 SEVERAL = {"task": "several_labels", "metric": "auc_columns", "submission": "probabilities"}
 NUMBERS = {"task": "numbers", "metric": "rmse", "submission": "numbers"}
+BOXES = {"task": "boxes", "metric": "box_map", "submission": "boxes"}
 KAPPA = NUMBERS | {"metric": "quadratic_kappa"}
 Changes = dict[str, dict[str, Any]]
 
@@ -24,6 +25,11 @@ MISTAKES: dict[str, tuple[Changes, str, Changes]] = {
     "one class by sigmoids": (
         {"train": {"loss": "binary"}},
         "takes auto, cross_entropy, focal",
+        {"train": {"loss": "auto"}},
+    ),
+    "boxes by softmax": (
+        {"competition": BOXES, "data": {"labels": "x.csv"}, "train": {"loss": "cross_entropy"}},
+        r"competition\.task is boxes, which takes auto\. Set",
         {"train": {"loss": "auto"}},
     ),
     "one class as a number": ({"train": {"loss": "huber"}}, "task is one_class", {"competition": NUMBERS}),
