@@ -16,7 +16,7 @@ from pipelines.system.errors import one_line
 from pipelines.system.screen import short
 
 WIDTH, HEIGHT = 420, 250  # of a chart in units of its text, which has a size of 12
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 40  # margins
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 10, 40  # margins; numbers of six digits stand beside the name of the axis
 LETTER = 6.6  # the mean width of a letter
 MOST_POINTS = 1500  # in a scatter plot
 TICKS = 5
