@@ -64,7 +64,7 @@ def _classes(evidence: Evidence) -> tuple[list[Block], tuple[str, str]]:
     large = table[table["images"] >= LEAST_IMAGES]
     name, recall, images, other = (large if len(large) else table).iloc[0]
     return blocks, (
-        charts.short_name(name),
+        f"class {charts.short_name(name)}",
         f"recall {recall:.2f} of {images:,} images, most often seen as {charts.short_name(other)}",
     )
 

@@ -14,6 +14,7 @@ from pipelines.system.screen import duration
 Repeat = Callable[..., str]  # returns the command of a stage, with make's variables
 KINDS = {FOLDS: "fold set", BLEND: "blend", "run": "run"}
 ROWS_SHOWN = 15  # of the table; the others are folded
+NOTHING_NEW = ("", "–", KINDS["run"])  # cells; a column of these alone is left out
 
 
 def cards(
@@ -101,7 +102,7 @@ def section(ledger: Ledger, limits: str) -> Section:
         "time",
         "device",
     )
-    kept = [place for place in range(len(headings)) if place < 1 or any(row[place] not in ("", "–") for row in rows)]
+    kept = [place for place in range(len(headings)) if place < 1 or any(row[place] not in NOTHING_NEW for row in rows)]
     marked = [place for place, entry in enumerate(ledger.entries) if entry is ledger.best]
     direction = "highest" if ledger.higher_is_better else "lowest"
     shown = [[row[place] for place in kept] for row in rows]
@@ -111,6 +112,10 @@ def section(ledger: Ledger, limits: str) -> Section:
     blocks.append(Table(title, names, shown[:ROWS_SHOWN], words, marked))
     if rest := shown[ROWS_SHOWN:]:
         blocks.append(Table(f"{len(rest)} more runs", names, rest, words, folded=True))
+    best = ledger.best
+    if best and (close := sum(_within(best, entry.score) for entry in ledger.entries if entry is not best)):
+        which = "another run lies" if close == 1 else f"{close} other runs lie"
+        blocks.append(Text(f"By its score {which} within the interval of {best.name}: chance may have ordered them."))
     if len(ledger.log) and (ranks := "#" in "".join(str(row) for row in rows)):
         blocks.append(
             Text("✓ was sent. # is the rank among our own submissions; gap is public minus local score." * ranks)
