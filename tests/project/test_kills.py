@@ -5,6 +5,7 @@ renamed or removed, a folder made, a link laid.
 """
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch
 from PIL import Image
 
 from pipelines.system.files import only_one
+from tests.support.small_boxes import make_small_boxes
 from tests.support.starter import KILLED, Starter, environment
 from tests.support.tiny import pretrained
 
@@ -113,6 +116,9 @@ class Calms:
                 (folder / name).unlink()
             return folder
         folder.mkdir(parents=True)
+        if chain == "boxes":
+            make_small_boxes(folder)
+            return folder
         make_competition(folder)
         if chain == "folder":
             with zipfile.ZipFile(folder / "kinds.zip") as archive:
@@ -138,6 +144,7 @@ FOLDS = ["kinds.toml", "--run", "set", "--set", "split.folds=2", "train.epochs=4
 CHAINS = {
     "packed": chain(ZIP, ["kinds.toml"]),
     "photos": chain(ZIP, ["kinds.toml", "--recipe", "photos"]),
+    "boxes": chain(["boxes.toml", "--archive", "boxes.zip"], ["boxes.toml"]),
     "folder": {"download": ["kinds.toml", "--archive", "source"]},
     "features": {
         "download": ZIP,
@@ -159,6 +166,7 @@ CHAINS = {
 CASES = [
     *((name, stage) for name in ("packed", "digits", "again") for stage in CHAINS[name]),
     *(("photos", stage) for stage in ("train", "retrain", "predict")),
+    *(("boxes", stage) for stage in ("split", "train", "retrain", "predict")),
     ("folder", "download"),
     *(("features", stage) for stage in ("tools.sweep", "train", "predict")),
     ("compared", "tools.compare"),
@@ -305,13 +313,17 @@ def storm(starter: Starter, calm: Calm, folder: Path, random: Random, kills: int
     return moments
 
 
-def test_each_stage_killed_and_typed_again_ends_the_same(starter: Starter, calms: Calms, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "stages", "kills"), [("packed", CHAINS["packed"], FASTEST_KILLS), ("boxes", ("split", "train"), 2)]
+)
+def test_each_stage_killed_and_typed_again_ends_the_same(
+    name: str, stages: Iterable[str], kills: int, starter: Starter, calms: Calms, tmp_path: Path
+) -> None:
     random, count = Random(1), 0
-    stages = list(CHAINS["packed"])
-    while count < FASTEST_KILLS:
-        stage = stages.pop(0)
-        stages.append(stage)
-        count += len(storm(starter, calms.get("packed", stage), tmp_path / f"{count}-{stage}", random, 1))
+    following = itertools.cycle(stages)
+    while count < kills:
+        stage = next(following)
+        count += len(storm(starter, calms.get(name, stage), tmp_path / f"{count}-{stage}", random, 1))
 
 
 def test_retraining_killed_at_its_very_end_is_not_repeated(starter: Starter, calms: Calms, tmp_path: Path) -> None:

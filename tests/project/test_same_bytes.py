@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 from pipelines import command
+from tests.support.small_boxes import make_small_boxes
 
 REPOSITORY = Path(__file__).parents[2]
 STAGES = ("download", "split", "train", "retrain", "predict")
@@ -109,8 +111,10 @@ class Way:
     stages: tuple[str, ...] = STAGES
 
 
-def make_competition(folder: Path) -> None:
-    """Write classes.toml and the folder `source`, with a folder of images for each class."""
+def make_competitions(folder: Path) -> None:
+    """Write classes.toml and the folder `source`, with a folder of images for each class; boxes.toml and `boxes`."""
+    with zipfile.ZipFile(make_small_boxes(folder)) as archive:
+        archive.extractall(folder / "boxes")
     (folder / "classes.toml").write_text(TOML)
     random = np.random.default_rng(0)
     for number in range(60):
@@ -121,42 +125,46 @@ def make_competition(folder: Path) -> None:
         Image.fromarray(pixels).save(folder / "source" / part / f"{number}.png")
 
 
-def calls(way: Way, recipes: tuple[str, ...]) -> list[list[str]]:
-    """Return the stages to run, each with its arguments."""
+ARCHIVES = {"classes": "source", "boxes": "boxes"}
+RECIPES = (("classes", "default"), ("classes", "photos"), ("boxes", "default"))
+
+
+def calls(way: Way) -> list[list[str]]:
+    """Return the stages to run of each recipe, each with its arguments."""
     found = []
-    for recipe in recipes:
-        words = ["classes.toml", "--recipe", recipe, "--set", f"hardware.workers={way.workers}", "--run", recipe]
-        found += [[stage, *words, *(["--archive", "source"] if stage == "download" else [])] for stage in way.stages]
+    for name, recipe in RECIPES:
+        words = [f"{name}.toml", "--recipe", recipe, "--set", f"hardware.workers={way.workers}", "--run", recipe]
+        archive = ["--archive", ARCHIVES[name]]
+        found += [[stage, *words, *(archive if stage == "download" else [])] for stage in way.stages]
     return found
 
 
-def run_all(folder: Path, way: Way, recipes: tuple[str, ...]) -> None:
+def run_all(folder: Path, way: Way) -> None:
     """Run the stages of each recipe in `folder`, in one process."""
     plain = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     environment = plain | {"PYTHONPATH": str(REPOSITORY)} | way.environment
-    arguments = json.dumps([calls(way, recipes), way.cores, way.shuffled])
+    arguments = json.dumps([calls(way), way.cores, way.shuffled])
     done = subprocess.run(
         [sys.executable, "-c", ALL_STAGES, arguments], cwd=folder, env=environment, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
 
 
-def run_here(folder: Path, way: Way, recipes: tuple[str, ...]) -> None:
+def run_here(folder: Path, way: Way) -> None:
     """Run the stages of each recipe in `folder`, in this process, which has imported what they need."""
     with contextlib.chdir(folder):
-        for stage, *words in calls(way, recipes):
+        for stage, *words in calls(way):
             assert command.run(import_module(f"pipelines.{stage}").main, words) == 0
 
 
-def results(folder: Path, recipes: tuple[str, ...]) -> dict[str, Any]:
+def results(folder: Path) -> dict[str, Any]:
     """What must be the same: files by their bytes, and checkpoints by their tensors."""
-    found: dict[str, Any] = {"split.csv": (folder / "data/classes/split.csv").read_bytes()}
-    found["split.json"] = (folder / "data/classes/split.json").read_bytes()
-    for recipe in recipes:
-        found[f"{recipe}.csv"] = (folder / f"submissions/classes/{recipe}.csv").read_bytes()
-        for name in ("best.pt", "final.pt"):
-            saved = torch.load(folder / "runs/classes" / recipe / name, weights_only=True)
-            found |= {f"{recipe}/{name}/{key}": value.numpy().tobytes() for key, value in saved["weights"].items()}
+    files = [*(f"data/{name}/split.{kind}" for name in ARCHIVES for kind in ("csv", "json")), "data/boxes/boxes.csv"]
+    files += [f"submissions/{name}/{recipe}.csv" for name, recipe in RECIPES]
+    found: dict[str, Any] = {name: (folder / name).read_bytes() for name in files}
+    for path in (f"{name}/{recipe}/{file}.pt" for name, recipe in RECIPES for file in ("best", "final")):
+        saved = torch.load(folder / "runs" / path, weights_only=True)
+        found |= {f"{path}/{key}": value.numpy().tobytes() for key, value in saved["weights"].items()}
     return found
 
 
@@ -166,30 +174,27 @@ def check_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert not different, different
 
 
-RECIPES = ("default", "photos")
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working folder after all stages, run in the plainest way."""
     folder = tmp_path_factory.mktemp("plain")
-    make_competition(folder)
-    run_here(folder, Way(), RECIPES)
+    make_competitions(folder)
+    run_here(folder, Way())
     return folder
 
 
 @pytest.fixture(scope="module")
 def plain(home: Path) -> dict[str, Any]:
-    return results(home, RECIPES)
+    return results(home)
 
 
 def test_elsewhere_with_all_varied_at_once(plain: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "an other folder, ü"
     folder.mkdir()
-    make_competition(folder)
+    make_competitions(folder)
     environment = {"PYTHONHASHSEED": "12345", "LC_ALL": "C", "TZ": "Pacific/Kiritimati"}
-    run_all(folder, Way(environment, workers=1, cores=2, shuffled=1), RECIPES)
-    check_same(results(folder, RECIPES), plain)
+    run_all(folder, Way(environment, workers=1, cores=2, shuffled=1))
+    check_same(results(folder), plain)
 
 
 def test_again_over_warm_caches(home: Path, plain: dict[str, Any], tmp_path: Path) -> None:
@@ -197,11 +202,11 @@ def test_again_over_warm_caches(home: Path, plain: dict[str, Any], tmp_path: Pat
     subprocess.run(["cp", "-a", str(home), str(folder)], check=True)  # with times, by which caches know files
     for made in ("runs", "submissions"):
         shutil.rmtree(folder / made)
-    caches = {path: path.stat().st_mtime_ns for path in (folder / "data/classes/cache").iterdir()}
-    run_here(folder, Way(stages=("train", "retrain", "predict")), RECIPES)
-    check_same(results(folder, RECIPES), plain)
-    assert caches
-    assert {path: path.stat().st_mtime_ns for path in (folder / "data/classes/cache").iterdir()} == caches
+    caches = {path: path.stat().st_mtime_ns for path in folder.glob("data/*/cache/*")}
+    run_here(folder, Way(stages=("train", "retrain", "predict")))
+    check_same(results(folder), plain)
+    assert {path.parents[1].name for path in caches} == set(ARCHIVES)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("data/*/cache/*")} == caches
 
 
 WAYS = {
@@ -217,6 +222,6 @@ WAYS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
 def test_each_variation_alone(name: str, plain: dict[str, Any], tmp_path: Path) -> None:
-    make_competition(tmp_path)
-    run_all(tmp_path, WAYS[name], RECIPES)
-    check_same(results(tmp_path, RECIPES), plain)
+    make_competitions(tmp_path)
+    run_all(tmp_path, WAYS[name])
+    check_same(results(tmp_path), plain)
