@@ -180,3 +180,14 @@ def test_without_a_finished_run_the_page_says_what_is_missing(small: Site, tmp_p
 def test_the_repeated_commands_predict_with_the_settings_of_the_submission(small: Site) -> None:
     page = Page(small.page())
     assert "predict.checkpoint=best" in page.sections["repeat"]
+
+
+def test_runs_that_chance_may_have_ordered_are_counted(small: Site, tmp_path: Path) -> None:
+    site = small.copied(tmp_path)
+    predicted, trained = site.layout.run("a").predicted, site.layout.run("b").trained
+    (note,) = (notes := json.loads(predicted.read_text())).values()
+    note |= {"valid_score": 0.9, "valid_interval": [0.7, 1.0]}
+    predicted.write_text(json.dumps(notes))
+    for score, said in ((0.8, True), (0.6, False)):
+        trained.write_text(json.dumps(json.loads(trained.read_text()) | {"score": score}))
+        assert ("another run lies within the interval of a" in Page(site.page()).sections["runs"]) is said
