@@ -114,7 +114,7 @@ class Words(argparse.Namespace):
         is_tool = not (Path(__file__).parent / f"{stage}.py").exists()
         module = f"pipelines.tools.{stage.replace('-', '_')}" if is_tool else f"pipelines.{stage}"
         words = [self.competition, *(["--recipe", self.recipe] if self.recipe != DEFAULT_RECIPE else [])]
-        words += [f"--run={self.run}"] if self.run else []
+        words += [f"--run={self.run}"] if self.run and "RUN" not in more else []
         if self.processes > 1 and stage in SHARED:
             module, words = "pipelines.tools.launch", [str(self.processes), stage, *words]
         for name, value in more.items():

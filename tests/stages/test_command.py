@@ -230,6 +230,7 @@ def test_without_a_makefile_the_next_step_is_a_call_of_the_module(
     parsed = command.parser("", "train").parse_args(shlex.split(train)[3:], namespace=command.Words())
     assert (parsed.competition, parsed.run, parsed.set) == (words.competition, words.run, words.set)
     assert words.repeat("submit", AGAIN="1").endswith(" --again --set train.epochs=1")
+    assert words.repeat("folds", RUN="folds").count("--run=") == 1
 
 
 def test_removal_names_what_is_there_in_words_of_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
