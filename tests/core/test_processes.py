@@ -23,8 +23,9 @@ from pipelines.system.errors import UserError
 from pipelines.system.group import ALONE, Group
 from tests.support.groups import PATIENCE, TORCHRUN, Running
 from tests.support.histories import same, same_checkpoints, timeless
-from tests.support.process_checks import BATCHES, CPU, LINEAR, MOST, TRAINED, WORLDS
+from tests.support.process_checks import BATCHES, CPU, LINEAR, MOST, WORLDS
 from tests.support.tiny import LOG_LOSS, Tiny, make_tiny
+from tests.support.tiny_boxes import make_tiny_boxes
 
 SEVERAL = WORLDS[1:]
 Found = dict[str, Any]
@@ -53,6 +54,7 @@ class Groups:
 def groups(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Groups:
     folder = tmp_path_factory.mktemp("groups")
     (folder / "tiny.pickle").write_bytes(pickle.dumps(make_tiny(folder)))
+    (folder / "boxes.pickle").write_bytes(pickle.dumps(make_tiny_boxes(folder)))
     words = [f"--nproc-per-node={MOST}", "-m", "tests.support.process_checks", str(folder), str(small_weights)]
     running = Running([*TORCHRUN, *words], folder, folder / "logs")
     assert running.end(5 * PATIENCE) == 0, running.err
@@ -70,20 +72,33 @@ def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_batch_holds_the_same_images_in_any_number_of_processes(groups: Groups, name: str, world: int) -> None:
     (whole,), parts = groups.all(1, "batches"), groups.all(world, "batches")
+    check_same_batches(whole[name], [each[name] for each in parts], [8, 9])
+
+
+@pytest.mark.parametrize("world", SEVERAL)
+def test_a_batch_holds_the_same_boxes_in_any_number_of_processes(groups: Groups, world: int) -> None:
+    (whole,), parts = groups.all(1, "boxes"), groups.all(world, "boxes")
+    check_same_batches(whole, parts, [9])
+    assert [each["losses"] for each in parts] == [parts[0]["losses"]] * world
+
+
+def check_same_batches(whole: dict[Any, Any], parts: Sequence[dict[Any, Any]], sizes: list[int]) -> None:
+    world = len(parts)
     for epoch in (1, 2):
-        expected = whole[name][epoch]
-        assert sorted(len(batch[2]) for batch in expected) == [8, 9]
+        expected = whole[epoch]
+        assert sorted(len(batch[2]) for batch in expected) == sizes
         for step, batch in enumerate(expected):
-            shared = [each[name][epoch][step] for each in parts]
+            shared = [each[epoch][step] for each in parts]
             inputs, labels, positions = joined(shared)
             theirs = joined([batch])
             assert positions.tolist() == theirs[2].tolist()
-            torch.testing.assert_close(labels, theirs[1], rtol=0, atol=1e-6)
+            torch.testing.assert_close(labels, theirs[1], rtol=0, atol=1e-6, equal_nan=True)
             torch.testing.assert_close(inputs, theirs[0], rtol=0, atol=1e-5)
             assert {part[3] for part in shared} == {len(positions)}
             assert sum(part[4] for part in shared) == pytest.approx(world)
-        assert sorted(torch.cat([batch[2] for each in parts for batch in each[name][epoch]])) == list(range(TRAINED))
-    assert {each[name]["steps"] for each in parts} == {(2, 2)}
+        seen = torch.cat([batch[2] for each in parts for batch in each[epoch]])
+        assert sorted(seen) == list(range(sum(sizes)))
+    assert {each["steps"] for each in parts} == {(len(sizes),) * 2}
 
 
 @pytest.mark.parametrize("world", SEVERAL)
@@ -140,7 +155,7 @@ def test_evaluation_is_the_same_also_with_fewer_batches_than_processes(groups: G
 
 
 @pytest.mark.parametrize("world", SEVERAL)
-@pytest.mark.parametrize("name", ["twice", "head"])
+@pytest.mark.parametrize("name", ["twice", "head", "boxes"])
 def test_predictions_are_the_same_in_order(groups: Groups, name: str, world: int) -> None:
     found, expected = (groups.main(each, f"predicted by {name}") for each in (world, 1))
     assert found["ids"] == expected["ids"]
@@ -148,6 +163,13 @@ def test_predictions_are_the_same_in_order(groups: Groups, name: str, world: int
     assert expected["positions"].tolist() == found["positions"].tolist()
     for ours, theirs in zip(found["each"], expected["each"], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_detector_trains_in_any_number_of_processes(groups: Groups, world: int) -> None:
+    rows = groups.main(world, "boxes")["rows"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert 0 < rows[1]["train_loss"] < rows[0]["train_loss"] < 100 and 0 < rows[1]["valid_loss"] < 100
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -30,6 +30,7 @@ from pipelines.models.device import Hardware
 from pipelines.models.features import FeatureBatches, Features
 from pipelines.system.group import ALONE, Group
 from tests.support.tiny import LOG_LOSS, Tiny
+from tests.support.tiny_boxes import TinyBoxes
 
 WORLDS = (1, 2, 3)
 MOST = 4  # processes; these have only a few of the checks, which take time
@@ -55,6 +56,10 @@ VARIED = (*MOVED, "augment.mixup=0.3", "model.dropout=0.3", "train.ema_decay=0.8
 WHITENED = (
     *("train.optimizer=muon", "train.momentum=0.6", "train.bias_lr=0.05", "model.whitening=2"),
     "model.whitening_epochs=1",
+)
+BOXED = (
+    *("augment.flip=true", "augment.crop_scale=[0.6, 1.0]", "augment.zoom_out=1.3", "augment.colour_jitter=0.2"),
+    *("train.batch_size=9", "train.epochs=2", "train.ema_decay=0.8", "predict.batch_size=2", "predict.mirror=true"),
 )
 DIMENSIONS = 12
 
@@ -105,6 +110,11 @@ class Checks:
         found: Tiny = pickle.loads((self.folder / "tiny.pickle").read_bytes())
         return found
 
+    @property
+    def boxes(self) -> TinyBoxes:
+        found: TinyBoxes = pickle.loads((self.folder / "boxes.pickle").read_bytes())
+        return found
+
     def pretrained(self) -> tuple[str, ...]:
         """Settings of a frozen network that nothing random changes."""
         image = ("input.size=32", "input.mean=[0.5, 0.5, 0.5]", "input.std=[0.25, 0.25, 0.25]")
@@ -116,12 +126,13 @@ class Checks:
         train = job.train.select(job.train.rows.head(TRAINED))
         return replace(job, train=train, hardware=replace(job.hardware, processes=group.world))
 
+    def box_job(self, group: Group, run: str) -> Job:
+        job = self.boxes.job(*BOXED, run=f"{run}-{group.world}")
+        return replace(job, hardware=replace(job.hardware, processes=group.world))
 
-def trained_batches(group: Group, checks: Checks, options: tuple[str, ...]) -> dict[int, list[Any]]:
+
+def trained_batches(group: Group, job: Job, network: nn.Module) -> dict[int, list[Any]]:
     """Train, and return the batches of each epoch as this process got them."""
-    job = checks.job(group, "batches", *options)
-    torch.manual_seed(1)
-    network = checks.tiny.network(job.settings)
     learner = make_learner(job.settings, network, phases(job.settings)[0], CPU, job.task(), job.judge())
     with group.main_first():
         source = Recorded(open_source(job.settings, job.train, CPU.device, training=True, group=group))
@@ -160,8 +171,7 @@ def linear_head(group: Group, checks: Checks, options: tuple[str, ...]) -> dict[
 def normed(group: Group, checks: Checks) -> dict[str, Any]:
     """Train a network with batch norms, its average too; return what each process has after it, and the scores."""
     job = checks.job(group, "normed", "train.ema_decay=0.8", "model.dropout=0.3")
-    torch.manual_seed(1)
-    network = checks.tiny.network(job.settings)
+    network = fresh(checks.tiny, job)
     learner = make_learner(job.settings, network, phases(job.settings)[0], CPU, job.task(), job.judge())
     assert job.valid is not None
     with group.main_first():
@@ -173,18 +183,25 @@ def normed(group: Group, checks: Checks) -> dict[str, Any]:
     return {"states": states, "results": [(each.train_loss, each.valid, each.lr) for each in found], "own": own}
 
 
-def evaluated(group: Group, checks: Checks) -> list[engine.Evaluation]:
-    """Evaluate a network whose norms have learned nothing, on 1, 2 and all validation images."""
-    job = checks.job(group, "evaluated", "predict.batch_size=2", *LOG_LOSS)
+def fresh(tiny: Tiny, job: Job) -> nn.Module:
     torch.manual_seed(1)
-    network = checks.tiny.network(job.settings)
-    assert job.valid is not None
+    return tiny.network(job.settings)
+
+
+def evaluated(group: Group, checks: Checks) -> list[engine.Evaluation]:
+    """Evaluate a network whose norms have learned nothing, on 1, 2 and all validation images; and a detector."""
     found = []
-    for count in (1, 2, len(job.valid)):
-        some = job.valid.select(job.valid.rows.head(count))
-        with group.main_first():
-            source = open_source(job.settings, some, CPU.device, group=group)
-        found.append(engine.evaluate(network, source, job.task(), job.judge(), CPU))
+    for tiny, job in (
+        (checks.tiny, checks.job(group, "evaluated", "predict.batch_size=2", *LOG_LOSS)),
+        (checks.boxes, checks.box_job(group, "evaluated")),
+    ):
+        network = fresh(tiny, job)
+        assert job.valid is not None
+        for count in (1, 2, len(job.valid)):
+            some = job.valid.select(job.valid.rows.head(count))
+            with group.main_first():
+                source = open_source(job.settings, some, CPU.device, group=group)
+            found.append(engine.evaluate(network, source, job.task(), job.judge(), CPU))
     return found
 
 
@@ -195,7 +212,12 @@ def together(group: Group, checks: Checks) -> None:
         "linear": {name: linear_head(group, checks, options) for name, options in LINEAR.items()},
     }
     if group.world < MOST:
-        found["batches"] = {name: trained_batches(group, checks, options) for name, options in BATCHES.items()}
+        found["batches"] = {}
+        for name, options in BATCHES.items():
+            job = checks.job(group, "batches", *options)
+            found["batches"][name] = trained_batches(group, job, fresh(checks.tiny, job))
+        boxed = checks.box_job(group, "batches")
+        found["boxes"] = trained_batches(group, boxed, fresh(checks.boxes, boxed))
         found["normed"] = normed(group, checks)
     torch.save(found, checks.folder / f"{group.world}-{group.rank}.pt")
 
@@ -209,18 +231,19 @@ def alone(group: Group, checks: Checks) -> None:
     cases["head"] = (*frozen, "finetune.frozen_stages=-1", "features.mirror=true")
     for name, options in cases.items():
         job = checks.job(group, name, *options)
-        torch.manual_seed(1)
-        network = checks.tiny.network(job.settings)
+        network = fresh(checks.tiny, job)
         prepare_features(job, network, group)
         kept, rows = [{name: value.clone() for name, value in network.state_dict().items()}], []
         for row in run_job(job, network, group):
             rows.append(row)
             kept.append(checkpoint.load(job.files.last).weights)
         found[name] = {"rows": rows, "weights": kept, "checkpoint": checkpoint.load(job.files.last)}
-    using, tests = Resources(checks.weights.parent, group=group), checks.tiny.images.part(test=True)
-    for name in ("twice", "head"):  # trained by one process, so that all predict by the same weights
-        files = checks.tiny.layout.run(f"{name}-1").training
-        settings = checkpoint.load(files.last).settings
+    boxed = checks.box_job(group, "boxes")
+    found["boxes"] = {"rows": list(run_job(boxed, fresh(checks.boxes, boxed), group))}
+    using = Resources(checks.weights.parent, group=group)
+    for tiny, name in ((checks.tiny, "twice"), (checks.tiny, "head"), (checks.boxes, "boxes")):
+        files = tiny.layout.run(f"{name}-1").training  # of one process, so that all predict by the same weights
+        settings, tests = checkpoint.load(files.last).settings, tiny.images.part(test=True)
         blocks = list(predict_each([files.last, files.best or files.last], settings, tests, using, ""))
         positions = np.concatenate([places for places, _ in blocks])
         each = [torch.cat(parts) for parts in zip(*(predictions for _, predictions in blocks), strict=True)]
