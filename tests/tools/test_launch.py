@@ -32,6 +32,8 @@ from tests.support.launches import (
     start,
     wait_for_epochs,
 )
+from tests.support.small_boxes import make_small_boxes
+from tests.support.stages import run_stage_here
 
 STOPPED = {signal.SIGTERM: (143, "\nStopped by SIGTERM."), signal.SIGINT: (130, "\nInterrupted.")}
 AGAIN = " Run the same command again to continue.\n"
@@ -81,6 +83,20 @@ def test_all_stages_in_two_processes(whole: Whole) -> None:
     sent = pd.read_csv(whole.folder / "submissions/tiny/default.csv")
     assert sent["id"].tolist() == sample["id"].tolist()
     assert "checked against sample.csv" in said["predict"]
+
+
+def test_boxes_in_two_processes(tmp_path: Path) -> None:
+    make_small_boxes(tmp_path)
+    for stage, words in (("download", ["--archive", "boxes.zip"]), ("split", [])):
+        assert run_stage_here(stage, ["boxes.toml", *words], tmp_path) == 0
+    for stage in ("train", "retrain", "predict"):
+        ended = end(start(tmp_path, stage, "boxes.toml"))
+        assert ended.status == 0, (stage, ended.err)
+        assert "error:" not in ended.err and "Traceback" not in ended.err
+    assert json.loads((tmp_path / "runs/boxes/default/train.json").read_text())["hardware"]["processes"] == 2
+    sample = pd.read_csv(tmp_path / "data/boxes/raw/sample_submission.csv")
+    sent = pd.read_csv(tmp_path / "submissions/boxes/default.csv")
+    assert sent.columns.tolist() == sample.columns.tolist() and sent["img_name"].tolist() == sample["img_name"].tolist()
 
 
 def test_stopped_and_killed_in_turn_it_ends_with_the_same_bytes(whole: Whole, work: Path) -> None:
