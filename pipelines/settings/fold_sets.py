@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.settings.layout import RunLayout
 from pipelines.settings.loading import differences
-from pipelines.settings.records import RUN_SECTIONS, RunRecord, read_record
+from pipelines.settings.records import RUN_SECTIONS, RunRecord, read_record, with_anchors_of
 from pipelines.settings.running_sections import PredictSettings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -55,7 +55,8 @@ def check_members(run: RunLayout, record: RunRecord, repeat: Callable[..., str])
             problem = "lacks run.json or best.pt"
         else:
             theirs = read_record(files)
-            changes = differences(theirs.settings, member.settings(record.settings), RUN_SECTIONS)
+            ours = with_anchors_of(member.settings(record.settings), theirs.settings)  # each has those of its boxes
+            changes = differences(theirs.settings, ours, RUN_SECTIONS)
             changes += ["another split"] * (theirs.split_sha256 != record.split_sha256)
             problem = f"was trained with other settings than its set ({'; '.join(changes)})" if changes else ""
         if problem:

@@ -141,11 +141,15 @@ def with_weights_of(settings: Settings, then: Settings) -> Settings:
         settings = with_label_map(settings)
     elif settings.model.label_map == then.model.label_map:
         settings = merge(settings, {"model": {"label_map_sha256": then.model.label_map_sha256}}, "model")
-    anchors = {key: getattr(then.model, key) for key in ANCHORS if not getattr(settings.model, key)}
-    settings = merge(settings, {"model": anchors}, "model")  # those of boxes are computed from them
     image = then.input
     keys = ("size", "mean", "std", "resize", "interpolation")
-    return with_input(settings, **{key: getattr(image, key) for key in keys})
+    return with_input(with_anchors_of(settings, then), **{key: getattr(image, key) for key in keys})
+
+
+def with_anchors_of(settings: Settings, then: Settings) -> Settings:
+    """Return `settings` with the anchors that they leave open as a run with the settings `then` has them."""
+    anchors = {key: getattr(then.model, key) for key in ANCHORS if not getattr(settings.model, key)}
+    return merge(settings, {"model": anchors}, "model")
 
 
 def _begun(run: RunLayout) -> bool:

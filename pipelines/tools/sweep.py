@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import command
 from pipelines.dataset.split_record import require_split
 from pipelines.settings.loading import load_settings, recipe_names
-from pipelines.settings.metrics import NUMBERS, ONE_CLASS, badness
+from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, badness
 from pipelines.settings.overrides import setting, toml
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
@@ -60,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
+    if settings.competition.task == BOXES:
+        raise UserError(
+            f"{settings.name}: a sweep tries heads on cached features, which a detector has not. To try settings, write "
+            f"them as recipes, and compare these: {words.repeat('compare', RECIPES='default other')}"
+        )
     if not settings.trains_on_cache:
         names = recipe_names(words.competition)
         fit = [name for name in names if load_settings(words.competition, name).trains_on_cache]
