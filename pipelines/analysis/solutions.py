@@ -51,6 +51,7 @@ def read_solution(
         )
     others = table.loc[kept].drop(columns=[id_column, *filter(None, [usage])])
     labels, source = _targets(path, others, submitted, settings)
+    source = "boxes" if settings.competition.task == BOXES else source
     notes = [f"Solution: {source} by column {id_column!r} of {path}."]
     if not kept.all():
         notes.append(f"Not scored: {(~kept).sum():,} of {len(table):,} rows, whose {usage!r} is Ignored.")

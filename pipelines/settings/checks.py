@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from pipelines.settings.choices import choice_problems
+from pipelines.settings.detectors import parts_of
 from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import PLAIN_INPUT, SECTIONS, Settings
 from pipelines.system.errors import UserError
@@ -92,8 +93,13 @@ def _image_problems(settings: Settings) -> Iterator[str]:
 
 
 def _box_problems(settings: Settings) -> Iterator[str]:
-    data = settings.data
+    data, (detector, backbone) = settings.data, parts_of(settings.model.name)
     if settings.competition.task != BOXES:
+        if detector:
+            yield (
+                f"model.name is {settings.model.name!r}, a detector, and competition.task is "
+                f"{settings.competition.task!r}: name a classifier, such as {backbone}."
+            )
         return
     if settings.input.source != "packed":
         yield f'input.source is {settings.input.source!r}, but boxes need all of an image: input.source = "packed".'

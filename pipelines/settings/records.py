@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.settings.layout import Layout, RunLayout, split_sha256
+from pipelines.settings.layout import BOXES_CSV, Layout, RunLayout, split_sha256
 from pipelines.settings.loading import (
     differences,
     from_dict,
@@ -19,7 +19,7 @@ from pipelines.settings.loading import (
     to_dict,
     with_input,
 )
-from pipelines.settings.metrics import METRICS
+from pipelines.settings.metrics import BOXES, METRICS
 from pipelines.settings.schema import KEYS_OUTSIDE_A_RUN, OUTSIDE_A_RUN, SHARED_BY_RECIPES, Settings
 from pipelines.system.errors import UserError
 from pipelines.system.files import file_sha256, plain_sha256, read_json, read_note, write_json
@@ -232,10 +232,13 @@ def refuse_blend(run: RunLayout, repeat: Callable[..., str]) -> None:
 
 def check_split(run: RunLayout, record: RunRecord, split_csv: Path) -> None:
     """Raise `UserError` if `run` was trained on another split: its training rows could be validation rows now."""
-    if not split_csv.exists():
-        raise UserError(f"{split_csv} is missing; {_shown(run)} was trained on it. Split again with the same settings.")
+    boxes = [split_csv.with_name(BOXES_CSV)] if record.settings.competition.task == BOXES else []
+    for path in (split_csv, *boxes):
+        if not path.exists():
+            raise UserError(f"{path} is missing; {_shown(run)} was trained on it. Split again with the same settings.")
     if split_sha256(split_csv) != record.split_sha256:
-        raise UserError(f"{_shown(run)} was trained on another split than {split_csv} now holds. {_new_run(run)}")
+        now = f"{split_csv} and {BOXES_CSV} now hold" if boxes else f"{split_csv} now holds"
+        raise UserError(f"{_shown(run)} was trained on another split than {now}. {_new_run(run)}")
 
 
 def finished_run(

@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, layout = words.settings(), words.layout()
     if settings.competition.task == BOXES:
         raise UserError(
-            f"{settings.name}: a sweep tries heads on cached features, which a detector has not. To try settings, write "
-            f"them as recipes, and compare these: {words.repeat('compare', RECIPES='default other')}"
+            f"{settings.name}: a sweep tries heads on cached features, which a detector has not. To try settings, "
+            f"write them as recipes, and compare these: {words.repeat('compare', RECIPES='default other')}"
         )
     if not settings.trains_on_cache:
         names = recipe_names(words.competition)

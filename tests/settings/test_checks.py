@@ -73,6 +73,11 @@ MISTAKES: dict[str, tuple[Changes, str, Changes]] = {
         "names a class twice; give each class one weight",
         {"train": {"class_weights": ["a=3"]}},
     ),
+    "a detector for classes": (
+        {"model": {"name": "ssd300/vgg16"}},
+        r"model\.name is 'ssd300/vgg16', a detector, and competition\.task is 'one_class': name a classifier, .* vgg16",
+        {"model": {"name": "vgg16"}},
+    ),
     "compiled and side by side": (
         {"hardware": {"compile_training": True, "side_by_side": 8}},
         r"hardware\.side_by_side is 8, but hardware\.compile_training is true; set hardware\.side_by_side = 0",
