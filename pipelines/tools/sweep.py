@@ -60,24 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     words = parser.parse_args(arguments, namespace=command.Words())
     settings, layout = words.settings(), words.layout()
-    if settings.competition.task == BOXES:
-        raise UserError(
-            f"{settings.name}: a sweep tries heads on cached features, which a detector has not. To try settings, "
-            f"write them as recipes, and compare these: {words.repeat('compare', RECIPES='default other')}"
-        )
-    if not settings.trains_on_cache:
-        names = recipe_names(words.competition)
-        fit = [name for name in names if load_settings(words.competition, name).trains_on_cache]
-        raise UserError(
-            f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features. It needs a recipe "
-            "with model.weights, finetune.frozen_stages = -1 and features.cached = true"
-            f"{': RECIPE=' if fit else ''}{' or '.join(map(shlex.quote, fit))}."
-        )
-    if settings.train.search:
-        raise UserError(
-            f"{settings.name}, recipe {settings.recipe}: train.search chooses the head, in {words.repeat('train')}. To "
-            f"compare other heads, add to SET=: {OTHER_HEADS}"
-        )
+    _require_heads(words, settings)
     tried = _values(words.tries, settings)
     combinations = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
     trials = [(each, _settings(words, each)) for each in combinations]  # first: mistakes show before work starts
@@ -110,6 +93,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Settings of the best: {path.stem}.toml, beside the table {path.name}.")
     best = words.plus(*(setting(key, rows[0][key]) for key in tried))
     print(f"Next: {best.repeat('train')}")
+
+
+def _require_heads(words: command.Words, settings: Settings) -> None:
+    """Raise `UserError` if the recipe trains no head on cached features, or chooses one by itself."""
+    if settings.competition.task == BOXES:
+        raise UserError(
+            f"{settings.name}: a sweep tries heads on cached features, which a detector has not. To try settings, "
+            f"write them as recipes, and compare these: {words.repeat('compare', RECIPES='default other')}"
+        )
+    if not settings.trains_on_cache:
+        names = recipe_names(words.competition)
+        fit = [name for name in names if load_settings(words.competition, name).trains_on_cache]
+        raise UserError(
+            f"{settings.name}, recipe {settings.recipe}: a sweep tries heads on cached features. It needs a recipe "
+            "with model.weights, finetune.frozen_stages = -1 and features.cached = true"
+            f"{': RECIPE=' if fit else ''}{' or '.join(map(shlex.quote, fit))}."
+        )
+    if settings.train.search:
+        raise UserError(
+            f"{settings.name}, recipe {settings.recipe}: train.search chooses the head, in {words.repeat('train')}. To "
+            f"compare other heads, add to SET=: {OTHER_HEADS}"
+        )
 
 
 def _try_all(job: "Job", found: "list[Origin]", trials: list[tuple[Row, Settings]]) -> tuple[list[Row], list[Row]]:
