@@ -20,7 +20,7 @@ from pipelines.tools.doctor_checks import Check, Verdict, first_line, install
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_CLIENT, NEXT_CLIENT = (2, 2, 4), (3,)
-OTHERS = "numpy pandas PIL sklearn scipy matplotlib tqdm py7zr".split()
+OTHERS = "numpy pandas PIL sklearn scipy matplotlib tqdm py7zr pycocotools".split()
 IMPORT_SECONDS = 60
 GB = 1e9
 LITTLE_DISK, LITTLE_MEMORY = 10 * GB, 2 * GB
