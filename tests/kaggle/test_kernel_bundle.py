@@ -28,6 +28,8 @@ from pipelines.settings.layout import Layout
 from pipelines.settings.loading import load_settings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from tests.support.box_forms import TEST
+from tests.support.small_boxes import make_small_boxes
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("train.epochs=1", "hardware.device=cpu", "hardware.workers=0")
@@ -336,6 +338,20 @@ def test_a_run_on_unpacked_data(tmp_path: Path, small: Path, mounted: str) -> No
     done = execute(tmp_path, bundled())
     finished(tmp_path, done)
     assert f"Data: {tmp_path / 'input' / mounted}" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_on_boxes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(make_small_boxes(tmp_path)) as archive:
+        archive.extractall(tmp_path / "input/boxes")
+    settings = load_settings(str(tmp_path / "boxes.toml"))
+    task = kernel_bundle.make_task("boxes", settings, "trial", (), RUN_ID)
+    files = kernel_bundle.needed_files(tmp_path / "boxes.toml", settings.model.label_map)
+    done = execute(tmp_path, kernel_bundle.make_script(task, kernel_bundle.pack(files)))
+    assert done.returncode == 0, done.stdout
+    assert manifest_of(tmp_path)["finished"]
+    submission = (tmp_path / "working/submission.csv").read_text().splitlines()
+    assert submission[0] == "img_name,PredictionString" and len(submission) == 1 + TEST
 
 
 @pytest.mark.slow
