@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.dataset.annotations import BOX, JsonTable
-from pipelines.dataset.boxes import COLUMNS, ONLY_CLASS
+from pipelines.dataset.boxes import COLUMNS, MOST, ONLY_CLASS
 from pipelines.dataset.columns import Listing
 from pipelines.dataset.image_sizes import sizes_at
 from pipelines.dataset.raw_data import Boxes, Flaw, RawData
@@ -114,6 +114,8 @@ def gather_boxes(source: RawData, path: Path, rows: pd.DataFrame) -> None:
     for count, what in ((leaves & ~outside).sum(), "that leave their image, and are clipped"), (same, "that repeat"):
         if count:
             source.note("note", f"Boxes of {path.name} {what}: {count:,} of {len(boxes):,}.")
+    if crowded := sum(len(found) > MOST for found in source.boxes.values()):
+        source.note("note", f"Images with more than {MOST} boxes: {crowded:,}. At most {MOST} of each are predicted.")
 
 
 def _without_area(sides: Sides) -> npt.NDArray[np.bool_]:

@@ -165,3 +165,11 @@ def test_the_sizes_of_images(tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()
     with pytest.raises(UserError, match=r"a\.png .id 'a', line 2 of split\.csv. cannot be read"):
         image_sizes(image_set(rows, tmp_path, tmp_path))
+
+
+def test_images_with_more_boxes_than_are_predicted_are_counted(raw: Path) -> None:
+    table(raw, GOOD + "".join(f"i0.png,a,10,10,{11 + number / 10},40\n" for number in range(100)))
+    said = "Images with more than 100 boxes: 1. At most 100 of each are predicted."
+    assert read(raw, "boxes", **TABLE).notes["note"] == said
+    table(raw, GOOD)
+    assert "note" not in read(raw, "boxes", **TABLE).notes
