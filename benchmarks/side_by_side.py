@@ -57,13 +57,21 @@ def stepper(settings: Settings, hardware: "Hardware", size: int) -> Callable[[],
 
 
 def measure(settings: Settings, widest: int, steps: int) -> list[Finding]:
-    """Return the findings over `steps` steps of each way at each image size, after one that does not count."""
+    """Return the findings over `steps` steps of each way at each image size, after one that does not count.
+
+    widest: maps side by side, in pixels; -1: as a training measures it here.
+    """
     import torch
 
+    from pipelines.core.precision import time_convolutions, widest_faster
     from pipelines.models.building import build_network
     from pipelines.models.device import choose_hardware
 
-    hardware = replace(choose_hardware(replace(settings.hardware, device="cpu")), side_by_side=widest)
+    hardware = choose_hardware(replace(settings.hardware, device="cpu"))
+    if widest < 0:
+        widest = widest_faster(time_convolutions(build_network(settings, CLASSES, []), settings, hardware))
+        print(f"Maps up to {widest} pixels wide lie side by side, as a training measures here.", flush=True)
+    hardware = replace(hardware, side_by_side=widest)
     matrix = torch.randn(MATRIX, MATRIX, dtype=hardware.dtype)
     findings, images = [], settings.train.batch_size
 
@@ -119,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser.add_argument("--competition", default=COMPETITION)
     parser.add_argument("--recipe", default=DEFAULT_RECIPE)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides")
-    parser.add_argument("--widest", type=int, default=7, help="widest maps side by side, in pixels (7)")
+    parser.add_argument("--widest", type=int, default=-1, help="widest maps side by side, in pixels (-1: as measured)")
     parser.add_argument("--steps", type=int, default=15, help="steps of each way at each image size (15)")
     words = parser.parse_args(arguments)
     settings = load_settings(words.competition, words.recipe, words.set)
