@@ -67,9 +67,10 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
         print(f"Note: {problem}")
     with words.only_one_in(run):
         settings, found = with_weights(settings, run, layout.weights, command.progress)
+        images = None
         if settings.competition.task == BOXES:
-            train, _ = open_images(settings, layout, table, words.repeat("split")).divide(settings)
-            settings = with_anchors(settings, train)
+            images = open_images(settings, layout, table, words.repeat("split"))
+            settings = with_anchors(settings, images.divide(settings)[0])
         settings = start_run(run, with_head_of(run, settings), layout.split_csv)
         if run.trained.exists():
             note, shown = read_note(run.trained), run.folder.relative_to(Path.cwd())
@@ -79,7 +80,9 @@ def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
                 refresh(words)
             print(f"To do it again: {removal(run.folder)}", after, sep="\n")
             return
-        _train(settings, open_images(settings, layout, table, words.repeat("split")), run, found, group)
+        if images is None:
+            images = open_images(settings, layout, table, words.repeat("split"))
+        _train(settings, images, run, found, group)
     if not words.member:
         refresh(words)
     print(after)

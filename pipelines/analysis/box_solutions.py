@@ -1,18 +1,17 @@
 """The true boxes of a solution, in the form of the labels or of the submission, as cells of the submission."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from pipelines.dataset.box_cells import box_text, boxes_in
+from pipelines.dataset.box_tables import LABEL, tokens
 from pipelines.dataset.target_cells import NO_NUMBER
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few
 
-BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")  # numbers and labels in one cell
-LABEL, CONFIDENCE = "label", "confidence"
+CONFIDENCE = "confidence"
 DIGITS = 9
 
 
@@ -32,7 +31,7 @@ def solution_cells(table: pd.DataFrame, path: Path, submitted: pd.DataFrame, set
     if absent := [name for name in (*columns, column) if name and name.casefold() not in named]:
         raise UserError(f"{path} has no column {few(absent)}, of the true boxes; it has {few(list(named.values()))}.")
     cells = table[[named[name.casefold()] for name in columns]].agg(" ".join, axis=1)
-    parts = [BETWEEN.sub(" ", cell).split() for cell in cells]
+    parts = list(map(tokens, cells))
     given = table[named[column.casefold()]].tolist() if column else [""] * len(table)
     found = {name: [""] for name in ([] if own else submitted.iloc[:, 0])}
     for line, name, label, each in zip(table.index, ids, given, parts, strict=True):

@@ -15,6 +15,7 @@ from pipelines.dataset.answer_summary import describe_answers
 from pipelines.dataset.boxes import FOUND
 from pipelines.dataset.fingerprints import images_digest
 from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.image_sizes import image_sizes
 from pipelines.dataset.split_record import split_inputs
 from pipelines.dataset.submission import write_submission
 from pipelines.dataset.submission_check import check_submission
@@ -85,8 +86,6 @@ def in_units(answers: Answers, images: ImageSet, settings: Settings) -> Answers:
     boxes = answers.reshape(len(answers), -1, FOUND).astype(np.float64)
     boxes[..., 2:] = boxes[..., 2:].clip(0, 1)
     if settings.data.box_units == "pixels":
-        from pipelines.dataset.image_sizes import image_sizes
-
         boxes[..., 2:] *= np.tile(image_sizes(images), 2)[:, None]
     return boxes.reshape(answers.shape)
 

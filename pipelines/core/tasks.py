@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.core.fusion import fuse
 from pipelines.core.losses import (
     ASYMMETRIC,
     Focus,
@@ -25,6 +26,7 @@ from pipelines.core.losses import (
 )
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch
+from pipelines.models.found_boxes import mirrored
 from pipelines.settings.detectors import facts_of
 from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
@@ -226,9 +228,6 @@ class Boxes(Task):
         """Return one view as it is, or the fusion of an image and its mirror image."""
         if len(outputs) == 1:
             return outputs[0]
-        from pipelines.core.fusion import fuse
-        from pipelines.models.found_boxes import mirrored
-
         plain, turned = outputs
         return torch.cat([plain[:, :1], fuse([plain[:, 1:], mirrored(turned[:, 1:])], [1.0, 1.0])], dim=1)
 

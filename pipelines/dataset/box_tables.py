@@ -23,7 +23,7 @@ from pipelines.system.errors import UserError, few, quoted, refuse
 
 LABEL, COCO_FORM = "label", "xmin ymin width height"
 APART = "\0"  # between the label and the cells of a row
-BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")  # numbers and labels in one cell
+_BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")  # numbers and labels in one cell
 OVER = 1e-3  # by which a share may exceed 1, as rounded numbers do
 LEAVES = 1e-6  # of the side of an image; less is rounding
 Sides = npt.NDArray[np.float64]
@@ -67,15 +67,16 @@ def box_targets(listing: Listing, source: RawData, listed: JsonTable) -> Targets
     texts = []
     for label, *sides in zip(labels, *cells, strict=True):
         none = data.no_box_label and data.no_box_label in (label, " ".join(sides))
-        blank = not label and all(token.lower() in NO_NUMBER for cell in sides for token in _tokens(cell))
+        blank = not label and all(token.lower() in NO_NUMBER for cell in sides for token in tokens(cell))
         texts.append("" if none or blank else APART.join([label if named else ONLY_CLASS, *sides]))
     labelled = f", labels in {quoted(named)}" if named else ""
     what = f"{few(columns, 5)} of {path.name}, as {quoted(data.box_form)} in {data.box_units}{labelled}"
     return Targets(texts, [False] * len(texts), what)
 
 
-def _tokens(cell: str) -> list[str]:
-    return [token for token in BETWEEN.split(cell) if token]
+def tokens(cell: str) -> list[str]:
+    """Return the numbers and labels in a cell, without brackets, quotes and what stands between them."""
+    return [token for token in _BETWEEN.split(cell) if token]
 
 
 def _is_finite(text: str) -> bool:
@@ -134,8 +135,8 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
         if cells[1:]:
             parts = [cells]
         else:
-            tokens = _tokens(cells[0])
-            parts = [tokens[start : start + len(form)] for start in range(0, len(tokens), len(form))] or [[]]
+            words_in = tokens(cells[0])
+            parts = [words_in[start : start + len(form)] for start in range(0, len(words_in), len(form))] or [[]]
         for part in parts:
             numbers = [token for word, token in zip(form, part, strict=False) if word != LABEL]
             given = part[form.index(LABEL)] if LABEL in form and len(part) == len(form) else label

@@ -15,7 +15,7 @@ from pipelines.analysis.recognise.facts import RawFolder
 from pipelines.analysis.recognise.listing import Table
 from pipelines.analysis.recognise.roles import Roles
 from pipelines.analysis.recognise.targets import LIKELY, Boxes, Target
-from pipelines.dataset.box_tables import BETWEEN
+from pipelines.dataset.box_tables import tokens
 from pipelines.dataset.boxes import ONLY_CLASS
 from pipelines.dataset.columns import LABEL_NAMES
 from pipelines.dataset.tables import NUMBER
@@ -137,7 +137,7 @@ def _in_columns(table: Table) -> Iterator[Found]:
 def _in_cells(table: Table, columns: Sequence[str]) -> Iterator[Found]:
     """Yield the boxes in one column: a box or all boxes of an image in a cell, which may have labels too."""
     for column in columns:
-        cells = [[word for word in BETWEEN.split(cell) if word] for cell in table.values(column)]
+        cells = [tokens(cell) for cell in table.values(column)]
         for words in ("{}", "label {}", "{} label"):
             step, place = 4 + (words != "{}"), 4 * (words == "{} label")
             if not any(cells) or any(len(cell) % step for cell in cells):
