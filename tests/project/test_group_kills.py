@@ -27,9 +27,11 @@ from tests.support.launches import (
     start,
     wait_for_epochs,
 )
+from tests.support.small_boxes import make_small_boxes
+from tests.support.stages import run_stage_here
 
-KILLS, COUNT = 20, 3
-WORDS = ("train", "tiny.toml")
+COUNT, BOX_EPOCHS = 3, 12
+KILLS = {"tiny": 20, "boxes": 6}
 SEEDS, SMALLEST = 3, 0.55  # accuracy, where a guess has 0.33
 HARD = """
 [data]
@@ -54,23 +56,38 @@ workers = 0
 """
 
 
+def make_fresh(folder: Path, competition: str) -> int:
+    """Write a competition until it is split, with at least two images of a batch for each process; return its epochs."""
+    if competition == "tiny":
+        split_tiny(folder, LONG.replace("batch_size = 6", "batch_size = 9"))
+        return EPOCHS
+    folder.mkdir()
+    make_small_boxes(folder)
+    toml = folder / "boxes.toml"
+    toml.write_text(toml.read_text().replace("epochs = 2", f"epochs = {BOX_EPOCHS}"))
+    for stage, words in (("download", ["--archive", "boxes.zip"]), ("split", [])):
+        assert run_stage_here(stage, [toml.name, *words], folder) == 0
+    return BOX_EPOCHS
+
+
 @pytest.mark.slow
-def test_one_of_three_processes_killed_at_random_the_end_is_the_same(tmp_path: Path) -> None:
-    random = Random("group")
-    split_tiny(tmp_path / "fresh", LONG.replace("batch_size = 6", "batch_size = 9"))  # two images for each process
+@pytest.mark.parametrize("competition", KILLS)
+def test_one_of_three_processes_killed_at_random_the_end_is_the_same(tmp_path: Path, competition: str) -> None:
+    random, words, run = Random("group"), ("train", f"{competition}.toml"), Path("runs", competition, "default")
+    epochs = make_fresh(tmp_path / "fresh", competition)
     shutil.copytree(tmp_path / "fresh", tmp_path / "whole")
     began = time.monotonic()
-    assert end(start(tmp_path / "whole", *WORDS, count=COUNT)).status == 0
-    life, expected = time.monotonic() - began, results(tmp_path / "whole")
+    assert end(start(tmp_path / "whole", *words, count=COUNT)).status == 0
+    life, expected = time.monotonic() - began, results(tmp_path / "whole", run)
     kills, moments = 0, []
-    for trial in range(3 * KILLS):
+    for trial in range(3 * KILLS[competition]):
         folder = tmp_path / str(trial)
         shutil.copytree(tmp_path / "fresh", folder)
-        running = start(folder, *WORDS, count=COUNT)
+        running = start(folder, *words, count=COUNT)
         running.wait_for(lambda running=running: len(running.members()) == COUNT, "all processes")  # type: ignore[misc]
         members = running.members()
         if trial % 4:  # most of a life goes by before the first epoch
-            wait_for_epochs(running, folder, random.randrange(EPOCHS - 2))
+            wait_for_epochs(running, folder, random.randrange(epochs - 2), run)
         time.sleep(random.uniform(0, 0.2 if trial % 4 else life))
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(random.choice(list(members.values())), signal.SIGKILL)
@@ -79,16 +96,16 @@ def test_one_of_three_processes_killed_at_random_the_end_is_the_same(tmp_path: P
         check_gone(members.values())
         if ended.status:
             kills += 1
-            moments.append(epochs_of(folder))
+            moments.append(epochs_of(folder, run))
             assert ended.err.count("was killed (SIGKILL)") == 1 and "Traceback" not in ended.err, ended.err
-            ended = end(start(folder, *WORDS, count=COUNT))
+            ended = end(start(folder, *words, count=COUNT))
             assert ended.status == 0, ended.err
-        assert results(folder) == expected
+        assert results(folder, run) == expected
         shutil.rmtree(folder)
-        if kills == KILLS:
+        if kills == KILLS[competition]:
             break
     print(f"killed {kills} times, after the epochs {sorted(moments)}; the same bytes each time")
-    assert kills == KILLS
+    assert kills == KILLS[competition]
 
 
 @pytest.mark.slow

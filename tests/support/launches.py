@@ -41,20 +41,20 @@ def split_tiny(folder: Path, toml: str = LONG) -> Tiny:
     return tiny
 
 
-def results(folder: Path) -> tuple[dict[str, bytes], str]:
+def results(folder: Path, run: Path = RUN) -> tuple[dict[str, bytes], str]:
     """The weights of the run's checkpoints, and its history without times."""
-    saved = {name: torch.load(folder / RUN / f"{name}.pt", weights_only=True)["weights"] for name in ("best", "last")}
+    saved = {name: torch.load(folder / run / f"{name}.pt", weights_only=True)["weights"] for name in ("best", "last")}
     weights = {f"{file} {name}": value.numpy().tobytes() for file in saved for name, value in saved[file].items()}
-    return weights, pd.read_csv(folder / RUN / "history.csv").drop(columns=list(TIMES)).to_csv()
+    return weights, pd.read_csv(folder / run / "history.csv").drop(columns=list(TIMES)).to_csv()
 
 
-def epochs_of(folder: Path) -> int:
-    path = folder / RUN / "history.csv"
+def epochs_of(folder: Path, run: Path = RUN) -> int:
+    path = folder / run / "history.csv"
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
-def wait_for_epochs(running: Running, folder: Path, count: int) -> None:
-    running.wait_for(lambda: epochs_of(folder) >= count, f"{count} epochs")
+def wait_for_epochs(running: Running, folder: Path, count: int, run: Path = RUN) -> None:
+    running.wait_for(lambda: epochs_of(folder, run) >= count, f"{count} epochs")
 
 
 def check_partial(folder: Path) -> None:
