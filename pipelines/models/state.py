@@ -275,7 +275,7 @@ def _origin(state: Mapping[str, Tensor], size: _Size, network: str) -> str:
     """Return a sentence about the network or the library that the weights of another network come from."""
     names = networks_with(size.whole) or networks_with_body(size.body) or networks_with_body(size.whole)
     if names and network not in names:
-        return f" It seems to be for {' or '.join(names)}: set model.name={names[0]}."
+        return f" It seems to be for {' or '.join(names)}: write {names[0]} for {network} in model.name."
     for pattern, library in FOREIGN_NAMES.items():
         if any(pattern.search(name) for name in state):
             if library == "timm" and is_timm(network):

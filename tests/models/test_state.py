@@ -430,7 +430,7 @@ def test_another_network_is_told_by_its_size(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"does not fit resnet18: \d+ of 122 tensors are missing, such as 'conv1\.weight'; \d+ of 52 tensors are "
-        r"unexpected, such as 'features\.0\.weight'\. It seems to be for squeezenet1_1: set model\.name=",
+        r"unexpected, such as 'features\.0\.weight'\. It seems to be for squeezenet1_1: write squeezenet1_1 for ",
     ):
         load_into(on_meta("resnet18"), path, "resnet18")
 
