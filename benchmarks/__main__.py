@@ -43,6 +43,7 @@ BENCHMARKS = (
     Benchmark("training_speed", (), ("--images", "600", "--set", "train.batch_size=125"), ("archive",)),
     Benchmark("side_by_side", (), ("--steps", "1", "--set", "train.batch_size=32")),
     Benchmark("processes", (), None),
+    Benchmark("airbench", (), None, ("archive",)),
     Benchmark("textbook_loop", (), None, ("archive",)),
     Benchmark("textbook_loop", ("--accuracy",), None, ("archive",)),
     Benchmark("against_chapter", (), None, ("archive",)),

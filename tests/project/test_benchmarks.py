@@ -10,7 +10,17 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import measuring, predict_memory, processes, profile, safety, scaling, textbook, training_speed
+from benchmarks import (
+    airbench,
+    measuring,
+    predict_memory,
+    processes,
+    profile,
+    safety,
+    scaling,
+    textbook,
+    training_speed,
+)
 from pipelines import command, download, split
 from pipelines.settings.loading import load_settings
 from pipelines.system.errors import UserError
@@ -275,3 +285,30 @@ def test_rates_of_rounds_are_compared_in_pairs() -> None:
     found = predict_memory.against_loop("ours", [100.0, 30.0, 60.0], [10.0, 2.0, 5.0])
     assert found.figure == "12.0 times (10.0-15.0)"
     assert found.reached
+
+
+def test_airbench_trains_on_shifted_and_mirrored_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airbench, "BATCH", 20)
+    torch.manual_seed(0)
+    labels = torch.arange(50) % 10
+    images = torch.randn(50, 3, 32, 32) + labels[:, None, None, None] / 2
+    marked = torch.arange(50.0)[:, None, None, None].expand(50, 3, 32, 32)
+    drawn = [batch for batch, _ in airbench.batches(marked, labels, 0)]
+    assert [batch.shape for batch in drawn] == [(20, 3, 32, 32)] * 2
+    assert torch.cat(drawn)[:, 0, 0, 0].unique().numel() == 40  # no image twice
+
+    filters = airbench.whitening(images)
+    maps = torch.nn.functional.conv2d(images, filters[:12])
+    assert torch.allclose(maps.transpose(0, 1).flatten(1).square().mean(1), torch.ones(12), atol=0.05)
+
+    weight = nn.Parameter(torch.randn(6, 4, 1, 1))
+    weight.grad = torch.randn(6, 4, 1, 1)
+    before = weight.detach() * (6**0.5 / weight.detach().norm())
+    airbench.orthogonal_step(weight, torch.zeros_like(weight), 0.1)
+    moved = torch.linalg.svdvals((before - weight.detach()).flatten(1)) / 0.1
+    assert ((moved > 0.4) & (moved < 1.6)).all()
+
+    forward = airbench.train(images, labels, 2, torch.float32)
+    one, six = airbench.views(forward, images)
+    assert one.shape == six.shape == (50, 10) and not torch.equal(one, six)
+    assert torch.allclose(one, forward(images), atol=1e-4)
