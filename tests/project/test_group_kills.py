@@ -57,7 +57,7 @@ workers = 0
 
 
 def make_fresh(folder: Path, competition: str) -> int:
-    """Write a competition until it is split, with at least two images of a batch for each process; return its epochs."""
+    """Split a competition whose batches have two images for each process, or more; return its epochs."""
     if competition == "tiny":
         split_tiny(folder, LONG.replace("batch_size = 6", "batch_size = 9"))
         return EPOCHS
