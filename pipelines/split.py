@@ -35,6 +35,7 @@ from pipelines.settings.metrics import BOXES, NUMBERS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
 from pipelines.system import files
 from pipelines.system.errors import printable, shown
+from pipelines.system.memory import without_cycles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 return
             print(f"{settings.name} is already split, and stays so. {_change_tree(settings, layout)}")
         else:
-            _split(settings, layout)
+            with without_cycles():
+                _split(settings, layout)
     print(
         f"Next: {words.repeat('train')}"
         + f"\nOr train every fold: {words.repeat('folds')}" * bool(settings.split.folds)

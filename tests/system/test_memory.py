@@ -32,7 +32,7 @@ from pipelines.models.device import choose_hardware
 from pipelines.settings.loading import run_name
 from pipelines.system import processes
 from pipelines.system.errors import UserError
-from pipelines.system.memory import explained, smaller_batch
+from pipelines.system.memory import explained, smaller_batch, without_cycles
 from tests.support.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -312,3 +312,10 @@ def test_the_memory_of_workers_does_not_grow_over_the_epochs_of_300_000_photos(t
         measured = fresh.submit(memory_of_workers, tiny, 300_000).result()
     print([f"{each / 1e6:.1f} MB" for each in measured])
     assert measured[-1] - measured[0] < 4e6, measured  # the paths of all photos take 3 MB
+
+
+def test_cycles_are_searched_for_again_after_an_error() -> None:
+    with pytest.raises(UserError), without_cycles():
+        assert not gc.isenabled()
+        raise UserError("a fault of the data")
+    assert gc.isenabled()
