@@ -1,8 +1,11 @@
 """Each form that boxes are published in is recognised, and the stages accept the TOML that `make new` writes for it."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from pipelines import split
 from pipelines.analysis.recognise.compose import Known, recognise
@@ -81,6 +84,22 @@ def test_values_decide_where_the_names_of_columns_say_another_notation(tmp_path:
     for form, header in ((CENTRE, "x,y,w,h"), (SIZE, "x1,y1,x2,y2"), (CORNERS, "left,top,width,height")):
         files = pictures() | sample("") | {"train.csv": sheet(f"image,label,{header}", rows_of(form))}
         assert drafted(files, tmp_path / header).get("data.box_form") == form
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".npy"])
+def test_boxes_are_compared_with_upright_images_of_each_kind(ending: str, tmp_path: Path) -> None:
+    last = {row[0]: row for row in rows_of(CORNERS)}  # the rightmost box of each image
+    labels = sheet("image,label,xmin,ymin,xmax,ymax", list(last.values()))
+    files = sample("red 0.5 0 0 50 50") | {"train.csv": labels}
+    for path, content in pictures().items():
+        image, target, turned = Image.open(io.BytesIO(content)), io.BytesIO(), Image.Exif()
+        if ending == ".npy":
+            np.save(target, np.asarray(image))
+        else:
+            turned[ExifTags.Base.Orientation] = 6
+            image.transpose(Image.Transpose.ROTATE_90).save(target, "JPEG", exif=turned)
+        files[path.replace(".jpg", ending)] = target.getvalue()
+    assert drafted(files, tmp_path).get("data.box_units") == "pixels"
 
 
 def test_annotations_beside_the_images_are_recognised_without_those_of_the_test_images(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from pipelines.analysis.recognise.answers import BOXES as ASKED
 from pipelines.analysis.recognise.draft import Draft
@@ -18,6 +17,7 @@ from pipelines.analysis.recognise.targets import LIKELY, Boxes, Target
 from pipelines.dataset.box_tables import tokens
 from pipelines.dataset.boxes import ONLY_CLASS
 from pipelines.dataset.columns import LABEL_NAMES
+from pipelines.dataset.images import upright_size
 from pipelines.dataset.tables import NUMBER
 from pipelines.settings.data_sections import BOX_NOTATIONS
 from pipelines.system.errors import UserError, few
@@ -108,15 +108,14 @@ def _inside(sides: Array, form: str, bounds: Any) -> float:
 
 
 def _sizes(folder: RawFolder, roles: Roles, names: Sequence[str]) -> Array:
-    """Return (rows, 2): width and height of the image of each row, for some of the images; else NaN."""
+    """Return (rows, 2): width and height of the upright image of each row, for some of the images; else NaN."""
     sizes = dict.fromkeys(names, (np.nan, np.nan))
     different = list(sizes)
     for name in different[:: max(1, len(different) // SAMPLED)]:
         files = [file for file in roles.names.find(name) if file not in roles.test_images]
         try:
-            with Image.open(folder.raw / files[0]) as image:
-                sizes[name] = image.size
-        except (OSError, IndexError, Image.DecompressionBombError):
+            sizes[name] = upright_size(folder.raw / files[0], name)
+        except (UserError, IndexError, OSError):
             continue
     return np.array([sizes[name] for name in names], float)
 
