@@ -86,6 +86,18 @@ def test_values_decide_where_the_names_of_columns_say_another_notation(tmp_path:
         assert drafted(files, tmp_path / header).get("data.box_form") == form
 
 
+def test_most_boxes_decide_on_the_units(tmp_path: Path) -> None:
+    shares = rows_of(CENTRE, shares=True)
+    shares[0] = (*shares[0][:2], 1.05, *shares[0][3:])
+    empty = [(name(image), "none", 0, 0, 1, 1) for image in range(TRAIN) for _ in range(10)]
+    for units, header, rows, cell in (
+        ("shares", "xcenter,ycenter,width,height", shares, "red 0.9 0.5 0.5 0.25 0.5"),
+        ("pixels", "xmin,ymin,xmax,ymax", [*rows_of(CORNERS), *empty], "red 0.5 0 0 50 50"),
+    ):
+        files = pictures() | sample(cell) | {"train.csv": sheet(f"image,label,{header}", rows)}
+        assert drafted(files, tmp_path / units).get("data.box_units") == units
+
+
 @pytest.mark.parametrize("ending", [".jpg", ".npy"])
 def test_boxes_are_compared_with_upright_images_of_each_kind(ending: str, tmp_path: Path) -> None:
     last = {row[0]: row for row in rows_of(CORNERS)}  # the rightmost box of each image

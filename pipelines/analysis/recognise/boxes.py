@@ -91,11 +91,21 @@ def _best(table: Table, columns: Sequence[str], sizes: Array) -> tuple[Found | N
     for found, form in product((*_in_columns(table), *_in_cells(table, columns)), NAMES):
         bounds = sizes[found.rows]
         looked = ~np.isnan(bounds[:, 0])
-        units = "pixels" if np.abs(found.sides).max(initial=0) > 1 + SLACK else "shares"
+        units = _units(found.sides)
         share = _inside(found.sides[looked], form, bounds[looked] if units == "pixels" else 1.0)
         if (points := share + HINT * (form == found.hint)) > most:
             most, best = points, (found, form, units, share)
     return best
+
+
+def _units(sides: Array) -> str:
+    """Return "shares" if most boxes have no side above 1, else "pixels".
+
+    A box of zeros and ones, such as 0 0 1 1, may be either: it counts only where there is no other.
+    """
+    small = np.abs(sides).max(axis=1) <= 1 + SLACK
+    tells = ~small | (sides != np.rint(sides)).any(axis=1)
+    return "shares" if small[tells].sum() >= FITTING * tells.sum() else "pixels"
 
 
 def _inside(sides: Array, form: str, bounds: Any) -> float:
