@@ -20,6 +20,7 @@ from pipelines.tools import new
 from tests.support.box_forms import (
     BOX_FORMS,
     CENTRE,
+    CLASSES,
     CORNERS,
     HEIGHT,
     SIZE,
@@ -142,3 +143,35 @@ def test_cells_that_are_no_boxes_are_refused(cell: str, words: str, tmp_path: Pa
     with pytest.raises(UserError) as error:
         drafted(pictures() | sample(cell) | labels, tmp_path)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "shares", "cell", "orders"),
+    [
+        (CORNERS, True, "red 0.1 0.2 0.85 0.9 0.8", ["label {} confidence"]),
+        (CORNERS, True, "red 0.1 0.2 0.3 0.4 0.9", ["label confidence {}", "label {} confidence"]),
+        (SIZE, True, "red 0.6 0.6 0.3 0.3 0.9", ["label {} confidence"]),
+        (CENTRE, True, "red 0.9 0.5 0.5 0.1 0.2", ["label confidence {}"]),
+        (CORNERS, False, "red 0 0 50 50 0.9", ["label {} confidence"]),
+        (SIZE, False, "red 0 0 50 50 0.9", ["label confidence {}", "label {} confidence"]),
+        (CORNERS, False, "red 0.5 0 0 0 0", ["label confidence {}"]),
+    ],
+)
+def test_an_order_fits_the_sides_of_the_sample(
+    form: str, shares: bool, cell: str, orders: list[str], tmp_path: Path
+) -> None:
+    names = {CORNERS: "xmin,ymin,xmax,ymax", SIZE: "x,y,w,h", CENTRE: "xcenter,ycenter,width,height"}
+    labels = {"train.csv": sheet(f"image,label,{names[form]}", rows_of(form, shares))}
+    draft = drafted(pictures() | sample(cell) | labels, tmp_path)
+    assert draft.get("competition.box_answer") == orders[0].format(form)
+    for doubt in draft.doubts:
+        assert repr(cell) in doubt and all(repr(order.format(form)) in doubt for order in orders)
+    assert len(draft.doubts) == len(orders) - 1
+
+
+@pytest.mark.parametrize("cell", ["0 1 0 0 1 1", "1 0 0 0 1 1"])
+def test_a_placeholder_is_read_in_the_usual_order(cell: str, tmp_path: Path) -> None:
+    rows = [(row[0], CLASSES.index(str(row[1])), *row[2:]) for row in rows_of(CORNERS)]
+    labels = {"train.csv": sheet("image,label,xmin,ymin,xmax,ymax", rows)}
+    draft = drafted(pictures() | sample(cell) | labels, tmp_path)
+    assert draft.get("competition.box_answer") == f"label confidence {CORNERS}" and not draft.doubts

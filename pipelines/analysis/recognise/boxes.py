@@ -59,7 +59,7 @@ def box_target(folder: RawFolder, roles: Roles) -> Target | None:
     if table is None or table.pixels or roles.is_weak or (sample and len(sample.answers) != 1):
         return None
     asked = list(filter(None, sample.table.values(sample.answers[0]))) if sample else []
-    if sample and not ASKED.fullmatch(sample.answers[0]) and not _words(asked):
+    if sample and not ASKED.fullmatch(sample.answers[0]) and not _orders(asked):
         return None
     naming = roles.file_column or roles.id_column or next(iter(table.naming(roles.names)))
     others = [column for column in table.columns if column not in (naming, roles.id_column)]
@@ -173,29 +173,52 @@ def _label_column(table: Table, columns: Sequence[str], rows: Array, asked: Sequ
         used = set(cells[has_box])
         none = set(cells[~has_box]) - {""}
         no_label = none.pop() if len(none) == 1 and not none & used else ""
-        if no_label or not asked or "label" in _words(asked):
+        if no_label or not asked or "label" in next(iter(_orders(asked)), ""):
             plain = bool(LABEL_NAMES.fullmatch(column)), not all(map(NUMBER.fullmatch, used))
             found.append(((bool(words & {*used, no_label}), *plain), column, no_label))
     return max(found, key=lambda each: each[0], default=((), "", ""))[1:]
 
 
-def _words(asked: Sequence[str], labels: Collection[str] = ()) -> str:
-    """Return the order of the words of a box in the sample's cells, with {} for its sides; empty if they are no boxes.
+def _orders(asked: Sequence[str], labels: Collection[str] = ()) -> dict[str, Array]:
+    """Return the possible orders of the words of a box in the sample's cells, the usual ones first, with {} for sides.
 
-    labels: those that may occur; empty: any.
+    Each has the sides that it reads, (N, 4). labels: those that may occur; empty: any.
     """
     cells = [cell.split() for cell in asked]
     tokens = [word for cell in cells for word in cell]
+    found = {}
     for words in ORDERS if asked else ():
         order = words.format(CORNERS).split()
         if any(len(cell) % len(order) for cell in cells):
             continue
         boxes = dict(zip(order, np.array(tokens, object).reshape(-1, len(order)).T, strict=True))
         named = set(boxes.pop("label", ()))
-        are_numbers = all(NUMBER.fullmatch(word) for column in boxes.values() for word in column)
-        if are_numbers and boxes["confidence"].astype(float).max() <= 1 and (not labels or named <= set(labels)):
-            return words
-    return ""
+        if all(NUMBER.fullmatch(word) for column in boxes.values() for word in column):
+            confidence = boxes.pop("confidence").astype(float)
+            if ((confidence >= 0) & (confidence <= 1)).all() and (not labels or named <= set(labels)):
+                found[words] = np.stack(list(boxes.values()), axis=1).astype(float)
+    return found
+
+
+def _fitting(orders: dict[str, Array], form: str, units: str) -> dict[str, Array]:
+    """Return those of `orders` that read the most boxes with an area, inside the image if the sides are shares.
+
+    Of orders that read none, and of those of the placeholder 0 0 1 1, only the usual one is returned.
+    """
+    fits = {
+        words: _inside(sides, form, 1.0 if units == "shares" or _are_shares(sides) else np.inf)
+        for words, sides in orders.items()
+    }
+    most = max(fits.values(), default=0.0)
+    found = [words for words, share in fits.items() if share == most]
+    if not most or (orders[found[0]] == (0, 0, 1, 1)).all():
+        found = found[:1]
+    return {words: orders[words] for words in found}
+
+
+def _are_shares(sides: Array) -> bool:
+    """Return whether no side is above 1, and some are fractions."""
+    return bool(np.abs(sides).max(initial=0) <= 1 and (sides != np.rint(sides)).any())
 
 
 def set_answer(draft: Draft, target: Target, roles: Roles, metric: str) -> None:
@@ -207,14 +230,24 @@ def set_answer(draft: Draft, target: Target, roles: Roles, metric: str) -> None:
     assert boxes is not None
     sides = next(form for form in NAMES if form in boxes.form)
     asked = list(dict.fromkeys(filter(None, sample.table.values(sample.answers[0])))) if sample else []
-    words = _words(asked, {*target.labels, boxes.no_label})
-    if asked and not words:
+    name = sample.table.name if sample else ""
+    fits = _fitting(_orders(asked, {*target.labels, boxes.no_label}), sides, boxes.units)
+    if asked and not fits:
         raise UserError(
-            f"{sample.table.name if sample else ''}: cells such as {few(asked)} are no boxes with a confidence, as "
+            f"{name}: cells such as {few(asked)} are no boxes with a confidence, as "
             f"{few([each.format(sides) for each in ORDERS[::4]])}, with one of the labels {few(target.labels)}."
         )
     why = f"The order in the sample's cells, such as {few(asked, 1)}" if asked else "A GUESS: there is no such cell"
-    words = words or ("label confidence {}" if target.columns or "label" in boxes.form else "confidence {}")
+    possible = [each.format(sides) for each in fits]
+    if possible[1:]:
+        why = f"A GUESS: cells such as {few(asked, 1)} also fit {few(possible[1:])}"
+        draft.doubts.append(
+            f"{name}: cells such as {few(asked, 1)} can be read in several orders: {few(possible, 4)}. "
+            "competition.box_answer is the first, the usual one. Set the order that Kaggle's page gives."
+        )
+    words = next(iter(fits), "") or (
+        "label confidence {}" if target.columns or "label" in boxes.form else "confidence {}"
+    )
     why += "; the sides as in the labels: compare them with Kaggle's page."
     draft.set("competition.box_answer", words.format(sides), why)
     first = dict(zip(words.format(sides).split(), asked[0].split(), strict=False)) if len(asked) == 1 else {}
