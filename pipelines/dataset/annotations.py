@@ -55,13 +55,14 @@ def read_json_table(
     The forms are: a dictionary with `images`, and maybe `annotations` and `categories`; a list of records; or a
     dictionary of ids with a value, a list of values, or a record each. label_column: which list of values is split into
     rows; else one that is named like labels. `note` receives an encoding that is a guess. boxes: the keys of lists that
-    stay in one cell.
+    stay in one cell; so do the labels beside such a list, which belong to its boxes by their place.
     Raises `UserError` for another form, and for ids that contradict each other.
     """
     contents = []
     for path in paths:
         content, guess = read_json(path)
-        contents.append(_with_texts(content, boxes) if boxes else content)
+        labels = () if isinstance(content, dict) and _is_coco(content) else (label_column, *LABEL_KEYS)
+        contents.append(_with_texts(content, boxes, labels) if boxes else content)
         if guess:
             note("note", f"{path.name} is not UTF-8; it was read as {guess}. Check names with accents.")
     if all(isinstance(each, dict) and _is_coco(each) for each in contents):
@@ -78,14 +79,16 @@ def read_json_table(
     return JsonTable(table, identity, next((name for name in FILE_KEYS if name in names), ""))
 
 
-def _with_texts(content: Any, keys: Collection[str]) -> Any:
-    """Return JSON with the lists of `keys` as text."""
+def _with_texts(content: Any, keys: Collection[str], labels: Collection[str]) -> Any:
+    """Return JSON with the lists of `keys` as text, and with those of `labels` that are beside one of these."""
     if isinstance(content, dict):
+        texts = {key for key in keys if isinstance(content.get(key), list)}
+        texts |= {key for key in labels if texts and isinstance(content.get(key), list)}
         return {
-            key: json.dumps(value) if key in keys and isinstance(value, list) else _with_texts(value, keys)
+            key: json.dumps(value, ensure_ascii=False) if key in texts else _with_texts(value, keys, labels)
             for key, value in content.items()
         }
-    return [_with_texts(each, keys) for each in content] if isinstance(content, list) else content
+    return [_with_texts(each, keys, labels) for each in content] if isinstance(content, list) else content
 
 
 def _is_coco(content: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from pipelines.system.errors import UserError, few, quoted, refuse
 LABEL, COCO_FORM = "label", "xmin ymin width height"
 APART = "\0"  # between the label and the cells of a row
 _BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")  # numbers and labels in one cell
+_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"]+)""")  # of a list of labels
 OVER = 1e-3  # by which a share may exceed 1, as rounded numbers do
 LEAVES = 1e-6  # of the side of an image; less is rounding
 Sides = npt.NDArray[np.float64]
@@ -67,7 +68,7 @@ def box_targets(listing: Listing, source: RawData, listed: JsonTable) -> Targets
     texts = []
     for label, *sides in zip(labels, *cells, strict=True):
         none = data.no_box_label and data.no_box_label in (label, " ".join(sides))
-        blank = not label and all(token.lower() in NO_NUMBER for cell in sides for token in tokens(cell))
+        blank = not tokens(label) and all(token.lower() in NO_NUMBER for cell in sides for token in tokens(cell))
         texts.append("" if none or blank else APART.join([label if named else ONLY_CLASS, *sides]))
     labelled = f", labels in {quoted(named)}" if named else ""
     what = f"{few(columns, 5)} of {path.name}, as {quoted(data.box_form)} in {data.box_units}{labelled}"
@@ -77,6 +78,14 @@ def box_targets(listing: Listing, source: RawData, listed: JsonTable) -> Targets
 def tokens(cell: str) -> list[str]:
     """Return the numbers and labels in a cell, without brackets, quotes and what stands between them."""
     return [token for token in _BETWEEN.split(cell) if token]
+
+
+def _lists(cells: Collection[str]) -> dict[str, list[str]]:
+    """Return the labels in those `cells` that are lists, as JSON, Python and numpy write them."""
+    found = [cell for cell in cells if cell[0] == "[" and cell[-1] == "]"]
+    if len(found) < len(cells):  # some, such as [unknown], may be names
+        found = [cell for cell in found if set(cell) & set(",'\"")]
+    return {cell: ["".join(item) for item in _ITEM.findall(cell[1:-1])] for cell in found}
 
 
 def _is_finite(text: str) -> bool:
@@ -127,6 +136,7 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
     """Return all boxes of `rows` as they are written; refuse or leave out what is no box."""
     words = source.data.box_form.split()
     boxes, flaws = [], []
+    lists = _lists({text.partition(APART)[0] for text in rows["label"]} - {""})
     for line, name, file, text in zip(*(rows[key].tolist() for key in ("line", "id", "path", "label")), strict=True):
         label, *cells = text.split(APART)
         if not cells:
@@ -137,9 +147,14 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
         else:
             words_in = tokens(cells[0])
             parts = [words_in[start : start + len(form)] for start in range(0, len(words_in), len(form))] or [[]]
-        for part in parts:
+        named = lists.get(label, [label] * len(parts)) if any(map(any, parts)) else [label]
+        if len(named) != len(parts):
+            reason = f"{len(named):,} labels for {len(parts):,} boxes"
+            flaws.append(_Box(line, name, file, label, [label, *cells]).flaw(path.name, reason))
+            continue
+        for part, given in zip(parts, named, strict=True):
             numbers = [token for word, token in zip(form, part, strict=False) if word != LABEL]
-            given = part[form.index(LABEL)] if LABEL in form and len(part) == len(form) else label
+            given = part[form.index(LABEL)] if LABEL in form and len(part) == len(form) else given
             box = _Box(line, name, file, given, numbers)
             if not any(numbers):
                 flaws.append(box.flaw(path.name, f"label {quoted(given)} without a box"))

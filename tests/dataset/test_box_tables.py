@@ -1,5 +1,7 @@
 """Tables that do not hold boxes, or boxes of another notation, are refused with the line and the setting."""
 
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,44 @@ def test_the_sizes_of_images(tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()
     with pytest.raises(UserError, match=r"a\.png .id 'a', line 2 of split\.csv. cannot be read"):
         image_sizes(image_set(rows, tmp_path, tmp_path))
+
+
+PAIRS = {"i0.png": ("cat", "red dog"), "i1.png": ("dog's",), "i2.png": ()}
+
+
+def paired(raw: Path, pairs: Mapping[str, Sequence[str]], write_list: Callable[[Sequence[str]], str]) -> dict[str, Any]:
+    """Write a CSV of lists of boxes and of labels, and return its settings."""
+    rows = [(name, [[n, 2, 30, 40] for n in range(len(labels))], write_list(labels)) for name, labels in pairs.items()]
+    pd.DataFrame(rows, columns=["name", "boxes", "kinds"]).to_csv(raw / "labels.csv", index=False)
+    return {"labels": "labels.csv", "label_column": "kinds", "box_columns": ("boxes",), "test_images": ""}
+
+
+@pytest.mark.parametrize("write_list", [lambda labels: str(list(labels)), json.dumps, lambda x: str(np.array(x, str))])
+def test_a_list_of_labels_is_paired_with_the_boxes(raw: Path, write_list: Callable[[Sequence[str]], str]) -> None:
+    settings = paired(raw, PAIRS, write_list)
+    labels = {name: "|".join(each) for name, each in PAIRS.items()}
+    assert read(raw, "boxes", **settings).labels == {f"train/i{n}.png": labels.get(f"i{n}.png", "") for n in range(6)}
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_lists_in_json_are_paired_too(raw: Path, by_id: bool) -> None:
+    boxes = {name: [[n, 2, 30, 40] for n in range(len(labels))] for name, labels in PAIRS.items()}
+    content: Any = {name: {"bbox": boxes[name], "labels": PAIRS[name]} for name in PAIRS}
+    content = content if by_id else [{"file_name": name, **each} for name, each in content.items()]
+    write(raw / "boxes.json", json.dumps(content))
+    settings: dict[str, Any] = {"labels": "boxes.json", "label_column": "labels", "box_columns": ("bbox",)}
+    found = read(raw, "boxes", test_images="", **settings).labels
+    assert (found["train/i0.png"], found["train/i1.png"], found["train/i2.png"]) == ("cat|red dog", "dog's", "")
+
+
+def test_lists_of_other_lengths_are_refused(raw: Path) -> None:
+    settings = paired(raw, {"i0.png": ("cat", "dog"), "i1.png": ("cat",)}, lambda labels: str(["cat", "dog"]))
+    refused(raw, "line 3: 'i1.png'", "2 labels for 1 boxes", "data.flaws", task="boxes", **settings)
+
+
+def test_a_class_in_brackets_keeps_its_name(raw: Path) -> None:
+    table(raw, f"{GOOD}i0.png,[unknown],11,10,30,40\n")
+    assert read(raw, "boxes", **TABLE).labels["train/i0.png"] == "[unknown]|a"
 
 
 def test_images_with_more_boxes_than_are_predicted_are_counted(raw: Path) -> None:
