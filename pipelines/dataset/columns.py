@@ -317,6 +317,24 @@ def _refuse_wrong_ids(listing: Listing, naming: Sequence[str], data: DataSetting
         )
 
 
+def refuse_other_images(listing: Listing, data: DataSettings, folder: ImageFolder) -> None:
+    """Raise `UserError` if a column names other images than the ids do, in a table with several rows per image.
+
+    Such a column says of each of its values which id it has, and of each id which value, or repeats in rows itself:
+    numbers of boxes and of classes, which may be names of images too, do not.
+    """
+    if data.id_column or listing.names is not None:
+        return
+    ids, table = str(listing.ids.name), listing.table
+    data = replace(data, label_column=data.label_column or ids)  # the messages about ids need not ask for it
+    for name in listing.others:
+        first = ~table[name].duplicated()
+        refines = folder.may_have(table[name].iloc[0]) and first.sum() == len(table[[ids, name]].drop_duplicates())
+        if refines and (first.sum() == listing.ids.nunique() or not first.all()):
+            some = listing.part(first.tolist())
+            _refuse_wrong_ids(some, id_columns(some, folder, set(some.others) - {name}), data, folder)
+
+
 def _labels_of(names: Sequence[str]) -> str:
     return _set("data.label_column", names) if names else "No column is left for the labels."
 

@@ -9,7 +9,15 @@ import pandas as pd
 from pipelines.dataset.annotations import JsonTable
 from pipelines.dataset.box_tables import box_targets, gather_boxes, target_of
 from pipelines.dataset.class_folders import in_class_folders, labels_of, without_tests
-from pipelines.dataset.columns import ImageFolder, Listing, choose_ids, choose_targets, name_files, several_advice
+from pipelines.dataset.columns import (
+    ImageFolder,
+    Listing,
+    choose_ids,
+    choose_targets,
+    name_files,
+    refuse_other_images,
+    several_advice,
+)
 from pipelines.dataset.encodings import listed_names
 from pipelines.dataset.image_paths import (
     common_name,
@@ -158,7 +166,9 @@ def _targets(source: RawData, listing: Listing, folder: ImageFolder, listed: Jso
     """Return the targets of the rows of data.labels."""
     data = source.data
     if source.task == BOXES:
-        return box_targets(listing, source, listed)
+        targets = box_targets(listing, source, listed)
+        refuse_other_images(listing, data, folder)
+        return targets
     if listed.targets:
         data = replace(data, label_columns=tuple(listed.targets), label_column="", label_separator="")
         return choose_targets(listing, replace(source, data=data), folder, [])

@@ -17,7 +17,7 @@ from pipelines.settings.checks import check_together
 from pipelines.settings.data_sections import CompetitionSettings, DataSettings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from tests.support.boxes import HEIGHT, WIDTH, pictures
+from tests.support.boxes import HEIGHT, WIDTH, pictures, voc
 from tests.support.image_sets import image_set
 from tests.support.raw_files import write
 from tests.support.rows import read, refused
@@ -205,6 +205,38 @@ def test_lists_of_other_lengths_are_refused(raw: Path) -> None:
 def test_a_class_in_brackets_keeps_its_name(raw: Path) -> None:
     table(raw, f"{GOOD}i0.png,[unknown],11,10,30,40\n")
     assert read(raw, "boxes", **TABLE).labels["train/i0.png"] == "[unknown]|a"
+
+
+def test_xml_whose_names_disagree_is_refused(raw: Path) -> None:
+    box = [("a", 10.0, 10.0, 30.0, 40.0)]
+    voc(raw / "notes", {f"i{number}.png": box * (number + 1) for number in range(6)})
+    settings = {"labels": "notes", "test_images": ""}
+    assert len(read(raw, "boxes", **settings).labels) == 6
+    (raw / "notes/i0.xml").rename(raw / "notes/other.xml")
+    (raw / "notes/i1.xml").rename(raw / "notes/i0.xml")
+    (raw / "notes/other.xml").rename(raw / "notes/i1.xml")
+    words = ("filename and xml name the images in different orders", "data.id_column", "'xml'")
+    refused(raw, *words, task="boxes", **settings)
+    assert len(read(raw, "boxes", id_column="xml", **settings).labels) == 6
+    for path in (raw / "notes").iterdir():  # as a program does that copies its template
+        path.write_text(path.read_text().replace(path.read_text()[22:28], "i0.png"))
+    refused(raw, 'data.id_column = "xml"', task="boxes", **settings)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_columns_that_name_the_images_in_different_orders_are_refused(raw: Path, rows: int) -> None:
+    cells = [f"i{n}.png,i{5 - n}.png,{n % 2},a,{10 + row},10,30,40\n" for n in range(6) for row in range(rows)]
+    table(raw, "".join(cells), "image,file,number,kind,xmin,ymin,xmax,ymax")
+    words = ("its columns image and file name the images in different orders", "data.id_column")
+    refused(raw, *words, task="boxes", **TABLE)
+    assert len(read(raw, "boxes", id_column="file", **TABLE).labels) == 6
+
+
+def test_numbers_that_are_names_of_images_too_are_no_ids(tmp_path: Path) -> None:
+    pictures(tmp_path, [f"{number}.png" for number in range(12)])
+    rows = [f"{n + 3},{2 * n + row},{row},a,{10 + row},10,30,40\n" for n in range(6) for row in range(2)]
+    table(tmp_path, "".join(rows), "image,number,class,kind,xmin,ymin,xmax,ymax")
+    assert len(read(tmp_path, "boxes", **TABLE).labels) == 12
 
 
 def test_images_with_more_boxes_than_are_predicted_are_counted(raw: Path) -> None:
