@@ -26,6 +26,7 @@ APART = "\0"  # between the label and the cells of a row
 _BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")  # numbers and labels in one cell
 _ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"]+)""")  # of a list of labels
 OVER = 1e-3  # by which a share may exceed 1, as rounded numbers do
+SMALL = 0.8  # of the boxes; if so many are within one pixel, they are shares
 LEAVES = 1e-6  # of the side of an image; less is rounding
 Sides = npt.NDArray[np.float64]
 
@@ -173,13 +174,13 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
 
 
 def _refuse_other_units(source: RawData, path: Path, boxes: Sequence[_Box]) -> None:
-    """Raise `UserError` for shares above 1, and for pixels that are all at most 1."""
+    """Raise `UserError` for shares above 1, and for pixels of which nearly all are at most 1."""
     most = [max(map(float, box.numbers)) for box in boxes]
-    if source.data.box_units == "pixels" and max(most) <= 1:
-        raise UserError(
-            f'{path}: data.box_units is "pixels", but no box has a number above 1, such as {boxes[0].flaw("", "")}. If '
-            'they are shares of the width and the height: data.box_units = "shares".'
-        )
+    small = [str(box.flaw("", "")) for box, number in zip(boxes, most, strict=True) if number <= 1]
+    if source.data.box_units == "pixels" and len(small) >= SMALL * len(boxes):
+        problem = f'{path}: data.box_units is "pixels", but of {len(boxes):,} boxes most have no number above 1'
+        remedy = 'If they are shares of the width and the height: data.box_units = "shares". If they mean that an '
+        refuse(problem, small, f"{remedy}image has no box, name their label in data.no_box_label.")
     if source.data.box_units == "shares":
         over = [str(box.flaw("", "")) for box, number in zip(boxes, most, strict=True) if number > 1 + OVER]
         remedy = 'Correct them. If they are pixels: data.box_units = "pixels".'

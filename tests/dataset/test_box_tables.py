@@ -73,6 +73,11 @@ def test_flaws_are_left_out_and_listed(raw: Path) -> None:
         (GOOD, {"box_units": "shares"}, ('data.box_units is "shares"', 'data.box_units = "pixels"')),
         ("i0.png,a,0.1,0.1,0.5,0.5\n", {}, ('data.box_units is "pixels"', 'data.box_units = "shares"')),
         (
+            "i0.png,a,0.1,0.1,0.5,0.5\n" * 5 + "i1.png,a,0.1,0.1,0.5,1.0001\n",
+            {},
+            ("of 6 boxes most have no number above 1, 5 in all: line 2", 'data.box_units = "shares"'),
+        ),
+        (
             "".join(f"i{number}.png,a,10,10,95,45\n" for number in range(6)),
             {"box_form": "xmin ymin width height", "box_columns": ("xmin", "ymin", "xmax", "ymax")},
             ("6 of 6 boxes leave their image", "data.box_form"),
