@@ -130,7 +130,8 @@ def gather_boxes(source: RawData, path: Path, rows: pd.DataFrame) -> None:
 
 
 def _without_area(sides: Sides) -> npt.NDArray[np.bool_]:
-    return np.asarray((sides[:, :2] >= sides[:, 2:]).any(axis=1))
+    """Return which boxes have no area, or none that is left in targets of float32 however a box is moved there."""
+    return np.asarray((sides[:, 2:] - sides[:, :2] <= LEAVES).any(axis=1))
 
 
 def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:

@@ -41,6 +41,8 @@ def table(raw: Path, rows: str, header: str = "name,kind,xmin,ymin,xmax,ymax") -
     [
         ("i0.png,a,30,10,30,40", ("line 8: 'i0.png' (30 10 30 40), empty or inverted", "data.box_form", "data.flaws")),
         ("i0.png,a,30,10,20,40", ("line 8", "empty or inverted box")),
+        ("i0.png,a,99.999999,10,100,40", ("line 8", "empty or inverted box")),
+        ("i0.png,a,99.999999,10,120,40", ("line 8", "box outside its image")),
         ("i0.png,a,200,10,220,40", ("line 8", "box outside its image")),
         ("i0.png,a,10,10,,40", ("line 8", "not the numbers of a box")),
         ("i0.png,a,10,ten,30,40", ("line 8", "not the numbers of a box")),
