@@ -245,8 +245,15 @@ def _group_of_names(source: RawData) -> str:
 def _one_row_each(source: RawData, path: Path, rows: pd.DataFrame, targets: Targets, listed: JsonTable) -> pd.DataFrame:
     """Return one row per image: labels in rows of their own are joined, and repeated rows are left out."""
     if source.task == BOXES:
+        before = len(source.dropped)
         gather_boxes(source, path, rows)
-        rows = _joined(path, rows.assign(label=""))
+        unknown = rows["line"].isin([flaw.line for flaw in source.dropped[before:]])
+        lost = set(rows["path"][unknown]) - {image for image, found in source.boxes.items() if found}
+        if lost:  # they are not known to be without a box
+            source.note(
+                "note", f"Images that rows left out of {path.name} leave without a box: {len(lost):,}. Not used."
+            )
+        rows = _joined(path, rows[~rows["path"].isin(lost)].assign(label=""))
         return rows.assign(label=[target_of(source.boxes, image) for image in rows["path"]])
     if source.task == SEVERAL_LABELS and targets.is_list:
         if not listed.of_annotations and rows["path"].is_unique:

@@ -69,6 +69,15 @@ def test_flaws_are_left_out_and_listed(raw: Path) -> None:
     assert found.labels == {f"train/i{number}.png": "a" for number in range(6)}
 
 
+def test_an_image_whose_boxes_are_all_left_out_is_left_out_too(raw: Path) -> None:
+    table(raw, "i0.png,a,10,10,30,40\ni0.png,a,,,,\ni1.png,a,,,,\ni2.png,a,30,10,20,40\ni3.png,,,,,\n")
+    found = read(raw, "boxes", flaws="drop", **TABLE)
+    labels = {"train/i0.png": "a", "train/i3.png": "", "train/i4.png": "", "train/i5.png": ""}
+    assert found.labels == labels and len(found.dropped) == 3
+    table(raw, "i0.png,a,10,10,30,40\ni1.png,a,,,,\n")
+    assert "train/i1.png" not in read(raw, "boxes", flaws="drop", **TABLE).labels
+
+
 @pytest.mark.parametrize(
     ("rows", "settings", "words"),
     [
