@@ -18,14 +18,19 @@ class _Plain(ElementTree.TreeBuilder):
         raise ValueError("it has a DOCTYPE, which is not read; remove it")
 
 
+def xml_files(folder: Path) -> list[Path]:
+    """Return all files below `folder` that end in .xml or .XML, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".xml" and path.is_file())
+
+
 def voc_table(folder: Path) -> pd.DataFrame:
-    """Return `COLUMNS` of all .xml files below `folder`, a row per object, one with empty cells for a file without.
+    """Return `COLUMNS` of `xml_files`, a row per object, one with empty cells for a file without.
 
     xml: the name of the file without its extension; it is the file name too, where a file has none. The index says
     where a row is. Raises `UserError` if there are no files, or if some are no annotations.
     """
     rows, places, bad = [], [], []
-    for path in sorted(folder.rglob("*.xml")):
+    for path in xml_files(folder):
         place = path.relative_to(folder).as_posix()
         try:
             found = _objects(path)

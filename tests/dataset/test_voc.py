@@ -15,10 +15,10 @@ OBJECT = (
 
 
 def test_a_row_per_object_and_one_for_a_file_without(tmp_path: Path) -> None:
-    write(tmp_path / "b/1.xml", f"<annotation><filename>1.jpg</filename>{OBJECT * 2}</annotation>")
+    write(tmp_path / "b/1.XML", f"<annotation><filename>1.jpg</filename>{OBJECT * 2}</annotation>")
     write(tmp_path / "a.xml", '<?xml version="1.0" encoding="latin-1"?><annotation></annotation>')
     table = voc_table(tmp_path)
-    assert table.index.tolist() == ["object 1 of a.xml", "object 1 of b/1.xml", "object 2 of b/1.xml"]
+    assert table.index.tolist() == ["object 1 of a.xml", "object 1 of b/1.XML", "object 2 of b/1.XML"]
     assert table.values.tolist() == [
         ["a", "a", "", "", "", "", ""],
         *[["1.jpg", "1", "cat", "1.5", "2", "30", "40"]] * 2,
