@@ -18,34 +18,41 @@ from pipelines.dataset.raw_data import Boxes, Flaw, RawData
 from pipelines.dataset.tables import NUMBER, find_column
 from pipelines.dataset.target_cells import NO_NUMBER, Targets
 from pipelines.dataset.targets import JOINT
+from pipelines.dataset.voc import SIZE
 from pipelines.settings.data_sections import BOX_NOTATIONS
 from pipelines.system.errors import UserError, few, quoted, refuse
 
+SIZES = (SIZE, ("width", "height"))  # columns that may state the size of the image
 LABEL, COCO_FORM = "label", "xmin ymin width height"
 APART = "\0"  # between the label and the cells of a row
 _BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")  # numbers and labels in one cell
 _ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"]+)""")  # of a list of labels
 OVER = 1e-3  # by which a share may exceed 1, as rounded numbers do
 SMALL = 0.8  # of the boxes; if so many are within one pixel, they are shares
+FIT = 0.9  # of the boxes; if so many are within a stated size, they were drawn on it
 LEAVES = 1e-6  # of the side of an image; less is rounding
 Sides = npt.NDArray[np.float64]
 
 
 class _Box(NamedTuple):
-    """A box as written: its row, its label, and its numbers in the order of data.box_form."""
+    """A box as written: its row, its label, and its numbers in the order of data.box_form.
+
+    size: the width and the height of its image that the table states, apart by a blank, or an empty text.
+    """
 
     line: str
     id: str
     path: str
     label: str
     numbers: Sequence[str]
+    size: str = ""
 
     def flaw(self, table: str, reason: str) -> Flaw:
         return Flaw(table, self.line, self.id, reason, f" ({' '.join(self.numbers)}){reason and ', '}{reason}")
 
 
 def box_targets(listing: Listing, source: RawData, listed: JsonTable) -> Targets:
-    """Return the label and the cells of the boxes of each row, between `APART`; an empty text for no box.
+    """Return label, size of the image and cells of the boxes of each row, between `APART`; an empty text for no box.
 
     Raises `UserError` for a column that is missing.
     """
@@ -66,11 +73,13 @@ def box_targets(listing: Listing, source: RawData, listed: JsonTable) -> Targets
         named = columns.pop(words.index(LABEL))
     cells = [find_column(table, path, name, 0, key).tolist() for name in columns]
     labels = find_column(table, path, named, 0, "data.label_column").tolist() if named else [""] * len(table)
+    stated = next((list(pair) for pair in SIZES if set(pair) <= {*table} - {*columns}), [])
+    sizes = [" ".join(each).strip() for each in table[stated].to_numpy().tolist()]
     texts = []
-    for label, *sides in zip(labels, *cells, strict=True):
+    for label, size, *sides in zip(labels, sizes, *cells, strict=True):
         none = data.no_box_label and data.no_box_label in (label, " ".join(sides))
         blank = not tokens(label) and all(token.lower() in NO_NUMBER for cell in sides for token in tokens(cell))
-        texts.append("" if none or blank else APART.join([label if named else ONLY_CLASS, *sides]))
+        texts.append("" if none or blank else APART.join([label if named else ONLY_CLASS, size, *sides]))
     labelled = f", labels in {quoted(named)}" if named else ""
     what = f"{few(columns, 5)} of {path.name}, as {quoted(data.box_form)} in {data.box_units}{labelled}"
     return Targets(texts, [False] * len(texts), what)
@@ -102,7 +111,7 @@ def gather_boxes(source: RawData, path: Path, rows: pd.DataFrame) -> None:
     if not boxes:
         raise UserError(f"{path}: no row has a box. Correct data.box_columns or data.box_form.")
     _refuse_other_units(source, path, boxes)
-    sides = _shares(source, boxes)
+    sides = _shares(source, path, boxes)
     wrong = _without_area(sides)
     leaves = np.any((sides < -LEAVES) | (sides > 1 + LEAVES), axis=1)
     named = f"data.box_form, {quoted(source.data.box_form)}, or data.box_units, {quoted(source.data.box_units)}"
@@ -140,9 +149,9 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
     boxes, flaws = [], []
     lists = _lists({text.partition(APART)[0] for text in rows["label"]} - {""})
     for line, name, file, text in zip(*(rows[key].tolist() for key in ("line", "id", "path", "label")), strict=True):
-        label, *cells = text.split(APART)
-        if not cells:
+        if not text:
             continue
+        label, size, *cells = text.split(APART)
         form = words if not cells[1:] else [word for word in words if word != LABEL]
         if cells[1:]:
             parts = [cells]
@@ -157,7 +166,7 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
         for part, given in zip(parts, named, strict=True):
             numbers = [token for word, token in zip(form, part, strict=False) if word != LABEL]
             given = part[form.index(LABEL)] if LABEL in form and len(part) == len(form) else given
-            box = _Box(line, name, file, given, numbers)
+            box = _Box(line, name, file, given, numbers, size)
             if not any(numbers):
                 flaws.append(box.flaw(path.name, f"label {quoted(given)} without a box"))
             elif len(part) < len(form) or not all(map(_is_finite, numbers)):
@@ -188,7 +197,7 @@ def _refuse_other_units(source: RawData, path: Path, boxes: Sequence[_Box]) -> N
         refuse(f'{path}: data.box_units is "shares", but boxes have numbers above 1', over, remedy)
 
 
-def _shares(source: RawData, boxes: Sequence[_Box]) -> Sides:
+def _shares(source: RawData, path: Path, boxes: Sequence[_Box]) -> Sides:
     """Return xmin, ymin, xmax, ymax of each box as shares of its image, (N, 4)."""
     numbers = np.array([box.numbers for box in boxes]).astype(np.float64)
     sides = tuple(word for word in source.data.box_form.split() if word != LABEL)
@@ -196,12 +205,40 @@ def _shares(source: RawData, boxes: Sequence[_Box]) -> Sides:
     if sides == BOX_NOTATIONS[2]:
         start = start - size / 2
     corners = numbers if sides == BOX_NOTATIONS[0] else np.hstack([start, start + size])
-    if source.data.box_units == "shares":
+    shares = source.data.box_units == "shares"
+    if shares and not any(box.size for box in boxes):
         return corners
     places = {box.path: f"id {box.id!r}, {box.line} of {source.data.labels}" for box in boxes}
     row_of = {path: row for row, path in enumerate(places)}
     sizes = sizes_at(source.raw, places.items())[[row_of[box.path] for box in boxes]]
-    return corners / np.hstack([sizes, sizes])
+    _refuse_other_sizes(path, boxes, None if shares else corners, sizes)
+    return corners if shares else corners / np.hstack([sizes, sizes])
+
+
+def _refuse_other_sizes(path: Path, boxes: Sequence[_Box], corners: Sides | None, sizes: npt.NDArray[np.int64]) -> None:
+    """Raise `UserError` for boxes of images whose stated size is not that of `sizes`, (N, 2), as they are opened.
+
+    corners: in pixels. Boxes that do not fit the stated size were not drawn on it: then it is wrong, or that of a box.
+    Without corners boxes are shares, which only a turned image changes.
+    """
+    texts = [box.size.split() for box in boxes]
+    said = np.array([text if len(text) == 2 and all(map(_is_finite, text)) else (0, 0) for text in texts], np.float64)
+    turned = (said == sizes[:, ::-1]).all(axis=1)
+    other = (said > 0).all(axis=1) & (said != sizes).any(axis=1) & (turned | (corners is not None))
+    if not other.any() or (corners is not None and (corners[other, 2:] <= said[other] + 1).all(axis=1).mean() < FIT):
+        return
+    rows = {boxes[row].path: row for row in np.flatnonzero(other)[::-1]}
+    swapped = np.where(turned, ", its sides swapped", "")
+    cases = [
+        f"{boxes[row].line}: {quoted(boxes[row].path)} is {sizes[row, 0]} x {sizes[row, 1]}, not "
+        f"{' x '.join(texts[row])}{swapped[row]}"
+        for row in sorted(rows.values())
+    ]
+    remedy = "Boxes are relative to the image as it is opened, upright. "
+    if turned.any():
+        remedy += "Swapped sides are those of the image as stored, before its EXIF turns it: turn its boxes, or it. "
+    problem = f"{path}: images of another size than their labels state"
+    refuse(problem, cases, f"{remedy}If it was resized, scale its boxes. If only the stated size is wrong, correct it.")
 
 
 def target_of(boxes: Boxes, path: str) -> str:

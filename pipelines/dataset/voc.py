@@ -8,7 +8,8 @@ import pandas as pd
 from pipelines.system.errors import UserError, refuse
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-COLUMNS = ("filename", "xml", "label", *SIDES)
+SIZE = ("image_width", "image_height")
+COLUMNS = ("filename", "xml", "label", *SIDES, *SIZE)
 
 
 class _Plain(ElementTree.TreeBuilder):
@@ -50,7 +51,8 @@ def _objects(path: Path) -> list[tuple[str, ...]]:
     if root.tag != "annotation":
         raise ValueError(f"its root is <{root.tag}>, not <annotation>")
     name = (root.findtext("filename") or "").strip() or path.stem
+    size = (root.findtext("size/width"), root.findtext("size/height"))
     texts = [
         (each.findtext("name"), *(each.findtext(f"bndbox/{side}") for side in SIDES)) for each in root.iter("object")
     ]
-    return [(name, path.stem, *((text or "").strip() for text in each)) for each in texts or [("",) * 5]]
+    return [(name, path.stem, *((text or "").strip() for text in (*each, *size))) for each in texts or [("",) * 5]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipelines.dataset.image_sizes import image_sizes
 from pipelines.dataset.packed import PackedImages
@@ -17,7 +17,7 @@ from pipelines.settings.checks import check_together
 from pipelines.settings.data_sections import CompetitionSettings, DataSettings
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
-from tests.support.boxes import HEIGHT, WIDTH, pictures, voc
+from tests.support.boxes import HEIGHT, WIDTH, Box, coco, pictures, voc
 from tests.support.image_sets import image_set
 from tests.support.raw_files import write
 from tests.support.rows import read, refused
@@ -253,6 +253,53 @@ def test_numbers_that_are_names_of_images_too_are_no_ids(tmp_path: Path) -> None
     rows = [f"{n + 3},{2 * n + row},{row},a,{10 + row},10,30,40\n" for n in range(6) for row in range(2)]
     table(tmp_path, "".join(rows), "image,number,class,kind,xmin,ymin,xmax,ymax")
     assert len(read(tmp_path, "boxes", **TABLE).labels) == 12
+
+
+SIZED = "name,kind,xmin,ymin,xmax,ymax,width,height"
+
+
+def turn(path: Path) -> None:
+    """Store an image as a camera does that is held upright: it is opened as 50 x 100 pixels."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("form", ["voc", "coco"])
+def test_labels_of_images_as_they_are_stored_are_refused(raw: Path, form: str) -> None:
+    boxes: dict[str, list[Box]] = {f"i{number}.png": [("RBC", 10, 5, 90, 40)] for number in range(6)}
+    coco(raw / "labels.json", boxes)
+    voc(raw / "notes", boxes)
+    for file in (raw / "notes").iterdir():
+        size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+        file.write_text(file.read_text().replace("</filename>", f"</filename>{size}"))
+    settings = {"voc": {"labels": "notes"}, "coco": {"labels": "labels.json", "box_form": "xmin ymin width height"}}
+    assert len(read(raw, "boxes", test_images="", **settings[form]).labels) == 6
+    turn(raw / "train/i2.png")
+    words = ("1 in all", "is 50 x 100, not 100 x 50, its sides swapped", "before its EXIF turns it")
+    refused(raw, "'train/i2.png'", *words, task="boxes", test_images="", **settings[form])
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "words"),
+    [
+        (
+            "i0.png,a,20,10,190,80,200,100\n",
+            {},
+            ("line 2: 'train/i0.png' is 100 x 50, not 200 x 100. ", "scale its boxes"),
+        ),
+        ("i0.png,a,20,10,30,20,10,10\n", {}, ()),  # the size of the box
+        ("i0.png,a,20,10,30,20,0,nan\ni1.png,a,20,10,30,20,,\n", {}, ()),
+        ("i0.png,a,0.1,0.1,0.2,0.2,200,100\n", {"box_units": "shares"}, ()),
+        ("i0.png,a,0.1,0.1,0.2,0.2,50,100\n", {"box_units": "shares"}, ("its sides swapped",)),
+    ],
+)
+def test_sizes_that_a_table_states(raw: Path, rows: str, settings: dict[str, Any], words: tuple[str, ...]) -> None:
+    table(raw, rows, SIZED)
+    if words:
+        refused(raw, *words, task="boxes", **(TABLE | settings))
+    else:
+        assert read(raw, "boxes", **(TABLE | settings)).labels["train/i0.png"] == "a"
 
 
 def test_images_with_more_boxes_than_are_predicted_are_counted(raw: Path) -> None:

@@ -8,6 +8,7 @@ from pipelines.dataset.voc import voc_table
 from pipelines.system.errors import UserError
 from tests.support.raw_files import write
 
+SIZE = "<size><width>640</width><height>480</height><depth>3</depth></size>"
 OBJECT = (
     "<object><name> cat </name><part><bndbox><xmin>9</xmin></bndbox></part>"
     "<bndbox><xmax>30</xmax><xmin>1.5</xmin><ymin>2</ymin><ymax>40</ymax></bndbox></object>"
@@ -15,13 +16,13 @@ OBJECT = (
 
 
 def test_a_row_per_object_and_one_for_a_file_without(tmp_path: Path) -> None:
-    write(tmp_path / "b/1.XML", f"<annotation><filename>1.jpg</filename>{OBJECT * 2}</annotation>")
+    write(tmp_path / "b/1.XML", f"<annotation><filename>1.jpg</filename>{SIZE}{OBJECT * 2}</annotation>")
     write(tmp_path / "a.xml", '<?xml version="1.0" encoding="latin-1"?><annotation></annotation>')
     table = voc_table(tmp_path)
     assert table.index.tolist() == ["object 1 of a.xml", "object 1 of b/1.XML", "object 2 of b/1.XML"]
     assert table.values.tolist() == [
-        ["a", "a", "", "", "", "", ""],
-        *[["1.jpg", "1", "cat", "1.5", "2", "30", "40"]] * 2,
+        ["a", "a", "", "", "", "", "", "", ""],
+        *[["1.jpg", "1", "cat", "1.5", "2", "30", "40", "640", "480"]] * 2,
     ]
 
 
