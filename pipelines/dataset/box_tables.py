@@ -20,7 +20,7 @@ from pipelines.dataset.target_cells import NO_NUMBER, Targets
 from pipelines.dataset.targets import JOINT
 from pipelines.dataset.voc import SIZE
 from pipelines.settings.data_sections import BOX_NOTATIONS
-from pipelines.system.errors import UserError, few, quoted, refuse
+from pipelines.system.errors import UserError, few, quoted, refuse, shown
 
 SIZES = (SIZE, ("width", "height"))  # columns that may state the size of the image
 LABEL, COCO_FORM = "label", "xmin ymin width height"
@@ -161,7 +161,7 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
         named = lists.get(label, [label] * len(parts)) if any(map(any, parts)) else [label]
         if len(named) != len(parts):
             reason = f"{len(named):,} labels for {len(parts):,} boxes"
-            flaws.append(_Box(line, name, file, label, [label, *cells]).flaw(path.name, reason))
+            flaws.append(_Box(line, name, file, label, [shown(label)]).flaw(path.name, reason))
             continue
         for part, given in zip(parts, named, strict=True):
             numbers = [token for word, token in zip(form, part, strict=False) if word != LABEL]
@@ -235,7 +235,7 @@ def _refuse_other_sizes(path: Path, boxes: Sequence[_Box], corners: Sides | None
         for row in sorted(rows.values())
     ]
     remedy = "Boxes are relative to the image as it is opened, upright. "
-    if turned.any():
+    if (turned & other).any():
         remedy += "Swapped sides are those of the image as stored, before its EXIF turns it: turn its boxes, or it. "
     problem = f"{path}: images of another size than their labels state"
     refuse(problem, cases, f"{remedy}If it was resized, scale its boxes. If only the stated size is wrong, correct it.")
