@@ -98,6 +98,15 @@ def _lists(cells: Collection[str]) -> dict[str, list[str]]:
     return {cell: ["".join(item) for item in _ITEM.findall(cell[1:-1])] for cell in found}
 
 
+def _refuse_unpaired(path: Path, found: Sequence[tuple[str, str, int]]) -> None:
+    """Raise `UserError` if each cell of labels has as many words as the image has boxes.  found: line, cell, boxes."""
+    for apart in " ,;|":
+        if len({count for *_, count in found}) > 1 and all(len(cell.split(apart)) == n for _, cell, n in found):
+            cases = [f"{line}: {quoted(cell)} for {count} boxes" for line, cell, count in found if count > 1]
+            remedy = 'Write these cells as lists, such as ["cat", "dog"]: the first label is that of the first box.'
+            refuse(f"{path}: cells with a label for each box, apart by {apart!r}", cases, remedy)
+
+
 def _is_finite(text: str) -> bool:
     return bool(NUMBER.fullmatch(text)) and math.isfinite(float(text))
 
@@ -146,7 +155,7 @@ def _without_area(sides: Sides) -> npt.NDArray[np.bool_]:
 def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
     """Return all boxes of `rows` as they are written; refuse or leave out what is no box."""
     words = source.data.box_form.split()
-    boxes, flaws = [], []
+    boxes, flaws, whole = [], [], []
     lists = _lists({text.partition(APART)[0] for text in rows["label"]} - {""})
     for line, name, file, text in zip(*(rows[key].tolist() for key in ("line", "id", "path", "label")), strict=True):
         if not text:
@@ -159,6 +168,8 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
             words_in = tokens(cells[0])
             parts = [words_in[start : start + len(form)] for start in range(0, len(words_in), len(form))] or [[]]
         named = lists.get(label, [label] * len(parts)) if any(map(any, parts)) else [label]
+        if not (cells[1:] or label in lists or LABEL in form) and all(map(any, parts)):
+            whole.append((line, label, len(parts)))
         if len(named) != len(parts):
             reason = f"{len(named):,} labels for {len(parts):,} boxes"
             flaws.append(_Box(line, name, file, label, [shown(label)]).flaw(path.name, reason))
@@ -175,6 +186,7 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
                 flaws.append(box.flaw(path.name, "box without a label"))
             else:
                 boxes.append(box)
+    _refuse_unpaired(path, whole)
     labels = "If a label says that the image has no box, name it in data.no_box_label."
     remedy = f"Correct these rows, or data.box_columns and data.box_form, {quoted(source.data.box_form)}. {labels}"
     source.leave_out(f"{path}: rows that do not hold boxes", flaws, remedy)

@@ -218,6 +218,14 @@ def test_lists_of_other_lengths_are_refused(raw: Path) -> None:
     refused(raw, "line 3: 'i1.png'", "2 labels for 1 boxes", "data.flaws", task="boxes", **settings)
 
 
+@pytest.mark.parametrize("apart", [" ", ", ", ";"])
+def test_labels_of_several_boxes_that_are_no_list_are_refused(raw: Path, apart: str) -> None:
+    settings = paired(raw, PAIRS | {"i0.png": ("cat", "dog")}, apart.join)
+    refused(raw, "line 2: ", "for 2 boxes", '["cat", "dog"]', task="boxes", **settings)
+    settings = paired(raw, PAIRS | {"i0.png": ("cat", "cat")}, lambda labels: "cat" if labels else "")
+    assert read(raw, "boxes", **settings).labels["train/i0.png"] == "cat|cat"
+
+
 def test_a_class_in_brackets_keeps_its_name(raw: Path) -> None:
     table(raw, f"{GOOD}i0.png,[unknown],11,10,30,40\n")
     assert read(raw, "boxes", **TABLE).labels["train/i0.png"] == "[unknown]|a"
