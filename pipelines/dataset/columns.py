@@ -17,6 +17,7 @@ from pipelines.dataset.loose_ids import Matches, match_ids, simplest
 from pipelines.dataset.raw_data import RawData
 from pipelines.dataset.tables import INVISIBLE, find_column, index_columns, separator_of
 from pipelines.dataset.target_cells import FLAGS, ONES, Targets, chosen_columns, of_cells, of_columns
+from pipelines.dataset.voc import STEM
 from pipelines.settings.choices import SENT, advice
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
@@ -320,8 +321,8 @@ def _refuse_wrong_ids(listing: Listing, naming: Sequence[str], data: DataSetting
 def refuse_other_images(listing: Listing, data: DataSettings, folder: ImageFolder) -> None:
     """Raise `UserError` if a column names other images than the ids do, in a table with several rows per image.
 
-    Such a column says of each of its values which id it has, and of each id which value, or repeats in rows itself:
-    numbers of boxes and of classes, which may be names of images too, do not.
+    Each of its values has one id, and each id one value, or values repeat or are names of XML files: numbers of boxes
+    and of classes, which may be names of images too, are not so.
     """
     if data.id_column or listing.names is not None:
         return
@@ -330,7 +331,7 @@ def refuse_other_images(listing: Listing, data: DataSettings, folder: ImageFolde
     for name in listing.others:
         first = ~table[name].duplicated()
         refines = folder.may_have(table[name].iloc[0]) and first.sum() == len(table[[ids, name]].drop_duplicates())
-        if refines and (first.sum() == listing.ids.nunique() or not first.all()):
+        if refines and (first.sum() == listing.ids.nunique() or not first.all() or name == STEM):
             some = listing.part(first.tolist())
             _refuse_wrong_ids(some, id_columns(some, folder, set(some.others) - {name}), data, folder)
 

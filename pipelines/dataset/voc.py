@@ -9,7 +9,8 @@ from pipelines.system.errors import UserError, refuse
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SIZE = ("image_width", "image_height")
-COLUMNS = ("filename", "xml", "label", *SIDES, *SIZE)
+STEM = "xml"  # the column of the names of the files themselves
+COLUMNS = ("filename", STEM, "label", *SIDES, *SIZE)
 
 
 class _Plain(ElementTree.TreeBuilder):

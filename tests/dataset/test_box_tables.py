@@ -242,9 +242,12 @@ def test_xml_whose_names_disagree_is_refused(raw: Path) -> None:
     words = ("filename and xml name the images in different orders", "data.id_column", "'xml'")
     refused(raw, *words, task="boxes", **settings)
     assert len(read(raw, "boxes", id_column="xml", **settings).labels) == 6
-    for path in (raw / "notes").iterdir():  # as a program does that copies its template
-        path.write_text(path.read_text().replace(path.read_text()[22:28], "i0.png"))
-    refused(raw, 'data.id_column = "xml"', task="boxes", **settings)
+    for count in (1, 2):
+        for number in range(6):  # as a program does that copies its template
+            voc(raw / "notes", {"i0.png": box * count})
+            (raw / "notes/i0.xml").rename(raw / f"notes/i{number or 6}.xml")
+        (raw / "notes/i6.xml").rename(raw / "notes/i0.xml")
+        refused(raw, 'data.id_column = "xml"', task="boxes", **settings)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
