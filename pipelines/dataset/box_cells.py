@@ -1,6 +1,6 @@
 """Boxes as the text of a submission's cells, in the words of competition.box_answer, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,16 @@ def digits_of(sample: Sequence[str], settings: Settings) -> int:
     if settings.data.box_units == "shares":
         return SHARE_DIGITS
     try:
-        sides = np.concatenate([np.zeros((0, 5)), *(boxes_in(cell, settings)[1] for cell in set(sample))])[:, 1:]
+        sides = sides_in([boxes_in(cell, settings)[1] for cell in set(sample)], settings)
     except ValueError:  # data.accept overrules what guards.py says of the sample
         return PIXEL_DIGITS
     return 0 if len(np.unique(sides, axis=0)) > 1 and (sides % 1 == 0).all() else PIXEL_DIGITS
+
+
+def sides_in(boxes: Sequence[Array], settings: Settings) -> Array:
+    """Return the four numbers of each box that `boxes_in` returns as the submission writes them, (n, 4)."""
+    places = [BOX_WORDS[2:].index(word) for word in settings.competition.box_answer.split() if word in BOX_WORDS[2:]]
+    return _sides(np.concatenate([np.zeros((0, 5)), *boxes]))[:, places]
 
 
 def box_cell(row: Array, texts: Sequence[str], settings: Settings, digits: int) -> str:
@@ -43,12 +49,23 @@ def box_cell(row: Array, texts: Sequence[str], settings: Settings, digits: int) 
 
 def box_text(labels: Sequence[str], boxes: Array, settings: Settings, digits: int) -> str:
     """Return the cell of what `boxes_in` returns."""
-    confidence, start, end = boxes[:, 0], boxes[:, 1:3], boxes[:, 3:]
-    sides = np.hstack([start, end, end - start, (start + end) / 2])
-    cells = {word: [f"{value:.{digits}f}" for value in sides[:, place]] for place, word in enumerate(BOX_WORDS[2:])}
-    cells |= {"label": list(labels), "confidence": [f"{value:.6f}" for value in confidence]}
+    written = zip(BOX_WORDS[2:], _sides(boxes).T.tolist(), strict=True)
+    cells = {word: [_number(value, digits, "centre" in word) for value in values] for word, values in written}
+    cells |= {"label": list(labels), "confidence": [f"{value:.6f}" for value in boxes[:, 0]]}
     words = [cells[word] for word in settings.competition.box_answer.split()]
     return " ".join(text for box in zip(*words, strict=True) for text in box) or settings.competition.no_boxes
+
+
+def _sides(boxes: Array) -> Array:
+    """Return the numbers of all notations, in the order of `BOX_WORDS`, (n, 8)."""
+    start, end = boxes[:, 1:3], boxes[:, 3:]
+    return np.hstack([start, end, end - start, (start + end) / 2])
+
+
+def _number(value: float, digits: int, halves: bool) -> str:
+    """Return a number with `digits`; with one more where the half of a rounded sum needs it."""
+    text = f"{value:.{digits + halves}f}"
+    return text.removesuffix("0").removesuffix(".") if halves else text
 
 
 def boxes_in(cell: str, settings: Settings) -> tuple[list[str], Array]:
@@ -67,14 +84,21 @@ def boxes_in(cell: str, settings: Settings) -> tuple[list[str], Array]:
         raise ValueError(f"{quoted(wrong[0])} is not a number")
     confidence = np.array(texts.pop("confidence"), np.float64)
     sides = np.array(list(texts.values()), np.float64).reshape(4, count).T
-    start = sides[:, :2] - sides[:, 2:] / 2 if "xcentre" in texts else sides[:, :2]
+    centred = "xcentre" in texts
+    start = sides[:, :2] - sides[:, 2:] / 2 if centred else sides[:, :2]
     ends = sides[:, 2:] if tuple(texts) == tuple(SIDES) else start + sides[:, 2:]
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("a confidence is not between 0 and 1")
     if not (start < ends).all():
         raise ValueError("a box ends before it begins, or has no area")
-    if (start < -OVER).any() or not np.isfinite(ends).all():
+    if (start < -OVER - centred * _half_unit(texts.values())).any() or not np.isfinite(ends).all():
         raise ValueError("a box leaves its image")
     if settings.data.box_units == "shares" and (ends > 1 + OVER).any():
         raise ValueError('a side is above 1, and data.box_units is "shares"')
     return labels, np.column_stack([confidence, start, ends])
+
+
+def _half_unit(texts: Iterable[Sequence[str]]) -> float:
+    """Return half a unit of the last digit of `texts`: the rounded centre and width of 0 to 33 are 16 and 33."""
+    digits = [len(text.partition(".")[2].rstrip("0")) for each in texts for text in each]
+    return float(0.5 * 10.0 ** -max(digits, default=0))

@@ -12,7 +12,7 @@ from pipelines.analysis.scoring import score_submission
 from pipelines.analysis.solutions import read_solution
 from pipelines.core.box_scores import box_map
 from pipelines.dataset.answer_summary import describe_answers
-from pipelines.dataset.box_cells import boxes_in, digits_of
+from pipelines.dataset.box_cells import box_cell, boxes_in, digits_of
 from pipelines.dataset.boxes import FOUND
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.sent import form_of
@@ -79,6 +79,36 @@ def test_boxes_without_an_area_are_not_sent_and_whole_pixels_stay_whole(tmp_path
     assert digits_of(cells, settings_of(units="pixels")) == 0
     assert digits_of([cells[0]] * 3, settings_of(units="pixels")) == 2  # a placeholder
     assert digits_of([*cells, "x 1 0 0 1.5 1"], settings_of(units="pixels")) == 2
+
+
+@pytest.mark.parametrize("form", [CORNERS, SIZES, CENTRES])
+@pytest.mark.parametrize(("units", "digits"), [("shares", 6), ("pixels", 2), ("pixels", 0)])
+def test_boxes_at_the_edges_come_back_within_rounding(form: str, units: str, digits: int) -> None:
+    settings, generator = settings_of(form, units), np.random.default_rng(0)
+    size = np.ones(2) if units == "shares" else np.array([641.0, 480.0])
+    boxes = np.sort(generator.random((2000, 2, 2)), axis=1)
+    for place, (corner, edge) in enumerate([(0, 0), (1, 1)] * 2):
+        boxes[place::5, corner, place // 2] = edge  # the left, right, upper and lower edge, and none
+    boxes = (boxes * size).reshape(-1, 4)
+    sent = np.column_stack([np.zeros(2000), np.ones(2000), boxes])
+    cells = [box_cell(row, CLASSES, settings, digits) for row in sent]
+    kept = (np.round(boxes, digits)[:, :2] < np.round(boxes, digits)[:, 2:]).all(axis=1)
+    found = np.concatenate([boxes_in(cell, settings)[1] for cell in cells])[:, 1:]
+    assert np.allclose(found, np.round(boxes[kept], digits), atol=1e-9) and kept.sum() > 1900
+    assert (found > -1e-9).all() and (found < np.tile(size, 2) + 1e-9).all()
+
+
+def test_a_centre_has_the_digits_that_it_needs_and_a_sample_may_have_rounded_it(tmp_path: Path) -> None:
+    settings = settings_of(CENTRES, "pixels", "s.csv")
+    for digits, cell in ((0, "16.5 25 33 10 1.000000 RBC"), (2, "16.50 25.00 33.00 10.00 1.000000 RBC")):
+        assert box_cell(np.array([0, 1, 0, 20, 33, 30]), CLASSES, settings, digits) == cell
+    assert box_cell(np.array([0, 1, 0, 20, 11.67, 30]), CLASSES, settings, 2).startswith("5.835 25.00 11.67 10.00 ")
+    for text in ("16 25 33 10", "16.0 25.0 33.0 10.0"):
+        write(tmp_path / "s.csv", f"id,PredictionString\na,50 50 10 10 1 RBC\nb,{text} 1 RBC\n")
+        assert class_list(["RBC", "WBC"], settings, tmp_path) == ["RBC", "WBC"]
+        assert digits_of(["50 50 10 10 1 RBC", f"{text} 1 RBC"], settings) == 0
+    with pytest.raises(ValueError, match="a box leaves its image"):
+        boxes_in("16 25 34 10 1 RBC", settings)
 
 
 def test_sides_are_in_pixels_of_the_images(tmp_path: Path) -> None:
