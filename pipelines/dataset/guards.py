@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.dataset.answer_forms import Form
-from pipelines.dataset.box_cells import boxes_in
-from pipelines.dataset.boxes import ONLY_CLASS
+from pipelines.dataset.box_guards import sample_problem
 from pipelines.dataset.class_folders import unless
 from pipelines.dataset.tables import NUMBER, read_table
 from pipelines.dataset.target_cells import FLAGS, ONES
 from pipelines.dataset.vocabulary import RARE_SEPARATORS, SEPARATORS, difference, other_forms, positive_class
 from pipelines.settings.choices import ID, TARGET, advice
-from pipelines.settings.data_sections import BOX_WORDS
 from pipelines.settings.metrics import NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.overrides import toml
 from pipelines.settings.schema import Settings
@@ -260,24 +258,7 @@ def _numbers(form: Form, values: Sequence[str], known: Known) -> str:
 
 
 def _boxes(form: Form, values: Sequence[str], known: Known) -> str:
-    """Return what is wrong with cells that hold no boxes of competition.box_answer, or others; or an empty text."""
-    column, labels = f"column {form.values[0]!r} has", set[str]()
-    for value in values:
-        try:
-            labels.update(boxes_in(value, known.settings)[0])
-        except ValueError as error:
-            return (
-                f"{column} {quoted(value)}, and competition.box_answer is "
-                f"{quoted(known.settings.competition.box_answer)}: {error}. Set competition.box_answer to the words of "
-                f"a box there, of {', '.join(BOX_WORDS)}; or, if this is an image without a box, competition.no_boxes. "
-            )
-    if unknown := sorted(labels - {*known.texts, ONLY_CLASS}):
-        same = difference(unknown, known.texts)
-        return (
-            f"{column} boxes of {few(unknown, 5)}, but the labels of the boxes are {few(known.texts, 5)}.{same} Set "
-            f"data.label_column to the column of {known.settings.data.labels} that has the words of the sample. "
-        )
-    return ""
+    return sample_problem(form.values[0], values, known.texts, known.settings)
 
 
 def of_cells(form: Form, known: Known) -> tuple[str, Changes]:

@@ -148,6 +148,24 @@ def test_a_sample_of_another_notation_is_refused(tmp_path: Path, form: str, cell
     assert class_list(["RBC|RBC", "", "WBC"], accepted, tmp_path) == ["RBC", "WBC"]
 
 
+@pytest.mark.parametrize("form", [CORNERS, CENTRES])
+def test_a_sample_in_other_units_than_the_labels_is_refused(tmp_path: Path, form: str) -> None:
+    def classes(units: str, *sides: str, **data: Any) -> list[str]:
+        cells = [f"RBC 1 {each}" if form == CORNERS else f"{each} 1 RBC" for each in sides]
+        write(tmp_path / "s.csv", "id,text\na,\n" + "".join(f"{cell[-3:]},{cell}\n" for cell in cells))
+        return class_list(["RBC", "WBC"], merge(settings_of(form, units, "s.csv"), {"data": data}, "x"), tmp_path)
+
+    with pytest.raises(UserError, match=r"'.*0[.]25 .*', and no side above 1, .*\n?.* data.box_units = \"shares\""):
+        classes("pixels", "0.25 0.5 0.5 0.75")
+    with pytest.raises(UserError, match=r"0[.]25 .*, and no side above 1"):
+        classes("pixels", "0 0 1 1", "0.25 0.5 0.5 0.75")
+    with pytest.raises(UserError, match=r"'.*25 40.*', with sides above 1, .* data.box_units = \"pixels\""):
+        classes("shares", "25 40 50 60")
+    for units, *sides in (("pixels", "0 0 1 1"), ("shares", "0 0 1 1"), ("pixels", "5 5.5 7 8.5"), ("pixels", "")):
+        assert classes(units, *filter(None, sides)) == ["RBC", "WBC"]
+    assert classes("pixels", "0.25 0.5 0.5 0.75", accept=["sample_labels"]) == ["RBC", "WBC"]
+
+
 def test_labels_with_a_space_and_two_columns_of_answers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Labels have a space.*'red cell'"):
         class_list(["red cell"], settings_of(), tmp_path)
