@@ -8,9 +8,22 @@ from pipelines.dataset.boxes import ONLY_CLASS
 from pipelines.dataset.vocabulary import difference
 from pipelines.settings.data_sections import BOX_WORDS
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import few, quoted
+from pipelines.system.errors import UserError, few, quoted
 
 MOST_SHARE = 1.01  # of a sample's sides in shares: rounding
+
+
+def check_one_class(classes: Sequence[str], settings: Settings) -> None:
+    """Raise `UserError` for boxes of several classes that are sent without a label: each object once per class."""
+    competition, data = settings.competition, settings.data
+    if competition.submission == "boxes" and "label" not in competition.box_answer.split() and len(classes) > 1:
+        unset = 'set data.label_column = "", or ' if data.label_column else ""
+        raise UserError(
+            f"competition.box_answer is {quoted(competition.box_answer)}, without a label, but the boxes have "
+            f'{len(classes)} classes: {few(classes, 5)}. Add the word label where Kaggle\'s page "Evaluation" shows '
+            f"it. If it shows no label: {unset}write the same label for all boxes in a copy of the data, download that "
+            "with ARCHIVE=, and split again."
+        )
 
 
 def sample_problem(name: str, values: Sequence[str], texts: Sequence[str], settings: Settings) -> str:

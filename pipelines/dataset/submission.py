@@ -8,6 +8,7 @@ import numpy as np
 
 from pipelines.dataset.answer_cells import Answers, answer_cells
 from pipelines.dataset.answer_forms import Form, is_csv, plain_form, sample_form
+from pipelines.dataset.box_guards import check_one_class
 from pipelines.dataset.encodings import listing_file
 from pipelines.dataset.guards import Known, check_columns, check_positive, check_sample, check_separator
 from pipelines.dataset.named_tables import number_names
@@ -39,6 +40,8 @@ def class_list(labels: Sequence[str], settings: Settings, raw: Path, checked: bo
         check_positive(occurring, settings)
     sent = [texts.get(label, label) for label in occurring]
     check_separator(sent, settings)
+    if checked:
+        check_one_class(occurring, settings)
     by_columns = competition.submission == "probabilities"
     if not data.sample_submission or not (checked or by_columns):
         return occurring

@@ -140,12 +140,21 @@ def test_sides_are_in_pixels_of_the_images(tmp_path: Path) -> None:
 )
 def test_a_sample_of_another_notation_is_refused(tmp_path: Path, form: str, cell: str, problem: str) -> None:
     write(tmp_path / "s.csv", f"id,PredictionString\na,\nb,{cell}\n")
-    settings = settings_of(form, "pixels", "s.csv")
+    settings, labels = settings_of(form, "pixels", "s.csv"), ["RBC|RBC", "", "RBC" if form == SIZES else "WBC"]
     with pytest.raises(UserError, match=problem) as caught:
-        class_list(["RBC|RBC", "", "WBC"], settings, tmp_path)
+        class_list(labels, settings, tmp_path)
     assert "data.label_column" in str(caught.value) or (cell in str(caught.value) and form in str(caught.value))
     accepted = merge(settings, {"data": {"accept": ["sample_labels"]}}, "x")
-    assert class_list(["RBC|RBC", "", "WBC"], accepted, tmp_path) == ["RBC", "WBC"]
+    assert class_list(labels, accepted, tmp_path) == sorted({"RBC", labels[-1]})
+
+
+def test_several_classes_are_not_sent_without_a_label(tmp_path: Path) -> None:
+    problem = "without a label, but the boxes have 2 classes: 'RBC', 'WBC'. Add the word label"
+    for column, advice in (("name", 'data.label_column = "", or write'), ("", "no label: write the same label")):
+        settings = merge(settings_of(SIZES), {"data": {"label_column": column}}, "x")
+        with pytest.raises(UserError, match=f"{problem}.*{advice}"):
+            class_list(["RBC|RBC", "", "WBC"], settings, tmp_path)
+        assert class_list(["RBC|RBC", ""], settings, tmp_path) == ["RBC"]
 
 
 @pytest.mark.parametrize("form", [CORNERS, CENTRES])
