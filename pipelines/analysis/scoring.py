@@ -12,6 +12,7 @@ from pipelines.core.metrics import make_metric
 from pipelines.core.scores import NO_GUESS
 from pipelines.dataset.box_cells import boxes_in
 from pipelines.dataset.long_form import answer_columns, split_long
+from pipelines.dataset.loose_ids import match_ids
 from pipelines.dataset.tables import index_columns, read_csv, read_table
 from pipelines.dataset.target_cells import FLAGS, parts
 from pipelines.dataset.targets import JOINT, labels_in
@@ -104,6 +105,16 @@ def check_repeated(submitted: "pd.Series[str]", ids: "pd.Series[str]", path: Pat
         repeated = here[here > 1]
         if wrong := repeated.index[repeated != there.reindex(repeated.index, fill_value=0)].tolist():
             raise UserError(f"{where}: {len(wrong)} ids occur twice, such as {few(wrong)}. {advice}")
+
+
+def joined_ids(ids: "pd.Series[str]", submitted: "pd.Series[str]") -> "tuple[pd.Series[str], list[str]]":
+    """Return `ids` as the submission writes them, and a note if that is another form of the same names."""
+    if set(submitted).isdisjoint(ids):
+        matches = match_ids(ids, submitted.tolist(), "")
+        if ids.is_unique and matches.are_complete(ids):
+            joined = pd.Series([matches.image(name) for name in ids], index=ids.index, dtype=str)
+            return joined, [f"Ids were joined by their names: {quoted(ids.iloc[0])} is {quoted(joined.iloc[0])}."]
+    return ids, []
 
 
 class _Compared:

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.analysis.box_solutions import solution_cells
-from pipelines.analysis.scoring import COPY, answer_rows, check_repeated, label_list
-from pipelines.dataset.loose_ids import match_ids
+from pipelines.analysis.box_solutions import box_labels, solution_cells
+from pipelines.analysis.scoring import COPY, answer_rows, check_repeated, joined_ids, label_list
 from pipelines.dataset.tables import read_csv, read_table
 from pipelines.dataset.target_cells import parts
 from pipelines.dataset.targets import JOINT, count_labels, join_labels, labels_in
 from pipelines.dataset.vocabulary import difference
 from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS, SEVERAL_LABELS
 from pipelines.settings.schema import Settings
-from pipelines.system.errors import UserError, few, quoted, shown
+from pipelines.system.errors import UserError, few, shown
 
 
 def read_solution(
@@ -30,8 +29,9 @@ def read_solution(
     known = list(answers.values())
     raw = read_csv(submission)
     submitted, table = answer_rows(raw, submission, settings, known), read_table(path)
-    if settings.competition.task == BOXES:
-        table = solution_cells(table, path, submitted, settings)
+    task, joined = settings.competition.task, list[str]()
+    if task == BOXES:
+        table, joined = solution_cells(table, path, submitted, settings)
     usage = next((str(name) for name in table.columns if name.casefold() == "usage"), "")
     columns = [str(name) for name in table.columns if name != usage]
     if len(columns) < 2:
@@ -51,18 +51,21 @@ def read_solution(
         )
     others = table.loc[kept].drop(columns=[id_column, *filter(None, [usage])])
     labels, source = _targets(path, others, submitted, settings)
-    source = "boxes" if settings.competition.task == BOXES else source
+    source = "boxes" if task == BOXES else source
     notes = [f"Solution: {source} by column {id_column!r} of {path}."]
     if not kept.all():
         notes.append(f"Not scored: {(~kept).sum():,} of {len(table):,} rows, whose {usage!r} is Ignored.")
-    ids, joined = _joined_ids(table[id_column], submitted.iloc[:, 0])
+    ids, as_named = joined_ids(table[id_column], submitted.iloc[:, 0])
     check_repeated(submitted.iloc[:, 0], ids, submission, path)
-    task = settings.competition.task
     if not count_labels(labels, task).keys() <= set(known):
         labels = labels.map(lambda text: _in_words(text, answers, task))
     truth = pd.DataFrame({"id": ids, "label": labels, "usage": uses, COPY: ids.groupby(ids).cumcount()})[kept]
-    where = f"{path}: none of its labels ({source}: {few(sorted(set(labels)), 5)}) is in {submission}"
-    return truth, [*notes, *joined, *_vocabulary(truth["label"], submitted, known, settings, where)]
+    named = truth["label"]
+    if task == BOXES:
+        named = named.map(lambda cell: JOINT.join(box_labels(cell, settings)))
+    some = sorted(count_labels(named, task) if task == BOXES else set(labels))
+    where = f"{path}: none of its labels ({source}: {few(some, 5)}) is in {submission}"
+    return truth, [*notes, *joined, *as_named, *_vocabulary(named, submitted, known, settings, where)]
 
 
 def _turned(
@@ -129,23 +132,13 @@ def _of_flags(path: Path, flags: pd.DataFrame, task: str, wanted: str) -> "tuple
     return flags.idxmax(axis=1).astype(str), f"the 1 among the {len(flags.columns)} columns of classes"
 
 
-def _joined_ids(ids: "pd.Series[str]", submitted: "pd.Series[str]") -> "tuple[pd.Series[str], list[str]]":
-    """Return `ids` as the submission writes them, and a note if that is another form of the same names."""
-    if set(submitted).isdisjoint(ids):
-        matches = match_ids(ids, submitted.tolist(), "")
-        if ids.is_unique and matches.are_complete(ids):
-            joined = pd.Series([matches.image(name) for name in ids], index=ids.index, dtype=str)
-            return joined, [f"Ids were joined by their names: {quoted(ids.iloc[0])} is {quoted(joined.iloc[0])}."]
-    return ids, []
-
-
 def _vocabulary(
     targets: "pd.Series[str]", submitted: pd.DataFrame, classes: Sequence[str], settings: Settings, problem: str
 ) -> list[str]:
     """Return a note on labels that are no classes; raise `UserError`, which begins with `problem`, if none is one."""
     competition = settings.competition
     sent, task = competition.submission, competition.task
-    if task in (NUMBERS, BOXES) or sent == "probability":
+    if task == NUMBERS or sent == "probability":
         return []
     counts = count_labels(targets, task)
     match sent:
@@ -153,12 +146,14 @@ def _vocabulary(
             answers = set(submitted.iloc[:, 1])
         case "probabilities":
             answers = set(map(str, submitted.columns[1:]))
+        case "boxes":
+            answers = {label for cell in submitted.iloc[:, 1] for label in box_labels(cell, settings)}
         case _:
             answers = {label for cell in submitted.iloc[:, 1] for label in label_list(cell, competition)}
     known = sorted(answers if sent == "probabilities" else answers | set(classes))
     unknown = sorted(counts.keys() - set(known))
-    foreign = answers.isdisjoint(counts) and bool(classes) and answers.isdisjoint(classes)
-    if counts and (foreign or len(unknown) == len(counts)):
+    foreign = bool(answers and classes) and answers.isdisjoint(counts) and answers.isdisjoint(classes)
+    if counts and known and (foreign or len(unknown) == len(counts)):
         ours = sorted(answers) if foreign else known
         raise UserError(
             f"{problem} ({few(ours, 5)}), so nothing can be right.{difference(sorted(counts), ours)} Write the "

@@ -14,6 +14,7 @@ from pipelines.system.errors import quoted
 
 PIXEL_DIGITS, SHARE_DIGITS = 2, 6  # digits after the point
 OVER = 1e-6  # by which a share may exceed 1: rounding
+MOST_SHARE = 1.001  # of sides that others write
 Array = npt.NDArray[Any]
 
 
@@ -68,10 +69,11 @@ def _number(value: float, digits: int, halves: bool) -> str:
     return text.removesuffix("0").removesuffix(".") if halves else text
 
 
-def boxes_in(cell: str, settings: Settings) -> tuple[list[str], Array]:
+def boxes_in(cell: str, settings: Settings, clipped: bool = False) -> tuple[list[str], Array]:
     """Return the labels of the boxes in a cell, and confidence, xmin, ymin, xmax, ymax of each, float64 (n, 5).
 
-    Raises `ValueError`, with what is wrong, for a cell that holds no boxes.
+    clipped: boxes that leave their image are clipped, as far as the cell tells: at 0, and shares also at 1.  Raises
+    `ValueError`, with what is wrong, for a cell that holds no boxes.
     """
     words, parts = settings.competition.box_answer.split(), cell.split()
     parts = [] if cell == settings.competition.no_boxes else parts
@@ -87,13 +89,16 @@ def boxes_in(cell: str, settings: Settings) -> tuple[list[str], Array]:
     centred = "xcentre" in texts
     start = sides[:, :2] - sides[:, 2:] / 2 if centred else sides[:, :2]
     ends = sides[:, 2:] if tuple(texts) == tuple(SIDES) else start + sides[:, 2:]
+    shares = settings.data.box_units == "shares"
+    if clipped and not (shares and (sides > MOST_SHARE).any()):  # else these are pixels
+        start, ends = start.clip(0), ends.clip(None, 1) if shares else ends
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("a confidence is not between 0 and 1")
     if not (start < ends).all():
         raise ValueError("a box ends before it begins, or has no area")
     if (start < -OVER - centred * _half_unit(texts.values())).any() or not np.isfinite(ends).all():
         raise ValueError("a box leaves its image")
-    if settings.data.box_units == "shares" and (ends > 1 + OVER).any():
+    if shares and (ends > 1 + OVER).any():
         raise ValueError('a side is above 1, and data.box_units is "shares"')
     return labels, np.column_stack([confidence, start, ends])
 

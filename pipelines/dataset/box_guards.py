@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipelines.dataset.box_cells import boxes_in, sides_in
+from pipelines.dataset.box_cells import MOST_SHARE, boxes_in, sides_in
 from pipelines.dataset.boxes import ONLY_CLASS
 from pipelines.dataset.vocabulary import difference
 from pipelines.settings.data_sections import BOX_WORDS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError, few, quoted
-
-MOST_SHARE = 1.01  # of a sample's sides in shares: rounding
 
 
 def check_one_class(classes: Sequence[str], settings: Settings) -> None:
