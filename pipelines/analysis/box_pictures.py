@@ -57,7 +57,8 @@ def _curves(compared: Compared, classes: Sequence[str], precisions: Mapping[int,
     for number, average in precisions.items():
         recall, precision, sure = curve(compared.matches, number)
         colour = COLOURS[number % len(COLOURS)]
-        name = f"{short(shown(classes[number]), 20)}, AP {average:.3f}"
+        known = "no true box" if np.isnan(average) else f"AP {average:.3f}"
+        name = f"{short(shown(classes[number]), 20)}, {known}"
         axes.plot([0, *recall], [*precision[:1], *precision] or [0], color=colour, label=name)
         if kept := int((sure >= compared.cut).sum()):
             axes.plot(recall[kept - 1], precision[kept - 1], "o", color=colour)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from pipelines.analysis import box_pictures
 from pipelines.analysis.box_results import class_table, compare
 from pipelines.analysis.box_suspects import find_box_suspects, write_box_suspects
 from pipelines.analysis.drawn_boxes import COLOURS, legend, with_boxes
@@ -51,6 +53,12 @@ def test_the_table_of_the_classes() -> None:
     # Of a, places 1 and 4 of 4 are right: precision 1 up to a recall of 0.5, and 1/2 beyond it.
     assert table["ap_50"].tolist()[:2] == pytest.approx([(51 + 50 / 2) / 101, 0]) and np.isnan(table["ap_50"][2])
     assert table["false"].tolist() == [2, 0, 0]
+
+
+def test_the_legend_of_the_curves_says_which_class_has_no_true_box() -> None:
+    axes = Figure().add_subplot()
+    box_pictures._curves(compare(TRUE, FOUND, 3), ["a", "b", "c"], {0: 0.75, 2: np.nan}, axes)
+    assert axes.get_legend_handles_labels()[1] == ["a, AP 0.750", "c, no true box"]
 
 
 def test_nothing_is_found() -> None:
