@@ -45,7 +45,7 @@ def sample_problem(name: str, values: Sequence[str], texts: Sequence[str], setti
             )
         boxes.append(sides)
     fractions = [value for value, sides in zip(values, boxes, strict=True) if (sides % 1 > 0).any()]
-    if data.box_units == "pixels" and fractions and all((sides <= 1).all() for sides in boxes):
+    if data.box_units == "pixels" and fractions and all((sides <= MOST_SHARE).all() for sides in boxes):
         return f"{column} {quoted(fractions[0])}, and no side above 1, {_other_units('pixels', 'shares')}"
     if unknown := sorted(labels - {*texts, ONLY_CLASS}):
         same = difference(unknown, texts)

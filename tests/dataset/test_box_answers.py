@@ -166,8 +166,8 @@ def test_a_sample_in_other_units_than_the_labels_is_refused(tmp_path: Path, form
 
     with pytest.raises(UserError, match=r"'.*0[.]25 .*', and no side above 1, .*\n?.* data.box_units = \"shares\""):
         classes("pixels", "0.25 0.5 0.5 0.75")
-    with pytest.raises(UserError, match=r"0[.]25 .*, and no side above 1"):
-        classes("pixels", "0 0 1 1", "0.25 0.5 0.5 0.75")
+    with pytest.raises(UserError, match=r"0[.]6 .*, and no side above 1"):
+        classes("pixels", "0 0 1 1", "0.6 0.5 1.0004 0.75")
     with pytest.raises(UserError, match=r"'.*25 40.*', with sides above 1, .* data.box_units = \"pixels\""):
         classes("shares", "25 40 50 60")
     for units, *sides in (("pixels", "0 0 1 1"), ("shares", "0 0 1 1"), ("pixels", "5 5.5 7 8.5"), ("pixels", "")):
