@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.dataset.boxes import MOST
@@ -36,11 +37,14 @@ class Given(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Maps of the backbone to the loss and the boxes: what is added to the maps, and a detector of torchvision."""
+    """Maps of the backbone to the loss and the boxes: what is added to the maps, and a detector of torchvision.
 
-    def __init__(self, further: nn.Module, detector: nn.Module, facts: DetectorFacts, size: int) -> None:
+    Images have sides of `size`, and `margin` pixels of zeros at the right and the bottom; boxes are shares of `size`.
+    """
+
+    def __init__(self, further: nn.Module, detector: nn.Module, facts: DetectorFacts, size: int, margin: int) -> None:
         super().__init__()
-        self.further, self.detector, self.facts, self.size = further, detector, facts, size
+        self.further, self.detector, self.facts, self.size, self.margin = further, detector, facts, size, margin
 
     def levels(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return all maps that the detector takes, float32: coordinates have the type of the maps."""
@@ -74,6 +78,9 @@ class BoxHead(nn.Module):
         """Return predictions, see `found_boxes`."""
         found: Any = self._run(images, levels, None)
         first = int(self.facts.background)
+        for each in found if self.margin else ():  # what lies in it is no box
+            inside = (each["boxes"][:, :2] < self.size).all(dim=1)
+            each |= {name: values[inside] for name, values in each.items()}
         boxes = [(each["boxes"] / self.size).clamp(0, 1) for each in found]
         return pad([each["labels"] - first for each in found], [each["scores"] for each in found], boxes)
 
@@ -110,6 +117,7 @@ class Detector(FineTuned):
         for module in self._evaluated:  # as in `FineTuned`
             module.eval()
         head = self.top.head
+        images = F.pad(images, (0, head.margin) * 2) if head.margin else images
         levels = head.levels(self.bodies[0](images))
         if self.training:
             if targets is None:  # where only time is measured
@@ -146,13 +154,15 @@ def build_detector(settings: Settings, classes: Sequence[str], found: Sequence[O
         assert isinstance(folded, Maps)
         maps = folded
     plain: dict[str, Any] = {"image_mean": [0.0] * channels, "image_std": [1.0] * channels}  # nothing changes
+    margin = 0
     if kind.startswith("ssd"):
         detector = _ssd(settings, kind, widths, len(classes), plain)
     else:
-        plain |= {"min_size": size, "max_size": size, "size_divisible": 1}
+        margin = -size % STRIDES[-1]  # else torchvision rounds the strides of the anchors down, and these drift
+        plain |= {"min_size": size + margin, "max_size": size + margin}
         make = _two_stages if kind.startswith("fasterrcnn") else _one_stage
         detector = make(settings, kind, Given(widths[0]), len(classes), plain)
-    return Detector([maps], [origin], BoxTop(BoxHead(further, detector, facts, size)))
+    return Detector([maps], [origin], BoxTop(BoxHead(further, detector, facts, size, margin)))
 
 
 def in_float32(module: nn.Module, inputs: Any, outputs: Any) -> Any:

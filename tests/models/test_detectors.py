@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from pipelines.core.phases import describe_phases, freeze, make_learner, phases
 from pipelines.core.tasks import Boxes
@@ -33,6 +34,7 @@ NAMES = {
     "ssdlite320/mobilenet_v2": 96,
     "ssdlite320/mobilenet_v3_large": 96,
 }
+PYRAMIDS = ["fasterrcnn_fpn/resnet18", "retinanet_fpn/resnet18", "fcos_fpn/resnet18"]
 TARGETS = torch.tensor([[[1, 0.1, 0.1, 0.5, 0.6], [0, 0.4, 0.2, 0.7, 0.5]], [[torch.nan] * 5] * 2])
 
 
@@ -87,7 +89,31 @@ def as_if_trained(network: Detector) -> None:
             parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn_fpn/resnet18", "retinanet_fpn/resnet18", "fcos_fpn/resnet18"])
+@pytest.mark.parametrize("name", ["fasterrcnn/resnet18", *PYRAMIDS])
+def test_anchors_do_not_drift_at_a_size_that_no_stride_divides(tiny_boxes: TinyBoxes, name: str) -> None:
+    network, heard = detector(tiny_boxes.settings(f"model.name={name}", "input.size=300")), list[Tensor]()
+    (generator,) = (each for each in network.modules() if isinstance(each, AnchorGenerator))
+    generator.register_forward_hook(lambda module, inputs, outputs: heard.append(outputs[0]))
+    with torch.inference_mode():
+        network.eval()(noise(300, 1))
+    centres = (heard[0][:, :2] + heard[0][:, 2:]) / 2
+    expected = torch.arange(0, 320, 16.0 if "_fpn" not in name else 8.0)
+    assert all(torch.equal(each.unique(), expected) for each in centres.T)
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_boxes_stay_inside_an_image_that_is_padded(tiny_boxes: TinyBoxes, name: str) -> None:
+    network = detector(tiny_boxes.settings(f"model.name={name}", "input.size=72"))
+    network.train()(noise(72), TARGETS).sum().backward()
+    as_if_trained(network)
+    with torch.inference_mode():
+        boxes = unpad(network.eval()(noise(72), TARGETS)[:, 1:])
+    sides = boxes[boxes[..., 1] > 0][:, 2:]
+    assert len(sides) > 20 and ((sides >= 0) & (sides <= 1)).all()
+    assert (sides[:, :2] < 1).all()  # none of them lies in the margin
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
 def test_coordinates_are_as_exact_in_bfloat16(tiny_boxes: TinyBoxes, name: str) -> None:
     network = detector(tiny_boxes.settings(f"model.name={name}", "input.size=256")).eval()
     as_if_trained(network)
