@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipelines.dataset.encodings import listed_names, listing_file
 from pipelines.dataset.image_paths import JUNK, files_of, image_files, posix
 from pipelines.dataset.name_patterns import LABEL, named_groups
+from pipelines.dataset.recorded_sizes import resized, sample_sizes
 from pipelines.settings.data_sections import DataSettings
 from pipelines.settings.layout import Layout, split_sha256
 from pipelines.settings.loading import differences, overlay, to_dict
@@ -146,6 +147,7 @@ def write_split_record(
         "inputs": split_inputs(layout, settings),
         "download": _download(layout),
         "listing": _listing_record(listing, rows["path"].tolist()),
+        "sizes": sample_sizes(layout.raw, settings, rows),
         "split_csv_sha256": split_sha256(layout.split_csv),
     }
     files.write_json(layout.split_record, record)
@@ -312,7 +314,8 @@ def _read_record(layout: Layout, split_command: str) -> dict[str, Any]:
 
 
 def _changes(layout: Layout, settings: Settings, record: Mapping[str, Any]) -> list[Change]:
-    return [*_changed_inputs(layout, settings, record), *_changed_images(layout, settings, record)]
+    sizes = [Change("labelled", text) for text in resized(layout.raw, record.get("sizes", {}))]
+    return [*_changed_inputs(layout, settings, record), *_changed_images(layout, settings, record), *sizes]
 
 
 def _changed_inputs(layout: Layout, settings: Settings, record: Mapping[str, Any]) -> Iterator[Change]:

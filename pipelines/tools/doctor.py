@@ -68,7 +68,7 @@ def _stages(settings: Settings, layout: Layout, words: command.Words) -> Iterato
         absent = [path.name for path in parts if not path.exists()]
         state = "not made yet" if len(absent) == len(parts) else f"not complete: {', '.join(absent)} is missing"
         yield Check("split", "ok" if made else "-", short(layout.split_csv) if made else state)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, ImportError) as error:  # a package that reads images may be missing
         yield Check("split", "fails", first_line(error).partition(": ")[0], (str(error),))
     runs = sorted(layout.runs(), key=lambda run: -run.record.stat().st_mtime)
     shown = ", ".join(f"{run.folder.name} ({_state(run, settings)})" for run in runs[:RUNS_SHOWN])

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines import command, split
 from pipelines.dataset.boxes import SIDES, read_boxes, targets_of
 from pipelines.dataset.splits import read_split_csv
 from pipelines.settings.layout import Layout, split_sha256
 from pipelines.settings.overrides import toml
+from pipelines.system.files import read_json, write_json
 from tests.support.boxes import BOXES, HEIGHT, WIDTH, Box, coco, pictures, voc
 from tests.support.raw_files import write
 
@@ -205,6 +207,41 @@ def test_a_split_again_notices_other_boxes(work: Path, capsys: pytest.CaptureFix
     assert call(work, settings) == 2
     assert "annotations has changed" in capsys.readouterr().err
     assert call(work, settings | {"competition.task": "several_labels"}) == 2
+
+
+def test_images_of_another_size_are_noticed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = Layout(work, "tiny")
+    make, settings = FORMS["columns"]
+    make(layout.raw)
+    assert call(work, settings) == 0
+    for path in layout.raw.glob("train/i0[2-7].png"):
+        Image.new("RGB", (200, 100)).save(path)
+    assert call(work, settings) == 2
+    message = capsys.readouterr().err
+    assert "6 of 12 images have another size, e.g. 'train/i02.png' with 200 x 100 pixels instead of 100 x 50" in message
+    assert "split again (runs of the old split are then not comparable): rm -r " in message
+    record = read_json(layout.split_record)
+    write_json(layout.split_record, {name: value for name, value in record.items() if name != "sizes"})
+    assert call(work, settings) == 0  # the record of an older version
+    layout.split_record.unlink()
+    assert call(work, settings) == 0 and call(work, settings) == 0
+    assert read_json(layout.split_record)["sizes"]["train/i02.png"] == [200, 100]
+    Image.new("RGB", (200, 100)).save(layout.raw / "train/i13.png")  # it has no box
+    (layout.raw / "train/i02.png").write_bytes(b"no image")
+    assert call(work, settings) == 0
+
+
+def test_sizes_of_few_images_are_recorded_and_only_for_boxes_in_pixels(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.dataset.recorded_sizes.MOST", 4)
+    layout = Layout(work, "tiny")
+    for form, expected in (("columns", [0, 3, 6, 9]), ("shares of centre and size", [])):
+        make, settings = FORMS[form]
+        make(layout.raw)
+        assert call(work, settings) == 0
+        assert [*read_json(layout.split_record)["sizes"]] == [f"train/i{number:02}.png" for number in expected]
+        layout.split_record.unlink()
 
 
 def test_boxes_that_leave_their_image_are_clipped(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
