@@ -125,8 +125,9 @@ def split_inputs(layout: Layout, settings: Settings) -> dict[str, str]:
     paths[GROUP_FILE] = layout.root / settings.split.group_file  # the root folder if not set
     found = {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
     if settings.competition.task == BOXES and (folder := layout.raw / data.labels).is_dir():
-        files_in = sorted(folder.rglob("*.xml"))
-        contents = "".join(f"{path.relative_to(folder)}\0{file_sha256(path)}\n" for path in files_in)
+        from pipelines.dataset.voc import xml_files
+
+        contents = "".join(f"{path.relative_to(folder)}\0{file_sha256(path)}\n" for path in xml_files(folder))
         found[data.labels] = hashlib.sha256(contents.encode()).hexdigest()
     return found
 
