@@ -63,6 +63,14 @@ def _fused(boxes: Tensor, members: int) -> Tensor:
     return found.flatten(1)
 
 
+def mirrored(predictions: Tensor) -> Tensor:
+    """Return predictions for the mirror images of those that `predictions` are for."""
+    found = predictions.unflatten(1, (-1, FOUND)).clone()
+    taken = found[..., 1:2] > 0  # the places after the last box stay zeros
+    found[..., [2, 4]] = torch.where(taken, 1 - found[..., [4, 2]], found[..., [2, 4]])
+    return found.flatten(1)
+
+
 def overlaps_of(one: Tensor, other: Tensor) -> Tensor:
     """Return the intersection over union of boxes (..., 4), corner by corner; 0 of boxes without an area."""
     least, most = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])

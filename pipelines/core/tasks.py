@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.core.fusion import fuse
+from pipelines.core.fusion import fuse, mirrored
 from pipelines.core.losses import (
     ASYMMETRIC,
     Focus,
@@ -26,7 +26,6 @@ from pipelines.core.losses import (
 )
 from pipelines.dataset.image_set import ImageSet
 from pipelines.dataset.loading import Batch
-from pipelines.models.found_boxes import mirrored
 from pipelines.settings.detectors import facts_of
 from pipelines.settings.metrics import BOXES, NUMBERS, ONE_CLASS
 from pipelines.settings.schema import Settings
@@ -208,7 +207,7 @@ class Ordinal(Task):
 class Boxes(Task):
     """Detection: the network computes its own loss; see `Detector`.  parts: the names of the parts of its loss.
 
-    Outputs in evaluation, and `averaged`: the loss of the batch, then predictions (see `found_boxes`).
+    Outputs in evaluation, and `averaged`: the loss of the batch, then predictions (see `dataset/boxes.py`).
     """
 
     parts: tuple[str, ...]

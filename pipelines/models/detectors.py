@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.dataset.boxes import MOST
+from pipelines.dataset.boxes import FOUND, MOST
 from pipelines.models.anchors import anchor_levels
 from pipelines.models.backbones import BATCH_NORM, build_backbone, fold_norms
 from pipelines.models.feature_maps import Maps, Pyramid, cut, lite_norm, of_mobilenet, of_vgg
 from pipelines.models.first_layer import take_channels
-from pipelines.models.found_boxes import pad
 from pipelines.models.transfer import FineTuned, Top
 from pipelines.models.weights import Origin
 from pipelines.settings.detectors import DetectorFacts, facts_of, parts_of
@@ -75,7 +74,7 @@ class BoxHead(nn.Module):
         return loss
 
     def predict(self, images: Tensor, levels: dict[str, Tensor]) -> Tensor:
-        """Return predictions, see `found_boxes`."""
+        """Return predictions: see `dataset/boxes.py`."""
         found: Any = self._run(images, levels, None)
         first = int(self.facts.background)
         for each in found if self.margin else ():  # what lies in it is no box
@@ -93,6 +92,18 @@ class BoxHead(nn.Module):
         finally:
             given.maps = {}
         return found
+
+
+def pad(labels: Sequence[Tensor], scores: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    """Return predictions, float32 (N, MOST * 6): of each image the `MOST` most confident boxes.
+
+    labels, scores: (n,) of each image, boxes: (n, 4) as shares.  Equal confidences keep their order.
+    """
+    found = torch.zeros(len(labels), MOST, FOUND, device=scores[0].device if scores else None)
+    for row, (label, score, box) in enumerate(zip(labels, scores, boxes, strict=True)):
+        best = score.argsort(descending=True, stable=True)[:MOST]
+        found[row, : len(best)] = torch.cat([label[best, None], score[best, None], box[best]], dim=1).float()
+    return found.flatten(1)
 
 
 class BoxTop(Top):

@@ -8,14 +8,16 @@ from torch import Tensor, nn
 
 from pipelines.core import checkpoint
 from pipelines.core.engine import infer, make_views, unchanged
+from pipelines.core.fusion import mirrored
 from pipelines.core.job import Job
 from pipelines.core.prediction import Resources, open_predictor
 from pipelines.core.tasks import Boxes, loss_unit, training_task
 from pipelines.dataset.boxes import MOST
 from pipelines.dataset.loading import Batch, known_targets
-from pipelines.models.found_boxes import mirrored, pad, unpad
+from pipelines.models.detectors import pad
 from pipelines.system.group import Group
 from tests.core.test_job import same_after_a_stop
+from tests.support.found_boxes import unpad
 from tests.support.histories import same, same_checkpoints, timeless
 from tests.support.tiny_boxes import TinyBoxes, make_tiny_boxes
 

@@ -11,10 +11,10 @@ from pipelines.core import choices
 from pipelines.core.box_scores import box_map, box_precision
 from pipelines.core.choices import CONFIDENCES, OVERLAPS, Choice, Confidence
 from pipelines.core.decide import make_judge
-from pipelines.models.found_boxes import pad, unpad
+from pipelines.models.detectors import pad
 from pipelines.settings.loading import merge
 from pipelines.settings.schema import Settings
-from tests.support.found_boxes import random_boxes
+from tests.support.found_boxes import random_boxes, unpad
 
 NAMES = ["ant", "bee", "cat"]
 KIND = Confidence(3)

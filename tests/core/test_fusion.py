@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pipelines.core.fusion import SAME, fuse
 from pipelines.dataset.boxes import MOST
-from pipelines.models.found_boxes import pad, unpad
+from pipelines.models.detectors import pad
+from tests.support.found_boxes import unpad
 
 Box = list[float]  # class, confidence, xmin, ymin, xmax, ymax
 

@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from pipelines.core.fusion import mirrored
 from pipelines.core.phases import describe_phases, freeze, make_learner, phases
 from pipelines.core.tasks import Boxes
 from pipelines.dataset.boxes import MOST
 from pipelines.models.anchors import anchor_levels, with_anchors
 from pipelines.models.building import build_network
-from pipelines.models.detectors import Detector
+from pipelines.models.detectors import Detector, pad
 from pipelines.models.device import choose_hardware
-from pipelines.models.found_boxes import mirrored, pad, unpad
 from pipelines.models.transfer import is_head_only, learned_state, load_learned
 from pipelines.models.weights import find_origins
 from pipelines.settings.detectors import DETECTORS
 from pipelines.settings.schema import Settings
 from pipelines.system.errors import UserError
+from tests.support.found_boxes import unpad
 from tests.support.networks import save_network
 from tests.support.tiny_boxes import KINDS, TinyBoxes, make_tiny_boxes
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from pipelines.dataset.boxes import FOUND, MOST
 
@@ -27,6 +28,11 @@ def random_boxes(images: int, seed: int, classes: int = 5, most: int = 12, noise
         found[row, :number, 2:] = source[:, 1:] + generator.normal(0, noise, (number, 4))
         found[row, :number, 4:] = np.maximum(found[row, :number, 4:], found[row, :number, 2:4] + 0.01)
     return found.reshape(images, -1), targets
+
+
+def unpad(predictions: Tensor) -> Tensor:
+    """Return predictions as (N, MOST, 6), without a copy; boxes of confidence 0 are none."""
+    return predictions.unflatten(1, (-1, FOUND))
 
 
 def perfect(targets: Array) -> Array:
