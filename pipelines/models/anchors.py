@@ -22,18 +22,18 @@ def with_anchors(settings: Settings, train: ImageSet) -> Settings:
     model = settings.model
     if settings.competition.task != BOXES or (model.anchor_sizes and model.anchor_ratios):
         return settings
-    count = facts_of(model.name).anchor_sizes
+    facts = facts_of(model.name)
     boxes = train.labels.reshape(-1, 5)
     boxes = boxes[~np.isnan(boxes[:, 0]), 1:].astype(np.float64)
     if not len(boxes):
         raise UserError("No training image has a box. Correct the labels, or split again with another split.seed.")
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     found = {}
-    if not count:
+    if not facts.sizes:
         return settings
     if not model.anchor_sizes:
         least, most = np.quantile(np.sqrt(width * height), SIZES).tolist()
-        sizes = np.geomspace(least, most, count)
+        sizes = np.geomspace(least, most, facts.levels * facts.sizes)
         found["anchor_sizes"] = sizes.clip(1e-4).round(4).tolist()
     if not model.anchor_ratios:
         found["anchor_ratios"] = list(dict.fromkeys(np.quantile(height / width, RATIOS).round(3).clip(0.01).tolist()))

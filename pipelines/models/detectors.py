@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipelines.dataset.boxes import FOUND, MOST
 from pipelines.models.anchors import anchor_levels
 from pipelines.models.backbones import BATCH_NORM, build_backbone, fold_norms
-from pipelines.models.feature_maps import Maps, Pyramid, cut, lite_norm, of_mobilenet, of_vgg
+from pipelines.models.feature_maps import LITE_NORM, Maps, Pyramid, cut, of_mobilenet, of_vgg
 from pipelines.models.first_layer import take_channels
 from pipelines.models.transfer import FineTuned, Top
 from pipelines.models.weights import Origin
@@ -44,10 +44,6 @@ class BoxHead(nn.Module):
     def __init__(self, further: nn.Module, detector: nn.Module, facts: DetectorFacts, size: int, margin: int) -> None:
         super().__init__()
         self.further, self.detector, self.facts, self.size, self.margin = further, detector, facts, size, margin
-
-    def levels(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return all maps that the detector takes, float32: coordinates have the type of the maps."""
-        return {name: level.float() for name, level in self.further(maps).items()}
 
     def losses(self, images: Tensor, levels: dict[str, Tensor], targets: Tensor) -> Tensor:
         """Return the parts of the loss, (P,), in the order of `DetectorFacts.losses`."""
@@ -129,7 +125,8 @@ class Detector(FineTuned):
             module.eval()
         head = self.top.head
         images = F.pad(images, (0, head.margin) * 2) if head.margin else images
-        levels = head.levels(self.bodies[0](images))
+        maps = head.further(self.bodies[0](images))
+        levels = {name: level.float() for name, level in maps.items()}  # coordinates have the type of the maps
         if self.training:
             if targets is None:  # where only time is measured
                 targets = images.new_full((len(images), 1, 5), torch.nan)
@@ -238,7 +235,7 @@ def _ssd(settings: Settings, kind: str, widths: list[int], classes: int, plain: 
     counts = generator.num_anchors_per_location()
     head = SSDHead(widths, counts, classes + 1)
     if kind == "ssdlite320":
-        head = SSDLiteHead(widths, counts, classes + 1, lite_norm())
+        head = SSDLiteHead(widths, counts, classes + 1, LITE_NORM)
     side = settings.input.size
     options = {"score_thresh": LEAST, "detections_per_img": MOST}
     detector = SSD(Given(widths), generator, (side, side), classes + 1, head=head, **options, **plain)

@@ -19,6 +19,7 @@ from pipelines.system.errors import UserError
 TRIED = 256  # side in pixels of the blank image that shows the strides
 NARROW = 256  # channels: networks whose map of stride 16 is narrower get a pyramid of half the width
 EXTRA = (512, 256, 256, 128)  # channels of the maps that SSDlite adds
+LITE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 
 
 class Maps(Backbone):
@@ -60,9 +61,7 @@ def cut(backbone: Backbone, name: str, channels: int, strides: Sequence[int], wi
         chosen[0] = last[strides[0]]
     body.graph.erase_node(next(node for node in body.graph.nodes if node.op == "output"))
     body.graph.output({str(number): node for number, node in enumerate(chosen)})
-    for node in reversed(body.graph.nodes):
-        if not (node.users or node.op in ("placeholder", "output")):
-            body.graph.erase_node(node)
+    body.graph.eliminate_dead_code()
     maps = Maps(GraphModule(body, body.graph), _shape(chosen[-1])[1], backbone.notes)
     maps.widths = tuple(_shape(node)[1] for node in chosen)
     return maps
@@ -127,12 +126,7 @@ def of_mobilenet(backbone: Backbone, name: str, channels: int) -> tuple[Maps, Fu
     from torchvision.models.detection import ssdlite
 
     maps = cut(backbone, name, channels, (16, 32), wide=True)
-    blocks = [ssdlite._extra_block(*pair, lite_norm()) for pair in pairwise([maps.widths[1], *EXTRA])]
+    blocks = [ssdlite._extra_block(*pair, LITE_NORM) for pair in pairwise([maps.widths[1], *EXTRA])]
     for block in blocks:
         ssdlite._normal_init(block)
     return maps, Further([nn.Identity(), *blocks]), [*maps.widths, *EXTRA]
-
-
-def lite_norm() -> partial[nn.BatchNorm2d]:
-    """Return the batch norm of SSDlite."""
-    return partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)

@@ -20,11 +20,6 @@ class DetectorFacts:
     background: bool = True
     pairs: bool = False
 
-    @property
-    def anchor_sizes(self) -> int:
-        """The number of sizes of anchors by default."""
-        return self.levels * self.sizes
-
 
 _TWO_STAGES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 _ONE_STAGE = ("classification", "bbox_regression")
