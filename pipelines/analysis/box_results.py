@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,33 +20,18 @@ class Compared:
     """Predicted boxes `found` (N, P, 6), in the order of confidence, beside the `true` ones (N, M, 5).
 
     matches: at COCO's overlaps, of which `LEAST` is the first.  cut: the least confidence of the boxes that count.
+    exists: whether there is a true box, (N, M).  counts, hits: whether a predicted box counts, and is right, (N, P).
+    right: the number of right, missed and false boxes of each image, (N, 3).
     """
 
     true: Array
     found: Array
     matches: Matches
     cut: float
-
-    @cached_property
-    def exists(self) -> Array:
-        """Whether there is a true box, (N, M)."""
-        return ~np.isnan(self.true[:, :, 0])
-
-    @cached_property
-    def counts(self) -> Array:
-        """Whether a predicted box counts, (N, P)."""
-        return np.asarray((self.found[:, :, 1] > 0) & (self.found[:, :, 1] >= self.cut))
-
-    @cached_property
-    def hits(self) -> Array:
-        """Whether a predicted box is right, (N, P)."""
-        return self.matches.hits[:, :, 0] > 0
-
-    @cached_property
-    def right(self) -> Array:
-        """Right, missed and false boxes of each image, (N, 3)."""
-        right = (self.counts & self.hits).sum(axis=1)
-        return np.stack([right, self.exists.sum(axis=1) - right, self.counts.sum(axis=1) - right], axis=1)
+    exists: Array
+    counts: Array
+    hits: Array
+    right: Array
 
     @property
     def worst(self) -> Array:
@@ -78,13 +62,16 @@ def compare(true: Array, found: Array, classes: int, cut: float | None = None) -
     """
     matches = match(found, true, COCO_IOUS, classes)
     found = found.reshape(len(found), -1, FOUND)[:, : matches.hits.shape[1]]
+    exists, some, hits = ~np.isnan(true[:, :, 0]), found[:, :, 1] > 0, matches.hits[:, :, 0] > 0
     if cut is None:
-        some = found[:, :, 1] > 0
-        sure, right = found[:, :, 1][some], matches.hits[:, :, 0][some] > 0
+        sure = found[:, :, 1][some]
         order = np.argsort(-sure, kind="stable")
-        f1 = 2 * right[order].cumsum() / (np.arange(1, len(order) + 1) + matches.true.sum())
+        f1 = 2 * hits[some][order].cumsum() / (np.arange(1, len(order) + 1) + matches.true.sum())
         cut = float(sure[order][f1.argmax()]) if len(order) else 1.0
-    return Compared(true, found, matches, cut)
+    counts = some & (found[:, :, 1] >= cut)
+    right = (counts & hits).sum(axis=1)
+    each = np.stack([right, exists.sum(axis=1) - right, counts.sum(axis=1) - right], axis=1)
+    return Compared(true, found, matches, cut, exists, counts, hits, each)
 
 
 def class_table(compared: Compared, classes: Sequence[str]) -> pd.DataFrame:
