@@ -50,9 +50,7 @@ def _transform(augment: AugmentSettings, size: int) -> Any:
         steps.append(v2.RandomZoomOut(GREY, (1.0, augment.zoom_out)))
     if crops:
         steps.append(v2.RandomResizedCrop((size, size), augment.crop_scale, augment.crop_ratio))
-    elif augment.zoom_out > 1:
-        steps.append(v2.Resize((size, size)))
-    return v2.Compose(steps) if steps else None
+    return v2.Compose([*steps, v2.Resize((size, size))]) if steps else None
 
 
 def _changed(image: Tensor, targets: Tensor, transform: Any) -> tuple[Tensor, Tensor]:
