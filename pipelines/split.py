@@ -100,13 +100,13 @@ def _split(settings: Settings, layout: Layout) -> None:
 def _write(settings: Settings, layout: Layout, rows: "pd.DataFrame", listing: Listing, boxes: "pd.DataFrame") -> str:
     """Write tree, boxes.csv, split.csv and record; return a line about the tree."""
     from pipelines.dataset import splits
-    from pipelines.dataset.boxes import write_boxes
+    from pipelines.dataset.tables import write_csv
 
     layout.split_record.unlink(missing_ok=True)  # it marks a complete split, and the old one is being replaced
     links = _make_tree(settings, layout, rows) if settings.split.tree else {}
     layout.boxes_csv.unlink(missing_ok=True)  # of a split for another task
     if settings.competition.task == BOXES:
-        write_boxes(layout.boxes_csv, boxes)
+        write_csv(layout.boxes_csv, boxes)
     splits.write_split_csv(layout.split_csv, rows)
     write_split_record(layout, settings, rows, links, listing)
     return _settle_tree(layout, links)

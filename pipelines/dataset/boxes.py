@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipelines.dataset.tables import read_csv, write_csv
+from pipelines.dataset.tables import read_csv
 from pipelines.system.errors import UserError
 
 COLUMNS = ("id", "label", "xmin", "ymin", "xmax", "ymax")
@@ -28,13 +28,8 @@ ONLY_CLASS = "object"  # the label of boxes without one
 Array = npt.NDArray[Any]
 
 
-def write_boxes(path: Path, boxes: pd.DataFrame) -> None:
-    """Write boxes.csv atomically: `COLUMNS`, the sides as shares of the image."""
-    write_csv(path, boxes[[*COLUMNS]])
-
-
 def read_boxes(path: Path) -> pd.DataFrame:
-    """Return what `write_boxes` wrote, the sides as float64.  Raises `UserError` if the file is missing or no such."""
+    """Return boxes.csv, the sides as float64.  Raises `UserError` if the file is missing or no such."""
     if not path.is_file():
         raise UserError(f"{path} is missing: split again.")
     boxes = read_csv(path, strip=False)
@@ -48,9 +43,7 @@ def targets_of(boxes: pd.DataFrame, ids: Sequence[str], classes: Sequence[str]) 
     row_of = {name: row for row, name in enumerate(ids)}
     class_of = {name: number for number, name in enumerate(classes)}
     boxes = boxes[boxes["id"].isin(row_of)]
-    boxes = boxes.iloc[np.argsort(boxes["id"].map(row_of).to_numpy(), kind="stable")]
-    rows = boxes["id"].map(row_of).to_numpy(int)
-    places = np.arange(len(rows)) - np.searchsorted(rows, rows)  # of each box in its image
+    rows, places = boxes["id"].map(row_of).to_numpy(int), boxes.groupby("id").cumcount().to_numpy()
     targets = np.full((len(ids), places.max(initial=0) + 1, TARGET), np.nan, np.float32)
     targets[rows, places, 0] = boxes["label"].map(class_of).to_numpy(float)
     targets[rows, places, 1:] = boxes[SIDES].to_numpy()

@@ -147,10 +147,10 @@ def _look(text: str, layout: Layout) -> tuple[str, Sequence[str]]:
     Return why the stages would refuse the TOML, empty if they would not, and what to look at.
     """
     from pipelines.analysis.look.looking import look
-    from pipelines.dataset.boxes import write_boxes
     from pipelines.dataset.division import divide
     from pipelines.dataset.image_set import all_images
     from pipelines.dataset.splits import with_test
+    from pipelines.dataset.tables import write_csv
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{layout.competition}{ENDING}"
@@ -163,7 +163,7 @@ def _look(text: str, layout: Layout) -> tuple[str, Sequence[str]]:
             found = divide(trial, settings)
         except UserError as error:
             return str(error).replace(f"{folder}/", ""), []
-        write_boxes(trial.boxes_csv, found.boxes)
+        write_csv(trial.boxes_csv, found.boxes)
         table = with_test(found.labelled, found.test)
         images = all_images(settings, trial, table, "make split", found.classes)
         return "", look(settings, images, layout, None, "", command.progress).lines

@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 
 from pipelines.analysis.pictures import draw_results
 from pipelines.analysis.results import Results, write_valid_predictions
-from pipelines.dataset.boxes import FOUND, MOST, write_boxes
+from pipelines.dataset.boxes import COLUMNS, FOUND, MOST
 from pipelines.dataset.image_set import ImageSet, read_images
+from pipelines.dataset.tables import write_csv
 from pipelines.settings.loading import load_settings
 from pipelines.settings.records import start_run
 from pipelines.settings.schema import Settings
@@ -85,7 +86,7 @@ def make_boxes(folder: Path, classes: Sequence[str] = ("cat", "dog", "owl"), cou
         label = "" if is_test else "|".join(sorted(classes[number] for number, *_ in boxes_of(image)))
         rows.append((name, path, label, "test" if is_test else "valid" if image % 3 == 0 else "train", -1))
     pd.DataFrame(rows, columns=["id", "path", "label", "split", "fold"]).to_csv(layout.split_csv, index=False)
-    write_boxes(layout.boxes_csv, pd.DataFrame(boxes, columns=["id", "label", "xmin", "ymin", "xmax", "ymax"]))
+    write_csv(layout.boxes_csv, pd.DataFrame(boxes, columns=[*COLUMNS]))
     return site
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipelines.dataset.boxes import write_boxes
+from pipelines.dataset.boxes import COLUMNS
 from pipelines.dataset.image_set import ImageSet
+from pipelines.dataset.tables import write_csv
 from pipelines.models.anchors import with_anchors
 from pipelines.settings.layout import Layout
 from pipelines.settings.metrics import BOXES
@@ -81,5 +82,5 @@ def make_tiny_boxes(folder: Path) -> TinyBoxes:
             split = "test" if part == "test" else "valid" if number % 4 == 0 else "train"
             rows.append((str(number), path, "" if part == "test" else "|".join(found), split, -1))
     table = pd.DataFrame(rows, columns=["id", "path", "label", "split", "fold"])
-    write_boxes(layout.boxes_csv, pd.DataFrame(boxes, columns=["id", "label", "xmin", "ymin", "xmax", "ymax"]))
+    write_csv(layout.boxes_csv, pd.DataFrame(boxes, columns=[*COLUMNS]))
     return TinyBoxes(folder / "boxes.toml", layout, table, KINDS)
