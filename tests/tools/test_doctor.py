@@ -371,6 +371,15 @@ def test_packages_that_are_absent(
     assert re.fullmatch(r"client 2\.\d+\.\d+", said.checks["kaggle"][1])
 
 
+def test_a_split_whose_images_no_package_reads(examine: Doctor, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compare(*words: object) -> bool:  # as for boxes in pixels
+        raise ModuleNotFoundError("No module named 'PIL'")
+
+    monkeypatch.setattr(doctor, "split_is_made", compare)
+    said = examine("tiny.toml")
+    assert said.checks["split"] == ("fails", "No module named 'PIL'")
+
+
 def test_a_device_that_is_not_here(examine: Doctor) -> None:
     said = examine("digits", "--set", "hardware.device=cuda:99")
     assert (said.status, said.failed()) == (FAIL, ["device"])
