@@ -36,6 +36,7 @@ NOT_OF_BOXES = (
     *("augment.cutmix", "augment.sizes", "model.features", "model.hidden", "model.label_map", "model.dropout"),
     *("finetune.head_epochs", "train.class_weights", "train.label_smoothing", "predict.shift", "train.search"),
     *("data.label_columns", "data.class_folders", "data.pixel_columns", "data.channel_files", "data.submitted_labels"),
+    "hardware.compile_training",
 )
 
 

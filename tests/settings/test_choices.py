@@ -141,6 +141,7 @@ OF_OTHER_TASKS: dict[str, Any] = {
     "data.pixel_columns": "p*",
     "data.channel_files": ["_a"],
     "data.submitted_labels": "x.csv",
+    "hardware.compile_training": True,
 }
 
 
