@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     for what, right in ((f"mean of {words.folds} folds", mean), ("final.pt of the set", final)):
         difference, low, high = compare(single, right)
         figure = f"{right.mean():.4f}: {difference:+.4f} ({low:+.4f} to {high:+.4f})"
-        findings.append(Finding(what, "one split, final.pt", figure, "better", difference > 0))
+        findings.append(Finding(what, "one split, final.pt", figure, "better, by the interval", low > 0))
     sizes = f"{competition}: accuracy on {single.shape[1]:,} held-back rows, {words.seeds} seed(s)"
     sizes += f", {words.rows:,} labelled rows" if words.archive else ""
     measuring.conclude(f"folds-{competition}", __doc__, arguments, findings, sizes)
