@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dataset.boxes import FOUND, ONLY_CLASS, SIDES
+from pipelines.dataset.boxes import FOUND, MOST_SHARE, ONLY_CLASS, SIDES
 from pipelines.dataset.tables import NUMBER
 from pipelines.settings.data_sections import BOX_WORDS
 from pipelines.settings.schema import Settings
@@ -14,7 +14,6 @@ from pipelines.system.errors import quoted
 
 PIXEL_DIGITS, SHARE_DIGITS = 2, 6  # digits after the point
 OVER = 1e-6  # by which a share may exceed 1: rounding
-MOST_SHARE = 1.001  # of sides that others write
 Array = npt.NDArray[Any]
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipelines.dataset.box_cells import MOST_SHARE, boxes_in, sides_in
-from pipelines.dataset.boxes import ONLY_CLASS
+from pipelines.dataset.box_cells import boxes_in, sides_in
+from pipelines.dataset.boxes import MOST_SHARE, ONLY_CLASS
 from pipelines.dataset.vocabulary import difference
 from pipelines.settings.data_sections import BOX_WORDS
 from pipelines.settings.schema import Settings
@@ -33,16 +33,19 @@ def sample_problem(name: str, values: Sequence[str], texts: Sequence[str], setti
     in_pixels = replace(settings, data=replace(data, box_units="pixels"))
     for value in values:
         try:
-            sides = sides_in([boxes_in(value, in_pixels)[1]], settings)
-            if data.box_units == "shares" and (sides > MOST_SHARE).any():
-                return f"{column} {quoted(value)}, with sides above 1, {_other_units('shares', 'pixels')}"
-            labels.update(boxes_in(value, settings)[0])
+            named, found = boxes_in(value, in_pixels)
+            sides = sides_in([found], settings)
+            if data.box_units == "shares":
+                if (sides > MOST_SHARE).any():
+                    return f"{column} {quoted(value)}, with sides above 1, {_other_units('shares', 'pixels')}"
+                boxes_in(value, settings)  # raises for a box that ends outside
         except ValueError as error:
             return (
                 f"{column} {quoted(value)}, and competition.box_answer is "
                 f"{quoted(settings.competition.box_answer)}: {error}. Set competition.box_answer to the words of a box "
                 f"there, of {', '.join(BOX_WORDS)}; or, if this is an image without a box, competition.no_boxes. "
             )
+        labels.update(named)
         boxes.append(sides)
     fractions = [value for value, sides in zip(values, boxes, strict=True) if (sides % 1 > 0).any()]
     if data.box_units == "pixels" and fractions and all((sides <= MOST_SHARE).all() for sides in boxes):
@@ -59,7 +62,7 @@ def sample_problem(name: str, values: Sequence[str], texts: Sequence[str], setti
 def _other_units(units: str, other: str) -> str:
     """Return the end of the message that the sample's boxes are not in `units`."""
     return (
-        f'but data.box_units is "{units}", for the labels and for what is sent. If the labels are in {other} too: '
-        f'data.box_units = "{other}". Else write them in {other} in a copy of the data, download that with ARCHIVE=, '
-        "set this, and split again. "
+        f'but data.box_units is "{units}". The labels and the submission have the same units. If the labels are in '
+        f'{other}, set data.box_units = "{other}". If they are in {units}, write them in {other} in a copy of the '
+        f'data, download the copy with ARCHIVE=, set data.box_units = "{other}", and split again. '
     )

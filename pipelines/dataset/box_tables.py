@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.dataset.annotations import BOX, JsonTable
-from pipelines.dataset.boxes import COLUMNS, MOST, ONLY_CLASS
+from pipelines.dataset.boxes import COLUMNS, MOST, MOST_SHARE, ONLY_CLASS
 from pipelines.dataset.columns import Listing
 from pipelines.dataset.image_sizes import sizes_at
 from pipelines.dataset.raw_data import Boxes, Flaw, RawData
@@ -27,7 +27,6 @@ LABEL, COCO_FORM = "label", "xmin ymin width height"
 APART = "\0"  # between the label and the cells of a row
 _BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")  # numbers and labels in one cell
 _ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"]+)""")  # of a list of labels
-OVER = 1e-3  # by which a share may exceed 1, as rounded numbers do
 SMALL = 0.8  # of the boxes; if so many are within one pixel, they are shares
 FIT = 0.9  # of the boxes; if so many are within a stated size, they were drawn on it
 LEAVES = 1e-6  # of the side of an image; less is rounding
@@ -161,11 +160,10 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
         if not text:
             continue
         label, size, *cells = text.split(APART)
-        form = words if not cells[1:] else [word for word in words if word != LABEL]
         if cells[1:]:
-            parts = [cells]
+            form, parts = [word for word in words if word != LABEL], [cells]
         else:
-            words_in = tokens(cells[0])
+            form, words_in = words, tokens(cells[0])
             parts = [words_in[start : start + len(form)] for start in range(0, len(words_in), len(form))] or [[]]
         named = lists.get(label, [label] * len(parts)) if any(map(any, parts)) else [label]
         if not (cells[1:] or label in lists or LABEL in form) and all(map(any, parts)):
@@ -196,7 +194,7 @@ def _written(source: RawData, path: Path, rows: pd.DataFrame) -> list[_Box]:
 
 
 def _refuse_other_units(source: RawData, path: Path, boxes: Sequence[_Box]) -> None:
-    """Raise `UserError` for shares above 1, and for pixels of which nearly all are at most 1."""
+    """Raise `UserError` for shares above 1, and for pixels if nearly all boxes have no number above 1."""
     most = [max(map(float, box.numbers)) for box in boxes]
     small = [str(box.flaw("", "")) for box, number in zip(boxes, most, strict=True) if number <= 1]
     if source.data.box_units == "pixels" and len(small) >= SMALL * len(boxes):
@@ -204,7 +202,7 @@ def _refuse_other_units(source: RawData, path: Path, boxes: Sequence[_Box]) -> N
         remedy = 'If they are shares of the width and the height: data.box_units = "shares". If they mean that an '
         refuse(problem, small, f"{remedy}image has no box, name their label in data.no_box_label.")
     if source.data.box_units == "shares":
-        over = [str(box.flaw("", "")) for box, number in zip(boxes, most, strict=True) if number > 1 + OVER]
+        over = [str(box.flaw("", "")) for box, number in zip(boxes, most, strict=True) if number > MOST_SHARE]
         remedy = 'Correct them. If they are pixels: data.box_units = "pixels".'
         refuse(f'{path}: data.box_units is "shares", but boxes have numbers above 1', over, remedy)
 

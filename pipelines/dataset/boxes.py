@@ -24,6 +24,7 @@ COLUMNS = ("id", "label", "xmin", "ymin", "xmax", "ymax")
 SIDES = list(COLUMNS[2:])
 MOST = 100  # predicted boxes of an image, as many as COCO's metric takes
 TARGET, FOUND = 5, 6  # numbers of a true and of a predicted box
+MOST_SHARE = 1.001  # in the data of others, who round
 ONLY_CLASS = "object"  # the label of boxes without one
 Array = npt.NDArray[Any]
 

@@ -321,8 +321,8 @@ def _refuse_wrong_ids(listing: Listing, naming: Sequence[str], data: DataSetting
 def refuse_other_images(listing: Listing, data: DataSettings, folder: ImageFolder) -> None:
     """Raise `UserError` if a column names other images than the ids do, in a table with several rows per image.
 
-    Each of its values has one id, and each id one value, or values repeat or are names of XML files: numbers of boxes
-    and of classes, which may be names of images too, are not so.
+    Each of its values has one id. Also, each id has one value, or values repeat, or they are names of XML files. This
+    leaves out numbers of boxes and of classes, which may be names of images too.
     """
     if data.id_column or listing.names is not None:
         return

@@ -24,13 +24,15 @@ def sample_sizes(raw: Path, settings: Settings, rows: "pd.DataFrame") -> Sizes:
     """
     if settings.competition.task != BOXES or settings.data.box_units != "pixels":
         return {}
-    from pipelines.dataset.images import place_of, upright_size
+    from pipelines.dataset.image_sizes import sizes_at
+    from pipelines.dataset.images import place_of
 
     known = rows[(rows["split"] != "test") & (rows["label"] != "")]
     count = min(MOST, len(known))
     some = known.iloc[[place * len(known) // count for place in range(count)]]
-    pairs = zip(some["path"].tolist(), some.itertuples(), strict=True)
-    return {path: upright_size(files_at(raw, path)[0], place_of(row)) for path, row in pairs}
+    paths = some["path"].tolist()
+    sizes = sizes_at(raw, zip(paths, map(place_of, some.itertuples()), strict=True))
+    return dict(zip(paths, sizes.tolist(), strict=True))
 
 
 def resized(raw: Path, recorded: Sizes) -> list[str]:

@@ -73,7 +73,7 @@ class BoxHead(nn.Module):
         """Return predictions: see `dataset/boxes.py`."""
         found: Any = self._run(images, levels, None)
         first = int(self.facts.background)
-        for each in found if self.margin else ():  # what lies in it is no box
+        for each in found if self.margin else ():  # boxes in the margin are none
             inside = (each["boxes"][:, :2] < self.size).all(dim=1)
             each |= {name: values[inside] for name, values in each.items()}
         boxes = [(each["boxes"] / self.size).clamp(0, 1) for each in found]
