@@ -19,7 +19,7 @@ from pipelines.settings.records import refuse_blend
 from pipelines.settings.schema import DEFAULT_RECIPE, Settings
 from pipelines.system.errors import TryAgainLater, UserError, printable, printable_lines, quoted
 from pipelines.system.files import is_plain_name, only_one
-from pipelines.system.group import SHARED, joined, started, take_part
+from pipelines.system.group import SHARED, joined, leaving, started, take_part
 from pipelines.system.memory import explained
 from pipelines.system.screen import duration as duration
 from pipelines.system.screen import table
@@ -170,11 +170,21 @@ def _plain_name(text: str) -> str:
 def run(main: Callable[..., None], arguments: Sequence[str] | None = None, shared: bool = False) -> int:
     """Call a stage's `main` and return its exit status.
 
-    shared: the stage can use several processes, and gets their group; without torchrun it is a group of one.
+    shared: the stage can use several processes, and gets their group; without torchrun it is a group of one.  In a
+    group an error ends this process here.
 
     A `UserError`, a full disk, a forbidden path, a lost disk or a lack of memory gives one message on stderr and
     status 2; `TryAgainLater` gives status 3, SIGINT 130, SIGTERM 143.  Any other exception is a bug and is raised.
     """
+    if not (shared and started()):
+        return _run(main, arguments, shared)
+    with leaving():
+        if status := _run(main, arguments, shared):
+            sys.exit(status)
+    return 0
+
+
+def _run(main: Callable[..., None], arguments: Sequence[str] | None, shared: bool) -> int:
     try:
         with stoppable(), explained("this stage"):  # a loader process can run out of memory at any moment
             prepare()

@@ -220,6 +220,27 @@ def joined() -> Iterator[Group]:
     dist.destroy_process_group()
 
 
+@contextmanager
+def leaving() -> Iterator[None]:
+    """End this process at once, with its status, where the block ends in an exception; print that of a bug.
+
+    Python would first end itself, while a thread of gloo may still hold a tensor.  It then aborts (PyTorch's pull
+    request 179291), and torchrun reports a signal instead of the status.
+    """
+    try:
+        yield
+    except BaseException as error:
+        status = 1
+        if isinstance(error, SystemExit):
+            status = int(error.code or 0)
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(status)
+
+
 def _connect() -> Group:
     import torch
     import torch.distributed as dist

@@ -121,6 +121,11 @@ def test_an_error_of_another_process_is_the_message_of_the_main_one(together: To
     assert re.search(r"Root Cause \(first.*rank +: 0 .*exitcode +: 2 ", together.err, re.DOTALL)  # torchrun's report
 
 
+def test_the_main_process_destroys_nothing_that_a_thread_may_hold(together: Together) -> None:
+    """Else gloo aborts now and then, and torchrun reports a signal."""
+    assert not (together.folder / "destroyed").exists()
+
+
 @pytest.fixture(scope="module")
 def forked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("forked")
