@@ -42,6 +42,7 @@ BENCHMARKS = (
     Benchmark("scaling", (), None),
     Benchmark("training_speed", (), ("--images", "600", "--set", "train.batch_size=125"), ("archive",)),
     Benchmark("side_by_side", (), ("--steps", "1", "--set", "train.batch_size=32")),
+    Benchmark("depthwise", (), ("--networks", "mobilenet_v2", "--sizes", "64", "--steps", "1")),
     Benchmark("processes", (), None),
     Benchmark("airbench", (), None, ("archive",)),
     Benchmark("textbook_loop", (), None, ("archive",)),

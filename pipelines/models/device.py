@@ -3,12 +3,14 @@
 import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from pipelines.models.depthwise import DepthwiseGradients
 from pipelines.settings.running_sections import HardwareSettings
 from pipelines.system.errors import UserError
 from pipelines.system.group import ALONE, Group
@@ -27,10 +29,18 @@ class Hardware:
     side_by_side: int = 0
     processes: int = 1
 
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Compute in the block with this precision; on a processor with gradients of `depthwise.py` in bfloat16."""
         if self.dtype != torch.bfloat16:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+            yield
+            return
+        learns = self.device.type == "cpu" and torch.is_grad_enabled()
+        with (
+            torch.autocast(self.device.type, dtype=torch.bfloat16),
+            DepthwiseGradients() if learns else contextlib.nullcontext(),
+        ):
+            yield
 
     def of(self, group: Group) -> "Hardware":
         """Return this hardware for the process of `group` that this is: with its own GPU."""
