@@ -94,4 +94,4 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(measuring.run(main))

@@ -170,8 +170,8 @@ def _plain_name(text: str) -> str:
 def run(main: Callable[..., None], arguments: Sequence[str] | None = None, shared: bool = False) -> int:
     """Call a stage's `main` and return its exit status.
 
-    shared: the stage can use several processes, and gets their group; without torchrun it is a group of one.  In a
-    group an error ends this process here.
+    shared: the stage can use several processes, and gets their group; without torchrun it is a group of one.  A process
+    of several returns from here only after success; else it ends, as described below.
 
     A `UserError`, a full disk, a forbidden path, a lost disk or a lack of memory gives one message on stderr and
     status 2; `TryAgainLater` gives status 3, SIGINT 130, SIGTERM 143.  Any other exception is a bug and is raised.

@@ -1,9 +1,9 @@
 """Gradients of depthwise convolutions in bfloat16, for which a processor's library has no kernel of their own.
 
-oneDNN 3 has kernels of depthwise convolutions for the forward pass, for input gradients at stride 1, and for weight
-gradients of windows up to 3x3 on maps of at least 3x3.  It computes the rest as grouped convolutions of one channel
-each, at a tenth to a hundredth of the speed (ONEDNN_VERBOSE=1 names them: brgconv_strided, jit_bf16).  Here the rest is
-put together from what has a kernel: the same sums, up to rounding.
+On x86 with AVX512, oneDNN 3 has kernels of depthwise convolutions for the forward pass, for the input gradient at
+stride 1, and for the weight gradient of kernels up to 3x3 whose output is at least 3x3.  The rest it computes as grouped
+convolutions of one channel each, up to two hundred times as slowly (ONEDNN_VERBOSE=1 names them: brgconv_strided,
+jit_bf16).  Here the rest is put together from what has a kernel: the same sums, up to rounding.
 """
 
 import itertools
@@ -13,10 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-WINDOW = 3  # largest side of a kernel whose weight gradient has a kernel of its own, and least side of its maps
+WINDOW = 3  # weights have a gradient of their own up to this side, and where the output has at least this side
 
 Pair = tuple[int, int]
 
@@ -46,8 +45,7 @@ def _convolve(
     groups: int = 1,
 ) -> Tensor:
     """Return what torch.conv2d returns."""
-    depthwise = 1 < groups == input.shape[1] == len(weight) and input.ndim == 4
-    if depthwise and not isinstance(padding, str) and _pair(dilation) == (1, 1):
+    if _is_depthwise(input, weight, groups) and not isinstance(padding, str) and _pair(dilation) == (1, 1):
         steps, margins = _pair(stride), _pair(padding)
         if _lacks_kernel(input, weight, steps, margins):
             dtype = torch.get_autocast_dtype("cpu")
@@ -57,23 +55,37 @@ def _convolve(
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
+def _is_depthwise(input: Tensor, weight: Tensor, groups: int) -> bool:
+    """Return whether each channel has one filter, in tensors that autocast would cast."""
+    return (
+        input.ndim == 4
+        and 1 < groups == input.shape[1] == len(weight)
+        and all(each.device.type == "cpu" and each.dtype != torch.float64 for each in (input, weight))
+    )
+
+
 def _pair(value: int | Sequence[int]) -> Pair:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second
+    values = tuple(value) if isinstance(value, Sequence) else (value,)
+    return values[0], values[-1]
 
 
 def _lacks_kernel(input: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
     """Return whether a gradient that is needed has no kernel of its own."""
     kernel = weight.shape[2:]
-    if any(margin >= side for margin, side in zip(padding, kernel, strict=True)):
+    if min(stride) < 1 or any(margin >= taps for margin, taps in zip(padding, kernel, strict=True)):
         return False
     if input.requires_grad and max(stride) > 1:
         return True
-    sides = [
+    output = [
         (side + 2 * margin - taps) // step + 1
         for side, margin, taps, step in zip(input.shape[2:], padding, kernel, stride, strict=True)
     ]
-    return weight.requires_grad and (max(kernel) > WINDOW or min(sides) < WINDOW)
+    return weight.requires_grad and not _has_weight_gradient(kernel, output)
+
+
+def _has_weight_gradient(kernel: Sequence[int], output: Sequence[int]) -> bool:
+    """Return whether the gradient of weights of the sides `kernel` has a kernel of its own, for maps of `output`."""
+    return max(kernel) <= WINDOW <= min(output)
 
 
 class _Depthwise(torch.autograd.Function):
@@ -86,7 +98,6 @@ class _Depthwise(torch.autograd.Function):
         return F.conv2d(maps, weight, bias, stride, padding, groups=len(weight))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight = ctx.saved_tensors
         needs_maps, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -102,18 +113,25 @@ class _Depthwise(torch.autograd.Function):
 def input_gradient(gradient: Tensor, maps: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """Return the gradient of `maps`, of their shape: a convolution at stride 1 of `gradient` with zeros between."""
     kernel = weight.shape[2:]
-    count, channels, *sides = maps.shape
-    apart = [side + 2 * margin - taps + 1 for side, margin, taps in zip(sides, padding, kernel, strict=True)]
-    spread = gradient.new_zeros(count, *apart, channels).permute(0, 3, 1, 2)
-    spread[:, :, :: stride[0], :: stride[1]] = gradient
+    if stride != (1, 1):
+        count, channels, *sides = maps.shape
+        apart = [side + 2 * margin - taps + 1 for side, margin, taps in zip(sides, padding, kernel, strict=True)]
+        spread = gradient.new_zeros(count, *apart, channels).permute(0, 3, 1, 2)
+        spread[:, :, :: stride[0], :: stride[1]] = gradient
+        gradient = spread
     margins = [taps - 1 - margin for taps, margin in zip(kernel, padding, strict=True)]
-    return F.conv2d(spread, weight.flip(2, 3), padding=margins, groups=channels)
+    return F.conv2d(gradient, weight.flip(2, 3), padding=margins, groups=len(weight))
 
 
 def weight_gradient(gradient: Tensor, maps: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """Return the gradient of `weight`, of its shape: windows of at most 3x3 weights, each from the maps moved to it."""
-    kernel, (height, width) = weight.shape[2:], gradient.shape[2:]
-    gradient = F.pad(gradient, (0, max(WINDOW - width, 0), 0, max(WINDOW - height, 0)))
+    kernel = weight.shape[2:]
+    if _has_weight_gradient(kernel, gradient.shape[2:]):
+        return _own_weight_gradient(gradient, maps, weight, stride, padding)
+    low, narrow = (max(WINDOW - side, 0) for side in gradient.shape[2:])
+    gradient = (F.pad(gradient, (0, narrow, 0, low)) if low or narrow else gradient).contiguous(
+        memory_format=torch.channels_last
+    )
     last = [step * (side - 1) for step, side in zip(stride, gradient.shape[2:], strict=True)]
     missing = [
         each + taps - side - margin
@@ -125,13 +143,16 @@ def weight_gradient(gradient: Tensor, maps: Tensor, weight: Tensor, stride: Pair
     for top, left in itertools.product(*map(_corners, kernel, window)):
         moved = maps[:, :, top : top + last[0] + window[0], left : left + last[1] + window[1]]
         part = (slice(None), slice(None), slice(top, top + window[0]), slice(left, left + window[1]))
-        total[part] = torch.ops.aten.convolution_backward(
-            gradient,
-            moved.contiguous(memory_format=torch.channels_last),
-            weight[part].contiguous(),
-            *(None, stride, (0, 0), (1, 1), False, (0, 0), len(weight), (False, True, False)),
-        )[1]
+        moved = moved.contiguous(memory_format=torch.channels_last)
+        total[part] = _own_weight_gradient(gradient, moved, weight[part].contiguous(), stride, (0, 0))
     return total
+
+
+def _own_weight_gradient(gradient: Tensor, maps: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """Return the gradient of `weight` as torch computes it."""
+    settings = (None, stride, padding, (1, 1), False, (0, 0), len(weight), (False, True, False))
+    found: Tensor = torch.ops.aten.convolution_backward(gradient, maps, weight, *settings)[1]
+    return found
 
 
 def _corners(taps: int, window: int) -> list[int]:

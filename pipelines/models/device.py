@@ -31,7 +31,7 @@ class Hardware:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """Compute in the block with this precision; on a processor with gradients of `depthwise.py` in bfloat16."""
+        """Compute in the block with this precision; what learns on a processor in bfloat16 as in `depthwise.py`."""
         if self.dtype != torch.bfloat16:
             yield
             return

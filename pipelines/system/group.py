@@ -6,6 +6,7 @@ exchange values (`all_sum`, `gather`, `from_main`).  So an error of the main pro
 of another one is raised in the main process, by whichever exchange notices it.
 """
 
+import atexit
 import os
 import signal
 import socket
@@ -222,23 +223,30 @@ def joined() -> Iterator[Group]:
 
 @contextmanager
 def leaving() -> Iterator[None]:
-    """End this process at once, with its status, where the block ends in an exception; print that of a bug.
+    """End this process, of several, where the block ends in an exception: with its status, after printing a bug.
 
-    Python would first end itself, while a thread of gloo may still hold a tensor.  It then aborts (PyTorch's pull
-    request 179291), and torchrun reports a signal instead of the status.
+    Python would destroy all objects first, while a thread of gloo may still hold a tensor.  It then aborts (PyTorch's
+    pull request 179291), and torchrun reports a signal instead of the status.
     """
     try:
         yield
     except BaseException as error:
         status = 1
-        if isinstance(error, SystemExit):
-            status = int(error.code or 0)
-        else:
-            sys.excepthook(type(error), error, error.__traceback__)
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(status)
+        try:
+            if isinstance(error, SystemExit):
+                status = int(error.code or 0)
+            else:
+                sys.excepthook(type(error), error, error.__traceback__)
+            atexit._run_exitfuncs()  # ends child processes and removes their folders
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            except OSError:
+                status = status or 1
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                time.sleep(PARENT_SECONDS)  # this process keeps the store: others still read that the work has ended
+        finally:
+            os._exit(status)
 
 
 def _connect() -> Group:

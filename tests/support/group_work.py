@@ -3,6 +3,7 @@
 Several processes are started by torchrun, or forked here: then nobody ends the others when one of them fails.
 """
 
+import atexit
 import os
 import signal
 import socket
@@ -116,6 +117,12 @@ def fail_in_main(group: Group) -> None:
     _sum(group)
 
 
+def fail_alone(group: Group, folder: Path) -> None:
+    """Fail before any work is shared; leave child processes and what is written at the end."""
+    atexit.register((folder / "at the end").touch)
+    raise UserError("The main process has failed alone.")
+
+
 def shared_failure(name: str) -> Any:
     def run(group: Group, folder: Path) -> None:
         with group.sharing(FAILURES[name]):
@@ -138,7 +145,9 @@ def wait(group: Group, folder: Path) -> None:
 
 
 FAILURES = {each.__name__: each for each in (fail_in_third, fail_early, fail_by_bug, be_killed, fail_in_main)}
-WORK = {"together": together, "wait": wait} | {name: shared_failure(name) for name in FAILURES}
+WORK = {"together": together, "wait": wait, "fail_alone": fail_alone} | {
+    name: shared_failure(name) for name in FAILURES
+}
 
 
 def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
@@ -173,14 +182,17 @@ def fork(what: str, folder: Path) -> None:
     pids = [os.fork() or become_member(what, folder, rank, port) for rank in range(COUNT)]
     _, status = os.waitpid(pids[0], 0)
     (folder / "end").write_text(f"{os.waitstatus_to_exitcode(status)} {time.monotonic() - started}")
-    for pid in pids[1:]:  # as torchrun does
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
+    for pid in pids[1:]:
+        if what != "fail_alone":
+            os.kill(pid, signal.SIGTERM)  # as torchrun does
+        _, status = os.waitpid(pid, 0)
+        with (folder / "end").open("a") as file:
+            file.write(f" {os.waitstatus_to_exitcode(status)}")
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "forked":
-        for each in FAILURES:
+        for each in ("fail_alone", *FAILURES):
             fork(each, Path(sys.argv[2]) / each)
     else:
         sys.exit(command.run(main, shared=True))

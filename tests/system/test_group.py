@@ -146,7 +146,7 @@ MESSAGES = {
 @pytest.mark.parametrize("name", FAILURES)
 def test_one_process_ends_the_main_one_with_one_message(forked: Path, name: str) -> None:
     """Without torchrun, which would end all."""
-    status, seconds = (forked / name / "end").read_text().split()
+    status, seconds, *_ = (forked / name / "end").read_text().split()
     assert int(status) == STATUS[name]
     assert float(seconds) < PATIENCE / 2
     said = [(forked / name / f"{rank}.err").read_text() for rank in range(COUNT)]
@@ -157,6 +157,19 @@ def test_one_process_ends_the_main_one_with_one_message(forked: Path, name: str)
     else:
         assert said[1] == said[2] == ""
         assert said[0].startswith(f"error: {MESSAGES[name]}") and said[0].count("error:") == 1
+
+
+def test_others_end_with_a_main_process_that_fails_before_they_share_work(forked: Path) -> None:
+    """Also where it keeps the store, as without torchrun; what Python does at its end is done."""
+    folder = forked / "fail_alone"
+    status, _, *others = (folder / "end").read_text().split()
+    assert (status, others) == ("2", ["0", "0"])
+    assert [(folder / f"{rank}.err").read_text() for rank in range(COUNT)] == [
+        "error: The main process has failed alone.\n",
+        "",
+        "",
+    ]
+    assert (folder / "at the end").exists()
 
 
 def test_no_process_outlives_torchrun(tmp_path: Path) -> None:
