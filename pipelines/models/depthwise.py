@@ -1,9 +1,9 @@
 """Gradients of depthwise convolutions in bfloat16, for which a processor's library has no kernel of their own.
 
 On x86 with AVX512, oneDNN 3 has kernels of depthwise convolutions for the forward pass, for the input gradient at
-stride 1, and for the weight gradient of kernels up to 3x3 whose output is at least 3x3.  The rest it computes as grouped
-convolutions of one channel each, up to two hundred times as slowly (ONEDNN_VERBOSE=1 names them: brgconv_strided,
-jit_bf16).  Here the rest is put together from what has a kernel: the same sums, up to rounding.
+stride 1, and for the weight gradient of kernels up to 3x3 whose output is at least 3x3. It computes the rest as
+grouped convolutions of one channel each, up to two hundred times as slowly (ONEDNN_VERBOSE=1 names them:
+brgconv_strided, jit_bf16). Here the rest is put together from what has a kernel: the same sums, up to rounding.
 """
 
 import itertools
