@@ -8,7 +8,7 @@ brgconv_strided, jit_bf16). Here the rest is put together from what has a kernel
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,20 +31,25 @@ class DepthwiseGradients(TorchFunctionMode):
         keywords: dict[str, Any] | None = None,
     ) -> Any:
         if function is torch.conv2d and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
-            return _convolve(*arguments, **(keywords or {}))
+            return _convolve(_Call(*arguments, **(keywords or {})))
         return function(*arguments, **(keywords or {}))
 
 
-def _convolve(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: str | int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Tensor:
+class _Call(NamedTuple):
+    """The arguments of torch.conv2d."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: int | Sequence[int] = 1
+    padding: str | int | Sequence[int] = 0
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+
+
+def _convolve(call: _Call) -> Tensor:
     """Return what torch.conv2d returns."""
+    input, weight, bias, stride, padding, dilation, groups = call
     if _is_depthwise(input, weight, groups) and not isinstance(padding, str) and _pair(dilation) == (1, 1):
         steps, margins = _pair(stride), _pair(padding)
         if _lacks_kernel(input, weight, steps, margins):
