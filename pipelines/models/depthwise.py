@@ -1,9 +1,9 @@
-"""Gradients of depthwise convolutions in bfloat16, for which a processor's library has no kernel of their own.
+"""Gradients of depthwise convolutions in bfloat16, for which a processor's library has no routine of their own.
 
-On x86 with AVX512, oneDNN 3 has kernels of depthwise convolutions for the forward pass, for the input gradient at
-stride 1, and for the weight gradient of kernels up to 3x3 whose output is at least 3x3. It computes the rest as
+On x86 with AVX512, oneDNN 3 has routines of depthwise convolutions for the forward pass, for the input gradient at
+stride 1, and for the weight gradient of up to 3x3 weights with an output of at least 3x3. It computes the rest as
 grouped convolutions of one channel each, up to two hundred times as slowly (ONEDNN_VERBOSE=1 names them:
-brgconv_strided, jit_bf16). Here the rest is put together from what has a kernel: the same sums, up to rounding.
+brgconv_strided, jit_bf16). Here the rest is put together from what has a routine: the same sums, up to rounding.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-WINDOW = 3  # weights have a gradient of their own up to this side, and where the output has at least this side
+WINDOW = 3  # the gradient of weights has a routine up to this side of theirs, and from this side of the output
 
 Pair = tuple[int, int]
 
@@ -52,7 +52,7 @@ def _convolve(call: _Call) -> Tensor:
     input, weight, bias, stride, padding, dilation, groups = call
     if _is_depthwise(input, weight, groups) and not isinstance(padding, str) and _pair(dilation) == (1, 1):
         steps, margins = _pair(stride), _pair(padding)
-        if _lacks_kernel(input, weight, steps, margins):
+        if _lacks_routine(input, weight, steps, margins):
             dtype = torch.get_autocast_dtype("cpu")
             own = None if bias is None else bias.to(dtype)
             outputs: Tensor = _Depthwise.apply(input.to(dtype), weight.to(dtype), own, steps, margins)
@@ -74,8 +74,8 @@ def _pair(value: int | Sequence[int]) -> Pair:
     return values[0], values[-1]
 
 
-def _lacks_kernel(input: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
-    """Return whether a gradient that is needed has no kernel of its own."""
+def _lacks_routine(input: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
+    """Return whether a gradient that is needed has no routine of its own."""
     kernel = weight.shape[2:]
     if min(stride) < 1 or any(margin >= taps for margin, taps in zip(padding, kernel, strict=True)):
         return False
@@ -85,11 +85,11 @@ def _lacks_kernel(input: Tensor, weight: Tensor, stride: Pair, padding: Pair) ->
         (side + 2 * margin - taps) // step + 1
         for side, margin, taps, step in zip(input.shape[2:], padding, kernel, stride, strict=True)
     ]
-    return weight.requires_grad and not _has_weight_gradient(kernel, output)
+    return weight.requires_grad and not _has_weight_routine(kernel, output)
 
 
-def _has_weight_gradient(kernel: Sequence[int], output: Sequence[int]) -> bool:
-    """Return whether the gradient of weights of the sides `kernel` has a kernel of its own, for maps of `output`."""
+def _has_weight_routine(kernel: Sequence[int], output: Sequence[int]) -> bool:
+    """Return whether the gradient of weights with the sides `kernel` has a routine, for an output with these sides."""
     return max(kernel) <= WINDOW <= min(output)
 
 
@@ -131,7 +131,7 @@ def input_gradient(gradient: Tensor, maps: Tensor, weight: Tensor, stride: Pair,
 def weight_gradient(gradient: Tensor, maps: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """Return the gradient of `weight`, of its shape: windows of at most 3x3 weights, each from the maps moved to it."""
     kernel = weight.shape[2:]
-    if _has_weight_gradient(kernel, gradient.shape[2:]):
+    if _has_weight_routine(kernel, gradient.shape[2:]):
         return _own_weight_gradient(gradient, maps, weight, stride, padding)
     low, narrow = (max(WINDOW - side, 0) for side in gradient.shape[2:])
     gradient = (F.pad(gradient, (0, narrow, 0, low)) if low or narrow else gradient).contiguous(

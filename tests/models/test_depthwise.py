@@ -1,4 +1,4 @@
-"""Depthwise convolutions in bfloat16: the same gradients by other kernels, and only where they are needed."""
+"""Depthwise convolutions in bfloat16: the same gradients by other routines, and only where they are needed."""
 
 import copy
 
