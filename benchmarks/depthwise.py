@@ -5,12 +5,14 @@ float32. All ways alternate in one process. A step is forward and backward, with
 """
 
 import contextlib
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks import measuring
 from benchmarks.measuring import Finding, spread
+from benchmarks.side_by_side import CLASSES, LEAST_SPEED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 NETWORKS = ("mobilenet_v2", "efficientnet_b0", "timm/tf_efficientnet_lite0", "timm/convnext_atto")
 SIZES = (64, 96, 224)
 PIXELS = 128 * 64 * 64  # of a batch
-LEAST_SPEED = 1.0
-CLASSES = [f"class {number}" for number in range(10)]
+OURS = "ours"
+WAYS = (OURS, "torch's bfloat16", "float32")
 
 
 def stepper(network: "nn.Module", size: int, count: int, way: str) -> Callable[[], float]:
@@ -30,8 +32,8 @@ def stepper(network: "nn.Module", size: int, count: int, way: str) -> Callable[[
     from pipelines.models.device import Hardware
 
     precisions = {
-        "ours": Hardware(torch.device("cpu"), torch.bfloat16).autocast,
-        "torch's": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        OURS: Hardware(torch.device("cpu"), torch.bfloat16).autocast,
+        "torch's bfloat16": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
         "float32": contextlib.nullcontext,
     }
     network = network.train().to(memory_format=torch.channels_last)
@@ -57,28 +59,21 @@ def measure(name: str, size: int, steps: int) -> list[Finding]:
 
     settings = load_settings("cifar-10", overrides=[f"model.name={name}", f"input.size={size}", "augment.sizes=[]"])
     count = max(2, PIXELS // size**2)
-    ways = {
-        way: stepper(build_network(settings, CLASSES, []), size, count, way) for way in ("ours", "torch's", "float32")
-    }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for number in range(1 + steps):
-        for way in ways if number % 2 else reversed(ways):
-            seconds[way].append(ways[way]())
-    ours, others = seconds["ours"][1:], {way: each[1:] for way, each in seconds.items() if way != "ours"}
+    ways = {way: stepper(build_network(settings, CLASSES, []), size, count, way) for way in WAYS}
+    seconds = measuring.alternating(ways, steps, f"{name}, {size} px")
+    ours = seconds.pop(OURS)
     findings = []
-    for way, theirs in others.items():
+    for way, theirs in seconds.items():
         times = [one / other for one, other in zip(theirs, ours, strict=True)]
         findings.append(
             Finding(
                 f"{name}, {size} px: {spread([count / each for each in ours], ',.0f')} images/s",
-                f"{'float32' if way == 'float32' else way + ' bfloat16'}, "
-                f"{spread([count / each for each in theirs], ',.0f')} images/s",
+                f"{way}, {spread([count / each for each in theirs], ',.0f')} images/s",
                 spread(times, ".2f", " times as fast"),
                 f"at least {LEAST_SPEED}",
-                sorted(times)[len(times) // 2] >= LEAST_SPEED,
+                statistics.median(times) >= LEAST_SPEED,
             )
         )
-    print(f"  {name}, {size} px: {', '.join(each.figure for each in findings)}", flush=True)
     return findings
 
 

@@ -116,6 +116,20 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def alternating(ways: dict[str, Callable[[], float]], steps: int, what: str) -> dict[str, list[float]]:
+    """Return the seconds of `steps` steps of each of `ways`, which return theirs, after one that does not count.
+
+    Print the milliseconds of each step; what: its name.
+    """
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(1 + steps):
+        for way in ways if number % 2 else reversed(ways):
+            seconds[way].append(ways[way]())
+        shown = ", ".join(f"{way} {1000 * each[-1]:,.0f} ms" for way, each in seconds.items())
+        print(f"  {what}, step {number}: {shown}", flush=True)
+    return {way: each[1:] for way, each in seconds.items()}
+
+
 def spread(values: Sequence[float], form: str = ",.1f", unit: str = "") -> str:
     """Return `median (min-max)`, each formatted with `form`; of a single value, only that value."""
     median = f"{statistics.median(values):{form}}{unit}"

@@ -86,14 +86,9 @@ def measure(settings: Settings, widest: int, steps: int) -> list[Finding]:
             "ordinary": stepper(settings, replace(hardware, side_by_side=0), size),
             "ours": stepper(settings, hardware, size),
         }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for number in range(1 + steps):
-            for way in ways if number % 2 else reversed(ways):
-                seconds[way].append(ways[way]())
-            shown = ", ".join(f"{way} {1000 * each[-1]:,.0f} ms" for way, each in seconds.items())
-            print(f"  {size} px, step {number}: {shown}", flush=True)
+        seconds = measuring.alternating(ways, steps, f"{size} px")
         counted = images * operations(build_network(settings, CLASSES, []), size)
-        findings += _findings(size, counted, images, {way: each[1:] for way, each in seconds.items()})
+        findings += _findings(size, counted, images, seconds)
     return findings
 
 

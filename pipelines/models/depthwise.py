@@ -134,9 +134,9 @@ def weight_gradient(gradient: Tensor, maps: Tensor, weight: Tensor, stride: Pair
     if _has_weight_routine(kernel, gradient.shape[2:]):
         return _own_weight_gradient(gradient, maps, weight, stride, padding)
     low, narrow = (max(WINDOW - side, 0) for side in gradient.shape[2:])
-    gradient = (F.pad(gradient, (0, narrow, 0, low)) if low or narrow else gradient).contiguous(
-        memory_format=torch.channels_last
-    )
+    if low or narrow:
+        gradient = F.pad(gradient, (0, narrow, 0, low))
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
     last = [step * (side - 1) for step, side in zip(stride, gradient.shape[2:], strict=True)]
     missing = [
         each + taps - side - margin

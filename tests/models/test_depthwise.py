@@ -109,12 +109,9 @@ def test_several_filters_of_a_channel_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("kernel", "stride", "maps", "weights", "ours"),
     [
-        *[
-            (3, 2, True, False, True),
-            (3, 2, False, True, False),
-            (3, 2, False, False, False),
-        ],  # only the maps' lacks one
-        *[(5, 1, False, True, True), (5, 1, True, False, False), (5, 2, True, False, True)],  # and only the weights'
+        *[(3, 2, True, False, True), (3, 2, False, True, False), (3, 2, False, False, False)],  # lacks the maps'
+        *[(5, 1, False, True, True), (5, 1, True, False, False)],  # lacks the weights'
+        (5, 2, True, False, True),  # lacks both
     ],
 )
 def test_only_gradients_that_are_needed_count(kernel: int, stride: int, maps: bool, weights: bool, ours: bool) -> None:

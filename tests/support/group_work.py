@@ -118,7 +118,7 @@ def fail_in_main(group: Group) -> None:
 
 
 def fail_alone(group: Group, folder: Path) -> None:
-    """Fail before any work is shared; leave child processes and what is written at the end."""
+    """Fail before any work is shared, with something left to do at Python's end."""
     atexit.register((folder / "at the end").touch)
     raise UserError("The main process has failed alone.")
 
@@ -145,9 +145,8 @@ def wait(group: Group, folder: Path) -> None:
 
 
 FAILURES = {each.__name__: each for each in (fail_in_third, fail_early, fail_by_bug, be_killed, fail_in_main)}
-WORK = {"together": together, "wait": wait, "fail_alone": fail_alone} | {
-    name: shared_failure(name) for name in FAILURES
-}
+WORK: dict[str, Any] = {each.__name__: each for each in (together, wait, fail_alone)}
+WORK |= {name: shared_failure(name) for name in FAILURES}
 
 
 def main(arguments: Sequence[str] | None = None, group: Group = ALONE) -> None:
@@ -173,7 +172,7 @@ def become_member(what: str, folder: Path, rank: int, port: int) -> NoReturn:
 
 
 def fork(what: str, folder: Path) -> None:
-    """Fork a group that does `what`; write how its main process ends, in how many seconds."""
+    """Fork a group that does `what`; write how its main process ends, in how many seconds, and how the others end."""
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -181,13 +180,13 @@ def fork(what: str, folder: Path) -> None:
     started = time.monotonic()
     pids = [os.fork() or become_member(what, folder, rank, port) for rank in range(COUNT)]
     _, status = os.waitpid(pids[0], 0)
-    (folder / "end").write_text(f"{os.waitstatus_to_exitcode(status)} {time.monotonic() - started}")
+    found = [os.waitstatus_to_exitcode(status), time.monotonic() - started]
     for pid in pids[1:]:
         if what != "fail_alone":
             os.kill(pid, signal.SIGTERM)  # as torchrun does
         _, status = os.waitpid(pid, 0)
-        with (folder / "end").open("a") as file:
-            file.write(f" {os.waitstatus_to_exitcode(status)}")
+        found.append(os.waitstatus_to_exitcode(status))
+    (folder / "end").write_text(" ".join(map(str, found)))
 
 
 if __name__ == "__main__":
